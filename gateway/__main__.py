@@ -1,0 +1,7 @@
+"""`python -m gateway` is `run-gateway`."""
+
+from __future__ import annotations
+
+from gateway.cli import main
+
+main(prog_name="run-gateway")

@@ -1,0 +1,227 @@
+"""The one place where everything is wired together: the log, the hub, and the routes of one Machine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from gateway.fanout.hub import Hub
+from gateway.http import responses
+from gateway.http.health import Health, health_router
+from gateway.http.openapi import describe
+from gateway.http.responses import Receive, Scope, Send
+from gateway.http.streams import Limits, StreamRoutes
+from gateway.log.database import Database
+from gateway.log.lifecycle import Created, Lifecycle
+from gateway.log.listener import Listener
+from gateway.log.reader import Reader
+from gateway.log.writer import Writer
+from gateway.protocol.batch import News
+from gateway.protocol.errors import InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound, Unavailable
+from gateway.protocol.request import CreateRequest, stream_path_of
+from gateway.settings import Settings
+from gateway.subscriptions import Subscriptions
+
+logger = logging.getLogger("gateway.app")
+
+PURGE_INTERVAL = 30.0  # seconds between looks for expired streams, give or take a half
+PURGE_STEPS = 500  # of some thousand rows, at one go
+WRITER_LANES = 2  # batches of appends that may be on their way to the database at once
+MAX_PENDING = 64 << 20  # bytes of appends that may wait for the database before more are refused
+
+
+class Gateway:
+    """One Machine, as an ASGI application. Streams are answered here; everything else by FastAPI."""
+
+    def __init__(self, settings: Settings, database_url: str, listen_database_url: str | None = None) -> None:
+        self.settings = settings
+        self.machine = secrets.token_hex(4)
+        self.address = f"http://{settings.host}:{settings.port}"  # until the server knows better
+        self._database = Database(
+            database_url, pool_size=settings.pool_size, statement_timeout=settings.statement_timeout
+        )
+        self._reader = Reader(self._database, page_bytes=settings.page_bytes)
+        self._lifecycle = Lifecycle(self._database, machine=self.machine)
+        self._hub = Hub(
+            read=self._reader.read,
+            positions=self._reader.positions,
+            touch=self._reader.touch,
+            now=time.time,
+            clock=time.monotonic,
+            heartbeat=settings.heartbeat,
+            sweep_interval=self._sweep_interval,
+        )
+        self._writer = Writer(
+            self._database,
+            machine=self.machine,
+            lanes=WRITER_LANES,
+            max_pending=MAX_PENDING,
+            on_commit=self._committed,
+            on_doubt=self._hub.look_again,
+        )
+        self._listener = Listener(
+            listen_database_url or database_url,
+            self._database,
+            machine=self.machine,
+            heartbeat=settings.heartbeat,
+            on_news=self._hub.ring,
+            on_change=self._hub.look_again,
+        )
+        self._subscriptions = Subscriptions(self._database, base_url=self._base_url)
+        self._streams = StreamRoutes(
+            _Log(self._reader, self._writer, self._lifecycle, self._hub, self._subscriptions),
+            self._hub,
+            Limits(settings.max_body, settings.long_poll_timeout, settings.sse_max_age),
+            now=time.time,
+        )
+        self._api = self._make_api()
+
+    def begin_drain(self) -> None:
+        """Ends what is open, cleanly and spread over the drain time; `/ready` turns 503 at once."""
+        self._hub.drain(self.settings.drain_timeout * 0.8)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = stream_path_of(scope["path"])
+            if path is not None and not path.startswith("__ds/") and path != "__ds":
+                await self._stream(path, scope, receive, send)
+                return
+        await self._api(scope, receive, send)
+
+    async def _stream(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: responses.Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._streams(path, scope, receive, watched if scope["method"] == "GET" else send)
+        except Exception as error:
+            if started:
+                raise  # nothing true can be said any more: the connection is closed
+            if not isinstance(error, ProtocolError):
+                logger.exception("A request failed.")  # here, and never to the client
+                error = InternalFault()
+            await responses.refuse(scope, send, error)
+
+    def _committed(self, news: News) -> None:
+        self._hub.ring(news)
+        if news.last >= news.first:
+            self._subscriptions.appended(news.path)
+
+    def _sweep_interval(self) -> float:
+        listening = self._listener.news == "listen"
+        return self.settings.sweep_interval if listening else self.settings.poll_interval
+
+    def _base_url(self) -> str:
+        return self.settings.public_url or self.address
+
+    async def _readiness(self) -> Health:
+        database = True
+        try:
+            async with asyncio.timeout(2):
+                async with self._database.acquire() as connection:
+                    await connection.fetchval("SELECT 1")
+        except (Unavailable, TimeoutError):
+            database = False
+        return Health(database=database, news=self._listener.news, draining=self._hub.draining)
+
+    @asynccontextmanager
+    async def _life(self, _: FastAPI) -> AsyncIterator[None]:
+        await self._database.open()
+        await self._listener.start()
+        await self._subscriptions.start()
+        background = [asyncio.create_task(self._hub.run()), asyncio.create_task(self._purge())]
+        try:
+            yield
+        finally:
+            await self._writer.close()
+            for task in background:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            await self._subscriptions.stop()
+            await self._listener.stop()
+            await self._database.close()
+
+    async def _purge(self) -> None:
+        while True:
+            await asyncio.sleep(PURGE_INTERVAL * random.uniform(0.5, 1.5))
+            try:
+                for _ in range(PURGE_STEPS):
+                    if not await self._lifecycle.purge():
+                        break
+                    await asyncio.sleep(0.05)  # small steps: whoever appends goes first
+            except ProtocolError:
+                logger.warning("Expired streams could not be purged; the next round tries again.")
+
+    def _make_api(self) -> FastAPI:
+        api = FastAPI(title="Run gateway", lifespan=self._life, redirect_slashes=False)
+        api.include_router(health_router(self._readiness))
+        api.include_router(self._subscriptions.router())
+        api.add_exception_handler(ProtocolError, _render)
+        api.add_exception_handler(HTTPException, _render_http)
+        api.openapi = lambda: describe(api)  # type: ignore[method-assign]
+        return api
+
+
+class _Log:
+    """The log as the routes see it."""
+
+    def __init__(
+        self, reader: Reader, writer: Writer, lifecycle: Lifecycle, hub: Hub, subscriptions: Subscriptions
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._hub = hub
+        self._subscriptions = subscriptions
+        self.append = writer.append
+        self.read = reader.read
+        self.stat = reader.stat
+
+    async def create(self, request: CreateRequest) -> Created:
+        created = await self._lifecycle.create(request)
+        if created.new and created.tail:
+            self._subscriptions.appended(request.path)
+        return created
+
+    async def delete(self, path: str) -> None:
+        await self._lifecycle.delete(path)
+        self._hub.ring(News(path, 0, 0, deleted=True))
+        self._subscriptions.deleted(path)
+
+
+async def _render(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ProtocolError)
+    body = responses.error_body(error.type, error.message, error.details)
+    response = Response(body, status_code=error.status)
+    response.raw_headers = [
+        *responses.error_headers(error),
+        (b"content-length", b"%d" % len(body)),
+        *responses.SECURITY,
+        *responses.CORS,
+    ]
+    return response
+
+
+async def _render_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        return await _render(request, MethodNotAllowed(None, [(b"allow", allow.encode())]))
+    return await _render(request, RouteNotFound())
+
+
+def create_app(settings: Settings, database_url: str, listen_database_url: str | None = None) -> Gateway:
+    """The application of one Machine over a migrated database."""
+    return Gateway(settings, database_url, listen_database_url)

@@ -1,0 +1,20 @@
+"""`run-gateway`: what a person or a container types. The commands translate; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import click
+
+from gateway.cli.append import append
+from gateway.cli.demo import demo
+from gateway.cli.migrate import migrate
+from gateway.cli.serve import serve
+from gateway.cli.tail import tail
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """An event log for runs in Postgres, followed over Durable Streams from any Machine."""
+
+
+for command in (serve, migrate, tail, append, demo):
+    main.add_command(command)

@@ -1,0 +1,66 @@
+"""The database of a Machine, before the Machine starts: which one, does it answer, is its schema up to date.
+
+What fails here is a person's matter and is said in one line that names the database, never its password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import click
+
+from gateway.cli.endings import Failure
+from gateway.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from gateway.log.migrations import migrate
+from gateway.settings import Settings
+
+CONNECT_TIMEOUT = 10.0
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator[str]:
+    """The address of a database that answers: the one that is set, or an embedded one while it is used."""
+    if settings.database_url is not None:
+        await _answers(settings.database_url)
+        yield settings.database_url
+        return
+    click.echo(f"No DATABASE_URL: using an embedded Postgres in {settings.data_dir}")
+    postgres = EmbeddedPostgres(settings.data_dir)
+    try:
+        url = await postgres.start()
+    except EmbeddedPostgresError as error:
+        raise Failure(str(error)) from error
+    try:
+        yield url
+    finally:
+        await postgres.stop()
+
+
+async def update(url: str) -> list[str]:
+    """Bring the schema up to date; the names of what was applied. Raises Failure."""
+    try:
+        return await migrate(url)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Failure(f"cannot bring the schema of {_name(url)} up to date: {_line(error)}") from error
+
+
+async def _answers(url: str) -> None:
+    try:
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
+        await connection.close()
+    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Failure(f"cannot reach the database {_name(url)}: {_line(error)}") from error
+
+
+def _name(url: str) -> str:
+    # Only these two parts: a password may stand before the @ as well as in the query.
+    address = urlsplit(url)
+    host = address.netloc.rpartition("@")[2] or parse_qs(address.query).get("host", ["localhost"])[0]
+    return f"{address.path.removeprefix('/') or 'postgres'} at {host}"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

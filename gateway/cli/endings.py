@@ -1,0 +1,50 @@
+"""How a command ends: 0 with its work done, 1 with one line that says why not, 2 for misuse, 130 for Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from typing import IO, Any
+
+import click
+
+from gateway.client import ClientError
+from gateway.settings import BadSetting, Settings, load
+
+
+class Failure(click.ClickException):
+    """The command cannot do what was asked; one line on stderr, exit code 1."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the one line."""
+        note(self.message)
+
+
+class Misuse(Failure):
+    """A setting or an argument has a value that cannot be used; exit code 2."""
+
+    exit_code = 2
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal, not for what reads stdout."""
+    click.echo(f"run-gateway: {text}", err=True)
+
+
+def settings(**flags: Any) -> Settings:
+    """The settings of a command. Raises Misuse."""
+    try:
+        return load(**flags)
+    except BadSetting as error:
+        raise Misuse(str(error)) from None
+
+
+def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Run the work of a command that talks to Machines, and turn what stops it into an exit code."""
+    try:
+        asyncio.run(work)
+    except ClientError as error:
+        raise Failure(str(error)) from None
+    except KeyboardInterrupt:
+        sys.exit(130)

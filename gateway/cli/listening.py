@@ -1,0 +1,48 @@
+"""The sockets to listen on, taken before anything else is started: a port in use is told at once."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+
+from gateway.cli.endings import Failure
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """A bound socket for each address of the host, all on one port; not listening yet. Raises Failure."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise Failure(f"cannot listen on {host}: {error.strerror}") from error
+    sockets: list[socket.socket] = []
+    with ExitStack() as undo:
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            chosen = sockets[0].getsockname()[1] if sockets else port
+            sock = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            try:
+                _bind(sock, (address[0], chosen, *address[2:]))
+            except OSError as error:
+                raise Failure(f"cannot listen on {_join(str(address[0]), chosen)}: {error.strerror}") from error
+            sockets.append(sock)
+        undo.pop_all()
+    return sockets
+
+
+def _bind(sock: socket.socket, address: tuple[str | int, ...]) -> None:
+    # A restart must not wait for old connections of the same port to be forgotten.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sock.family == socket.AF_INET6:
+        # `::` means everything, IPv4 included; any other address means itself.
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+    sock.bind(address)
+    sock.setblocking(False)
+
+
+def address(sock: socket.socket) -> str:
+    """`http://127.0.0.1:8080`"""
+    host, port = sock.getsockname()[:2]
+    return f"http://{_join(host, port)}"
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,36 @@
+"""`run-gateway migrate`: the schema, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import click
+
+from gateway.cli.endings import settings
+from gateway.settings import Settings
+
+
+@click.command()
+@click.option("--database-url", metavar="URL", help="Instead of DATABASE_URL.")
+@click.option("--data-dir", metavar="FOLDER", help="Instead of GATEWAY_DATA_DIR.")
+def migrate(database_url: str | None, data_dir: str | None) -> None:
+    """Bring the schema up to date (of DATABASE_URL, or of the embedded database) and print what was applied.
+
+    It may be repeated, and several may run at once.
+    """
+    try:
+        asyncio.run(_migrate(settings(database_url=database_url, data_dir=data_dir)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+async def _migrate(settings: Settings) -> None:
+    from gateway.cli.database import database, update  # the driver is for those who need a database
+
+    async with database(settings) as url:
+        applied = await update(url)
+    for name in applied:
+        click.echo(f"Applied {name}")
+    if not applied:
+        click.echo("Nothing to apply: the schema is up to date")

@@ -1,0 +1,41 @@
+"""What `tail` and `append` share: the address of a Machine, and a session that says when it has to wait."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import click
+
+from gateway.cli.endings import note
+from gateway.client import Session, Trouble, client
+
+
+def _http_url(_: click.Context, __: click.Parameter, value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise click.BadParameter("must begin with http:// or https://")
+    return value
+
+
+url_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--url",
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    metavar="URL",
+    callback=_http_url,
+    help="Address of any Machine.",
+)
+
+
+@asynccontextmanager
+async def session(*, patience: float, verbose: bool = False) -> AsyncIterator[Session]:
+    """A session that reports trouble on stderr: once in a row of failures, or each time when verbose."""
+
+    def report(trouble: Trouble) -> None:
+        # The first failure is usually a Machine that went away and another that takes over: not worth a line.
+        if verbose or trouble.failures == 2:
+            note(f"{trouble.reason}; trying again")
+
+    async with client() as http:
+        yield Session(http, on_trouble=report, patience=patience)

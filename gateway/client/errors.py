@@ -1,0 +1,35 @@
+"""What can go wrong for a client for good. What may pass by itself is retried and never seen as an error."""
+
+from __future__ import annotations
+
+
+class ClientError(Exception):
+    """The message is one line for a person."""
+
+
+class NoSuchStream(ClientError):
+    """404: there is no such stream."""
+
+
+class StreamGone(ClientError):
+    """410: the stream was deleted, or no longer holds what lies at this offset."""
+
+
+class StreamClosed(ClientError):
+    """409 with Stream-Closed: nothing can be appended any more."""
+
+
+class Fenced(ClientError):
+    """Another producer has taken over this producer's id."""
+
+
+class Refused(ClientError):
+    """Any other answer that trying again would not change."""
+
+
+class BadAnswer(ClientError):
+    """The server answered something that the protocol does not allow."""
+
+
+class GaveUp(ClientError):
+    """The server could not be reached for too long; whether the last request took effect is unknown."""

@@ -1,0 +1,98 @@
+"""Appending to one stream as an idempotent producer (protocol §5.2.1): every batch once, in order.
+
+One request at a time. A request whose outcome is not known is sent again with the same number; the server
+knows whether it has it already.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+
+from gateway.client.errors import BadAnswer, Fenced, Refused
+from gateway.client.session import Answer, Session, explain, refusal
+
+
+def fresh_epoch() -> int:
+    """An epoch later than that of any earlier session under the same id, without asking anyone: milliseconds.
+
+    Starting at 0 again would be taken for a repetition of what the earlier session had sent, and dropped
+    (§5.2.1).
+    """
+    return time.time_ns() // 1_000_000
+
+
+class Producer:
+    """A writer of JSON events to one stream: a new producer, or the one whose id it is given and takes over."""
+
+    def __init__(self, session: Session, url: str, producer_id: str | None = None) -> None:
+        self._session = session
+        self._url = url
+        self._id = producer_id or str(uuid.uuid4())
+        self._epoch = fresh_epoch() if producer_id else 0
+        self._seq = 0
+
+    async def create(self) -> str:
+        """Ensure that the stream exists, and return its next offset. Raises ClientError."""
+        answer = await self._session.send("PUT", self._url, {"content-type": "application/json"})
+        if answer.response.status_code not in (200, 201):
+            raise refusal(answer.response)
+        return _next_offset(answer)
+
+    async def append(self, events: Sequence[bytes], *, close: bool = False) -> str:
+        """Append events, each one JSON text, and return the next offset. Raises ClientError."""
+        return await self._post(b"[" + b",".join(events) + b"]", close)
+
+    async def close(self) -> str:
+        """Close the stream and return its final offset. Raises ClientError."""
+        return await self._post(b"", close=True)
+
+    async def _post(self, body: bytes, close: bool) -> str:
+        while True:
+            answer = await self._session.send("POST", self._url, self._headers(close), body)
+            if answer.response.status_code == 403 and self._can_claim(answer):
+                self._epoch = _number(answer, "producer-epoch") + 1
+                continue
+            self._judge(answer)
+            self._seq += 1
+            return _next_offset(answer)
+
+    def _headers(self, close: bool) -> dict[str, str]:
+        headers = {
+            "content-type": "application/json",
+            "producer-id": self._id,
+            "producer-epoch": str(self._epoch),
+            "producer-seq": str(self._seq),
+        }
+        return headers | {"stream-closed": "true"} if close else headers
+
+    def _can_claim(self, answer: Answer) -> bool:
+        # Only before anything of ours can have been accepted; later it is we who have been replaced.
+        return self._seq == 0 and not answer.doubtful and "producer-epoch" in answer.response.headers
+
+    def _judge(self, answer: Answer) -> None:
+        response = answer.response
+        if response.status_code == 403 and "producer-epoch" in response.headers:
+            raise Fenced(f"{self._url}: another producer has taken over the id {self._id!r}")
+        if response.status_code == 409 and "producer-expected-seq" in response.headers:
+            raise Refused(f"{self._url}: {explain(response)}: the server has lost count of this producer")
+        if response.status_code not in (200, 204):
+            raise refusal(response)
+        # A number beyond all of ours: someone else sends under this id and epoch, and took our place.
+        if "producer-seq" in response.headers and _number(answer, "producer-seq") > self._seq:
+            raise Fenced(f"{self._url}: another producer uses the id {self._id!r} at the same time")
+
+
+def _number(answer: Answer, header: str) -> int:
+    value: str = answer.response.headers[header]
+    if not (value.isascii() and value.isdigit()):
+        raise BadAnswer(f"{answer.response.request.url}: {header} is {value!r}")
+    return int(value)
+
+
+def _next_offset(answer: Answer) -> str:
+    offset: str | None = answer.response.headers.get("stream-next-offset")
+    if offset is None:
+        raise BadAnswer(f"{answer.response.request.url}: answered without Stream-Next-Offset")
+    return offset

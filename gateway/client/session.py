@@ -1,0 +1,108 @@
+"""HTTP with patience: what may pass by itself is tried again, what will not is one error with one clear line.
+
+It knows statuses and waits, nothing of what the requests mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import httpx
+
+from gateway.client.errors import ClientError, GaveUp, NoSuchStream, Refused, StreamClosed, StreamGone
+from gateway.client.retry import RETRIED, Backoff, retry_after
+
+
+class Trouble(NamedTuple):
+    """Told to whoever wants to know each time that something is going to be tried again."""
+
+    reason: str
+    failures: int
+    wait: float
+
+
+class Answer(NamedTuple):
+    """A response that is not a passing failure."""
+
+    response: httpx.Response
+    doubtful: bool
+    """Whether an earlier attempt of the same request may have taken effect."""
+
+
+def _silent(_: Trouble) -> None:
+    pass
+
+
+@dataclass(slots=True)
+class Session:
+    """What all requests of one client share."""
+
+    http: httpx.AsyncClient
+    on_trouble: Callable[[Trouble], None] = _silent
+    backoff: Callable[[], Backoff] = Backoff
+    patience: float = 300.0
+    """Seconds after which `send` gives up; following a stream never does."""
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str] | None = None, content: bytes = b""
+    ) -> Answer:
+        """One request, sent until it is answered. Raises GaveUp."""
+        backoff, doubtful = self.backoff(), False
+        deadline = asyncio.get_running_loop().time() + self.patience
+        while True:
+            floor = 0.0
+            try:
+                response = await self.http.request(method, url, headers=headers, content=content)
+            except httpx.RequestError as error:
+                reason = describe(error)
+                doubtful |= not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+            else:
+                if response.status_code not in RETRIED:
+                    return Answer(response, doubtful)
+                reason, floor = explain(response), retry_after(response)
+                doubtful |= response.status_code != 429
+            wait = backoff.next(floor)
+            if asyncio.get_running_loop().time() + wait > deadline:
+                unsure = "; whether it took effect is not known" if doubtful else ""
+                raise GaveUp(f"{url}: {reason}; gave up {method} after {self.patience:g} seconds{unsure}")
+            self.on_trouble(Trouble(f"{url}: {reason}", backoff.failures, wait))
+            await asyncio.sleep(wait)
+
+
+def client() -> httpx.AsyncClient:
+    """An HTTP client whose waits fit live responses: a Machine sends something at least every 15 seconds."""
+    return httpx.AsyncClient(
+        timeout=httpx.Timeout(60.0, connect=10.0, pool=None),
+        # A proxy that compresses withholds events until its window is full.
+        headers={"user-agent": "run-gateway", "accept-encoding": "identity"},
+    )
+
+
+def describe(error: httpx.RequestError) -> str:
+    """A network error in one line; many of them come without words."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def explain(response: httpx.Response) -> str:
+    """What the server says about a refusal: its own message when the body has one."""
+    try:
+        message = json.loads(response.content)["error"]["message"]
+    except (ValueError, TypeError, KeyError):
+        message = response.reason_phrase
+    return f"{response.status_code} {' '.join(str(message).split())}".rstrip()
+
+
+def refusal(response: httpx.Response) -> ClientError:
+    """The error that an answer is, when it is none of those that were hoped for."""
+    text = f"{response.request.url}: {explain(response)}"
+    if response.status_code == 404:
+        return NoSuchStream(text)
+    if response.status_code == 410:
+        return StreamGone(text)
+    if response.status_code == 409 and response.headers.get("stream-closed") == "true":
+        return StreamClosed(f"{text}: it is closed")
+    return Refused(text)

@@ -1,0 +1,154 @@
+"""One reader: catching up at its own pace, or following, when its stream's tail writes to it.
+
+One loop serves every mode. An SSE reader sends each batch that `next` gives; a long-poll answers with the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Protocol, Self
+
+from gateway.fanout.hub import Hub
+from gateway.fanout.tail import Tail
+from gateway.protocol.batch import Batch, Page
+
+EXTENSION = "run_gateway.direct"  # where an ASGI scope holds its Direct
+
+
+class Direct(Protocol):
+    """A connection that can be written to without its handler: see `gateway.fanout.transport`."""
+
+    follower: Follower | None
+
+    def lost(self) -> bool: ...
+    def write(self, data: bytes) -> None: ...
+    def writable(self) -> bool: ...
+    async def drain(self) -> None: ...
+
+
+def direct(scope: Mapping[str, Any]) -> Direct | None:
+    """The connection that a request came on, when it can be written to directly.
+
+    Not to HTTP/1.0, which knows no chunks, and not behind another server.
+    """
+    connection: Direct | None = scope.get("extensions", {}).get(EXTENSION)
+    return connection if scope["http_version"] == "1.1" else None
+
+
+class Signal(Enum):
+    """What a follower may be woken for instead of a batch."""
+
+    HEARTBEAT = "heartbeat"
+    OVER = "over"
+
+
+class Follower:
+    """A reader of one stream from `position` on.
+
+    Use as a context manager: it is registered with the hub before its first read (law 4), and leaves at the end.
+    `direct` None: batches are handed out one by one, and nothing is written behind the handler's back.
+    """
+
+    __slots__ = ("_direct", "_hub", "_over", "_parked", "_signal", "position", "slot", "tail")
+
+    def __init__(self, hub: Hub, path: str, direct: Direct | None = None) -> None:
+        self.tail: Tail = hub.follow(path)
+        self.position = 0
+        self.slot = 0
+        self._hub = hub
+        self._direct = direct
+        self._parked: asyncio.Future[None] | None = None
+        self._over = False
+        self._signal: Signal | None = None
+        if direct is not None:
+            direct.follower = self
+            self._over = direct.lost()  # it went before anybody could be told
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._direct is not None:
+            self._direct.follower = None
+        self._hub.unschedule(self, self.slot)
+        self._hub.unfollow(self.tail)
+
+    def begin(self, page: Page) -> None:
+        """Takes the first page as read."""
+        self.position = page.batch.end
+        self._hub.observe(self.tail, page)
+
+    def expire(self, after: float) -> None:
+        """Ends by itself in `after` seconds."""
+        self.slot = self._hub.schedule(self, after)
+
+    async def next(self) -> Batch | Signal:
+        """What comes after `position`, which moves on to its end; waits as long as there is nothing.
+
+        Raises what a read of the log raises.
+        """
+        tail = self.tail
+        while not self._over and not tail.ended:
+            if self._signal is not None:
+                signal, self._signal = self._signal, None
+                return signal
+            if self._direct is not None and not self._direct.writable():
+                await self._direct.drain()  # nothing is fetched for a reader that does not read (law 6)
+                continue
+            if tail.position == self.position:
+                if tail.closed:
+                    return Batch(self.position, self.position, b"", True, True)
+                await self._park()
+                continue
+            batch = tail.since(self.position) if tail.position is not None else None
+            if batch is None:
+                page = await self._hub.read(tail.path, self.position)
+                self._hub.observe(tail, page)
+                batch = page.batch
+                if batch.start != self.position or tail.ended:
+                    continue
+                if batch.empty and not batch.closed:
+                    # Nothing there, and yet not at the tail: it is filling up, or this reader is ahead of the log.
+                    await self._park(join=False)
+                    continue
+            self.position = batch.end
+            return batch
+        return Signal.OVER
+
+    def wake(self) -> None:
+        """Something has changed: look again."""
+        self._leave()
+        if self._parked is not None and not self._parked.done():
+            self._parked.set_result(None)
+
+    def beat(self) -> None:
+        """Nothing has happened for a while."""
+        self._signal = Signal.HEARTBEAT
+        self.wake()
+
+    def end(self) -> None:
+        """There is nothing more to come here: closed, drained, too old, disconnected."""
+        self._over = True
+        self.wake()
+
+    async def _park(self, *, join: bool = True) -> None:
+        """Waits to be woken; meanwhile, standing at the tail, is written to directly where that can be."""
+        self._parked = asyncio.get_running_loop().create_future()
+        if join and self._direct is not None:
+            self.tail.direct[self] = self._direct.write
+        else:
+            self.tail.waiting.add(self)
+        try:
+            await self._parked
+        finally:
+            self._leave()
+            self._parked = None
+
+    def _leave(self) -> None:
+        if self.tail.direct.pop(self, None) is not None:
+            assert self.tail.position is not None
+            self.position = self.tail.position  # everything up to here has been written to it
+        else:
+            self.tail.waiting.discard(self)

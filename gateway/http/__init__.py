@@ -1,0 +1,1 @@
+"""The protocol over ASGI: requests in, responses out."""

@@ -1,0 +1,47 @@
+"""`/health`: is the process alive. `/ready`: may a load balancer send it readers and writers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+
+class Alive(BaseModel):
+    """Always the same: it says that the event loop turns."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Health(BaseModel):
+    """What a Machine needs to serve."""
+
+    database: bool = Field(description="Whether the database answers.")
+    news: Literal["listen", "polling"] = Field(
+        description="How news of other Machines arrives: by LISTEN, or by polling where LISTEN does not work."
+    )
+    draining: bool = Field(description="Whether this Machine is shutting down.")
+
+
+def health_router(readiness: Callable[[], Awaitable[Health]]) -> APIRouter:
+    """The two routes; `readiness` asks the parts of this Machine."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/health", summary="Is the process alive? Costs no database.")
+    async def health() -> Alive:
+        return Alive()
+
+    @router.get(
+        "/ready",
+        summary="May this Machine be sent requests?",
+        responses={503: {"model": Health, "description": "Draining, or without a database."}},
+    )
+    async def ready(response: Response) -> Health:
+        state = await readiness()
+        if state.draining or not state.database:
+            response.status_code = 503
+        return state
+
+    return router

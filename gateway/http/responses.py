@@ -1,0 +1,97 @@
+"""Answers over bare ASGI, and the one place where a refusal is rendered."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+import orjson
+
+from gateway.protocol.errors import ProtocolError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+# §12.7, on every answer. Streams are open to pages of other origins; who may read is authentication's matter.
+SECURITY: Final[Headers] = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+]
+CORS: Final[Headers] = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"*"),
+]
+_COMMON: Final = SECURITY + CORS
+_PREFLIGHT: Final[Headers] = [
+    (b"access-control-allow-methods", b"GET, HEAD, PUT, POST, DELETE, OPTIONS"),
+    (
+        b"access-control-allow-headers",
+        b"content-type, authorization, if-none-match, last-event-id, stream-seq, stream-ttl, stream-expires-at,"
+        b" stream-closed, stream-forked-from, stream-fork-offset, stream-fork-sub-offset,"
+        b" producer-id, producer-epoch, producer-seq",
+    ),
+    (b"access-control-max-age", b"86400"),
+]
+_BODYLESS: Final = (204, 304)
+_LAST: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+async def start(send: Send, status: int, headers: Headers) -> None:
+    """The head of a response."""
+    await send({"type": "http.response.start", "status": status, "headers": headers + _COMMON})
+
+
+async def respond(send: Send, status: int, headers: Headers, body: bytes = b"") -> None:
+    """A whole response. Its content type is exactly the one given."""
+    if status not in _BODYLESS:
+        headers = [*headers, (b"content-length", b"%d" % len(body))]
+    await start(send, status, headers)
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def head(send: Send, status: int, headers: Headers) -> None:
+    """The answer to HEAD: headers alone."""
+    await start(send, status, headers)
+    await send(_LAST)
+
+
+async def preflight(send: Send) -> None:
+    """OPTIONS, for streams that exist and those that do not."""
+    await respond(send, 204, _PREFLIGHT)
+
+
+async def piece(send: Send, data: bytes) -> None:
+    """A part of a body whose end is not known yet."""
+    await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def finish(send: Send) -> None:
+    """The clean end of a body (law 9: a client's library resumes from it, and not from a reset)."""
+    await send(_LAST)
+
+
+def error_body(type: str, message: str, details: str | None) -> bytes:
+    """The one shape of a refusal."""
+    return orjson.dumps({"error": {"type": type, "message": message, "details": details}})
+
+
+def error_headers(error: ProtocolError) -> Headers:
+    """A refusal's own headers, and when to come back: jittered, so that not all come back at once (law 8)."""
+    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *error.headers]
+    if error.status in (429, 503):
+        headers.append((b"retry-after", b"%d" % random.randint(1, 3)))
+    return headers
+
+
+async def refuse(scope: Scope, send: Send, error: ProtocolError) -> None:
+    """A ProtocolError as a response."""
+    body = error_body(error.type, error.message, error.details)
+    headers = error_headers(error)
+    if scope["method"] == "HEAD":
+        await head(send, error.status, headers)
+    else:
+        await respond(send, error.status, headers, body)

@@ -1,0 +1,77 @@
+"""The way to Postgres: a small pool, and the driver's errors as the protocol's.
+
+A connection is held for one statement at a time, never while a reader waits (law 7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from gateway.protocol.errors import Unavailable
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = asyncpg.Connection[asyncpg.Record]
+    Pooled = PoolConnectionProxy[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+# What a lost, refused or overloaded database looks like from here.
+FAULTS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+class LogConnection(Connection):
+    """A connection without session state: nothing to reset when it goes back, so no round trip for it."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+class Database:
+    """The pool of a Machine. Opened once; `acquire` gives a connection for one statement."""
+
+    def __init__(self, dsn: str, *, pool_size: int, statement_timeout: float) -> None:
+        self._dsn = dsn
+        self._size = pool_size
+        self._timeout = statement_timeout
+        self._pool: Pool | None = None
+
+    async def open(self) -> None:
+        """Connects at least once. Raises Unavailable."""
+        try:
+            self._pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=1,
+                max_size=self._size,
+                max_inactive_connection_lifetime=300,
+                command_timeout=self._timeout,
+                timeout=min(self._timeout, 10),
+                connection_class=LogConnection,
+                server_settings={"application_name": "run-gateway"},
+            )
+        except FAULTS as error:
+            raise Unavailable(f"The database cannot be reached: {type(error).__name__}.") from error
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), timeout=2)
+            except TimeoutError:
+                self._pool.terminate()
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Pooled]:
+        """A connection; faults inside become Unavailable, whose cause says what happened."""
+        assert self._pool is not None, "opened before it is used"
+        try:
+            async with self._pool.acquire(timeout=self._timeout) as connection:
+                yield connection
+        except FAULTS as error:
+            raise Unavailable from error

@@ -1,0 +1,96 @@
+"""Streams come and go: create, fork, delete (§5.1, §4.2, §5.4), and what has expired is purged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.log.database import Database
+from gateway.protocol.batch import media_type
+from gateway.protocol.errors import (
+    ContentTypeMismatch,
+    ForkOffsetBeyondTail,
+    ForkSubOffsetBeyondData,
+    PathBlocked,
+    ProtocolError,
+    SourceGone,
+    SourceNotFound,
+    StreamExists,
+    StreamGone,
+    StreamNotFound,
+)
+from gateway.protocol.request import CreateRequest
+
+_CREATE = "SELECT * FROM run_gateway.create_stream($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+_DELETE = "SELECT run_gateway.delete_stream($1, $2)"
+_PURGE = "SELECT run_gateway.purge($1)"
+_CONTENT_TYPE = "SELECT content_type FROM run_gateway.streams WHERE path = $1"
+
+_REFUSALS: dict[str, type[ProtocolError]] = {
+    "conflict": StreamExists,
+    "gone": PathBlocked,
+    "source_not_found": SourceNotFound,
+    "source_gone": SourceGone,
+    "content_type": ContentTypeMismatch,
+    "fork_offset": ForkOffsetBeyondTail,
+    "fork_sub_offset": ForkSubOffsetBeyondData,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A stream that exists as asked for; `new` when this request made it."""
+
+    new: bool
+    content_type: str
+    tail: int
+    closed: bool
+
+
+class Lifecycle:
+    """Creating and deleting streams. Each is one transaction; raises Unavailable without a database."""
+
+    def __init__(self, database: Database, *, machine: str) -> None:
+        self._database = database
+        self._machine = machine
+
+    async def create(self, request: CreateRequest) -> Created:
+        """Creates the stream or confirms it. Raises StreamExists, PathBlocked, SourceNotFound and their like."""
+        fork = request.fork
+        async with self._database.acquire() as connection:
+            inherited = await connection.fetchval(_CONTENT_TYPE, fork.source) if fork and request.body else None
+            content_type = request.content_type or inherited or "application/octet-stream"
+            row = await connection.fetchrow(
+                _CREATE,
+                request.path,
+                request.content_type,
+                None if request.content_type is None else media_type(request.content_type),
+                request.ttl,
+                request.expires_at,
+                request.expires_header,
+                request.closed,
+                fork and fork.source,
+                fork and fork.anchor,
+                fork and fork.sub_offset,
+                request.events(content_type),
+            )
+        assert row is not None, "a function's OUT parameters are one row"
+        refusal = _REFUSALS.get(row["verdict"])
+        if refusal is not None:
+            raise refusal
+        return Created(row["verdict"] == "created", row["content_type"], row["tail"], row["closed"])
+
+    async def delete(self, path: str) -> None:
+        """Deletes the stream; its forks keep what they inherit. Raises StreamNotFound, StreamGone."""
+        async with self._database.acquire() as connection:
+            verdict = await connection.fetchval(_DELETE, self._machine, path)
+        if verdict == "not_found":
+            raise StreamNotFound
+        if verdict == "gone":
+            raise StreamGone
+
+    async def purge(self, most: int = 5_000) -> int:
+        """Takes away what has expired and some rows of what was removed; returns how many rows went."""
+        async with self._database.acquire() as connection:
+            removed = await connection.fetchval(_PURGE, most)
+        assert isinstance(removed, int)
+        return removed

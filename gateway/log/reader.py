@@ -1,0 +1,75 @@
+"""Pages of the log: one statement each, so that rows and "closed" are one snapshot (laws 3 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.log.database import Database
+from gateway.protocol.batch import Batch, Page, Stream
+from gateway.protocol.errors import StreamGone, StreamNotFound
+
+_PAGE = "SELECT * FROM run_gateway.read_page($1, $2, $3, $4, $5)"
+_STAT = """
+    SELECT id, content_type, tail, closed, gone, ttl, expires_header
+      FROM run_gateway.streams s WHERE path = $1 AND run_gateway.live(s)
+"""
+_POSITIONS = """
+    SELECT path, id, tail, closed FROM run_gateway.streams s
+     WHERE path = ANY ($1) AND NOT gone AND run_gateway.live(s)
+"""
+
+
+class Reader:
+    """Reads of the log. Every method is one round trip and raises Unavailable when there is no database."""
+
+    def __init__(self, database: Database, *, page_bytes: int) -> None:
+        self._database = database
+        self._page_bytes = page_bytes
+        self.reads = 0
+
+    async def read(self, path: str, position: int, *, last_events: int | None = None, touch: bool = True) -> Page:
+        """The page after `position`, or one that begins at most `last_events` before the tail.
+
+        Holds about `page_bytes`, and at least one event when there is one. Slides a TTL unless told not to.
+        Raises StreamNotFound, StreamGone.
+        """
+        self.reads += 1
+        async with self._database.acquire() as connection:
+            row = await connection.fetchrow(_PAGE, path, position, last_events, self._page_bytes, touch)
+        if row is None or row["id"] is None:
+            raise StreamNotFound
+        if row["gone"]:
+            raise StreamGone
+        stream = Stream(row["id"], path, row["content_type"], row["tail"], row["closed"], row["ttl"])
+        start, until = row["start"], row["until"]
+        at_tail = until >= stream.tail
+        return Page(stream, Batch(start, until, row["body"] or b"", at_tail, at_tail and stream.closed))
+
+    async def stat(self, path: str) -> Stream:
+        """The stream alone. Raises StreamNotFound, StreamGone."""
+        async with self._database.acquire() as connection:
+            row = await connection.fetchrow(_STAT, path)
+        if row is None:
+            raise StreamNotFound
+        if row["gone"]:
+            raise StreamGone
+        return Stream(
+            row["id"],
+            path,
+            row["content_type"],
+            row["tail"],
+            row["closed"],
+            row["ttl"],
+            row["expires_header"],
+        )
+
+    async def positions(self, paths: Iterable[str]) -> dict[str, tuple[int, int, bool]]:
+        """Id, tail and closed of those streams that exist: what the sweep compares its tails with."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(_POSITIONS, list(paths))
+        return {row["path"]: (row["id"], row["tail"], row["closed"]) for row in rows}
+
+    async def touch(self, paths: Iterable[str]) -> None:
+        """Slides the TTL of streams that are being followed (§5.1)."""
+        async with self._database.acquire() as connection:
+            await connection.execute("SELECT run_gateway.touch($1)", list(paths))

@@ -1,0 +1,334 @@
+"""Group commit: all requests that wait become one CALL, one transaction, one round trip (DESIGN §4).
+
+The database judges every request on its own; here they are only gathered, in order, and told their outcome. One
+stream stands at most once in a batch, and in one batch at a time: that keeps the order of a stream's requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import asyncpg
+
+from gateway.log.database import Database
+from gateway.protocol.batch import JSON_TYPE, News
+from gateway.protocol.errors import (
+    ContentTypeMismatch,
+    NewEpochMustStartAtZero,
+    ProducerSequenceGap,
+    ProtocolError,
+    StaleEpoch,
+    StreamClosed,
+    StreamGone,
+    StreamNotFound,
+    StreamSeqConflict,
+    TooManyPending,
+    Unavailable,
+)
+from gateway.protocol.request import AppendRequest
+
+logger = logging.getLogger("gateway.log.writer")
+
+_CALL: Final = (
+    "CALL run_gateway.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, NULL, NULL, NULL, NULL, NULL)"
+)
+_MOST_REQUESTS: Final = 2_000  # in one batch
+_MOST_BYTES: Final = 8 << 20
+_BODY_LIMIT: Final = 7_000  # bytes of events that a notification carries; run_gateway.news has the last word
+
+# Errors that the server reports before it commits: nothing was applied, so each request may be tried alone.
+_DEFINITE: Final = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.SyntaxOrAccessError,
+    asyncpg.exceptions.LockNotAvailableError,
+    asyncpg.exceptions.InvalidTransactionStateError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """An accepted request, or one that was accepted before (`duplicate`). `tail`: the position after it."""
+
+    tail: int
+    duplicate: bool
+    closed: bool
+    epoch: int | None = None
+    seq: int | None = None
+
+
+class _Waiting:
+    """A request and whoever awaits its outcome."""
+
+    __slots__ = ("outcome", "request", "size")
+
+    def __init__(self, request: AppendRequest, outcome: asyncio.Future[Appended]) -> None:
+        self.request = request
+        self.outcome = outcome
+        self.size = sum(map(len, request.events)) + 200
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What one batch holds for one stream: a single request, or several plain ones of one type."""
+
+    waiting: list[_Waiting]
+    events: list[bytes]
+    mergeable: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mergeable = self.waiting[0].request.plain
+
+    def takes(self, other: AppendRequest) -> bool:
+        return self.mergeable and other.plain and other.media_type == self.waiting[0].request.media_type
+
+
+class Writer:
+    """Appends of a Machine. `on_commit` hears of every committed change, `on_doubt` of every unknown outcome."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        machine: str,
+        lanes: int,
+        max_pending: int,
+        on_commit: Callable[[News], None],
+        on_doubt: Callable[[list[str]], None],
+    ) -> None:
+        self._database = database
+        self._machine = machine
+        self._lanes = lanes
+        self._max_pending = max_pending
+        self._on_commit = on_commit
+        self._on_doubt = on_doubt
+        self._queue: deque[_Waiting] = deque()
+        self._queued_bytes = 0
+        self._busy: set[str] = set()
+        self._flushing: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+
+    async def append(self, request: AppendRequest) -> Appended:
+        """Appends, closes, or both; returns once it is durable.
+
+        Raises what the protocol has for a refusal (StreamNotFound, StreamClosed, StaleEpoch, …), TooManyPending
+        when the database does not keep up, Unavailable when the outcome is unknown.
+        """
+        if self._queued_bytes > self._max_pending:
+            raise TooManyPending
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(request, loop.create_future())
+        self._queue.append(waiting)
+        self._queued_bytes += waiting.size
+        if not self._scheduled and len(self._flushing) < self._lanes:
+            self._scheduled = True
+            loop.call_soon(self._flush)  # after the other requests of this turn of the loop
+        return await waiting.outcome
+
+    async def close(self) -> None:
+        """Waits for everything that was taken."""
+        while self._queue or self._flushing:
+            self._flush()
+            await asyncio.wait(self._flushing)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        while len(self._flushing) < self._lanes:
+            entries = self._gather()
+            if not entries:
+                return
+            entries = dict(sorted(entries.items()))  # the order in which every batch locks its streams
+            self._busy.update(entries)
+            task = asyncio.ensure_future(self._commit(entries))
+            self._flushing.add(task)
+            task.add_done_callback(self._landed)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._flushing.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("A batch of appends failed unexpectedly.", exc_info=task.exception())
+        if self._queue:
+            self._flush()
+
+    def _gather(self) -> dict[str, _Entry]:
+        """Takes from the queue what may go together; what may not stays, in order."""
+        entries: dict[str, _Entry] = {}
+        rest: deque[_Waiting] = deque()
+        blocked: set[str] = set()
+        size = count = 0
+        queue = self._queue
+        while queue:
+            if count >= _MOST_REQUESTS or size >= _MOST_BYTES:
+                break
+            waiting = queue.popleft()
+            request = waiting.request
+            path = request.path
+            if path in self._busy or path in blocked:
+                rest.append(waiting)
+                continue
+            entry = entries.get(path)
+            if entry is None:
+                entries[path] = _Entry([waiting], request.events)
+            elif entry.takes(request):
+                if len(entry.waiting) == 1:
+                    entry.events = list(entry.events)
+                entry.waiting.append(waiting)
+                entry.events += request.events
+            else:
+                blocked.add(path)
+                rest.append(waiting)
+                continue
+            count += 1
+            size += waiting.size
+            self._queued_bytes -= waiting.size
+        rest.extend(queue)
+        self._queue = rest
+        return entries
+
+    async def _commit(self, entries: dict[str, _Entry]) -> None:
+        try:
+            try:
+                row = await self._call(entries)
+            except Unavailable as error:
+                if not isinstance(error.__cause__, _DEFINITE):
+                    self._doubt(entries, error)
+                elif len(entries) > 1:
+                    for path, entry in entries.items():  # one request's fault never fails its neighbours
+                        await self._commit({path: entry})
+                else:
+                    logger.error("An append failed in the database.", exc_info=error.__cause__)
+                    self._fail(entries, error)
+            else:
+                self._tell(entries, row)
+        except BaseException:
+            self._doubt(entries, Unavailable())
+            raise
+        finally:
+            self._busy.difference_update(entries)
+
+    async def _call(self, entries: dict[str, _Entry]) -> asyncpg.Record:
+        arguments = _arguments(entries)
+        async with self._database.acquire() as connection:
+            row = await connection.fetchrow(_CALL, self._machine, *arguments)
+        assert row is not None, "CALL gives its OUT parameters as one row"
+        return row
+
+    def _doubt(self, entries: dict[str, _Entry], error: Unavailable) -> None:
+        self._fail(entries, error)
+        self._on_doubt(list(entries))
+
+    def _fail(self, entries: dict[str, _Entry], error: ProtocolError) -> None:
+        for entry in entries.values():
+            for waiting in entry.waiting:
+                if not waiting.outcome.done():
+                    waiting.outcome.set_exception(error)
+
+    def _tell(self, entries: dict[str, _Entry], row: asyncpg.Record) -> None:
+        columns = zip(
+            entries.items(),
+            row["verdicts"],
+            row["tails"],
+            row["closed"],
+            row["known_epochs"],
+            row["known_seqs"],
+            strict=True,
+        )
+        for (path, entry), verdict, tail, closed, epoch, seq in columns:
+            if verdict == "appended":
+                base = tail - len(entry.events)
+                # Readers here are told before the writer is: both are durable, and a reader is never behind.
+                self._on_commit(News(path, base + 1, tail, closed, body=_body(entry)))
+                for waiting in entry.waiting:
+                    base += len(waiting.request.events)
+                    if not waiting.outcome.done():
+                        waiting.outcome.set_result(Appended(base, False, closed, epoch, seq))
+            elif verdict == "duplicate":
+                for waiting in entry.waiting:
+                    if not waiting.outcome.done():
+                        waiting.outcome.set_result(Appended(tail, True, closed, epoch, seq))
+            else:
+                for waiting in entry.waiting:
+                    if not waiting.outcome.done():
+                        waiting.outcome.set_exception(_refusal(verdict, waiting.request, tail, epoch, seq))
+
+
+def _body(entry: _Entry) -> bytes:
+    if len(entry.events) == 1:
+        return entry.events[0]
+    return (b"," if entry.waiting[0].request.media_type == JSON_TYPE else b"").join(entry.events)
+
+
+def _arguments(entries: dict[str, _Entry]) -> list[object]:
+    """The parallel arrays of run_gateway.append, after the machine's name."""
+    firsts = [entry.waiting[0].request for entry in entries.values()]
+    producers = [request.producer for request in firsts]
+    with_producers = any(producers)
+    seqs = [request.stream_seq for request in firsts]
+    event_entries: list[int] = []
+    event_ordinals: list[int] = []
+    events: list[bytes] = []
+    bodies: list[str | None] = []
+    for number, entry in enumerate(entries.values(), 1):
+        count = len(entry.events)
+        if count == 1:
+            event_entries.append(number)
+            event_ordinals.append(1)
+        else:
+            event_entries += [number] * count
+            event_ordinals += range(1, count + 1)
+        events += entry.events
+        bodies.append(_notified(entry))
+    return [
+        list(entries),
+        [request.media_type for request in firsts],
+        [len(entry.events) for entry in entries.values()],
+        [request.close for request in firsts],
+        seqs if any(seqs) else None,
+        [producer and producer.id for producer in producers] if with_producers else None,
+        [producer and producer.epoch for producer in producers] if with_producers else None,
+        [producer and producer.seq for producer in producers] if with_producers else None,
+        event_entries,
+        event_ordinals,
+        events,
+        bodies,
+    ]
+
+
+def _notified(entry: _Entry) -> str | None:
+    """The events as a notification carries them: JSON alone, which is text without NUL, and only when it fits."""
+    if not entry.events:
+        return ""
+    if entry.waiting[0].request.media_type != JSON_TYPE:
+        return None
+    if sum(map(len, entry.events)) + len(entry.events) > _BODY_LIMIT:
+        return None
+    return _body(entry).decode()
+
+
+def _refusal(verdict: str, request: AppendRequest, tail: int, epoch: int | None, seq: int | None) -> ProtocolError:
+    match verdict:
+        case "not_found":
+            return StreamNotFound()
+        case "gone":
+            return StreamGone()
+        case "closed":
+            return StreamClosed(tail)
+        case "content_type":
+            return ContentTypeMismatch()
+        case "stream_seq":
+            return StreamSeqConflict()
+        case "epoch_start":
+            return NewEpochMustStartAtZero()
+        case "stale_epoch":
+            assert epoch is not None
+            return StaleEpoch(epoch)
+        case "sequence_gap":
+            assert request.producer is not None
+            return ProducerSequenceGap(0 if seq is None else seq + 1, request.producer.seq)
+    raise AssertionError(f"run_gateway.append_batch gave an unknown verdict: {verdict}")

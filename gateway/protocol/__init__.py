@@ -1,0 +1,1 @@
+"""The Durable Streams protocol as pure functions and values: no I/O, clock, randomness or framework."""

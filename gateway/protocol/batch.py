@@ -1,0 +1,97 @@
+"""The values that travel between the log and its readers: pages of a stream, and news that it has grown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+JSON_TYPE = "application/json"
+
+
+class Encoding(Enum):
+    """How a stream's bytes travel in an SSE data event (§5.8)."""
+
+    JSON = "json"
+    TEXT = "text"
+    BASE64 = "base64"
+
+    @staticmethod
+    def of(content_type: str) -> Encoding:
+        media = media_type(content_type)
+        if media == JSON_TYPE:
+            return Encoding.JSON
+        return Encoding.TEXT if media.startswith("text/") else Encoding.BASE64
+
+
+def media_type(content_type: str) -> str:
+    """The part of a content type that is compared: lower case, without parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A stream as one snapshot of the log shows it. `tail` is the position after its last event."""
+
+    id: int
+    path: str
+    content_type: str
+    tail: int
+    closed: bool
+    ttl: int | None = None
+    expires_at: str | None = None
+
+    @property
+    def encoding(self) -> Encoding:
+        return Encoding.of(self.content_type)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The events after position `start` up to position `end`.
+
+    `body` holds them as they travel: JSON messages joined by commas, without brackets, or plain bytes.
+    `up_to_date`: `end` was the tail when the batch was read. `closed`: and nothing will ever follow.
+    """
+
+    start: int
+    end: int
+    body: bytes
+    up_to_date: bool
+    closed: bool
+
+    @property
+    def empty(self) -> bool:
+        return self.start == self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A stream and a batch of its events, from one snapshot: "closed" is never newer than the events."""
+
+    stream: Stream
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Events `first` to `last` of a stream were committed; none when first > last. A hint (law 2).
+
+    `body` holds them as a Batch's body does, or is None when they have to be read from the log.
+    """
+
+    path: str
+    first: int
+    last: int
+    closed: bool = False
+    deleted: bool = False
+    body: bytes | None = None
+
+
+def join(encoding: Encoding, batches: list[Batch]) -> Batch:
+    """Adjacent batches as one; the last one tells whether it is up to date and closed."""
+    if len(batches) == 1:
+        return batches[0]
+    first, last = batches[0], batches[-1]
+    separator = b"," if encoding is Encoding.JSON else b""
+    body = separator.join([batch.body for batch in batches if not batch.empty])
+    return Batch(first.start, last.end, body, last.up_to_date, last.closed)

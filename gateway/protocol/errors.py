@@ -1,0 +1,198 @@
+"""One tree of refusals. A class's docstring is its message; `status` and `type` are what a client sees.
+
+Knows nothing of HTTP beyond numbers and header names; `gateway.http.responses` renders it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from gateway.protocol.offset import format_offset
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class ProtocolError(Exception):
+    """The request cannot be answered."""
+
+    status: ClassVar[int] = 400
+    type: ClassVar[str] = "invalid_request"
+
+    def __init__(self, details: str | None = None, headers: Headers | None = None) -> None:
+        super().__init__(details or self.__doc__)
+        self.details = details
+        self.headers: Headers = headers or []
+
+    @property
+    def message(self) -> str:
+        return (self.__doc__ or "").strip()
+
+
+class InvalidRequest(ProtocolError):
+    """Request is malformed."""
+
+
+class InvalidJson(ProtocolError):
+    """The body is not valid JSON."""
+
+    type = "invalid_json"
+
+
+class NewEpochMustStartAtZero(ProtocolError):
+    """A new producer epoch must start at sequence 0."""
+
+    type = "invalid_epoch_start"
+
+
+class ForkOffsetBeyondTail(ProtocolError):
+    """The fork offset lies beyond the source stream's tail."""
+
+    type = "invalid_fork_offset"
+
+
+class ForkSubOffsetBeyondData(ProtocolError):
+    """The fork sub-offset names a position past the next data boundary."""
+
+    type = "invalid_fork_sub_offset"
+
+
+class StaleEpoch(ProtocolError):
+    """A producer with a newer epoch has taken over."""
+
+    status = 403
+    type = "stale_epoch"
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"The current epoch is {epoch}.", [(b"producer-epoch", b"%d" % epoch)])
+
+
+class StreamNotFound(ProtocolError):
+    """There is no such stream."""
+
+    status = 404
+    type = "stream_not_found"
+
+
+class SourceNotFound(ProtocolError):
+    """The stream to fork from does not exist."""
+
+    status = 404
+    type = "source_not_found"
+
+
+class RouteNotFound(ProtocolError):
+    """There is nothing at this address."""
+
+    status = 404
+    type = "route_not_found"
+
+
+class MethodNotAllowed(ProtocolError):
+    """The method is not allowed here."""
+
+    status = 405
+    type = "method_not_allowed"
+
+
+class StreamClosed(ProtocolError):
+    """The stream is closed."""
+
+    status = 409
+    type = "stream_closed"
+
+    def __init__(self, tail: int) -> None:
+        offset = format_offset(tail)
+        super().__init__(
+            f"It ended at offset {offset.decode()}.",
+            [(b"stream-closed", b"true"), (b"stream-next-offset", offset)],
+        )
+
+
+class ContentTypeMismatch(ProtocolError):
+    """The content type is not the stream's."""
+
+    status = 409
+    type = "content_type_mismatch"
+
+
+class StreamSeqConflict(ProtocolError):
+    """Stream-Seq is not greater than the last one."""
+
+    status = 409
+    type = "stream_seq_conflict"
+
+
+class ProducerSequenceGap(ProtocolError):
+    """A producer sequence number was skipped."""
+
+    status = 409
+    type = "producer_sequence_gap"
+
+    def __init__(self, expected: int, received: int) -> None:
+        super().__init__(
+            f"Expected {expected}, received {received}.",
+            [(b"producer-expected-seq", b"%d" % expected), (b"producer-received-seq", b"%d" % received)],
+        )
+
+
+class StreamExists(ProtocolError):
+    """The stream already exists with a different configuration."""
+
+    status = 409
+    type = "stream_exists"
+
+
+class PathBlocked(ProtocolError):
+    """The stream was deleted, but forks still need its data: the path cannot be used again yet."""
+
+    status = 409
+    type = "path_blocked"
+
+
+class SourceGone(ProtocolError):
+    """The stream to fork from was deleted."""
+
+    status = 409
+    type = "source_gone"
+
+
+class StreamGone(ProtocolError):
+    """The stream was deleted."""
+
+    status = 410
+    type = "stream_gone"
+
+
+class BodyTooLarge(ProtocolError):
+    """The request body is larger than the limit."""
+
+    status = 413
+    type = "body_too_large"
+
+
+class InternalFault(ProtocolError):
+    """Something went wrong inside the gateway."""
+
+    status = 500
+    type = "internal_error"
+
+
+class TooManyPending(ProtocolError):
+    """More appends are waiting for the database than the limit allows."""
+
+    status = 429
+    type = "too_many_pending"
+
+
+class Unavailable(ProtocolError):
+    """The log cannot be reached; the outcome of a write is unknown: retry with the same producer headers."""
+
+    status = 503
+    type = "unavailable"
+
+
+class Draining(ProtocolError):
+    """This Machine is shutting down: connect again."""
+
+    status = 503
+    type = "draining"

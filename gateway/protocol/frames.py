@@ -1,0 +1,56 @@
+"""Batches as bytes: SSE frames (§5.8) and response bodies (§5.6, §9.1.5). One encoding serves every reader."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+from gateway.protocol.batch import Batch, Encoding
+from gateway.protocol.offset import format_offset
+
+HEARTBEAT = b": heartbeat\n\n"
+RETRY = b"retry: 1000\n"
+
+
+def body(encoding: Encoding, batch: Batch) -> bytes:
+    """A batch as the body of a response: JSON streams give an array of all messages (§9.1.5)."""
+    return b"[%b]" % batch.body if encoding is Encoding.JSON else batch.body
+
+
+def sse(encoding: Encoding, batch: Batch, cursor: bytes, *, first: bool = False) -> bytes:
+    """A batch as one piece of an event stream: its data, if there is any, and always its control event.
+
+    Both carry `id:`, the offset after the data: an EventSource remembers the id of the last event that came whole,
+    and whichever of the two that was, going on from there neither skips nor repeats. The id stands before `event:`,
+    for clients may expect nothing between `event: control` and its data. `first` adds how soon to reconnect.
+    """
+    offset = format_offset(batch.end)
+    retry = RETRY if first else b""
+    data = b"" if batch.empty else b"id: %b\nevent: data\n%b\n" % (offset, _data_lines(encoding, batch.body))
+    if batch.closed:
+        state = b',"streamClosed":true'  # no cursor: nobody is to come back (§5.8)
+    elif batch.up_to_date:
+        state = b',"streamCursor":"%b","upToDate":true' % cursor
+    else:
+        state = b',"streamCursor":"%b"' % cursor
+    return b'%b%bid: %b\nevent: control\ndata:{"streamNextOffset":"%b"%b}\n\n' % (
+        retry,
+        data,
+        offset,
+        offset,
+        state,
+    )
+
+
+def chunk(frame: bytes) -> bytes:
+    """A frame in HTTP/1.1 chunked coding (RFC 9112 §7.1)."""
+    return b"%x\r\n%b\r\n" % (len(frame), frame)
+
+
+def _data_lines(encoding: Encoding, payload: bytes) -> bytes:
+    if encoding is Encoding.JSON:
+        return b"data:[%b]\n" % payload  # messages are stored without line breaks
+    if encoding is Encoding.BASE64:
+        return b"data:%b\n" % b64encode(payload)
+    # CRLF, CR and LF all end a line of an event stream: none may slip a field of its own into the frame.
+    lines = payload.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    return b"".join([b"data:%b\n" % line if not line.startswith(b" ") else b"data: %b\n" % line for line in lines])

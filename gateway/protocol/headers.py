@@ -1,0 +1,89 @@
+"""Response headers for each mode (§5, §10, §12.7), as ASGI takes them: names in lower case, values as bytes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.protocol.batch import Batch, Encoding, Stream
+from gateway.protocol.offset import format_offset
+
+Headers = list[tuple[bytes, bytes]]
+
+NO_STORE: Final = (b"cache-control", b"no-store")
+# Runs hold what agents said to somebody: a shared cache must not keep it (§10.1). What ends at the tail of an open
+# stream is asked for again (the ETag makes that cheap), for a reader must see what it has written itself.
+_CACHEABLE: Final = (b"cache-control", b"private, max-age=60, stale-while-revalidate=300")
+_REVALIDATE: Final = (b"cache-control", b"private, no-cache")
+_TRUE: Final = b"true"
+_UP_TO_DATE: Final = (b"stream-up-to-date", _TRUE)
+_CLOSED: Final = (b"stream-closed", _TRUE)
+
+
+def etag(stream: Stream, start: bytes, end: int, closed: bool) -> bytes:
+    """`{internal_stream_id}:{start}:{end}`, and `:c` once closed, for then the answer means more (§10.1)."""
+    return b'"%d:%b:%b%b"' % (stream.id, start, format_offset(end), b":c" if closed else b"")
+
+
+def etag_matches(if_none_match: bytes, tag: bytes) -> bool:
+    """RFC 9110 §13.1.2, compared weakly."""
+    candidates = [candidate.strip().removeprefix(b"W/") for candidate in if_none_match.split(b",")]
+    return tag in candidates or b"*" in candidates
+
+
+def of_stream(stream: Stream) -> Headers:
+    """HEAD (§5.5)."""
+    headers = [
+        (b"content-type", stream.content_type.encode("latin-1")),
+        (b"stream-next-offset", format_offset(stream.tail)),
+        NO_STORE,
+        (b"etag", etag(stream, b"-1", stream.tail, stream.closed)),
+    ]
+    if stream.closed:
+        headers.append(_CLOSED)
+    if stream.ttl is not None:
+        headers.append((b"stream-ttl", b"%d" % stream.ttl))
+    elif stream.expires_at is not None:
+        headers.append((b"stream-expires-at", stream.expires_at.encode("latin-1")))
+    return headers
+
+
+def of_batch(stream: Stream, batch: Batch, start: bytes, *, cursor: int | None, now: bool) -> Headers:
+    """A response with data (§5.6, §5.7). `now`: it says where the tail is, which no cache may remember (§8)."""
+    headers = [
+        (b"content-type", stream.content_type.encode("latin-1")),
+        (b"stream-next-offset", format_offset(batch.end)),
+    ]
+    if now:
+        headers.append(NO_STORE)
+    else:
+        settled = batch.closed or not batch.up_to_date
+        headers += [
+            _CACHEABLE if settled else _REVALIDATE,
+            (b"etag", etag(stream, start, batch.end, batch.closed)),
+        ]
+    if batch.up_to_date:
+        headers.append(_UP_TO_DATE)
+    if batch.closed:
+        headers.append(_CLOSED)
+    if cursor is not None:
+        headers.append((b"stream-cursor", b"%d" % cursor))
+    return headers
+
+
+def of_nothing_new(position: int, closed: bool, cursor: int) -> Headers:
+    """A long-poll that ends without data (§5.7), at the reader's own position (law 3)."""
+    headers = [(b"stream-next-offset", format_offset(position)), _UP_TO_DATE, NO_STORE]
+    headers.append(_CLOSED if closed else (b"stream-cursor", b"%d" % cursor))
+    return headers
+
+
+def of_sse(encoding: Encoding) -> Headers:
+    """An event stream (§5.8). `x-accel-buffering` and the identity coding keep proxies from holding it back."""
+    headers = [
+        (b"content-type", b"text/event-stream"),
+        (b"cache-control", b"no-cache, no-transform"),
+        (b"x-accel-buffering", b"no"),
+    ]
+    if encoding is Encoding.BASE64:
+        headers.append((b"stream-sse-data-encoding", b"base64"))
+    return headers

@@ -1,0 +1,185 @@
+"""Everything that can be set, read once from the environment and frozen.
+
+It knows names, types, bounds and words for people. It opens nothing and checks nothing outside itself:
+whether a database answers or a port is free is for those who use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+EVERYBODYS = frozenset({"database_url", "listen_database_url", "host", "port", "public_url"})
+"""Fields whose variables are named as everybody names them; all others have the prefix."""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class BadSetting(Exception):
+    """A setting has a value that cannot be used; the message is one line and names the variable."""
+
+
+def _postgres_url(value: str) -> str:
+    if not value.startswith(("postgres://", "postgresql://")):
+        # The value itself stays out of the message: it may hold a password.
+        raise ValueError("must begin with postgres:// or postgresql://")
+    return value
+
+
+def _http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return value.rstrip("/")
+
+
+PostgresURL = Annotated[str, AfterValidator(_postgres_url)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """The settings of one Machine. Fields have Python's names; `variable` gives the environment's."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_ignore_empty=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
+
+    database_url: PostgresURL | None = Field(
+        None,
+        repr=False,
+        description="Address of the Postgres that holds the log, or its PgBouncer; none: an embedded one.",
+    )
+    listen_database_url: PostgresURL | None = Field(
+        None,
+        repr=False,
+        description="Address of the same Postgres past any PgBouncer, for LISTEN; none means DATABASE_URL.",
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(
+        8080,
+        ge=0,
+        le=65_535,
+        description="Port to listen on; 0 picks a free one.",
+    )
+    public_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
+        None, description="Address under which clients reach this server, for links in answers; none: HOST and PORT."
+    )
+    data_dir: Path = Field(
+        Path("./.run-gateway"), description="Folder of the embedded Postgres, made when it is missing."
+    )
+    long_poll_timeout: Seconds = Field(30.0, description="Seconds that a long-poll waits for news.")
+    sse_max_age: Seconds = Field(
+        60.0, description="Seconds after which an SSE response ends cleanly, for its client to resume."
+    )
+    heartbeat: Seconds = Field(15.0, description="Seconds of silence after which an SSE response is sent a comment.")
+    max_body: int = Field(10 * MIB, ge=1, le=1024 * MIB, description="Bytes that the body of one request may have.")
+    page_bytes: int = Field(1 * MIB, ge=KIB, le=256 * MIB, description="Bytes of events read from the log at once.")
+    pool_size: int = Field(8, ge=1, le=1000, description="Connections to the database, without the one for LISTEN.")
+    statement_timeout: Seconds = Field(30.0, description="Seconds that one statement may take in the database.")
+    sweep_interval: Seconds = Field(
+        1.0, description="Seconds between looks at the log for news that no notification told of."
+    )
+    poll_interval: Seconds = Field(0.25, description="Seconds between looks at the log while LISTEN does not work.")
+    drain_timeout: float = Field(
+        10.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds that open responses have to end after SIGTERM or SIGINT.",
+    )
+    migrate: bool = Field(
+        True,
+        description="Whether `serve` updates the schema of DATABASE_URL; the embedded one's always is.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level of what is logged to stderr."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments go before the environment; there is nothing else, no file of settings."""
+        return init_settings, _Environment(settings_cls)
+
+
+class _Environment(EnvSettingsSource):
+    # The library knows one prefix for all fields; aliases instead would admit a second name for each.
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self.env_vars.get(variable(field_name).lower()), field_name, False
+
+
+def load(**flags: Any) -> Settings:
+    """The settings from the environment; flags that are not None go before it. Raises BadSetting."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise BadSetting("; ".join(_explain(fault, given) for fault in error.errors())) from None
+
+
+def _explain(fault: ErrorDetails, given: dict[str, Any]) -> str:
+    name = str(fault["loc"][0])
+    source = f"--{name.replace('_', '-')}" if name in given else variable(name)
+    # What is not shown in repr may hold a password.
+    value = f"={str(fault['input'])!r}" if Settings.model_fields[name].repr else ""
+    return f"{source}{value} {fault['msg'].removeprefix('Value error, ').removeprefix('Input ')}"
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field: `data_dir` -> `GATEWAY_DATA_DIR`, `port` -> `PORT`."""
+    return name.upper() if name in EVERYBODYS else f"GATEWAY_{name.upper()}"
+
+
+class Row(NamedTuple):
+    """One setting as people read it."""
+
+    variable: str
+    default: str
+    description: str
+
+
+def rows() -> Iterator[Row]:
+    """Every setting, in the order of the class, for `serve --help` and the README."""
+    for name, field in Settings.model_fields.items():
+        yield Row(variable(name), _default(field), field.description or "")
+
+
+def table() -> str:
+    """The settings as the Markdown table that stands in the README."""
+    lines = ["| variable | default | what it is |", "|---|---|---|"]
+    lines += [f"| `{row.variable}` | {row.default and f'`{row.default}`'} | {row.description} |" for row in rows()]
+    return "\n".join(lines)
+
+
+def _default(field: FieldInfo) -> str:
+    match field.default:
+        case None:
+            return ""
+        case bool(value):
+            return str(value).lower()
+        case Path() as path:
+            return f"./{path}"
+        case float(value):
+            return f"{value:g}"
+        case value:
+            return str(value)

@@ -1,0 +1,9 @@
+"""Subscriptions (§6, §7 of the protocol): durable cursors that wake workers, by webhook or by pull-wake.
+
+Rooms: `rules`, `glob`, `targets`, `signing` are pure; `store` is the database; `watch` and `dispatcher` are what a
+Machine does by itself; `webhooks` is one attempt; `routes` is HTTP; `face` is what the application uses.
+"""
+
+from gateway.subscriptions.face import Subscriptions
+
+__all__ = ["Subscriptions"]

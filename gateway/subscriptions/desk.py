@@ -1,0 +1,161 @@
+"""The handlers of the reserved control APIs (§6, §7): each reads, asks the store, answers.
+
+Bodies are read by hand: the protocol's own rules and codes judge them (`rules`), not a schema.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import orjson
+from fastapi import Path, Request
+from fastapi.responses import Response
+
+from gateway.subscriptions import http, rules
+from gateway.subscriptions.errors import Code, Refusal
+from gateway.subscriptions.rules import Settlement
+from gateway.subscriptions.signing import Keys
+from gateway.subscriptions.store import Store
+from gateway.subscriptions.values import Subscription, Type
+
+Id = Annotated[str, Path(description="The subscription's id, chosen by its creator: 1 to 256 characters, no slash.")]
+
+
+class Desk:
+    """The handlers. `changed`: what is subscribed to is different now; `ring`: there may be a wake to deliver."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Callable[[], Awaitable[Keys]],
+        *,
+        changed: Callable[[], Awaitable[None]],
+        ring: Callable[[], None],
+        address: Callable[[str], str],
+        allow_local_webhooks: bool,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._changed = changed
+        self._ring = ring
+        self._address = address
+        self._allow_local = allow_local_webhooks
+
+    async def create(self, request: Request, id: Id) -> Response:
+        """Creates a subscription, or confirms one that was asked for in just the same way."""
+        rules.parse_id(id)
+        wanted = rules.parse_create(await http.body(request), allow_local_webhooks=self._allow_local)
+        created = await self._store.create(id, wanted)
+        if created:
+            await self._changed()
+        return http.json(201 if created else 200, await self._document(await self._store.get(id)))
+
+    async def read(self, id: Id) -> Response:
+        """The subscription with its cursors."""
+        return http.json(200, await self._document(await self._store.get(rules.parse_id(id))))
+
+    async def delete(self, id: Id) -> Response:
+        """Deletes the subscription, if there is one. What is in flight for it fails from now on."""
+        await self._store.delete(rules.parse_id(id))
+        await self._changed()
+        return http.empty()
+
+    async def add_streams(self, request: Request, id: Id) -> Response:
+        """Links streams explicitly, at their present tail."""
+        rules.parse_id(id)
+        await self._store.add_streams(id, rules.parse_streams(await http.body(request)))
+        await self._changed()
+        return http.empty()
+
+    async def remove_stream(
+        self, id: Id, path: Annotated[str, Path(description="The stream's path; it may hold slashes.")]
+    ) -> Response:
+        """Takes an explicit link away. A link by the pattern stays."""
+        rules.parse_id(id)
+        await self._store.remove_stream(id, rules.parse_path(path))
+        await self._changed()
+        return http.empty()
+
+    async def claim(self, request: Request, id: Id) -> Response:
+        """Claims a pull-wake: of all workers, the one that is answered 200 has the lease."""
+        rules.parse_id(id)
+        worker = rules.parse_worker(await http.body(request))
+        keys = await self._keys()
+        claim = await self._store.claim(id, worker)
+        return http.json(
+            200,
+            {
+                "wake_id": claim.wake_id,
+                "generation": claim.generation,
+                "token": keys.issue_token(id, claim.generation, time.time(), secrets.token_hex(8)),
+                "streams": [link.work() for link in claim.links],
+                "lease_ttl_ms": claim.lease_ttl_ms,
+            },
+        )
+
+    async def callback(self, request: Request, id: Id) -> Response:
+        """A webhook's handler acks, keeps its lease alive, or is done."""
+        return await self._settle(request, id, None)
+
+    async def ack(self, request: Request, id: Id) -> Response:
+        """A pull-wake's worker acks, keeps its lease alive, or is done."""
+        return await self._settle(request, id, "pull-wake")
+
+    async def release(self, request: Request, id: Id) -> Response:
+        """A pull-wake's worker gives the lease back. If work is left, the next wake is made."""
+        token = rules.parse_bearer(request.headers.get("authorization"))
+        asked = rules.parse_settlement({**rules.parse_object(await http.body(request)), "acks": [], "done": True})
+        await self._apply(id, "pull-wake", token, asked)
+        return http.empty()
+
+    async def jwks(self) -> Response:
+        """The public keys that webhook signatures are verified with."""
+        keys = await self._keys()
+        return http.answer(200, orjson.dumps(keys.jwks()), "application/jwk-set+json", "public, max-age=300")
+
+    async def _settle(self, request: Request, id: str, type: Type | None) -> Response:
+        token = rules.parse_bearer(request.headers.get("authorization"))
+        settlement = rules.parse_settlement(await http.body(request))
+        return http.json(200, {"ok": True, "next_wake": await self._apply(id, type, token, settlement)})
+
+    async def _apply(self, id: str, type: Type | None, token: str, settlement: Settlement) -> bool:
+        rules.parse_id(id)
+        keys = await self._keys()
+        refused: Refusal | None = None
+        generation: int | None = None
+        try:
+            generation = keys.check_token(token, id, time.time())
+        except Refusal as refusal:
+            refused = refusal  # that there is no such subscription would go before
+        try:
+            next_wake = await self._store.settle(id, type, generation, settlement)
+        except Refusal as refusal:
+            raise refused if refused and refusal.code is Code.TOKEN_INVALID else refusal from None
+        if next_wake:
+            self._ring()
+        return next_wake
+
+    async def _document(self, subscription: Subscription) -> dict[str, Any]:
+        document = {
+            "id": subscription.id,
+            "subscription_id": subscription.id,
+            "type": subscription.type,
+            "pattern": subscription.pattern,
+            "streams": [link.cursor() for link in subscription.links],
+            "webhook": await self._webhook(subscription.webhook_url),
+            "wake_stream": subscription.wake_stream,
+            "lease_ttl_ms": subscription.lease_ttl_ms,
+            "created_at": subscription.created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "status": "failed" if subscription.failing else "active",
+            "description": subscription.description,
+        }
+        return {name: value for name, value in document.items() if value is not None}
+
+    async def _webhook(self, url: str | None) -> dict[str, Any] | None:
+        if url is None:
+            return None
+        kid = (await self._keys()).signer.kid
+        return {"url": url, "signing": {"alg": "ed25519", "kid": kid, "jwks_url": self._address("jwks.json")}}

@@ -1,0 +1,216 @@
+"""What a Machine does for subscriptions by itself: it looks for work, wakes, and delivers webhooks.
+
+Law: it keeps nothing that another Machine would miss. All it remembers are hints (which paths were appended to) and
+the attempts that it is making; a Machine that dies leaves its attempts to be taken over when their time is up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+from gateway.protocol.errors import Unavailable
+from gateway.subscriptions.rules import retry_delay
+from gateway.subscriptions.signing import Keys
+from gateway.subscriptions.store import Store
+from gateway.subscriptions.values import Delivery
+from gateway.subscriptions.watch import Watch
+from gateway.subscriptions.webhooks import TIMEOUT, Outcome, Webhooks
+
+logger = logging.getLogger("gateway.subscriptions.dispatcher")
+
+_MOST_DELIVERIES: Final = 64  # at once
+_MOST_WAKES: Final = 200  # in one turn
+_HOLD: Final = TIMEOUT + 5.0  # seconds until an attempt that nobody has reported is made again
+_BREATH: Final = 0.05  # seconds between two turns: a busy log is looked at some times a second, not at every commit
+_LEISURE: Final = 20  # looking for idle ones takes at most one part in so many of the time
+_TIDY_INTERVAL: Final = 300.0  # seconds, give or take a half
+_TIDY_SOON: Final = 30.0
+_TIDY_ROWS: Final = 5_000
+_LONGEST_PAUSE: Final = 10.0  # seconds between looks, however long they take
+_PARTING: Final = 2.0  # seconds that attempts have to end at shutdown
+
+
+class Dispatcher:
+    """One loop. `ring` makes it look at what this Machine's own appends and requests have brought."""
+
+    def __init__(
+        self,
+        store: Store,
+        watch: Watch,
+        webhooks: Webhooks,
+        keys: Callable[[], Awaitable[Keys]],
+        *,
+        scan_interval: float,
+    ) -> None:
+        self._store = store
+        self._watch = watch
+        self._webhooks = webhooks
+        self._keys = keys
+        self._interval = scan_interval
+        self._rung = asyncio.Event()
+        self._deliveries: dict[asyncio.Task[None], Delivery] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._tidy_at = float("inf")
+        self._round_at = 0.0  # when to look at what is done every second
+        self._look_at = 0.0  # when to look for idle subscriptions with work, which may take longer
+        self._may_deliver = False
+        self._stopping = False
+        self._well = True
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Ends. Attempts that do not end in time are another Machine's at once."""
+        self._stopping = True
+        self.ring()
+        if self._task is not None:
+            await _end([self._task])
+        under_way = dict(self._deliveries)
+        for task in await _end(list(under_way)):
+            delivery = under_way[task]
+            with suppress(Unavailable):  # then it is made again when its time is up
+                await self._store.give_back(delivery)
+
+    def ring(self) -> None:
+        """There may be a delivery to make."""
+        self._may_deliver = True
+        self._rung.set()
+
+    def hint(self) -> None:
+        """The watch has noticed an append."""
+        self._rung.set()
+
+    def tidy_soon(self) -> None:
+        """A stream has gone, or a subscription: what is left of it may go as well."""
+        self._tidy_at = min(self._tidy_at, asyncio.get_running_loop().time() + _TIDY_SOON)
+
+    async def refresh(self) -> None:
+        """Learns what is subscribed to, now: a request has changed it here. Raises Unavailable."""
+        self._watch.learn(await self._store.interest(self._watch.interest))
+        self.ring()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._tidy_at = loop.time() + _TIDY_INTERVAL * random.uniform(0.5, 1.5)
+        while not self._stopping:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._round_at):
+                    await self._rung.wait()
+            self._rung.clear()
+            try:
+                await self._turn(loop.time())
+                self._recovered()
+            except Unavailable:
+                self._ail()
+            except Exception:
+                # A fault of ours must not end this Machine's deliveries: the next round tries again.
+                logger.exception("Subscriptions could not be looked after; the next round tries again.")
+                self._watch.overflowed = True
+            await asyncio.sleep(_BREATH)
+
+    async def _turn(self, now: float) -> None:
+        paths = self._watch.take()
+        if now >= self._round_at:
+            self._round_at = now + self._interval * random.uniform(0.8, 1.0)  # Machines look in turns
+            await self._round(now)
+        if paths and self._some:
+            await self._wake(await self._store.to_wake(paths, _MOST_WAKES))
+        if self._may_deliver and self._some:
+            self._may_deliver = False
+            await self._deliver()
+
+    async def _round(self, now: float) -> None:
+        """What is done once a second, rung or not: this is what takes over from a dead Machine."""
+        self._watch.learn(await self._store.interest(self._watch.interest))
+        if now >= self._tidy_at:
+            await self._tidy()
+        if self._some:
+            idle = now >= self._look_at or self._watch.overflowed
+            if idle:
+                self._watch.overflowed = False
+            began = asyncio.get_running_loop().time()
+            neglected = await self._store.neglected(_MOST_WAKES, idle=idle)
+            if idle:
+                took = asyncio.get_running_loop().time() - began
+                self._look_at = now + min(took * _LEISURE, _LONGEST_PAUSE)
+            await self._wake(neglected)
+            self._may_deliver = True
+
+    @property
+    def _some(self) -> bool:
+        return self._watch.interest is not None and self._watch.interest.subscriptions > 0
+
+    async def _wake(self, candidates: list[tuple[int, str | None]]) -> None:
+        for subscription, path in candidates:
+            if await self._store.wake(subscription, path):
+                self._may_deliver = True
+        if len(candidates) == _MOST_WAKES:
+            self._watch.overflowed = True  # there may be more
+            self._round_at = 0.0
+
+    async def _deliver(self) -> None:
+        free = _MOST_DELIVERIES - len(self._deliveries)
+        if not free:
+            return  # the first attempt that ends rings
+        keys = await self._keys()
+        for delivery in await self._store.claim_deliveries(_HOLD, free):
+            task = asyncio.create_task(self._attempt(delivery, keys))
+            self._deliveries[task] = delivery
+            task.add_done_callback(self._attempted)
+
+    def _attempted(self, task: asyncio.Task[None]) -> None:
+        del self._deliveries[task]
+        self.ring()  # for the next wake, and for what waited for a place
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("A delivery ended badly; it is made again.", exc_info=task.exception())
+
+    async def _attempt(self, delivery: Delivery, keys: Keys) -> None:
+        outcome, reason = await self._webhooks.deliver(delivery, keys)
+        try:
+            match outcome:
+                case Outcome.DONE:
+                    await self._store.finished(delivery)
+                case Outcome.TAKEN:
+                    await self._store.delivered(delivery)
+                case Outcome.FAILED:
+                    delay = retry_delay(delivery.failures + 1, random.uniform(-1, 1))
+                    logger.warning(
+                        "Webhook of subscription %s failed (%s); again in %.1f s.", delivery.id, reason, delay
+                    )
+                    await self._store.failed(delivery, delay)
+                    asyncio.get_running_loop().call_later(delay, self.ring)
+        except Unavailable:
+            logger.warning("What came of a delivery could not be recorded: it is made again.")
+
+    async def _tidy(self) -> None:
+        if not await self._store.tidy(_TIDY_ROWS):
+            now = asyncio.get_running_loop().time()
+            self._tidy_at = now + _TIDY_INTERVAL * random.uniform(0.5, 1.5)
+
+    def _ail(self) -> None:
+        self._watch.overflowed = True  # what was gathered is lost: the next round looks at everything
+        if self._well:
+            logger.warning("Subscriptions wait for the database.")
+        self._well = False
+
+    def _recovered(self) -> None:
+        if not self._well:
+            logger.info("Subscriptions go on.")
+        self._well = True
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> list[asyncio.Task[None]]:
+    """Gives tasks a moment, then cancels them; those that were cancelled."""
+    if not tasks:
+        return []
+    _, late = await asyncio.wait(tasks, timeout=_PARTING)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    return list(late)

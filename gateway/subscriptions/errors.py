@@ -1,0 +1,42 @@
+"""Why a subscription request is refused: the codes of §6 and §7, each with its status and its words.
+
+Knows nothing of HTTP beyond the number; `gateway.subscriptions.routes` renders it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Code(Enum):
+    """The codes that a client sees in `error.code`; the value is the status."""
+
+    def __init__(self, number: int, meaning: str) -> None:
+        self.number = number
+        self.meaning = meaning
+
+    INVALID_REQUEST = (400, "The request is malformed.")
+    WEBHOOK_URL_REJECTED = (400, "webhook.url must not be called from here (§12.8).")
+    TOKEN_INVALID = (401, "The bearer token is missing, malformed, or not of this subscription.")
+    TOKEN_EXPIRED = (401, "The bearer token has expired.")
+    SUBSCRIPTION_NOT_FOUND = (404, "There is no such subscription.")
+    SUBSCRIPTION_ALREADY_EXISTS = (409, "The subscription exists with a different configuration.")
+    FENCED = (409, "The wake is no longer the current one, or its lease has expired (§7.3).")
+    ALREADY_CLAIMED = (409, "Another worker holds the lease.")
+    NO_PENDING_WORK = (409, "No linked stream has events after its acked offset.")
+    INVALID_OFFSET = (409, "An ack is not for a linked stream, goes back, or lies beyond the tail.")
+
+
+class Refusal(Exception):
+    """The request is refused. `more` is added to the error's own fields."""
+
+    def __init__(self, code: Code, message: str, **more: str | int) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.more = more
+
+
+def invalid(message: str) -> Refusal:
+    """A request that cannot be read."""
+    return Refusal(Code.INVALID_REQUEST, message)

@@ -1,0 +1,118 @@
+"""Subscriptions as the application uses them: started, stopped, told of appends, and mounted as a router."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter
+
+from gateway.log.database import Database
+from gateway.protocol.errors import Unavailable
+from gateway.subscriptions.desk import Desk
+from gateway.subscriptions.dispatcher import Dispatcher
+from gateway.subscriptions.routes import PREFIX, make_router
+from gateway.subscriptions.signing import Keys
+from gateway.subscriptions.store import Store
+from gateway.subscriptions.values import Delivery
+from gateway.subscriptions.watch import Watch
+from gateway.subscriptions.webhooks import Webhooks
+
+
+class Subscriptions:
+    """One Machine's part in all subscriptions. Another Machine goes on with whatever this one leaves.
+
+    `base_url`: how others reach the gateway, for callbacks and keys. `allow_local_webhooks`: whether webhooks may go
+    to this very host by plain http, for development. `scan_interval`: seconds between looks for neglected work.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        base_url: Callable[[], str] | str,
+        allow_local_webhooks: bool = True,
+        scan_interval: float = 1.0,
+    ) -> None:
+        self._base_url = base_url
+        self._allow_local = allow_local_webhooks
+        self._scan_interval = scan_interval
+        self._store = Store(database)
+        self._watch = Watch()
+        self._cached_keys: Keys | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._webhooks: Webhooks | None = None
+
+    async def start(self) -> None:
+        """Begins to look after subscriptions; without a database it begins when there is one."""
+        self._webhooks = Webhooks(self._describe, allow_local=self._allow_local)
+        self._dispatcher = Dispatcher(
+            self._store, self._watch, self._webhooks, self._keys, scan_interval=self._scan_interval
+        )
+        with suppress(Unavailable):  # both are asked for again when they are needed
+            await self._keys()
+            await self._dispatcher.refresh()
+        self._dispatcher.start()
+
+    async def stop(self) -> None:
+        """Ends; deliveries that are under way have a moment, and are then left to another Machine."""
+        if self._dispatcher is not None:
+            await self._dispatcher.stop()
+        if self._webhooks is not None:
+            await self._webhooks.close()
+
+    def appended(self, path: str) -> None:
+        """This Machine has committed an append. Costs a look into a dictionary at most times."""
+        if self._watch.notice(path) and self._dispatcher is not None:
+            self._dispatcher.hint()
+
+    def deleted(self, path: str) -> None:
+        """This Machine has deleted a stream. Its links count no more already; they are tidied away."""
+        if self._dispatcher is not None:
+            self._dispatcher.tidy_soon()
+
+    def router(self) -> APIRouter:
+        """The reserved control APIs, at `/v1/stream/__ds`."""
+        desk = Desk(
+            self._store,
+            self._keys,
+            changed=self._changed,
+            ring=self._ring,
+            address=self._address,
+            allow_local_webhooks=self._allow_local,
+        )
+        return make_router(desk)
+
+    def _address(self, path: str) -> str:
+        base = self._base_url if isinstance(self._base_url, str) else self._base_url()
+        return f"{base.rstrip('/')}{PREFIX}/{path}"
+
+    async def _keys(self) -> Keys:
+        if self._cached_keys is None:
+            self._cached_keys = await self._store.keys()
+        return self._cached_keys
+
+    async def _changed(self) -> None:
+        if self._dispatcher is not None:
+            with suppress(Unavailable):  # the change is made, and the next look learns of it
+                await self._dispatcher.refresh()
+
+    def _ring(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.ring()
+
+    def _describe(self, delivery: Delivery, keys: Keys) -> dict[str, Any]:
+        """A wake as the webhook gets it (§7.1)."""
+        token = keys.issue_token(delivery.id, delivery.generation, time.time(), secrets.token_hex(8))
+        return {
+            "subscription_id": delivery.id,
+            "wake_id": delivery.wake_id,
+            "generation": delivery.generation,
+            "streams": [link.work() for link in delivery.links],
+            "callback_url": self._address(f"subscriptions/{quote(delivery.id, safe='')}/callback"),
+            "callback_token": token,
+        }

@@ -1,0 +1,67 @@
+"""Patterns over stream paths (§6.2): `*` is one segment, `**` any number of them, everything else is literal.
+
+One pattern, two forms with the same meaning: a test in Python and a regular expression for Postgres. Empty segments
+count as none on both sides.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_STAR: Final = re.compile("%2[Aa]")  # an asterisk that is meant literally
+_SPECIAL: Final = re.compile(r"([^0-9A-Za-z\x80-\U0010ffff])")
+
+
+class Glob:
+    """A pattern that has been taken apart once.
+
+    `head`: what every matching path begins with, but for slashes: the first segment when it is literal.
+    `regex`: the same test as `matches` for Postgres, on `'/' || path`.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        segments: list[str] = []
+        for segment in _split(pattern):
+            if segment != "**" or segments[-1:] != ["**"]:  # `**/**` says no more than `**`
+                segments.append(segment)
+        self._segments = tuple(segments)
+        self.head = "" if not segments or segments[0] in ("*", "**") else _literal(segments[0])
+        self.regex = "^" + "".join(map(_regex, segments)) + "/*$"
+
+    def matches(self, path: str) -> bool:
+        """Whether the pattern takes the path; never more than segments of the one times segments of the other."""
+        parts = _split(path)
+        at, part = 0, 0
+        resume: tuple[int, int] | None = None  # after the last `**`: where it stands, and how far it has eaten
+        while part < len(parts):
+            segment = self._segments[at] if at < len(self._segments) else None
+            if segment == "**":
+                resume = (at, part)
+                at += 1
+            elif segment is not None and (segment == "*" or _literal(segment) == parts[part]):
+                at, part = at + 1, part + 1
+            elif resume is not None:
+                resume = (resume[0], resume[1] + 1)
+                at, part = resume[0] + 1, resume[1]
+            else:
+                return False
+        return self._segments[at:] in ((), ("**",))
+
+
+def _split(path: str) -> list[str]:
+    return [segment for segment in path.split("/") if segment]
+
+
+def _literal(segment: str) -> str:
+    return _STAR.sub("*", segment)
+
+
+def _regex(segment: str) -> str:
+    match segment:
+        case "**":
+            return "(?:/+[^/]+)*"
+        case "*":
+            return "/+[^/]+"
+    return "/+" + _SPECIAL.sub(r"\\\1", _literal(segment))

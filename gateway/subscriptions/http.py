@@ -1,0 +1,84 @@
+"""Bodies in and answers out for the subscription APIs, and how a Refusal is rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import orjson
+from fastapi import Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+
+from gateway.http import responses
+from gateway.protocol.errors import BodyTooLarge
+from gateway.subscriptions.errors import Refusal, invalid
+
+MAX_BODY: Final = 1 << 20  # bytes
+
+
+class Route(APIRoute):
+    """A route whose Refusals are answers."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except Refusal as refusal:
+                return refuse(refusal)
+
+        return handler
+
+
+class Preflight(Response):
+    """The answer to OPTIONS."""
+
+    async def __call__(self, scope: responses.Scope, receive: responses.Receive, send: responses.Send) -> None:
+        await responses.preflight(send)
+
+
+async def body(request: Request) -> object:
+    """The request's JSON; an empty body is an empty object. Raises Refusal, BodyTooLarge."""
+    read = bytearray()
+    async for piece in request.stream():
+        read += piece
+        if len(read) > MAX_BODY:
+            raise BodyTooLarge(f"At most {MAX_BODY} bytes.")
+    if not read:
+        return {}
+    try:
+        return orjson.loads(read)
+    except orjson.JSONDecodeError:
+        raise invalid("Invalid JSON body") from None
+
+
+def answer(status: int, content: bytes, content_type: str, cache_control: str = "no-store") -> Response:
+    """A response with the headers that all of the gateway's have (§12.7)."""
+    response = Response(status_code=status)
+    response.body = content
+    response.raw_headers = [(b"cache-control", cache_control.encode()), *responses.SECURITY, *responses.CORS]
+    if status != 204:
+        response.raw_headers += [
+            (b"content-type", content_type.encode()),
+            (b"content-length", b"%d" % len(content)),
+        ]
+    return response
+
+
+def json(status: int, document: dict[str, Any]) -> Response:
+    """A JSON object."""
+    return answer(status, orjson.dumps(document), "application/json")
+
+
+def empty() -> Response:
+    """204."""
+    return answer(204, b"", "")
+
+
+def refuse(refusal: Refusal) -> Response:
+    """The protocol's error, `code`, in the shape that all of the gateway's errors have."""
+    name = refusal.code.name
+    fields = {"code": name, "type": name.lower(), "message": refusal.message, "details": None, **refusal.more}
+    return json(refusal.code.number, {"error": fields})

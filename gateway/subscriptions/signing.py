@@ -1,0 +1,95 @@
+"""Signatures and tokens (§6.5, §7.1, §12.9, §12.10) out of keys that all Machines share.
+
+Pure: time and chance are arguments. The keys come from `gateway.subscriptions.store`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from gateway.subscriptions.errors import Code, Refusal
+
+SECRET_BYTES: Final = 32  # of an ed25519 seed, and of a token key
+# A token ends with its generation or its lease, whichever is first. Its own expiry must not cut off a worker that
+# has kept a lease alive for hours.
+TOKEN_TTL: Final = 24 * 3600  # seconds
+
+
+class Signer:
+    """One webhook signing key and how it is published."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        x = _encode(self._key.public_key().public_bytes_raw())
+        # A thumbprint (RFC 7638): stable for the life of the key.
+        thumbprint = hashlib.sha256(b'{"crv":"Ed25519","kty":"OKP","x":"%b"}' % x.encode()).digest()
+        self.kid = f"ds_{_encode(thumbprint)}"
+        self.jwk = {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": self.kid, "use": "sig", "alg": "EdDSA"}
+
+    def sign(self, body: bytes, now: int) -> str:
+        """The Webhook-Signature header of a body sent at `now` (Unix seconds)."""
+        signature = _encode(self._key.sign(b"%d.%b" % (now, body)))
+        return f"t={now},kid={self.kid},ed25519={signature}"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Every key there is. The last signer signs; all are published, so that what it signed before stays verifiable."""
+
+    signers: Sequence[Signer]
+    token_key: bytes
+
+    @property
+    def signer(self) -> Signer:
+        return self.signers[-1]
+
+    def jwks(self) -> dict[str, Any]:
+        """The public keys as §6.5 shows them."""
+        return {"keys": [signer.jwk for signer in self.signers]}
+
+    def issue_token(self, subscription_id: str, generation: int, now: float, nonce: str) -> str:
+        """A token for one generation of one subscription."""
+        payload = _encode(
+            orjson.dumps(
+                {
+                    "sub": f"subscription:{subscription_id}",
+                    "epoch": generation,
+                    "exp": int(now) + TOKEN_TTL,
+                    "jti": nonce,
+                }
+            )
+        )
+        return f"{payload}.{self._mac(payload)}"
+
+    def check_token(self, token: str, subscription_id: str, now: float) -> int:
+        """The generation that the token is for. Raises Refusal: TOKEN_INVALID or TOKEN_EXPIRED."""
+        payload, _, mac = token.partition(".")
+        if not hmac.compare_digest(mac.encode("utf-8", "replace"), self._mac(payload).encode()):
+            raise Refusal(Code.TOKEN_INVALID, "Token invalid")
+        claims = orjson.loads(_decode(payload))  # it is ours: its form is known
+        if claims["sub"] != f"subscription:{subscription_id}":
+            raise Refusal(Code.TOKEN_INVALID, "Token invalid")
+        if now > claims["exp"]:
+            raise Refusal(Code.TOKEN_EXPIRED, "Token expired")
+        generation = claims["epoch"]
+        assert isinstance(generation, int)
+        return generation
+
+    def _mac(self, payload: str) -> str:
+        return _encode(hmac.digest(self.token_key, payload.encode("utf-8", "replace"), "sha256"))
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -1,0 +1,107 @@
+"""Where webhooks may go (§6.2, §12.8): judged when a subscription is made, and again when its name has an address.
+
+Pure: it resolves no names and opens nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+import httpx
+
+from gateway.subscriptions.errors import Code, Refusal
+
+_MAX_URL: Final = 2048
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f-\x9f\\\s]")
+_LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal", ".home.arpa")
+_NUMERIC: Final = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}")
+
+
+def check_webhook_url(raw: str, *, allow_local: bool) -> str:
+    """The URL, when a webhook may have it. `allow_local`: http to this very host, for development.
+
+    Raises Refusal. A name that is accepted may still lead to a forbidden address: see `choose_address`.
+    """
+    url = _parse(raw)
+    host = _host(url)
+    if url.scheme == "http":
+        if allow_local and _is_this_host(host):
+            return raw
+        raise _rejected("http webhook URLs are only allowed for localhost or 127.0.0.x")
+    if url.scheme != "https":
+        raise _rejected("webhook.url must use https")
+    if host == "localhost":
+        raise _rejected("localhost webhook URLs must use http for dev")
+    if ":" in host:
+        raise _rejected("webhook.url must not name an IPv6 address")
+    if host.endswith(_LOCAL_SUFFIXES) or ("." not in host and not _NUMERIC.fullmatch(host)):
+        raise _rejected("webhook.url must not target a host of the local network")
+    if _NUMERIC.fullmatch(host):
+        address = _numeric(host)
+        if address is None or not _is_public(address):
+            raise _rejected("webhook.url must not target private or link-local hosts")
+    return raw
+
+
+def choose_address(url: str, addresses: Sequence[str], attempt: int) -> str:
+    """The address to connect to, out of those that the URL's host has now; another one at each attempt.
+
+    Raises Refusal when one of them may not be called: a name that also leads inside is not to be trusted at all.
+    """
+    parsed = [ipaddress.ip_address(address.partition("%")[0]) for address in addresses]
+    local = httpx.URL(url).scheme == "http"
+    if not parsed or not all(address.is_loopback if local else _is_public(address) for address in parsed):
+        raise _rejected("webhook.url leads to an address that must not be called")
+    parsed.sort(key=lambda address: (address.version, address))
+    return str(parsed[attempt % len(parsed)])
+
+
+def _parse(raw: str) -> httpx.URL:
+    if len(raw) > _MAX_URL or _UNPRINTABLE.search(raw):
+        raise _rejected("webhook.url must be a valid URL")
+    try:
+        url = httpx.URL(raw)
+    except (httpx.InvalidURL, UnicodeError):
+        raise _rejected("webhook.url must be a valid URL") from None
+    if not url.host or not 0 < (url.port or 1) < 65536:
+        raise _rejected("webhook.url must be a valid URL")
+    if url.userinfo:
+        raise _rejected("webhook.url must not hold a user name or a password")
+    return url
+
+
+def _host(url: httpx.URL) -> str:
+    return url.host.lower().removesuffix(".")
+
+
+def _is_this_host(host: str) -> bool:
+    return host == "localhost" or re.fullmatch(r"127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}", host) is not None
+
+
+def _numeric(host: str) -> ipaddress.IPv4Address | None:
+    # As the resolver reads it: 2130706433, 0x7f.1 and 127.1 are all 127.0.0.1.
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except OSError:
+        return None
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        # Addresses that carry an IPv4 address inside lead where that one leads.
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is None and address in ipaddress.IPv6Network("64:ff9b::/96"):
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None and not _is_public(inner):
+            return False
+        if address.ipv4_mapped or address.teredo:
+            return False
+    return address.is_global and not address.is_multicast
+
+
+def _rejected(message: str) -> Refusal:
+    return Refusal(Code.WEBHOOK_URL_REJECTED, message)

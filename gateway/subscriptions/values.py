@@ -1,0 +1,89 @@
+"""What the rooms of subscriptions hand each other: subscriptions, claims and deliveries as they stand at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from gateway.protocol.offset import format_offset
+from gateway.subscriptions.glob import Glob
+
+Type = Literal["webhook", "pull-wake"]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One stream of a subscription, at one moment. `acked` -1: before the first event."""
+
+    path: str
+    explicit: bool
+    acked: int
+    tail: int
+    pending: bool
+
+    def cursor(self) -> dict[str, Any]:
+        """As §6.3 shows it."""
+        return {
+            "path": self.path,
+            "link_type": "explicit" if self.explicit else "glob",
+            "acked_offset": _offset(self.acked),
+        }
+
+    def work(self) -> dict[str, Any]:
+        """As §7.1 and §7.2 show it."""
+        return {**self.cursor(), "tail_offset": _offset(self.tail), "has_pending": self.pending}
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A subscription as it stands. `links`: at most so many as one answer lists."""
+
+    id: str
+    type: Type
+    pattern: str | None
+    webhook_url: str | None
+    wake_stream: str | None
+    lease_ttl_ms: int
+    description: str | None
+    created_at: datetime
+    failing: bool
+    links: Sequence[Link]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A wake that a worker holds now."""
+
+    wake_id: str
+    generation: int
+    lease_ttl_ms: int
+    links: Sequence[Link]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An attempt to deliver a webhook's wake, which this Machine has been given to make."""
+
+    subscription: int
+    id: str
+    url: str
+    wake_id: str
+    generation: int
+    failures: int
+    links: Sequence[Link]
+
+
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """What is subscribed to. `explicit` None: too many paths to list."""
+
+    version: int
+    subscriptions: int
+    globs: Sequence[Glob]
+    explicit: frozenset[str] | None
+
+
+def _offset(position: int) -> str:
+    return "-1" if position < 0 else format_offset(position).decode()

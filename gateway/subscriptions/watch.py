@@ -1,0 +1,57 @@
+"""Which appends of this Machine may concern a subscription: asked at every commit, so it must cost next to nothing.
+
+Pure memory: it is told what is subscribed to, and may be some moments behind. What it misses for that reason, the
+look of every second finds.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.subscriptions.values import Interest
+
+_MOST_REMEMBERED: Final = 50_000  # paths whose answer is kept
+_MOST_GATHERED: Final = 5_000  # paths kept until the next look
+
+
+class Watch:
+    """Gathers the paths of appends that somebody subscribes to."""
+
+    def __init__(self) -> None:
+        self.interest: Interest | None = None
+        self.overflowed = False  # more was gathered than is kept: look at everything
+        self._answers: dict[str, bool] = {}
+        self._gathered: set[str] = set()
+
+    def learn(self, interest: Interest) -> None:
+        """From now on this is what is subscribed to."""
+        if interest is not self.interest:
+            self.interest = interest
+            self._answers.clear()
+
+    def notice(self, path: str) -> bool:
+        """Takes note of an append; whether it may concern a subscription."""
+        if self.interest is None or not self.interest.subscriptions:
+            return False
+        answer = self._answers.get(path)
+        if answer is None:
+            if len(self._answers) >= _MOST_REMEMBERED:
+                self._answers.clear()
+            answer = self._answers[path] = _concerns(self.interest, path)
+        if answer:
+            if len(self._gathered) < _MOST_GATHERED:
+                self._gathered.add(path)
+            else:
+                self.overflowed = True
+        return answer
+
+    def take(self) -> list[str]:
+        """What was gathered since the last time."""
+        gathered, self._gathered = self._gathered, set()
+        return list(gathered)
+
+
+def _concerns(interest: Interest, path: str) -> bool:
+    if interest.explicit is None or path in interest.explicit:
+        return True
+    return any(glob.matches(path) for glob in interest.globs)

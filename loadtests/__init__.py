@@ -1,0 +1,1 @@
+"""Load tests, beside the package and not in it."""

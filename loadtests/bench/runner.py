@@ -1,0 +1,91 @@
+"""The rounds: A B C, A B C, A B C. A peer is started fresh each time; one that fails is noted, and the rest goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from loadtests.bench.lab import Lab
+from loadtests.bench.peers import PEERS
+from loadtests.bench.peers.peer import Peer
+from loadtests.bench.processes import Failed
+from loadtests.bench.results import Results, Sample
+from loadtests.bench.scenarios.appends import batch100, concurrency1, posts64, posts256, throughput
+from loadtests.bench.scenarios.catchup import catchup
+from loadtests.bench.scenarios.fanout import fanout, latency, many
+from loadtests.bench.scenarios.machines import cross, listener, storm
+from loadtests.bench.scenarios.memory import idle
+from loadtests.bench.scenarios.slow import slow
+from loadtests.bench.stats import NothingMeasured
+
+LIMIT = 240.0  # seconds for one scenario with one peer, its start and end included
+
+DELIVERIES = ("gateway", "floor", "nchan", "fastapi", "reference", "reference-files")
+APPENDS = ("gateway", "bare-asgi", "insert", "flue", "reference", "reference-files", "fastapi")
+SWEPT = ("gateway", "bare-asgi", "flue", "reference", "reference-files", "fastapi")
+PLOTS = ("latency", "throughput")  # not in the table: they are asked for by name
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A question, and the peers that can be asked it."""
+
+    ask: Callable[[Lab, Peer], Awaitable[dict[str, float]]]
+    peers: tuple[str, ...]
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "fanout": Scenario(fanout, DELIVERIES),
+    "many": Scenario(many, DELIVERIES),
+    "posts64": Scenario(posts64, APPENDS),
+    "posts256": Scenario(posts256, APPENDS),
+    "batch100": Scenario(batch100, APPENDS),
+    "concurrency1": Scenario(concurrency1, APPENDS),
+    "memory": Scenario(idle, ("gateway", "nchan", "fastapi", "reference")),
+    "cross": Scenario(cross, ("gateway", "floor", "notify", "reference", "reference-files")),
+    "catchup": Scenario(catchup, ("gateway", "reference", "reference-files")),
+    "listener": Scenario(listener, ("gateway",)),
+    "storm": Scenario(storm, ("gateway",)),
+    "slow": Scenario(slow, ("gateway", "reference")),
+    "latency": Scenario(latency, DELIVERIES),
+    "throughput": Scenario(throughput, SWEPT),
+}
+
+
+async def run(
+    lab: Lab, names: Sequence[str], peers: Sequence[str], rounds: int, tell: Callable[[str], None]
+) -> Results:
+    """Measures these scenarios with these peers, as far as they are there."""
+    results = Results()
+    missing = {name: what for name in peers if (what := PEERS[name].missing()) is not None}
+    results.notes += [f"{PEERS[name].title} is left out: {what} is not installed" for name, what in missing.items()]
+    for name in names:
+        asked = [peer for peer in SCENARIOS[name].peers if peer in peers and peer not in missing]
+        for number in range(1, rounds + 1):
+            for peer in asked:
+                await _measure(lab, results, name, peer, number, tell)
+    return results
+
+
+async def _measure(
+    lab: Lab, results: Results, scenario: str, name: str, number: int, tell: Callable[[str], None]
+) -> None:
+    peer = PEERS[name](lab)
+    try:
+        async with asyncio.timeout(LIMIT):
+            await peer.start()
+            values = await SCENARIOS[scenario].ask(lab, peer)
+    except TimeoutError:
+        results.notes.append(f"{scenario}, {peer.title}, round {number}: not done after {LIMIT:g} s")
+        tell(results.notes[-1])
+    except (Failed, NothingMeasured, OSError, asyncpg.PostgresError) as error:
+        results.notes.append(f"{scenario}, {peer.title}, round {number}: {error}")
+        tell(results.notes[-1])
+    else:
+        results.samples.append(Sample(scenario, name, number, values))
+        tell(f"{scenario} {number} {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
+    finally:
+        await peer.stop()

@@ -1,0 +1,63 @@
+"""Running `run-gateway` as a person does: a process, its stdin, its stdout, its stderr and its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from gateway.settings import Settings, variable
+
+PATIENCE = 60.0
+
+
+class Ended(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment(**env: str) -> dict[str, str]:
+    """The environment of a command: ours without settings, and what is given."""
+    settings = {variable(name) for name in Settings.model_fields}
+    return {name: value for name, value in os.environ.items() if name not in settings} | env
+
+
+@asynccontextmanager
+async def running(*arguments: str, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A command with its three pipes; killed when the block is left before it has ended."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "gateway",
+        *arguments,
+        env=environment(**env),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def end(process: asyncio.subprocess.Process, stdin: bytes = b"") -> Ended:
+    """Give it the rest of its stdin and wait until it ends."""
+    out, err = await process.communicate(stdin)
+    assert process.returncode is not None, "communicate waits for the end"
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+async def command(*arguments: str, stdin: bytes = b"", **env: str) -> Ended:
+    """Run a command to its end."""
+    async with running(*arguments, **env) as process:
+        return await end(process, stdin)

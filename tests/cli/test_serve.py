@@ -1,0 +1,152 @@
+"""`run-gateway serve` as a process over its embedded database: how it begins, and above all how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.settings import rows
+from tests.cli.commands import command, end, running
+from tests.machines import Machine, free_port
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> dict[str, str]:
+    """The environment that puts the embedded database into the test's own folder."""
+    return {"GATEWAY_DATA_DIR": str(tmp_path / "data")}
+
+
+def _client(machine: Machine) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=machine.url, timeout=30)
+
+
+async def test_serve_says_where_its_data_is_and_where_it_listens_and_then_it_does(folder: dict[str, str]) -> None:
+    async with Machine.start(None, env=folder) as machine, _client(machine) as http:
+        assert f"using an embedded Postgres in {folder['GATEWAY_DATA_DIR']}\n" in machine.log
+        assert f"\nListening on http://127.0.0.1:{machine.port}\n" in f"\n{machine.log}"
+        assert machine.port != 0
+        assert (await http.get("/health")).status_code == 200
+        assert (await http.get("/ready")).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_live_responses_cleanly_and_then_the_process_with_0(
+    folder: dict[str, str], number: signal.Signals
+) -> None:
+    async with Machine.start(None, env=folder) as machine, _client(machine) as http:
+        await http.put("/runs/1", headers={"content-type": "application/json"}, content=b"[1]")
+        async with http.stream("GET", "/runs/1?offset=-1&live=sse") as sse:
+            chunks = sse.aiter_bytes()
+            first = await anext(chunks)
+            poll = asyncio.create_task(http.get("/runs/1?offset=now&live=long-poll"))
+            code = asyncio.create_task(machine.terminate(number))
+            # Neither raises: a response that is cut off would be a RemoteProtocolError.
+            assert b"event: data" in first + b"".join([chunk async for chunk in chunks])
+            assert (await poll).status_code in (204, 503)
+        assert await code == 0
+        assert "Traceback" not in machine.log
+
+
+async def test_a_second_ctrl_c_waits_for_nobody(folder: dict[str, str]) -> None:
+    async with Machine.start(None, env=folder | {"GATEWAY_DRAIN_TIMEOUT": "3600"}) as machine:
+        reader, writer = await asyncio.open_connection("127.0.0.1", machine.port)
+        writer.write(b"PUT /runs/1 HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\nexpect: 100-continue\r\n\r\n")
+        await reader.readline()  # it waits for the body now
+        machine.send_signal(signal.SIGINT)
+        await _refuses(machine.port)
+        assert await machine.terminate(signal.SIGINT) == 0
+        writer.close()
+
+
+async def _refuses(port: int) -> None:
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            return
+        writer.close()
+
+
+async def test_a_signal_while_it_starts_ends_it_with_0(folder: dict[str, str]) -> None:
+    async with running("serve", PORT="0", **folder) as process:
+        assert process.stdout is not None
+        assert b"embedded Postgres" in await process.stdout.readline()
+        process.terminate()
+        ended = await end(process)
+    assert (ended.code, ended.out) == (0, "")
+    assert "Traceback" not in ended.err
+
+
+async def test_after_a_kill_the_next_start_has_every_event(folder: dict[str, str]) -> None:
+    async with Machine.start(None, env=folder) as machine, httpx.AsyncClient() as http:
+        await http.put(f"{machine.url}/runs/1", headers={"content-type": "application/json"})
+        await http.post(f"{machine.url}/runs/1", headers={"content-type": "application/json"}, content=b"[1,2]")
+        port = machine.port
+        await machine.kill()
+        await machine.restart()
+        assert machine.port == port
+        assert (await http.get(f"{machine.url}/runs/1")).json() == [1, 2]
+
+
+async def test_a_second_serve_on_the_same_folder_is_a_second_machine(folder: dict[str, str]) -> None:
+    async with Machine.start(None, env=folder) as a, Machine.start(None, env=folder) as b:
+        appended = await command("append", "1", "--url", a.url, "--create", "--close", stdin=b"1\n2\n")
+        assert appended.code == 0
+        assert await command("tail", "1", "--url", b.url) == (0, "1\n2\n", "")
+
+
+async def test_tail_and_append_go_on_through_a_restart(folder: dict[str, str]) -> None:
+    async with Machine.start(None, env=folder) as machine:
+        await command("append", "1", "--url", machine.url, "--create", stdin=b"1\n")
+        tail = asyncio.create_task(command("tail", "1", "--url", machine.url))
+        await machine.kill()
+        append = asyncio.create_task(command("append", "1", "--url", machine.url, "--close", stdin=b"2\n3\n"))
+        await machine.restart()
+        assert (await append).code == 0
+        ended = await tail
+        assert (ended.code, ended.out) == (0, "1\n2\n3\n")
+
+
+@pytest.mark.parametrize(
+    ("env", "line"),
+    [
+        ({"PORT": "65536"}, "PORT='65536' should be less than or equal to 65535"),
+        ({"GATEWAY_HEARTBEAT": "soon"}, "GATEWAY_HEARTBEAT='soon' should be a valid number"),
+    ],
+)
+async def test_a_bad_value_is_one_line_and_code_2(env: dict[str, str], line: str) -> None:
+    ended = await command("serve", stdin=b"", **env)
+    assert (ended.code, ended.out) == (2, "")
+    assert re.fullmatch(f"run-gateway: {re.escape(line)}.*\n", ended.err)
+
+
+async def test_a_port_in_use_is_one_line_and_code_1() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = await command("serve", "--port", str(port))
+    assert ended == (1, "", f"run-gateway: cannot listen on 127.0.0.1:{port}: Address already in use\n")
+
+
+async def test_a_database_that_is_away_is_one_line_without_the_password_and_code_1() -> None:
+    url = f"postgres://user:secret@127.0.0.1:{free_port()}/runs"
+    for name in ("serve", "migrate"):
+        ended = await command(name, DATABASE_URL=url, PORT="0")
+        assert (ended.code, ended.out) == (1, "")
+        assert re.fullmatch(r"run-gateway: cannot reach the database runs at 127\.0\.0\.1:\d+: .*\n", ended.err)
+        assert "secret" not in ended.err
+
+
+async def test_the_help_of_serve_lists_every_setting_with_its_default() -> None:
+    ended = await command("serve", "--help")
+    text = "".join(ended.out.split())  # lines are broken at hyphens, too
+    for row in rows():
+        default = f"[default:{row.default}]" if row.default else ""
+        assert row.variable + "".join(row.description.split()) + default in text

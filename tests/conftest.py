@@ -1,0 +1,43 @@
+"""The databases that tests ask for by name; what they are is in tests/databases.py."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.databases import OwnPostgres, Postgres, session_postgres
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Postgres]:
+    """The one server of the session."""
+    async with session_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def database_url(postgres: Postgres) -> AsyncIterator[str]:
+    """A fresh, migrated database."""
+    async with postgres.database() as url:
+        yield url
+
+
+@pytest_asyncio.fixture
+async def own_postgres(tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[OwnPostgres]]]:
+    """`server = await own_postgres()`: a running server for this test alone, to be stopped and restarted."""
+    async with AsyncExitStack() as stack:
+        count = 0
+
+        async def start() -> OwnPostgres:
+            nonlocal count
+            count += 1
+            server = OwnPostgres(tmp_path / f"own-postgres-{count}")
+            await server.start()
+            stack.push_async_callback(server.stop)
+            return server
+
+        yield start

@@ -1,0 +1,334 @@
+"""A log, a network and readers in memory, whose every step is drawn by a seed.
+
+The code under test is the real one, from the stream routes down to the tails. What is simulated around it: a log
+whose reads take their snapshot early or late; news that is late, doubled, out of order or lost; sockets that fill
+up, drain and are cut in the middle of a frame; a clock that only moves when told to. Readers behave as the
+protocol's clients do: they go on from the last control event that came whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from gateway.fanout.follower import EXTENSION, Follower
+from gateway.fanout.hub import Hub
+from gateway.http.responses import Message, Scope
+from gateway.http.streams import Limits, StreamRoutes
+from gateway.protocol.batch import Batch, News, Page, Stream
+from gateway.protocol.errors import ProtocolError, Unavailable
+
+PATH = "runs/r"
+
+
+class SimulatedLog:
+    """One stream in memory, with the reads of gateway.log.reader; `page_events` bounds a page."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.events: list[bytes] = []
+        self.closed = False
+        self.page_events = rng.choice((1, 3, 1000))
+        self.news: list[News] = []
+        self.away = False
+        self._pending: list[asyncio.Future[None]] = []
+
+    def append(self, count: int, *, close: bool = False) -> None:
+        first = len(self.events) + 1
+        new = [b'{"n":%d}' % n for n in range(first, first + count)]
+        self.events += new
+        self.closed = self.closed or close
+        body = b",".join(new) if self.rng.random() < 0.8 else None
+        self.news.append(News(PATH, first, len(self.events), self.closed, body=body))
+
+    def snapshot(self, position: int) -> Page:
+        tail = len(self.events)
+        end = max(position, min(position + self.page_events, tail))
+        at_tail = end >= tail
+        batch = Batch(position, end, b",".join(self.events[position:end]), at_tail, at_tail and self.closed)
+        return Page(Stream(1, PATH, "application/json", tail, self.closed), batch)
+
+    async def read(self, path: str, position: int, *, last_events: int | None = None) -> Page:
+        if last_events is not None:
+            position = max(len(self.events) - last_events, 0)
+        early = self.snapshot(position) if self.rng.random() < 0.5 else None
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.append(answered)
+        await answered
+        if self.away:
+            raise Unavailable
+        return early or self.snapshot(position)
+
+    def answer(self) -> None:
+        """One of the reads that are under way comes back."""
+        if self._pending:
+            answered = self._pending.pop(self.rng.randrange(len(self._pending)))
+            if not answered.done():
+                answered.set_result(None)
+
+    async def positions(self, paths: Iterable[str]) -> dict[str, tuple[int, int, bool]]:
+        if self.away:
+            raise Unavailable
+        return {PATH: (1, len(self.events), self.closed)}
+
+    async def touch(self, paths: Iterable[str]) -> None:
+        return None
+
+
+@dataclass
+class Connection:
+    """A socket with a reader at its other end; in mode "direct" the hub may write to it."""
+
+    received: bytearray = field(default_factory=bytearray)
+    follower: Follower | None = None
+    full: bool = False
+    cut_off: bool = False
+    status: int = 0
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    complete: bool = False
+    _drained: asyncio.Event = field(default_factory=asyncio.Event)
+    _gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def write(self, data: bytes) -> None:
+        if not self.cut_off:
+            _, _, frame = data.partition(b"\r\n")
+            self.received += frame[:-2]  # the chunk without its framing
+
+    def lost(self) -> bool:
+        return self.cut_off
+
+    def writable(self) -> bool:
+        return not self.full or self.cut_off
+
+    async def drain(self) -> None:
+        while self.full and not self.cut_off:
+            self._drained.clear()
+            await self._drained.wait()
+
+    def fill(self) -> None:
+        self.full = True
+        if self.follower is not None:
+            self.follower.wake()
+
+    def empty(self) -> None:
+        self.full = False
+        self._drained.set()
+
+    def cut(self, rng: random.Random) -> None:
+        """The network goes; some of the last bytes never arrived."""
+        del self.received[rng.randint(max(0, len(self.received) - 200), len(self.received)) :]
+        self.cut_off = True
+        self._drained.set()
+        self._gone.set()
+        if self.follower is not None:
+            self.follower.end()
+
+    async def receive(self) -> Message:
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        await self.drain()
+        if self.cut_off:
+            return
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = dict(message["headers"])
+        else:
+            self.received += message["body"]
+            self.complete = not message["more_body"]
+
+
+class Reader:
+    """A client: reads in its mode until it is told that the run has ended, reconnecting as often as need be."""
+
+    def __init__(self, mode: str, routes: StreamRoutes, rng: random.Random) -> None:
+        self.mode = mode
+        self.given: list[int] = []
+        self.offset = b"-1"
+        self.ended = False
+        self.connection: Connection | None = None
+        self._routes = routes
+        self._rng = rng
+        self._task: asyncio.Task[None] | None = None
+
+    def step(self) -> None:
+        """Connects when it is not connected; takes in what a response that is over has left."""
+        if self._task is not None:
+            if not self._task.done():
+                return
+            self._task.result()
+            self._task = None
+            self._take_in()
+        if not self.ended:
+            self.connection = Connection()
+            self._task = asyncio.ensure_future(self._request(self.connection))
+
+    async def _request(self, connection: Connection) -> None:
+        live = b"long-poll" if self.mode == "long-poll" else b"sse"
+        scope: Scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "GET",
+            "path": "/" + PATH,
+            "headers": [],
+            "query_string": b"offset=%b&live=%b" % (self.offset, live),
+        }
+        if self.mode == "direct":
+            scope["extensions"] = {EXTENSION: connection}
+        try:
+            await self._routes(PATH, scope, connection.receive, connection.send)
+        except ProtocolError:
+            if connection.status:
+                raise  # a refusal after the response had begun could never reach the client
+
+    def _take_in(self) -> None:
+        connection = self.connection
+        assert connection is not None
+        if connection.cut_off and self.mode == "long-poll":
+            return  # a response that did not come whole is none
+        if self.mode == "long-poll":
+            if connection.status in (200, 204):
+                if connection.status == 200:
+                    self.given += [event["n"] for event in json.loads(bytes(connection.received))]
+                self.offset = connection.headers[b"stream-next-offset"]
+                self.ended = connection.headers.get(b"stream-closed") == b"true"
+            return
+        waiting: list[int] = []
+        for block in bytes(connection.received).split(b"\n\n")[:-1]:  # what follows the last blank line is cut off
+            fields = dict(line.split(b":", 1) for line in block.split(b"\n") if not line.startswith(b":"))
+            if fields.get(b"event") == b" data":
+                waiting = [event["n"] for event in json.loads(fields[b"data"])]
+                assert fields[b"id"].endswith(b"%016d" % waiting[-1]), "an id is the offset after its data"
+            elif fields.get(b"event") == b" control":
+                control = json.loads(fields[b"data"])
+                self.given += waiting  # data counts once its control event has come
+                waiting = []
+                self.offset = control["streamNextOffset"].encode()
+                self.ended = control.get("streamClosed", False)
+
+
+class Simulation:
+    """Everything together; `run` draws a number of steps and then lets it come to rest."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.time = 1000.0
+        self.log = SimulatedLog(self.rng)
+        self.hub = Hub(
+            read=self.log.read,
+            positions=self.log.positions,
+            touch=self.log.touch,
+            now=lambda: 1_800_000_000 + self.time,
+            clock=lambda: self.time,
+            heartbeat=15,
+            sweep_interval=lambda: 1,
+        )
+        routes = StreamRoutes(self.log, self.hub, Limits(1 << 20, 5, 20), now=lambda: 0)  # type: ignore[arg-type]
+        modes = ("direct", "pull", "long-poll")
+        self.readers = [Reader(self.rng.choice(modes), routes, self.rng) for _ in range(self.rng.randint(1, 5))]
+        self._sweeps: set[asyncio.Task[None]] = set()
+
+    async def run(self, steps: int) -> None:
+        actions: list[Callable[[], None]] = [
+            self._append, self._append, self._tell, self._tell, self.log.answer, self.log.answer, self.log.answer,
+            self._connect, self._connect, self._lose, self._repeat, self._sweep, self._pass, self._fill, self._empty,
+            self._cut, self._trouble, self._drain,
+        ]  # fmt: skip
+        for _ in range(steps):
+            self.rng.choice(actions)()
+            await self._settle(self.rng.randint(0, 4))
+        if not self.log.closed:
+            self.log.append(self.rng.randint(0, 2), close=True)
+        await self._rest()
+
+    async def _rest(self) -> None:
+        """No more faults: whoever reads has to come to the end by itself."""
+        self.log.away = False
+        self.hub.draining = False
+        for _ in range(400):
+            self._empty_all()
+            self._connect_all()
+            self.log.answer()
+            self._sweep()
+            self.time += 0.3
+            self.hub.tick()
+            await self._settle(6)
+            if all(reader.ended for reader in self.readers):
+                break
+        for task in self._sweeps:
+            task.cancel()
+
+    async def _settle(self, turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    def _append(self) -> None:
+        if not self.log.closed:
+            self.log.append(self.rng.randint(1, 3), close=self.rng.random() < 0.03)
+
+    def _tell(self) -> None:
+        if self.log.news:
+            index = 0 if self.rng.random() < 0.8 else self.rng.randrange(len(self.log.news))
+            self.hub.ring(self.log.news.pop(index))
+
+    def _lose(self) -> None:
+        if self.log.news:
+            self.log.news.pop(0)
+
+    def _repeat(self) -> None:
+        if self.log.news:
+            self.hub.ring(self.rng.choice(self.log.news))
+
+    def _connect(self) -> None:
+        self.rng.choice(self.readers).step()
+
+    def _connect_all(self) -> None:
+        for reader in self.readers:
+            reader.step()
+
+    def _connection(self) -> Connection | None:
+        return self.rng.choice(self.readers).connection
+
+    def _fill(self) -> None:
+        if (connection := self._connection()) is not None:
+            connection.fill()
+
+    def _empty(self) -> None:
+        if (connection := self._connection()) is not None:
+            connection.empty()
+
+    def _empty_all(self) -> None:
+        for reader in self.readers:
+            if reader.connection is not None:
+                reader.connection.empty()
+
+    def _cut(self) -> None:
+        if (connection := self._connection()) is not None and not connection.cut_off:
+            connection.cut(self.rng)
+
+    def _sweep(self) -> None:
+        task = asyncio.ensure_future(self._swept())
+        self._sweeps.add(task)
+        task.add_done_callback(self._sweeps.discard)
+
+    async def _swept(self) -> None:
+        try:
+            await self.hub.sweep()
+        except Unavailable:
+            return
+
+    def _pass(self) -> None:
+        self.time += self.rng.choice((0.3, 3, 16))
+        self.hub.tick()
+
+    def _trouble(self) -> None:
+        self.log.away = self.rng.random() < 0.3
+
+    def _drain(self) -> None:
+        if self.rng.random() < 0.2:
+            self.hub.drain(1)
+            self.hub.draining = False  # and another Machine, which looks just like it, takes over

@@ -1,0 +1,133 @@
+"""/openapi.json against what the parser knows, what can be refused, and what answers carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from gateway.http import openapi, responses
+from gateway.protocol import errors, request
+from gateway.protocol.errors import ProtocolError
+from tests.http.servers import Client
+
+ROUTES = ("/v1/stream/{path}", "/runs/{id}")
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    return openapi.describe(FastAPI(title="t", version="1"))
+
+
+def parameters(document: dict[str, Any], route: str, method: str, place: str) -> set[str]:
+    found = document["paths"][route][method]["parameters"]
+    return {parameter["name"].lower() for parameter in found if parameter["in"] == place}
+
+
+def refusals(root: type[ProtocolError] = ProtocolError) -> Iterator[type[ProtocolError]]:
+    for error in root.__subclasses__():
+        if error.__module__ == errors.__name__:
+            yield error
+            yield from refusals(error)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_headers_of_a_request_are_those_that_the_parser_knows(document: dict[str, Any], route: str) -> None:
+    assert parameters(document, route, "put", "header") == {name.decode() for name in request._CREATE_HEADERS}
+    assert parameters(document, route, "post", "header") == {name.decode() for name in request._APPEND_HEADERS}
+    for method in ("head", "delete", "options"):
+        assert document["paths"][route][method]["parameters"] == []
+
+
+@pytest.mark.parametrize(("route", "extra"), [(ROUTES[0], set()), (ROUTES[1], {"tail"})])
+def test_a_read_knows_these_parameters_and_refuses_each_of_them_twice(
+    document: dict[str, Any], route: str, extra: set[str]
+) -> None:
+    query = parameters(document, route, "get", "query")
+    headers = parameters(document, route, "get", "header")
+    assert query == {"offset", "live", "cursor"} | extra
+    assert headers == {"last-event-id", "if-none-match"}
+    for name in query:
+        with pytest.raises(errors.InvalidRequest):
+            request.parse_read("s", [], f"{name}=1&{name}=1".encode(), with_tail=True)
+    for name in headers:
+        with pytest.raises(errors.InvalidRequest):
+            request.parse_read("s", [(name.encode(), b"1")] * 2, b"", with_tail=True)
+
+
+def test_the_values_of_live_are_those_that_the_parser_knows() -> None:
+    schema, _ = openapi.ASKED["live"]
+    assert set(schema["enum"]) == {live.value for live in request.Live} - {""}
+
+
+def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[str, Any]) -> None:
+    operations = [document["paths"][route][method] for route in ROUTES for method in openapi.OPERATIONS]
+    # What is answered where there is no operation to describe.
+    elsewhere = {errors.RouteNotFound, errors.MethodNotAllowed}
+    for error in set(refusals()) - elsewhere:
+        described = [
+            operation["responses"][str(error.status)]["description"]
+            for operation in operations
+            if str(error.status) in operation["responses"]
+        ]
+        assert any(f"`{error.type}`: {(error.__doc__ or '').strip()}" in text for text in described), error
+
+
+def test_no_status_is_described_that_no_refusal_has(document: dict[str, Any]) -> None:
+    known = {str(error.status) for error in refusals()} | {"200", "201", "204", "304"}
+    for route in ROUTES:
+        for method in openapi.OPERATIONS:
+            assert set(document["paths"][route][method]["responses"]) <= known
+
+
+def test_a_refusals_own_headers_are_described() -> None:
+    samples = [errors.StaleEpoch(1), errors.StreamClosed(1), errors.ProducerSequenceGap(1, 2)]
+    for sample in samples:
+        names = {name.decode() for name, _ in sample.headers}
+        assert names == {name.lower() for name in openapi.REFUSED[type(sample)]}
+    assert set(openapi.REFUSED) == {type(sample) for sample in samples}
+
+
+def test_pages_of_other_origins_may_send_and_see_what_is_described() -> None:
+    preflight = dict(responses._PREFLIGHT)
+    allowed = {name.strip() for name in preflight[b"access-control-allow-headers"].decode().split(",")}
+    asked = {name.lower() for name in openapi.ASKED} - {name.lower() for name in openapi.QUERY}
+    assert allowed - {"authorization"} == asked
+    assert dict(responses.CORS)[b"access-control-expose-headers"] == b"*"
+    methods = {name.strip().lower() for name in preflight[b"access-control-allow-methods"].decode().split(",")}
+    assert methods == set(openapi.OPERATIONS)
+
+
+def test_every_reference_leads_somewhere_and_every_name_is_used_once(document: dict[str, Any]) -> None:
+    def walk(node: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(node, dict):
+            yield node
+            for child in node.values():
+                yield from walk(child)
+        elif isinstance(node, list):
+            for child in node:
+                yield from walk(child)
+
+    for node in walk(document):
+        if "$ref" in node:
+            target: Any = document
+            for step in node["$ref"].removeprefix("#/").split("/"):
+                target = target[step]
+    ids = [node["operationId"] for node in walk(document) if "operationId" in node]
+    assert len(ids) == len(set(ids)) >= 12
+
+
+def test_the_document_is_made_once() -> None:
+    api = FastAPI(title="t", version="1")
+    assert openapi.describe(api) is openapi.describe(api)
+
+
+async def test_it_is_served_with_all_routes_and_read_by_docs(client: Client) -> None:
+    document = (await client("GET", "/openapi.json")).json()
+    assert {*ROUTES, "/health", "/ready"} <= set(document["paths"])
+    assert document["openapi"].startswith("3.1")
+    page = await client("GET", "/docs")
+    assert page.status_code == 200
+    assert "/openapi.json" in page.text

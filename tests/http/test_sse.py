@@ -1,0 +1,324 @@
+"""`live=sse` (§5.8) over real sockets: exact bytes, resuming, heartbeats, and clean ends."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from base64 import b64decode
+
+import pytest
+
+from gateway.protocol.batch import Page
+from gateway.protocol.errors import Unavailable
+from tests.http.servers import (
+    Client,
+    Running,
+    body_of,
+    client_of,
+    following,
+    last_control,
+    payloads,
+    serving,
+    until,
+)
+from tests.http.test_writing import JSON, at, refusal
+from tests.protocol.event_source import Reading
+
+
+def without_cursors(stream: bytes) -> bytes:
+    return re.sub(rb'"streamCursor":"[0-9]+"', b'"streamCursor":"N"', stream)
+
+
+def up_to_date(reading: Reading) -> bool:
+    return any(event.type == "control" and "upToDate" in event.data for event in reading.events)
+
+
+async def test_a_closed_stream_is_sent_whole_and_ends(client: Client, gateway: Running, path: str) -> None:
+    await client("PUT", path, headers=JSON | {"Stream-Closed": "true"}, content='[{"a": 1}, 2]')
+    answer = await gateway.get_raw(f"{path}?offset=-1&live=sse")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\ncontent-type: text/event-stream\r\n" in answer
+    assert body_of(answer) == (
+        b"retry: 1000\n"
+        b"id: 0000000000000000_0000000000000002\n"
+        b"event: data\n"
+        b'data:[{"a": 1},2]\n'
+        b"\n"
+        b"id: 0000000000000000_0000000000000002\n"
+        b"event: control\n"
+        b'data:{"streamNextOffset":"0000000000000000_0000000000000002","streamClosed":true}\n'
+        b"\n"
+    )
+
+
+@pytest.mark.parametrize("offset", ["now", at(1)])
+async def test_at_the_end_of_a_closed_stream_there_is_one_control_event(
+    client: Client, gateway: Running, path: str, offset: str
+) -> None:
+    await client("PUT", path, headers=JSON | {"Stream-Closed": "true"}, content="[1]")
+    assert body_of(await gateway.get_raw(f"{path}?offset={offset}&live=sse")) == (
+        b"retry: 1000\nid: 0000000000000000_0000000000000001\nevent: control\n"
+        b'data:{"streamNextOffset":"0000000000000000_0000000000000001","streamClosed":true}\n\n'
+    )
+
+
+async def test_what_is_there_comes_first_and_then_what_comes(client: Client, path: str) -> None:
+    await client("PUT", path, headers=JSON, content="[1]")
+    async with following(client, f"{path}?offset=-1&live=sse") as follow:
+        await follow.until(up_to_date)
+        await client("POST", path, headers=JSON, content="[2,3]")
+        await follow.until(lambda reading: payloads(reading) == [1, 2, 3])
+        await client("POST", path, headers=JSON | {"Stream-Closed": "true"}, content="4")
+        await follow.end()
+    assert without_cursors(follow.bytes) == (
+        b"retry: 1000\n"
+        b"id: 0000000000000000_0000000000000001\nevent: data\ndata:[1]\n\n"
+        b"id: 0000000000000000_0000000000000001\nevent: control\n"
+        b'data:{"streamNextOffset":"0000000000000000_0000000000000001","streamCursor":"N","upToDate":true}\n\n'
+        b"id: 0000000000000000_0000000000000003\nevent: data\ndata:[2,3]\n\n"
+        b"id: 0000000000000000_0000000000000003\nevent: control\n"
+        b'data:{"streamNextOffset":"0000000000000000_0000000000000003","streamCursor":"N","upToDate":true}\n\n'
+        b"id: 0000000000000000_0000000000000004\nevent: data\ndata:[4]\n\n"
+        b"id: 0000000000000000_0000000000000004\nevent: control\n"
+        b'data:{"streamNextOffset":"0000000000000000_0000000000000004","streamClosed":true}\n\n'
+    )
+
+
+async def test_an_empty_stream_says_where_it_is(client: Client, path: str) -> None:
+    await client("PUT", path, headers=JSON)
+    async with following(client, f"{path}?offset=now&live=sse") as follow:
+        await follow.until(up_to_date)
+        await client("POST", path, headers={"Stream-Closed": "true"})
+        await follow.end()
+    assert without_cursors(follow.bytes) == (
+        b"retry: 1000\nid: 0000000000000000_0000000000000000\nevent: control\n"
+        b'data:{"streamNextOffset":"0000000000000000_0000000000000000","streamCursor":"N","upToDate":true}\n\n'
+        b"id: 0000000000000000_0000000000000000\nevent: control\n"
+        b'data:{"streamNextOffset":"0000000000000000_0000000000000000","streamClosed":true}\n\n'
+    )
+
+
+async def test_text_and_bytes_come_as_their_type_says(client: Client, gateway: Running, path: str) -> None:
+    text, binary = path + "-t", path + "-b"
+    closed = {"Stream-Closed": "true"}
+    await client("PUT", text, headers=closed | {"Content-Type": "text/plain"}, content=b"a\r\n b\rid: 9\n\n")
+    answer = await gateway.get_raw(f"{text}?offset=-1&live=sse")
+    assert b"\nevent: data\ndata:a\ndata:  b\ndata:id: 9\ndata:\ndata:\n\nid: " in answer
+    assert b"base64" not in answer
+    await client("PUT", binary, headers=closed, content=b"\x00\xff\n")
+    async with following(client, f"{binary}?offset=-1&live=sse") as follow:
+        assert follow.response.headers["stream-sse-data-encoding"] == "base64"
+        assert b64decode((await follow.end()).events[0].data) == b"\x00\xff\n"
+
+
+async def test_an_event_source_resumes_at_any_machine(client: Client, gateways: dict[str, Running], path: str) -> None:
+    await client("PUT", path, headers=JSON, content="[1,2]")
+    async with following(client, f"{path}?offset=-1&live=sse") as follow:
+        resume = (await follow.until(up_to_date)).last_event_id
+    await client("POST", path, headers=JSON | {"Stream-Closed": "true"}, content="3")
+    for machine in gateways.values():
+        async with client_of(machine) as other:
+            for query in ("?offset=-1&live=sse", "?live=sse", "?offset=now&live=sse"):
+                async with following(other, path + query, **{"Last-Event-ID": resume}) as again:
+                    assert payloads(await again.end()) == [3]
+
+
+async def test_a_last_event_id_that_is_none_is_refused(client: Client, path: str) -> None:
+    await client("PUT", path, headers=JSON)
+    answer = await client("GET", f"{path}?live=sse", headers={"Last-Event-ID": "abc"})
+    assert refusal(answer) == (400, "invalid_request")
+    doubled = [("Last-Event-ID", at(0)), ("Last-Event-ID", at(0))]
+    assert refusal(await client("GET", f"{path}?live=sse", headers=doubled)) == (400, "invalid_request")
+
+
+async def test_a_run_is_followed_from_so_many_events_before_its_tail(client: Client, run: str) -> None:
+    await client("PUT", run, headers=JSON | {"Stream-Closed": "true"}, content="[1,2,3]")
+    async with following(client, f"{run}?offset=-1&live=sse&tail=2") as follow:
+        assert payloads(await follow.end()) == [2, 3]
+
+
+async def test_a_long_log_comes_in_pieces_each_with_its_own_control_event(client: Client, path: str) -> None:
+    await client("PUT", path, headers=JSON)
+    for n in range(6):
+        await client("POST", path, headers=JSON, json=[f"{n}-{i}-" + "x" * 500 for i in range(30)])
+    await client("POST", path, headers={"Stream-Closed": "true"})
+    async with following(client, f"{path}?offset=-1&live=sse") as follow:
+        reading = await follow.end()
+    assert payloads(reading) == [f"{n}-{i}-" + "x" * 500 for n in range(6) for i in range(30)]
+    types = [event.type for event in reading.events]
+    assert types[::2] == ["data"] * (len(types) // 2)
+    assert types[1::2] == ["control"] * (len(types) // 2)
+    controls = [event for event in reading.events if event.type == "control"]
+    assert len(controls) > 5
+    assert [("upToDate" in event.data or "streamClosed" in event.data) for event in controls] == [
+        *[False] * (len(controls) - 1),
+        True,
+    ]
+    offsets = [event.last_event_id for event in controls]
+    assert offsets == sorted(set(offsets)), "never two at one offset"
+
+
+async def test_readers_of_both_machines_are_given_the_log_once_and_in_order(
+    gateways: dict[str, Running], client: Client, path: str
+) -> None:
+    await client("PUT", path, headers=JSON)
+    total = 120
+
+    async def follow_to_the_end(machine: Running, offset: str) -> list[int]:
+        async with client_of(machine) as other, following(other, f"{path}?offset={offset}&live=sse") as follow:
+            found: list[int] = payloads(await follow.end())
+            return found
+
+    async def write() -> None:
+        for n in range(0, total, 3):
+            await client("POST", path, headers=JSON, json=[n, n + 1, n + 2])
+        await client("POST", path, headers={"Stream-Closed": "true"})
+
+    machines = list(gateways.values())
+    *found, _ = await asyncio.gather(*(follow_to_the_end(m, "-1") for m in machines * 3), write())
+    assert found == [list(range(total))] * 6
+
+
+async def test_a_deleted_stream_ends_its_readers_cleanly(client: Client, path: str) -> None:
+    await client("PUT", path, headers=JSON)
+    async with following(client, f"{path}?offset=-1&live=sse") as follow:
+        await follow.until(up_to_date)
+        await client("DELETE", path)
+        assert "streamClosed" not in last_control(await follow.end())
+
+
+async def test_a_source_that_grows_wakes_no_reader_of_its_fork(client: Client, path: str) -> None:
+    await client("PUT", path, headers=JSON, content="[1]")
+    await client("PUT", path + "-f", headers={"Stream-Forked-From": path})
+    async with following(client, f"{path}-f?offset=-1&live=sse") as follow:
+        await follow.until(up_to_date)
+        await client("POST", path, headers=JSON, content="2")
+        await client("POST", path + "-f", headers=JSON | {"Stream-Closed": "true"}, content="3")
+        assert payloads(await follow.end()) == [1, 3]
+
+
+async def test_cursors_are_ahead_of_the_one_that_the_reader_came_with(client: Client, path: str) -> None:
+    await client("PUT", path, headers=JSON)
+    async with following(client, f"{path}?offset=-1&live=sse") as follow:
+        cursor = int(last_control(await follow.until(up_to_date))["streamCursor"])
+    async with following(client, f"{path}?offset=-1&live=sse&cursor={cursor + 5}") as follow:
+        assert int(last_control(await follow.until(up_to_date))["streamCursor"]) > cursor + 5
+
+
+@pytest.mark.xfail(strict=True, reason="BUG of uvicorn: it answers HTTP/1.0 in chunks, which HTTP/1.0 does not know")
+async def test_a_reader_of_http_1_0_is_sent_no_chunks(client: Client, gateway: Running, path: str) -> None:
+    await client("PUT", path, headers=JSON | {"Stream-Closed": "true"}, content="[1]")
+    answer = await gateway.raw(f"GET {path}?offset=-1&live=sse HTTP/1.0\r\nHost: h\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert body.startswith(b"retry: 1000\nid: ")
+
+
+async def test_a_reader_ahead_of_the_log_holds_nobody_up(client: Client, path: str) -> None:
+    await client("PUT", path, headers=JSON)
+    async with following(client, f"{path}?offset={at(99)}&live=sse") as ahead:
+        await ahead.until(up_to_date)
+        async with following(client, f"{path}?offset=-1&live=sse") as follow:
+            await follow.until(up_to_date)
+            await client("POST", path, headers=JSON, content="[1]")
+            await follow.until(lambda reading: payloads(reading) == [1], patience=4)
+
+
+# Settings of their own
+
+
+async def test_silence_is_broken_by_comments(database_url: str, protocol: str, path: str) -> None:
+    with serving(database_url, protocol, heartbeat=0.3) as gateway:
+        async with client_of(gateway) as client:
+            await client("PUT", path, headers=JSON)
+            async with following(client, f"{path}?offset=-1&live=sse") as follow:
+                reading = await follow.until(lambda reading: len(reading.comments) >= 2)
+                assert len(reading.events) == 1
+                assert follow.bytes.endswith(b"\n\n: heartbeat\n\n")
+                await client("POST", path, headers=JSON | {"Stream-Closed": "true"}, content="1")
+                assert payloads(await follow.end()) == [1]
+
+
+async def test_at_its_maximum_age_it_ends_cleanly_and_is_resumed(database_url: str, protocol: str, path: str) -> None:
+    with serving(database_url, protocol, sse_max_age=0.3) as gateway:
+        async with client_of(gateway) as client:
+            await client("PUT", path, headers=JSON, content="[1]")
+            answer = await gateway.get_raw(f"{path}?offset=-1&live=sse")
+            body = body_of(answer)
+            assert b"streamClosed" not in body
+            assert b'"upToDate":true}\n\n' in body
+            async with following(client, f"{path}?offset=-1&live=sse") as follow:
+                resume = (await follow.end()).last_event_id
+            assert resume == at(1)
+            await client("POST", path, headers=JSON | {"Stream-Closed": "true"}, content="2")
+            async with following(client, f"{path}?offset={resume}&live=sse") as follow:
+                assert payloads(await follow.end()) == [2]
+
+
+async def test_a_machine_that_drains_ends_its_readers_cleanly_and_takes_no_new_ones(
+    database_url: str, protocol: str, path: str
+) -> None:
+    with serving(database_url, protocol) as gateway:
+        async with client_of(gateway) as client:
+            await client("PUT", path, headers=JSON, content="[1]")
+            async with following(client, f"{path}?offset=-1&live=sse") as follow:
+                await follow.until(up_to_date)
+                gateway.app.begin_drain()
+                assert "streamClosed" not in last_control(await follow.end())
+            for live in ("sse", "long-poll"):
+                refused = await client("GET", f"{path}?offset=-1&live={live}")
+                assert refusal(refused) == (503, "draining")
+                assert 1 <= int(refused.headers["retry-after"]) <= 3
+            assert (await client("GET", path)).json() == [1]
+            ready = await client("GET", "/ready")
+            assert (ready.status_code, ready.json()["draining"]) == (503, True)
+            assert (await client("GET", "/health")).status_code == 200
+
+
+async def test_a_log_that_goes_away_in_the_middle_ends_the_read_cleanly(
+    database_url: str, protocol: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(database_url, protocol, page_bytes=1024) as gateway:
+        async with client_of(gateway) as client:
+            await client("PUT", path, headers=JSON)
+            await client("POST", path, headers=JSON, json=["x" * 600] * 10)
+            read = gateway.app._hub._read
+
+            async def failing(path: str, position: int) -> Page:
+                if position:
+                    raise Unavailable
+                return await read(path, position)
+
+            monkeypatch.setattr(gateway.app._hub, "_read", failing)
+            async with following(client, f"{path}?offset=-1&live=sse") as follow:
+                reading = await follow.end()
+            assert len(payloads(reading)) == 2
+            assert "streamClosed" not in last_control(reading)
+            monkeypatch.undo()
+            async with following(client, f"{path}?offset={reading.last_event_id}&live=sse") as again:
+                assert len(payloads(await again.until(up_to_date))) == 8
+
+
+async def test_a_reader_that_goes_away_leaves_nothing_behind(database_url: str, protocol: str, path: str) -> None:
+    with serving(database_url, protocol) as gateway:
+        async with client_of(gateway) as client:
+            await client("PUT", path, headers=JSON)
+            for live in ("sse", "long-poll"):
+                _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+                writer.write(f"GET {path}?offset=-1&live={live} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+                await until(lambda: bool(gateway.app._hub.tails))
+                writer.close()
+                await writer.wait_closed()
+                await until(lambda: not gateway.app._hub.tails)
+                assert not any(gateway.app._hub._deadlines.values())
+
+
+async def test_a_connection_serves_on_after_a_read_has_ended(database_url: str, protocol: str, path: str) -> None:
+    with serving(database_url, protocol, sse_max_age=0.2) as gateway:
+        async with client_of(gateway) as client:
+            await client("PUT", path, headers=JSON | {"Stream-Closed": "true"}, content="[1]")
+            sse = f"GET {path}?offset=-1&live=sse HTTP/1.1\r\nHost: h\r\n\r\n"
+            plain = f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+            answer = await gateway.raw((sse + sse + plain).encode())
+            assert answer.count(b"HTTP/1.1 200 OK\r\n") == 3
+            assert answer.endswith(b"\r\n\r\n[1]")

@@ -1,0 +1,121 @@
+"""A log for tests: the writer, reader and lifecycle of one Machine over a database, and what they tell others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from gateway.log.database import Database
+from gateway.log.lifecycle import Created, Lifecycle
+from gateway.log.reader import Reader
+from gateway.log.writer import Appended, Writer
+from gateway.protocol.batch import News
+from gateway.protocol.request import AppendRequest, CreateRequest, Fork, Producer
+
+JSON = "application/json"
+
+
+@dataclass
+class Log:
+    """One Machine's way to the log. `news` is what its own readers heard, `doubts` what it could not know."""
+
+    database: Database
+    writer: Writer
+    reader: Reader
+    lifecycle: Lifecycle
+    news: list[News] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+    async def create(
+        self,
+        path: str,
+        type: str | None = JSON,
+        *,
+        ttl: int | None = None,
+        closed: bool = False,
+        fork: Fork | None = None,
+        body: bytes = b"",
+    ) -> Created:
+        return await self.lifecycle.create(CreateRequest(path, type, ttl, None, None, closed, fork, body))
+
+    async def append(
+        self,
+        path: str,
+        *events: bytes,
+        type: str = JSON,
+        close: bool = False,
+        stream_seq: str | None = None,
+        producer: Producer | None = None,
+    ) -> Appended:
+        media = type if events else None
+        return await self.writer.append(AppendRequest(path, media, list(events), close, stream_seq, producer))
+
+    async def content(self, path: str, position: int = 0) -> bytes:
+        """Everything after a position, page by page."""
+        parts: list[bytes] = []
+        while True:
+            page = await self.reader.read(path, position)
+            assert page.batch.start == position
+            if not page.batch.empty:
+                parts.append(page.batch.body)
+            if page.batch.up_to_date:
+                assert page.batch.end == page.stream.tail
+                return (b"," if page.stream.content_type == JSON else b"").join(parts)
+            assert page.batch.end > position
+            position = page.batch.end
+
+
+@asynccontextmanager
+async def opened(
+    url: str,
+    *,
+    machine: str = "m1",
+    lanes: int = 2,
+    max_pending: int = 1 << 20,
+    page_bytes: int = 1 << 20,
+    pool: int = 4,
+) -> AsyncIterator[Log]:
+    """A Log over a migrated database; closing it waits for what its writer took."""
+    database = Database(url, pool_size=pool, statement_timeout=30)
+    await database.open()
+    news: list[News] = []
+    doubts: list[str] = []
+    writer = Writer(
+        database,
+        machine=machine,
+        lanes=lanes,
+        max_pending=max_pending,
+        on_commit=news.append,
+        on_doubt=doubts.extend,
+    )
+    log = Log(
+        database, writer, Reader(database, page_bytes=page_bytes), Lifecycle(database, machine=machine), news, doubts
+    )
+    try:
+        yield log
+    finally:
+        await writer.close()
+        await database.close()
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection of the test's own, to look behind the log and to get in its way."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def until_blocked(connection: asyncpg.Connection[asyncpg.Record], count: int = 1) -> None:
+    """Waits until so many backends of this database wait for a lock that somebody holds."""
+    async with asyncio.timeout(10):
+        while count > await connection.fetchval(  # noqa: ASYNC110  Postgres tells nobody when a backend waits
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ):
+            await asyncio.sleep(0.005)

@@ -1,0 +1,84 @@
+"""Migrations: each once, in order, however many start at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from gateway.log import migrations
+from gateway.log.migrations import migrate, names
+from tests.databases import Postgres
+from tests.log.rig import connected, opened
+
+
+@pytest.fixture
+async def bare_url(database_url: str) -> str:
+    """A database without the schema."""
+    async with connected(database_url) as connection:
+        await connection.execute("DROP SCHEMA run_gateway CASCADE")
+    return database_url
+
+
+async def test_they_are_applied_once_and_in_order(bare_url: str) -> None:
+    assert await migrate(bare_url) == names() == sorted(names())
+    assert await migrate(bare_url) == []
+    async with connected(bare_url) as look:
+        rows = await look.fetch("SELECT name FROM run_gateway.migrations ORDER BY name")
+        assert [row["name"] for row in rows] == names()
+
+
+async def test_several_that_start_at_once_wait_for_each_other(bare_url: str) -> None:
+    applied = await asyncio.gather(*(migrate(bare_url) for _ in range(5)))
+    assert sorted(applied) == [[], [], [], [], names()]
+    async with opened(bare_url) as log:
+        await log.create("s", body=b"[1]")
+        assert await log.content("s") == b"1"
+
+
+async def test_applying_them_again_keeps_what_is_there(database_url: str) -> None:
+    async with opened(database_url) as log:
+        await log.create("s", body=b"[1]")
+        assert await migrate(database_url) == []
+        assert await log.content("s") == b"1"
+
+
+async def test_one_that_fails_leaves_nothing_behind(bare_url: str) -> None:
+    async with connected(bare_url) as connection:
+        # Something is in the way of the first one, after it has made some of its tables.
+        await connection.execute("CREATE SCHEMA run_gateway; CREATE TABLE run_gateway.producers ()")
+        with pytest.raises(asyncpg.DuplicateTableError):
+            await migrate(bare_url)
+        rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'run_gateway'")
+        assert [row["tablename"] for row in rows] == ["producers"]
+        await connection.execute("DROP TABLE run_gateway.producers")
+    assert await migrate(bare_url) == names()
+
+
+async def test_everything_is_in_a_schema_of_its_own(database_url: str) -> None:
+    async with connected(database_url) as look:
+        outside = await look.fetch(
+            "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+            " WHERE nspname NOT IN ('run_gateway', 'pg_catalog', 'information_schema', 'pg_toast')"
+        )
+        assert outside == []
+
+
+async def test_what_a_session_looks_in_first_plays_no_part(postgres: Postgres, database_url: str) -> None:
+    async with connected(database_url) as connection:
+        database = database_url.split("?")[0].rpartition("/")[2]
+        for statement in ("SCHEMA elsewhere", "TABLE elsewhere.streams ()", "TABLE elsewhere.events ()"):
+            await connection.execute(f"CREATE {statement}")
+    await postgres.execute(f"ALTER DATABASE {database} SET search_path = elsewhere")
+    async with opened(database_url) as log:
+        await log.create("s", body=b"[1]")
+        await log.append("s", b"2")
+        assert await log.content("s") == b"1,2"
+        await log.lifecycle.delete("s")
+        assert await log.lifecycle.purge()
+
+
+def test_their_names_are_numbered_without_a_gap() -> None:
+    assert [int(name[:4]) for name in migrations.names()] == list(range(1, len(names()) + 1))
+    assert all(name[4] == "_" and name.endswith(".sql") for name in names())

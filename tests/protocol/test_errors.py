@@ -1,0 +1,57 @@
+"""The tree of refusals: every leaf says in one sentence what is wrong, under a name of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.protocol import errors
+from gateway.protocol.errors import ProtocolError
+
+
+def leaves(root: type[ProtocolError] = ProtocolError) -> Iterator[type[ProtocolError]]:
+    for error in root.__subclasses__():
+        if error.__module__ == errors.__name__:
+            yield error
+            yield from leaves(error)
+
+
+@pytest.mark.parametrize("error", list(leaves()))
+def test_a_refusal_has_a_sentence_and_a_status_of_the_protocol(error: type[ProtocolError]) -> None:
+    assert error.__doc__ is not None
+    assert error.__doc__.strip().endswith(".")
+    assert "\n" not in error.__doc__.strip()
+    assert error.status in {400, 403, 404, 405, 409, 410, 413, 429, 500, 503}
+
+
+def test_no_two_refusals_share_a_name() -> None:
+    names = [error.type for error in leaves()]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "details", "headers"),
+    [
+        (errors.StaleEpoch(3), 403, "The current epoch is 3.", [(b"producer-epoch", b"3")]),
+        (
+            errors.StreamClosed(42),
+            409,
+            "It ended at offset 0000000000000000_0000000000000042.",
+            [(b"stream-closed", b"true"), (b"stream-next-offset", b"0000000000000000_0000000000000042")],
+        ),
+        (
+            errors.ProducerSequenceGap(2, 5),
+            409,
+            "Expected 2, received 5.",
+            [(b"producer-expected-seq", b"2"), (b"producer-received-seq", b"5")],
+        ),
+        (errors.StreamGone(), 410, None, []),
+        (errors.InvalidRequest("Why."), 400, "Why.", []),
+    ],
+)
+def test_a_refusal_carries_what_a_client_needs_to_go_on(
+    error: ProtocolError, status: int, details: str | None, headers: errors.Headers
+) -> None:
+    assert (error.status, error.details, error.headers) == (status, details, headers)
+    assert error.message == (type(error).__doc__ or "").strip()

@@ -1,0 +1,226 @@
+"""SSE frames (§5.8) and bodies: exact bytes, and what an EventSource makes of them, wherever they are cut."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64decode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.protocol import frames
+from gateway.protocol.batch import Batch, Encoding, join
+from gateway.protocol.offset import format_offset, parse_position
+from tests.protocol.event_source import read
+
+TEXTS = st.text(
+    st.sampled_from("\r\n :\0ab") | st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff"), min_size=1
+) | st.sampled_from(
+    ["data: x\n\nevent: control\ndata:{}\n\n", "\n\nid: 9\n\n", ":\r\r\n", "\r", "\n", "\r\n", "  a", ""]
+)
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+MESSAGES = st.lists(JSON.map(lambda value: json.dumps(value).encode()), min_size=1, max_size=4)
+
+
+def batch(body: bytes, count: int = 1, *, start: int = 41, up_to_date: bool = True, closed: bool = False) -> Batch:
+    return Batch(start, start + count, body, up_to_date, closed)
+
+
+def in_lines(text: str) -> str:
+    """A text as any event stream gives it back: its line breaks are all alike."""
+    return re.sub("\r\n|\r", "\n", text)
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (
+            batch(b'{"a":1},{"b":2}', 2),
+            b'id: 0000000000000000_0000000000000043\nevent: data\ndata:[{"a":1},{"b":2}]\n\n'
+            b"id: 0000000000000000_0000000000000043\nevent: control\n"
+            b'data:{"streamNextOffset":"0000000000000000_0000000000000043","streamCursor":"7","upToDate":true}\n\n',
+        ),
+        (
+            batch(b"1", up_to_date=False),
+            b"id: 0000000000000000_0000000000000042\nevent: data\ndata:[1]\n\n"
+            b"id: 0000000000000000_0000000000000042\nevent: control\n"
+            b'data:{"streamNextOffset":"0000000000000000_0000000000000042","streamCursor":"7"}\n\n',
+        ),
+        (
+            batch(b"1", closed=True),
+            b"id: 0000000000000000_0000000000000042\nevent: data\ndata:[1]\n\n"
+            b"id: 0000000000000000_0000000000000042\nevent: control\n"
+            b'data:{"streamNextOffset":"0000000000000000_0000000000000042","streamClosed":true}\n\n',
+        ),
+        (
+            batch(b"", 0),
+            b"id: 0000000000000000_0000000000000041\nevent: control\n"
+            b'data:{"streamNextOffset":"0000000000000000_0000000000000041","streamCursor":"7","upToDate":true}\n\n',
+        ),
+        (
+            batch(b"", 0, closed=True),
+            b"id: 0000000000000000_0000000000000041\nevent: control\n"
+            b'data:{"streamNextOffset":"0000000000000000_0000000000000041","streamClosed":true}\n\n',
+        ),
+    ],
+)
+def test_a_batch_is_its_data_and_its_control_event_in_one_piece(case: Batch, expected: bytes) -> None:
+    assert frames.sse(Encoding.JSON, case, b"7") == expected
+    assert frames.sse(Encoding.JSON, case, b"7", first=True) == b"retry: 1000\n" + expected
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (b"hello", b"data:hello\n"),
+        (b" hello", b"data:  hello\n"),
+        (b"a\nb", b"data:a\ndata:b\n"),
+        (b"a\r\nb\rc\n", b"data:a\ndata:b\ndata:c\ndata:\n"),
+        (b"\n\r", b"data:\ndata:\ndata:\n"),
+        (b"data: x", b"data:data: x\n"),
+        (b"\n\nevent: control", b"data:\ndata:\ndata:event: control\n"),
+    ],
+)
+def test_text_is_cut_at_every_kind_of_line_break(text: bytes, lines: bytes) -> None:
+    head, _, rest = frames.sse(Encoding.TEXT, batch(text), b"7").partition(b"event: data\n")
+    assert head == b"id: 0000000000000000_0000000000000042\n"
+    assert rest.startswith(lines + b"\nid: ")
+
+
+def test_other_bytes_are_base64_on_one_line() -> None:
+    frame = frames.sse(Encoding.BASE64, batch(b"\x01\x02\x03\xff\r\n"), b"7")
+    assert b"\nevent: data\ndata:AQID/w0K\n\n" in frame
+
+
+def test_a_heartbeat_is_a_comment_and_nothing_else() -> None:
+    assert frames.HEARTBEAT == b": heartbeat\n\n"
+    reading = read(frames.HEARTBEAT)
+    assert (reading.events, reading.fields, reading.comments) == ([], [], [" heartbeat"])
+
+
+def test_a_heartbeat_leaves_the_last_event_id_as_it_was() -> None:
+    frame = frames.sse(Encoding.JSON, batch(b"1"), b"7")
+    assert read(frame + frames.HEARTBEAT).last_event_id == "0000000000000000_0000000000000042"
+
+
+@given(MESSAGES)
+def test_json_comes_back_whole(messages: list[bytes]) -> None:
+    reading = read(frames.sse(Encoding.JSON, batch(b",".join(messages), len(messages)), b"7"))
+    assert [event.type for event in reading.events] == ["data", "control"]
+    assert reading.events[0].data.encode() == b"[%b]" % b",".join(messages)
+    assert json.loads(reading.events[0].data) == [json.loads(message) for message in messages]
+
+
+@given(TEXTS)
+def test_text_comes_back_but_for_the_kind_of_its_line_breaks(text: str) -> None:
+    reading = read(frames.sse(Encoding.TEXT, batch(text.encode()), b"7"))
+    assert [event.data for event in reading.events if event.type == "data"] == [in_lines(text)]
+
+
+@given(st.binary(min_size=1))
+def test_bytes_come_back_whole(body: bytes) -> None:
+    reading = read(frames.sse(Encoding.BASE64, batch(body), b"7"))
+    assert b64decode(reading.events[0].data.replace("\n", ""), validate=True) == body
+    assert reading.events[0].data.count("\n") == 0
+
+
+@given(st.sampled_from([Encoding.TEXT, Encoding.BASE64]), TEXTS.map(str.encode) | st.binary(min_size=1))
+def test_no_payload_forges_a_field_or_an_event(encoding: Encoding, body: bytes) -> None:
+    frame = frames.sse(encoding, batch(body), b"7")
+    reading = read(frame)
+    data_lines = reading.fields.count("data")
+    assert reading.fields == ["id", "event", *["data"] * (data_lines - 1), "id", "event", "data"]
+    assert reading.comments == []
+    assert reading.retry is None
+    control = reading.events[-1]
+    assert control.type == "control"
+    assert json.loads(control.data)["streamNextOffset"] == "0000000000000000_0000000000000042"
+    assert {event.last_event_id for event in reading.events} == {"0000000000000000_0000000000000042"}
+    assert b"\r" not in frame
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans()), min_size=1, max_size=6),
+    st.booleans(),
+    st.data(),
+)
+def test_wherever_the_stream_is_cut_the_id_leads_to_no_gap_and_no_repeat(
+    pieces: list[tuple[int, bool, bool]], closes: bool, data: st.DataObject
+) -> None:
+    """Law 3. Event n of the log is the number n, so that what was delivered says where the reader really stands."""
+    stream = bytearray()
+    position = 0
+    for number, (count, up_to_date, heartbeat) in enumerate(pieces):
+        closed = closes and number == len(pieces) - 1
+        body = b",".join(b"%d" % n for n in range(position + 1, position + count + 1))
+        piece = Batch(position, position + count, body, up_to_date or closed, closed)
+        stream += frames.sse(Encoding.JSON, piece, b"7", first=number == 0)
+        stream += frames.HEARTBEAT if heartbeat else b""
+        position += count
+    for cut in range(len(stream) + 1):
+        reading = read(bytes(stream[:cut]))
+        delivered = [n for event in reading.events if event.type == "data" for n in json.loads(event.data)]
+        assert delivered == list(range(1, len(delivered) + 1))
+        resumes_at = parse_position(reading.last_event_id.encode()) if reading.last_event_id else 0
+        assert resumes_at == len(delivered)
+        controls = [json.loads(event.data) for event in reading.events if event.type == "control"]
+        # A client that resumes from control events alone (§5.8) may read the last data again, and never misses any.
+        if controls:
+            assert controls[-1]["streamNextOffset"].encode() <= format_offset(len(delivered))
+        if controls and controls[-1].get("streamClosed"):
+            assert len(delivered) == position
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=5))
+def test_a_control_event_follows_every_data_event(counts: list[int]) -> None:
+    stream = b""
+    position = 0
+    for count in counts:
+        body = b",".join([b"0"] * count)
+        stream += frames.sse(Encoding.JSON, Batch(position, position + count, body, True, False), b"7")
+        position += count
+    types = [event.type for event in read(stream).events]
+    assert "".join(type[0] for type in types) == "".join("dc" if count else "c" for count in counts)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "expected"),
+    [
+        (Encoding.JSON, b"", b"[]"),
+        (Encoding.JSON, b'{"a":1},2', b'[{"a":1},2]'),
+        (Encoding.TEXT, b"a\r\nb", b"a\r\nb"),
+        (Encoding.BASE64, b"\x00\xff", b"\x00\xff"),
+        (Encoding.BASE64, b"", b""),
+    ],
+)
+def test_a_response_body_is_an_array_of_json_or_the_bytes_as_they_are(
+    encoding: Encoding, body: bytes, expected: bytes
+) -> None:
+    assert frames.body(encoding, batch(body, bool(body))) == expected
+
+
+@pytest.mark.parametrize(("size", "head"), [(1, b"1\r\n"), (15, b"f\r\n"), (16, b"10\r\n"), (65_536, b"10000\r\n")])
+def test_a_chunk_says_its_length_in_hexadecimal(size: int, head: bytes) -> None:
+    assert frames.chunk(b"x" * size) == head + b"x" * size + b"\r\n"
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6), st.sampled_from([Encoding.JSON, Encoding.TEXT]))
+def test_joined_batches_are_read_as_they_are_read_apart(counts: list[int], encoding: Encoding) -> None:
+    batches = []
+    position = 5
+    for count in counts:
+        separator = b"," if encoding is Encoding.JSON else b""
+        body = separator.join(b"%d" % n for n in range(position, position + count))
+        batches.append(Batch(position, position + count, body, False, False))
+        position += count
+    batches[-1] = Batch(batches[-1].start, position, batches[-1].body, True, True)
+    joined = join(encoding, batches)
+    assert (joined.start, joined.end, joined.up_to_date, joined.closed) == (5, position, True, True)
+    numbers = [b"%d" % n for n in range(5, position)]
+    expected = b"[%b]" % b",".join(numbers) if encoding is Encoding.JSON else b"".join(numbers)
+    assert frames.body(encoding, joined) == expected

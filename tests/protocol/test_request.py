@@ -1,0 +1,409 @@
+"""Requests: what is asked becomes values, and what cannot be meant is refused before anything has happened."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.protocol.errors import InvalidJson, InvalidRequest, SourceNotFound
+from gateway.protocol.offset import MAX_POSITION, NOW
+from gateway.protocol.request import (
+    AppendRequest,
+    Fork,
+    Live,
+    Producer,
+    check_path,
+    parse_append,
+    parse_create,
+    parse_read,
+    stream_path_of,
+)
+
+Headers = dict[str, str]
+JSON = {"content-type": "application/json"}
+AT_42 = "0000000000000000_0000000000000042"
+
+
+def raw(headers: Headers | None) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+
+
+# POST
+
+
+def test_a_body_is_appended_as_its_type_says() -> None:
+    assert parse_append("s", raw(JSON), b"[1, 2]") == AppendRequest("s", "application/json", [b"1", b"2"])
+    assert parse_append("s", raw({"content-type": "Application/JSON; charset=utf-8"}), b"[1]").events == [b"1"]
+    assert parse_append("s", raw({"content-type": "text/plain"}), b"[1, 2]").events == [b"[1, 2]"]
+    assert parse_append("s", raw({"content-type": "Text/Plain; x=y"}), b"a").media_type == "text/plain"
+    assert parse_append("s", raw({"content-type": "application/jsonl"}), b"a\nb").events == [b"a\nb"]
+
+
+@pytest.mark.parametrize("value", ["true", "TRUE", "True"])
+def test_an_empty_body_closes_whatever_its_content_type(value: str) -> None:
+    closing = AppendRequest("s", None, [], close=True)
+    assert parse_append("s", raw({"stream-closed": value}), b"") == closing
+    assert parse_append("s", raw({"stream-closed": value, "content-type": "nonsense"}), b"") == closing
+
+
+@pytest.mark.parametrize("value", ["false", "yes", "1", "", "true ", "truely"])
+def test_any_other_value_of_stream_closed_counts_for_nothing(value: str) -> None:
+    assert not parse_append("s", raw(JSON | {"stream-closed": value}), b"1").close
+
+
+def test_a_producer_and_a_sequence_are_taken_as_they_are() -> None:
+    headers = JSON | {
+        "producer-id": "p é",
+        "producer-epoch": "007",
+        "producer-seq": "9007199254740991",
+        "stream-seq": "ÿ",
+    }
+    request = parse_append("s", raw(headers), b"1")
+    assert request.producer == Producer("p é", 7, 2**53 - 1)
+    assert request.stream_seq == "ÿ"
+    assert not request.plain
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({}, b"x"),
+        ({"content-type": ""}, b"x"),
+        (JSON, b""),
+        (JSON | {"stream-closed": "yes"}, b""),
+        (JSON | {"producer-id": "p"}, b"1"),
+        (JSON | {"producer-id": "p", "producer-epoch": "0"}, b"1"),
+        (JSON | {"producer-epoch": "0", "producer-seq": "0"}, b"1"),
+        (JSON | {"producer-id": "", "producer-epoch": "0", "producer-seq": "0"}, b"1"),
+        (JSON | {"producer-id": "a\tb", "producer-epoch": "0", "producer-seq": "0"}, b"1"),
+        (JSON | {"producer-id": "a\x85b", "producer-epoch": "0", "producer-seq": "0"}, b"1"),
+        (JSON | {"producer-id": "p" * 1025, "producer-epoch": "0", "producer-seq": "0"}, b"1"),
+        (JSON | {"stream-seq": ""}, b"1"),
+        (JSON | {"stream-seq": "a\x00b"}, b"1"),
+        (JSON | {"stream-seq": "s" * 1025}, b"1"),
+        ({"stream-closed": "true", "producer-id": "p"}, b""),
+    ],
+)
+def test_an_append_that_cannot_be_meant_is_refused(headers: Headers, body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_append("s", raw(headers), body)
+
+
+@pytest.mark.parametrize("name", ["producer-epoch", "producer-seq"])
+@pytest.mark.parametrize(
+    "number", ["", "-1", "+1", "1.0", "1e3", " 1", "0x1", "1_0", "1\n", "9007199254740992", "9" * 400, "²", "½"]
+)
+def test_a_producers_numbers_are_digits_that_javascript_can_count_to(name: str, number: str) -> None:
+    headers = JSON | {"producer-id": "p", "producer-epoch": "0", "producer-seq": "0", name: number}
+    with pytest.raises(InvalidRequest) as caught:
+        parse_append("s", raw(headers), b"1")
+    assert caught.value.details is not None
+    assert caught.value.details.startswith(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["content-type", "stream-closed", "stream-seq", "producer-id", "producer-epoch", "producer-seq"]
+)
+def test_a_header_that_comes_twice_is_refused_in_an_append(name: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"{name} is there more than once"):
+        parse_append("s", [*raw(JSON | {name: "0"}), (name.encode(), b"0")], b"1")
+
+
+def test_other_headers_may_come_twice() -> None:
+    parse_append("s", [*raw(JSON), (b"accept", b"a"), (b"accept", b"b")], b"1")
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b"1 2"])
+def test_what_is_no_json_is_refused_as_such(body: bytes) -> None:
+    with pytest.raises(InvalidJson):
+        parse_append("s", raw(JSON), body)
+
+
+def test_only_what_is_judged_by_the_stream_alone_may_be_merged() -> None:
+    assert parse_append("s", raw(JSON), b"1").plain
+    assert not parse_append("s", raw(JSON | {"stream-closed": "true"}), b"1").plain
+    assert not parse_append("s", raw(JSON | {"stream-seq": "1"}), b"1").plain
+
+
+# PUT
+
+
+def test_a_stream_is_created_with_what_was_asked() -> None:
+    plain = parse_create("s", [], b"")
+    assert (plain.content_type, plain.ttl, plain.expires_at, plain.closed, plain.fork) == (
+        "application/octet-stream", None, None, False, None,
+    )  # fmt: skip
+    request = parse_create("s", raw({"content-type": "Text/X; a=B", "stream-closed": "true", "stream-ttl": "60"}), b"a")
+    assert (request.content_type, request.ttl, request.closed, request.body) == ("Text/X; a=B", 60, True, b"a")
+
+
+@pytest.mark.parametrize(
+    ("given", "body", "expected"),
+    [
+        ("application/json", b"[1, 2]", [b"1", b"2"]),
+        ("application/json", b"[]", []),
+        ("application/json", b"[ ]", []),
+        ("application/json; charset=utf-8", b"[[]]", [b"[]"]),
+        ("application/json", b"", []),
+        ("text/plain", b"[]", [b"[]"]),
+        ("text/plain", b"", []),
+    ],
+)
+def test_the_first_events_are_cut_as_the_streams_type_says(given: str, body: bytes, expected: list[bytes]) -> None:
+    assert parse_create("s", raw({"content-type": given}), body).events(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("2030-01-02T03:04:05Z", datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2030-01-02t03:04:05z", datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2030-01-02T03:04:05.5Z", datetime(2030, 1, 2, 3, 4, 5, 500_000, tzinfo=UTC)),
+        ("2030-01-02T03:04:05.123456789Z", datetime(2030, 1, 2, 3, 4, 5, 123_456, tzinfo=UTC)),
+        ("2030-01-02T03:04:05-05:30", datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone(-timedelta(hours=5.5)))),
+        ("2028-02-29T00:00:00Z", datetime(2028, 2, 29, tzinfo=UTC)),
+    ],
+)
+def test_a_timestamp_is_read_and_kept_as_it_was_written(value: str, expected: datetime) -> None:
+    request = parse_create("s", raw({"stream-expires-at": value}), b"")
+    assert request.expires_at == expected
+    assert request.expires_header == value
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"stream-forked-from": "/v1/stream/a/b"}, Fork("a/b", None, 0)),
+        ({"stream-forked-from": "/runs/7"}, Fork("runs/7", None, 0)),
+        ({"stream-forked-from": "/v1/stream/a%20b%C3%A9"}, Fork("a bé", None, 0)),
+        ({"stream-forked-from": "/v1/stream/a", "stream-fork-offset": AT_42}, Fork("a", 42, 0)),
+        (
+            {"stream-forked-from": "/v1/stream/a", "stream-fork-offset": AT_42, "stream-fork-sub-offset": "3"},
+            Fork("a", 42, 3),
+        ),
+        (
+            {"stream-forked-from": "/v1/stream/a", "stream-fork-offset": "9999999999999999_9999999999999999"},
+            Fork("a", MAX_POSITION, 0),
+        ),
+    ],
+)
+def test_a_fork_says_where_it_leaves_its_source(headers: Headers, expected: Fork) -> None:
+    request = parse_create("s", raw(headers), b"")
+    assert request.fork == expected
+    assert request.content_type is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"stream-ttl": ""},
+        {"stream-ttl": "-1"},
+        {"stream-ttl": "+1"},
+        {"stream-ttl": "01"},
+        {"stream-ttl": "00"},
+        {"stream-ttl": "1.0"},
+        {"stream-ttl": "1e3"},
+        {"stream-ttl": "1\n"},
+        {"stream-ttl": " 1"},
+        {"stream-ttl": "²"},
+        {"stream-ttl": "9" * 30},
+        {"stream-ttl": "1", "stream-expires-at": "2030-01-01T00:00:00Z"},
+        {"stream-expires-at": ""},
+        {"stream-expires-at": "tomorrow"},
+        {"stream-expires-at": "2030-01-01"},
+        {"stream-expires-at": "2030-01-01T00:00:00"},
+        {"stream-expires-at": "2030-01-01 00:00:00Z"},
+        {"stream-expires-at": "2030-02-30T00:00:00Z"},
+        {"stream-expires-at": "2030-01-01T24:00:01Z"},
+        {"stream-expires-at": "2030-01-01T00:00:00Z\n"},
+        {"stream-expires-at": "2030-01-01T00:00:00+25:00"},
+        {"stream-expires-at": "20300101T000000Z"},
+        {"stream-expires-at": "0000-01-01T00:00:00Z"},
+        {"stream-expires-at": "0001-01-01T00:00:00+01:00"},
+        {"stream-expires-at": "9999-12-31T23:59:59-01:00"},
+        {"stream-fork-offset": AT_42},
+        {"stream-fork-sub-offset": "1"},
+        {"stream-forked-from": "/v1/stream/a", "stream-fork-offset": ""},
+        {"stream-forked-from": "/v1/stream/a", "stream-fork-offset": "-1"},
+        {"stream-forked-from": "/v1/stream/a", "stream-fork-offset": "now"},
+        {"stream-forked-from": "/v1/stream/a", "stream-fork-offset": AT_42 + "\n"},
+        {"stream-forked-from": "/v1/stream/a", "stream-fork-sub-offset": "-1"},
+        {"stream-forked-from": "/v1/stream/a", "stream-fork-sub-offset": "1.5"},
+        {"stream-forked-from": "/v1/stream/a", "stream-fork-sub-offset": ""},
+        {"stream-forked-from": "/v1/stream/a%00b"},
+        {"stream-forked-from": "/v1/stream/a%ff"},
+    ],
+)
+def test_a_creation_that_cannot_be_meant_is_refused(headers: Headers) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_create("s", raw(headers), b"")
+
+
+@pytest.mark.parametrize("source", ["", "/", "a", "/v1/stream/", "/runs/", "/elsewhere/a", "https://other/v1/stream/a"])
+def test_a_source_that_is_no_streams_path_does_not_exist(source: str) -> None:
+    with pytest.raises(SourceNotFound):
+        parse_create("s", raw({"stream-forked-from": source}), b"")
+
+
+# GET
+
+
+@pytest.mark.parametrize(
+    ("query", "position", "live"),
+    [
+        ("", 0, Live.NO),
+        ("offset=-1", 0, Live.NO),
+        ("offset=now", NOW, Live.NO),
+        (f"offset={AT_42}", 42, Live.NO),
+        (f"offset={AT_42}&live=long-poll", 42, Live.LONG_POLL),
+        ("live=sse&offset=now", NOW, Live.SSE),
+        ("offset=%2D1", 0, Live.NO),
+        ("other=1&other=2&offset=-1", 0, Live.NO),
+    ],
+)
+def test_a_read_starts_where_it_says(query: str, position: int, live: Live) -> None:
+    request = parse_read("s", [], query.encode(), with_tail=True)
+    assert (request.position, request.live) == (position, live)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "offset=",
+        "offset",
+        "offset=abc",
+        "offset=-2",
+        "offset=-1%0A",
+        "offset=now%0A",
+        f"offset={AT_42}%0A",
+        f"offset={AT_42}%20",
+        "offset=%D9%A0_%D9%A1",
+        "offset=0,1",
+        "offset=-1&offset=-1",
+        "offset=-1&%6Fffset=now",
+        "live=sse",
+        "live=long-poll",
+        "live=",
+        "live=SSE&offset=-1",
+        "live=true&offset=-1",
+        "live=sse&live=sse&offset=-1",
+        "cursor=1&cursor=2",
+        "tail=1&tail=1",
+        "tail=0",
+        "tail=",
+        "tail=-1",
+        "tail=1.5",
+        "tail=1e3",
+        "tail=%2B1",
+        "tail=1%0A",
+        "tail=%C2%B2",
+        "tail=1&offset=now",
+        f"tail=1&offset={AT_42}",
+        "&".join(f"p{n}=1" for n in range(40)),
+        "offset=\xff",
+    ],
+)
+def test_a_read_that_cannot_be_meant_is_refused(query: str) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_read("s", [], query.encode("latin-1"), with_tail=True)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [("tail=1", 1), ("tail=3&offset=-1", 3), ("tail=007", 7), ("tail=99999999999999999999", MAX_POSITION), ("", None)],
+)
+def test_a_tail_is_a_number_of_events(query: str, expected: int | None) -> None:
+    assert parse_read("s", [], query.encode(), with_tail=True).last_events == expected
+
+
+def test_a_tail_means_nothing_where_it_is_not_offered() -> None:
+    assert parse_read("s", [], b"tail=0", with_tail=False).last_events is None
+
+
+def test_an_event_source_resumes_from_its_last_event_id() -> None:
+    headers = raw({"last-event-id": AT_42})
+    for query in (b"live=sse", b"live=sse&offset=-1", b"live=sse&offset=now", b"live=sse&offset=-1&tail=5"):
+        request = parse_read("s", headers, query, with_tail=True)
+        assert (request.position, request.last_events, request.live) == (42, None, Live.SSE)
+    assert parse_read("s", headers, b"offset=-1", with_tail=True).position == 0
+    assert parse_read("s", headers, b"offset=-1&live=long-poll", with_tail=True).position == 0
+    assert parse_read("s", raw({"last-event-id": ""}), b"offset=now&live=sse", with_tail=True).position == NOW
+
+
+@pytest.mark.parametrize("id", ["abc", AT_42 + " ", "42"])
+def test_a_last_event_id_that_is_no_offset_is_refused(id: str) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_read("s", raw({"last-event-id": id}), b"live=sse&offset=-1", with_tail=False)
+
+
+@pytest.mark.parametrize("name", ["last-event-id", "if-none-match"])
+def test_a_header_that_comes_twice_is_refused_in_a_read(name: str) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_read("s", [(name.encode(), b'"a"')] * 2, b"offset=-1&live=sse", with_tail=False)
+
+
+def test_a_cursor_is_kept_when_it_is_one_of_ours() -> None:
+    assert parse_read("s", [], b"cursor=17", with_tail=False).cursor == 17
+    assert parse_read("s", [], b"cursor=abc", with_tail=False).cursor is None
+
+
+@given(st.binary(max_size=80), st.booleans())
+def test_any_query_is_a_request_or_a_refusal(query: bytes, with_tail: bool) -> None:
+    with suppress(InvalidRequest):
+        parse_read("s", [], query, with_tail=with_tail)
+
+
+HEADER = st.sampled_from(
+    [
+        b"content-type", b"stream-closed", b"stream-seq", b"producer-id", b"producer-epoch", b"producer-seq",
+        b"stream-ttl", b"stream-expires-at", b"stream-forked-from", b"stream-fork-offset", b"stream-fork-sub-offset",
+    ]
+)  # fmt: skip
+VALUE = st.binary(max_size=20) | st.sampled_from([b"true", b"0", b"application/json", b"/v1/stream/a", AT_42.encode()])
+
+
+@given(st.lists(st.tuples(HEADER, VALUE), max_size=6), st.binary(max_size=20))
+def test_any_headers_are_a_request_or_a_refusal(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    for parse in (parse_append, parse_create):
+        with suppress(InvalidRequest, InvalidJson, SourceNotFound):
+            parse("s", headers, body)
+
+
+# Paths
+
+
+@pytest.mark.parametrize("path", ["a", "a/b/c", "runs/" + "x" * 256, "x" * 1024, "run s/é🙂", "..", "a//b", "__ds2"])
+def test_a_path_may_be_almost_anything(path: str) -> None:
+    assert check_path(path) == path
+
+
+@pytest.mark.parametrize(
+    "path", ["x" * 1025, "runs/" + "x" * 257, "a\x00", "a\n", "a\r\nb", "\x1f", "a\x7f", "a\x85", "a\ufffd"]
+)
+def test_a_path_is_not_long_and_holds_no_control_characters(path: str) -> None:
+    with pytest.raises(InvalidRequest):
+        check_path(path)
+
+
+@pytest.mark.parametrize(
+    ("url_path", "expected"),
+    [
+        ("/v1/stream/a/b", "a/b"),
+        ("/v1/stream/runs/7", "runs/7"),
+        ("/runs/7", "runs/7"),
+        ("/runs/a/b", "runs/a/b"),
+        ("/v1/stream/", None),
+        ("/v1/stream", None),
+        ("/runs/", None),
+        ("/runs", None),
+        ("/", None),
+        ("/v2/stream/a", None),
+        ("/health", None),
+    ],
+)
+def test_two_routes_lead_to_one_namespace(url_path: str, expected: str | None) -> None:
+    assert stream_path_of(url_path) == expected

@@ -1,0 +1,125 @@
+"""Several Machines as real processes over one Postgres: what one appends every other delivers, whatever dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+import pytest
+
+from gateway.log.migrations import migrate
+from tests.databases import OwnPostgres
+from tests.machines import Machine
+from tests.traffic import MODES, Reader, Writer
+
+PATH = "/runs/run-1"
+# Seconds that a whole test may take; a reader that waits for ever is a failure, not a hang.
+PATIENCE = 60
+
+
+@asynccontextmanager
+async def machines(count: int, database_url: str) -> AsyncIterator[list[Machine]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(Machine.start(database_url)) for _ in range(count)]
+
+
+def urls(*fleet: Machine) -> list[str]:
+    return [machine.url for machine in fleet]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+async def test_what_one_machine_appends_every_other_delivers_in_all_modes(database_url: str, count: int) -> None:
+    async with asyncio.timeout(PATIENCE), machines(count, database_url) as (first, *others):
+        writer = Writer(PATH, urls(first))
+        await writer.create()
+        readers = [Reader(mode, PATH, urls(machine)) for mode in MODES for machine in others]
+        async with asyncio.TaskGroup() as tasks:
+            for reader in readers:
+                tasks.create_task(reader.run())
+            tasks.create_task(writer.write(200, pause=0.002))
+        for reader in readers:
+            assert reader.given == list(range(1, 201)), reader.mode
+
+
+async def test_readers_of_a_machine_that_is_killed_go_on_at_another(database_url: str) -> None:
+    async with asyncio.timeout(PATIENCE), machines(2, database_url) as (a, b):
+        writer = Writer(PATH, urls(b))
+        await writer.create()
+        readers = [Reader(mode, PATH, urls(a, b)) for mode in MODES]
+        async with asyncio.TaskGroup() as tasks:
+            for reader in readers:
+                tasks.create_task(reader.run())
+            tasks.create_task(writer.write(300, pause=0.003))
+            for reader in readers:
+                await reader.reached(50)
+            await a.kill()
+        for reader in readers:
+            assert reader.given == list(range(1, 301)), reader.mode
+
+
+async def test_a_writer_whose_machine_is_killed_goes_on_at_another_and_nothing_is_written_twice(
+    database_url: str,
+) -> None:
+    async with asyncio.timeout(PATIENCE), machines(2, database_url) as (a, b):
+        writer = Writer(PATH, urls(a, b))
+        await writer.create()
+        reader = Reader("sse", PATH, urls(b))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(reader.run())
+            tasks.create_task(writer.write(300))
+            await reader.reached(100)
+            await a.kill()
+        assert reader.given == list(range(1, 301))
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+async def test_a_restart_of_postgres_in_the_middle_loses_and_repeats_nothing(
+    own_postgres: Callable[[], Awaitable[OwnPostgres]], mode: str
+) -> None:
+    server = await own_postgres()
+    await migrate(server.url)
+    async with asyncio.timeout(PATIENCE), machines(2, server.url) as (a, b):
+        writer = Writer(PATH, urls(a))
+        await writer.create()
+        readers = [Reader(mode, PATH, urls(b, a)) for mode in MODES]
+        async with asyncio.TaskGroup() as tasks:
+            for reader in readers:
+                tasks.create_task(reader.run())
+            tasks.create_task(writer.write(300, pause=0.003))
+            for reader in readers:
+                await reader.reached(50)
+            await server.restart("immediate" if mode == "immediate" else "fast")
+        for reader in readers:
+            assert reader.given == list(range(1, 301)), reader.mode
+
+
+async def test_a_machine_that_is_asked_to_stop_ends_every_reader_cleanly_and_exits(database_url: str) -> None:
+    async with asyncio.timeout(PATIENCE), machines(2, database_url) as (a, b):
+        writer = Writer(PATH, urls(b))
+        await writer.create()
+        readers = [Reader(mode, PATH, urls(a, b)) for mode in MODES for _ in range(5)]
+        async with asyncio.TaskGroup() as tasks:
+            for reader in readers:
+                tasks.create_task(reader.run())
+            tasks.create_task(writer.write(400, pause=0.005))
+            for reader in readers:
+                await reader.reached(50)
+            assert await a.terminate() == 0
+        for reader in readers:
+            assert reader.given == list(range(1, 401)), reader.mode
+
+
+async def test_a_stream_that_is_deleted_ends_its_readers_on_every_machine(database_url: str) -> None:
+    async with asyncio.timeout(PATIENCE), machines(2, database_url) as (a, b):
+        writer = Writer(PATH, urls(a))
+        await writer.create()
+        await writer.write(3, close=False)
+        async with httpx.AsyncClient() as http:
+            async with http.stream("GET", b.url + PATH, params={"offset": "-1", "live": "sse"}) as response:
+                chunks = response.aiter_bytes()
+                await anext(chunks)
+                assert (await http.delete(a.url + PATH)).status_code == 204
+                assert [chunk async for chunk in chunks if chunk] == []
+            assert (await http.get(b.url + PATH)).status_code == 404

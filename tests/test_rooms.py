@@ -1,0 +1,94 @@
+"""The direction of imports between the rooms of the house (DESIGN §3)."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gateway
+
+HOUSE = Path(gateway.__file__).parent
+
+# What each room may import from the house, besides itself. What is not listed here is wired by app.py and cli.
+ROOMS = {
+    "protocol": set(),
+    "log": {"protocol"},
+    "fanout": {"protocol"},
+    "http": {"fanout", "log", "protocol"},
+    "settings": set(),
+    "subscriptions": {"log", "protocol", "http"},
+    "client": {"protocol"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full names of the modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports by relation, which this test cannot follow"
+            assert node.module is not None
+            # `from gateway import log` names a room as well.
+            yield from (f"gateway.{alias.name}" for alias in node.names) if node.module == "gateway" else [node.module]
+
+
+def files(room: str) -> list[Path]:
+    single = HOUSE / f"{room}.py"
+    found = [single] if single.exists() else sorted((HOUSE / room).rglob("*.py"))
+    assert found, f"there is no room named {room}"
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_the_rooms_below_it(room: str) -> None:
+    allowed = ROOMS[room] | {room}
+    wrong = [
+        f"{path.relative_to(HOUSE)} imports {name}"
+        for path in files(room)
+        for name in imports(path)
+        if name.startswith("gateway.") and name.split(".")[1] not in allowed
+    ]
+    assert not wrong
+
+
+def test_the_protocol_knows_nothing_but_the_standard_library_and_orjson() -> None:
+    wrong = [
+        f"{path.relative_to(HOUSE)} imports {name}"
+        for path in files("protocol")
+        for name in imports(path)
+        if name.split(".")[0] not in sys.stdlib_module_names | {"orjson", "gateway"}
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["asyncio", "datetime.now", "logging", "os", "pathlib", "random", "secrets", "socket", "threading", "time"],
+)
+def test_the_protocol_touches_no_clock_chance_or_outside_world(module: str) -> None:
+    for path in files("protocol"):
+        assert module not in set(imports(path)), path.name
+        assert f"{module}(" not in path.read_text(), path.name
+
+
+def test_nothing_but_the_command_line_wires_the_application() -> None:
+    wrong = [
+        str(path.relative_to(HOUSE))
+        for path in HOUSE.rglob("*.py")
+        if "gateway.app" in set(imports(path)) and path.relative_to(HOUSE).parts[0] != "cli"
+    ]
+    assert not wrong
+
+
+def test_neither_the_protocol_nor_its_serving_knows_the_database_driver() -> None:
+    wrong = {
+        path.relative_to(HOUSE).parts[0]
+        for path in HOUSE.rglob("*.py")
+        if any(name.split(".")[0] == "asyncpg" for name in imports(path))
+    }
+    assert wrong <= {"log", "subscriptions", "cli"}

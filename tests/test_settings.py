@@ -1,0 +1,120 @@
+"""Settings: what the environment means, what is refused and in which words, and that the README tells the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from gateway.settings import BadSetting, Settings, load, rows, table, variable
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(variable(name), raising=False)
+
+
+def test_without_an_environment_everything_has_its_default() -> None:
+    settings = load()
+    assert (settings.database_url, settings.host, settings.port) == (None, "127.0.0.1", 8080)
+    assert settings.data_dir == Path(".run-gateway")
+    assert (settings.long_poll_timeout, settings.sse_max_age, settings.heartbeat) == (30, 60, 15)
+    assert (settings.max_body, settings.migrate) == (10 * 1024 * 1024, True)
+
+
+def test_everybodys_variables_have_no_prefix_and_ours_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "81")
+    monkeypatch.setenv("GATEWAY_PORT", "82")
+    monkeypatch.setenv("GATEWAY_HEARTBEAT", "1.5")
+    monkeypatch.setenv("HEARTBEAT", "2")
+    settings = load()
+    assert (settings.port, settings.heartbeat) == (81, 1.5)
+
+
+def test_a_flag_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "81")
+    assert load(port="82", host=None).port == 82
+
+
+def test_an_empty_variable_is_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "")
+    monkeypatch.setenv("PORT", "")
+    assert (load().database_url, load().port) == (None, 8080)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("PORT", "65536", "should be less than or equal to 65535"),
+        ("PORT", "-1", "should be greater than or equal to 0"),
+        ("PORT", "http", "should be a valid integer"),
+        ("GATEWAY_HEARTBEAT", "0", "should be greater than 0"),
+        ("GATEWAY_HEARTBEAT", "nan", "should be a finite number"),
+        ("GATEWAY_SSE_MAX_AGE", "inf", "should be a finite number"),
+        ("GATEWAY_DRAIN_TIMEOUT", "-0.1", "should be greater than or equal to 0"),
+        ("GATEWAY_MAX_BODY", "0", "should be greater than or equal to 1"),
+        ("GATEWAY_PAGE_BYTES", "1023", "should be greater than or equal to 1024"),
+        ("GATEWAY_POOL_SIZE", "0", "should be greater than or equal to 1"),
+        ("GATEWAY_MIGRATE", "perhaps", "should be a valid boolean"),
+        ("GATEWAY_LOG_LEVEL", "loud", "should be 'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadSetting) as refused:
+        load()
+    assert str(refused.value).startswith(f"{name}='{value}' {words}")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_bad_flag_is_named_as_it_was_typed() -> None:
+    with pytest.raises(BadSetting, match=r"^--port='x' should be a valid integer"):
+        load(port="x")
+
+
+def test_a_bad_database_url_is_not_repeated_since_it_may_hold_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "mysql://user:secret@host/db")
+    with pytest.raises(BadSetting) as refused:
+        load()
+    assert str(refused.value) == "DATABASE_URL must begin with postgres:// or postgresql://"
+
+
+def test_a_password_does_not_appear_in_the_settings_printed_form() -> None:
+    assert "secret" not in repr(load(database_url="postgres://user:secret@host/db"))
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load().port = 1
+
+
+def test_a_setting_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValidationError, match="prot"):
+        Settings(prot=1)  # type: ignore[call-arg]
+
+
+def test_every_setting_is_described_in_one_sentence() -> None:
+    for row in rows():
+        assert re.fullmatch(r"[A-Z][^.]*\.", row.description), row
+
+
+def test_every_time_and_size_says_its_unit() -> None:
+    for name, field in Settings.model_fields.items():
+        if field.annotation is float:
+            assert (field.description or "").startswith("Seconds"), name
+        if name.endswith(("_bytes", "_body")):
+            assert (field.description or "").startswith("Bytes"), name
+
+
+def test_the_readme_lists_the_settings_as_they_are() -> None:
+    readme = README.read_text()
+    listed = re.search(r"<!-- settings -->\n(.*?)\n<!-- /settings -->", readme, re.DOTALL)
+    assert listed is not None, "README.md has no <!-- settings --> ... <!-- /settings -->"
+    assert listed[1].strip() == table()
