@@ -62,7 +62,7 @@ class Gateway:
         )
         self._writer = Writer(
             self._database,
-            machine=self.machine,
+            machine=lambda: None if self._listener.alone else self.machine,
             lanes=WRITER_LANES,
             max_pending=MAX_PENDING,
             on_commit=self._committed,

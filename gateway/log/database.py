@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
+_ENOUGH = 4  # connections in a pool that can spare some for writers alone
+
 # What a lost, refused or overloaded database looks like from here.
 FAULTS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
@@ -32,6 +34,40 @@ class LogConnection(Connection):
 
     def get_reset_query(self) -> str:
         return ""
+
+
+class Lane:
+    """One connection of the pool, replaced when it has failed or was lost; with `keep`, kept between statements."""
+
+    def __init__(self, database: Database, *, keep: bool) -> None:
+        self._database = database
+        self._keep = keep
+        self._connection: Pooled | None = None
+
+    async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record:
+        """The one row that a statement gives. Raises Unavailable, whose cause says what happened."""
+        try:
+            connection = self._connection
+            if connection is None or connection.is_closed():
+                await self.close()
+                connection = self._connection = await self._database.take()
+            row = await connection.fetchrow(statement, *arguments)
+        except FAULTS as error:
+            await self.close()
+            raise Unavailable from error
+        except BaseException:
+            await self.close()  # cancelled in the middle: nobody knows what it is doing
+            raise
+        if not self._keep:
+            await self.close()
+        assert row is not None, "such a statement gives one row"
+        return row
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(*FAULTS):  # it has failed already, and that was told
+                await self._database.give_back(connection)
 
 
 class Database:
@@ -65,6 +101,19 @@ class Database:
                 await asyncio.wait_for(self._pool.close(), timeout=2)
             except TimeoutError:
                 self._pool.terminate()
+
+    def lane(self) -> Lane:
+        """A connection for statements that follow one another closely; kept, where the pool has enough of them."""
+        return Lane(self, keep=self._size >= _ENOUGH)
+
+    async def take(self) -> Pooled:
+        """A connection that `give_back` must be told of. Raises what the driver does."""
+        assert self._pool is not None, "opened before it is used"
+        return await self._pool.acquire(timeout=self._timeout)
+
+    async def give_back(self, connection: Pooled) -> None:
+        assert self._pool is not None, "opened before it is used"
+        await self._pool.release(connection)
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Pooled]:

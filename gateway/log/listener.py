@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
@@ -24,6 +25,8 @@ logger = logging.getLogger("gateway.log.listener")
 
 CHANNEL = "run_gateway"
 _ECHO_TIMEOUT = 2.0  # seconds for a nonce to come back, three times
+_ALONE_AFTER = 3.0  # seconds of listening without hearing of another Machine
+_PING = "\n\n0\n0\nping "
 _RETRY = (0.1, 5.0)  # seconds between attempts to connect, from and to
 
 
@@ -44,7 +47,10 @@ class Listener:
         self.heard = 0
         self._dsn = dsn
         self._database = database
+        self._machine = machine
         self._own = machine + "\n"
+        self._others: dict[str, float] = {}  # Machines, and when they were last heard of
+        self._alone_after = 0.0
         self._heartbeat = heartbeat
         self._on_news = on_news
         self._on_change = on_change
@@ -57,6 +63,13 @@ class Listener:
         ready = asyncio.Event()
         self._task = asyncio.create_task(self._run(ready))
         await ready.wait()
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other Machine listens: then there is nobody to tell. Doubt means no."""
+        if self.news != "listen" or self._others:
+            return False
+        return time.monotonic() > self._alone_after
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -85,6 +98,7 @@ class Listener:
             connection.add_termination_listener(lambda _: lost.set())
             await connection.add_listener(CHANNEL, self._hear)
             while True:
+                self._forget()
                 if await self._echoes():
                     self._set("listen")
                 elif self.news == "polling":
@@ -105,28 +119,49 @@ class Listener:
         for _ in range(3):
             self._echo.clear()
             self._nonce = secrets.token_hex(8)
-            payload = f"\n\n0\n0\nping {self._nonce}"
-            async with self._database.acquire() as connection:
-                await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
+            await self._ping()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._echo.wait(), _ECHO_TIMEOUT)
                 return True
         return False
 
+    async def _ping(self) -> None:
+        """Tells every Machine, this one included, that this one is there."""
+        async with self._database.acquire() as connection:
+            await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, f"{self._machine}{_PING}{self._nonce}")
+
+    def _forget(self) -> None:
+        """Machines that have been silent for three heartbeats are not there any more."""
+        old = time.monotonic() - 3 * self._heartbeat
+        self._others = {machine: heard for machine, heard in self._others.items() if heard > old}
+
+    def _met(self, machine: str) -> None:
+        if machine not in self._others:
+            self._greeting = asyncio.ensure_future(self._greet())
+        self._others[machine] = time.monotonic()
+
+    async def _greet(self) -> None:
+        """A Machine that has just come is told at once that it is not alone."""
+        with suppress(Unavailable):  # then the next heartbeat tells it
+            await self._ping()
+
     def _set(self, news: Literal["listen", "polling"]) -> None:
         if news != self.news:
             self.news = news
+            self._alone_after = time.monotonic() + _ALONE_AFTER
             logger.info("News arrives by %s.", news)
             self._on_change()  # what was said while nobody listened has to be read
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         text = str(payload)
-        if text.startswith(self._own):
-            return  # this Machine's own commits were told of when they landed
-        self.heard += 1
-        if text.startswith("\n\n0\n0\nping "):
-            if text.endswith(self._nonce):
+        if text.startswith(self._own):  # its own commits were told of when they landed
+            if text.endswith(self._nonce) and _PING in text:
                 self._echo.set()
+            return
+        self.heard += 1
+        machine, ping, _ = text.partition(_PING)
+        if ping:
+            self._met(machine)
             return
         news = parse_news(text)
         if news is not None:

@@ -15,7 +15,7 @@ from typing import Final
 
 import asyncpg
 
-from gateway.log.database import Database
+from gateway.log.database import Database, Lane
 from gateway.protocol.batch import JSON_TYPE, News
 from gateway.protocol.errors import (
     ContentTypeMismatch,
@@ -90,29 +90,35 @@ class _Entry:
 
 
 class Writer:
-    """Appends of a Machine. `on_commit` hears of every committed change, `on_doubt` of every unknown outcome."""
+    """Appends of a Machine, on `lanes` connections of its own.
+
+    `machine` names this Machine to the others, or is None while there are none to be told. `on_commit` hears of every
+    committed change, `on_doubt` of every unknown outcome.
+    """
 
     def __init__(
         self,
         database: Database,
         *,
-        machine: str,
+        machine: Callable[[], str | None],
         lanes: int,
         max_pending: int,
         on_commit: Callable[[News], None],
         on_doubt: Callable[[list[str]], None],
     ) -> None:
-        self._database = database
         self._machine = machine
-        self._lanes = lanes
         self._max_pending = max_pending
         self._on_commit = on_commit
         self._on_doubt = on_doubt
         self._queue: deque[_Waiting] = deque()
         self._queued_bytes = 0
         self._busy: set[str] = set()
-        self._flushing: set[asyncio.Task[None]] = set()
+        self._free = [database.lane() for _ in range(lanes)]
+        self._landing: set[asyncio.Task[None]] = set()
         self._scheduled = False
+        self._crowd = 0  # requests of the last batch: whether it pays to wait for company
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     async def append(self, request: AppendRequest) -> Appended:
         """Appends, closes, or both; returns once it is durable.
@@ -126,35 +132,31 @@ class Writer:
         waiting = _Waiting(request, loop.create_future())
         self._queue.append(waiting)
         self._queued_bytes += waiting.size
-        if not self._scheduled and len(self._flushing) < self._lanes:
-            self._scheduled = True
-            loop.call_soon(self._flush)  # after the other requests of this turn of the loop
+        self._empty.clear()
+        if self._free and not self._scheduled:
+            if self._crowd <= 1 and len(self._queue) == 1:
+                if entries := self._gather():  # alone, and lately always so: no detour by way of a task
+                    await self._commit(entries, self._free.pop())
+            else:
+                self._scheduled = True
+                loop.call_soon(self._flush)  # after the other requests of this turn of the loop
         return await waiting.outcome
 
     async def close(self) -> None:
         """Waits for everything that was taken."""
-        while self._queue or self._flushing:
-            self._flush()
-            await asyncio.wait(self._flushing)
+        await self._empty.wait()
+        for lane in self._free:
+            await lane.close()
 
     def _flush(self) -> None:
         self._scheduled = False
-        while len(self._flushing) < self._lanes:
+        while self._free:
             entries = self._gather()
             if not entries:
                 return
-            entries = dict(sorted(entries.items()))  # the order in which every batch locks its streams
-            self._busy.update(entries)
-            task = asyncio.ensure_future(self._commit(entries))
-            self._flushing.add(task)
-            task.add_done_callback(self._landed)
-
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._flushing.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("A batch of appends failed unexpectedly.", exc_info=task.exception())
-        if self._queue:
-            self._flush()
+            task = asyncio.ensure_future(self._commit(entries, self._free.pop()))
+            self._landing.add(task)
+            task.add_done_callback(self._landing.discard)
 
     def _gather(self) -> dict[str, _Entry]:
         """Takes from the queue what may go together; what may not stays, in order."""
@@ -189,35 +191,44 @@ class Writer:
             self._queued_bytes -= waiting.size
         rest.extend(queue)
         self._queue = rest
-        return entries
+        if count:
+            self._crowd = count
+        self._busy.update(entries)
+        return dict(sorted(entries.items()))  # the order in which every batch locks its streams
 
-    async def _commit(self, entries: dict[str, _Entry]) -> None:
+    async def _commit(self, entries: dict[str, _Entry], lane: Lane) -> None:
+        """One batch, from its call to its outcomes; then the lane is free for the next."""
         try:
-            try:
-                row = await self._call(entries)
-            except Unavailable as error:
-                if not isinstance(error.__cause__, _DEFINITE):
-                    self._doubt(entries, error)
-                elif len(entries) > 1:
-                    for path, entry in entries.items():  # one request's fault never fails its neighbours
-                        await self._commit({path: entry})
-                else:
-                    logger.error("An append failed in the database.", exc_info=error.__cause__)
-                    self._fail(entries, error)
-            else:
-                self._tell(entries, row)
-        except BaseException:
+            await self._call(entries, lane)
+        except Exception:
+            logger.exception("A batch of appends failed unexpectedly.")
+            self._doubt(entries, Unavailable())
+        except asyncio.CancelledError:
             self._doubt(entries, Unavailable())
             raise
         finally:
             self._busy.difference_update(entries)
+            self._free.append(lane)
+            if self._queue:
+                self._flush()
+            elif not self._busy:
+                self._empty.set()
 
-    async def _call(self, entries: dict[str, _Entry]) -> asyncpg.Record:
-        arguments = _arguments(entries)
-        async with self._database.acquire() as connection:
-            row = await connection.fetchrow(_CALL, self._machine, *arguments)
-        assert row is not None, "CALL gives its OUT parameters as one row"
-        return row
+    async def _call(self, entries: dict[str, _Entry], lane: Lane) -> None:
+        machine = self._machine()
+        try:
+            row = await lane.fetchrow(_CALL, machine, *_arguments(entries, told=machine is not None))
+        except Unavailable as error:
+            if not isinstance(error.__cause__, _DEFINITE):
+                self._doubt(entries, error)
+            elif len(entries) > 1:
+                for path, entry in entries.items():  # one request's fault never fails its neighbours
+                    await self._call({path: entry}, lane)
+            else:
+                logger.error("An append failed in the database.", exc_info=error.__cause__)
+                self._fail(entries, error)
+        else:
+            self._tell(entries, row)
 
     def _doubt(self, entries: dict[str, _Entry], error: Unavailable) -> None:
         self._fail(entries, error)
@@ -264,8 +275,8 @@ def _body(entry: _Entry) -> bytes:
     return (b"," if entry.waiting[0].request.media_type == JSON_TYPE else b"").join(entry.events)
 
 
-def _arguments(entries: dict[str, _Entry]) -> list[object]:
-    """The parallel arrays of run_gateway.append, after the machine's name."""
+def _arguments(entries: dict[str, _Entry], *, told: bool) -> list[object]:
+    """The parallel arrays of run_gateway.append, after the machine's name. `told`: others hear of it."""
     firsts = [entry.waiting[0].request for entry in entries.values()]
     producers = [request.producer for request in firsts]
     with_producers = any(producers)
@@ -283,7 +294,8 @@ def _arguments(entries: dict[str, _Entry]) -> list[object]:
             event_entries += [number] * count
             event_ordinals += range(1, count + 1)
         events += entry.events
-        bodies.append(_notified(entry))
+        if told:
+            bodies.append(_notified(entry))
     return [
         list(entries),
         [request.media_type for request in firsts],
@@ -296,7 +308,7 @@ def _arguments(entries: dict[str, _Entry]) -> list[object]:
         event_entries,
         event_ordinals,
         events,
-        bodies,
+        bodies or None,
     ]
 
 

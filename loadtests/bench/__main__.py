@@ -63,15 +63,17 @@ def main(
     date = date or datetime.now(UTC).date().isoformat()
     about = {"date": date, "command": ["python", "-m", "loadtests.bench", *sys.argv[1:]], "scale": vars(scale)}
     try:
-        asyncio.run(_main(only, peers, rounds or (1 if quick else 3), scale, about, markdown, file))
+        failures = asyncio.run(_main(only, peers, rounds or (1 if quick else 3), scale, about, markdown, file))
     except Failed as error:
         raise click.ClickException(str(error)) from error
+    sys.exit(1 if failures else 0)
 
 
 async def _main(
     only: list[str], peers: list[str], rounds: int, scale: Scale, about: dict[str, Any], markdown: bool,
     file: IO[str] | None,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
+    """How many measurements failed."""
     titles = {name: peer.title for name, peer in PEERS.items()}
     async with open_lab(scale) as lab:
         results = await run(lab, only, peers, rounds, lambda line: click.echo(line, err=True))
@@ -81,6 +83,7 @@ async def _main(
         click.echo("\n" + report.render(results, titles, report.markdown))
     if file is not None:
         json.dump(report.as_json(results, about), file, indent=1, ensure_ascii=False)
+    return results.failures
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class Results:
 
     samples: list[Sample] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    failures: int = 0  # of peers that are there, and could not be measured
 
     def rounds(self, scenario: str, peer: str, value: str) -> dict[int, float]:
         """A value by round."""

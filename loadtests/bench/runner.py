@@ -79,13 +79,15 @@ async def _measure(
             await peer.start()
             values = await SCENARIOS[scenario].ask(lab, peer)
     except TimeoutError:
-        results.notes.append(f"{scenario}, {peer.title}, round {number}: not done after {LIMIT:g} s")
-        tell(results.notes[-1])
+        fault = f"not done after {LIMIT:g} s"
     except (Failed, NothingMeasured, OSError, asyncpg.PostgresError) as error:
-        results.notes.append(f"{scenario}, {peer.title}, round {number}: {error}")
-        tell(results.notes[-1])
+        fault = str(error)
     else:
         results.samples.append(Sample(scenario, name, number, values))
         tell(f"{scenario} {number} {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
+        return
     finally:
         await peer.stop()
+    results.failures += 1
+    results.notes.append(f"{scenario}, {peer.title}, round {number}: {fault}")
+    tell(results.notes[-1])

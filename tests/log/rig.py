@@ -86,7 +86,7 @@ async def opened(
     doubts: list[str] = []
     writer = Writer(
         database,
-        machine=machine,
+        machine=lambda: machine,
         lanes=lanes,
         max_pending=max_pending,
         on_commit=news.append,

@@ -16,7 +16,7 @@ from gateway.log.database import Database
 from gateway.subscriptions import Subscriptions
 from gateway.subscriptions.rules import Ack, Settlement
 from gateway.subscriptions.store import Store
-from tests.subscriptions.tools import Received, Receiver, Streams, die, eventually, pull_wake, says, webhook
+from tests.subscriptions.tools import Received, Receiver, Streams, die, eventually, idle, pull_wake, says, webhook
 
 BASE = "https://gateway.example"
 DONE = b'{"done":true}'
@@ -99,6 +99,7 @@ async def test_an_append_here_is_delivered_at_once(
     receiver.answer = says(DONE)
     await store.create("s", webhook(receiver.url))
     await slow_machine._changed()  # as the route that created it does
+    await idle(slow_machine)
     await streams.create("runs/1", b"1")
     slow_machine.appended("runs/1")
     slow_machine.appended("other")
@@ -108,6 +109,7 @@ async def test_an_append_here_is_delivered_at_once(
         return await acked(store) == 1
 
     await eventually(done)
+    await idle(slow_machine)
     await streams.append("runs/1")
     slow_machine.appended("runs/1")
     await eventually(lambda: len(receiver.received) == 2)
@@ -299,6 +301,27 @@ async def test_links_of_a_deleted_stream_are_tidied_away_by_the_way(
         return await streams.value("SELECT count(*) = 0 FROM run_gateway.subscription_links") is True
 
     await eventually(tidy)
+
+
+async def test_an_append_noticed_while_the_database_is_away_is_not_forgotten(
+    database: Database, streams: Streams, store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.create("s", webhook(receiver.url))
+    machine = Subscriptions(database, base_url=BASE, scan_interval=0.05)
+    await machine.start()
+    try:
+        dispatcher = machine._dispatcher
+        assert dispatcher is not None
+        await idle(machine)
+        await streams.create("runs/1", b"1")
+        with monkeypatch.context() as outage:
+            outage.setattr(database, "acquire", _unavailable)
+            dispatcher._look_at = float("inf")  # by itself it would not look for what it has missed
+            machine.appended("runs/1")
+            await eventually(lambda: not dispatcher._well)
+        await eventually(lambda: len(receiver.received) == 1)
+    finally:
+        await machine.stop()
 
 
 async def test_it_waits_for_a_database_that_is_away_and_goes_on(

@@ -17,7 +17,7 @@ from gateway.log.database import Database
 from gateway.protocol.errors import ProtocolError, Unavailable
 from gateway.subscriptions import Subscriptions
 from gateway.subscriptions.http import MAX_BODY
-from tests.subscriptions.tools import Receiver, Streams, eventually
+from tests.subscriptions.tools import Receiver, Streams, eventually, idle
 
 BASE = "http://gateway.example"
 ROOT = "/v1/stream/__ds"
@@ -40,14 +40,19 @@ def application(subscriptions: Subscriptions) -> FastAPI:
 
 
 @pytest_asyncio.fixture
-async def http(database: Database) -> AsyncIterator[httpx.AsyncClient]:
-    """One Machine. It hardly looks by itself, so that tests see what requests bring about."""
-    subscriptions = Subscriptions(database, base_url=BASE + "/", scan_interval=3600)
-    await subscriptions.start()
-    transport = httpx.ASGITransport(application(subscriptions))
+async def machine(database: Database) -> AsyncIterator[Subscriptions]:
+    """One that hardly looks by itself, so that tests see what requests bring about."""
+    machine = Subscriptions(database, base_url=BASE + "/", scan_interval=3600)
+    await machine.start()
+    yield machine
+    await machine.stop()
+
+
+@pytest_asyncio.fixture
+async def http(machine: Subscriptions) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(application(machine))
     async with httpx.AsyncClient(transport=transport, base_url=f"{BASE}{ROOT}") as client:
         yield client
-    await subscriptions.stop()
 
 
 def code(response: httpx.Response) -> tuple[int, str]:
@@ -210,7 +215,7 @@ async def test_a_token_that_has_expired_says_so(
 
 
 async def test_a_callback_that_leaves_work_has_the_next_wake_delivered_at_once(
-    http: httpx.AsyncClient, streams: Streams, receiver: Receiver, database: Database
+    http: httpx.AsyncClient, machine: Subscriptions, streams: Streams, receiver: Receiver
 ) -> None:
     await put(http, type="webhook", webhook={"url": receiver.url})
     await streams.create("runs/1", b"1")
@@ -219,6 +224,7 @@ async def test_a_callback_that_leaves_work_has_the_next_wake_delivered_at_once(
     assert await streams.value("SELECT woken FROM run_gateway.wake_subscription($1, NULL)", number)
     await put(http, "any other change rings")
     await eventually(lambda: len(receiver.received) == 1)
+    await idle(machine)
     wake = receiver.received[0].body
     address = wake["callback_url"].removeprefix(BASE)
     settled = await http.post(

@@ -182,3 +182,10 @@ async def die(machine: Subscriptions) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await webhooks.close()
+
+
+async def idle(machine: Subscriptions) -> None:
+    """Waits until it has seen to everything that it was told of."""
+    dispatcher = machine._dispatcher
+    assert dispatcher is not None
+    await eventually(lambda: not (dispatcher._deliveries or dispatcher._may_deliver or dispatcher._rung.is_set()))

@@ -224,6 +224,7 @@ RETURN concat_ws(E'\n', machine, path, first, last, CASE WHEN closed THEN 'close
 -- The hot append: one round trip, two transactions. Events are committed first and told of afterwards, because a
 -- transaction that notifies holds a lock of the whole database while it is flushed, so such commits run one by one.
 -- A crash between the two loses a hint and no data: readers elsewhere are late until the next sweep.
+-- `machine` NULL: there is no other Machine to tell.
 CREATE PROCEDURE run_gateway.append(
     IN machine text,
     IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],
@@ -243,10 +244,12 @@ BEGIN
           FROM run_gateway.append_batch(paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs,
                                         event_entries, event_ordinals, events);
     END IF;
-    COMMIT;
-    PERFORM pg_notify('run_gateway', run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, n.body))
-       FROM unnest(paths, counts, bodies, verdicts, tails, closed) AS n(path, n, body, verdict, tail, closed)
-      WHERE n.verdict = 'appended';
+    IF machine IS NOT NULL THEN
+        COMMIT;
+        PERFORM pg_notify('run_gateway', run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, n.body))
+           FROM unnest(paths, counts, bodies, verdicts, tails, closed) AS n(path, n, body, verdict, tail, closed)
+          WHERE n.verdict = 'appended';
+    END IF;
 END
 $$;
 

@@ -58,7 +58,8 @@ INSERT INTO run_gateway.subscription_changes (version) VALUES (1);
 
 -- Streams are linked in the very transaction that creates them: whichever Machine does it, none is missed. Whoever
 -- changes what is subscribed to excludes them for a moment: a stream exists before, and is linked at its tail, or
--- comes after, and is linked from its beginning.
+-- comes after, and is linked from its beginning. This lock comes after a subscription's row lock, never before: who
+-- holds it must wait for nobody that waits for a stream.
 CREATE FUNCTION run_gateway.lock_membership(shared boolean) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -188,11 +189,11 @@ LANGUAGE plpgsql AS $$
 DECLARE
     s run_gateway.subscriptions;
 BEGIN
-    PERFORM run_gateway.lock_membership(false);
-    SELECT * INTO s FROM run_gateway.subscriptions WHERE id = wanted;
+    SELECT * INTO s FROM run_gateway.subscriptions WHERE id = wanted FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM run_gateway.lock_membership(false);
     PERFORM run_gateway.link_explicitly(s, paths);
     RETURN true;
 END
@@ -205,7 +206,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     s run_gateway.subscriptions;
 BEGIN
-    SELECT * INTO s FROM run_gateway.subscriptions WHERE id = wanted;
+    SELECT * INTO s FROM run_gateway.subscriptions WHERE id = wanted FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
@@ -221,8 +222,11 @@ $$;
 CREATE FUNCTION run_gateway.delete_subscription(doomed text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM run_gateway.lock_membership(false);
-    DELETE FROM run_gateway.subscriptions WHERE id = doomed;
+    PERFORM 1 FROM run_gateway.subscriptions WHERE id = doomed FOR UPDATE;
+    IF FOUND THEN
+        PERFORM run_gateway.lock_membership(false);
+        DELETE FROM run_gateway.subscriptions WHERE id = doomed;
+    END IF;
 END
 $$;
 
