@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from gateway.fanout.hub import Hub
+from gateway.fanout.transport import Cycle
 from gateway.http import responses
 from gateway.http.health import Health, health_router
 from gateway.http.openapi import describe
@@ -35,7 +36,7 @@ logger = logging.getLogger("gateway.app")
 
 PURGE_INTERVAL = 30.0  # seconds between looks for expired streams, give or take a half
 PURGE_STEPS = 500  # of some thousand rows, at one go
-WRITER_LANES = 2  # batches of appends that may be on their way to the database at once
+WRITER_LANES = 3  # batches of appends that may be on their way to the database at once
 MAX_PENDING = 64 << 20  # bytes of appends that may wait for the database before more are refused
 
 
@@ -52,7 +53,7 @@ class Gateway:
         self._reader = Reader(self._database, page_bytes=settings.page_bytes)
         self._lifecycle = Lifecycle(self._database, machine=self.machine)
         self._hub = Hub(
-            read=self._reader.read,
+            read=self._reader.live,
             positions=self._reader.positions,
             touch=self._reader.touch,
             now=time.time,
@@ -76,7 +77,9 @@ class Gateway:
             on_news=self._hub.ring,
             on_change=self._hub.look_again,
         )
-        self._subscriptions = Subscriptions(self._database, base_url=self._base_url)
+        self._subscriptions = Subscriptions(
+            self._database, base_url=self._base_url, allow_local_webhooks=settings.local_webhooks
+        )
         self._streams = StreamRoutes(
             _Log(self._reader, self._writer, self._lifecycle, self._hub, self._subscriptions),
             self._hub,
@@ -94,8 +97,19 @@ class Gateway:
             path = stream_path_of(scope["path"])
             if path is not None and not path.startswith("__ds/") and path != "__ds":
                 await self._stream(path, scope, receive, send)
-                return
+            else:
+                await self._described(scope, receive, send)
+            return
         await self._api(scope, receive, send)
+
+    def append_directly(self, cycle: Cycle) -> bool:
+        """What gateway.fanout.transport offers each POST to."""
+        try:
+            return self._streams.append_directly(cycle)
+        except Exception:
+            logger.exception("A request failed.")
+            responses.refuse_directly(cycle, InternalFault())
+            return True
 
     async def _stream(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -114,6 +128,10 @@ class Gateway:
                 logger.exception("A request failed.")  # here, and never to the client
                 error = InternalFault()
             await responses.refuse(scope, send, error)
+
+    async def _described(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(Exception):  # raised again by Starlette when `_render_fault` has logged and answered it
+            await self._api(scope, receive, _marked(send))
 
     def _committed(self, news: News) -> None:
         self._hub.ring(news)
@@ -172,6 +190,7 @@ class Gateway:
         api.include_router(self._subscriptions.router())
         api.add_exception_handler(ProtocolError, _render)
         api.add_exception_handler(HTTPException, _render_http)
+        api.add_exception_handler(Exception, _render_fault)
         api.openapi = lambda: describe(api)  # type: ignore[method-assign]
         return api
 
@@ -186,6 +205,7 @@ class _Log:
         self._hub = hub
         self._subscriptions = subscriptions
         self.append = writer.append
+        self.submit = writer.submit
         self.read = reader.read
         self.stat = reader.stat
 
@@ -201,6 +221,21 @@ class _Log:
         self._subscriptions.deleted(path)
 
 
+def _marked(send: Send) -> Send:
+    """FastAPI's own answers with the headers that all answers have (§12.7)."""
+
+    async def marked(message: responses.Message) -> None:
+        if message["type"] == "http.response.start":
+            there = {name for name, _ in message["headers"]}
+            message["headers"] = [
+                *message["headers"],
+                *(header for header in responses.SECURITY + responses.CORS if header[0] not in there),
+            ]
+        await send(message)
+
+    return marked
+
+
 async def _render(_: Request, error: Exception) -> Response:
     assert isinstance(error, ProtocolError)
     body = responses.error_body(error.type, error.message, error.details)
@@ -208,10 +243,13 @@ async def _render(_: Request, error: Exception) -> Response:
     response.raw_headers = [
         *responses.error_headers(error),
         (b"content-length", b"%d" % len(body)),
-        *responses.SECURITY,
-        *responses.CORS,
     ]
     return response
+
+
+async def _render_fault(request: Request, error: Exception) -> Response:
+    logger.error("A request failed.", exc_info=error)  # here, and never to the client
+    return await _render(request, InternalFault())
 
 
 async def _render_http(request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ whether a database answers or a port is free is for those who use it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -44,6 +45,13 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 PostgresURL = Annotated[str, AfterValidator(_postgres_url)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -75,6 +83,9 @@ class Settings(BaseSettings):
         le=65_535,
         description="Port to listen on; 0 picks a free one.",
     )
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that share the port, one for each core, each a Machine of its own."
+    )
     public_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
         None, description="Address under which clients reach this server, for links in answers; none: HOST and PORT."
     )
@@ -88,7 +99,9 @@ class Settings(BaseSettings):
     heartbeat: Seconds = Field(15.0, description="Seconds of silence after which an SSE response is sent a comment.")
     max_body: int = Field(10 * MIB, ge=1, le=1024 * MIB, description="Bytes that the body of one request may have.")
     page_bytes: int = Field(1 * MIB, ge=KIB, le=256 * MIB, description="Bytes of events read from the log at once.")
-    pool_size: int = Field(8, ge=1, le=1000, description="Connections to the database, without the one for LISTEN.")
+    pool_size: int = Field(
+        8, ge=1, le=1000, description="Connections to the database, of each worker, without the one for LISTEN."
+    )
     statement_timeout: Seconds = Field(30.0, description="Seconds that one statement may take in the database.")
     sweep_interval: Seconds = Field(
         1.0, description="Seconds between looks at the log for news that no notification told of."
@@ -105,9 +118,18 @@ class Settings(BaseSettings):
         True,
         description="Whether `serve` updates the schema of DATABASE_URL; the embedded one's always is.",
     )
+    allow_local_webhooks: bool | None = Field(
+        None,
+        description="Whether webhooks may go to this very host by plain http; when empty, only if HOST is loopback.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level of what is logged to stderr."
     )
+
+    @property
+    def local_webhooks(self) -> bool:
+        """`allow_local_webhooks` as it is meant: who listens for this host alone is at home, and may call itself."""
+        return _is_loopback(self.host) if self.allow_local_webhooks is None else self.allow_local_webhooks
 
     @classmethod
     def settings_customise_sources(

@@ -118,3 +118,31 @@ def test_the_readme_lists_the_settings_as_they_are() -> None:
     listed = re.search(r"<!-- settings -->\n(.*?)\n<!-- /settings -->", readme, re.DOTALL)
     assert listed is not None, "README.md has no <!-- settings --> ... <!-- /settings -->"
     assert listed[1].strip() == table()
+
+
+@pytest.mark.parametrize(
+    ("host", "given", "allowed"),
+    [
+        ("127.0.0.1", None, True),
+        ("127.0.0.9", None, True),
+        ("::1", None, True),
+        ("localhost", None, True),
+        ("0.0.0.0", None, False),
+        ("::", None, False),
+        ("10.0.0.1", None, False),
+        ("example.com", None, False),
+        ("127.0.0.1", False, False),
+        ("0.0.0.0", True, True),
+    ],
+)
+def test_webhooks_to_this_very_host_are_for_who_listens_for_it_alone(
+    host: str, given: bool | None, allowed: bool
+) -> None:
+    assert load(host=host, allow_local_webhooks=given).local_webhooks is allowed
+
+
+@pytest.mark.parametrize("value", ["0", "65", "two"])
+def test_the_number_of_workers_has_bounds(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("GATEWAY_WORKERS", value)
+    with pytest.raises(BadSetting, match=f"^GATEWAY_WORKERS='{value}' should be "):
+        load()

@@ -70,15 +70,20 @@ class Follower:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._leave()  # if it was cancelled where it waited
         if self._direct is not None:
             self._direct.follower = None
         self._hub.unschedule(self, self.slot)
         self._hub.unfollow(self.tail)
 
-    def begin(self, page: Page) -> None:
-        """Takes the first page as read."""
+    async def begin(self, position: int, last_events: int | None = None) -> Page:
+        """The first page: after `position`, or so many events before the tail. Raises what a read of the log raises."""
+        if last_events is None:
+            page = await self._hub.enter(self.tail, position)
+        else:
+            page = await self._hub.enter_last(self.tail, last_events)
         self.position = page.batch.end
-        self._hub.observe(self.tail, page)
+        return page
 
     def expire(self, after: float) -> None:
         """Ends by itself in `after` seconds."""
@@ -100,9 +105,9 @@ class Follower:
             if tail.position == self.position:
                 if tail.closed:
                     return Batch(self.position, self.position, b"", True, True)
-                await self._park()
+                await self._park(self._direct)
                 continue
-            batch = tail.since(self.position) if tail.position is not None else None
+            batch = tail.since(self.position)
             if batch is None:
                 page = await self._hub.read(tail.path, self.position)
                 self._hub.observe(tail, page)
@@ -111,7 +116,7 @@ class Follower:
                     continue
                 if batch.empty and not batch.closed:
                     # Nothing there, and yet not at the tail: it is filling up, or this reader is ahead of the log.
-                    await self._park(join=False)
+                    await self._park(None)
                     continue
             self.position = batch.end
             return batch
@@ -120,8 +125,9 @@ class Follower:
     def wake(self) -> None:
         """Something has changed: look again."""
         self._leave()
-        if self._parked is not None and not self._parked.done():
-            self._parked.set_result(None)
+        parked, self._parked = self._parked, None
+        if parked is not None and not parked.done():
+            parked.set_result(None)
 
     def beat(self) -> None:
         """Nothing has happened for a while."""
@@ -133,18 +139,14 @@ class Follower:
         self._over = True
         self.wake()
 
-    async def _park(self, *, join: bool = True) -> None:
-        """Waits to be woken; meanwhile, standing at the tail, is written to directly where that can be."""
-        self._parked = asyncio.get_running_loop().create_future()
-        if join and self._direct is not None:
-            self.tail.direct[self] = self._direct.write
+    def _park(self, direct: Direct | None) -> asyncio.Future[None]:
+        """Is done when there is reason to look again; meanwhile `direct`, standing at the tail, is written to."""
+        if direct is not None:
+            self.tail.direct[self] = direct.write
         else:
             self.tail.waiting.add(self)
-        try:
-            await self._parked
-        finally:
-            self._leave()
-            self._parked = None
+        self._parked = asyncio.get_running_loop().create_future()
+        return self._parked
 
     def _leave(self) -> None:
         if self.tail.direct.pop(self, None) is not None:

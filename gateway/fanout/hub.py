@@ -11,11 +11,11 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.fanout.tail import Tail
 from gateway.protocol import frames
-from gateway.protocol.batch import Batch, News, Page
+from gateway.protocol.batch import Batch, News, Page, after
 from gateway.protocol.cursor import cursor
 from gateway.protocol.errors import ProtocolError, StreamGone, StreamNotFound
 
@@ -28,9 +28,17 @@ TICK: Final = 0.25  # seconds: how exactly heartbeats and maximum ages are kept
 DRAIN_RATE: Final = 500  # followers a second that a drain ends, when its time allows
 _HEARTBEAT: Final = frames.chunk(frames.HEARTBEAT)
 
-Read = Callable[[str, int], Awaitable[Page]]
+RECENT: Final = 16 << 10  # bytes before its position that the first reader of a tail fetches for all who come with it
+ROUNDS: Final = 2  # of others' first reads that a newcomer waits for
+
 Positions = Callable[[Iterable[str]], Awaitable[dict[str, tuple[int, int, bool]]]]
 Touch = Callable[[Iterable[str]], Awaitable[None]]
+
+
+class Read(Protocol):
+    """A page for followers; one close to the tail begins up to `recent` bytes before the position."""
+
+    async def __call__(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page: ...
 
 
 class Hub:
@@ -52,7 +60,8 @@ class Hub:
     ) -> None:
         self.tails: dict[str, Tail] = {}
         self.draining = False
-        self.joined = 0
+        self.joined = 0  # reads of the log that somebody else had begun
+        self.remembered = 0  # readers that needed none
         self._read = read
         self._positions = positions
         self._touch = touch
@@ -62,6 +71,7 @@ class Hub:
         self._sweep_interval = sweep_interval
         self._deadlines: dict[int, set[Follower]] = {}
         self._last_tick = int(clock() / TICK)
+        self._cursor = cursor(now(), None, 0)  # of this tick
         self._reading: dict[tuple[str, int], asyncio.Task[Page]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._look = asyncio.Event()
@@ -81,6 +91,47 @@ class Hub:
         if not tail.users and self.tails.get(tail.path) is tail:
             del self.tails[tail.path]
 
+    async def enter(self, tail: Tail, position: int) -> Page:
+        """The first page of a reader: from memory where its stream is followed here already, else from the log.
+
+        The first reader of a tail fetches a little more, and whoever comes meanwhile waits for that: a thousand that
+        come back at once cost a read or two.
+        """
+        for _ in range(ROUNDS):
+            if tail.opening is not None:
+                await asyncio.wait((tail.opening,))
+        page = tail.remembered(position)
+        if page is not None:
+            self.remembered += 1
+            return page
+        if tail.position is None and tail.opening is None:
+            page = await self._open(tail, position)
+        else:
+            page = await self.read(tail.path, position)
+            self.observe(tail, page)
+        rest = after(page.stream.encoding, page.batch, position)
+        assert rest is not None, "a page that begins earlier reaches the position that it was asked for"
+        return Page(page.stream, rest)
+
+    async def enter_last(self, tail: Tail, last_events: int) -> Page:
+        """The same for a reader that begins so many events before the tail."""
+        page = await self._read(tail.path, 0, last_events=last_events)
+        self.observe(tail, page)
+        return page
+
+    async def _open(self, tail: Tail, position: int) -> Page:
+        async def read() -> Page:
+            try:
+                page = await self._read(tail.path, position, recent=RECENT)
+                self.observe(tail, page)  # before those who wait for it look
+                return page
+            finally:
+                tail.opening = None
+
+        tail.opening = asyncio.ensure_future(read())
+        tail.opening.add_done_callback(_told)
+        return await asyncio.shield(tail.opening)
+
     async def read(self, path: str, position: int, *, fresh: bool = False) -> Page:
         """A page of the log; readers that ask for the same one at once share it.
 
@@ -98,13 +149,12 @@ class Hub:
     def _read_ended(self, key: tuple[str, int], task: asyncio.Task[Page]) -> None:
         if self._reading.get(key) is task:
             del self._reading[key]
-        if not task.cancelled():
-            task.exception()  # whoever awaits it is told; if nobody does any more, nobody need be
+        _told(task)
 
     def observe(self, tail: Tail, page: Page) -> None:
         """What a follower has read: the first read to reach the end of the log gives the tail its position."""
         if tail.stream is None:
-            tail.stream = page.stream
+            tail.take(page.stream)
         elif tail.stream.id != page.stream.id:
             self._drop(tail)  # another stream at the same path: its positions mean something else
             return
@@ -115,18 +165,18 @@ class Hub:
             batch = Batch(page.stream.tail, page.stream.tail, b"", True, page.stream.closed)
         if tail.position is None:
             tail.position = batch.start
-            tail.publish(batch, self.cursor(tail), self._clock())
-            if tail.wanted > batch.end and not batch.closed:
+            self._publish(tail, batch)
+            self._catch_up(tail)
+            if tail.wanted > tail.position and not tail.closed:
                 self._fill(tail)
         elif batch.end > tail.position or (batch.closed and not tail.closed):
             self._want(tail, batch.end)
 
     def cursor(self, tail: Tail, client: int | None = None) -> int:
         """The cursor for whoever follows this tail: always ahead of every cursor that one of them came with."""
-        now = self._now()
         if client is not None:
-            tail.cursor_floor = max(tail.cursor_floor, cursor(now, client, random.random()))
-        return max(cursor(now, None, 0), tail.cursor_floor)
+            tail.cursor_floor = max(tail.cursor_floor, cursor(self._now(), client, random.random()))
+        return max(self._cursor, tail.cursor_floor)
 
     # News
 
@@ -137,15 +187,23 @@ class Hub:
             return
         if news.deleted:
             self._drop(tail)
-        elif tail.position is None:
-            tail.wanted = max(tail.wanted, news.last)
+        elif tail.position is None or tail.filling:
+            tail.expect(news)
         elif news.last < tail.position or (news.last == tail.position and (tail.closed or not news.closed)):
             return  # known already
-        elif news.first == tail.position + 1 and news.body is not None and not tail.filling:
-            batch = Batch(tail.position, news.last, news.body, True, news.closed)
-            tail.publish(batch, self.cursor(tail), self._clock())
+        elif news.first == tail.position + 1 and news.body is not None:
+            self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed))
         else:
             self._want(tail, news.last)
+
+    def _publish(self, tail: Tail, batch: Batch) -> None:
+        tail.publish(batch, self.cursor(tail), self._clock())
+
+    def _catch_up(self, tail: Tail) -> None:
+        """News that came while the log was read, as far as it goes on from there."""
+        while not tail.closed and (news := tail.due()) is not None:
+            assert tail.position is not None and news.body is not None
+            self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed))
 
     def look_again(self, paths: Iterable[str] | None = None) -> None:
         """Compares tails with the log: after the listener was away, or when a write's outcome is unknown."""
@@ -177,7 +235,8 @@ class Hub:
                     self._drop(tail)
                     return
                 if page.batch.start == tail.position and (not page.batch.empty or page.batch.closed):
-                    tail.publish(page.batch, self.cursor(tail), self._clock())
+                    self._publish(tail, page.batch)
+                self._catch_up(tail)
                 if page.batch.up_to_date and tail.wanted <= max(wanted, tail.position):
                     tail.wanted = 0  # what was promised and is not there was a hint from elsewhere
                     return
@@ -187,6 +246,7 @@ class Hub:
             logger.warning("The log cannot be read; followers of a stream wait for the next sweep.")
         finally:
             tail.filling = False
+            tail.early.clear()
 
     def _drop(self, tail: Tail) -> None:
         if self.tails.get(tail.path) is tail:
@@ -235,6 +295,7 @@ class Hub:
     def tick(self) -> None:
         """Ends whoever is due, and says to the silent that somebody is there."""
         now = self._clock()
+        self._cursor = cursor(self._now(), None, 0)
         this = int(now / TICK)
         for slot in range(self._last_tick + 1, this + 1):
             for follower in self._deadlines.pop(slot, ()):
@@ -281,3 +342,8 @@ class Hub:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _told(task: asyncio.Task[Page]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever awaits it is told; if nobody does any more, nobody need be

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import orjson
 
+from gateway.fanout.transport import Cycle, answer, cycle_of
 from gateway.protocol.errors import ProtocolError
 
 Scope = MutableMapping[str, Any]
@@ -26,6 +27,7 @@ CORS: Final[Headers] = [
     (b"access-control-expose-headers", b"*"),
 ]
 _COMMON: Final = SECURITY + CORS
+_COMMON_LINES: Final = b"".join([b"%b: %b\r\n" % header for header in _COMMON])
 _PREFLIGHT: Final[Headers] = [
     (b"access-control-allow-methods", b"GET, HEAD, PUT, POST, DELETE, OPTIONS"),
     (
@@ -46,11 +48,28 @@ async def start(send: Send, status: int, headers: Headers) -> None:
 
 
 async def respond(send: Send, status: int, headers: Headers, body: bytes = b"") -> None:
-    """A whole response. Its content type is exactly the one given."""
+    """A whole response. Its content type is exactly the one given; no value holds a line break."""
+    cycle = cycle_of(send)
+    if cycle is not None:
+        answer_directly(cycle, status, headers, body)
+        return
     if status not in _BODYLESS:
         headers = [*headers, (b"content-length", b"%d" % len(body))]
     await start(send, status, headers)
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def answer_directly(cycle: Cycle, status: int, headers: Headers, body: bytes = b"") -> None:
+    """The same in one write."""
+    if status not in _BODYLESS:
+        headers = [*headers, (b"content-length", b"%d" % len(body))]
+    answer(cycle, status, b"".join([b"%b: %b\r\n" % header for header in headers]) + _COMMON_LINES, body)
+
+
+def refuse_directly(cycle: Cycle, error: ProtocolError) -> None:
+    """A ProtocolError in one write."""
+    body = error_body(error.type, error.message, error.details)
+    answer_directly(cycle, error.status, error_headers(error), body)
 
 
 async def head(send: Send, status: int, headers: Headers) -> None:

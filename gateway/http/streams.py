@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.fanout.follower import Direct, Follower, Signal, direct
 from gateway.fanout.hub import Hub
+from gateway.fanout.pages import Pages
+from gateway.fanout.transport import Cycle
 from gateway.http import responses
 from gateway.http.responses import Headers, Receive, Scope, Send
 from gateway.log.lifecycle import Created
-from gateway.log.writer import Appended
+from gateway.log.writer import Appended, Settle
 from gateway.protocol import frames, headers
-from gateway.protocol.batch import JSON_TYPE, Batch, Page, Stream, media_type
+from gateway.protocol.batch import JSON_TYPE, Batch, Encoding, Page, Stream, media_type
 from gateway.protocol.cursor import cursor
 from gateway.protocol.errors import (
     BodyTooLarge,
@@ -37,7 +40,10 @@ from gateway.protocol.request import (
     parse_append,
     parse_create,
     parse_read,
+    stream_path_of,
 )
+
+SHARED: Final = 64 << 10  # bytes of a body that is worth not being copied
 
 
 class Log(Protocol):
@@ -45,9 +51,12 @@ class Log(Protocol):
 
     async def create(self, request: CreateRequest) -> Created: ...
     async def append(self, request: AppendRequest) -> Appended: ...
+    def submit(self, request: AppendRequest, settle: Settle) -> None: ...
     async def delete(self, path: str) -> None: ...
     async def stat(self, path: str) -> Stream: ...
-    async def read(self, path: str, position: int, *, last_events: int | None = None) -> Page: ...
+    async def read(
+        self, path: str, position: int, *, last_events: int | None = None, known: Page | None = None
+    ) -> Page: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,7 @@ class Limits:
     max_body: int
     long_poll_timeout: float
     sse_max_age: float
+    pages: int = 8 << 20  # kept in memory, for those who read a long run at the same time
 
 
 class StreamRoutes:
@@ -67,6 +77,7 @@ class StreamRoutes:
         self._hub = hub
         self._limits = limits
         self._now = now
+        self._pages = Pages(log, limits.pages)
         self._methods = {
             "POST": self._append,
             "GET": self._read,
@@ -75,16 +86,18 @@ class StreamRoutes:
             "DELETE": self._delete,
         }
 
-    async def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request for the stream at `path`. Raises ProtocolError while nothing has been sent."""
+    def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answers a request for the stream at `path`. Raises ProtocolError while nothing has been sent.
+
+        No coroutine of its own, nor has `_read`: each would be held by every reader that follows.
+        """
         method = scope["method"]
         handler = self._methods.get(method)
         if handler is not None:
-            await handler(check_path(path), scope, receive, send)
-        elif method == "OPTIONS":
-            await responses.preflight(send)
-        else:
-            raise MethodNotAllowed(None, [(b"allow", b"GET, HEAD, PUT, POST, DELETE, OPTIONS")])
+            return handler(check_path(path), scope, receive, send)
+        if method == "OPTIONS":
+            return responses.preflight(send)
+        raise MethodNotAllowed(None, [(b"allow", b"GET, HEAD, PUT, POST, DELETE, OPTIONS")])
 
     async def _append(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await self._body(scope, receive)
@@ -93,16 +106,24 @@ class StreamRoutes:
         except InvalidJson:
             await self._refuse_before_json(path)
             raise
-        result = await self._log.append(request)
-        answer: Headers = [(b"stream-next-offset", format_offset(result.tail))]
-        if result.closed:
-            answer.append((b"stream-closed", b"true"))
-        # §5.2.1: 200 tells a producer that its data is new; everything else that succeeds says 204.
-        status = 200 if request.producer and request.events and not result.duplicate else 204
-        if request.producer is not None:
-            answer.append((b"producer-epoch", b"%d" % (result.epoch or 0)))
-            answer.append((b"producer-seq", b"%d" % (result.seq or 0)))
+        status, answer = _appended(request, await self._log.append(request))
         await responses.respond(send, status, answer)
+
+    def append_directly(self, cycle: Cycle) -> bool:
+        """Answers a POST whose whole body is there, without a task; False leaves it to `_append`.
+
+        Only what is going to be asked of the log is taken: every refusal before that is `_append`'s.
+        """
+        scope = cycle.scope
+        path = stream_path_of(scope["path"])
+        if path is None or path.startswith("__ds") or len(cycle.body) > self._limits.max_body:
+            return False
+        try:
+            request = parse_append(check_path(path), scope["headers"], bytes(cycle.body))
+            self._log.submit(request, lambda outcome: _settle(cycle, request, outcome))
+        except ProtocolError:
+            return False
+        return True
 
     async def _refuse_before_json(self, path: str) -> None:
         """§5.2's order: whether the stream exists, is closed, and has this type is judged before its content."""
@@ -132,26 +153,23 @@ class StreamRoutes:
         await self._log.delete(path)
         await responses.respond(send, 204, [])
 
-    async def _read(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    def _read(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         with_tail = path.startswith("runs/")
         request = parse_read(path, scope["headers"], scope["query_string"], with_tail=with_tail)
         if request.live is Live.NO:
-            page = await self._first_page(request)
-            await self._answer(send, request, page)
-            return
+            return self._plain(request, send)
         if self._hub.draining:
             raise Draining
         if request.live is Live.LONG_POLL:
-            await self._long_poll(request, receive, send)
-        else:
-            await self._sse(request, scope, receive, send)
+            return self._long_poll(request, receive, send)
+        return self._sse(request, scope, receive, send)
 
-    async def _first_page(self, request: ReadRequest) -> Page:
+    async def _plain(self, request: ReadRequest, send: Send) -> None:
         if request.last_events is not None:
-            return await self._log.read(request.path, 0, last_events=request.last_events)
-        if request.live is Live.NO:
-            return await self._log.read(request.path, request.position)
-        return await self._hub.read(request.path, request.position)
+            page = await self._log.read(request.path, 0, last_events=request.last_events)
+        else:
+            page = await self._pages.read(request.path, request.position)
+        await self._answer(send, request, page)
 
     async def _answer(self, send: Send, request: ReadRequest, page: Page, cursor: int | None = None) -> None:
         """A batch as a whole response, or 304 when the client has it already (§10.1)."""
@@ -163,12 +181,14 @@ class StreamRoutes:
             await responses.respond(send, 304, [(b"etag", tag)])
             return
         answer = headers.of_batch(stream, batch, start, cursor=cursor, now=now)
-        await responses.respond(send, 200, answer, frames.body(stream.encoding, batch))
+        if len(batch.body) < SHARED:
+            await responses.respond(send, 200, answer, frames.body(stream.encoding, batch))
+        else:
+            await _in_parts(send, answer, frames.parts(stream.encoding, batch))
 
     async def _long_poll(self, request: ReadRequest, receive: Receive, send: Send) -> None:
-        with Follower(self._hub, request.path) as follower, _Hangup(follower, receive, None):
-            page = await self._first_page(request)
-            follower.begin(page)
+        with Follower(self._hub, request.path) as follower, _Hangup(follower, receive):
+            page = await follower.begin(request.position, request.last_events)
             follower.expire(self._limits.long_poll_timeout)
             batch: Batch | Signal = page.batch
             while batch is Signal.HEARTBEAT or (isinstance(batch, Batch) and batch.empty and not batch.closed):
@@ -184,18 +204,11 @@ class StreamRoutes:
 
     async def _sse(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> None:
         connection = direct(scope)
-        with (
-            Follower(self._hub, request.path, connection) as follower,
-            _Hangup(follower, receive, connection),
-        ):
-            page = await self._first_page(request)
-            follower.begin(page)
-            follower.expire(self._limits.sse_max_age * random.uniform(1, 1.2))
-            encoding = page.stream.encoding
-            await responses.start(send, 200, headers.of_sse(encoding))
-            token = self._hub.cursor(follower.tail, request.cursor)
-            await responses.piece(send, frames.sse(encoding, page.batch, b"%d" % token, first=True))
-            closed = page.batch.closed
+        with Follower(self._hub, request.path, connection) as follower, _hangup(follower, receive, connection):
+            encoding, closed = await self._sse_begin(request, follower, send)
+            del request
+            if connection is not None:
+                _forget(scope)
             while not closed:
                 try:
                     batch = await follower.next()
@@ -209,7 +222,18 @@ class StreamRoutes:
                 token = self._hub.cursor(follower.tail)
                 await responses.piece(send, frames.sse(encoding, batch, b"%d" % token))
                 closed = batch.closed
+                del batch  # nobody holds on to a page while he waits
         await responses.finish(send)
+
+    async def _sse_begin(self, request: ReadRequest, follower: Follower, send: Send) -> tuple[Encoding, bool]:
+        """The head and the first page; tells whether that is all."""
+        page = await follower.begin(request.position, request.last_events)
+        follower.expire(self._limits.sse_max_age * random.uniform(1, 1.2))
+        encoding = page.stream.encoding
+        await responses.start(send, 200, headers.of_sse(encoding))
+        token = self._hub.cursor(follower.tail, request.cursor)
+        await responses.piece(send, frames.sse(encoding, page.batch, b"%d" % token, first=True))
+        return encoding, page.batch.closed
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         limit = self._limits.max_body
@@ -231,27 +255,69 @@ class StreamRoutes:
         return body
 
 
-class _Hangup:
-    """Ends a follower when its client has gone. A direct connection says so itself; elsewhere a task listens."""
+def _appended(request: AppendRequest, result: Appended) -> tuple[int, Headers]:
+    """Status and headers for an append that succeeded."""
+    headers: Headers = [(b"stream-next-offset", format_offset(result.tail))]
+    if result.closed:
+        headers.append((b"stream-closed", b"true"))
+    if request.producer is not None:
+        headers.append((b"producer-epoch", b"%d" % (result.epoch or 0)))
+        headers.append((b"producer-seq", b"%d" % (result.seq or 0)))
+    # §5.2.1: 200 tells a producer that its data is new; everything else that succeeds says 204.
+    return (200 if request.producer and request.events and not result.duplicate else 204), headers
 
-    def __init__(self, follower: Follower, receive: Receive, connection: Direct | None) -> None:
+
+def _settle(cycle: Cycle, request: AppendRequest, outcome: Appended | ProtocolError) -> None:
+    if isinstance(outcome, ProtocolError):
+        responses.refuse_directly(cycle, outcome)
+    else:
+        responses.answer_directly(cycle, *_appended(request, outcome))
+
+
+class _Hangup:
+    """Ends a follower when its client has gone, for which a task listens."""
+
+    def __init__(self, follower: Follower, receive: Receive) -> None:
         self._follower = follower
         self._receive = receive
-        self._task: asyncio.Task[None] | None = None
-        self._needed = connection is None
 
     def __enter__(self) -> None:
-        if self._needed:
-            self._task = asyncio.ensure_future(self._listen())
+        self._task = asyncio.ensure_future(self._listen())
 
     def __exit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        self._task.cancel()
 
     async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._follower.end()
+
+
+_TOLD: Final = nullcontext()
+
+
+def _hangup(follower: Follower, receive: Receive, connection: Direct | None) -> AbstractContextManager[None]:
+    """A direct connection says by itself that it is lost."""
+    return _Hangup(follower, receive) if connection is None else _TOLD
+
+
+def _forget(scope: Scope) -> None:
+    """Lets go of a request that has been understood, for its response may last for hours. Only where the server is
+    known to ask for no more than the method: that of `gateway.fanout.transport`.
+    """
+    method = scope["method"]
+    scope["headers"].clear()
+    scope.clear()
+    scope["method"] = method
+
+
+async def _in_parts(send: Send, answer: Headers, parts: Sequence[bytes]) -> None:
+    """A large body without a copy of it: all who are sent the same page share its bytes."""
+    length = sum(len(part) for part in parts)
+    await responses.start(send, 200, [*answer, (b"content-length", b"%d" % length)])
+    for part in parts:
+        await responses.piece(send, part)
+    await responses.finish(send)
 
 
 def _url(scope: Scope) -> bytes:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
+
+import asyncpg
 
 from gateway.log.database import Database
 from gateway.protocol.batch import Batch, Page, Stream
 from gateway.protocol.errors import StreamGone, StreamNotFound
 
-_PAGE = "SELECT * FROM run_gateway.read_page($1, $2, $3, $4, $5)"
+LIVE_PAGE: Final = 64 << 10  # bytes: what a slow reader may be holding up, for it is written all at once
+
+_PAGE = "SELECT * FROM run_gateway.read_page($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 _STAT = """
     SELECT id, content_type, tail, closed, gone, ttl, expires_header
       FROM run_gateway.streams s WHERE path = $1 AND run_gateway.live(s)
@@ -27,23 +32,44 @@ class Reader:
         self._page_bytes = page_bytes
         self.reads = 0
 
-    async def read(self, path: str, position: int, *, last_events: int | None = None, touch: bool = True) -> Page:
+    async def read(
+        self,
+        path: str,
+        position: int,
+        *,
+        last_events: int | None = None,
+        touch: bool = True,
+        known: Page | None = None,
+    ) -> Page:
         """The page after `position`, or one that begins at most `last_events` before the tail.
 
         Holds about `page_bytes`, and at least one event when there is one. Slides a TTL unless told not to.
+        `known`, a page that was read from `position` before, spares its bytes the way here: only what can have changed
+        is asked for. Raises StreamNotFound, StreamGone.
+        """
+        full = known and not known.batch.up_to_date
+        args = (known.stream.id, known.batch.end, full) if known else (None, None, None)
+        row = await self._row(path, position, last_events, self._page_bytes, touch, *args, None)
+        return _page(path, row, known)
+
+    async def live(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page:
+        """A page for those who go on to follow: smaller, and with the lengths of its events.
+
+        One that is close to the tail begins up to `recent` bytes before `position`, for others a little behind.
         Raises StreamNotFound, StreamGone.
         """
+        most = min(self._page_bytes, LIVE_PAGE)
+        return _page(path, await self._row(path, position, last_events, most, True, None, None, None, recent))
+
+    async def _row(self, *args: object) -> asyncpg.Record:
         self.reads += 1
         async with self._database.acquire() as connection:
-            row = await connection.fetchrow(_PAGE, path, position, last_events, self._page_bytes, touch)
+            row = await connection.fetchrow(_PAGE, *args)
         if row is None or row["id"] is None:
             raise StreamNotFound
         if row["gone"]:
             raise StreamGone
-        stream = Stream(row["id"], path, row["content_type"], row["tail"], row["closed"], row["ttl"])
-        start, until = row["start"], row["until"]
-        at_tail = until >= stream.tail
-        return Page(stream, Batch(start, until, row["body"] or b"", at_tail, at_tail and stream.closed))
+        return row
 
     async def stat(self, path: str) -> Stream:
         """The stream alone. Raises StreamNotFound, StreamGone."""
@@ -73,3 +99,11 @@ class Reader:
         """Slides the TTL of streams that are being followed (§5.1)."""
         async with self._database.acquire() as connection:
             await connection.execute("SELECT run_gateway.touch($1)", list(paths))
+
+
+def _page(path: str, row: asyncpg.Record, known: Page | None = None) -> Page:
+    stream = Stream(row["id"], path, row["content_type"], row["tail"], row["closed"], row["ttl"])
+    start, until = row["start"], row["until"]
+    body = known.batch.body if known is not None and row["same"] else row["body"] or b""
+    at_tail = until >= stream.tail
+    return Page(stream, Batch(start, until, body, at_tail, at_tail and stream.closed, row["lengths"]))

@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import asyncpg
@@ -39,6 +40,7 @@ _CALL: Final = (
 )
 _MOST_REQUESTS: Final = 2_000  # in one batch
 _MOST_BYTES: Final = 8 << 20
+_PATIENCE: Final = 0.001  # seconds that requests gather behind a batch before another lane takes them
 _BODY_LIMIT: Final = 7_000  # bytes of events that a notification carries; run_gateway.news has the last word
 
 # Errors that the server reports before it commits: nothing was applied, so each request may be tried alone.
@@ -52,7 +54,7 @@ _DEFINITE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
 class Appended:
     """An accepted request, or one that was accepted before (`duplicate`). `tail`: the position after it."""
 
@@ -63,15 +65,24 @@ class Appended:
     seq: int | None = None
 
 
+Settle = Callable[["Appended | ProtocolError"], None]
+
+
 class _Waiting:
-    """A request and whoever awaits its outcome."""
+    """A request, and who is to be told what became of it."""
 
-    __slots__ = ("outcome", "request", "size")
+    __slots__ = ("_settle", "request", "size")
 
-    def __init__(self, request: AppendRequest, outcome: asyncio.Future[Appended]) -> None:
+    def __init__(self, request: AppendRequest, settle: Settle) -> None:
         self.request = request
-        self.outcome = outcome
+        self._settle = settle
         self.size = sum(map(len, request.events)) + 200
+
+    def settle(self, outcome: Appended | ProtocolError) -> None:
+        try:
+            self._settle(outcome)
+        except Exception:
+            logger.exception("An append's outcome could not be told.")  # and its neighbours are told theirs
 
 
 @dataclass(slots=True)
@@ -115,10 +126,15 @@ class Writer:
         self._busy: set[str] = set()
         self._free = [database.lane() for _ in range(lanes)]
         self._landing: set[asyncio.Task[None]] = set()
-        self._scheduled = False
+        self._lanes = lanes
+        self._flush_at: asyncio.Handle | None = None
         self._crowd = 0  # requests of the last batch: whether it pays to wait for company
         self._empty = asyncio.Event()
         self._empty.set()
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
 
     async def append(self, request: AppendRequest) -> Appended:
         """Appends, closes, or both; returns once it is durable.
@@ -126,21 +142,37 @@ class Writer:
         Raises what the protocol has for a refusal (StreamNotFound, StreamClosed, StaleEpoch, …), TooManyPending
         when the database does not keep up, Unavailable when the outcome is unknown.
         """
+        told: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+
+        def settle(outcome: Appended | ProtocolError) -> None:
+            if told.done():
+                return  # whoever asked has gone; what was committed stays committed
+            if isinstance(outcome, ProtocolError):
+                told.set_exception(outcome)
+            else:
+                told.set_result(outcome)
+
+        self.submit(request, settle)
+        return await told
+
+    def submit(self, request: AppendRequest, settle: Settle) -> None:
+        """Takes a request; `settle` is called with its outcome, what `append` would return or raise.
+
+        Raises TooManyPending at once.
+        """
         if self._queued_bytes > self._max_pending:
             raise TooManyPending
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(request, loop.create_future())
+        waiting = _Waiting(request, settle)
         self._queue.append(waiting)
         self._queued_bytes += waiting.size
         self._empty.clear()
-        if self._free and not self._scheduled:
-            if self._crowd <= 1 and len(self._queue) == 1:
-                if entries := self._gather():  # alone, and lately always so: no detour by way of a task
-                    await self._commit(entries, self._free.pop())
+        if self._flush_at is None and self._free:
+            if len(self._free) < self._lanes:  # a batch is under way: others gather behind it, unless it takes long
+                self._flush_at = self._loop.call_later(_PATIENCE, self._flush)
+            elif self._crowd > 1:
+                self._flush_at = self._loop.call_soon(self._flush)  # after the other requests of this turn of the loop
             else:
-                self._scheduled = True
-                loop.call_soon(self._flush)  # after the other requests of this turn of the loop
-        return await waiting.outcome
+                self._flush()  # alone, and lately always so: nobody to wait for
 
     async def close(self) -> None:
         """Waits for everything that was taken."""
@@ -149,14 +181,16 @@ class Writer:
             await lane.close()
 
     def _flush(self) -> None:
-        self._scheduled = False
-        while self._free:
-            entries = self._gather()
-            if not entries:
-                return
-            task = asyncio.ensure_future(self._commit(entries, self._free.pop()))
-            self._landing.add(task)
-            task.add_done_callback(self._landing.discard)
+        """Sends off what may go, as one batch; and what is left then, should it take long, on another lane."""
+        self._flush_at = None
+        entries = self._gather()
+        if not entries:
+            return
+        task = self._loop.create_task(self._commit(entries, self._free.pop()))
+        self._landing.add(task)
+        task.add_done_callback(self._landing.discard)
+        if self._queue and self._free:
+            self._flush_at = self._loop.call_later(_PATIENCE, self._flush)
 
     def _gather(self) -> dict[str, _Entry]:
         """Takes from the queue what may go together; what may not stays, in order."""
@@ -209,6 +243,9 @@ class Writer:
         finally:
             self._busy.difference_update(entries)
             self._free.append(lane)
+            if self._flush_at is not None:
+                self._flush_at.cancel()
+                self._flush_at = None
             if self._queue:
                 self._flush()
             elif not self._busy:
@@ -237,8 +274,7 @@ class Writer:
     def _fail(self, entries: dict[str, _Entry], error: ProtocolError) -> None:
         for entry in entries.values():
             for waiting in entry.waiting:
-                if not waiting.outcome.done():
-                    waiting.outcome.set_exception(error)
+                waiting.settle(error)
 
     def _tell(self, entries: dict[str, _Entry], row: asyncpg.Record) -> None:
         columns = zip(
@@ -257,16 +293,13 @@ class Writer:
                 self._on_commit(News(path, base + 1, tail, closed, body=_body(entry)))
                 for waiting in entry.waiting:
                     base += len(waiting.request.events)
-                    if not waiting.outcome.done():
-                        waiting.outcome.set_result(Appended(base, False, closed, epoch, seq))
+                    waiting.settle(Appended(base, False, closed, epoch, seq))
             elif verdict == "duplicate":
                 for waiting in entry.waiting:
-                    if not waiting.outcome.done():
-                        waiting.outcome.set_result(Appended(tail, True, closed, epoch, seq))
+                    waiting.settle(Appended(tail, True, closed, epoch, seq))
             else:
                 for waiting in entry.waiting:
-                    if not waiting.outcome.done():
-                        waiting.outcome.set_exception(_refusal(verdict, waiting.request, tail, epoch, seq))
+                    waiting.settle(_refusal(verdict, waiting.request, tail, epoch, seq))
 
 
 def _body(entry: _Entry) -> bytes:

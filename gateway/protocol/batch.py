@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 
 JSON_TYPE = "application/json"
@@ -45,12 +46,13 @@ class Stream:
         return Encoding.of(self.content_type)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
 class Batch:
     """The events after position `start` up to position `end`.
 
     `body` holds them as they travel: JSON messages joined by commas, without brackets, or plain bytes.
     `up_to_date`: `end` was the tail when the batch was read. `closed`: and nothing will ever follow.
+    `lengths`: the bytes of each event, where they are known, so that a reader can begin in the middle.
     """
 
     start: int
@@ -58,6 +60,7 @@ class Batch:
     body: bytes
     up_to_date: bool
     closed: bool
+    lengths: Sequence[int] | None = field(default=None, compare=False)
 
     @property
     def empty(self) -> bool:
@@ -72,7 +75,7 @@ class Page:
     batch: Batch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
 class News:
     """Events `first` to `last` of a stream were committed; none when first > last. A hint (law 2).
 
@@ -85,6 +88,21 @@ class News:
     closed: bool = False
     deleted: bool = False
     body: bytes | None = None
+
+
+def after(encoding: Encoding, batch: Batch, position: int) -> Batch | None:
+    """What a batch holds after a position; None when that is outside, or nobody knows where in the bytes it is."""
+    if position == batch.start:
+        return batch
+    if not batch.start < position <= batch.end:
+        return None
+    if position == batch.end:
+        return Batch(position, position, b"", batch.up_to_date, batch.closed)
+    if batch.lengths is None:
+        return None
+    count = position - batch.start
+    skipped = sum(batch.lengths[:count]) + (count if encoding is Encoding.JSON else 0)  # and their commas
+    return Batch(position, batch.end, batch.body[skipped:], batch.up_to_date, batch.closed, batch.lengths[count:])
 
 
 def join(encoding: Encoding, batches: list[Batch]) -> Batch:

@@ -16,6 +16,11 @@ def body(encoding: Encoding, batch: Batch) -> bytes:
     return b"[%b]" % batch.body if encoding is Encoding.JSON else batch.body
 
 
+def parts(encoding: Encoding, batch: Batch) -> tuple[bytes, ...]:
+    """The same as pieces, the batch's own bytes among them."""
+    return (b"[", batch.body, b"]") if encoding is Encoding.JSON else (batch.body,)
+
+
 def sse(encoding: Encoding, batch: Batch, cursor: bytes, *, first: bool = False) -> bytes:
     """A batch as one piece of an event stream: its data, if there is any, and always its control event.
 

@@ -61,3 +61,13 @@ async def command(*arguments: str, stdin: bytes = b"", **env: str) -> Ended:
     """Run a command to its end."""
     async with running(*arguments, **env) as process:
         return await end(process, stdin)
+
+
+async def refuses(port: int) -> None:
+    """Wait until nobody listens there any more."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            return
+        writer.close()

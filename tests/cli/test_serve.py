@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from gateway.settings import rows
-from tests.cli.commands import command, end, running
+from tests.cli.commands import command, end, refuses, running
 from tests.machines import Machine, free_port
 
 
@@ -59,17 +59,8 @@ async def test_a_second_ctrl_c_waits_for_nobody(folder: dict[str, str]) -> None:
         writer.write(b"PUT /runs/1 HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\nexpect: 100-continue\r\n\r\n")
         await reader.readline()  # it waits for the body now
         machine.send_signal(signal.SIGINT)
-        await _refuses(machine.port)
+        await refuses(machine.port)
         assert await machine.terminate(signal.SIGINT) == 0
-        writer.close()
-
-
-async def _refuses(port: int) -> None:
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except ConnectionRefusedError:
-            return
         writer.close()
 
 

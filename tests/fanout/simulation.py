@@ -20,6 +20,7 @@ from gateway.http.responses import Message, Scope
 from gateway.http.streams import Limits, StreamRoutes
 from gateway.protocol.batch import Batch, News, Page, Stream
 from gateway.protocol.errors import ProtocolError, Unavailable
+from gateway.protocol.offset import format_offset
 
 PATH = "runs/r"
 
@@ -34,6 +35,8 @@ class SimulatedLog:
         self.page_events = rng.choice((1, 3, 1000))
         self.news: list[News] = []
         self.away = False
+        self.reads = 0
+        self.spared = 0  # pages that were in memory still
         self._pending: list[asyncio.Future[None]] = []
 
     def append(self, count: int, *, close: bool = False) -> None:
@@ -44,23 +47,49 @@ class SimulatedLog:
         body = b",".join(new) if self.rng.random() < 0.8 else None
         self.news.append(News(PATH, first, len(self.events), self.closed, body=body))
 
-    def snapshot(self, position: int) -> Page:
+    def snapshot(self, position: int, start: int | None = None) -> Page:
         tail = len(self.events)
         end = max(position, min(position + self.page_events, tail))
         at_tail = end >= tail
-        batch = Batch(position, end, b",".join(self.events[position:end]), at_tail, at_tail and self.closed)
+        start = position if start is None else start
+        events = self.events[start:end]
+        lengths = [len(event) for event in events]
+        batch = Batch(start, end, b",".join(events), at_tail, at_tail and self.closed, lengths)
         return Page(Stream(1, PATH, "application/json", tail, self.closed), batch)
 
-    async def read(self, path: str, position: int, *, last_events: int | None = None) -> Page:
+    async def read(
+        self, path: str, position: int, *, last_events: int | None = None, known: Page | None = None
+    ) -> Page:
         if last_events is not None:
             position = max(len(self.events) - last_events, 0)
-        early = self.snapshot(position) if self.rng.random() < 0.5 else None
+        self.reads += 1
+        page = await self._answered(lambda: self.snapshot(position))
+        if known is None:
+            return page
+        batch = known.batch
+        assert batch.start == position, "a page is known by where it begins"
+        if batch.end == page.stream.tail or (not batch.up_to_date and batch.end < page.stream.tail):
+            fresh = batch.end == page.stream.tail
+            self.spared += 1
+            return Page(page.stream, Batch(position, batch.end, batch.body, fresh, fresh and page.stream.closed))
+        return page
+
+    async def live(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page:
+        self.reads += 1
+        if last_events is not None:
+            position = max(len(self.events) - last_events, 0)
+        back = self.rng.randint(0, 5) if recent and position <= len(self.events) else 0
+        return await self._answered(lambda: self.snapshot(position, max(position - back, 0)))
+
+    async def _answered(self, look: Callable[[], Page]) -> Page:
+        """What the log shows when it is asked, or when it answers, or in between."""
+        early = look() if self.rng.random() < 0.5 else None
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.append(answered)
         await answered
         if self.away:
             raise Unavailable
-        return early or self.snapshot(position)
+        return early or look()
 
     def answer(self) -> None:
         """One of the reads that are under way comes back."""
@@ -145,14 +174,16 @@ class Connection:
 class Reader:
     """A client: reads in its mode until it is told that the run has ended, reconnecting as often as need be."""
 
-    def __init__(self, mode: str, routes: StreamRoutes, rng: random.Random) -> None:
+    def __init__(self, mode: str, routes: StreamRoutes, log: SimulatedLog) -> None:
         self.mode = mode
+        self.start: int | None = None  # position: somewhere in what there is when it comes
         self.given: list[int] = []
         self.offset = b"-1"
         self.ended = False
         self.connection: Connection | None = None
         self._routes = routes
-        self._rng = rng
+        self._log = log
+        self._asked: tuple[int, bool] = (0, False)  # the log's tail and whether it was closed, when it was asked
         self._task: asyncio.Task[None] | None = None
 
     def step(self) -> None:
@@ -163,19 +194,23 @@ class Reader:
             self._task.result()
             self._task = None
             self._take_in()
+        if self.start is None:
+            self.start = self._log.rng.choice((0, self._log.rng.randint(0, len(self._log.events))))
+            self.offset = b"-1" if not self.start else format_offset(self.start)
         if not self.ended:
+            self._asked = (len(self._log.events), self._log.closed)
             self.connection = Connection()
             self._task = asyncio.ensure_future(self._request(self.connection))
 
     async def _request(self, connection: Connection) -> None:
-        live = b"long-poll" if self.mode == "long-poll" else b"sse"
+        live = {"long-poll": b"&live=long-poll", "plain": b""}.get(self.mode, b"&live=sse")
         scope: Scope = {
             "type": "http",
             "http_version": "1.1",
             "method": "GET",
             "path": "/" + PATH,
             "headers": [],
-            "query_string": b"offset=%b&live=%b" % (self.offset, live),
+            "query_string": b"offset=%b%b" % (self.offset, live),
         }
         if self.mode == "direct":
             scope["extensions"] = {EXTENSION: connection}
@@ -188,14 +223,16 @@ class Reader:
     def _take_in(self) -> None:
         connection = self.connection
         assert connection is not None
-        if connection.cut_off and self.mode == "long-poll":
-            return  # a response that did not come whole is none
-        if self.mode == "long-poll":
+        if self.mode in ("long-poll", "plain"):
+            if connection.cut_off:
+                return  # a response that did not come whole is none
             if connection.status in (200, 204):
                 if connection.status == 200:
                     self.given += [event["n"] for event in json.loads(bytes(connection.received))]
                 self.offset = connection.headers[b"stream-next-offset"]
                 self.ended = connection.headers.get(b"stream-closed") == b"true"
+                if self.mode == "plain":
+                    self._check_fresh(connection)
             return
         waiting: list[int] = []
         for block in bytes(connection.received).split(b"\n\n")[:-1]:  # what follows the last blank line is cut off
@@ -210,6 +247,13 @@ class Reader:
                 self.offset = control["streamNextOffset"].encode()
                 self.ended = control.get("streamClosed", False)
 
+    def _check_fresh(self, connection: Connection) -> None:
+        """Whoever has written, and then asks, is shown what he wrote."""
+        tail, closed = self._asked
+        if connection.headers.get(b"stream-up-to-date") == b"true":
+            assert self.offset >= format_offset(tail), "everything that was acknowledged before it was asked"
+            assert self.ended or not closed
+
 
 class Simulation:
     """Everything together; `run` draws a number of steps and then lets it come to rest."""
@@ -219,7 +263,7 @@ class Simulation:
         self.time = 1000.0
         self.log = SimulatedLog(self.rng)
         self.hub = Hub(
-            read=self.log.read,
+            read=self.log.live,
             positions=self.log.positions,
             touch=self.log.touch,
             now=lambda: 1_800_000_000 + self.time,
@@ -227,9 +271,9 @@ class Simulation:
             heartbeat=15,
             sweep_interval=lambda: 1,
         )
-        routes = StreamRoutes(self.log, self.hub, Limits(1 << 20, 5, 20), now=lambda: 0)  # type: ignore[arg-type]
-        modes = ("direct", "pull", "long-poll")
-        self.readers = [Reader(self.rng.choice(modes), routes, self.rng) for _ in range(self.rng.randint(1, 5))]
+        routes = StreamRoutes(self.log, self.hub, Limits(1 << 20, 5, 20, pages=300), now=lambda: 0)  # type: ignore[arg-type]
+        modes = ("direct", "pull", "long-poll", "plain")
+        self.readers = [Reader(self.rng.choice(modes), routes, self.log) for _ in range(self.rng.randint(1, 6))]
         self._sweeps: set[asyncio.Task[None]] = set()
 
     async def run(self, steps: int) -> None:

@@ -149,7 +149,9 @@ async def test_while_the_database_is_away_everything_is_503_and_then_goes_on(
                             assert_nothing_of_the_inside(refused.text)
                             waits.add(int(refused.headers["retry-after"]))
                         for live in ("sse", "long-poll"):
-                            assert refusal(await client("GET", f"{path}?offset=-1&live={live}"))[0] == 503
+                            assert refusal(await client("GET", f"{path}-2?offset=-1&live={live}"))[0] == 503
+                    known = await client("GET", f"{path}?offset=-1&live=long-poll")
+                    assert (known.status_code, known.content) == (200, b"[1]"), "what is followed here is remembered"
                     assert waits <= {1, 2, 3}
                     assert len(waits) > 1, "jittered, or all come back at once"
                     head = await client("HEAD", path)
@@ -184,8 +186,12 @@ async def broken(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     async def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError(SECRET)
 
+    def fail_at_once(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(SECRET)
+
     for name in ("create", "append", "delete", "stat", "read"):
         monkeypatch.setattr(gateway.app._streams._log, name, fail)
+    monkeypatch.setattr(gateway.app._streams._log, "submit", fail_at_once)
     monkeypatch.setattr(gateway.app._hub, "_read", fail)
     async with client_of(gateway) as client:
         yield client
@@ -232,10 +238,10 @@ async def test_a_fault_in_the_middle_of_an_event_stream_cuts_it_and_shows_nothin
             await client("POST", path, headers=JSON, json=["x" * 600] * 10)
             read = gateway.app._hub._read
 
-            async def failing(path: str, position: int) -> Any:
+            async def failing(path: str, position: int, **how: Any) -> Any:
                 if position:
                     raise RuntimeError(SECRET)
-                return await read(path, position)
+                return await read(path, position, **how)
 
             monkeypatch.setattr(gateway.app._hub, "_read", failing)
             answer = (await gateway.get_raw(f"{path}?offset=-1&live=sse")).decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from base64 import b64decode
+from typing import Any
 
 import pytest
 
@@ -284,10 +285,10 @@ async def test_a_log_that_goes_away_in_the_middle_ends_the_read_cleanly(
             await client("POST", path, headers=JSON, json=["x" * 600] * 10)
             read = gateway.app._hub._read
 
-            async def failing(path: str, position: int) -> Page:
+            async def failing(path: str, position: int, **how: Any) -> Page:
                 if position:
                     raise Unavailable
-                return await read(path, position)
+                return await read(path, position, **how)
 
             monkeypatch.setattr(gateway.app._hub, "_read", failing)
             async with following(client, f"{path}?offset=-1&live=sse") as follow:

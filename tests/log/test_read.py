@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.protocol import errors
-from gateway.protocol.batch import Batch
+from gateway.protocol.batch import Batch, after
 from gateway.protocol.request import Fork
 from tests.log.rig import JSON, Log, connected, opened
 
@@ -146,6 +146,91 @@ async def test_rows_and_closed_are_one_snapshot_while_others_append(database_url
 
         _, *lagging = await asyncio.gather(write(), read(log), read(other), read(other))
         assert sum(lagging), "some pages were read in the middle of the log"
+
+
+# What is known already
+
+
+async def test_a_page_that_is_known_is_the_same_as_one_that_is_read(database_url: str) -> None:
+    """Every page ever read, against the log as it is later: longer, closed, deleted, another one at the same path."""
+    async with opened(database_url, page_bytes=10) as log:
+        await log.create("s", "text/plain")
+        known = [await log.reader.read("s", 0)]
+
+        async def compare() -> None:
+            for page in list(known):
+                again = await log.reader.read("s", page.batch.start, known=page)
+                read = await log.reader.read("s", page.batch.start)
+                assert again == read
+                unchanged = page.stream.id == read.stream.id and page.batch.end == read.batch.end
+                if unchanged and page.batch.up_to_date == read.batch.up_to_date:
+                    assert again.batch.body is page.batch.body, "its bytes did not travel"
+                known.append(read)
+
+        for n in range(5):
+            await log.append("s", b"%04d" % n, type="text/plain")
+            known += [await log.reader.read("s", position) for position in range(n + 1)]
+            await compare()
+            known = known[-12:]
+        await log.append("s", close=True)
+        await compare()
+        await log.lifecycle.delete("s")
+        for page in known:
+            with pytest.raises(errors.StreamNotFound):
+                await log.reader.read("s", page.batch.start, known=page)
+        await log.create("s", "text/plain")
+        for _ in range(5):
+            await log.append("s", b"other", type="text/plain")
+        await compare()
+
+
+# For those who follow
+
+
+@pytest.mark.parametrize("type", [JSON, "text/plain"])
+async def test_a_page_for_followers_tells_where_its_events_end(database_url: str, type: str) -> None:
+    async with opened(database_url) as log:
+        await log.create("source", type)
+        await log.append("source", b"1", b"22", type=type)
+        await log.create("s", None, fork=Fork("source", 2, 0))
+        await log.append("s", b"333", b"4444", type=type)
+        page = await log.reader.live("s", 1)
+        assert (page.batch.start, page.batch.end, page.batch.lengths) == (1, 4, [2, 3, 4])
+        assert (await log.reader.live("s", 4)).batch == Batch(4, 4, b"", True, False)
+        for position in range(1, 5):
+            rest = after(page.stream.encoding, page.batch, position)
+            assert rest == (await log.reader.read("s", position)).batch
+
+
+async def test_a_page_close_to_the_tail_begins_a_little_earlier(database_url: str) -> None:
+    async with opened(database_url) as log:
+        await log.create("s")
+        await log.append("s", *[b"%d" % (10**99 + n) for n in range(1000)])
+        for position, recent, start in (
+            (1000, 1000, 990),
+            (995, 1000, 985),
+            (990, 10**6, 990 - 128),
+            (3, 1000, 3),
+            (1000, 99, 1000),
+            (1000, 0, 1000),
+            (1005, 1000, 1005),
+        ):
+            batch = (await log.reader.live("s", position, recent=recent)).batch
+            assert batch.start == start
+            assert batch.end == (656 if start == 3 else max(position, 1000))
+        batch = (await log.reader.live("s", 0, last_events=3)).batch
+        assert (batch.start, batch.end, len(batch.lengths or ())) == (997, 1000, 3)
+
+
+async def test_a_page_that_begins_earlier_reaches_beyond_its_position(database_url: str) -> None:
+    async with opened(database_url, page_bytes=1000) as log:
+        await log.create("s", "text/plain")
+        for _ in range(20):
+            await log.append("s", b"x" * 100, type="text/plain")
+        for position in range(20):
+            batch = (await log.reader.live("s", position, recent=10**6)).batch
+            assert batch.start == max(position - 5, 0), "half a page at most"
+            assert batch.end > position
 
 
 # Forks

@@ -246,9 +246,14 @@ BEGIN
     END IF;
     IF machine IS NOT NULL THEN
         COMMIT;
-        PERFORM pg_notify('run_gateway', run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, n.body))
-           FROM unnest(paths, counts, bodies, verdicts, tails, closed) AS n(path, n, body, verdict, tail, closed)
-          WHERE n.verdict = 'appended';
+        BEGIN
+            PERFORM pg_notify(
+                'run_gateway', run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, n.body))
+               FROM unnest(paths, counts, bodies, verdicts, tails, closed) AS n(path, n, body, verdict, tail, closed)
+              WHERE n.verdict = 'appended';
+        EXCEPTION WHEN OTHERS THEN
+            NULL;  -- what is committed is acknowledged, whether or not others could be told of it
+        END;
     END IF;
 END
 $$;
@@ -278,10 +283,17 @@ $$;
 -- never newer than the events, for those up to that tail are there and do not change. `after`: the position, or with
 -- `last_events` as many events before the tail. A page holds at least one event when there is one, and stops after the
 -- event that fills `page_bytes`. The read slides a TTL (§5.1) when `touch` is set.
+--
+-- `known_*`: the stream and the end of a page that the caller has read from this position, and whether that one was
+-- full. While it is still the page, its events are not read again: `same` says so, the rest is as fresh as ever.
+-- `recent`, for those who go on to follow: a page close to the tail begins as many bytes earlier, so that others who
+-- stand a little behind find theirs in it; `lengths` tell where each event ends.
 CREATE FUNCTION run_gateway.read_page(
     wanted text, after bigint, last_events bigint, page_bytes bigint, touch boolean,
+    known_id bigint DEFAULT NULL, known_until bigint DEFAULT NULL, known_full boolean DEFAULT NULL,
+    recent bigint DEFAULT NULL,
     OUT id bigint, OUT content_type text, OUT tail bigint, OUT closed boolean, OUT gone boolean, OUT ttl bigint,
-    OUT start bigint, OUT until bigint, OUT body bytea
+    OUT start bigint, OUT until bigint, OUT body bytea, OUT same boolean, OUT lengths integer[]
 )
 LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
@@ -310,15 +322,28 @@ BEGIN
     IF s.media_type = 'application/json' THEN
         separator := ',';
     END IF;
+    same := known_id = s.id AND (known_until = tail OR (known_full AND known_until < tail));
+    IF same THEN
+        until := known_until;
+    ELSIF recent > 0 AND until <= tail AND tail - until <= 256 THEN
+        SELECT coalesce(min(w.seq) - 1, until) INTO start
+          FROM (SELECT e.seq, sum(octet_length(e.data)) OVER (ORDER BY e.seq DESC) AS size
+                  FROM run_gateway.events e
+                 WHERE e.stream = s.id AND e.seq <= read_page.until AND e.seq > read_page.until - 128
+                 ORDER BY e.seq DESC) w
+         WHERE w.size <= least(recent, page_bytes / 2);
+        until := start;
+    END IF;
 
-    WHILE until < tail AND size < page_bytes LOOP
+    WHILE NOT coalesce(same, false) AND until < tail AND size < page_bytes LOOP
         WHILE until >= s.lineage_ends[segment] LOOP
             segment := segment + 1;
         END LOOP;
         source := coalesce(s.lineage[segment], s.id);
         upto := coalesce(s.lineage_ends[segment], tail);
         -- Rows come in order from the primary key: neither the running sum nor the aggregate sorts.
-        SELECT count(*) AS found, max(w.seq) AS until, string_agg(w.data, separator) AS body INTO part
+        SELECT count(*) AS found, max(w.seq) AS until, string_agg(w.data, separator) AS body,
+               array_agg(octet_length(w.data)) FILTER (WHERE recent IS NOT NULL) AS lengths INTO part
           FROM (SELECT e.seq, e.data, sum(octet_length(e.data)) OVER (ORDER BY e.seq) - octet_length(e.data) AS before
                   FROM run_gateway.events e
                  WHERE e.stream = source AND e.seq > read_page.until AND e.seq <= upto
@@ -329,6 +354,7 @@ BEGIN
             RETURN;
         END IF;
         until := part.until;
+        lengths := lengths || part.lengths;
         body := CASE WHEN body IS NULL THEN part.body ELSE body || separator || part.body END;
         size := octet_length(body);
         most := least(greatest((page_bytes - size) / greatest(octet_length(part.body) / part.found, 1) + 1, 16), 100000);
@@ -345,7 +371,10 @@ $$;
 CREATE FUNCTION run_gateway.touch(paths text[]) RETURNS void
 LANGUAGE sql BEGIN ATOMIC
     UPDATE run_gateway.streams s SET expires_at = clock_timestamp() + s.ttl * interval '1 second'
-     WHERE s.path = ANY (paths) AND s.ttl IS NOT NULL AND NOT s.gone AND run_gateway.live(s);
+      FROM (SELECT v.id FROM run_gateway.streams v  -- in the order in which batches of appends lock theirs
+             WHERE v.path = ANY (paths) AND v.ttl IS NOT NULL AND NOT v.gone AND run_gateway.live(v)
+             ORDER BY v.path FOR NO KEY UPDATE) locked
+     WHERE s.id = locked.id;
 END;
 
 

@@ -1,0 +1,41 @@
+"""What `serve` runs: sockets, database, then one Machine here or several as workers, ended in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import uvloop
+
+from gateway.cli.database import database, update
+from gateway.cli.listening import bind
+from gateway.cli.stop import Stop
+from gateway.cli.supervisor import supervise
+from gateway.settings import Settings
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal says otherwise. Raises Failure."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    stop = Stop()
+    with stop.on_signals():
+        async with contextlib.AsyncExitStack() as stack:
+            sockets = bind(settings.host, settings.port)
+            for sock in sockets:
+                stack.callback(sock.close)
+            # Port 0 has become a real one, and the application names its own address to others.
+            settings = settings.model_copy(update={"port": sockets[0].getsockname()[1]})
+            url = await stack.enter_async_context(database(settings))
+            if settings.migrate or settings.database_url is None:
+                await update(url)
+            if settings.workers > 1:
+                await supervise(settings, url, sockets, stop)
+            else:
+                # The web framework takes half a second to import, which a parent of workers needs not.
+                from gateway.cli.server import serve
+
+                await serve(settings, url, sockets, stop)

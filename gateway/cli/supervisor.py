@@ -1,0 +1,145 @@
+"""Several Machines on one port: a worker process each, and this parent, which begins, replaces and ends them.
+
+The parent binds the port and keeps it; workers inherit it, and the kernel hands each connection to one that is free
+to accept. One shared queue, and not one per worker (SO_REUSEPORT), since a worker that dies would take its own
+queue along: here what has not been accepted is served by the others, or by the one that replaces it. libuv accepts
+one connection at a time, so that a busy worker leaves the next to an idle one.
+
+The parent is never in the way of a request, and a worker needs it for nothing but its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+
+import click
+
+from gateway.cli.endings import Failure
+from gateway.cli.listening import address
+from gateway.cli.stop import Stop
+from gateway.cli.worker import Orders
+from gateway.settings import Settings
+
+logger = logging.getLogger("gateway.cli.supervisor")
+
+GRACE = 5.0
+"""Seconds beyond the drain that a worker has to end; one that has not is stuck, and is killed."""
+STEADY = 30.0
+"""Seconds after which a worker's death is an accident, and not the next of a row."""
+LONGEST_PAUSE = 10.0
+"""Seconds, at most, before a worker that keeps dying is replaced."""
+
+
+async def supervise(settings: Settings, url: str, sockets: list[socket.socket], stop: Stop) -> None:
+    """Serve with `settings.workers` processes until told to stop. Raises Failure."""
+    supervisor = _Supervisor(settings, url, sockets)
+    stop.serving(drain=supervisor.drain, force=supervisor.kill)
+    await asyncio.gather(*(supervisor.keep(number) for number in range(1, settings.workers + 1)))
+    if supervisor.failure is not None:
+        raise Failure(supervisor.failure)
+
+
+class _Supervisor:
+    def __init__(self, settings: Settings, url: str, sockets: list[socket.socket]) -> None:
+        self.failure: str | None = None
+        self._count = settings.workers
+        self._patience = settings.drain_timeout + GRACE
+        self._sockets = sockets
+        self._orders = Orders(settings.model_dump_json(), url, [sock.fileno() for sock in sockets])
+        self._ready = f"Listening on {address(sockets[0])}"
+        self._expected = set(range(1, settings.workers + 1))  # to listen, before it is said that all do
+        self._draining = asyncio.Event()
+        self._workers: set[asyncio.subprocess.Process] = set()
+
+    def drain(self) -> None:
+        """End all workers, together."""
+        self._draining.set()
+        for sock in self._sockets:
+            sock.close()  # else the port would accept, for nobody to answer
+        for worker in self._workers:
+            _terminate(worker)
+        asyncio.get_running_loop().call_later(self._patience, self._lose_patience)
+
+    def kill(self) -> None:
+        """Wait for nobody. Workers keep nothing that another Machine would miss."""
+        for worker in self._workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.kill()
+
+    def _lose_patience(self) -> None:
+        if self._workers:
+            self.failure = f"{len(self._workers)} of {self._count} workers did not end, and were killed"
+            self.kill()
+
+    async def keep(self, number: int) -> None:
+        """See to it that this worker runs, and runs again when it has died, until all are drained."""
+        clock = asyncio.get_running_loop().time
+        pause = 0.0
+        while True:
+            began = clock()
+            try:
+                reason = await self._run(number)
+            except OSError as error:
+                reason = f"could not be started: {error.strerror}"
+            if self._draining.is_set():
+                return
+            if number in self._expected:  # the first start is a person's matter: it works, or says why not
+                self.failure = f"worker {number} {reason}"
+                self.drain()
+                return
+            pause = 0.0 if clock() - began > STEADY else min(max(0.1, pause * 2), LONGEST_PAUSE)
+            logger.error("worker %d %s; another one starts in %.1f s", number, reason, pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._draining.wait(), pause)
+                return
+
+    async def _run(self, number: int) -> str:
+        """A worker's whole life, and what became of it."""
+        async with self._worker() as worker:
+            logger.info("worker %d is process %d", number, worker.pid)
+            assert worker.stdout is not None, "a pipe"
+            if await worker.stdout.readline():
+                self._listens(number)
+            return f"ended (exit code {await worker.wait()})"
+
+    def _listens(self, number: int) -> None:
+        if self._expected:
+            self._expected.discard(number)
+            if not self._expected:
+                click.echo(self._ready)
+
+    @contextlib.asynccontextmanager
+    async def _worker(self) -> AsyncIterator[asyncio.subprocess.Process]:
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # our own path as it is, and not the working folder before it
+            "-m",
+            "gateway.cli.worker",
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=self._orders.sockets,
+            start_new_session=True,  # a Ctrl-C in the terminal comes here, and from here to them: once
+        )
+        self._workers.add(worker)
+        try:
+            assert worker.stdin is not None, "a pipe"
+            with contextlib.suppress(ConnectionError):  # it has ended already, which its exit code tells
+                worker.stdin.write(self._orders.line())
+                await worker.stdin.drain()
+            if self._draining.is_set():
+                _terminate(worker)
+            yield worker
+        finally:
+            self._workers.discard(worker)
+
+
+def _terminate(worker: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        worker.terminate()

@@ -1,0 +1,73 @@
+"""One of several Machines that share a port: `python -m gateway.cli.worker`, started by the supervisor alone.
+
+Its orders come as one JSON line on stdin. stdin then stays open as long as the parent lives: its end means what
+SIGTERM means, on every platform, and however early or suddenly the parent died. Its `Listening on` is for the
+parent, who reads its stdout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import click
+import uvloop
+
+from gateway.cli.logs import log_to_stderr
+from gateway.cli.stop import Stop
+from gateway.settings import Settings
+
+STDIN = 0
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a worker has to know: `settings` as JSON, the address of the database, descriptors that it inherits."""
+
+    settings: str
+    database_url: str
+    sockets: Sequence[int]
+
+    def line(self) -> bytes:
+        """One line, by way of a pipe: arguments and environments are shown to others, and this may hold a password."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def main() -> None:
+    """Serve as ordered; the exit code is that of `serve` without workers."""
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return  # the parent has gone already
+    orders = Orders(**json.loads(line))
+    settings = Settings(**json.loads(orders.settings))
+    log_to_stderr(settings.log_level)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_work(settings, orders))
+    except click.ClickException as failure:
+        failure.show()
+        sys.exit(failure.exit_code)
+
+
+async def _work(settings: Settings, orders: Orders) -> None:
+    from gateway.cli.server import serve
+
+    stop = Stop()
+    with stop.on_signals():
+        loop = asyncio.get_running_loop()
+
+        def parent_has_gone() -> None:
+            loop.remove_reader(STDIN)
+            stop.signal(signal.SIGTERM)
+
+        loop.add_reader(STDIN, parent_has_gone)  # nothing more is ever written to it: it becomes readable at its end
+        await serve(settings, orders.database_url, [socket.socket(fileno=number) for number in orders.sockets], stop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Pages for those who only read: bytes from memory, but whether and how far the stream is there always from the log.
+
+What a page holds never changes, so many readers of one run cost one read of it each page. A request may join a look
+at the log that has not begun yet, never one under way: it sees every append that was acknowledged before it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Final, Protocol
+
+from gateway.protocol.batch import Page
+
+MOST_PAGES: Final = 512  # that are kept: to read a small page costs no more than to ask whether it still holds
+
+Key = tuple[str, int]
+
+
+class Log(Protocol):
+    """Reads the page after a position; `known`, an older one from there, spares its bytes the way."""
+
+    async def read(self, path: str, position: int, *, known: Page | None = None) -> Page: ...
+
+
+class Pages:
+    """The most recent pages that fit in `most` bytes."""
+
+    def __init__(self, log: Log, most: int) -> None:
+        self.bytes = 0
+        self._log = log
+        self._most = most
+        self._kept: OrderedDict[Key, Page] = OrderedDict()
+        self._next: dict[Key, asyncio.Task[Page]] = {}  # looks that have not begun
+        self._running: dict[Key, asyncio.Task[Page]] = {}
+
+    async def read(self, path: str, position: int) -> Page:
+        """The page after a position, as fresh as if it were all read now. Raises what the read does."""
+        key = (path, position)
+        look = self._next.get(key)
+        if look is None:
+            look = self._next[key] = asyncio.ensure_future(self._look(key))
+            look.add_done_callback(_told)
+        return await asyncio.shield(look)
+
+    async def _look(self, key: Key) -> Page:
+        running = self._running.get(key)
+        if running is not None:
+            await asyncio.wait((running,))
+        task = self._running[key] = self._next.pop(key)  # from here on it is too late to join
+        try:
+            page = await self._log.read(*key, known=self._kept.get(key))
+        finally:
+            if self._running[key] is task:
+                del self._running[key]
+        self._keep(key, page)
+        return page
+
+    def _keep(self, key: Key, page: Page) -> None:
+        old = self._kept.pop(key, None)
+        if old is not None:
+            self.bytes -= len(old.batch.body)
+        if self._most // MOST_PAGES <= len(page.batch.body) <= self._most // 2:
+            self._kept[key] = page
+            self.bytes += len(page.batch.body)
+        while self.bytes > self._most:
+            self.bytes -= len(self._kept.popitem(last=False)[1].batch.body)
+
+
+def _told(look: asyncio.Task[Page]) -> None:
+    if not look.cancelled():
+        look.exception()  # whoever awaits it is told; if nobody does any more, nobody need be

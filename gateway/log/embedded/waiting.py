@@ -1,0 +1,18 @@
+"""Waiting for what rings no bell: locks, and processes that may be another's children."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def wait_for(look: Callable[[], T | None], patience: float) -> T | None:
+    """What `look` finds, as soon as it finds something; None when it has not within `patience` seconds."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + patience
+    while (found := look()) is None and clock() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    return found

@@ -1,0 +1,131 @@
+"""How many reads of the log a crowd costs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from gateway.fanout.follower import Follower
+from gateway.fanout.hub import Hub
+from gateway.protocol.batch import Batch, News, Page, Stream
+
+EVENT = b'{"token":"hello"}'
+
+
+class Log:
+    """A run of any length whose reads take a while: until the next turn of whoever turns them."""
+
+    def __init__(self, tail: int) -> None:
+        self.tail = tail
+        self.reads = 0
+        self.page = 1000
+
+    async def live(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page:
+        self.reads += 1
+        tail = self.tail
+        for _ in range(5):
+            await asyncio.sleep(0)
+        start = max(position - min(recent // len(EVENT), 128), 0) if tail - position < 256 else position
+        end = min(start + self.page, tail)
+        count = end - start
+        body = b",".join([EVENT] * count)
+        batch = Batch(start, end, body, end == tail, False, [len(EVENT)] * count)
+        return Page(Stream(1, path, "application/json", tail, False), batch)
+
+
+def hub_of(log: Log) -> Hub:
+    async def nothing(*_: object) -> dict[str, tuple[int, int, bool]]:
+        return {}
+
+    return Hub(
+        read=log.live,
+        positions=nothing,
+        touch=nothing,  # type: ignore[arg-type]
+        now=lambda: 1_800_000_000,
+        clock=lambda: 0,
+        heartbeat=15,
+        sweep_interval=lambda: 1,
+    )
+
+
+@contextmanager
+def followers(hub: Hub, count: int) -> Iterator[list[Follower]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(Follower(hub, "run")) for _ in range(count)]
+
+
+async def test_a_storm_costs_a_read_or_two_while_the_run_goes_on() -> None:
+    log = Log(5000)
+    hub = hub_of(log)
+    chance = random.Random(1)
+    with followers(hub, 100) as crowd:
+        entering = []
+        for follower in crowd:
+            entering.append(asyncio.ensure_future(follower.begin(log.tail - chance.randrange(100))))
+            if chance.random() < 0.5:
+                log.tail += 1
+                hub.ring(News("run", log.tail, log.tail, body=EVENT))
+            await asyncio.sleep(0)
+        pages = await asyncio.gather(*entering)
+        assert log.reads <= 2
+        for follower, page in zip(crowd, pages, strict=True):
+            assert page.batch.body == b",".join([EVENT] * (page.batch.end - page.batch.start))
+            assert follower.position == page.batch.end <= log.tail
+        assert hub.tails["run"].position == log.tail, "what came meanwhile did not have to be read"
+
+
+async def test_one_who_is_far_behind_does_not_cost_the_others_their_share() -> None:
+    log = Log(5000)
+    hub = hub_of(log)
+    with followers(hub, 100) as crowd:
+        entering = [asyncio.ensure_future(crowd[0].begin(0))]
+        await asyncio.sleep(0)
+        entering += [asyncio.ensure_future(follower.begin(4900 + n)) for n, follower in enumerate(crowd[1:])]
+        await asyncio.gather(*entering)
+        assert log.reads == 2
+        assert crowd[0].position == 1000
+
+
+async def test_the_next_reader_of_a_followed_run_costs_no_read_at_all() -> None:
+    log = Log(100)
+    hub = hub_of(log)
+    with followers(hub, 50) as crowd:
+        await crowd[0].begin(60)
+        for n, follower in enumerate(crowd):
+            page = await follower.begin(100 - n)
+            assert (page.batch.start, page.batch.end, page.batch.up_to_date) == (100 - n, 100, True)
+        assert log.reads == 1
+
+
+async def test_news_that_names_more_than_it_holds_is_read_without_waiting_for_a_sweep() -> None:
+    log = Log(100)
+    hub = hub_of(log)
+    with followers(hub, 1) as (follower,):
+        entering = asyncio.ensure_future(follower.begin(100))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        log.tail = 110
+        hub.ring(News("run", 101, 110))
+        page = await entering
+        assert page.batch.end == 100, "the read had begun before"
+        batch = await follower.next()
+        assert isinstance(batch, Batch)
+        assert (batch.start, batch.end) == (100, 110)
+
+
+async def test_a_reader_that_is_cancelled_while_it_waits_leaves_nothing_behind() -> None:
+    hub = hub_of(Log(100))
+    with followers(hub, 1) as (other,):
+        with followers(hub, 1) as (follower,):
+            await other.begin(100)
+            await follower.begin(100)
+            waiting = asyncio.ensure_future(follower.next())
+            await asyncio.sleep(0)
+            assert hub.tails["run"].waiting == {follower}
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        assert not hub.tails["run"].waiting
+        assert hub.tails["run"].users == 1
+    assert not hub.tails

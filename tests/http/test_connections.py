@@ -1,0 +1,122 @@
+"""What a connection may do to a POST that is answered past ASGI: both protocol classes have to agree on all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+
+import pytest
+
+from gateway.fanout.transport import DirectProtocol
+from tests.http.servers import Client, Running, serving, until
+from tests.http.test_writing import JSON
+
+TIMEOUT = 15
+
+
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: h", "Content-Type: application/json", *headers]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+async def content(client: Client, path: str) -> list[object]:
+    messages: list[object] = (await client("GET", path)).json()
+    return messages
+
+
+async def test_pipelined_appends_are_applied_and_answered_in_their_order(
+    client: Client, gateway: Running, path: str
+) -> None:
+    await client("PUT", path, headers=JSON)
+    requests = [post(path, b"%d" % n) for n in range(20)]
+    last = f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode()
+    answers = await gateway.raw(b"".join(requests) + last)
+    assert answers.count(b"HTTP/1.1 204 ") == 20
+    offsets = [line.rpartition(b"_")[2] for line in answers.split(b"\r\n") if line.startswith(b"stream-next-offset")]
+    assert [int(offset) for offset in offsets] == [*range(1, 21), 20]
+    assert json.loads(answers.rpartition(b"\r\n\r\n")[2]) == list(range(20))
+
+
+async def test_a_body_in_many_pieces_is_one_append(client: Client, gateway: Running, path: str) -> None:
+    await client("PUT", path, headers=JSON)
+    message = b'"%b"' % (b"x" * 90_000)
+    request = post(path, message, "Connection: close")
+    async with asyncio.timeout(TIMEOUT):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        for start in range(0, len(request), 7_000):
+            writer.write(request[start : start + 7_000])
+            await writer.drain()
+        assert (await reader.read()).startswith(b"HTTP/1.1 204 ")
+        writer.close()
+    assert await content(client, path) == ["x" * 90_000]
+
+
+async def test_a_client_that_asks_first_is_told_to_go_on(client: Client, gateway: Running, path: str) -> None:
+    await client("PUT", path, headers=JSON)
+    head, _, body = post(path, b"[1,2]", "Expect: 100-continue", "Connection: close").partition(b"\r\n\r\n")
+    async with asyncio.timeout(TIMEOUT):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(head + b"\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert (await reader.read()).startswith(b"HTTP/1.1 204 ")
+        writer.close()
+    assert await content(client, path) == [1, 2]
+
+
+async def test_a_refused_append_leaves_the_connection_as_good_as_before(
+    client: Client, gateway: Running, path: str
+) -> None:
+    await client("PUT", path, headers=JSON)
+    answers = await gateway.raw(
+        post(path, b"not json") + post(path + "-missing", b"1") + post(path, b"1", "Connection: close")
+    )
+    assert re.findall(rb"HTTP/1.1 ([0-9]+) ", answers) == [b"400", b"404", b"204"]
+    assert await content(client, path) == [1]
+
+
+async def test_a_client_that_leaves_before_its_answer_has_appended_all_the_same(
+    client: Client, gateway: Running, path: str
+) -> None:
+    await client("PUT", path, headers=JSON)
+    async with asyncio.timeout(TIMEOUT):
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(post(path, b"1"))
+        await writer.drain()
+        writer.close()
+        while await content(client, path) != [1]:  # noqa: ASYNC110  the client has gone: nobody tells
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("requests", [0, 3])
+async def test_an_idle_connection_is_closed_after_the_keep_alive_time(database_url: str, requests: int) -> None:
+    with serving(database_url, "direct") as gateway:
+        gateway.server.config.timeout_keep_alive = 1
+        async with asyncio.timeout(TIMEOUT):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            for _ in range(1 + requests):
+                writer.write(post("/runs/none", b"1"))
+                await reader.readuntil(b"}}")
+            assert await reader.read() == b""
+            writer.close()
+        await until(lambda: not gateway.server.server_state.connections)
+
+
+async def test_a_connection_in_use_is_not_closed_by_an_earlier_requests_timer(database_url: str) -> None:
+    with serving(database_url, "direct") as gateway:
+        gateway.server.config.timeout_keep_alive = 1
+        async with asyncio.timeout(TIMEOUT):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            began = asyncio.get_running_loop().time()
+            while asyncio.get_running_loop().time() < began + 2.5:
+                writer.write(post("/runs/none", b"1"))
+                assert (await reader.readuntil(b"}}")).startswith(b"HTTP/1.1 404 ")
+                await asyncio.sleep(0.3)  # a client that is slow, and not idle
+            writer.close()
+
+
+def test_the_protocol_class_overrides_what_uvicorn_still_has() -> None:
+    """A uvicorn that has moved these would make the class answer in ways that nobody tested."""
+    for name in ("_start_asgi_task", "on_body", "on_message_complete", "on_response_complete", "pause_writing"):
+        assert any(name in vars(base) for base in DirectProtocol.__mro__[1:]), name

@@ -1,0 +1,37 @@
+"""The routes that FastAPI answers: the headers and the shape of errors that all answers have."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from tests.http.servers import Client, Running
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/openapi.json", "/docs", "/nothing"])
+async def test_every_answer_has_the_headers_that_all_have_once(client: Client, path: str) -> None:
+    answer = await client("GET", path)
+    assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
+    assert answer.headers.get_list("cross-origin-resource-policy") == ["cross-origin"]
+    assert answer.headers.get_list("access-control-allow-origin") == ["*"]
+
+
+async def test_what_nobody_expected_is_said_in_the_one_shape_and_nothing_of_the_inside(
+    client: Client, gateway: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def acquire() -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(gateway.app, "_database", SimpleNamespace(acquire=acquire))
+    with caplog.at_level(logging.ERROR):
+        answer = await client("GET", "/ready")
+    assert answer.status_code == 500
+    assert answer.json() == {
+        "error": {"type": "internal_error", "message": answer.json()["error"]["message"], "details": None}
+    }
+    assert "secret" not in answer.text
+    assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
+    assert [record.getMessage() for record in caplog.records].count("A request failed.") == 1
+    assert (await client("GET", "/health")).status_code == 200

