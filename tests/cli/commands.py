@@ -70,4 +70,6 @@ async def refuses(port: int) -> None:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
         except ConnectionRefusedError:
             return
+        except ConnectionResetError:
+            continue  # the port was closed while this connection waited to be accepted
         writer.close()
