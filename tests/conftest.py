@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,6 +11,12 @@ import pytest
 import pytest_asyncio
 
 from tests.databases import OwnPostgres, Postgres, session_postgres
+
+
+def pytest_configure() -> None:
+    """Children inherit an ignored SIGINT, as a shell gives it to background jobs; but tests send them one."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -6,8 +6,9 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -91,16 +92,16 @@ async def test_a_worker_that_is_killed_is_replaced_and_its_readers_go_on(databas
         before = workers(machine)
         writer = Writer(PATH, [machine.url])
         await writer.create()
-        readers = [Reader(mode, PATH, [machine.url]) for mode in MODES for _ in range(6)]
+        readers = [Reader(mode, PATH, [machine.url]) for mode in MODES for _ in range(3)]
         async with asyncio.TaskGroup() as tasks:
             for reader in readers:
                 tasks.create_task(reader.run())
-            tasks.create_task(writer.write(300, pause=0.003))
+            tasks.create_task(writer.write(200, pause=0.003))
             for reader in readers:
                 await reader.reached(50)
             os.kill(before[0], signal.SIGKILL)
         for reader in readers:
-            assert reader.given == list(range(1, 301)), reader.mode
+            assert reader.given == list(range(1, 201)), reader.mode
         await until(lambda: workers(machine) != before)
         assert re.search(r"worker 1 ended \(exit code -9\); another one starts in 0\.1 s", machine.log)
         assert workers(machine)[1:] == before[1:]
@@ -178,15 +179,6 @@ async def _asked_while_draining(client: httpx.AsyncClient) -> None:
             assert not draining, "it was draining already"
 
 
-async def test_a_worker_that_does_not_end_is_killed_and_that_is_said(database_url: str) -> None:
-    async with gateway(database_url, GATEWAY_DRAIN_TIMEOUT="0") as machine:
-        stuck = workers(machine)[0]
-        os.kill(stuck, signal.SIGSTOP)
-        assert await machine.terminate() == 1
-        assert "run-gateway: 1 of 2 workers did not end, and were killed\n" in machine.log
-        assert not alive(stuck)
-
-
 async def test_after_the_parent_is_killed_no_worker_and_no_postgres_stays(tmp_path: Path) -> None:
     env = {"GATEWAY_WORKERS": "2", "GATEWAY_DATA_DIR": str(tmp_path / "data")}
     async with Machine.start(None, env=env) as machine, httpx.AsyncClient(base_url=machine.url) as http:
@@ -213,39 +205,59 @@ async def test_a_signal_while_workers_start_ends_it_with_0(database_url: str) ->
     assert "Traceback" not in ended.err
 
 
+class Supervised:
+    """The supervisor in this process, over two workers that are a shell script."""
+
+    def __init__(self, program: Path, sockets: list[socket.socket]) -> None:
+        self.stop: Stop | None = None
+        self._program = program
+        self._sockets = sockets
+
+    async def run(self, lines: str) -> None:
+        """Until `stop` hears a signal. Raises Failure."""
+        self._program.write_text(f"#!/bin/sh\n{lines}\n")
+        self._program.chmod(0o700)
+        self.stop = Stop()
+        await supervise(load(workers=2, drain_timeout=0), "postgres://nowhere", self._sockets, self.stop)
+
+
 @pytest.fixture
-def supervised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Awaitable[None]]]:
-    """The supervisor over two workers that are this shell script, until a Failure or a cancellation."""
-    program = tmp_path / "worker"
-    monkeypatch.setattr(sys, "executable", str(program))
+def supervised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervised]:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "worker"))
     with ExitStack() as stack:
-        sockets = [stack.enter_context(sock) for sock in bind("127.0.0.1", 0)]
-
-        async def supervised(lines: str) -> None:
-            program.write_text(f"#!/bin/sh\n{lines}\n")
-            program.chmod(0o700)
-            await supervise(load(workers=2, drain_timeout=0), "postgres://nowhere", sockets, Stop())
-
-        yield supervised
+        yield Supervised(tmp_path / "worker", [stack.enter_context(sock) for sock in bind("127.0.0.1", 0)])
 
 
 async def test_a_worker_that_does_not_even_start_is_not_tried_again(
-    supervised: Callable[[str], Awaitable[None]], caplog: pytest.LogCaptureFixture
+    supervised: Supervised, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(Failure, match=r"^worker [12] ended \(exit code 3\)$"):
-        await supervised("exit 3")
+        await supervised.run("exit 3")
     assert "another one starts" not in caplog.text
 
 
 async def test_a_worker_that_keeps_dying_is_replaced_less_and_less_often(
-    supervised: Callable[[str], Awaitable[None]], caplog: pytest.LogCaptureFixture
+    supervised: Supervised, caplog: pytest.LogCaptureFixture
 ) -> None:
-    supervising = asyncio.ensure_future(supervised("read -r orders; echo Listening; exit 4"))
+    running = asyncio.create_task(supervised.run("read -r orders; echo Listening; exit 4"))
 
     def pauses() -> list[str]:
         return re.findall(r"worker 1 ended \(exit code 4\); another one starts in (\S+) s", caplog.text)
 
     await until(lambda: len(pauses()) >= 4)
-    supervising.cancel()
-    await asyncio.wait([supervising])
     assert pauses()[:4] == ["0.1", "0.2", "0.4", "0.8"]
+    assert supervised.stop is not None
+    supervised.stop.signal(signal.SIGTERM)
+    await running
+
+
+async def test_workers_that_do_not_end_in_time_are_killed_and_that_is_said(
+    supervised: Supervised, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gateway.cli.supervisor.GRACE", 0.1)
+    running = asyncio.create_task(supervised.run("trap '' TERM; read -r orders; echo Listening; exec sleep 600"))
+    await until(lambda: "Listening on" in capsys.readouterr().out)
+    assert supervised.stop is not None
+    supervised.stop.signal(signal.SIGTERM)
+    with pytest.raises(Failure, match=r"^2 of 2 workers did not end, and were killed$"):
+        await running

@@ -158,7 +158,7 @@ def says(body: bytes, status: str = "200 OK") -> Answer:
     return answer
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+async def eventually(condition: Callable[[], Any], seconds: float = 40.0) -> None:
     """Waits for a condition, plain or awaitable."""
     deadline = time.monotonic() + seconds
     while True:

@@ -7,7 +7,7 @@ import asyncio
 from loadtests.bench.clients.load import create, readers, writers
 from loadtests.bench.lab import Lab
 from loadtests.bench.peers.peer import Peer
-from loadtests.bench.processes import memory, peak, reset_peak
+from loadtests.bench.processes import peak, reset_peak
 
 PACE = 1_000  # bytes a second for each slow reader
 EVENT = 1_000  # bytes: a hundredth of what a slow reader would have to read
@@ -26,8 +26,8 @@ async def slow(lab: Lab, peer: Peer) -> dict[str, float]:
         await fast.mark()
         await asyncio.sleep(scale.seconds)
         without = await fast.stats()
-        before = memory(peer.pids())
         reset_peak(peer.pids())
+        before = peak(peer.pids())  # of the same kind as what it is compared with: what is shared counts in both
         async with readers(lab, peer, scale.slow_readers, 1, pace=PACE) as behind:
             await fast.mark()
             await asyncio.sleep(2 * scale.seconds)
