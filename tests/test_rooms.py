@@ -1,4 +1,4 @@
-"""The direction of imports between the rooms of the house (DESIGN §3)."""
+"""The direction of imports between the rooms of the house."""
 
 from __future__ import annotations
 

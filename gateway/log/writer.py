@@ -1,4 +1,4 @@
-"""Group commit: all requests that wait become one CALL, one transaction, one round trip (DESIGN §4).
+"""Group commit: all requests that wait become one CALL, one transaction, one round trip.
 
 The database judges every request on its own; here they are only gathered, in order, and told their outcome. One
 stream stands at most once in a batch, and in one batch at a time: that keeps the order of a stream's requests.
