@@ -31,18 +31,6 @@ def hub_of(clock: Clock) -> Hub:
     )
 
 
-async def test_who_follows_is_ended_within_the_time_that_the_drain_has() -> None:
-    clock = Clock()
-    hub = hub_of(clock)
-    with Follower(hub, "run") as follower:
-        await follower.begin(0)
-        follower.expire(60)
-        hub.drain(8)
-        clock.time += 8 + 2 * TICK
-        hub.tick()
-        assert await follower.next() is Signal.OVER
-
-
 async def test_who_was_still_reading_when_the_drain_began_is_ended_too() -> None:
     clock = Clock()
     hub = hub_of(clock)
