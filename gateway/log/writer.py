@@ -75,12 +75,16 @@ class _Waiting:
 
     def __init__(self, request: AppendRequest, settle: Settle) -> None:
         self.request = request
-        self._settle = settle
+        self._settle: Settle | None = settle
         self.size = sum(map(len, request.events)) + 200
 
     def settle(self, outcome: Appended | ProtocolError) -> None:
+        """Tells it, once: an HTTP request has one answer, whatever fails after it was given."""
+        settle, self._settle = self._settle, None
+        if settle is None:
+            return
         try:
-            self._settle(outcome)
+            settle(outcome)
         except Exception:
             logger.exception("An append's outcome could not be told.")  # and its neighbours are told theirs
 

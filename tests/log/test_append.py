@@ -46,6 +46,28 @@ async def test_requests_that_wait_together_become_one_transaction(database_url: 
         assert await look.fetchval("SELECT count(DISTINCT xmin::text) FROM run_gateway.events") <= 4
 
 
+async def test_every_request_is_told_one_outcome_even_when_telling_the_readers_fails(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(database_url) as log:
+        told: list[tuple[str, object]] = []
+
+        def fail_at_b(news: News) -> None:
+            if news.path == "b":
+                raise RuntimeError("a reader's fault")
+
+        monkeypatch.setattr(log.writer, "_on_commit", fail_at_b)
+        monkeypatch.setattr(log.writer, "_crowd", 2)  # so that both go together
+        for name in "ab":
+            await log.create(name)
+        log.writer.submit(AppendRequest("a", JSON, [b"1"]), lambda outcome: told.append(("a", outcome)))
+        log.writer.submit(AppendRequest("b", JSON, [b"1"]), lambda outcome: told.append(("b", outcome)))
+        await log.writer.close()
+        assert [name for name, _ in told] == ["a", "b"]
+        assert told[0][1] == Appended(1, False, False)
+        assert isinstance(told[1][1], errors.Unavailable)
+
+
 async def test_a_streams_requests_are_applied_in_the_order_in_which_they_came(database_url: str) -> None:
     async with opened(database_url) as log:
         await log.create("a")
