@@ -1,12 +1,21 @@
-"""The only DDL: numbered SQL files, each applied once, in order, by one process at a time."""
+"""The only DDL: numbered files of tables, each applied once, in order; and functions, replaced by their newest text.
+
+A deploy is rolling: Machines of the version before go on calling what they know. So a function's arguments and results
+are never changed, nor is one dropped; a call with other arguments is another function.
+"""
 
 from __future__ import annotations
 
 from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Final
 
 import asyncpg
 
-_LOCK = 0x72756E67  # an advisory lock's number of our own: "rung"
+_LOCK: Final = 0x72756E67  # an advisory lock's number of our own: "rung"
+
+FUNCTIONS: Final = ("read", "append", "lifecycle", "subscriptions")
+"""The files of functions, each after those that it needs when it is made."""
 
 
 async def migrate(database_url: str) -> list[str]:
@@ -23,9 +32,13 @@ async def migrate(database_url: str) -> list[str]:
             )
             rows = await connection.fetch("SELECT name FROM run_gateway.migrations")
             known = {row["name"] for row in rows}
-            missing = [name for name in names() if name not in known]
+            missing = [name for name in tables() if name not in known]
+            # An older version that starts again beside a newer one leaves the newer one's functions alone.
+            if functions() > max((name for name in known if name.startswith("functions")), default=""):
+                missing.append(functions())
             for name in missing:
-                await connection.execute((files(__package__) / "sql" / name).read_text())
+                for script in _scripts(name):
+                    await connection.execute(script.read_text())
                 await connection.execute("INSERT INTO run_gateway.migrations (name) VALUES ($1)", name)
         return missing
     finally:
@@ -33,6 +46,25 @@ async def migrate(database_url: str) -> list[str]:
 
 
 def names() -> list[str]:
-    """All migrations that this version knows, in order."""
-    folder = files(__package__) / "sql"
-    return sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    """Everything that this version applies to an empty database, in order."""
+    return [*tables(), functions()]
+
+
+def tables() -> list[str]:
+    """The numbered files, in order."""
+    return sorted(entry.name for entry in _folder().iterdir() if entry.name.endswith(".sql"))
+
+
+def functions() -> str:
+    """The functions' own entry: it goes up with every change of their text."""
+    return (_folder() / "functions" / "REVISION").read_text().split()[0]
+
+
+def _scripts(name: str) -> list[Traversable]:
+    if name == functions():
+        return [_folder() / "functions" / f"{script}.sql" for script in FUNCTIONS]
+    return [_folder() / name]
+
+
+def _folder() -> Traversable:
+    return files(__package__) / "sql"

@@ -1,4 +1,4 @@
-"""Subscriptions in Postgres: one method, one statement, one short transaction (gateway/log/sql/0002_subscriptions.sql).
+"""Subscriptions in Postgres: one method, one statement, one short transaction (log/sql/functions/subscriptions.sql).
 
 It knows tables and verdicts, not HTTP. Every change is judged by the database, under the subscription's row lock and
 by the database's clock, so that it does not matter which Machine makes it. Raises Unavailable without a database.

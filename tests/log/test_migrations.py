@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -79,6 +81,34 @@ async def test_what_a_session_looks_in_first_plays_no_part(postgres: Postgres, d
         assert await log.lifecycle.purge()
 
 
+async def test_an_older_version_leaves_the_functions_of_a_newer_one_alone(database_url: str) -> None:
+    async with connected(database_url) as connection:
+        await connection.execute("INSERT INTO run_gateway.migrations (name) VALUES ('functions-9999')")
+    assert await migrate(database_url) == []
+
+
+async def test_functions_of_an_older_version_are_replaced(database_url: str) -> None:
+    async with connected(database_url) as connection:
+        await connection.execute("DELETE FROM run_gateway.migrations WHERE name = $1", migrations.functions())
+        await connection.execute(
+            "CREATE OR REPLACE FUNCTION run_gateway.live(s run_gateway.streams) RETURNS boolean"
+            " LANGUAGE sql STABLE RETURN false"
+        )
+    assert await migrate(database_url) == [migrations.functions()]
+    async with opened(database_url) as log:
+        await log.create("s", body=b"[1]")
+        assert await log.content("s") == b"1"
+
+
 def test_their_names_are_numbered_without_a_gap() -> None:
-    assert [int(name[:4]) for name in migrations.names()] == list(range(1, len(names()) + 1))
-    assert all(name[4] == "_" and name.endswith(".sql") for name in names())
+    assert [int(name[:4]) for name in migrations.tables()] == list(range(1, len(migrations.tables()) + 1))
+    assert all(name[4] == "_" and name.endswith(".sql") for name in migrations.tables())
+
+
+def test_a_change_of_the_functions_is_a_new_revision() -> None:
+    folder = Path(migrations.__file__).parent / "sql" / "functions"
+    scripts = sorted(folder.glob("*.sql"))
+    assert {script.stem for script in scripts} == set(migrations.FUNCTIONS)
+    name, digest = (folder / "REVISION").read_text().split()
+    text = b"".join(script.read_bytes() for script in scripts)
+    assert digest == sha256(text).hexdigest(), f"another text than {name}'s: count it up, and write the new digest"

@@ -1,0 +1,231 @@
+-- How events come into the log, and how other Machines hear of them.
+
+
+-- What becomes of one request (§5.2, §5.2.1): 'appended', 'duplicate' (a success that changes nothing), or a refusal.
+-- First what the stream is (id NULL: it is not there), then what is known of the producer, then what is asked for.
+CREATE OR REPLACE FUNCTION run_gateway.verdict(
+    id bigint, gone boolean, closed boolean, media_type text, stream_seq text,
+    closing_producer text, closing_epoch bigint, closing_seq bigint, known_epoch bigint, known_seq bigint,
+    n integer, closing boolean, wanted_type text, wanted_seq text, producer text, epoch bigint, seq bigint
+) RETURNS text LANGUAGE sql IMMUTABLE
+RETURN CASE
+    WHEN id IS NULL THEN 'not_found'
+    WHEN gone THEN 'gone'
+    -- Closed is judged first; the very request that closed the stream may be repeated.
+    WHEN closed AND closing AND n = 0 AND producer IS NULL THEN 'duplicate'
+    WHEN closed AND (closing_producer, closing_epoch, closing_seq) = (producer, epoch, seq) THEN 'duplicate'
+    WHEN closed THEN 'closed'
+    WHEN n > 0 AND wanted_type IS DISTINCT FROM media_type THEN 'content_type'
+    -- A repetition is known as one before Stream-Seq is looked at.
+    WHEN producer IS NOT NULL AND known_epoch IS NULL AND seq > 0 THEN 'sequence_gap'
+    WHEN epoch < known_epoch THEN 'stale_epoch'
+    WHEN epoch > known_epoch AND seq > 0 THEN 'epoch_start'
+    WHEN epoch = known_epoch AND seq <= known_seq THEN 'duplicate'
+    WHEN epoch = known_epoch AND seq > known_seq + 1 THEN 'sequence_gap'
+    WHEN wanted_seq COLLATE "C" <= stream_seq THEN 'stream_seq'
+    ELSE 'appended'
+END;
+
+
+-- Judges one request per stream and appends what is accepted. Each path stands at most once in `paths`, in ascending
+-- order (the writer sees to it): every judgement is independent of its neighbours, and no two batches can wait for
+-- each other. `tails` and `closed` are the streams' state afterwards, `known_*` the producers'.
+--
+-- The plans must use the indexes whatever the statistics say (a session may have planned on empty tables): hence SET.
+CREATE OR REPLACE FUNCTION run_gateway.append_batch(
+    paths text[], media_types text[], counts integer[], closes boolean[], stream_seqs text[],
+    producers text[], epochs bigint[], seqs bigint[],
+    event_entries integer[], event_ordinals integer[], events bytea[],
+    OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[]
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    ids   bigint[];   -- 0 where the request is not accepted
+    bases bigint[];   -- the tail before this append
+BEGIN
+    -- Locked first, and judged by the next statement, which sees what was committed until the locks were had. What
+    -- this one does not find was not there: judging it without a lock would be wrong, should it appear just now.
+    SELECT array_agg(s.id) INTO ids
+      FROM unnest(paths) WITH ORDINALITY AS e(path, i)
+      LEFT JOIN LATERAL (
+        SELECT v.id FROM run_gateway.streams v WHERE v.path = e.path AND run_gateway.live(v) FOR NO KEY UPDATE) s ON true;
+
+    SELECT array_agg(CASE WHEN j.verdict = 'appended' THEN j.id ELSE 0 END), array_agg(j.tail), array_agg(j.verdict),
+           array_agg(CASE WHEN j.verdict = 'appended' THEN j.tail + j.n ELSE j.tail END),
+           array_agg(j.was_closed OR (j.verdict = 'appended' AND j.closing)),
+           array_agg(CASE WHEN j.verdict = 'appended' THEN j.epoch ELSE j.known_epoch END),
+           array_agg(CASE WHEN j.verdict = 'appended' THEN j.seq ELSE j.known_seq END)
+      INTO ids, bases, verdicts, tails, closed, known_epochs, known_seqs
+      FROM (
+        SELECT e.n, e.closing, e.epoch, e.seq, s.id, s.tail, s.closed AS was_closed,
+               CASE WHEN s.closed THEN s.closing_epoch ELSE p.epoch END AS known_epoch,
+               CASE WHEN s.closed THEN s.closing_seq ELSE p.seq END AS known_seq,
+               run_gateway.verdict(
+                   s.id, s.gone, s.closed, s.media_type, s.stream_seq, s.closing_producer, s.closing_epoch,
+                   s.closing_seq, p.epoch, p.seq,
+                   e.n, e.closing, e.media_type, e.stream_seq, e.producer, e.epoch, e.seq) AS verdict
+          FROM unnest(ids, media_types, counts, closes, stream_seqs, producers, epochs, seqs) WITH ORDINALITY
+               AS e(id, media_type, n, closing, stream_seq, producer, epoch, seq, i)
+          LEFT JOIN LATERAL (SELECT * FROM run_gateway.streams s WHERE s.id = e.id LIMIT 1) s ON true
+          LEFT JOIN LATERAL (
+            SELECT p.epoch, p.seq FROM run_gateway.producers p
+             WHERE p.stream = s.id AND p.producer = e.producer LIMIT 1) p ON true
+         ORDER BY e.i
+      ) j;
+
+    UPDATE run_gateway.streams s
+       SET tail = s.tail + e.n,
+           closed = s.closed OR e.closing,
+           stream_seq = coalesce(e.stream_seq, s.stream_seq),
+           closing_producer = CASE WHEN e.closing THEN e.producer END,
+           closing_epoch = CASE WHEN e.closing THEN e.epoch END,
+           closing_seq = CASE WHEN e.closing THEN e.seq END,
+           expires_at = CASE WHEN s.ttl IS NULL THEN s.expires_at
+                             ELSE clock_timestamp() + s.ttl * interval '1 second' END
+      FROM unnest(ids, counts, closes, stream_seqs, producers, epochs, seqs)
+           AS e(id, n, closing, stream_seq, producer, epoch, seq)
+     WHERE s.id = e.id;
+
+    INSERT INTO run_gateway.events (stream, seq, data)
+    SELECT ids[e.entry], bases[e.entry] + e.ordinal, e.data
+      FROM unnest(event_entries, event_ordinals, events) AS e(entry, ordinal, data)
+     WHERE ids[e.entry] <> 0;
+
+    IF producers IS NOT NULL THEN
+        INSERT INTO run_gateway.producers AS p (stream, producer, epoch, seq)
+        SELECT e.id, e.producer, e.epoch, e.seq FROM unnest(ids, producers, epochs, seqs) AS e(id, producer, epoch, seq)
+         WHERE e.id <> 0 AND e.producer IS NOT NULL
+        ON CONFLICT (stream, producer) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq;
+    END IF;
+END
+$$;
+
+
+-- The same for a single request, in half the time: a lone writer waits for this. `verdict` is what they share.
+CREATE OR REPLACE FUNCTION run_gateway.append_one(
+    path text, media_type text, closing boolean, stream_seq text, producer text, epoch bigint, seq bigint, events bytea[],
+    OUT outcome text, OUT tail bigint, OUT closed boolean, OUT known_epoch bigint, OUT known_seq bigint
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    s record;
+    n integer := coalesce(cardinality(events), 0);
+BEGIN
+    SELECT v.id, v.media_type, v.tail, v.closed, v.gone, v.stream_seq, v.closing_producer, v.closing_epoch, v.closing_seq
+      INTO s FROM run_gateway.streams v
+     WHERE v.path = append_one.path AND run_gateway.live(v) FOR NO KEY UPDATE;
+    IF append_one.producer IS NOT NULL THEN
+        SELECT p.epoch, p.seq INTO known_epoch, known_seq FROM run_gateway.producers p
+         WHERE p.stream = s.id AND p.producer = append_one.producer;
+    END IF;
+    outcome := run_gateway.verdict(
+        s.id, s.gone, s.closed, s.media_type, s.stream_seq, s.closing_producer, s.closing_epoch, s.closing_seq,
+        known_epoch, known_seq,
+        n, closing, append_one.media_type, append_one.stream_seq, producer, epoch, seq);
+    tail := s.tail;
+    closed := s.closed;
+    IF outcome <> 'appended' THEN
+        IF s.closed THEN
+            known_epoch := s.closing_epoch;
+            known_seq := s.closing_seq;
+        END IF;
+        RETURN;
+    END IF;
+
+    tail := s.tail + n;
+    closed := closing;
+    known_epoch := epoch;
+    known_seq := seq;
+    IF n = 1 THEN
+        INSERT INTO run_gateway.events AS v (stream, seq, data) VALUES (s.id, append_one.tail, events[1]);
+    ELSE
+        INSERT INTO run_gateway.events AS v (stream, seq, data)
+        SELECT s.id, s.tail + e.i, e.data FROM unnest(events) WITH ORDINALITY AS e(data, i);
+    END IF;
+    UPDATE run_gateway.streams AS v
+       SET tail = append_one.tail,
+           closed = closing,
+           stream_seq = coalesce(append_one.stream_seq, v.stream_seq),
+           closing_producer = CASE WHEN closing THEN append_one.producer END,
+           closing_epoch = CASE WHEN closing THEN append_one.epoch END,
+           closing_seq = CASE WHEN closing THEN append_one.seq END,
+           expires_at = CASE WHEN v.ttl IS NULL THEN v.expires_at
+                             ELSE clock_timestamp() + v.ttl * interval '1 second' END
+     WHERE v.id = s.id;
+    IF producer IS NOT NULL THEN
+        INSERT INTO run_gateway.producers AS p (stream, producer, epoch, seq)
+        VALUES (s.id, append_one.producer, append_one.epoch, append_one.seq)
+        ON CONFLICT ON CONSTRAINT producers_pkey DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq;
+    END IF;
+END
+$$;
+
+
+-- What other Machines hear: machine, path, first and last new event, whether it is closed, and the new events
+-- themselves where they fit. NOTIFY takes at most 7,999 bytes; one more would fail the transaction.
+CREATE OR REPLACE FUNCTION run_gateway.news(machine text, path text, first bigint, last bigint, closed boolean, body text)
+RETURNS text LANGUAGE sql IMMUTABLE
+RETURN concat_ws(E'\n', machine, path, first, last, CASE WHEN closed THEN 'closed' ELSE 'open' END,
+                 CASE WHEN octet_length(machine) + octet_length(path) + octet_length(body) <= 7900 THEN body END);
+
+
+-- The hot append: one round trip, two transactions. Events are committed first and told of afterwards, because a
+-- transaction that notifies holds a lock of the whole database while it is flushed, so such commits run one by one.
+-- A crash between the two loses a hint and no data: readers elsewhere are late until the next sweep.
+-- `machine` NULL: there is no other Machine to tell.
+CREATE OR REPLACE PROCEDURE run_gateway.append(
+    IN machine text,
+    IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],
+    IN producers text[], IN epochs bigint[], IN seqs bigint[],
+    IN event_entries integer[], IN event_ordinals integer[], IN events bytea[], IN bodies text[],
+    OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[]
+)
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF cardinality(paths) = 1 THEN
+        SELECT ARRAY[o.outcome], ARRAY[o.tail], ARRAY[o.closed], ARRAY[o.known_epoch], ARRAY[o.known_seq]
+          INTO verdicts, tails, closed, known_epochs, known_seqs
+          FROM run_gateway.append_one(
+              paths[1], media_types[1], closes[1], stream_seqs[1], producers[1], epochs[1], seqs[1], events) o;
+    ELSE
+        SELECT * INTO verdicts, tails, closed, known_epochs, known_seqs
+          FROM run_gateway.append_batch(paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs,
+                                        event_entries, event_ordinals, events);
+    END IF;
+    IF machine IS NOT NULL THEN
+        COMMIT;
+        BEGIN
+            PERFORM pg_notify(
+                'run_gateway', run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, n.body))
+               FROM unnest(paths, counts, bodies, verdicts, tails, closed) AS n(path, n, body, verdict, tail, closed)
+              WHERE n.verdict = 'appended';
+        EXCEPTION WHEN OTHERS THEN
+            NULL;  -- what is committed is acknowledged, whether or not others could be told of it
+        END;
+    END IF;
+END
+$$;
+
+
+-- Appends one event inside the caller's own transaction: it commits, or not, with the caller's other changes.
+-- Raises no_data_found when the stream does not exist, object_not_in_prerequisite_state when it takes no such event.
+CREATE OR REPLACE FUNCTION run_gateway.append_event(path text, event jsonb) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    result record;
+BEGIN
+    SELECT * INTO result FROM run_gateway.append_one(
+        path, 'application/json', false, NULL, NULL, NULL, NULL, ARRAY[convert_to(event::text, 'UTF8')]);
+    IF result.outcome IN ('not_found', 'gone') THEN
+        RAISE no_data_found USING MESSAGE = format('There is no stream at %s.', path);
+    ELSIF result.outcome <> 'appended' THEN
+        RAISE object_not_in_prerequisite_state USING MESSAGE = format('Stream %s refuses it: %s', path, result.outcome);
+    END IF;
+    PERFORM pg_notify('run_gateway', run_gateway.news('', path, result.tail, result.tail, false, event::text));
+    RETURN result.tail;
+END
+$$;
