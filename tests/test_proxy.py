@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
-from tests.proxy import Proxy
+from loadtests.proxy import Proxy
 
 
 @pytest.fixture
@@ -120,3 +121,15 @@ async def test_in_silence_nothing_passes_and_nothing_is_lost(echo: str) -> None:
 async def test_the_address_keeps_the_path_and_the_login() -> None:
     async with Proxy("postgresql://me:secret@127.0.0.1:5432/db?sslmode=disable") as proxy:
         assert proxy.url == f"postgresql://me:secret@127.0.0.1:{proxy.port}/db?sslmode=disable"
+
+
+async def test_the_target_may_be_a_socket_in_the_file_system(tmp_path: Path) -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello")
+        writer.close()
+
+    path = tmp_path / "socket"
+    async with await asyncio.start_unix_server(greet, path), Proxy(f"unix:{path}") as proxy:
+        reader, writer = await connect(proxy)
+        assert await reader.read() == b"hello"
+        writer.close()

@@ -22,11 +22,10 @@ STOP_PATIENCE = 30.0
 # A child must not outlive a parent that was killed. Asked for in the child itself: between fork and exec,
 # Python code is not safe where there are threads.
 _CHILD = """
-import ctypes, signal, sys
+import ctypes, runpy, signal, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
-from gateway.cli import main
-main(prog_name="run-gateway")
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 
 
@@ -35,12 +34,16 @@ class MachineFailed(Exception):
 
 
 class Machine:
-    """One `run-gateway serve` process. `log` is what it has printed so far, on stdout and stderr."""
+    """One `run-gateway serve` process. `log` is what it has printed so far, on stdout and stderr.
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    `program` is the module that is run as `run-gateway`.
+    """
+
+    def __init__(self, env: Mapping[str, str], program: str = "gateway.cli") -> None:
         self.log = ""
         self.url = ""
         self._env = dict(env)
+        self._program = program
         self._process: asyncio.subprocess.Process | None = None
         self._output: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
@@ -66,6 +69,7 @@ class Machine:
             sys.executable,
             "-c",
             _CHILD,
+            self._program,
             "serve",
             env=self._environment(),
             stdin=asyncio.subprocess.DEVNULL,

@@ -14,7 +14,7 @@ import pytest
 
 from tests.clients.conftest import StartTwo, Two
 from tests.node import Script, npm_ci
-from tests.proxy import End
+from loadtests.proxy import End
 
 HERE = Path(__file__).parent
 

@@ -39,6 +39,7 @@ class Trap:
 class Proxy:
     """`async with Proxy("http://127.0.0.1:8080") as proxy:` listens at `proxy.url`, forwards to `proxy.target`.
 
+    A target `unix:/path` is a socket in the file system; there is no `url` then, only `port`.
     A new target holds for new connections; those that exist stay where they are until `cut`.
     `accepted` counts the connections that clients have made.
     `latency` is the time in seconds that each piece from the server waits.
@@ -136,9 +137,8 @@ class _Link:
 
     async def carry(self, from_client: asyncio.StreamReader) -> None:
         """Passes bytes both ways until both sides have ended, or one fails, or the link is cut."""
-        host, port = _address(self._proxy.target)
         try:
-            from_server, to_server = await asyncio.open_connection(host, port)
+            from_server, to_server = await _connect(self._proxy.target)
         except OSError:
             self.cut("reset")
             return
@@ -204,11 +204,13 @@ def _overlap(data: bytes, pattern: bytes) -> int:
     return next(n for n in range(min(len(data), len(pattern) - 1), -1, -1) if data.endswith(pattern[:n]))
 
 
-def _address(target: str) -> tuple[str, int]:
+async def _connect(target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     parts = urlsplit(target)
+    if parts.scheme == "unix":
+        return await asyncio.open_unix_connection(parts.path)
     assert parts.hostname is not None, f"{target} names no host"
     assert parts.port is not None, f"{target} names no port"
-    return parts.hostname, parts.port
+    return await asyncio.open_connection(parts.hostname, parts.port)
 
 
 def _finish(writer: asyncio.StreamWriter, end: End) -> None:
