@@ -26,6 +26,9 @@ from gateway.log.lifecycle import Created, Lifecycle
 from gateway.log.listener import Listener
 from gateway.log.reader import Reader
 from gateway.log.writer import Writer
+from gateway.metrics.catalogue import Parts
+from gateway.metrics.collector import Machine, render
+from gateway.metrics.page import metrics_router
 from gateway.protocol.batch import News
 from gateway.protocol.errors import InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound, Unavailable
 from gateway.protocol.request import CreateRequest, stream_path_of
@@ -85,6 +88,17 @@ class Gateway:
             self._hub,
             Limits(settings.max_body, settings.long_poll_timeout, settings.sse_max_age),
             now=time.time,
+        )
+        self._metrics = Machine(
+            Parts(
+                {"machine": self.machine},
+                self._database,
+                self._reader,
+                self._writer,
+                self._listener,
+                self._hub,
+                self._streams,
+            )
         )
         self._api = self._make_api()
 
@@ -155,6 +169,9 @@ class Gateway:
             database = False
         return Health(database=database, news=self._listener.news, draining=self._hub.draining)
 
+    async def _exposition(self, accept: str) -> tuple[bytes, str]:
+        return render(self._metrics, accept)
+
     @asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
         await self._database.open()
@@ -187,6 +204,7 @@ class Gateway:
     def _make_api(self) -> FastAPI:
         api = FastAPI(title="Run gateway", lifespan=self._life, redirect_slashes=False)
         api.include_router(health_router(self._readiness))
+        api.include_router(metrics_router(self._exposition))
         api.include_router(self._subscriptions.router())
         api.add_exception_handler(ProtocolError, _render)
         api.add_exception_handler(HTTPException, _render_http)

@@ -16,9 +16,11 @@ HOUSE = Path(gateway.__file__).parent
 # What each room may import from the house, besides itself. What is not listed here is wired by app.py and cli.
 ROOMS = {
     "protocol": set(),
-    "log": {"protocol"},
-    "fanout": {"protocol"},
-    "http": {"fanout", "log", "protocol"},
+    "counting": set(),
+    "log": {"counting", "protocol"},
+    "fanout": {"counting", "protocol"},
+    "http": {"counting", "fanout", "log", "protocol"},
+    "metrics": {"counting", "fanout", "http", "log"},
     "settings": set(),
     "subscriptions": {"log", "protocol", "http"},
     "client": {"protocol"},

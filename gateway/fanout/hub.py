@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
+from gateway.counting import SECONDS, Histogram
 from gateway.fanout.tail import Tail
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, News, Page, after
@@ -62,6 +63,9 @@ class Hub:
         self.draining = False
         self.joined = 0  # reads of the log that somebody else had begun
         self.remembered = 0  # readers that needed none
+        self.missed = 0  # times that the sweep found what no news had told of
+        self.delivered = 0  # frames written to sockets
+        self.delivery_seconds = Histogram(SECONDS)  # from hearing of a commit to having written it to all sockets
         self._read = read
         self._positions = positions
         self._touch = touch
@@ -75,6 +79,13 @@ class Hub:
         self._reading: dict[tuple[str, int], asyncio.Task[Page]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._look = asyncio.Event()
+
+    @property
+    def followers(self) -> dict[str, int]:
+        """Readers that follow their tail, and those that are catching up: on their way to it, or slow."""
+        open = sum(tail.users for tail in self.tails.values())
+        following = sum(len(tail.direct) + len(tail.waiting) for tail in self.tails.values())
+        return {"following": following, "catching_up": open - following}
 
     # Following
 
@@ -192,18 +203,25 @@ class Hub:
         elif news.last < tail.position or (news.last == tail.position and (tail.closed or not news.closed)):
             return  # known already
         elif news.first == tail.position + 1 and news.body is not None:
-            self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed))
+            self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed), news.heard)
         else:
+            tail.heard = tail.heard or news.heard
             self._want(tail, news.last)
 
-    def _publish(self, tail: Tail, batch: Batch) -> None:
-        tail.publish(batch, self.cursor(tail), self._clock())
+    def _publish(self, tail: Tail, batch: Batch, heard: float = 0.0) -> None:
+        now = self._clock()
+        direct = len(tail.direct)
+        tail.publish(batch, self.cursor(tail), now)
+        if direct:
+            self.delivered += direct
+            if heard:
+                self.delivery_seconds.observe(self._clock() - heard)
 
     def _catch_up(self, tail: Tail) -> None:
         """News that came while the log was read, as far as it goes on from there."""
         while not tail.closed and (news := tail.due()) is not None:
             assert tail.position is not None and news.body is not None
-            self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed))
+            self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed), news.heard)
 
     def look_again(self, paths: Iterable[str] | None = None) -> None:
         """Compares tails with the log: after the listener was away, or when a write's outcome is unknown."""
@@ -235,7 +253,8 @@ class Hub:
                     self._drop(tail)
                     return
                 if page.batch.start == tail.position and (not page.batch.empty or page.batch.closed):
-                    self._publish(tail, page.batch)
+                    self._publish(tail, page.batch, tail.heard)
+                    tail.heard = 0.0
                 self._catch_up(tail)
                 if page.batch.up_to_date and tail.wanted <= max(wanted, tail.position):
                     tail.wanted = 0  # what was promised and is not there was a hint from elsewhere
@@ -335,6 +354,7 @@ class Hub:
             if id != tail.stream.id:
                 self._drop(tail)
             elif last > tail.position or (closed and not tail.closed):
+                self.missed += not tail.filling
                 self._want(tail, last)
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:

@@ -28,6 +28,7 @@ class Pages:
 
     def __init__(self, log: Log, most: int) -> None:
         self.bytes = 0
+        self.joined = 0  # reads that somebody else had asked for
         self._log = log
         self._most = most
         self._kept: OrderedDict[Key, Page] = OrderedDict()
@@ -41,6 +42,8 @@ class Pages:
         if look is None:
             look = self._next[key] = asyncio.ensure_future(self._look(key))
             look.add_done_callback(_told)
+        else:
+            self.joined += 1
         return await asyncio.shield(look)
 
     async def _look(self, key: Key) -> Page:

@@ -38,6 +38,7 @@ class Tail:
         "encoding",
         "ended",
         "filling",
+        "heard",
         "opening",
         "path",
         "position",
@@ -59,6 +60,7 @@ class Tail:
         self.ended = False  # deleted, expired or replaced by another stream: every follower has to go
         self.wanted = 0  # the highest position that any news has named
         self.filling = False
+        self.heard = 0.0  # when the first news came that waits for a read; 0: none does
         self.opening: asyncio.Task[Page] | None = None  # the read that will give it a position, if all goes well
         self.early: list[News] = []
         self.ring: list[Batch] = []  # no deque: one takes 0.6 kB while it is empty

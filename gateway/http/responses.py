@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
@@ -38,6 +39,9 @@ _PREFLIGHT: Final[Headers] = [
     ),
     (b"access-control-max-age", b"86400"),
 ]
+refused: Final[Counter[str]] = Counter()
+"""Refusals that this process has rendered, by their type."""
+
 _BODYLESS: Final = (204, 304)
 _LAST: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": False}
 
@@ -100,6 +104,7 @@ def error_body(type: str, message: str, details: str | None) -> bytes:
 
 def error_headers(error: ProtocolError) -> Headers:
     """A refusal's own headers, and when to come back: jittered, so that not all come back at once (law 8)."""
+    refused[error.type] += 1
     headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *error.headers]
     if error.status in (429, 503):
         headers.append((b"retry-after", b"%d" % random.randint(1, 3)))

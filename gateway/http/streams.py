@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from gateway.counting import Inside
 from gateway.fanout.follower import Direct, Follower, Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.fanout.pages import Pages
@@ -73,6 +74,9 @@ class StreamRoutes:
     """One handler a method; each parses, asks the log or the hub, and answers."""
 
     def __init__(self, log: Log, hub: Hub, limits: Limits, now: Callable[[], float]) -> None:
+        self.sse = Inside()
+        self.long_polls = Inside()
+        self.catch_ups = 0  # reads that were answered with what there was
         self._log = log
         self._hub = hub
         self._limits = limits
@@ -164,7 +168,13 @@ class StreamRoutes:
             return self._long_poll(request, receive, send)
         return self._sse(request, scope, receive, send)
 
+    @property
+    def joined(self) -> int:
+        """Catch-up reads of the log that somebody else had asked for."""
+        return self._pages.joined
+
     async def _plain(self, request: ReadRequest, send: Send) -> None:
+        self.catch_ups += 1
         if request.last_events is not None:
             page = await self._log.read(request.path, 0, last_events=request.last_events)
         else:
@@ -187,7 +197,7 @@ class StreamRoutes:
             await _in_parts(send, answer, frames.parts(stream.encoding, batch))
 
     async def _long_poll(self, request: ReadRequest, receive: Receive, send: Send) -> None:
-        with Follower(self._hub, request.path) as follower, _Hangup(follower, receive):
+        with self.long_polls, Follower(self._hub, request.path) as follower, _Hangup(follower, receive):
             page = await follower.begin(request.position, request.last_events)
             follower.expire(self._limits.long_poll_timeout)
             batch: Batch | Signal = page.batch
@@ -204,7 +214,11 @@ class StreamRoutes:
 
     async def _sse(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> None:
         connection = direct(scope)
-        with Follower(self._hub, request.path, connection) as follower, _hangup(follower, receive, connection):
+        with (
+            self.sse,
+            Follower(self._hub, request.path, connection) as follower,
+            _hangup(follower, receive, connection),
+        ):
             encoding, closed = await self._sse_begin(request, follower, send)
             del request
             if connection is not None:

@@ -6,12 +6,14 @@ A connection is held for one statement at a time, never while a reader waits (la
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import asyncpg
 
+from gateway.counting import SECONDS, Histogram
 from gateway.protocol.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class Database:
     """The pool of a Machine. Opened once; `acquire` gives a connection for one statement."""
 
     def __init__(self, dsn: str, *, pool_size: int, statement_timeout: float) -> None:
+        self.waits = Histogram(SECONDS)  # for a connection of the pool, new ones' opening included
         self._dsn = dsn
         self._size = pool_size
         self._timeout = statement_timeout
@@ -102,6 +105,19 @@ class Database:
             except TimeoutError:
                 self._pool.terminate()
 
+    @property
+    def connections(self) -> dict[str, int]:
+        """Connections of the pool: `busy` ones, a writer's lanes among them, and `idle` ones."""
+        if self._pool is None:
+            return {"busy": 0, "idle": 0}
+        idle = self._pool.get_idle_size()
+        return {"busy": self._pool.get_size() - idle, "idle": idle}
+
+    @property
+    def size(self) -> int:
+        """Connections that the pool may have."""
+        return self._size
+
     def lane(self) -> Lane:
         """A connection for statements that follow one another closely; kept, where the pool has enough of them."""
         return Lane(self, keep=self._size >= _ENOUGH)
@@ -109,7 +125,10 @@ class Database:
     async def take(self) -> Pooled:
         """A connection that `give_back` must be told of. Raises what the driver does."""
         assert self._pool is not None, "opened before it is used"
-        return await self._pool.acquire(timeout=self._timeout)
+        began = time.monotonic()
+        connection = await self._pool.acquire(timeout=self._timeout)
+        self.waits.observe(time.monotonic() - began)
+        return connection
 
     async def give_back(self, connection: Pooled) -> None:
         assert self._pool is not None, "opened before it is used"
@@ -119,8 +138,10 @@ class Database:
     async def acquire(self) -> AsyncIterator[Pooled]:
         """A connection; faults inside become Unavailable, whose cause says what happened."""
         assert self._pool is not None, "opened before it is used"
+        began = time.monotonic()
         try:
             async with self._pool.acquire(timeout=self._timeout) as connection:
+                self.waits.observe(time.monotonic() - began)
                 yield connection
         except FAULTS as error:
             raise Unavailable from error

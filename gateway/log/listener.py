@@ -27,6 +27,7 @@ CHANNEL = "run_gateway"
 _ECHO_TIMEOUT = 2.0  # seconds for a nonce to come back, three times
 _ALONE_AFTER = 3.0  # seconds of listening without hearing of another Machine
 _PING = "\n\n0\n0\nping "
+_NOTIFY = "SELECT usage FROM pg_notification_queue_usage() AS usage, pg_notify($1, $2)"
 _RETRY = (0.1, 5.0)  # seconds between attempts to connect, from and to
 
 
@@ -44,7 +45,9 @@ class Listener:
         on_change: Callable[[], None],
     ) -> None:
         self.news: Literal["listen", "polling"] = "polling"
-        self.heard = 0
+        self.heard = 0  # notifications of others
+        self.lost = 0  # connections that had worked
+        self.queue_usage: float | None = None  # of the server's notification queue, 0 to 1, as of the last heartbeat
         self._dsn = dsn
         self._database = database
         self._machine = machine
@@ -84,6 +87,7 @@ class Listener:
                 await self._listen(ready)
                 delay = _RETRY[0]
             except (*FAULTS, Unavailable) as error:
+                self.lost += self.news == "listen"
                 logger.warning("The listening connection is lost (%s); polling.", type(error).__name__)
             self._set("polling")
             ready.set()
@@ -128,7 +132,7 @@ class Listener:
     async def _ping(self) -> None:
         """Tells every Machine, this one included, that this one is there."""
         async with self._database.acquire() as connection:
-            await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, f"{self._machine}{_PING}{self._nonce}")
+            self.queue_usage = await connection.fetchval(_NOTIFY, CHANNEL, f"{self._machine}{_PING}{self._nonce}")
 
     def _forget(self) -> None:
         """Machines that have been silent for three heartbeats are not there any more."""
@@ -165,6 +169,7 @@ class Listener:
             return
         news = parse_news(text)
         if news is not None:
+            news.heard = time.monotonic()
             self._on_news(news)
 
 

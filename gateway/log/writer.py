@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Final
 
 import asyncpg
 
+from gateway.counting import SECONDS, SIZES, Histogram
 from gateway.log.database import Database, Lane
 from gateway.protocol.batch import JSON_TYPE, News
 from gateway.protocol.errors import (
@@ -121,6 +123,11 @@ class Writer:
         on_commit: Callable[[News], None],
         on_doubt: Callable[[list[str]], None],
     ) -> None:
+        self.outcomes: Counter[str] = Counter()  # of requests: appended, duplicate, refused, unknown
+        self.events = 0
+        self.bytes = 0
+        self.commit_requests = Histogram(SIZES)
+        self.commit_seconds = Histogram(SECONDS)
         self._machine = machine
         self._max_pending = max_pending
         self._on_commit = on_commit
@@ -139,6 +146,11 @@ class Writer:
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
+
+    @property
+    def pending_bytes(self) -> int:
+        """Of requests that no batch has taken yet."""
+        return self._queued_bytes
 
     async def append(self, request: AppendRequest) -> Appended:
         """Appends, closes, or both; returns once it is durable.
@@ -165,6 +177,7 @@ class Writer:
         Raises TooManyPending at once.
         """
         if self._queued_bytes > self._max_pending:
+            self.outcomes["refused"] += 1
             raise TooManyPending
         waiting = _Waiting(request, settle)
         self._queue.append(waiting)
@@ -257,6 +270,7 @@ class Writer:
 
     async def _call(self, entries: dict[str, _Entry], lane: Lane) -> None:
         machine = self._machine()
+        began = time.monotonic()
         try:
             row = await lane.fetchrow(_CALL, machine, *_arguments(entries, told=machine is not None))
         except Unavailable as error:
@@ -269,7 +283,9 @@ class Writer:
                 logger.error("An append failed in the database.", exc_info=error.__cause__)
                 self._fail(entries, error)
         else:
-            self._tell(entries, row)
+            landed = time.monotonic()
+            self.commit_seconds.observe(landed - began)
+            self._tell(entries, row, landed)
 
     def _doubt(self, entries: dict[str, _Entry], error: Unavailable) -> None:
         self._fail(entries, error)
@@ -277,10 +293,12 @@ class Writer:
 
     def _fail(self, entries: dict[str, _Entry], error: ProtocolError) -> None:
         for entry in entries.values():
+            self.outcomes["unknown"] += len(entry.waiting)
             for waiting in entry.waiting:
                 waiting.settle(error)
 
-    def _tell(self, entries: dict[str, _Entry], row: asyncpg.Record) -> None:
+    def _tell(self, entries: dict[str, _Entry], row: asyncpg.Record, landed: float) -> None:
+        told = 0
         columns = zip(
             entries.items(),
             row["verdicts"],
@@ -291,19 +309,27 @@ class Writer:
             strict=True,
         )
         for (path, entry), verdict, tail, closed, epoch, seq in columns:
+            told += len(entry.waiting)
             if verdict == "appended":
                 base = tail - len(entry.events)
+                body = _body(entry)
+                self.outcomes["appended"] += len(entry.waiting)
+                self.events += len(entry.events)
+                self.bytes += len(body)
                 # Readers here are told before the writer is: both are durable, and a reader is never behind.
-                self._on_commit(News(path, base + 1, tail, closed, body=_body(entry)))
+                self._on_commit(News(path, base + 1, tail, closed, body=body, heard=landed))
                 for waiting in entry.waiting:
                     base += len(waiting.request.events)
                     waiting.settle(Appended(base, False, closed, epoch, seq))
             elif verdict == "duplicate":
+                self.outcomes["duplicate"] += len(entry.waiting)
                 for waiting in entry.waiting:
                     waiting.settle(Appended(tail, True, closed, epoch, seq))
             else:
+                self.outcomes["refused"] += len(entry.waiting)
                 for waiting in entry.waiting:
                     waiting.settle(_refusal(verdict, waiting.request, tail, epoch, seq))
+        self.commit_requests.observe(told)
 
 
 def _body(entry: _Entry) -> bytes:

@@ -79,7 +79,8 @@ class Page:
 class News:
     """Events `first` to `last` of a stream were committed; none when first > last. A hint (law 2).
 
-    `body` holds them as a Batch's body does, or is None when they have to be read from the log.
+    `body` holds them as a Batch's body does, or is None when they have to be read from the log. `heard`: when this
+    process learnt of it, in monotonic seconds; 0 where nobody has looked at a clock.
     """
 
     path: str
@@ -88,6 +89,7 @@ class News:
     closed: bool = False
     deleted: bool = False
     body: bytes | None = None
+    heard: float = field(default=0.0, compare=False)
 
 
 def after(encoding: Encoding, batch: Batch, position: int) -> Batch | None:

@@ -1,0 +1,215 @@
+"""Every metric once: its name, its help, and where its value stands.
+
+To add one: keep an int, or something of `gateway.counting`, in the room that knows; add a line here, and the table in
+the README (`python -m gateway.metrics.catalogue` prints it). Nothing here counts, and nothing is asked of the database.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import version
+from typing import Final
+
+from gateway.counting import Histogram
+from gateway.fanout.hub import Hub
+from gateway.http import responses
+from gateway.http.streams import StreamRoutes
+from gateway.log.database import Database
+from gateway.log.listener import Listener
+from gateway.log.reader import Reader
+from gateway.log.writer import Writer
+
+PREFIX: Final = "run_gateway_"
+
+Value = float | Mapping[str, float | str] | Histogram | None
+"""A number; one for each value of the metric's label; the labels of an info; None: not known at the moment."""
+
+
+class Kind(Enum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a Machine that count. `machine`: what it is called, for `run_gateway_machine_info`."""
+
+    machine: Mapping[str, str]
+    database: Database
+    reader: Reader
+    writer: Writer
+    listener: Listener
+    hub: Hub
+    streams: StreamRoutes
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One family. `name` is without the prefix, and without the suffix of its kind. `label`: the one that it has."""
+
+    name: str
+    kind: Kind
+    help: str
+    read: Callable[[Parts], Value]
+    label: str | None = None
+
+    @property
+    def full_name(self) -> str:
+        """As it is queried: histograms have `_bucket`, `_sum` and `_count` besides."""
+        return PREFIX + self.name + {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(self.kind, "")
+
+
+METRICS: Final = (
+    # Appends
+    Metric(
+        "appends",
+        Kind.COUNTER,
+        "Appends asked of the log, by outcome: appended, duplicate, refused, unknown (503).",
+        lambda parts: parts.writer.outcomes,
+        "outcome",
+    ),
+    Metric("appended_events", Kind.COUNTER, "Events appended.", lambda parts: parts.writer.events),
+    Metric("appended_bytes", Kind.COUNTER, "Bytes of events appended.", lambda parts: parts.writer.bytes),
+    Metric(
+        "commit_requests",
+        Kind.HISTOGRAM,
+        "Appends in one commit; its count is that of the commits.",
+        lambda parts: parts.writer.commit_requests,
+    ),
+    Metric(
+        "commit_duration_seconds",
+        Kind.HISTOGRAM,
+        "Seconds from sending a commit to its acknowledgement by Postgres.",
+        lambda parts: parts.writer.commit_seconds,
+    ),
+    Metric(
+        "append_pending_bytes",
+        Kind.GAUGE,
+        "Bytes of appends that wait for a commit to take them.",
+        lambda parts: parts.writer.pending_bytes,
+    ),
+    # Readers
+    Metric(
+        "readers",
+        Kind.GAUGE,
+        "Open live reads, by mode: sse, long_poll.",
+        lambda parts: {"sse": parts.streams.sse.count, "long_poll": parts.streams.long_polls.count},
+        "mode",
+    ),
+    Metric(
+        "followers",
+        Kind.GAUGE,
+        "Live readers by state: following their tail, or catching_up (new, or slower than their stream).",
+        lambda parts: parts.hub.followers,
+        "state",
+    ),
+    Metric("tails", Kind.GAUGE, "Streams that somebody follows here.", lambda parts: len(parts.hub.tails)),
+    Metric("deliveries", Kind.COUNTER, "Frames written to followers' sockets.", lambda parts: parts.hub.delivered),
+    Metric(
+        "delivery_duration_seconds",
+        Kind.HISTOGRAM,
+        "Seconds from learning of a commit (its own, or by news) to having written it to all its followers' sockets.",
+        lambda parts: parts.hub.delivery_seconds,
+    ),
+    Metric(
+        "catch_ups",
+        Kind.COUNTER,
+        "Reads answered at once with what there was.",
+        lambda parts: parts.streams.catch_ups,
+    ),
+    Metric("log_reads", Kind.COUNTER, "Pages read from the log.", lambda parts: parts.reader.reads),
+    Metric(
+        "joined_reads",
+        Kind.COUNTER,
+        "Reads that shared a page with others who asked for it.",
+        lambda parts: parts.hub.joined + parts.streams.joined,
+    ),
+    Metric(
+        "memory_reads",
+        Kind.COUNTER,
+        "Live readers who began without a read of the log.",
+        lambda parts: parts.hub.remembered,
+    ),
+    # News
+    Metric(
+        "listening",
+        Kind.GAUGE,
+        "1: news of other Machines arrives by LISTEN; 0: it is polled for.",
+        lambda parts: parts.listener.news == "listen",
+    ),
+    Metric(
+        "listener_losses",
+        Kind.COUNTER,
+        "Listening connections lost after they worked.",
+        lambda parts: parts.listener.lost,
+    ),
+    Metric(
+        "notifications_heard",
+        Kind.COUNTER,
+        "Notifications of other Machines.",
+        lambda parts: parts.listener.heard,
+    ),
+    Metric(
+        "notification_queue_usage_ratio",
+        Kind.GAUGE,
+        "Part of the database's notification queue in use, 0 to 1, as of the last heartbeat.",
+        lambda parts: parts.listener.queue_usage,
+    ),
+    Metric(
+        "missed_news",
+        Kind.COUNTER,
+        "Times that the sweep found what no notification had told of.",
+        lambda parts: parts.hub.missed,
+    ),
+    # The database
+    Metric(
+        "pool_connections",
+        Kind.GAUGE,
+        "Connections of the pool, by state: busy (a writer's are, always), idle.",
+        lambda parts: parts.database.connections,
+        "state",
+    ),
+    Metric("pool_limit", Kind.GAUGE, "Connections that the pool may have.", lambda parts: parts.database.size),
+    Metric(
+        "pool_wait_seconds",
+        Kind.HISTOGRAM,
+        "Seconds that work waited for a connection of the pool.",
+        lambda parts: parts.database.waits,
+    ),
+    # The Machine
+    Metric(
+        "refusals",
+        Kind.COUNTER,
+        "Requests refused, by the type that the body names.",
+        lambda parts: responses.refused,
+        "type",
+    ),
+    Metric("draining", Kind.GAUGE, "1: this Machine is shutting down.", lambda parts: parts.hub.draining),
+    Metric(
+        "build",
+        Kind.INFO,
+        "Versions of the gateway and of Python.",
+        lambda parts: {"version": version("run-gateway"), "python": platform.python_version()},
+    ),
+    Metric(
+        "machine", Kind.INFO, "What this Machine is called, on Fly with its region and id.", lambda parts: parts.machine
+    ),
+)
+
+
+def table() -> str:
+    """The metrics as the Markdown table that stands in the README."""
+    lines = ["| metric | kind | what it is |", "|---|---|---|"]
+    for metric in METRICS:
+        label = "" if metric.label is None else f"{{{metric.label}}}"
+        lines.append(f"| `{metric.full_name}{label}` | {metric.kind.value} | {metric.help} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

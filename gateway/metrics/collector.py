@@ -1,0 +1,107 @@
+"""From the rooms' plain numbers to Prometheus's families, when somebody asks, and to text.
+
+Families travel between workers as JSON: `dump` and `load` are inverse. Each worker's samples get its number as a
+label, so that a counter belongs to one process, and never goes back because another one was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+import orjson
+from prometheus_client import CollectorRegistry, exposition
+from prometheus_client import Metric as Family
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from gateway.counting import Histogram
+from gateway.metrics.catalogue import METRICS, PREFIX, Kind, Metric, Parts, Value
+
+_PROCESS = ProcessCollector(registry=None)  # memory, CPU, descriptors, from /proc; nothing elsewhere
+
+
+class Machine(Collector):
+    """All metrics of this process."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def collect(self) -> Iterator[Family]:
+        for metric in METRICS:
+            yield _family(metric, metric.read(self._parts))
+        yield from _PROCESS.collect()
+
+
+class _Given(Collector):
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Family]:
+        return self._families
+
+
+def _family(metric: Metric, value: Value) -> Family:
+    family = Family(PREFIX + metric.name, metric.help, metric.kind.value)
+    name = metric.full_name
+    if isinstance(value, Histogram):
+        bounds = [*map(floatToGoString, value.bounds), "+Inf"]
+        for bound, count in zip(bounds, accumulate(value.counts), strict=True):
+            family.add_sample(f"{name}_bucket", {"le": bound}, count)
+        family.add_sample(f"{name}_sum", {}, value.total)
+        family.add_sample(f"{name}_count", {}, sum(value.counts))
+    elif metric.kind is Kind.INFO:
+        assert isinstance(value, Mapping), metric.name
+        family.add_sample(name, {label: str(each) for label, each in value.items()}, 1)
+    elif isinstance(value, Mapping):
+        assert metric.label is not None, metric.name
+        for label, each in sorted(value.items()):
+            family.add_sample(name, {metric.label: label}, float(each))
+    elif value is not None:
+        family.add_sample(name, {}, float(value))
+    return family
+
+
+def dump(collector: Collector) -> bytes:
+    """Its families as one line of JSON."""
+    return orjson.dumps(
+        [
+            [family.name, family.documentation, family.type, [sample[:3] for sample in family.samples]]
+            for family in collector.collect()
+        ]
+    )
+
+
+def load(data: bytes) -> list[Family]:
+    """What `dump` has written. Raises ValueError for anything that it has not."""
+    families: list[Family] = []
+    document: Any = orjson.loads(data)
+    for name, documentation, kind, samples in document:
+        family = Family(name, documentation, kind)
+        for sample in samples:
+            family.add_sample(*sample)
+        families.append(family)
+    return families
+
+
+def merge(workers: Mapping[str, Iterable[Family]]) -> Collector:
+    """All workers' families as one, each sample with its worker's number."""
+    merged: dict[str, Family] = {}
+    for worker, families in sorted(workers.items()):
+        for family in families:
+            into = merged.get(family.name)
+            if into is None:
+                into = merged[family.name] = Family(family.name, family.documentation, family.type)
+            for sample in family.samples:
+                into.add_sample(sample.name, {"worker": worker, **sample.labels}, sample.value)
+    return _Given(merged.values())
+
+
+def render(collector: Collector, accept: str) -> tuple[bytes, str]:
+    """The text that Prometheus reads, in the newest form that the `Accept` header admits, and its content type."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    encode, content_type = exposition.choose_encoder(accept)
+    return encode(registry), content_type
