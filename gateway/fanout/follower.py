@@ -18,11 +18,16 @@ EXTENSION = "run_gateway.direct"  # where an ASGI scope holds its Direct
 
 
 class Direct(Protocol):
-    """A connection that can be written to without its handler: see `gateway.fanout.transport`."""
+    """A connection that can be written to without its handler: see `gateway.fanout.transport`.
+
+    While it is writable nothing is buffered for it, and `send` goes straight to the socket: it returns how many bytes
+    went, or raises OSError. What is left is for `write`, which buffers it.
+    """
 
     follower: Follower | None
 
     def lost(self) -> bool: ...
+    def send(self, data: bytes) -> int: ...
     def write(self, data: bytes) -> None: ...
     def writable(self) -> bool: ...
     async def drain(self) -> None: ...
@@ -134,6 +139,11 @@ class Follower:
         self._signal = Signal.HEARTBEAT
         self.wake()
 
+    def spill(self, rest: bytes) -> None:
+        """The end of what the tail has sent did not go: the transport keeps it, and says that it is full."""
+        assert self._direct is not None
+        self._direct.write(rest)
+
     def end(self) -> None:
         """There is nothing more to come here: closed, drained, too old, disconnected."""
         self._over = True
@@ -142,7 +152,7 @@ class Follower:
     def _park(self, direct: Direct | None) -> asyncio.Future[None]:
         """Is done when there is reason to look again; meanwhile `direct`, standing at the tail, is written to."""
         if direct is not None:
-            self.tail.direct[self] = direct.write
+            self.tail.direct[self] = direct.send
         else:
             self.tail.waiting.add(self)
         self._parked = asyncio.get_running_loop().create_future()

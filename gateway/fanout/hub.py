@@ -324,8 +324,7 @@ class Hub:
         for tail in self.tails.values():
             if tail.quiet_since <= silent:
                 tail.quiet_since = now
-                for write in tuple(tail.direct.values()):
-                    write(_HEARTBEAT)
+                tail.write(_HEARTBEAT)
                 for follower in tuple(tail.waiting):
                     follower.beat()
 

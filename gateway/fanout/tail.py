@@ -20,7 +20,7 @@ RING_BYTES: Final = 64 << 10  # of recent batches, for readers that are a little
 RING_BATCHES: Final = 128
 EARLY: Final = 32  # pieces of news, of an EARLYth of RING_BYTES each, that wait for a read that is under way
 
-Write = Callable[[bytes], None]
+Send = Callable[[bytes], int]  # as os.write: how much of it went, or OSError
 
 
 class Tail:
@@ -65,7 +65,7 @@ class Tail:
         self.early: list[News] = []
         self.ring: list[Batch] = []  # no deque: one takes 0.6 kB while it is empty
         self.ring_bytes = 0
-        self.direct: dict[Follower, Write] = {}
+        self.direct: dict[Follower, Send] = {}
         self.waiting: set[Follower] = set()
         self.users = 0
         self.cursor_floor = 0
@@ -83,9 +83,7 @@ class Tail:
         self.closed = batch.closed
         self._remember(batch)
         if self.direct:
-            frame = frames.chunk(frames.sse(self.encoding, batch, b"%d" % cursor))
-            for write in tuple(self.direct.values()):
-                write(frame)
+            self.write(frames.chunk(frames.sse(self.encoding, batch, b"%d" % cursor)))
         self.quiet_since = now
         if self.waiting:
             for follower in tuple(self.waiting):
@@ -93,6 +91,17 @@ class Tail:
         if batch.closed:
             for follower in tuple(self.direct):
                 follower.end()  # its last frame said so
+
+    def write(self, data: bytes) -> None:
+        """Sends the same bytes to everybody who stands at the tail. This loop is what a delivery costs."""
+        size = len(data)
+        for follower, send in tuple(self.direct.items()):
+            try:
+                sent = send(data)
+            except OSError:  # full, or lost: its transport knows what to do about either
+                sent = 0
+            if sent < size:
+                follower.spill(data[sent:])
 
     def remembered(self, position: int) -> Page | None:
         """Everything after `position`, without a look at the log; None where memory is not enough.

@@ -111,6 +111,7 @@ class SimulatedLog:
 class Connection:
     """A socket with a reader at its other end; in mode "direct" the hub may write to it."""
 
+    rng: random.Random
     received: bytearray = field(default_factory=bytearray)
     follower: Follower | None = None
     full: bool = False
@@ -118,13 +119,38 @@ class Connection:
     status: int = 0
     headers: dict[bytes, bytes] = field(default_factory=dict)
     complete: bool = False
+    _chunks: bytearray = field(default_factory=bytearray)
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def send(self, data: bytes) -> int:
+        """As a socket does: now and then it takes a part, or nothing and says so."""
+        assert self.writable(), "what is buffered must not be overtaken"
+        if self.cut_off:
+            raise BrokenPipeError
+        sent = len(data)
+        if self.rng.random() < 0.1:
+            sent = self.rng.randrange(sent)
+            if not sent:
+                raise BlockingIOError
+        self._chunks += data[:sent]
+        self._unframe()
+        return sent
+
     def write(self, data: bytes) -> None:
         if not self.cut_off:
-            _, _, frame = data.partition(b"\r\n")
-            self.received += frame[:-2]  # the chunk without its framing
+            self._chunks += data
+            self._unframe()
+            self.fill()
+
+    def _unframe(self) -> None:
+        """Takes the chunks out of their framing, as far as they are whole; what is cut is of no use to a client."""
+        while (head := self._chunks.find(b"\r\n")) > 0:
+            end = head + 2 + int(self._chunks[:head], 16)
+            if len(self._chunks) < end + 2:
+                return
+            self.received += self._chunks[head + 2 : end]
+            del self._chunks[: end + 2]
 
     def lost(self) -> bool:
         return self.cut_off
@@ -159,7 +185,7 @@ class Connection:
         await self._gone.wait()
         return {"type": "http.disconnect"}
 
-    async def send(self, message: Message) -> None:
+    async def answer(self, message: Message) -> None:
         await self.drain()
         if self.cut_off:
             return
@@ -199,7 +225,7 @@ class Reader:
             self.offset = b"-1" if not self.start else format_offset(self.start)
         if not self.ended:
             self._asked = (len(self._log.events), self._log.closed)
-            self.connection = Connection()
+            self.connection = Connection(self._log.rng)
             self._task = asyncio.ensure_future(self._request(self.connection))
 
     async def _request(self, connection: Connection) -> None:
@@ -215,7 +241,7 @@ class Reader:
         if self.mode == "direct":
             scope["extensions"] = {EXTENSION: connection}
         try:
-            await self._routes(PATH, scope, connection.receive, connection.send)
+            await self._routes(PATH, scope, connection.receive, connection.answer)
         except ProtocolError:
             if connection.status:
                 raise  # a refusal after the response had begun could never reach the client
