@@ -150,6 +150,8 @@ async def scripted(*events: object, closed: bool = False, faults: Iterable[Fault
                 pass
         except (ConnectionError, asyncio.IncompleteReadError):
             return  # the client has left: its right
+        except asyncio.CancelledError:
+            return  # only by the end below; asyncio.streams (3.11) takes a handler that ends as cancelled for a fault
         finally:
             tasks.discard(task)
             writer.close()
