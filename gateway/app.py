@@ -40,7 +40,6 @@ logger = logging.getLogger("gateway.app")
 PURGE_INTERVAL = 30.0  # seconds between looks for expired streams, give or take a half
 PURGE_STEPS = 500  # of some thousand rows, at one go
 WRITER_LANES = 3  # batches of appends that may be on their way to the database at once
-MAX_PENDING = 64 << 20  # bytes of appends that may wait for the database before more are refused
 
 
 class Gateway:
@@ -51,7 +50,10 @@ class Gateway:
         self.machine = secrets.token_hex(4)
         self.address = f"http://{settings.host}:{settings.port}"  # until the server knows better
         self._database = Database(
-            database_url, pool_size=settings.pool_size, statement_timeout=settings.statement_timeout
+            database_url,
+            pool_size=settings.pool_size,
+            statement_timeout=settings.statement_timeout,
+            max_age=settings.connection_max_age,
         )
         self._reader = Reader(self._database, page_bytes=settings.page_bytes)
         self._lifecycle = Lifecycle(self._database, machine=self.machine)
@@ -68,7 +70,8 @@ class Gateway:
             self._database,
             machine=lambda: None if self._listener.alone else self.machine,
             lanes=WRITER_LANES,
-            max_pending=MAX_PENDING,
+            timeout=settings.append_timeout,
+            max_pending=settings.max_pending,
             on_commit=self._committed,
             on_doubt=self._hub.look_again,
         )

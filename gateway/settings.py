@@ -102,7 +102,16 @@ class Settings(BaseSettings):
     pool_size: int = Field(
         8, ge=1, le=1000, description="Connections to the database, of each worker, without the one for LISTEN."
     )
-    statement_timeout: Seconds = Field(30.0, description="Seconds that one statement may take in the database.")
+    connection_max_age: Seconds = Field(
+        600.0, description="Seconds that a connection to the database is used before it is replaced."
+    )
+    statement_timeout: Seconds = Field(10.0, description="Seconds that one statement may take in the database.")
+    append_timeout: Seconds = Field(
+        5.0, description="Seconds that the database may take over appends before they are answered 503."
+    )
+    max_pending: int = Field(
+        64 * MIB, ge=1, le=64 * 1024 * MIB, description="Bytes of appends that may wait for the database; then 429."
+    )
     sweep_interval: Seconds = Field(
         1.0, description="Seconds between looks at the log for news that no notification told of."
     )

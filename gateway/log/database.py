@@ -1,64 +1,67 @@
 """The way to Postgres: a small pool, and the driver's errors as the protocol's.
 
-A connection is held for one statement at a time, never while a reader waits (law 7).
+A connection is held for one statement at a time, never while a reader waits (law 7). One that was lost, has not
+answered, or has been open for long is closed and replaced; nothing waits for a server that may not be there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
 
 from gateway.counting import SECONDS, Histogram
-from gateway.protocol.errors import Unavailable
+from gateway.log.connect import FAULTS, LOSSES, LogConnection, connect, keeps_statements
+from gateway.protocol.errors import NotWritable, Unavailable
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
-    Connection = asyncpg.Connection[asyncpg.Record]
     Pooled = PoolConnectionProxy[asyncpg.Record]
     Pool = asyncpg.Pool[asyncpg.Record]
-else:
-    Connection = asyncpg.Connection
+
+logger = logging.getLogger("gateway.log.database")
 
 _ENOUGH = 4  # connections in a pool that can spare some for writers alone
+_CONNECT = 5.0  # seconds for a new connection, at most
+_DEMOTED = 5.0  # seconds between looks whether another server is the primary by now
 
-# What a lost, refused or overloaded database looks like from here.
-FAULTS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-
-
-class LogConnection(Connection):
-    """A connection without session state: nothing to reset when it goes back, so no round trip for it."""
-
-    def get_reset_query(self) -> str:
-        return ""
+# A pooler has handed the statement to a server that does not know it, or knows another by that name.
+_FORGOTTEN = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 
 
 class Lane:
-    """One connection of the pool, replaced when it has failed or was lost; with `keep`, kept between statements."""
+    """One connection of the pool, replaced when it has failed or was lost; with `keep`, kept between statements.
 
-    def __init__(self, database: Database, *, keep: bool) -> None:
+    `timeout`: seconds for one statement, and as many for a connection to send it on.
+    """
+
+    def __init__(self, database: Database, *, keep: bool, timeout: float) -> None:
         self._database = database
         self._keep = keep
+        self._timeout = timeout
         self._connection: Pooled | None = None
 
     async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record:
         """The one row that a statement gives. Raises Unavailable, whose cause says what happened."""
         try:
             connection = self._connection
-            if connection is None or connection.is_closed():
+            if connection is None or not self._database.usable(connection):
                 await self.close()
-                connection = self._connection = await self._database.take()
-            row = await connection.fetchrow(statement, *arguments)
+                connection = self._connection = await self._database.take(self._timeout)
+            row = await connection.fetchrow(statement, *arguments, timeout=self._timeout)
         except FAULTS as error:
+            self._database.judge(self._connection, error)
             await self.close()
-            raise Unavailable from error
+            raise _told(error) from error
         except BaseException:
-            await self.close()  # cancelled in the middle: nobody knows what it is doing
+            self._database.discard(self._connection)  # cancelled in the middle: nobody knows what it is doing
+            await self.close()
             raise
         if not self._keep:
             await self.close()
@@ -73,27 +76,36 @@ class Lane:
 
 
 class Database:
-    """The pool of a Machine. Opened once; `acquire` gives a connection for one statement."""
+    """The pool of a Machine. Opened once; `acquire` gives a connection for one statement.
 
-    def __init__(self, dsn: str, *, pool_size: int, statement_timeout: float) -> None:
+    `statement_timeout` and `max_age` are seconds: for one statement, and for a connection's life.
+    """
+
+    def __init__(self, dsn: str, *, pool_size: int, statement_timeout: float, max_age: float = 600) -> None:
         self.waits = Histogram(SECONDS)  # for a connection of the pool, new ones' opening included
         self._dsn = dsn
         self._size = pool_size
         self._timeout = statement_timeout
+        self._max_age = max_age
+        self._cached = False
+        self._since = 0.0  # connections that were opened before are not trusted any more
         self._pool: Pool | None = None
 
     async def open(self) -> None:
         """Connects at least once. Raises Unavailable."""
+        self._loop = asyncio.get_running_loop()
         try:
+            self._cached = await keeps_statements(lambda: connect(self._dsn, timeout=10, command_timeout=10))
+            if not self._cached:
+                logger.warning("A pooler that loses prepared statements: each statement takes two round trips.")
+            # min_size 0: the driver would see to a least number by itself, and fill the log when it cannot.
             self._pool = await asyncpg.create_pool(
                 self._dsn,
-                min_size=1,
+                min_size=0,
                 max_size=self._size,
-                max_inactive_connection_lifetime=300,
-                command_timeout=self._timeout,
-                timeout=min(self._timeout, 10),
+                max_inactive_connection_lifetime=min(300, self._max_age),
+                connect=cast("Any", self._connect),  # the stubs ask for a class that nobody could write
                 connection_class=LogConnection,
-                server_settings={"application_name": "run-gateway"},
             )
         except FAULTS as error:
             raise Unavailable(f"The database cannot be reached: {type(error).__name__}.") from error
@@ -118,17 +130,21 @@ class Database:
         """Connections that the pool may have."""
         return self._size
 
-    def lane(self) -> Lane:
+    def lane(self, timeout: float | None = None) -> Lane:
         """A connection for statements that follow one another closely; kept, where the pool has enough of them."""
-        return Lane(self, keep=self._size >= _ENOUGH)
+        return Lane(self, keep=self._size >= _ENOUGH, timeout=timeout or self._timeout)
 
-    async def take(self) -> Pooled:
+    async def take(self, timeout: float | None = None) -> Pooled:
         """A connection that `give_back` must be told of. Raises what the driver does."""
         assert self._pool is not None, "opened before it is used"
         began = time.monotonic()
-        connection = await self._pool.acquire(timeout=self._timeout)
-        self.waits.observe(time.monotonic() - began)
-        return connection
+        while True:
+            connection = await self._pool.acquire(timeout=timeout or self._timeout)
+            if self.usable(connection):
+                self.waits.observe(time.monotonic() - began)
+                return connection
+            self.discard(connection)
+            await self.give_back(connection)
 
     async def give_back(self, connection: Pooled) -> None:
         assert self._pool is not None, "opened before it is used"
@@ -137,11 +153,66 @@ class Database:
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Pooled]:
         """A connection; faults inside become Unavailable, whose cause says what happened."""
-        assert self._pool is not None, "opened before it is used"
-        began = time.monotonic()
+        connection: Pooled | None = None
         try:
-            async with self._pool.acquire(timeout=self._timeout) as connection:
-                self.waits.observe(time.monotonic() - began)
-                yield connection
+            connection = await self.take()
+            yield connection
         except FAULTS as error:
-            raise Unavailable from error
+            self.judge(connection, error)
+            raise _told(error) from error
+        except asyncio.CancelledError:
+            self.discard(connection)  # in the middle of a statement, for all that is known
+            raise
+        finally:
+            if connection is not None:
+                with suppress(*FAULTS):
+                    await self.give_back(connection)
+
+    def usable(self, connection: Pooled) -> bool:
+        """Whether the next statement may go to it."""
+        own: Any = connection
+        return _is_open(connection) and own.born >= self._since and own.retires > self._loop.time()
+
+    def judge(self, connection: Pooled | None, error: BaseException) -> None:
+        """What an error says of the connection that it came on, and of the others."""
+        if isinstance(error, _FORGOTTEN) and self._cached:
+            self._cached = False
+            self._since = self._loop.time()
+            logger.warning("A pooler has lost a prepared statement: from now on each takes two round trips.")
+        elif isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+            # A primary that became a standby keeps its connections: whoever asks anew may find the new one.
+            if self._loop.time() - self._since > _DEMOTED:
+                self._since = self._loop.time()
+        elif isinstance(error, LOSSES):
+            self.discard(connection)
+            if isinstance(error, TimeoutError) and connection is not None:
+                # Half-open, most likely, and then so are those that lie idle: none of them is waited for again.
+                self._since = self._loop.time()
+
+    def discard(self, connection: Pooled | None) -> None:
+        """Closes it without a word: there may be nobody to hear it."""
+        if connection is not None and _is_open(connection):
+            connection.terminate()
+
+    async def _connect(self, dsn: str, **options: Any) -> LogConnection:
+        return await connect(
+            dsn,
+            timeout=min(self._timeout, _CONNECT),
+            command_timeout=self._timeout,
+            cached=self._cached,
+            max_age=self._max_age,
+            **options,
+        )
+
+
+def _is_open(connection: Pooled) -> bool:
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:
+        return False  # lost while nobody looked: the driver has taken it back
+
+
+def _told(error: BaseException) -> Unavailable:
+    """The driver's error as the protocol's."""
+    refused = isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.DiskFullError)
+    return NotWritable() if refused else Unavailable()

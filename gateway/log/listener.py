@@ -15,9 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
-import asyncpg
-
-from gateway.log.database import FAULTS, Connection, Database
+from gateway.log.connect import FAULTS, Connection, connect
+from gateway.log.database import Database
 from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
 
@@ -96,7 +95,7 @@ class Listener:
 
     async def _listen(self, ready: asyncio.Event) -> None:
         """One connection's life: returns or raises when it is no good any more."""
-        connection: Connection = await asyncpg.connect(self._dsn, timeout=10, command_timeout=10)
+        connection: Connection = await connect(self._dsn, timeout=10, command_timeout=10)
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())

@@ -10,7 +10,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
 
-import asyncpg
+from gateway.log.connect import connect
 
 _LOCK: Final = 0x72756E67  # an advisory lock's number of our own: "rung"
 
@@ -20,7 +20,7 @@ FUNCTIONS: Final = ("read", "append", "lifecycle", "subscriptions")
 
 async def migrate(database_url: str) -> list[str]:
     """Applies what is missing and returns the names applied. Safe to repeat, and to run from several at once."""
-    connection = await asyncpg.connect(database_url, timeout=30)
+    connection = await connect(database_url, timeout=30)
     try:
         # One transaction, with a lock that ends with it: also right behind a pooler in transaction mode.
         async with connection.transaction():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 import asyncpg
 
 from gateway.log.database import Database
 from gateway.protocol.batch import Batch, Page, Stream
-from gateway.protocol.errors import StreamGone, StreamNotFound
+from gateway.protocol.errors import NotWritable, StreamGone, StreamNotFound
 
 LIVE_PAGE: Final = 64 << 10  # bytes: what a slow reader may be holding up, for it is written all at once
 
@@ -63,13 +64,20 @@ class Reader:
 
     async def _row(self, *args: object) -> asyncpg.Record:
         self.reads += 1
-        async with self._database.acquire() as connection:
-            row = await connection.fetchrow(_PAGE, *args)
+        try:
+            row = await self._fetch(*args)
+        except NotWritable:  # no TTL slides while the database takes no writes, but what is there can be read
+            path, position, last_events, most, _, *rest = args
+            row = await self._fetch(path, position, last_events, most, False, *rest)
         if row is None or row["id"] is None:
             raise StreamNotFound
         if row["gone"]:
             raise StreamGone
         return row
+
+    async def _fetch(self, *args: object) -> asyncpg.Record | None:
+        async with self._database.acquire() as connection:
+            return await connection.fetchrow(_PAGE, *args)
 
     async def stat(self, path: str) -> Stream:
         """The stream alone. Raises StreamNotFound, StreamGone."""
@@ -97,8 +105,9 @@ class Reader:
 
     async def touch(self, paths: Iterable[str]) -> None:
         """Slides the TTL of streams that are being followed (§5.1)."""
-        async with self._database.acquire() as connection:
-            await connection.execute("SELECT run_gateway.touch($1)", list(paths))
+        with suppress(NotWritable):  # then nothing expires either
+            async with self._database.acquire() as connection:
+                await connection.execute("SELECT run_gateway.touch($1)", list(paths))
 
 
 def _page(path: str, row: asyncpg.Record, known: Page | None = None) -> Page:

@@ -23,6 +23,7 @@ from gateway.protocol.batch import JSON_TYPE, News
 from gateway.protocol.errors import (
     ContentTypeMismatch,
     NewEpochMustStartAtZero,
+    NotWritable,
     ProducerSequenceGap,
     ProtocolError,
     StaleEpoch,
@@ -109,6 +110,7 @@ class _Entry:
 class Writer:
     """Appends of a Machine, on `lanes` connections of its own.
 
+    `timeout`: seconds that the database has for a batch; then its outcome counts as unknown.
     `machine` names this Machine to the others, or is None while there are none to be told. `on_commit` hears of every
     committed change, `on_doubt` of every unknown outcome.
     """
@@ -119,6 +121,7 @@ class Writer:
         *,
         machine: Callable[[], str | None],
         lanes: int,
+        timeout: float,
         max_pending: int,
         on_commit: Callable[[News], None],
         on_doubt: Callable[[list[str]], None],
@@ -135,10 +138,11 @@ class Writer:
         self._queue: deque[_Waiting] = deque()
         self._queued_bytes = 0
         self._busy: set[str] = set()
-        self._free = [database.lane() for _ in range(lanes)]
+        self._free = [database.lane(timeout) for _ in range(lanes)]
         self._landing: set[asyncio.Task[None]] = set()
         self._lanes = lanes
         self._flush_at: asyncio.Handle | None = None
+        self._refused = False  # the database takes no writes
         self._crowd = 0  # requests of the last batch: whether it pays to wait for company
         self._empty = asyncio.Event()
         self._empty.set()
@@ -273,6 +277,11 @@ class Writer:
         began = time.monotonic()
         try:
             row = await lane.fetchrow(_CALL, machine, *_arguments(entries, told=machine is not None))
+        except NotWritable as error:
+            if not self._refused:
+                self._refused = True
+                logger.warning("The database takes no writes (%s); appends are answered 503.", error.__cause__)
+            self._fail(entries, error)
         except Unavailable as error:
             if not isinstance(error.__cause__, _DEFINITE):
                 self._doubt(entries, error)
@@ -284,6 +293,9 @@ class Writer:
                 self._fail(entries, error)
         else:
             landed = time.monotonic()
+            if self._refused:
+                self._refused = False
+                logger.warning("The database takes writes again.")
             self.commit_seconds.observe(landed - began)
             self._tell(entries, row, landed)
 

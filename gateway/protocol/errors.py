@@ -191,6 +191,12 @@ class Unavailable(ProtocolError):
     type = "unavailable"
 
 
+class NotWritable(Unavailable):
+    """The database takes no writes at the moment; nothing was changed."""
+
+    type = "not_writable"
+
+
 class Draining(ProtocolError):
     """This Machine is shutting down: connect again."""
 

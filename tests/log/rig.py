@@ -88,6 +88,7 @@ async def opened(
         database,
         machine=lambda: machine,
         lanes=lanes,
+        timeout=5,
         max_pending=max_pending,
         on_commit=news.append,
         on_doubt=doubts.extend,

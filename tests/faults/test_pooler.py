@@ -1,0 +1,91 @@
+"""PgBouncer in front of everything: LISTEN is swallowed there, and prepared statements go astray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+import pytest
+
+from gateway.log.database import Database
+from gateway.log.migrations import migrate
+from tests.databases import Postgres
+from tests.faults.pooler import PgBouncer
+from tests.machines import Machine
+from tests.traffic import MODES, Reader, Writer
+
+PATH = "/runs/run-1"
+PATIENCE = 60
+
+
+@asynccontextmanager
+async def machines(url: str, env: dict[str, str], count: int = 2) -> AsyncIterator[list[Machine]]:
+    """Several at once: each takes a while to be sure that LISTEN does not work."""
+    async with AsyncExitStack() as stack:
+        starting = (stack.enter_async_context(Machine.start(url, env=env)) for _ in range(count))
+        yield await asyncio.gather(*starting)
+
+
+async def ready(machine: Machine) -> dict[str, object]:
+    async with httpx.AsyncClient() as http:
+        answer: dict[str, object] = (await http.get(machine.url + "/ready")).json()
+        return answer
+
+
+async def traffic(a: Machine, b: Machine, count: int) -> None:
+    """A writer of one and readers of both Machines, many streams at once so that backends change hands."""
+    paths = [f"{PATH}-{number}" for number in range(8)]
+    writers = [Writer(path, [a.url]) for path in paths]
+    readers = [Reader(mode, path, [machine.url]) for path in paths for mode in MODES for machine in (a, b)]
+    for writer in writers:
+        await writer.create()
+    async with asyncio.TaskGroup() as tasks:
+        for reader in readers:
+            tasks.create_task(reader.run())
+        for writer in writers:
+            tasks.create_task(writer.write(count))
+    for reader in readers:
+        assert reader.given == list(range(1, count + 1)), reader.mode
+
+
+async def test_everything_works_behind_a_pooler_in_transaction_mode(postgres: Postgres) -> None:
+    name = "behind_a_pooler"
+    await postgres.execute(f"CREATE DATABASE {name}")
+    try:
+        async with asyncio.timeout(PATIENCE), PgBouncer.start(postgres.dsn(name), size=3) as pooler:
+            assert await migrate(pooler.url) != []
+            assert await migrate(pooler.url) == []
+            env = {"GATEWAY_MIGRATE": "false"}
+            async with machines(pooler.url, env) as (a, b):
+                for machine in (a, b):
+                    assert (await ready(machine))["news"] == "polling"
+                    assert "A pooler that loses prepared statements" in machine.log
+                    assert "does not arrive on LISTEN; polling." in machine.log
+                await traffic(a, b, 60)
+                assert "ERROR" not in a.log + b.log
+    finally:
+        await postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_with_a_direct_address_behind_a_pooler_news_arrives_by_listen(database_url: str) -> None:
+    async with asyncio.timeout(PATIENCE), PgBouncer.start(database_url) as pooler:
+        env = {"LISTEN_DATABASE_URL": database_url}
+        async with machines(pooler.url, env) as (a, b):
+            assert [(await ready(machine))["news"] for machine in (a, b)] == ["listen", "listen"]
+            await traffic(a, b, 20)
+
+
+@pytest.mark.parametrize(("mode", "keeps"), [("session", True), ("transaction", False)])
+async def test_prepared_statements_are_kept_where_a_session_is_one(database_url: str, mode: str, keeps: bool) -> None:
+    async with PgBouncer.start(database_url, mode=mode) as pooler:
+        database = Database(pooler.url, pool_size=2, statement_timeout=5)
+        await database.open()
+        try:
+            async with database.acquire() as connection:
+                await connection.fetchval("SELECT 40 + $1::integer", 2)
+                names = await connection.fetchval("SELECT count(*) FROM pg_prepared_statements")
+                assert (names > 0) is keeps
+        finally:
+            await database.close()
