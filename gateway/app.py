@@ -27,8 +27,8 @@ from gateway.log.listener import Listener
 from gateway.log.reader import Reader
 from gateway.log.writer import Writer
 from gateway.metrics.catalogue import Parts
-from gateway.metrics.collector import Machine, render
-from gateway.metrics.page import metrics_router
+from gateway.metrics.page import Exposition, metrics_router
+from gateway.metrics.siblings import Siblings
 from gateway.protocol.batch import News
 from gateway.protocol.errors import InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound, Unavailable
 from gateway.protocol.request import CreateRequest, stream_path_of
@@ -45,7 +45,13 @@ WRITER_LANES = 3  # batches of appends that may be on their way to the database 
 class Gateway:
     """One Machine, as an ASGI application. Streams are answered here; everything else by FastAPI."""
 
-    def __init__(self, settings: Settings, database_url: str, listen_database_url: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database_url: str,
+        listen_database_url: str | None = None,
+        siblings: Siblings | None = None,
+    ) -> None:
         self.settings = settings
         self.machine = secrets.token_hex(4)
         self.address = f"http://{settings.host}:{settings.port}"  # until the server knows better
@@ -92,7 +98,7 @@ class Gateway:
             Limits(settings.max_body, settings.long_poll_timeout, settings.sse_max_age),
             now=time.time,
         )
-        self._metrics = Machine(
+        self.metrics = Exposition(
             Parts(
                 {"machine": self.machine},
                 self._database,
@@ -101,7 +107,8 @@ class Gateway:
                 self._listener,
                 self._hub,
                 self._streams,
-            )
+            ),
+            siblings,
         )
         self._api = self._make_api()
 
@@ -172,12 +179,10 @@ class Gateway:
             database = False
         return Health(database=database, news=self._listener.news, draining=self._hub.draining)
 
-    async def _exposition(self, accept: str) -> tuple[bytes, str]:
-        return render(self._metrics, accept)
-
     @asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
         await self._database.open()
+        await self.metrics.open()
         await self._listener.start()
         await self._subscriptions.start()
         background = [asyncio.create_task(self._hub.run()), asyncio.create_task(self._purge())]
@@ -191,6 +196,7 @@ class Gateway:
                     await task
             await self._subscriptions.stop()
             await self._listener.stop()
+            await self.metrics.close()
             await self._database.close()
 
     async def _purge(self) -> None:
@@ -207,7 +213,8 @@ class Gateway:
     def _make_api(self) -> FastAPI:
         api = FastAPI(title="Run gateway", lifespan=self._life, redirect_slashes=False)
         api.include_router(health_router(self._readiness))
-        api.include_router(metrics_router(self._exposition))
+        if self.settings.metrics_port is None:
+            api.include_router(metrics_router(self.metrics))
         api.include_router(self._subscriptions.router())
         api.add_exception_handler(ProtocolError, _render)
         api.add_exception_handler(HTTPException, _render_http)
@@ -281,6 +288,11 @@ async def _render_http(request: Request, error: Exception) -> Response:
     return await _render(request, RouteNotFound())
 
 
-def create_app(settings: Settings, database_url: str, listen_database_url: str | None = None) -> Gateway:
-    """The application of one Machine over a migrated database."""
-    return Gateway(settings, database_url, listen_database_url)
+def create_app(
+    settings: Settings,
+    database_url: str,
+    listen_database_url: str | None = None,
+    siblings: Siblings | None = None,
+) -> Gateway:
+    """The application of one Machine over a migrated database. `siblings`: other workers that share its port."""
+    return Gateway(settings, database_url, listen_database_url, siblings)

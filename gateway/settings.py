@@ -83,6 +83,9 @@ class Settings(BaseSettings):
         le=65_535,
         description="Port to listen on; 0 picks a free one.",
     )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65_535, description="Port on which /metrics is served instead of on PORT; 0 picks a free one."
+    )
     workers: int = Field(
         1, ge=1, le=64, description="Processes that share the port, one for each core, each a Machine of its own."
     )

@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from gateway.cli.endings import Failure
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """What a Machine listens on: its port, and the one for /metrics, when that has its own."""
+
+    main: list[socket.socket]
+    metrics: list[socket.socket]
+
+    def __iter__(self) -> Iterator[socket.socket]:
+        return iter((*self.main, *self.metrics))
+
+    def numbers(self) -> tuple[list[int], list[int]]:
+        """Their descriptors, for a process that inherits them."""
+        return [sock.fileno() for sock in self.main], [sock.fileno() for sock in self.metrics]
+
+    @classmethod
+    def inherited(cls, numbers: Sequence[Sequence[int]]) -> Sockets:
+        """Those that another process has given the numbers of."""
+        main, metrics = ([socket.socket(fileno=number) for number in each] for each in numbers)
+        return cls(main, metrics)
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

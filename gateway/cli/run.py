@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import click
 import uvloop
 
 from gateway.cli.database import database, update
-from gateway.cli.listening import bind
+from gateway.cli.listening import Sockets, address, bind
 from gateway.cli.stop import Stop
 from gateway.cli.supervisor import supervise
 from gateway.settings import Settings
@@ -24,11 +25,14 @@ async def _run(settings: Settings) -> None:
     stop = Stop()
     with stop.on_signals():
         async with contextlib.AsyncExitStack() as stack:
-            sockets = bind(settings.host, settings.port)
+            metrics = [] if settings.metrics_port is None else bind(settings.host, settings.metrics_port)
+            sockets = Sockets(bind(settings.host, settings.port), metrics)
             for sock in sockets:
                 stack.callback(sock.close)
+            if metrics:
+                click.echo(f"Metrics on {address(metrics[0])}/metrics")
             # Port 0 has become a real one, and the application names its own address to others.
-            settings = settings.model_copy(update={"port": sockets[0].getsockname()[1]})
+            settings = settings.model_copy(update={"port": sockets.main[0].getsockname()[1]})
             url = await stack.enter_async_context(database(settings))
             if settings.migrate or settings.database_url is None:
                 await update(url)

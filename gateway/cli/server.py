@@ -18,15 +18,18 @@ import uvicorn
 
 from gateway.app import create_app
 from gateway.cli.endings import Failure
-from gateway.cli.listening import address
+from gateway.cli.listening import Sockets, address
+from gateway.cli.metrics_port import metrics_port
 from gateway.cli.stop import Stop
 from gateway.fanout.transport import DirectProtocol
+from gateway.metrics.siblings import Siblings
 from gateway.settings import Settings
 
 
-async def serve(settings: Settings, url: str, sockets: list[socket.socket], stop: Stop) -> None:
+async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblings: Siblings | None = None) -> None:
     """Serve until told to stop; prints where it listens as soon as it does. Raises Failure."""
-    app = create_app(settings, url, settings.listen_database_url)
+    sockets = bound.main
+    app = create_app(settings, url, settings.listen_database_url, siblings)
     app.address = address(sockets[0])
     server = _Server(
         uvicorn.Config(
@@ -58,7 +61,8 @@ async def serve(settings: Settings, url: str, sockets: list[socket.socket], stop
 
     stop.serving(drain=drain, force=force)
     try:
-        await server.serve(sockets)
+        async with metrics_port(app.metrics, bound.metrics):
+            await server.serve(sockets)
     except OSError as error:
         await server.lifespan.shutdown()
         raise Failure(f"cannot listen on {address(sockets[0])}: {error.strerror}") from error

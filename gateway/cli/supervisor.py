@@ -14,14 +14,15 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import click
 
 from gateway.cli.endings import Failure
-from gateway.cli.listening import address
+from gateway.cli.listening import Sockets, address
 from gateway.cli.stop import Stop
 from gateway.cli.worker import Orders
 from gateway.settings import Settings
@@ -36,23 +37,24 @@ LONGEST_PAUSE = 10.0
 """Seconds, at most, before a worker that keeps dying is replaced."""
 
 
-async def supervise(settings: Settings, url: str, sockets: list[socket.socket], stop: Stop) -> None:
+async def supervise(settings: Settings, url: str, sockets: Sockets, stop: Stop) -> None:
     """Serve with `settings.workers` processes until told to stop. Raises Failure."""
-    supervisor = _Supervisor(settings, url, sockets)
-    stop.serving(drain=supervisor.drain, force=supervisor.kill)
-    await asyncio.gather(*(supervisor.keep(number) for number in range(1, settings.workers + 1)))
+    with tempfile.TemporaryDirectory(prefix="run-gateway-", ignore_cleanup_errors=True) as folder:
+        supervisor = _Supervisor(settings, url, sockets, folder)
+        stop.serving(drain=supervisor.drain, force=supervisor.kill)
+        await asyncio.gather(*(supervisor.keep(number) for number in range(1, settings.workers + 1)))
     if supervisor.failure is not None:
         raise Failure(supervisor.failure)
 
 
 class _Supervisor:
-    def __init__(self, settings: Settings, url: str, sockets: list[socket.socket]) -> None:
+    def __init__(self, settings: Settings, url: str, sockets: Sockets, folder: str) -> None:
         self.failure: str | None = None
         self._count = settings.workers
         self._patience = settings.drain_timeout + GRACE
         self._sockets = sockets
-        self._orders = Orders(settings.model_dump_json(), url, [sock.fileno() for sock in sockets])
-        self._ready = f"Listening on {address(sockets[0])}"
+        self._orders = Orders(settings.model_dump_json(), url, sockets.numbers(), 0, folder)
+        self._ready = f"Listening on {address(sockets.main[0])}"
         self._expected = set(range(1, settings.workers + 1))  # to listen, before it is said that all do
         self._draining = asyncio.Event()
         self._workers: set[asyncio.subprocess.Process] = set()
@@ -101,7 +103,7 @@ class _Supervisor:
 
     async def _run(self, number: int) -> str:
         """A worker's whole life, and what became of it."""
-        async with self._worker() as worker:
+        async with self._worker(number) as worker:
             logger.info("worker %d is process %d", number, worker.pid)
             assert worker.stdout is not None, "a pipe"
             if await worker.stdout.readline():
@@ -115,7 +117,7 @@ class _Supervisor:
                 click.echo(self._ready)
 
     @contextlib.asynccontextmanager
-    async def _worker(self) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def _worker(self, number: int) -> AsyncIterator[asyncio.subprocess.Process]:
         worker = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # our own path as it is, and not the working folder before it
@@ -124,14 +126,14 @@ class _Supervisor:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            pass_fds=self._orders.sockets,
+            pass_fds=[descriptor for each in self._orders.sockets for descriptor in each],
             start_new_session=True,  # a Ctrl-C in the terminal comes here, and from here to them: once
         )
         self._workers.add(worker)
         try:
             assert worker.stdin is not None, "a pipe"
             with contextlib.suppress(ConnectionError):  # it has ended already, which its exit code tells
-                worker.stdin.write(self._orders.line())
+                worker.stdin.write(replace(self._orders, number=number).line())
                 await worker.stdin.drain()
             if self._draining.is_set():
                 _terminate(worker)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import click
 import uvloop
 
+from gateway.cli.listening import Sockets
 from gateway.cli.logs import log_to_stderr
 from gateway.cli.stop import Stop
 from gateway.settings import Settings
@@ -27,11 +28,14 @@ STDIN = 0
 
 @dataclass(frozen=True)
 class Orders:
-    """What a worker has to know: `settings` as JSON, the address of the database, descriptors that it inherits."""
+    """What a worker has to know: `settings` as JSON, the address of the database, descriptors that it inherits, its
+    number, and the folder where it meets the others."""
 
     settings: str
     database_url: str
-    sockets: Sequence[int]
+    sockets: Sequence[Sequence[int]]
+    number: int
+    folder: str
 
     def line(self) -> bytes:
         """One line, by way of a pipe: arguments and environments are shown to others, and this may hold a password."""
@@ -56,6 +60,7 @@ def main() -> None:
 
 async def _work(settings: Settings, orders: Orders) -> None:
     from gateway.cli.server import serve
+    from gateway.metrics.siblings import Siblings
 
     stop = Stop()
     with stop.on_signals():
@@ -66,7 +71,8 @@ async def _work(settings: Settings, orders: Orders) -> None:
             stop.signal(signal.SIGTERM)
 
         loop.add_reader(STDIN, parent_has_gone)  # nothing more is ever written to it: it becomes readable at its end
-        await serve(settings, orders.database_url, [socket.socket(fileno=number) for number in orders.sockets], stop)
+        siblings = Siblings(Path(orders.folder), orders.number)
+        await serve(settings, orders.database_url, Sockets.inherited(orders.sockets), stop, siblings)
 
 
 if __name__ == "__main__":

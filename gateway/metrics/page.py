@@ -1,16 +1,41 @@
-"""`GET /metrics`: a route of the application, or an application of its own on a port of its own."""
+"""`GET /metrics`: a route of the application, or an application of its own for a port of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 
-Exposition = Callable[[str], Awaitable[tuple[bytes, str]]]
-"""From an `Accept` header to text and content type."""
+from gateway.metrics.catalogue import Parts
+from gateway.metrics.collector import Machine, dump, merge, render
+from gateway.metrics.siblings import Siblings
 
 
-def metrics_router(exposition: Exposition) -> APIRouter:
+class Exposition:
+    """The text of a scrape: of this process, and of its siblings where it has some."""
+
+    def __init__(self, parts: Parts, siblings: Siblings | None) -> None:
+        self._machine = Machine(parts)
+        self._siblings = siblings
+
+    async def open(self) -> None:
+        """From now on siblings are answered."""
+        if self._siblings is not None:
+            await self._siblings.open(lambda: dump(self._machine))
+
+    async def close(self) -> None:
+        if self._siblings is not None:
+            await self._siblings.close()
+
+    async def __call__(self, accept: str) -> tuple[bytes, str]:
+        """Text and content type, for an `Accept` header."""
+        if self._siblings is None:
+            return render(self._machine, accept)
+        others = await self._siblings.others()
+        return render(merge({str(self._siblings.number): self._machine.collect(), **others}), accept)
+
+
+def metrics_router(exposition: Callable[[str], Awaitable[tuple[bytes, str]]]) -> APIRouter:
     """The one route."""
     router = APIRouter(tags=["health"])
 
@@ -21,3 +46,10 @@ def metrics_router(exposition: Exposition) -> APIRouter:
         return Response(text, headers={"content-type": content_type, "cache-control": "no-store"})
 
     return router
+
+
+def metrics_app(exposition: Callable[[str], Awaitable[tuple[bytes, str]]]) -> FastAPI:
+    """Nothing but the route, for a port that the public does not reach."""
+    app = FastAPI(openapi_url=None)
+    app.include_router(metrics_router(exposition))
+    return app

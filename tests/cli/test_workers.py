@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from gateway.cli.endings import Failure
-from gateway.cli.listening import bind
+from gateway.cli.listening import Sockets, bind
 from gateway.cli.stop import Stop
 from gateway.cli.supervisor import supervise
 from gateway.settings import load
@@ -218,7 +218,7 @@ class Supervised:
         self._program.write_text(f"#!/bin/sh\n{lines}\n")
         self._program.chmod(0o700)
         self.stop = Stop()
-        await supervise(load(workers=2, drain_timeout=0), "postgres://nowhere", self._sockets, self.stop)
+        await supervise(load(workers=2, drain_timeout=0), "postgres://nowhere", Sockets(self._sockets, []), self.stop)
 
 
 @pytest.fixture

@@ -1,0 +1,100 @@
+"""/metrics of workers that share a port: whichever is asked answers for all, and no counter goes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.metrics.collector import merge, render
+from gateway.metrics.siblings import Siblings
+from tests.cli.test_workers import connections_to_each, gateway
+from tests.cli.workers import alive, until, workers
+
+JSON = {"content-type": "application/json"}
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+def values(text: str, name: str) -> dict[str, float]:
+    """Worker -> value, summed over other labels."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == name:
+                found[sample.labels["worker"]] = found.get(sample.labels["worker"], 0) + sample.value
+    return found
+
+
+async def scrape(http: httpx.AsyncClient) -> str:
+    return (await http.get("/metrics")).text
+
+
+@linux
+async def test_every_worker_answers_for_all_and_one_that_hangs_or_died_is_left_out(database_url: str) -> None:
+    async with gateway(database_url, 3) as machine, connections_to_each(machine) as clients:
+        first, second, third = (clients[pid] for pid in workers(machine))
+        await first.put("/runs/1", headers=JSON)
+        for number, client in enumerate((first, second, second, third, third, third)):
+            assert (await client.post("/runs/1", headers=JSON, content=f"{number}")).status_code == 204
+        told = [values(await scrape(client), "run_gateway_appends_total") for client in (first, second, third)]
+        assert told == [{"1": 1, "2": 2, "3": 3}] * 3
+
+        stuck, dead = workers(machine)[1:]
+        os.kill(stuck, signal.SIGSTOP)
+        assert values(await scrape(first), "run_gateway_appends_total") == {"1": 1, "3": 3}
+        os.kill(stuck, signal.SIGCONT)
+
+        os.kill(dead, signal.SIGKILL)
+        await until(lambda: not alive(dead))
+        assert {"1", "2"} <= set(values(await scrape(first), "run_gateway_tails"))
+        await until(lambda: workers(machine)[2] != dead)
+        async with connections_to_each(machine) as clients:  # once the replacement serves
+            text = await scrape(clients[workers(machine)[0]])
+        assert set(values(text, "run_gateway_tails")) == {"1", "2", "3"}
+        assert values(text, "run_gateway_appends_total") == {"1": 1, "2": 2}, "what it counted went with it"
+
+
+@linux
+async def test_the_port_of_its_own_serves_the_metrics_of_all_workers_and_nothing_else(database_url: str) -> None:
+    async with gateway(database_url, 2, GATEWAY_METRICS_PORT="0") as machine:
+        own = machine.log.partition("Metrics on ")[2].split()[0]
+        async with httpx.AsyncClient(base_url=machine.url) as http, httpx.AsyncClient() as scraper:
+            assert (await http.get("/metrics")).status_code == 404
+            assert set(values((await scraper.get(own)).text, "run_gateway_tails")) == {"1", "2"}
+            for path in ("/health", "/runs/1", "/docs"):
+                assert (await scraper.get(own.replace("/metrics", path))).status_code == 404
+
+
+async def test_siblings_that_say_nothing_that_can_be_read_are_left_out(tmp_path: Path) -> None:
+    asking, broken = Siblings(tmp_path, 1), Siblings(tmp_path, 2)
+    (tmp_path / "3.metrics").touch()  # as after SIGKILL, but for the socket: nobody answers
+    await asking.open(lambda: b"[]")
+    await broken.open(lambda: b'[["half')
+    try:
+        assert await asking.others() == {}
+    finally:
+        await asking.close()
+        await broken.close()
+    assert os.listdir(tmp_path) == ["3.metrics"]
+
+
+def test_families_are_merged_under_one_help_and_keep_their_own_labels() -> None:
+    families = []
+    for value in (1, 2):
+        family = Metric("things", "What they are.", "counter")
+        family.add_sample("things_total", {"kind": "a"}, value)
+        families.append(family)
+    text, _ = render(merge({"1": families[:1], "2": families[1:]}), "")
+    assert text.decode().splitlines() == [
+        "# HELP things_total What they are.",
+        "# TYPE things_total counter",
+        'things_total{kind="a",worker="1"} 1.0',
+        'things_total{kind="a",worker="2"} 2.0',
+    ]
