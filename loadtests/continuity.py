@@ -27,24 +27,42 @@ class Batch:
     closed: bool
 
 
-def batches(lines: Iterable[bytes]) -> Iterator[Batch]:
-    """The lines of an event stream -> what may be counted as read. Data without its control comes again, and is not."""
-    name, data, held = "message", [], ""
-    for line in lines:
+class Lines:
+    """The lines of an event stream, one by one -> what may be counted as read.
+
+    Data without its control comes again, and is not.
+    """
+
+    def __init__(self) -> None:
+        self._name = "message"
+        self._data: list[str] = []
+        self._held = ""
+
+    def take(self, line: bytes) -> Batch | None:
+        """The batch that ends with this line, if one does."""
         text = line.rstrip(b"\r\n").decode()
         field_, _, value = text.partition(":")
         if field_ == "event":
-            name = value.removeprefix(" ")
+            self._name = value.removeprefix(" ")
         elif field_ == "data":
-            data.append(value.removeprefix(" "))
-        elif not text and data:
-            payload = "\n".join(data)
+            self._data.append(value.removeprefix(" "))
+        elif not text and self._data:
+            name, payload = self._name, "\n".join(self._data)
+            self._name, self._data = "message", []
             if name == "control":
-                yield _batch(held, json.loads(payload))
-                held = ""
-            else:
-                held = payload
-            name, data = "message", []
+                held, self._held = self._held, ""
+                return _batch(held, json.loads(payload))
+            self._held = payload
+        return None
+
+
+def batches(lines: Iterable[bytes]) -> Iterator[Batch]:
+    """The batches of a whole stream of lines."""
+    parse = Lines()
+    for line in lines:
+        batch = parse.take(line)
+        if batch is not None:
+            yield batch
 
 
 def _batch(held: str, control: dict[str, Any]) -> Batch:

@@ -60,6 +60,11 @@ class Machine:
         assert self._process is not None, "it has been launched"
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.returncode is None
+
     async def launch(self) -> None:
         """Start the process and wait until it listens. Raises MachineFailed."""
         assert self._process is None or self._process.returncode is not None, "one process at a time"
@@ -106,7 +111,7 @@ class Machine:
 
     async def end(self) -> None:
         """Make sure that it has ended: politely, then not. Nothing when it was never started."""
-        if self._process is not None and self._process.returncode is None:
+        if self.running:
             with contextlib.suppress(TimeoutError):
                 await self.terminate()
 

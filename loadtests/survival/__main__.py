@@ -1,0 +1,56 @@
+"""`python -m loadtests.survival`: Machines, writers and readers under faults; exit code 1 when not all was survived.
+
+Postgres is one of its own, or a new database on the server of DATABASE_URL, which is then not restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+
+import click
+
+from loadtests.survival.harness import Plan, survive
+
+
+@click.command()
+@click.option("--seed", type=int, default=None, help="Draws the same faults again.  [default: a new one]")
+@click.option("--seconds", type=float, default=25.0, show_default=True, help="How long faults go on.")
+@click.option("--minutes", type=float, default=None, help="A soak: memory and descriptors must stay as they are, too.")
+@click.option("--rolling", is_flag=True, help="Rolling deploys instead of faults: no response may break off.")
+@click.option("--machines", type=click.IntRange(2), default=3, show_default=True)
+@click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="That are written at a time.")
+@click.option("--readers", type=click.IntRange(1), default=6, show_default=True, help="Of each run; modes take turns.")
+@click.option("--machine-module", default="gateway.cli", show_default=True, help="Run in place of run-gateway.")
+@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def main(
+    seed: int | None, seconds: float, minutes: float | None, rolling: bool, machines: int, runs: int, readers: int,
+    machine_module: str, markdown: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """See what the gateway survives.
+
+    Everything listens on loopback, and all of it is started and ended here. The exit code is 1 when an event was lost,
+    repeated, reordered or invented, a reader was told the end too early, or anything else in the table is not 0.
+    """
+    plan = Plan(
+        seed=random.randrange(1 << 32) if seed is None else seed,
+        seconds=seconds if minutes is None else 60 * minutes,
+        machines=machines,
+        scenes=runs,
+        readers=readers,
+        rolling=rolling,
+        soak=minutes is not None,
+        program=machine_module,
+        database_url=os.environ.get("DATABASE_URL"),
+    )
+    click.echo(f"seed {plan.seed}", err=True)
+    report = asyncio.run(survive(plan, lambda line: click.echo(line, err=True)))
+    click.echo(report.json() if as_json else report.markdown() if markdown else report.text())
+    sys.exit(0 if report.survived else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The Machines, each between two proxies: clients come by way of `front`, and it goes to Postgres by way of `back`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+
+from gateway.cli.machine import Machine, MachineFailed
+from loadtests.proxy import Proxy
+from loadtests.survival.database import Database
+from loadtests.survival.ledger import EXITS, Findings
+
+START_PATIENCE = 60.0  # seconds for a Machine to come, when its Postgres may be away
+SETTINGS = {
+    "GATEWAY_HEARTBEAT": "2",
+    "GATEWAY_LONG_POLL_TIMEOUT": "3",
+    "GATEWAY_SSE_MAX_AGE": "10",
+    "GATEWAY_STATEMENT_TIMEOUT": "5",
+    "GATEWAY_DRAIN_TIMEOUT": "2",
+    "GATEWAY_MIGRATE": "false",
+}
+
+
+class Site:
+    """One Machine and its ways. Only one fault at a time ends or freezes its process."""
+
+    def __init__(self, machine: Machine, front: Proxy, back: Proxy, findings: Findings, exits: list[float]) -> None:
+        self.machine = machine
+        self.front = front
+        self.back = back
+        self.busy = asyncio.Lock()
+        self._findings = findings
+        self._exits = exits
+
+    async def start(self) -> None:
+        """Starts the process, as a platform does: again and again. Raises MachineFailed in the end."""
+        deadline = time.monotonic() + START_PATIENCE
+        while True:
+            try:
+                await self.machine.launch()
+                break
+            except MachineFailed:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+        self.front.target = self.machine.url
+
+    async def terminate(self) -> None:
+        """SIGTERM, and the time until it has ended by itself."""
+        began = time.monotonic()
+        try:
+            code = await self.machine.terminate()
+        except TimeoutError:
+            self._findings.add(EXITS, "a Machine did not end by itself after SIGTERM")
+        else:
+            self._exits.append(time.monotonic() - began)
+            self._findings.add(EXITS, f"a Machine ended with code {code} after SIGTERM", int(code != 0))
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """SIGSTOP, and SIGCONT at the end."""
+        self.machine.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.machine.send_signal(signal.SIGCONT)
+
+
+class Fleet:
+    """All Machines over one database. `doors` are the addresses that clients know; they never change."""
+
+    def __init__(self, sites: list[Site], database: Database, findings: Findings, exits: list[float]) -> None:
+        self.sites = sites
+        self.database = database
+        self.findings = findings
+        self.exits = exits  # seconds from SIGTERM to the end
+
+    @property
+    def doors(self) -> list[str]:
+        return [f"http://127.0.0.1:{site.front.port}" for site in self.sites]
+
+    def miss(self) -> None:
+        """Finds Machines that have ended by themselves."""
+        for number, site in enumerate(self.sites):
+            if not site.machine.running:
+                self.findings.add(EXITS, f"Machine {number} has ended by itself:\n{site.machine.log[-2000:]}")
+
+
+@asynccontextmanager
+async def open_fleet(
+    database: Database, count: int, program: str, env: Mapping[str, str] | None = None
+) -> AsyncIterator[Fleet]:
+    """So many Machines, ended with the block."""
+    findings, exits = Findings(), list[float]()
+    async with AsyncExitStack() as stack:
+        sites = []
+        for _ in range(count):
+            front = await stack.enter_async_context(Proxy("http://127.0.0.1:9"))
+            back = await stack.enter_async_context(Proxy(database.socket))
+            machine = Machine({**SETTINGS, "DATABASE_URL": database.through(back.port), **(env or {})}, program)
+            stack.push_async_callback(machine.kill)
+            sites.append(Site(machine, front, back, findings, exits))
+        async with asyncio.TaskGroup() as tasks:
+            for site in sites:
+                tasks.create_task(site.start())
+        yield Fleet(sites, database, findings, exits)

@@ -1,0 +1,136 @@
+"""What was written, what the log holds, what each reader was given, and where these differ. Pure: no sockets, no clock.
+
+Events are numbered by their writer. The log is what counts: a reader must have been given exactly it, and the log must
+hold what its writer was told that it holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+LOST = "lost"  # acknowledged and not in the log, or in the log and not given
+REPEATED = "repeated"
+REORDERED = "reordered"
+INVENTED = "invented"  # given, and not in the log; or in the log, and never sent
+EARLY = "early ends"  # told that the stream has ended, and it had not
+OFFSETS = "wrong offsets"  # went back, or stood for two places
+STUCK = "stuck"  # a reader or a writer that did not come to its end
+CUT_OFF = "cut off"  # responses that broke off in the middle of a deploy
+WRONG = "wrong answers"  # statuses that no fault excuses
+EXITS = "wrong exits"  # of Machines: by themselves, too late, or with an exit code
+GROWTH = "growth"  # of a Machine's memory or descriptors
+KINDS = (LOST, REPEATED, REORDERED, INVENTED, EARLY, OFFSETS, STUCK, CUT_OFF, WRONG, EXITS, GROWTH)
+
+STRANGE = -1  # the number of what is no event of this run
+
+
+@dataclass
+class Written:
+    """A writer's account. `retried`: each event was sent until it was acknowledged, as idempotent producers do."""
+
+    run: str
+    retried: bool
+    sent: int = 0  # events 0, 1, …
+    acknowledged: list[int] = field(default_factory=list)
+    ending: bool = False  # the request that closes the stream has been sent
+
+
+@dataclass
+class Read:
+    """A reader's account. `places`: every offset that it was told, with how many events it had been given by then."""
+
+    mode: str
+    given: list[int] = field(default_factory=list)
+    places: list[tuple[str, int]] = field(default_factory=list)
+    ended: bool = False
+    early: bool = False  # it was told the end before the writer had asked for it
+
+
+@dataclass
+class Findings:
+    """Violations by kind, with a sentence for the first ones."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, kind: str, note: str, count: int = 1) -> None:
+        if count:
+            self.counts[kind] += count
+            self.notes.append(note)
+
+    def include(self, other: Findings) -> None:
+        self.counts += other.counts
+        self.notes += other.notes
+
+
+def judge(log: Read, written: Written, readers: Iterable[Read]) -> Findings:
+    """Everything that is wrong with one run. `log` is what a reader was given that came after its end."""
+    findings = Findings()
+    _judge_log(findings, log, written)
+    known: dict[str, int] = {}
+    for reader in (log, *readers):
+        _judge_reader(findings, f"{written.run}, a reader by {reader.mode}", log, reader)
+        _judge_places(findings, written.run, known, reader.places)
+    return findings
+
+
+def _judge_log(findings: Findings, log: Read, written: Written) -> None:
+    held = Counter(log.given)
+    lost = [n for n in written.acknowledged if n not in held]
+    findings.add(LOST, f"{written.run}: acknowledged and not in the log: {_some(lost)}", len(lost))
+    twice = [n for n, count in held.items() if count > 1]
+    findings.add(REPEATED, f"{written.run}: more than once in the log: {_some(twice)}", len(twice))
+    strange = [n for n in held if not 0 <= n < written.sent]
+    findings.add(INVENTED, f"{written.run}: in the log and never sent: {_some(strange)}", len(strange))
+    # What was not acknowledged and not sent again may land late, behind what was sent after it.
+    ordered = set(range(written.sent)) if written.retried else set(written.acknowledged)
+    order = [n for n in log.given if n in ordered]
+    late = [after for before, after in pairwise(order) if after < before]
+    findings.add(REORDERED, f"{written.run}: in the log after a later one: {_some(late)}", len(late))
+
+
+def _judge_reader(findings: Findings, who: str, truth: Read, reader: Read) -> None:
+    log = truth.given
+    if reader.ended and (reader.early or reader.places[-1][0] != truth.places[-1][0]):
+        findings.add(EARLY, f"{who}: told the end after {len(reader.given)} events of {len(log)}")
+    if not reader.ended:
+        findings.add(STUCK, f"{who}: came to {len(reader.given)} events of {len(log)}, and not to the end")
+    if reader.given == log:
+        return
+    index = {n: at for at, n in enumerate(log)}
+    seen: set[int] = set()
+    furthest, repeated, reordered, invented = -1, [], [], []
+    for n in reader.given:
+        if n not in index:
+            invented.append(n)
+        elif n in seen:
+            repeated.append(n)
+        else:
+            seen.add(n)
+            if index[n] < furthest:
+                reordered.append(n)
+            furthest = max(furthest, index[n])
+    lost = [n for n in log if n not in seen and (reader.ended or index[n] < furthest)]
+    findings.add(LOST, f"{who}: not given {_some(lost)}", len(lost))
+    findings.add(REPEATED, f"{who}: given again {_some(repeated)}", len(repeated))
+    findings.add(REORDERED, f"{who}: given late {_some(reordered)}", len(reordered))
+    findings.add(INVENTED, f"{who}: given, and not in the log: {_some(invented)}", len(invented))
+
+
+def _judge_places(findings: Findings, run: str, known: dict[str, int], places: Sequence[tuple[str, int]]) -> None:
+    for (before, had), (offset, count) in pairwise(places):
+        if offset < before or (offset == before) != (count == had):  # they compare bytewise (§8)
+            findings.add(OFFSETS, f"{run}: {count - had} events brought a reader from {before} to {offset}")
+            return
+    for offset, count in places:
+        if known.setdefault(offset, count) != count:
+            findings.add(OFFSETS, f"{run}: {offset} stands for {known[offset]} and for {count} events")
+            return
+
+
+def _some(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:5]))
+    return f"{shown}, … ({len(numbers)})" if len(numbers) > 5 else shown

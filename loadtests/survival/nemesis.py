@@ -1,0 +1,138 @@
+"""Does what the schedule says to Machines, their ways and their Postgres. Every fault ends, and leaves things whole."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+
+import asyncpg
+
+from loadtests.proxy import Proxy
+from loadtests.survival import schedule
+from loadtests.survival.fleet import Fleet, Site
+from loadtests.survival.schedule import Fault
+
+_GONE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+class Nemesis:
+    """`paths` are the streams that are being written, for the fault that has to know. `done` counts faults by kind."""
+
+    def __init__(self, fleet: Fleet, paths: Callable[[], Sequence[str]], tell: Callable[[str], None]) -> None:
+        self.done: Counter[str] = Counter()
+        self._fleet = fleet
+        self._paths = paths
+        self._tell = tell
+        self._restarting = asyncio.Lock()
+        self._faults = {
+            schedule.KILL: self._kill,
+            schedule.TERMINATE: self._terminate,
+            schedule.FREEZE: self._freeze,
+            schedule.CUT: self._cut,
+            schedule.TEAR: self._tear,
+            schedule.SILENCE: self._silence,
+            schedule.CUT_DATABASE: self._cut_database,
+            schedule.SILENCE_DATABASE: self._silence_database,
+            schedule.RESTART: self._restart,
+            schedule.CRASH: self._crash,
+            schedule.LISTENERS: self._listeners,
+            schedule.BACKENDS: self._backends,
+            schedule.BLOCK: self._block,
+        }
+
+    async def play(self, faults: Sequence[Fault]) -> None:
+        """All of them, each at its time, whether or not the one before has ended. Returns when everything is healed."""
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            for fault in faults:
+                await asyncio.sleep(max(0.0, began + fault.at - time.monotonic()))
+                tasks.create_task(self._commit(fault))
+
+    async def roll(self) -> None:
+        """A rolling deploy: each Machine in turn is asked to end, and a new one takes its place before the next."""
+        for number, site in enumerate(self._fleet.sites):
+            self._tell(f"deploying Machine {number}")
+            async with site.busy:
+                await site.terminate()
+                self.done[schedule.TERMINATE] += 1
+                await site.start()
+
+    async def _commit(self, fault: Fault) -> None:
+        self._tell(f"{fault.at:6.1f} s  {fault.kind}, Machine {fault.machine}, {fault.lasts:.1f} s")
+        self.done[fault.kind] += 1
+        await self._faults[fault.kind](self._fleet.sites[fault.machine], fault.lasts)
+
+    async def _kill(self, site: Site, seconds: float) -> None:
+        async with site.busy:
+            await site.machine.kill()
+            await asyncio.sleep(seconds)
+            await site.start()
+
+    async def _terminate(self, site: Site, seconds: float) -> None:
+        async with site.busy:
+            await site.terminate()
+            await asyncio.sleep(seconds)
+            await site.start()
+
+    async def _freeze(self, site: Site, seconds: float) -> None:
+        async with site.busy:
+            with site.frozen():
+                await asyncio.sleep(seconds)
+
+    async def _cut(self, site: Site, seconds: float) -> None:
+        await _cut(site.front, seconds)
+
+    async def _tear(self, site: Site, _: float) -> None:
+        site.front.cut_before(b"event: control", "end")
+        site.front.cut_before(b"event: control", "reset")
+
+    async def _silence(self, site: Site, seconds: float) -> None:
+        with site.front.silence():
+            await asyncio.sleep(seconds)
+
+    async def _cut_database(self, site: Site, seconds: float) -> None:
+        await _cut(site.back, seconds)
+
+    async def _silence_database(self, site: Site, seconds: float) -> None:
+        with site.back.silence():
+            await asyncio.sleep(seconds)
+
+    async def _restart(self, _: Site, __: float) -> None:
+        async with self._restarting:
+            await self._fleet.database.restart("fast")
+
+    async def _crash(self, _: Site, __: float) -> None:
+        async with self._restarting:
+            await self._fleet.database.restart("immediate")
+
+    async def _listeners(self, _: Site, __: float) -> None:
+        await self._ask(self._fleet.database.terminate_listeners)
+
+    async def _backends(self, _: Site, __: float) -> None:
+        await self._ask(self._fleet.database.terminate_backends)
+
+    async def _block(self, _: Site, seconds: float) -> None:
+        async def block() -> None:
+            async with self._fleet.database.blocking(self._paths()):
+                await asyncio.sleep(seconds)
+
+        await self._ask(block)
+
+    async def _ask(self, fault: Callable[[], Awaitable[None]]) -> None:
+        """A fault by way of Postgres, which another fault may have taken away just now."""
+        try:
+            await fault()
+        except _GONE as error:
+            self._tell(f"          … and Postgres was away ({type(error).__name__})")
+
+
+async def _cut(way: Proxy, seconds: float) -> None:
+    """Whoever comes back is cut off again, until it is over."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        way.cut("reset")
+        await asyncio.sleep(0.1)
+        way.cut("end")
+        await asyncio.sleep(0.1)

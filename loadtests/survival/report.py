@@ -1,0 +1,80 @@
+"""What a run of the harness has found, as a table for people and as an exit code."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loadtests.survival.clients import Seen
+from loadtests.survival.ledger import KINDS, Findings
+from loadtests.survival.soak import Growth
+
+NOTES = 12  # that are printed
+
+
+@dataclass(frozen=True)
+class Report:
+    """`exits` are the seconds from SIGTERM to a Machine's end."""
+
+    seed: int
+    seconds: float
+    faults: Counter[str]
+    runs: int
+    readers: int
+    seen: Seen
+    findings: Findings
+    exits: Sequence[float]
+    growth: Growth | None
+
+    @property
+    def survived(self) -> bool:
+        return not self.findings.counts
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """What was done, then what came of it."""
+        yield "seed", str(self.seed)
+        yield "seconds", f"{self.seconds:.0f}"
+        for kind, count in sorted(self.faults.items()):
+            yield f"fault: {kind}", f"{count:,}"
+        yield "runs", f"{self.runs:,}"
+        yield "readers", f"{self.readers:,}"
+        yield "events acknowledged", f"{self.seen.acknowledged:,}"
+        yield "events delivered", f"{self.seen.delivered:,}"
+        yield "responses broken off", f"{self.seen.cuts:,}"
+        yield "refusals (429, 503)", f"{self.seen.refusals:,}"
+        for kind in KINDS:
+            yield kind, f"{self.findings.counts[kind]:,}"
+        yield "gap in a live reader's view, p50", f"{1000 * at(self.seen.gaps, 0.50):.0f} ms"
+        yield "gap in a live reader's view, p99", f"{1000 * at(self.seen.gaps, 0.99):.0f} ms"
+        yield "gap in a live reader's view, longest", f"{1000 * at(self.seen.gaps, 1):.0f} ms"
+        if self.exits:
+            yield "from SIGTERM to exit, longest", f"{max(self.exits):.2f} s"
+        if self.growth is not None:
+            yield "a Machine that lived throughout", str(self.growth)
+
+    def text(self) -> str:
+        """The table, then what was wrong, if anything was."""
+        width = max(len(name) for name, _ in self.rows())
+        lines = [f"{name:<{width}}  {value}" for name, value in self.rows()]
+        if not self.survived:
+            lines += ["", "NOT SURVIVED:", *(f"- {note}" for note in self.findings.notes[:NOTES])]
+        return "\n".join(lines)
+
+    def markdown(self) -> str:
+        return "\n".join(["| what | |", "|---|---|", *(f"| {name} | {value} |" for name, value in self.rows())])
+
+    def json(self) -> str:
+        """The same for programs."""
+        told: dict[str, Any] = dict(self.rows())
+        return json.dumps(told | {"survived": self.survived, "notes": self.findings.notes}, ensure_ascii=False)
+
+
+def at(values: Sequence[float], quantile: float) -> float:
+    """The value below which such a share of them lies; 0 where there is none."""
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]

@@ -1,0 +1,62 @@
+"""Which fault comes when, whom it hits, and how long it lasts: all of it from a seed. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+KILL = "kill a Machine"
+TERMINATE = "terminate a Machine"
+FREEZE = "freeze a Machine"
+CUT = "cut clients off"
+TEAR = "tear a frame"
+SILENCE = "clients half-open"
+CUT_DATABASE = "cut the database off"
+SILENCE_DATABASE = "database half-open"
+RESTART = "restart Postgres"
+CRASH = "crash Postgres"
+LISTENERS = "terminate listeners"
+BACKENDS = "terminate backends"
+BLOCK = "block rows"
+
+ENDING = (KILL, TERMINATE)  # what a Machine's process does not outlive
+RESTARTING = (RESTART, CRASH)  # what can be done to a Postgres that is ours
+KINDS = (
+    KILL, TERMINATE, FREEZE,
+    CUT, TEAR, SILENCE, CUT_DATABASE, SILENCE_DATABASE,
+    RESTART, CRASH, LISTENERS, BACKENDS, BLOCK,
+)  # fmt: skip
+
+LONGEST = 10.0  # seconds that a fault lasts
+PAUSE = 1.5  # seconds between the beginnings of two, on average
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`at` and `lasts` are seconds; `machine` is whom it hits, where it hits one."""
+
+    at: float
+    kind: str
+    machine: int
+    lasts: float
+
+
+def draw(seed: int, seconds: float, kinds: Sequence[str], machines: int, spared: int | None = None) -> list[Fault]:
+    """Faults for so many seconds, in order of time; each kind comes once before any comes again.
+
+    `spared` is a Machine whose process is never ended.
+    """
+    rng = random.Random(seed)
+    longest = min(LONGEST, max(1.0, seconds / 8))
+    faults: list[Fault] = []
+    deck: list[str] = []
+    at = rng.uniform(0.5, 1.0)
+    while at < seconds:
+        if not deck:
+            deck = rng.sample(kinds, len(kinds))
+        kind = deck.pop()
+        mortal = [number for number in range(machines) if kind not in ENDING or number != spared]
+        faults.append(Fault(at, kind, rng.choice(mortal), rng.uniform(0.1, 1) * longest))
+        at += rng.uniform(0.5, 1.5) * PAUSE
+    return faults

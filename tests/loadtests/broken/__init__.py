@@ -1,0 +1,1 @@
+"""`run-gateway` with one law broken on purpose: what `loadtests.survival` has to notice."""

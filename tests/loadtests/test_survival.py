@@ -1,0 +1,89 @@
+"""The harness that anyone can run: it says yes to the gateway, and no to one with a law broken on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from loadtests.survival import schedule
+from loadtests.survival.soak import Growth, Samples
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Machines are frozen, and read from /proc")
+
+PATIENCE = 180.0
+
+
+async def survival(*arguments: str) -> tuple[int | None, dict[str, Any]]:
+    """The exit code and the report of one run with a Postgres of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "loadtests.survival", "--json", *arguments,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"},
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(PATIENCE):
+            out, err = await process.communicate()
+    except BaseException:
+        process.terminate()
+        await process.wait()
+        raise
+    assert out, err.decode()
+    return process.returncode, json.loads(out)
+
+
+async def test_machines_readers_and_writers_survive_every_fault_once() -> None:
+    code, report = await survival("--seed", "4", "--seconds", "19")
+    assert report["notes"] == []
+    assert code == 0
+    assert {kind for kind in schedule.KINDS if f"fault: {kind}" in report} == set(schedule.KINDS)
+    assert float(report["events delivered"].replace(",", "")) > 1000
+
+
+async def test_a_rolling_deploy_cuts_nobody_off() -> None:
+    code, report = await survival("--rolling", "--seconds", "1")
+    assert report["notes"] == []
+    assert code == 0
+    assert report["fault: terminate a Machine"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind"), [("early_end", "early ends"), ("trusted_news", "lost"), ("tail_position", "lost")]
+)
+async def test_a_gateway_with_a_law_broken_on_purpose_is_found_out(broken: str, kind: str) -> None:
+    code, report = await survival(
+        "--seconds", "6", "--runs", "4", "--machine-module", f"tests.loadtests.broken.{broken}"
+    )
+    assert code == 1
+    assert report[kind] != "0", report
+
+
+def test_a_seed_draws_the_same_faults_again_and_another_seed_others() -> None:
+    drawn = [schedule.draw(seed, 60, schedule.KINDS, 3) for seed in (7, 7, 8)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(0 <= fault.at < 60 and fault.lasts <= schedule.LONGEST for fault in drawn[0])
+
+
+def test_every_kind_comes_before_any_comes_again() -> None:
+    faults = schedule.draw(1, 60, schedule.KINDS, 3)
+    assert {fault.kind for fault in faults[: len(schedule.KINDS)]} == set(schedule.KINDS)
+
+
+def test_the_process_of_a_spared_machine_is_not_ended() -> None:
+    faults = schedule.draw(1, 600, schedule.KINDS, 3, spared=2)
+    hit = {fault.machine for fault in faults if fault.kind in schedule.ENDING}
+    assert hit == {0, 1}
+    assert 2 in {fault.machine for fault in faults}
+
+
+def test_a_machine_that_grows_is_told_from_one_that_warms_up() -> None:
+    mb = 1 << 20
+    warming = Samples([50 * mb] * 5 + [80 * mb] * 15, [20] * 5 + [40] * 15)
+    growing = Samples([80 * mb + n * 2 * mb for n in range(20)], [40] * 20)
+    leaking = Samples([80 * mb] * 20, [40 + 2 * n for n in range(20)])
+    assert [Growth.of(samples).flat for samples in (warming, growing, leaking)] == [True, False, False]
