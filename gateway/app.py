@@ -19,8 +19,9 @@ from gateway.fanout.transport import Cycle
 from gateway.http import responses
 from gateway.http.health import Health, health_router
 from gateway.http.openapi import describe
+from gateway.http.reading import Limits
 from gateway.http.responses import Receive, Scope, Send
-from gateway.http.streams import Limits, StreamRoutes
+from gateway.http.streams import StreamRoutes
 from gateway.log.database import Database
 from gateway.log.lifecycle import Created, Lifecycle
 from gateway.log.listener import Listener
@@ -106,7 +107,7 @@ class Gateway:
                 self._writer,
                 self._listener,
                 self._hub,
-                self._streams,
+                self._streams.reading,
             ),
             siblings,
         )

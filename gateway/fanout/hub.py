@@ -19,6 +19,7 @@ from gateway.protocol import frames
 from gateway.protocol.batch import Batch, News, Page, after
 from gateway.protocol.cursor import cursor
 from gateway.protocol.errors import ProtocolError, StreamGone, StreamNotFound
+from gateway.protocol.offset import format_offset
 
 if TYPE_CHECKING:
     from gateway.fanout.follower import Follower
@@ -45,7 +46,8 @@ class Read(Protocol):
 class Hub:
     """All tails of a Machine. `read`, `positions` and `touch` ask the log.
 
-    `now` gives seconds since 1970, for cursors; `clock` monotonic seconds, for everything that is measured.
+    `now` gives seconds since 1970, for cursors; `clock` monotonic seconds, for everything that is measured. `offset`
+    writes positions as the readers of this log know them.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Hub:
         clock: Callable[[], float],
         heartbeat: float,
         sweep_interval: Callable[[], float],
+        offset: Callable[[int], bytes] = format_offset,
     ) -> None:
         self.tails: dict[str, Tail] = {}
         self.draining = False
@@ -73,6 +76,7 @@ class Hub:
         self._clock = clock
         self._heartbeat = heartbeat
         self._sweep_interval = sweep_interval
+        self._offset = offset
         self._deadlines: dict[int, set[Follower]] = {}
         self._last_tick = int(clock() / TICK)
         self._cursor = cursor(now(), None, 0)  # of this tick
@@ -93,7 +97,7 @@ class Hub:
         """The tail of a stream, kept until `unfollow`. Comes before the first read of the log (law 4)."""
         tail = self.tails.get(path)
         if tail is None:
-            tail = self.tails[path] = Tail(path, self._clock())
+            tail = self.tails[path] = Tail(path, self._clock(), self._offset)
         tail.users += 1
         return tail
 

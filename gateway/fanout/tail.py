@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, Encoding, News, Page, Stream, after, join
+from gateway.protocol.offset import format_offset
 
 if TYPE_CHECKING:
     from gateway.fanout.follower import Follower
@@ -39,6 +40,7 @@ class Tail:
         "ended",
         "filling",
         "heard",
+        "offset",
         "opening",
         "path",
         "position",
@@ -51,8 +53,9 @@ class Tail:
         "wanted",
     )
 
-    def __init__(self, path: str, now: float) -> None:
+    def __init__(self, path: str, now: float, offset: Callable[[int], bytes] = format_offset) -> None:
         self.path = path
+        self.offset = offset
         self.stream: Stream | None = None
         self.encoding: Encoding  # there as soon as `stream` is
         self.position: int | None = None
@@ -83,7 +86,7 @@ class Tail:
         self.closed = batch.closed
         self._remember(batch)
         if self.direct:
-            self.write(frames.chunk(frames.sse(self.encoding, batch, b"%d" % cursor)))
+            self.write(frames.chunk(frames.sse(self.encoding, batch, b"%d" % cursor, offset=self.offset)))
         self.quiet_since = now
         if self.waiting:
             for follower in tuple(self.waiting):

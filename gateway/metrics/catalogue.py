@@ -16,7 +16,7 @@ from typing import Final
 from gateway.counting import Histogram
 from gateway.fanout.hub import Hub
 from gateway.http import responses
-from gateway.http.streams import StreamRoutes
+from gateway.http.reading import Reading
 from gateway.log.database import Database
 from gateway.log.listener import Listener
 from gateway.log.reader import Reader
@@ -45,7 +45,7 @@ class Parts:
     writer: Writer
     listener: Listener
     hub: Hub
-    streams: StreamRoutes
+    reading: Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ METRICS: Final = (
         "readers",
         Kind.GAUGE,
         "Open live reads, by mode: sse, long_poll.",
-        lambda parts: {"sse": parts.streams.sse.count, "long_poll": parts.streams.long_polls.count},
+        lambda parts: {"sse": parts.reading.sse.count, "long_poll": parts.reading.long_polls.count},
         "mode",
     ),
     Metric(
@@ -120,14 +120,14 @@ METRICS: Final = (
         "catch_ups",
         Kind.COUNTER,
         "Reads answered at once with what there was.",
-        lambda parts: parts.streams.catch_ups,
+        lambda parts: parts.reading.catch_ups,
     ),
     Metric("log_reads", Kind.COUNTER, "Pages read from the log.", lambda parts: parts.reader.reads),
     Metric(
         "joined_reads",
         Kind.COUNTER,
         "Reads that shared a page with others who asked for it.",
-        lambda parts: parts.hub.joined + parts.streams.joined,
+        lambda parts: parts.hub.joined + parts.reading.joined,
     ),
     Metric(
         "memory_reads",

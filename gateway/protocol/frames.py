@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Callable
 
 from gateway.protocol.batch import Batch, Encoding
 from gateway.protocol.offset import format_offset
@@ -21,16 +22,24 @@ def parts(encoding: Encoding, batch: Batch) -> tuple[bytes, ...]:
     return (b"[", batch.body, b"]") if encoding is Encoding.JSON else (batch.body,)
 
 
-def sse(encoding: Encoding, batch: Batch, cursor: bytes, *, first: bool = False) -> bytes:
+def sse(
+    encoding: Encoding,
+    batch: Batch,
+    cursor: bytes,
+    *,
+    first: bool = False,
+    offset: Callable[[int], bytes] = format_offset,
+) -> bytes:
     """A batch as one piece of an event stream: its data, if there is any, and always its control event.
 
     Both carry `id:`, the offset after the data: an EventSource remembers the id of the last event that came whole,
     and whichever of the two that was, going on from there neither skips nor repeats. The id stands before `event:`,
-    for clients may expect nothing between `event: control` and its data. `first` adds how soon to reconnect.
+    for clients may expect nothing between `event: control` and its data. `first` adds how soon to reconnect; `offset`
+    writes a position as the reader's dialect does.
     """
-    offset = format_offset(batch.end)
+    end = offset(batch.end)
     retry = RETRY if first else b""
-    data = b"" if batch.empty else b"id: %b\nevent: data\n%b\n" % (offset, _data_lines(encoding, batch.body))
+    data = b"" if batch.empty else b"id: %b\nevent: data\n%b\n" % (end, _data_lines(encoding, batch.body))
     if batch.closed:
         state = b',"streamClosed":true'  # no cursor: nobody is to come back (§5.8)
     elif batch.up_to_date:
@@ -40,8 +49,8 @@ def sse(encoding: Encoding, batch: Batch, cursor: bytes, *, first: bool = False)
     return b'%b%bid: %b\nevent: control\ndata:{"streamNextOffset":"%b"%b}\n\n' % (
         retry,
         data,
-        offset,
-        offset,
+        end,
+        end,
         state,
     )
 

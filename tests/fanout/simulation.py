@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.fanout.hub import Hub
+from gateway.http.reading import Limits
 from gateway.http.responses import Message, Scope
-from gateway.http.streams import Limits, StreamRoutes
+from gateway.http.streams import StreamRoutes
 from gateway.protocol.batch import Batch, News, Page, Stream
 from gateway.protocol.errors import ProtocolError, Unavailable
 from gateway.protocol.offset import format_offset

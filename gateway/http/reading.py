@@ -1,0 +1,206 @@
+"""All modes of reading (§5.6-5.8): what there is, a long-poll, an event stream. One loop serves them (law 4).
+
+What is read comes from a log and its hub, and a dialect says how it is told: there may be more than one of each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
+
+from gateway.counting import Inside
+from gateway.fanout.follower import Direct, Follower, Signal, direct
+from gateway.fanout.hub import Hub
+from gateway.fanout.pages import Pages
+from gateway.http import responses
+from gateway.http.responses import Headers, Receive, Scope, Send
+from gateway.protocol import frames, headers
+from gateway.protocol.batch import Batch, Encoding, Page
+from gateway.protocol.cursor import cursor
+from gateway.protocol.dialect import GATEWAYS, Dialect
+from gateway.protocol.errors import Draining, ProtocolError
+from gateway.protocol.offset import NOW
+from gateway.protocol.request import Live, ReadRequest
+
+SHARED: Final = 64 << 10  # bytes of a body that is worth not being copied
+
+
+class Log(Protocol):
+    """What reading asks of a log."""
+
+    async def read(
+        self, path: str, position: int, *, last_events: int | None = None, known: Page | None = None
+    ) -> Page: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds and bytes that a request may take."""
+
+    max_body: int
+    long_poll_timeout: float
+    sse_max_age: float
+    pages: int = 8 << 20  # kept in memory, for those who read a long run at the same time
+
+
+class Reading:
+    """Answers reads of one log. `now` gives seconds since 1970."""
+
+    def __init__(
+        self, log: Log, hub: Hub, limits: Limits, now: Callable[[], float], dialect: Dialect = GATEWAYS
+    ) -> None:
+        self.sse = Inside()
+        self.long_polls = Inside()
+        self.catch_ups = 0  # reads that were answered with what there was
+        self._log = log
+        self._hub = hub
+        self._limits = limits
+        self._now = now
+        self._dialect = dialect
+        self._frame = partial(frames.sse, offset=dialect.offset)
+        self._pages = Pages(log, limits.pages)
+
+    def __call__(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Raises ProtocolError while nothing has been sent.
+
+        No coroutine of its own: it would be held by every reader that follows.
+        """
+        if request.live is Live.NO:
+            return self._plain(request, send)
+        if self._hub.draining:
+            raise Draining
+        if request.live is Live.LONG_POLL:
+            return self._long_poll(request, receive, send)
+        return self._sse(request, scope, receive, send)
+
+    @property
+    def joined(self) -> int:
+        """Catch-up reads of the log that somebody else had asked for."""
+        return self._pages.joined
+
+    async def _plain(self, request: ReadRequest, send: Send) -> None:
+        self.catch_ups += 1
+        if request.last_events is not None:
+            page = await self._log.read(request.path, 0, last_events=request.last_events)
+        else:
+            page = await self._pages.read(request.path, request.position)
+        await self._answer(send, request, page)
+
+    async def _answer(self, send: Send, request: ReadRequest, page: Page, cursor: int | None = None) -> None:
+        """A batch as a whole response, or 304 when the client has it already (§10.1)."""
+        batch, stream = page.batch, page.stream
+        start = request.offset if request.last_events is None else self._dialect.offset(batch.start)
+        now = request.position == NOW
+        tag = self._dialect.etag(stream, start, batch.end, batch.closed)
+        if request.if_none_match is not None and not now and headers.etag_matches(request.if_none_match, tag):
+            await responses.respond(send, 304, [(b"etag", tag)])
+            return
+        answer = self._dialect.of_batch(stream, batch, start, cursor=cursor, now=now)
+        if len(batch.body) < SHARED:
+            await responses.respond(send, 200, answer, frames.body(stream.encoding, batch))
+        else:
+            await _in_parts(send, answer, frames.parts(stream.encoding, batch))
+
+    async def _long_poll(self, request: ReadRequest, receive: Receive, send: Send) -> None:
+        with self.long_polls, Follower(self._hub, request.path) as follower, Hangup(follower, receive):
+            page = await follower.begin(request.position, request.last_events)
+            follower.expire(self._limits.long_poll_timeout)
+            batch: Batch | Signal = page.batch
+            while batch is Signal.HEARTBEAT or (isinstance(batch, Batch) and batch.empty and not batch.closed):
+                batch = await follower.next()
+            jitter = random.random()
+            answer_cursor = cursor(self._now(), request.cursor, jitter)
+            if isinstance(batch, Batch) and not batch.empty:
+                await self._answer(send, request, Page(page.stream, batch), answer_cursor)
+            else:
+                closed = isinstance(batch, Batch)
+                nothing = self._dialect.of_nothing_new(follower.position, closed, answer_cursor)
+                await responses.respond(send, 204, nothing)
+
+    async def _sse(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = direct(scope)
+        with (
+            self.sse,
+            Follower(self._hub, request.path, connection) as follower,
+            _hangup(follower, receive, connection),
+        ):
+            encoding, closed = await self._sse_begin(request, follower, send)
+            del request
+            if connection is not None:
+                _forget(scope)
+            while not closed:
+                try:
+                    batch = await follower.next()
+                except ProtocolError:
+                    break  # the log is away or the stream gone: a clean end, from which the client asks again
+                if batch is Signal.OVER:
+                    break
+                if isinstance(batch, Signal):
+                    await responses.piece(send, frames.HEARTBEAT)
+                    continue
+                token = self._hub.cursor(follower.tail)
+                await responses.piece(send, self._frame(encoding, batch, b"%d" % token))
+                closed = batch.closed
+                del batch  # nobody holds on to a page while he waits
+        await responses.finish(send)
+
+    async def _sse_begin(self, request: ReadRequest, follower: Follower, send: Send) -> tuple[Encoding, bool]:
+        """The head and the first page; tells whether that is all."""
+        page = await follower.begin(request.position, request.last_events)
+        follower.expire(self._limits.sse_max_age * random.uniform(1, 1.2))
+        encoding = page.stream.encoding
+        await responses.start(send, 200, headers.of_sse(encoding))
+        token = self._hub.cursor(follower.tail, request.cursor)
+        await responses.piece(send, self._frame(encoding, page.batch, b"%d" % token, first=True))
+        return encoding, page.batch.closed
+
+
+class Hangup:
+    """Ends a follower when its client has gone, for which a task listens."""
+
+    def __init__(self, follower: Follower, receive: Receive) -> None:
+        self._follower = follower
+        self._receive = receive
+
+    def __enter__(self) -> None:
+        self._task = asyncio.ensure_future(self._listen())
+
+    def __exit__(self, *_: object) -> None:
+        self._task.cancel()
+
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._follower.end()
+
+
+_TOLD: Final = nullcontext()
+
+
+def _hangup(follower: Follower, receive: Receive, connection: Direct | None) -> AbstractContextManager[None]:
+    """A direct connection says by itself that it is lost."""
+    return Hangup(follower, receive) if connection is None else _TOLD
+
+
+def _forget(scope: Scope) -> None:
+    """Lets go of a request that has been understood, for its response may last for hours. Only where the server is
+    known to ask for no more than the method: that of `gateway.fanout.transport`.
+    """
+    method = scope["method"]
+    scope["headers"].clear()
+    scope.clear()
+    scope["method"] = method
+
+
+async def _in_parts(send: Send, answer: Headers, parts: Sequence[bytes]) -> None:
+    """A large body without a copy of it: all who are sent the same page share its bytes."""
+    length = sum(len(part) for part in parts)
+    await responses.start(send, 200, [*answer, (b"content-length", b"%d" % length)])
+    for part in parts:
+        await responses.piece(send, part)
+    await responses.finish(send)
