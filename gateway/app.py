@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -23,6 +22,7 @@ from gateway.http.reading import Limits
 from gateway.http.responses import Receive, Scope, Send
 from gateway.http.streams import StreamRoutes
 from gateway.log.database import Database
+from gateway.log.housekeeping import Housekeeping
 from gateway.log.lifecycle import Created, Lifecycle
 from gateway.log.listener import Listener
 from gateway.log.reader import Reader
@@ -38,8 +38,6 @@ from gateway.subscriptions import Subscriptions
 
 logger = logging.getLogger("gateway.app")
 
-PURGE_INTERVAL = 30.0  # seconds between looks for expired streams, give or take a half
-PURGE_STEPS = 500  # of some thousand rows, at one go
 WRITER_LANES = 3  # batches of appends that may be on their way to the database at once
 
 
@@ -64,6 +62,13 @@ class Gateway:
         )
         self._reader = Reader(self._database, page_bytes=settings.page_bytes)
         self._lifecycle = Lifecycle(self._database, machine=self.machine)
+        self._housekeeping = Housekeeping(
+            self._database,
+            machine=self.machine,
+            interval=settings.housekeeping_interval,
+            pack=settings.pack,
+            retention=settings.retention,
+        )
         self._hub = Hub(
             read=self._reader.live,
             positions=self._reader.positions,
@@ -186,7 +191,7 @@ class Gateway:
         await self.metrics.open()
         await self._listener.start()
         await self._subscriptions.start()
-        background = [asyncio.create_task(self._hub.run()), asyncio.create_task(self._purge())]
+        background = [asyncio.create_task(self._hub.run()), asyncio.create_task(self._housekeeping.run())]
         try:
             yield
         finally:
@@ -199,17 +204,6 @@ class Gateway:
             await self._listener.stop()
             await self.metrics.close()
             await self._database.close()
-
-    async def _purge(self) -> None:
-        while True:
-            await asyncio.sleep(PURGE_INTERVAL * random.uniform(0.5, 1.5))
-            try:
-                for _ in range(PURGE_STEPS):
-                    if not await self._lifecycle.purge():
-                        break
-                    await asyncio.sleep(0.05)  # small steps: whoever appends goes first
-            except ProtocolError:
-                logger.warning("Expired streams could not be purged; the next round tries again.")
 
     def _make_api(self) -> FastAPI:
         api = FastAPI(title="Run gateway", lifespan=self._life, redirect_slashes=False)

@@ -119,6 +119,18 @@ class Settings(BaseSettings):
         1.0, description="Seconds between looks at the log for news that no notification told of."
     )
     poll_interval: Seconds = Field(0.25, description="Seconds between looks at the log while LISTEN does not work.")
+    retention: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a stream is kept after it was closed; when empty, until it is deleted or expires.",
+    )
+    pack: bool = Field(
+        True, description="Whether events that have come to rest are packed into compressed pages, in the background."
+    )
+    housekeeping_interval: Seconds = Field(
+        15.0, description="Seconds between rounds of packing and removing, by one Machine at a time."
+    )
     drain_timeout: float = Field(
         10.0,
         ge=0,

@@ -1,4 +1,4 @@
-"""Streams come and go: create, fork, delete (§5.1, §4.2, §5.4), and what has expired is purged."""
+"""Streams come and go: create, fork, delete (§5.1, §4.2, §5.4)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from gateway.protocol.request import CreateRequest
 
 _CREATE = "SELECT * FROM run_gateway.create_stream($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _DELETE = "SELECT run_gateway.delete_stream($1, $2)"
-_PURGE = "SELECT run_gateway.purge($1)"
 _CONTENT_TYPE = "SELECT content_type FROM run_gateway.streams WHERE path = $1"
 
 _REFUSALS: dict[str, type[ProtocolError]] = {
@@ -87,10 +86,3 @@ class Lifecycle:
             raise StreamNotFound
         if verdict == "gone":
             raise StreamGone
-
-    async def purge(self, most: int = 5_000) -> int:
-        """Takes away what has expired and some rows of what was removed; returns how many rows went."""
-        async with self._database.acquire() as connection:
-            removed = await connection.fetchval(_PURGE, most)
-        assert isinstance(removed, int)
-        return removed

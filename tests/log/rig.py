@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from gateway.log.database import Database
+from gateway.log.housekeeping import Housekeeping
 from gateway.log.lifecycle import Created, Lifecycle
 from gateway.log.reader import Reader
 from gateway.log.writer import Appended, Writer
@@ -27,6 +28,7 @@ class Log:
     writer: Writer
     reader: Reader
     lifecycle: Lifecycle
+    housekeeping: Housekeeping
     news: list[News] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
@@ -94,7 +96,13 @@ async def opened(
         on_doubt=doubts.extend,
     )
     log = Log(
-        database, writer, Reader(database, page_bytes=page_bytes), Lifecycle(database, machine=machine), news, doubts
+        database,
+        writer,
+        Reader(database, page_bytes=page_bytes),
+        Lifecycle(database, machine=machine),
+        Housekeeping(database, machine=machine, interval=1),
+        news,
+        doubts,
     )
     try:
         yield log

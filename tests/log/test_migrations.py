@@ -78,7 +78,7 @@ async def test_what_a_session_looks_in_first_plays_no_part(postgres: Postgres, d
         await log.append("s", b"2")
         assert await log.content("s") == b"1,2"
         await log.lifecycle.delete("s")
-        assert await log.lifecycle.purge()
+        assert await log.housekeeping.purge()
 
 
 async def test_an_older_version_leaves_the_functions_of_a_newer_one_alone(database_url: str) -> None:

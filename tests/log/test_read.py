@@ -217,7 +217,7 @@ async def test_a_page_close_to_the_tail_begins_a_little_earlier(database_url: st
         ):
             batch = (await log.reader.live("s", position, recent=recent)).batch
             assert batch.start == start
-            assert batch.end == (656 if start == 3 else max(position, 1000))
+            assert batch.end == (652 if start == 3 else max(position, 1000))
         batch = (await log.reader.live("s", 0, last_events=3)).batch
         assert (batch.start, batch.end, len(batch.lengths or ())) == (997, 1000, 3)
 
@@ -326,7 +326,7 @@ async def test_any_family_of_forks_reads_as_copies_would(database_url: str, type
 
 
 async def purge(log: Log) -> None:
-    while await log.lifecycle.purge():
+    while await log.housekeeping.purge():
         pass
 
 
@@ -368,7 +368,7 @@ async def test_reads_of_a_long_log_touch_only_their_page(database_url: str) -> N
             await reader.execute("SET client_min_messages = log")
             row = await reader.fetchrow("SELECT * FROM run_gateway.read_page('s', 10000, NULL, 1000, false)")
             assert row is not None
-            assert row["until"] == 10_100
+            assert row["until"] == 10_091, "commas count as well"
         scans = [node for plan in plans for node in nodes(json.loads(plan[plan.index("{") :])["Plan"])]
         of_events = [node for node in scans if node.get("Relation Name") == "events"]
         assert {node["Index Name"] for node in of_events} == {"events_pkey"}

@@ -78,6 +78,7 @@ BEGIN
     UPDATE run_gateway.streams s
        SET tail = s.tail + e.n,
            closed = s.closed OR e.closing,
+           closed_at = CASE WHEN e.closing THEN clock_timestamp() END,
            stream_seq = coalesce(e.stream_seq, s.stream_seq),
            closing_producer = CASE WHEN e.closing THEN e.producer END,
            closing_epoch = CASE WHEN e.closing THEN e.epoch END,
@@ -149,6 +150,7 @@ BEGIN
     UPDATE run_gateway.streams AS v
        SET tail = append_one.tail,
            closed = closing,
+           closed_at = CASE WHEN closing THEN clock_timestamp() END,
            stream_seq = coalesce(append_one.stream_seq, v.stream_seq),
            closing_producer = CASE WHEN closing THEN append_one.producer END,
            closing_epoch = CASE WHEN closing THEN append_one.epoch END,

@@ -122,10 +122,11 @@ BEGIN
         END IF;
 
         INSERT INTO run_gateway.streams AS n (
-            path, content_type, media_type, tail, closed, ttl, expires_at, expires_header,
+            path, content_type, media_type, tail, closed, closed_at, ttl, expires_at, expires_header,
             forked_from, fork_anchor, fork_sub_offset, fork_source, lineage, lineage_ends)
         SELECT wanted, create_stream.content_type, coalesce(source.media_type, wanted_media_type),
                at + (prefix IS NOT NULL)::integer + coalesce(cardinality(events), 0), wanted_closed,
+               CASE WHEN wanted_closed THEN clock_timestamp() END,
                x.ttl, CASE WHEN x.ttl IS NOT NULL THEN clock_timestamp() + x.ttl * interval '1 second' ELSE x.expiry END,
                x.header, source_path, CASE WHEN source_path IS NOT NULL THEN coalesce(anchor, source.tail) END,
                coalesce(sub_offset, 0), source.id, coalesce(l.lineage, '{}'), coalesce(l.ends, '{}')
@@ -157,7 +158,30 @@ END
 $$;
 
 
--- Takes away streams that have expired, and some of the rows of streams that were removed. Small steps, skipping what
+-- Takes away closed streams that have been kept for as long as they are to be. Forks keep what they inherit. Returns
+-- how many: call again while it is not zero.
+CREATE OR REPLACE FUNCTION run_gateway.retire(keep interval, most integer) RETURNS bigint
+LANGUAGE plpgsql
+SET enable_seqscan = off
+AS $$
+DECLARE
+    doomed  bigint;
+    removed bigint := 0;
+BEGIN
+    FOR doomed IN
+        SELECT s.id FROM run_gateway.streams s
+         WHERE s.closed_at < clock_timestamp() - keep AND s.path IS NOT NULL AND NOT s.gone
+         ORDER BY s.closed_at LIMIT most FOR UPDATE SKIP LOCKED
+    LOOP
+        PERFORM run_gateway.remove_stream(doomed);
+        removed := removed + 1;
+    END LOOP;
+    RETURN removed;
+END
+$$;
+
+
+-- Takes away streams that have expired, and some of the events of streams that were removed. Small steps, skipping what
 -- others hold: any Machine may call it at any time. Returns how many rows went: call again while it is not zero.
 CREATE OR REPLACE FUNCTION run_gateway.purge(most integer) RETURNS bigint
 LANGUAGE plpgsql AS $$
@@ -176,9 +200,7 @@ BEGIN
     END LOOP;
     FOR doomed IN SELECT s.id FROM run_gateway.streams s WHERE s.path IS NULL ORDER BY s.id LIMIT 100 FOR UPDATE SKIP LOCKED
     LOOP
-        DELETE FROM run_gateway.events e WHERE e.stream = doomed AND e.seq IN (
-            SELECT v.seq FROM run_gateway.events v WHERE v.stream = doomed ORDER BY v.seq LIMIT most);
-        GET DIAGNOSTICS n = ROW_COUNT;
+        n := run_gateway.purge_events(doomed, most);
         removed := removed + n;
         IF n < most THEN
             DELETE FROM run_gateway.producers p WHERE p.stream = doomed;
@@ -189,5 +211,27 @@ BEGIN
         EXIT WHEN most <= 0;
     END LOOP;
     RETURN removed;
+END
+$$;
+
+
+-- Some of a stream's events, the oldest first. A page counts as ten rows: it is some more in the TOAST table. Returns
+-- fewer than `most` when nothing is left.
+CREATE OR REPLACE FUNCTION run_gateway.purge_events(doomed bigint, most integer) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    pages bigint;
+    n     bigint;
+BEGIN
+    DELETE FROM run_gateway.pages p WHERE p.stream = doomed AND p.last IN (
+        SELECT v.last FROM run_gateway.pages v WHERE v.stream = doomed ORDER BY v.last LIMIT greatest(most / 10, 1));
+    GET DIAGNOSTICS pages = ROW_COUNT;
+    IF pages >= greatest(most / 10, 1) THEN
+        RETURN most;
+    END IF;
+    DELETE FROM run_gateway.events e WHERE e.stream = doomed AND e.seq IN (
+        SELECT v.seq FROM run_gateway.events v WHERE v.stream = doomed ORDER BY v.seq LIMIT most - pages * 10);
+    GET DIAGNOSTICS n = ROW_COUNT;
+    RETURN pages * 10 + n;
 END
 $$;

@@ -6,6 +6,71 @@ CREATE OR REPLACE FUNCTION run_gateway.live(s run_gateway.streams) RETURNS boole
 LANGUAGE sql STABLE RETURN s.path IS NOT NULL AND (s.expires_at IS NULL OR s.expires_at > now());
 
 
+-- What stands between two events in a body.
+CREATE OR REPLACE FUNCTION run_gateway.separator(media_type text) RETURNS bytea
+LANGUAGE sql IMMUTABLE RETURN CASE WHEN media_type = 'application/json' THEN ','::bytea ELSE ''::bytea END;
+
+
+-- The packed events of one stream after a position and not after `upto`, out of the one page that holds the next;
+-- nothing when that is not packed. The last one is the one that fills `room`.
+CREATE OR REPLACE FUNCTION run_gateway.page_after(
+    source bigint, after bigint, upto bigint, separator bytea, room bigint,
+    OUT until bigint, OUT body bytea, OUT lengths integer[]
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    p    record;
+    skip integer;
+    gap  integer := octet_length(separator);
+    head bigint;
+    size bigint;
+BEGIN
+    SELECT v.first, v.last, v.body, v.lengths INTO p FROM run_gateway.pages v
+     WHERE v.stream = source AND v.last > after ORDER BY v.last LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    skip := after + 1 - p.first;
+    IF skip = 0 AND p.last <= upto AND octet_length(p.body) - p.lengths[cardinality(p.lengths)] < room THEN
+        until := p.last; body := p.body; lengths := p.lengths;
+        RETURN;
+    END IF;
+    SELECT coalesce(sum(l + gap), 0) INTO head FROM unnest(p.lengths[1:skip]) l;
+    SELECT after + count(*), sum(w.length + gap) - gap, array_agg(w.length) INTO until, size, lengths
+      FROM (SELECT l.length, sum(l.length + gap) OVER (ORDER BY l.i) - l.length - gap AS before
+              FROM unnest(p.lengths[skip + 1:upto - p.first + 1]) WITH ORDINALITY AS l(length, i)) w
+     WHERE w.before < room;
+    body := substring(p.body FROM head::integer + 1 FOR size::integer);
+END
+$$;
+
+
+-- The same of events that are rows. Looks at no more than `most` of them; nothing when the next one is not there.
+CREATE OR REPLACE FUNCTION run_gateway.rows_after(
+    source bigint, after bigint, upto bigint, separator bytea, room bigint, most integer, with_lengths boolean,
+    OUT until bigint, OUT body bytea, OUT lengths integer[]
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    gap   integer := octet_length(separator);
+    found bigint;
+BEGIN
+    -- Rows come in order from the primary key: neither the running sum nor the aggregate sorts.
+    SELECT count(*), max(w.seq), string_agg(w.data, separator),
+           array_agg(octet_length(w.data)) FILTER (WHERE with_lengths) INTO found, until, body, lengths
+      FROM (SELECT e.seq, e.data,
+                   sum(octet_length(e.data) + gap) OVER (ORDER BY e.seq) - octet_length(e.data) - gap AS before
+              FROM run_gateway.events e
+             WHERE e.stream = source AND e.seq > after AND e.seq <= upto
+             ORDER BY e.seq LIMIT most) w
+     WHERE w.before < room;
+    IF found <> until - after THEN
+        until := NULL;
+    END IF;
+END
+$$;
+
+
 -- The stream and the page after a position. The stream's row is read first: what it says of tail and "closed" is then
 -- never newer than the events, for those up to that tail are there and do not change. `after`: the position, or with
 -- `last_events` as many events before the tail. A page holds at least one event when there is one, and stops after the
@@ -27,13 +92,15 @@ SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     s         record;
-    separator bytea := '';
+    separator bytea;
     part      record;
-    size      bigint := 0;
+    parts     bytea[];
+    size      bigint := 0;     -- of the parts, and of what stands between them
     most      integer := 256;  -- rows to look at: at first a guess, then what the page still has room for
     segment   integer := 1;    -- of the lineage; the one after the last is the stream's own
     source    bigint;
     upto      bigint;
+    missed    boolean := false;
 BEGIN
     SELECT v.id, v.content_type, v.media_type, v.tail, v.closed, v.gone, v.ttl, v.lineage, v.lineage_ends
       INTO s FROM run_gateway.streams v WHERE v.path = wanted AND run_gateway.live(v);
@@ -46,19 +113,12 @@ BEGIN
     IF gone THEN
         RETURN;
     END IF;
-    IF s.media_type = 'application/json' THEN
-        separator := ',';
-    END IF;
+    separator := run_gateway.separator(s.media_type);
     same := known_id = s.id AND (known_until = tail OR (known_full AND known_until < tail));
     IF same THEN
         until := known_until;
     ELSIF recent > 0 AND until <= tail AND tail - until <= 256 THEN
-        SELECT coalesce(min(w.seq) - 1, until) INTO start
-          FROM (SELECT e.seq, sum(octet_length(e.data)) OVER (ORDER BY e.seq DESC) AS size
-                  FROM run_gateway.events e
-                 WHERE e.stream = s.id AND e.seq <= read_page.until AND e.seq > read_page.until - 128
-                 ORDER BY e.seq DESC) w
-         WHERE w.size <= least(recent, page_bytes / 2);
+        start := until - run_gateway.events_before(s.id, until, least(recent, page_bytes / 2));
         until := start;
     END IF;
 
@@ -68,30 +128,56 @@ BEGIN
         END LOOP;
         source := coalesce(s.lineage[segment], s.id);
         upto := coalesce(s.lineage_ends[segment], tail);
-        -- Rows come in order from the primary key: neither the running sum nor the aggregate sorts.
-        SELECT count(*) AS found, max(w.seq) AS until, string_agg(w.data, separator) AS body,
-               array_agg(octet_length(w.data)) FILTER (WHERE recent IS NOT NULL) AS lengths INTO part
-          FROM (SELECT e.seq, e.data, sum(octet_length(e.data)) OVER (ORDER BY e.seq) - octet_length(e.data) AS before
-                  FROM run_gateway.events e
-                 WHERE e.stream = source AND e.seq > read_page.until AND e.seq <= upto
-                 ORDER BY e.seq LIMIT most) w
-         WHERE w.before < page_bytes - size;
-        IF part.found IS DISTINCT FROM part.until - until THEN
-            id := NULL;  -- removed at this very moment, and partly purged: half of it is nothing that anybody wrote
-            RETURN;
+        SELECT * INTO part FROM run_gateway.page_after(source, until, upto, separator, page_bytes - size);
+        IF part.until IS NULL THEN
+            SELECT * INTO part
+              FROM run_gateway.rows_after(source, until, upto, separator, page_bytes - size, most, recent IS NOT NULL);
         END IF;
+        IF part.until IS NULL THEN
+            IF missed THEN
+                id := NULL;  -- removed at this very moment, and partly purged: half of it is nothing that anybody wrote
+                RETURN;
+            END IF;
+            missed := true;  -- or packed between the two looks: then the next one finds its page
+            CONTINUE;
+        END IF;
+        missed := false;
+        parts := parts || part.body;
+        size := size + octet_length(part.body) + octet_length(separator);
+        most := least(greatest((page_bytes - size) * (part.until - until) / octet_length(part.body) + 1, 16), 100000);
         until := part.until;
-        lengths := lengths || part.lengths;
-        body := CASE WHEN body IS NULL THEN part.body ELSE body || separator || part.body END;
-        size := octet_length(body);
-        most := least(greatest((page_bytes - size) / greatest(octet_length(part.body) / part.found, 1) + 1, 16), 100000);
+        IF recent IS NOT NULL THEN
+            lengths := lengths || part.lengths;
+        END IF;
     END LOOP;
+    IF cardinality(parts) = 1 THEN
+        body := parts[1];
+    ELSE
+        SELECT string_agg(p, separator) INTO body FROM unnest(parts) p;
+    END IF;
 
     IF touch AND ttl IS NOT NULL THEN
         PERFORM run_gateway.touch(ARRAY[wanted]);
     END IF;
 END
 $$;
+
+
+-- How many of a stream's own events up to a position, and of the last 128, are at most so many bytes.
+CREATE OR REPLACE FUNCTION run_gateway.events_before(source bigint, upto bigint, most bigint) RETURNS bigint
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT count(*) FROM (
+        SELECT sum(e.length) OVER (ORDER BY e.seq DESC) AS size
+          FROM (SELECT v.seq, octet_length(v.data) AS length FROM run_gateway.events v
+                 WHERE v.stream = source AND v.seq > upto - 128 AND v.seq <= upto
+                UNION ALL
+                SELECT p.first + l.i - 1, l.length
+                  FROM run_gateway.pages p CROSS JOIN unnest(p.lengths) WITH ORDINALITY AS l(length, i)
+                 WHERE p.stream = source AND p.last > upto - 128 AND p.first <= upto) e
+         WHERE e.seq > upto - 128 AND e.seq <= upto) w
+     WHERE w.size <= most;
+END;
 
 
 -- Slides the TTL of streams that are being read.

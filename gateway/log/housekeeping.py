@@ -1,0 +1,118 @@
+"""What nobody waits for: events that have come to rest are packed, old runs removed, and what was removed is purged.
+
+One Machine at a time, in small steps with pauses in between, so that whoever appends or reads goes first. Each step is
+one transaction: a Machine that dies in the middle of it leaves nothing half done, and another goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from datetime import timedelta
+from typing import Any, Final
+
+from gateway.log.database import Database
+from gateway.protocol.errors import ProtocolError
+
+logger = logging.getLogger("gateway.log.housekeeping")
+
+PAGE_BYTES: Final = 64 << 10  # of a page before it is compressed: what a live reader is sent at once (reader.LIVE_PAGE)
+PAGE_EVENTS: Final = 1_000  # in a page at most, so that one of an open stream is full whatever the size of its events
+MARGIN: Final = 500  # last events of an open stream that stay rows: they are read most, and every reader begins there
+HOLD: Final = timedelta(seconds=10)  # that a Machine which has vanished keeps the others away
+PAUSE: Final = 3.0  # times what a step took: the slower the database answers, the more it is left alone
+LEAST_PAUSE: Final = 0.002  # seconds
+STREAMS: Final = 1_000  # looked at in one step
+
+_STEP: Final = "SELECT CASE WHEN run_gateway.keeps_house($1, $2) THEN run_gateway.{} END"
+_PACK: Final = _STEP.format("pack_page($3, $4, $5, $6)")
+_RETIRE: Final = _STEP.format("retire($3, $4)")
+_PURGE: Final = _STEP.format("purge($3)")
+_PACKABLE: Final = "SELECT ids, until FROM run_gateway.packable($1, $2, $3)"
+
+
+class KeptElsewhere(Exception):
+    """Another Machine keeps house."""
+
+
+class Housekeeping:
+    """The background work of a Machine over its log.
+
+    `interval`: seconds between two rounds, give or take a half. `retention`: seconds that a closed stream is kept.
+    """
+
+    def __init__(
+        self, database: Database, *, machine: str, interval: float, pack: bool = True, retention: float | None = None
+    ) -> None:
+        self.packed = 0  # pages
+        self.purged = 0  # rows
+        self._database = database
+        self._machine = machine
+        self._interval = interval
+        self._pack = pack
+        self._retention = retention
+        self._after = 0  # the stream that was looked at last: one that cannot be packed does not keep others waiting
+
+    async def run(self) -> None:
+        """Rounds, until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval * random.uniform(0.5, 1.5))
+            packed, purged = self.packed, self.purged
+            try:
+                await self.round()
+            except KeptElsewhere:
+                continue
+            except ProtocolError as error:
+                logger.warning("Housekeeping was interrupted; the next round goes on.", exc_info=error.__cause__)
+            if (self.packed, self.purged) != (packed, purged):
+                logger.info("Packed %d pages, purged %d rows.", self.packed - packed, self.purged - purged)
+
+    async def round(self) -> None:
+        """Everything that there is to do now. Raises KeptElsewhere, Unavailable."""
+        if self._retention is not None:
+            while await self.retire(self._retention):
+                pass
+        while await self.purge():
+            pass
+        if self._pack:
+            while await self.pack():
+                pass
+
+    async def retire(self, keep: float, most: int = 100) -> int:
+        """Removes some streams that were closed more than `keep` seconds ago; returns how many.
+
+        Raises KeptElsewhere, Unavailable.
+        """
+        return int(await self._step(_RETIRE, timedelta(seconds=keep), most))
+
+    async def purge(self, most: int = 5_000) -> int:
+        """Takes away what has expired and some rows of what was removed; returns how many rows went.
+
+        Raises KeptElsewhere, Unavailable.
+        """
+        rows = int(await self._step(_PURGE, most))
+        self.purged += rows
+        return rows
+
+    async def pack(self) -> bool:
+        """Packs what can be packed of the next streams; returns whether there are more. Raises as `purge` does."""
+        async with self._database.acquire() as connection:
+            row = await connection.fetchrow(_PACKABLE, self._after, STREAMS, PAGE_EVENTS + MARGIN)
+        assert row is not None, "an aggregate is one row"
+        for stream in row["ids"] or ():
+            self._after = stream
+            while await self._step(_PACK, stream, PAGE_BYTES, PAGE_EVENTS, MARGIN):
+                self.packed += 1
+        self._after = row["until"] or 0
+        return row["until"] is not None
+
+    async def _step(self, statement: str, *arguments: object) -> Any:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        async with self._database.acquire() as connection:
+            result = await connection.fetchval(statement, self._machine, HOLD, *arguments)
+        if result is None:
+            raise KeptElsewhere
+        await asyncio.sleep(max((clock() - began) * PAUSE, LEAST_PAUSE))
+        return result
