@@ -115,7 +115,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         {201: Answer("Created.", (*_CREATED, "Location")), 200: Answer("It exists as asked for.", _CREATED)},
         (errors.InvalidJson, errors.ForkOffsetBeyondTail, errors.ForkSubOffsetBeyondData, errors.SourceNotFound,
          errors.StreamExists, errors.PathBlocked, errors.SourceGone, errors.ContentTypeMismatch, errors.BodyTooLarge,
-         errors.NotWritable),
+         errors.NotWritable, errors.StreamHeld),
         "The first events, as in an append; a JSON stream also takes an empty array, for none.",
     ),
     "post": Operation(
@@ -128,7 +128,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
          204: Answer("Appended or closed; for a producer: closed, or known already.", _WRITTEN)},
         (errors.InvalidJson, errors.NewEpochMustStartAtZero, errors.StaleEpoch, errors.StreamNotFound,
          errors.StreamClosed, errors.ContentTypeMismatch, errors.StreamSeqConflict, errors.ProducerSequenceGap,
-         errors.StreamGone, errors.BodyTooLarge, errors.TooManyPending, errors.NotWritable),
+         errors.StreamGone, errors.BodyTooLarge, errors.TooManyPending, errors.NotWritable, errors.StreamHeld),
         "The events, in the stream's content type.",
     ),
     "get": Operation(
@@ -157,7 +157,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         "Forks keep what they inherited; as long as there are any, the path answers 410 and cannot be used again.",
         (),
         {204: Answer("Deleted.")},
-        (errors.StreamNotFound, errors.StreamGone, errors.NotWritable),
+        (errors.StreamNotFound, errors.StreamGone, errors.NotWritable, errors.StreamHeld),
     ),
     "options": Operation(
         "What pages of other origins may ask", "Answers for streams that do not exist too.", (),

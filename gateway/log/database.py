@@ -17,7 +17,7 @@ import asyncpg
 
 from gateway.counting import SECONDS, Histogram
 from gateway.log.connect import FAULTS, LOSSES, LogConnection, connect, keeps_statements
-from gateway.protocol.errors import NotWritable, Unavailable
+from gateway.protocol.errors import NotWritable, StreamHeld, Unavailable
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -214,5 +214,6 @@ def _is_open(connection: Pooled) -> bool:
 
 def _told(error: BaseException) -> Unavailable:
     """The driver's error as the protocol's."""
-    refused = isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.DiskFullError)
-    return NotWritable() if refused else Unavailable()
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.DiskFullError):
+        return NotWritable()
+    return StreamHeld() if isinstance(error, asyncpg.LockNotAvailableError) else Unavailable()

@@ -18,6 +18,7 @@ from typing import Final
 import asyncpg
 
 from gateway.counting import SECONDS, SIZES, Histogram
+from gateway.log.aside import Aside
 from gateway.log.database import Database, Lane
 from gateway.protocol.batch import JSON_TYPE, News
 from gateway.protocol.errors import (
@@ -29,6 +30,7 @@ from gateway.protocol.errors import (
     StaleEpoch,
     StreamClosed,
     StreamGone,
+    StreamHeld,
     StreamNotFound,
     StreamSeqConflict,
     TooManyPending,
@@ -41,6 +43,7 @@ logger = logging.getLogger("gateway.log.writer")
 _CALL: Final = (
     "CALL run_gateway.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, NULL, NULL, NULL, NULL, NULL)"
 )
+_HELD: Final = "SELECT run_gateway.held($1) AS paths"
 _MOST_REQUESTS: Final = 2_000  # in one batch
 _MOST_BYTES: Final = 8 << 20
 _PATIENCE: Final = 0.001  # seconds that requests gather behind a batch before another lane takes them
@@ -52,7 +55,6 @@ _DEFINITE: Final = (
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.TransactionRollbackError,
     asyncpg.SyntaxOrAccessError,
-    asyncpg.exceptions.LockNotAvailableError,
     asyncpg.exceptions.InvalidTransactionStateError,
 )
 
@@ -138,6 +140,8 @@ class Writer:
         self._queue: deque[_Waiting] = deque()
         self._queued_bytes = 0
         self._busy: set[str] = set()
+        self._aside: Aside[_Entry] = Aside(held=self._held, free=self._go_on, over=self._give_up, patience=timeout)
+        self._database = database
         self._free = [database.lane(timeout) for _ in range(lanes)]
         self._landing: set[asyncio.Task[None]] = set()
         self._lanes = lanes
@@ -263,6 +267,9 @@ class Writer:
             raise
         finally:
             self._busy.difference_update(entries)
+            self._aside.settled(entries)
+            if self._aside:
+                self._busy.update(self._aside.paths)
             self._free.append(lane)
             if self._flush_at is not None:
                 self._flush_at.cancel()
@@ -272,7 +279,7 @@ class Writer:
             elif not self._busy:
                 self._empty.set()
 
-    async def _call(self, entries: dict[str, _Entry], lane: Lane) -> None:
+    async def _call(self, entries: dict[str, _Entry], lane: Lane, *, again: bool = False) -> None:
         machine = self._machine()
         began = time.monotonic()
         try:
@@ -281,7 +288,9 @@ class Writer:
             if not self._refused:
                 self._refused = True
                 logger.warning("The database takes no writes (%s); appends are answered 503.", error.__cause__)
-            self._fail(entries, error)
+            self._fail(entries, error, "refused")
+        except StreamHeld:
+            await self._part(entries, lane, all_held=again)
         except Unavailable as error:
             if not isinstance(error.__cause__, _DEFINITE):
                 self._doubt(entries, error)
@@ -290,7 +299,7 @@ class Writer:
                     await self._call({path: entry}, lane)
             else:
                 logger.error("An append failed in the database.", exc_info=error.__cause__)
-                self._fail(entries, error)
+                self._fail(entries, error, "refused")
         else:
             landed = time.monotonic()
             if self._refused:
@@ -299,13 +308,53 @@ class Writer:
             self.commit_seconds.observe(landed - began)
             self._tell(entries, row, landed)
 
+    async def _part(self, entries: dict[str, _Entry], lane: Lane, *, all_held: bool) -> None:
+        """Somebody holds a stream's row, and nothing was applied: the others go on, without it."""
+        try:
+            held = set(entries) if all_held else set((await lane.fetchrow(_HELD, list(entries)))["paths"])
+        except StreamHeld:
+            held = set(entries)  # the whole table
+        except Unavailable as error:
+            self._doubt(entries, error)
+            return
+        for path in held:
+            entry = entries[path]
+            self._queued_bytes += sum(waiting.size for waiting in entry.waiting)
+            self._aside.put(path, entry)
+        free = {path: entry for path, entry in entries.items() if path not in held}
+        if free:
+            await self._call(free, lane, again=True)
+
+    async def _held(self, paths: list[str]) -> list[str]:
+        async with self._database.acquire() as connection:
+            held: list[str] = await connection.fetchval(_HELD, paths)
+        return held
+
+    def _go_on(self, path: str, entry: _Entry) -> None:
+        """A row that was held is free: those who wait for it go before all who came later."""
+        self._busy.discard(path)
+        self._queue.extendleft(reversed(entry.waiting))
+        if self._flush_at is None and self._free:
+            self._flush()
+
+    def _give_up(self, path: str, entry: _Entry) -> None:
+        """A row is held for longer than anybody who writes to it can wait."""
+        entry.waiting += [waiting for waiting in self._queue if waiting.request.path == path]
+        self._queue = deque(waiting for waiting in self._queue if waiting.request.path != path)
+        self._queued_bytes -= sum(waiting.size for waiting in entry.waiting)
+        logger.warning("Another transaction holds the row of a stream; its appends are answered 503.")
+        self._fail({path: entry}, StreamHeld(), "refused")
+        self._busy.discard(path)
+        if not self._queue and not self._busy:
+            self._empty.set()
+
     def _doubt(self, entries: dict[str, _Entry], error: Unavailable) -> None:
-        self._fail(entries, error)
+        self._fail(entries, error, "unknown")
         self._on_doubt(list(entries))
 
-    def _fail(self, entries: dict[str, _Entry], error: ProtocolError) -> None:
+    def _fail(self, entries: dict[str, _Entry], error: ProtocolError, outcome: str) -> None:
         for entry in entries.values():
-            self.outcomes["unknown"] += len(entry.waiting)
+            self.outcomes[outcome] += len(entry.waiting)
             for waiting in entry.waiting:
                 waiting.settle(error)
 

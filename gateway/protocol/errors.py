@@ -191,6 +191,12 @@ class Unavailable(ProtocolError):
     type = "unavailable"
 
 
+class StreamHeld(Unavailable):
+    """Another transaction holds the stream; nothing was changed."""
+
+    type = "stream_held"
+
+
 class NotWritable(Unavailable):
     """The database takes no writes at the moment; nothing was changed."""
 

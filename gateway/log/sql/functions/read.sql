@@ -180,12 +180,13 @@ BEGIN ATOMIC
 END;
 
 
--- Slides the TTL of streams that are being read.
+-- Slides the TTL of streams that are being read. Whoever holds one's row is writing to it, or will not have read it
+-- expire: nobody waits for that.
 CREATE OR REPLACE FUNCTION run_gateway.touch(paths text[]) RETURNS void
 LANGUAGE sql BEGIN ATOMIC
     UPDATE run_gateway.streams s SET expires_at = clock_timestamp() + s.ttl * interval '1 second'
       FROM (SELECT v.id FROM run_gateway.streams v  -- in the order in which batches of appends lock theirs
              WHERE v.path = ANY (paths) AND v.ttl IS NOT NULL AND NOT v.gone AND run_gateway.live(v)
-             ORDER BY v.path FOR NO KEY UPDATE) locked
+             ORDER BY v.path FOR NO KEY UPDATE SKIP LOCKED) locked
      WHERE s.id = locked.id;
 END;
