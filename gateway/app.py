@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -15,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.fanout.hub import Hub
 from gateway.fanout.transport import Cycle
-from gateway.http import responses
+from gateway.http import request_log, responses
 from gateway.http.health import Health, health_router
 from gateway.http.openapi import describe
 from gateway.http.reading import Limits
@@ -106,7 +107,7 @@ class Gateway:
         )
         self.metrics = Exposition(
             Parts(
-                {"machine": self.machine},
+                settings.place | {"machine": self.machine},
                 self._database,
                 self._reader,
                 self._writer,
@@ -136,8 +137,8 @@ class Gateway:
         """What gateway.fanout.transport offers each POST to."""
         try:
             return self._streams.append_directly(cycle)
-        except Exception:
-            logger.exception("A request failed.")
+        except Exception as error:  # noqa: BLE001  logged with its traceback
+            request_log.failed(cast("Scope", cycle.scope), error)
             responses.refuse_directly(cycle, InternalFault())
             return True
 
@@ -155,7 +156,7 @@ class Gateway:
             if started:
                 raise  # nothing true can be said any more: the connection is closed
             if not isinstance(error, ProtocolError):
-                logger.exception("A request failed.")  # here, and never to the client
+                request_log.failed(scope, error)
                 error = InternalFault()
             await responses.refuse(scope, send, error)
 
@@ -259,19 +260,19 @@ def _marked(send: Send) -> Send:
     return marked
 
 
-async def _render(_: Request, error: Exception) -> Response:
+async def _render(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProtocolError)
-    body = responses.error_body(error.type, error.message, error.details)
+    headers, body = responses.refusal(request.scope, error)
     response = Response(body, status_code=error.status)
     response.raw_headers = [
-        *responses.error_headers(error),
+        *headers,
         (b"content-length", b"%d" % len(body)),
     ]
     return response
 
 
 async def _render_fault(request: Request, error: Exception) -> Response:
-    logger.error("A request failed.", exc_info=error)  # here, and never to the client
+    request_log.failed(request.scope, error)
     return await _render(request, InternalFault())
 
 

@@ -21,8 +21,19 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-EVERYBODYS = frozenset({"database_url", "listen_database_url", "host", "port", "public_url"})
-"""Fields whose variables are named as everybody names them; all others have the prefix."""
+EVERYBODYS = frozenset(
+    {
+        "database_url",
+        "listen_database_url",
+        "host",
+        "port",
+        "public_url",
+        "fly_region",
+        "fly_machine_id",
+        "primary_region",
+    }
+)
+"""Fields whose variables are named as everybody, or Fly, names them; all others have the prefix."""
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -149,6 +160,26 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level of what is logged to stderr."
     )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="Lines of the log: json, text, or auto, which is text at a terminal and json elsewhere."
+    )
+    access_log: bool = Field(
+        False, description="Whether each request is logged when its response has ended; appends are slower then."
+    )
+    fly_region: str | None = Field(None, description="Region of this Machine, for logs and metrics; Fly sets it.")
+    fly_machine_id: str | None = Field(None, description="Fly's name for this Machine; Fly sets it.")
+    primary_region: str | None = Field(
+        None, description="Region where the database is; Fly sets it to its primary_region."
+    )
+    replay_appends: bool = Field(
+        False, description="Whether appends that reach another region are sent to PRIMARY_REGION by Fly's proxy."
+    )
+
+    @property
+    def place(self) -> dict[str, str]:
+        """What Fly calls this Machine, for logs and metrics; nothing elsewhere."""
+        named = {"region": self.fly_region, "fly_machine": self.fly_machine_id}
+        return {name: value for name, value in named.items() if value is not None}
 
     @property
     def local_webhooks(self) -> bool:

@@ -34,7 +34,7 @@ class _Serve(click.Command):
 def serve(**flags: Any) -> None:
     """Serve runs over HTTP. SIGTERM and Ctrl-C end it cleanly, a second Ctrl-C at once."""
     chosen = settings(**flags)
-    log_to_stderr(chosen.log_level)
+    log_to_stderr(chosen)
     from gateway.cli.run import run  # the driver and the web framework take half a second: not for every command
 
     run(chosen)

@@ -19,9 +19,12 @@ import uvicorn
 from gateway.app import create_app
 from gateway.cli.endings import Failure
 from gateway.cli.listening import Sockets, address
+from gateway.cli.logs import identify
 from gateway.cli.metrics_port import metrics_port
 from gateway.cli.stop import Stop
 from gateway.fanout.transport import DirectProtocol
+from gateway.http.replay import Replay
+from gateway.http.request_log import AccessLog, App
 from gateway.metrics.siblings import Siblings
 from gateway.settings import Settings
 
@@ -31,9 +34,10 @@ async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblin
     sockets = bound.main
     app = create_app(settings, url, settings.listen_database_url, siblings)
     app.address = address(sockets[0])
+    identify(machine=app.machine)
     server = _Server(
         uvicorn.Config(
-            app,
+            _asked_for(settings, app),
             http=DirectProtocol,
             loop="uvloop",
             ws="none",
@@ -41,6 +45,7 @@ async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblin
             access_log=False,
             log_config=None,
             server_header=False,
+            headers=[("gateway-machine", "/".join(settings.place.values()))] if settings.place else [],
             backlog=4096,
             # Longer than proxies keep an idle connection: it is they who end it, between requests.
             timeout_keep_alive=75,
@@ -68,6 +73,14 @@ async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblin
         raise Failure(f"cannot listen on {address(sockets[0])}: {error.strerror}") from error
     except SystemExit:  # how uvicorn tells that the application did not start; it has logged why
         raise Failure("the application did not start") from None
+
+
+def _asked_for(settings: Settings, app: App) -> App:
+    """The application, and around it what a setting asks for: nothing, by default."""
+    elsewhere = settings.fly_region != settings.primary_region
+    if settings.replay_appends and settings.fly_region and settings.primary_region and elsewhere:
+        app = Replay(app, settings.primary_region)
+    return AccessLog(app) if settings.access_log else app
 
 
 class _Server(uvicorn.Server):

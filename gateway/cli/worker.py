@@ -49,7 +49,7 @@ def main() -> None:
         return  # the parent has gone already
     orders = Orders(**json.loads(line))
     settings = Settings(**json.loads(orders.settings))
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings, worker=orders.number)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_work(settings, orders))

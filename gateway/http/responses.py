@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
 from gateway.fanout.transport import Cycle, answer, cycle_of
+from gateway.http import request_log
 from gateway.protocol.errors import ProtocolError
 
 Scope = MutableMapping[str, Any]
@@ -72,8 +73,8 @@ def answer_directly(cycle: Cycle, status: int, headers: Headers, body: bytes = b
 
 def refuse_directly(cycle: Cycle, error: ProtocolError) -> None:
     """A ProtocolError in one write."""
-    body = error_body(error.type, error.message, error.details)
-    answer_directly(cycle, error.status, error_headers(error), body)
+    headers, body = refusal(cast("Scope", cycle.scope), error)
+    answer_directly(cycle, error.status, headers, body)
 
 
 async def head(send: Send, status: int, headers: Headers) -> None:
@@ -104,17 +105,25 @@ def error_body(type: str, message: str, details: str | None) -> bytes:
 
 def error_headers(error: ProtocolError) -> Headers:
     """A refusal's own headers, and when to come back: jittered, so that not all come back at once (law 8)."""
-    refused[error.type] += 1
     headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *error.headers]
     if error.status in (429, 503):
         headers.append((b"retry-after", b"%d" % random.randint(1, 3)))
     return headers
 
 
+def refusal(scope: Scope, error: ProtocolError) -> tuple[Headers, bytes]:
+    """Headers and body of a refusal, which is counted, and logged where somebody has to know."""
+    refused[error.type] += 1
+    request_log.refused(scope, error)
+    headers = error_headers(error)
+    if error.status >= 500:  # what was logged can be found by it
+        headers.append((b"x-request-id", request_log.request_id(scope).encode()))
+    return headers, error_body(error.type, error.message, error.details)
+
+
 async def refuse(scope: Scope, send: Send, error: ProtocolError) -> None:
     """A ProtocolError as a response."""
-    body = error_body(error.type, error.message, error.details)
-    headers = error_headers(error)
+    headers, body = refusal(scope, error)
     if scope["method"] == "HEAD":
         await head(send, error.status, headers)
     else:

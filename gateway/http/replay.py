@@ -1,0 +1,47 @@
+"""Appends sent on to the primary region by Fly's proxy, where a setting asks for it: `fly-replay`.
+
+A group commit needs one round trip to the database whichever Machine makes it, so this saves nothing for a lone
+append; it gathers the appends of several regions in the same commits, and spares far Machines the database's answers.
+https://fly.io/docs/networking/dynamic-request-routing/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from gateway.http import responses
+from gateway.http.request_log import App, Receive, Scope, Send
+from gateway.protocol.request import stream_path_of
+
+MOST_BYTES: Final = 1_000_000  # of a body; a larger one cannot be replayed
+
+
+class Replay:
+    """An application, in front of which appends are told to go to `region`; once, and if they can.
+
+    The answer is for the proxy. It is a 503, so that nobody who sees it all the same takes it for an append.
+    """
+
+    def __init__(self, app: App, region: str) -> None:
+        self._app = app
+        self._answer: responses.Headers = [(b"fly-replay", f"region={region}".encode()), (b"retry-after", b"1")]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        append = scope["type"] == "http" and scope["method"] == "POST" and stream_path_of(scope["path"]) is not None
+        if append and replayable(dict(scope["headers"])):
+            await responses.respond(send, 503, self._answer)
+        else:
+            await self._app(scope, receive, send)
+
+
+def replayable(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether Fly's proxy has brought this request, has its whole body, and has not replayed it yet."""
+    length = headers.get(b"content-length", b"")
+    return (
+        b"fly-request-id" in headers
+        and b"fly-replay-src" not in headers
+        and b"fly-replay-failed" not in headers
+        and length.isdigit()
+        and int(length) <= MOST_BYTES
+    )

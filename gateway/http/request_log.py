@@ -1,0 +1,93 @@
+"""What the log says of requests: one line at most, with an id that the client was told too, and never a query.
+
+A fault says so by itself, at warning or error: the database is away, or something broke. Every other refusal is the
+client's business: it is counted (`run_gateway_refusals_total`) and told at debug. `AccessLog` tells of every request,
+and is wrapped around an application where that is asked for; where it is not, it costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from gateway.protocol.errors import InternalFault, ProtocolError, Unavailable
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+logger = logging.getLogger("gateway.http")
+
+_GIVEN: Final = (b"fly-request-id", b"x-request-id")  # by whom the request came through, best first
+_PLAIN: Final = re.compile(rb"[\w.:/+=-]{1,128}")
+_ID: Final = "gateway.request_id"
+_OUTCOME: Final = "gateway.outcome"  # where an AccessLog that is in charge is told what was refused
+
+
+def request_id(scope: Scope) -> str:
+    """The id that a proxy or the client has given the request, or else a new one; the same at every call."""
+    known: str | None = scope.get(_ID)
+    if known is None:
+        headers = dict(scope["headers"])
+        given = next((headers[name] for name in _GIVEN if name in headers), b"")
+        known = scope[_ID] = given.decode() if _PLAIN.fullmatch(given) else secrets.token_hex(8)
+    return known
+
+
+def request(scope: Scope) -> dict[str, Any]:
+    """What names a request in the log. The path is as it came, escapes and all; the query may hold a token."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    path = raw.partition(b"?")[0].decode("ascii", "backslashreplace")
+    return {"request_id": request_id(scope), "method": scope["method"], "path": path}
+
+
+def refused(scope: Scope, error: ProtocolError) -> None:
+    """Tells of a refusal, if anybody has to know; of an InternalFault `failed` has told."""
+    if _OUTCOME in scope:
+        scope[_OUTCOME]["refusal"] = error.type
+        return
+    level = logging.WARNING if isinstance(error, Unavailable) else logging.DEBUG
+    if logger.isEnabledFor(level) and not isinstance(error, InternalFault):
+        cause = {} if error.__cause__ is None else {"cause": type(error.__cause__).__name__}
+        fields = request(scope) | {"status": error.status, "refusal": error.type} | cause
+        logger.log(level, "A request was refused.", extra={"request": fields})
+
+
+def failed(scope: Scope, error: BaseException) -> None:
+    """Tells of what nobody expected: here, and never to the client."""
+    logger.error("A request failed.", exc_info=error, extra={"request": request(scope) | {"status": 500}})
+
+
+class AccessLog:
+    """An application, and a line at info for each request when its response has ended.
+
+    Appends go the longer way through ASGI then: what writes past it could not be seen from here.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        fields = request(scope)  # now: a reader's scope is emptied while it follows
+        outcome = scope[_OUTCOME] = {"status": 0}
+        began = time.monotonic()
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                outcome["status"] = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            fields |= outcome | {"seconds": round(time.monotonic() - began, 4)}
+            logger.info("A request was answered.", extra={"request": fields})
