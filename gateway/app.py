@@ -14,6 +14,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from gateway.auth.face import Auth
+from gateway.auth.gate import let_in
 from gateway.fanout.hub import Hub
 from gateway.fanout.transport import Cycle
 from gateway.http import request_log, responses
@@ -55,6 +57,7 @@ class Gateway:
         self.settings = settings
         self.machine = secrets.token_hex(4)
         self.address = f"http://{settings.host}:{settings.port}"  # until the server knows better
+        self._auth = Auth(settings)
         self._database = Database(
             database_url,
             pool_size=settings.pool_size,
@@ -119,24 +122,53 @@ class Gateway:
         )
         self._api = self._make_api()
 
+    def read_keys_again(self) -> None:
+        """What SIGHUP asks for."""
+        self._auth.read_again()
+
     def begin_drain(self) -> None:
         """Ends what is open, cleanly and spread over the drain time; `/ready` turns 503 at once."""
         self._hub.drain(self.settings.drain_timeout * 0.8)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path = stream_path_of(scope["path"])
-            if path is not None and not path.startswith("__ds/") and path != "__ds":
-                await self._stream(path, scope, receive, send)
-            else:
-                await self._described(scope, receive, send)
+        if scope["type"] != "http":
+            await self._api(scope, receive, send)
             return
-        await self._api(scope, receive, send)
+        if not self._auth.on:
+            let_in(scope)
+        elif not await self._admit(scope, send := responses.for_token_in_query(scope, send)):
+            return
+        path = stream_path_of(scope["path"])
+        if path is not None and not path.startswith("__ds/") and path != "__ds":
+            await self._stream(path, scope, receive, send)
+        else:
+            await self._described(scope, receive, send)
+
+    async def _admit(self, scope: Scope, send: Send) -> bool:
+        """Whether the request is let in; if not, it is answered."""
+        try:
+            let_in(scope, await self._auth.admit(scope))
+        except Exception as error:  # noqa: BLE001  logged with its traceback, unless it is a refusal
+            await responses.refuse(scope, send, self._fault(scope, error))
+            return False
+        return True
+
+    @staticmethod
+    def _fault(scope: Scope, error: Exception) -> ProtocolError:
+        """What the client is told of it."""
+        if isinstance(error, ProtocolError):
+            return error
+        request_log.failed(scope, error)
+        return InternalFault()
 
     def append_directly(self, cycle: Cycle) -> bool:
         """What gateway.fanout.transport offers each POST to."""
         try:
-            return self._streams.append_directly(cycle)
+            path = stream_path_of(cycle.scope["path"])
+            if path is None or path.startswith("__ds"):
+                return False
+            principal = self._auth.known(cycle.scope, path)
+            return principal is not None and self._streams.append_directly(path, principal.tenant, cycle)
         except Exception as error:  # noqa: BLE001  logged with its traceback
             request_log.failed(cast("Scope", cycle.scope), error)
             responses.refuse_directly(cycle, InternalFault())
@@ -155,10 +187,7 @@ class Gateway:
         except Exception as error:
             if started:
                 raise  # nothing true can be said any more: the connection is closed
-            if not isinstance(error, ProtocolError):
-                request_log.failed(scope, error)
-                error = InternalFault()
-            await responses.refuse(scope, send, error)
+            await responses.refuse(scope, send, self._fault(scope, error))
 
     async def _described(self, scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(Exception):  # raised again by Starlette when `_render_fault` has logged and answered it
@@ -215,7 +244,7 @@ class Gateway:
         api.add_exception_handler(ProtocolError, _render)
         api.add_exception_handler(HTTPException, _render_http)
         api.add_exception_handler(Exception, _render_fault)
-        api.openapi = lambda: describe(api)  # type: ignore[method-assign]
+        api.openapi = lambda: describe(api, auth=self._auth.on)  # type: ignore[method-assign]
         return api
 
 

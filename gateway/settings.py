@@ -23,6 +23,7 @@ from pydantic_settings import (
 
 EVERYBODYS = frozenset(
     {
+        "auth",
         "database_url",
         "listen_database_url",
         "host",
@@ -54,6 +55,13 @@ def _http_url(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://")
     return value.rstrip("/")
+
+
+def _auth(value: str) -> str:
+    kinds = sorted(kind.strip() for kind in value.split(","))
+    if kinds != ["none"] and (not set(kinds) <= {"jwt", "keys"} or len(kinds) != len(set(kinds))):
+        raise ValueError("must be none, keys, jwt or keys,jwt")
+    return ",".join(kinds)
 
 
 def _is_loopback(host: str) -> bool:
@@ -103,6 +111,16 @@ class Settings(BaseSettings):
     public_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
         None, description="Address under which clients reach this server, for links in answers; none: HOST and PORT."
     )
+    auth: Annotated[str, AfterValidator(_auth)] = Field(
+        "none", description="Who is let in: `none` for everyone, or the holders of `keys`, `jwt` or `keys,jwt`."
+    )
+    allow_anonymous: bool = Field(
+        False, description="Whether `serve` may listen on more than loopback while AUTH is `none`."
+    )
+    keys: str | None = Field(
+        None, repr=False, description="Keys, each as NAME:SCOPES:SECRET or NAME@TENANT:SCOPES:SECRET, space between."
+    )
+    keys_file: Path | None = Field(None, description="File of more keys, one a line, which SIGHUP has read again.")
     data_dir: Path = Field(
         Path("./.run-gateway"), description="Folder of the embedded Postgres, made when it is missing."
     )
@@ -180,6 +198,11 @@ class Settings(BaseSettings):
         """What Fly calls this Machine, for logs and metrics; nothing elsewhere."""
         named = {"region": self.fly_region, "fly_machine": self.fly_machine_id}
         return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether others than this host's own could come in without a credential, though nobody said that they may."""
+        return self.auth == "none" and not self.allow_anonymous and not _is_loopback(self.host)
 
     @property
     def local_webhooks(self) -> bool:

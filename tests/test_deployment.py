@@ -86,6 +86,7 @@ def test_the_paths_that_fly_asks_for_are_routes(settings: Settings) -> None:
         asked.add(FLY["metrics"]["path"])
         assert FLY["metrics"]["port"] == settings.port
     assert "/health" in asked
+    settings = settings.model_copy(update={"keys": "agent:write:a-secret-of-sixteen-letters"})
     assert asked <= set(create_app(settings, "postgres://nowhere")._api.openapi()["paths"])
 
 
@@ -103,14 +104,18 @@ async def test_the_machine_that_is_described_migrates_serves_and_is_healthy(post
         assert (program, set(arguments) <= set(main.commands)) == ("run-gateway", True)
         released = await command(*arguments, stdin=b"", **ENV, DATABASE_URL=postgres.dsn(name))
         assert (released.code, released.err) == (0, "")
-        async with Machine.start(postgres.dsn(name), env=ENV | {"PORT": "0"}) as machine:
+        secret = "a-secret-of-sixteen-letters"
+        env = ENV | {"PORT": "0", "GATEWAY_KEYS": f"agent:write:{secret}"}
+        bearer = {"authorization": f"Bearer {secret}"}
+        async with Machine.start(postgres.dsn(name), env=env) as machine:
             (check,) = SERVICE["checks"]
             async with httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{machine.port}", headers=check["headers"], timeout=seconds(check["timeout"])
             ) as http:
                 assert (await http.request(check["method"], check["path"])).status_code == 200
                 assert (await http.get("/ready")).status_code == 200
-                created = await http.put("/runs/1", headers={"host": "run-gateway.fly.dev"})
+                created = await http.put("/runs/1", headers={"host": "run-gateway.fly.dev"} | bearer)
+                assert (await http.put("/runs/2")).status_code == 401
                 assert created.headers["location"] == "https://run-gateway.fly.dev/runs/1"
             assert await machine.terminate() == 0
     finally:

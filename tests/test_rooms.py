@@ -19,10 +19,11 @@ ROOMS = {
     "counting": set(),
     "log": {"counting", "protocol"},
     "fanout": {"counting", "protocol"},
-    "http": {"counting", "fanout", "log", "protocol"},
+    "http": {"auth", "counting", "fanout", "log", "protocol"},
     "metrics": {"counting", "fanout", "http", "log"},
     "settings": set(),
-    "subscriptions": {"log", "protocol", "http"},
+    "auth": {"log", "protocol", "settings"},
+    "subscriptions": {"auth", "log", "protocol", "http"},
     "client": {"protocol"},
 }
 

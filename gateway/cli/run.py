@@ -8,7 +8,10 @@ import contextlib
 import click
 import uvloop
 
+from gateway.auth.face import Auth
+from gateway.auth.keys import BadKeys
 from gateway.cli.database import database, update
+from gateway.cli.endings import Misuse
 from gateway.cli.listening import Sockets, address, bind
 from gateway.cli.stop import Stop
 from gateway.cli.supervisor import supervise
@@ -22,7 +25,11 @@ def run(settings: Settings) -> None:
 
 
 async def _run(settings: Settings) -> None:
-    stop = Stop()
+    try:
+        Auth(settings)
+    except BadKeys as error:
+        raise Misuse(str(error)) from None
+    stop = Stop(hangup=settings.keys_file is not None)
     with stop.on_signals():
         async with contextlib.AsyncExitStack() as stack:
             metrics = [] if settings.metrics_port is None else bind(settings.host, settings.metrics_port)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.endings import settings
+from gateway.cli.endings import Misuse, settings
 from gateway.cli.logs import log_to_stderr
 from gateway.settings import rows
 
@@ -25,6 +25,7 @@ class _Serve(click.Command):
 @click.command(cls=_Serve)
 @click.option("--host", metavar="ADDRESS", help="Instead of HOST.")
 @click.option("--port", metavar="PORT", help="Instead of PORT.")
+@click.option("--allow-anonymous", is_flag=True, default=None, help="Instead of GATEWAY_ALLOW_ANONYMOUS=true.")
 @click.option("--data-dir", metavar="FOLDER", help="Instead of GATEWAY_DATA_DIR.")
 @click.option("--database-url", metavar="URL", help="Instead of DATABASE_URL.")
 @click.option("--listen-database-url", metavar="URL", help="Instead of LISTEN_DATABASE_URL.")
@@ -34,6 +35,11 @@ class _Serve(click.Command):
 def serve(**flags: Any) -> None:
     """Serve runs over HTTP. SIGTERM and Ctrl-C end it cleanly, a second Ctrl-C at once."""
     chosen = settings(**flags)
+    if chosen.open_to_all:
+        raise Misuse(
+            f"HOST={chosen.host} would let anyone in: set AUTH to keys or jwt,"
+            " or GATEWAY_ALLOW_ANONYMOUS=true if that is meant"
+        )
     log_to_stderr(chosen)
     from gateway.cli.run import run  # the driver and the web framework take half a second: not for every command
 

@@ -64,7 +64,7 @@ async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblin
         # What is cancelled from here on is cancelled on purpose, and no error of the application's.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
-    stop.serving(drain=drain, force=force)
+    stop.serving(drain=drain, force=force, read_again=app.read_keys_again)
     try:
         async with metrics_port(app.metrics, bound.metrics):
             await server.serve(sockets)

@@ -1,7 +1,7 @@
-"""What SIGTERM and SIGINT mean, from the first moment of a process to its last.
+"""What SIGTERM and SIGINT mean, from the first moment of a process to its last; and SIGHUP, where keys are in a file.
 
 While it begins there is only work to abandon. Once it serves, the first signal drains, and a second SIGINT waits
-for nobody.
+for nobody. SIGHUP has the file read again.
 """
 
 from __future__ import annotations
@@ -17,24 +17,31 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Stop:
     """The end of this process. To be made inside the task that a signal abandons before anything serves."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hangup: bool = False) -> None:
         self.asked = False
+        self._signals = (*SIGNALS, signal.SIGHUP) if hangup else SIGNALS
+        self._read_again: Callable[[], None] | None = None
         self._task = asyncio.current_task()
         self._drain: Callable[[], None] | None = None
         self._force: Callable[[], None] | None = None
 
-    def serving(self, *, drain: Callable[[], None], force: Callable[[], None]) -> None:
-        """From now on there is something to drain, and to force when somebody has lost patience."""
-        self._drain, self._force = drain, force
+    def serving(self, *, drain: Callable[[], None], force: Callable[[], None], read_again: Callable[[], None]) -> None:
+        """From now on there is something to drain, to force when somebody has lost patience, and to read again."""
+        self._drain, self._force, self._read_again = drain, force, read_again
+
+    def hang_up(self) -> None:
+        """What SIGHUP means: before anything serves, nothing, for the file has not been read yet."""
+        if self._read_again is not None:
+            self._read_again()
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Take both signals until the very end, the stop of an embedded database included.
+        """Take the signals until the very end, the stop of an embedded database included.
 
         The CancelledError of work that was abandoned ends here.
         """
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
+        for number in self._signals:
             loop.add_signal_handler(number, self.signal, number)
         try:
             yield
@@ -42,11 +49,14 @@ class Stop:
             if not self.asked:
                 raise
         finally:
-            for number in SIGNALS:
+            for number in self._signals:
                 loop.remove_signal_handler(number)
 
     def signal(self, number: signal.Signals) -> None:
         """Does what this signal means now."""
+        if number not in SIGNALS:
+            self.hang_up()
+            return
         first, self.asked = not self.asked, True
         if self._drain is None or self._force is None:
             if first and self._task is not None:

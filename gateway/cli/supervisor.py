@@ -41,7 +41,7 @@ async def supervise(settings: Settings, url: str, sockets: Sockets, stop: Stop) 
     """Serve with `settings.workers` processes until told to stop. Raises Failure."""
     with tempfile.TemporaryDirectory(prefix="run-gateway-", ignore_cleanup_errors=True) as folder:
         supervisor = _Supervisor(settings, url, sockets, folder)
-        stop.serving(drain=supervisor.drain, force=supervisor.kill)
+        stop.serving(drain=supervisor.drain, force=supervisor.kill, read_again=supervisor.read_again)
         await asyncio.gather(*(supervisor.keep(number) for number in range(1, settings.workers + 1)))
     if supervisor.failure is not None:
         raise Failure(supervisor.failure)
@@ -73,6 +73,12 @@ class _Supervisor:
         for worker in self._workers:
             with contextlib.suppress(ProcessLookupError):
                 worker.kill()
+
+    def read_again(self) -> None:
+        """Hand SIGHUP on, by the pipe: a worker that has just begun would not survive the signal."""
+        for worker in self._workers:
+            assert worker.stdin is not None, "a pipe"
+            worker.stdin.write(b"\n")
 
     def _lose_patience(self) -> None:
         if self._workers:

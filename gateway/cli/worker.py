@@ -1,14 +1,15 @@
 """One of several Machines that share a port: `python -m gateway.cli.worker`, started by the supervisor alone.
 
 Its orders come as one JSON line on stdin. stdin then stays open as long as the parent lives: its end means what
-SIGTERM means, on every platform, and however early or suddenly the parent died. Its `Listening on` is for the
-parent, who reads its stdout.
+SIGTERM means, on every platform, and however early or suddenly the parent died; another line means SIGHUP. Its
+`Listening on` is for the parent, who reads its stdout.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -66,11 +67,14 @@ async def _work(settings: Settings, orders: Orders) -> None:
     with stop.on_signals():
         loop = asyncio.get_running_loop()
 
-        def parent_has_gone() -> None:
-            loop.remove_reader(STDIN)
-            stop.signal(signal.SIGTERM)
+        def parent_speaks() -> None:
+            if os.read(STDIN, 4096):
+                stop.hang_up()
+            else:  # it has gone
+                loop.remove_reader(STDIN)
+                stop.signal(signal.SIGTERM)
 
-        loop.add_reader(STDIN, parent_has_gone)  # nothing more is ever written to it: it becomes readable at its end
+        loop.add_reader(STDIN, parent_speaks)
         siblings = Siblings(Path(orders.folder), orders.number)
         await serve(settings, orders.database_url, Sockets.inherited(orders.sockets), stop, siblings)
 

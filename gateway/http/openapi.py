@@ -13,6 +13,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from gateway.auth.rules import need_of
 from gateway.protocol import errors
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.request import MAX_PATH, MAX_RUN_ID, MAX_TOKEN
@@ -65,6 +66,7 @@ GIVEN: Final[dict[str, tuple[Json, str]]] = {
     "ETag": (TEXT, "Names this answer; changes when the stream is closed."),
     "Cache-Control": (TEXT, "Private; at the tail of an open stream it is to be asked for again."),
     "Location": ({"type": "string", "format": "uri"}, "The stream's absolute URL."),
+    "WWW-Authenticate": (TEXT, "How to be let in, and why not (RFC 6750)."),
     "Retry-After": ({"type": "integer", "minimum": 1}, "Seconds, different for each client, to wait."),
     "Access-Control-Allow-Methods": (TEXT, "The methods that there are."),
     "Access-Control-Allow-Headers": (TEXT, "The headers that pages of other origins may send."),
@@ -74,8 +76,18 @@ REFUSED: Final[dict[type[ProtocolError], tuple[str, ...]]] = {  # what a refusal
     errors.StaleEpoch: ("Producer-Epoch",),
     errors.StreamClosed: ("Stream-Closed", "Stream-Next-Offset"),
     errors.ProducerSequenceGap: ("Producer-Expected-Seq", "Producer-Received-Seq"),
-}
-_EVERYWHERE: Final[tuple[type[ProtocolError], ...]] = (errors.InvalidRequest, errors.InternalFault, errors.Unavailable)
+    **dict.fromkeys(
+        (errors.CredentialMissing, errors.CredentialMalformed, errors.TokenInvalid, errors.TokenExpired,
+         errors.ScopeMissing, errors.WrongStream),
+        ("WWW-Authenticate",),
+    ),
+}  # fmt: skip
+_EVERYWHERE: Final[tuple[type[ProtocolError], ...]] = (
+    errors.InvalidRequest, errors.InternalFault, errors.Unavailable,
+    # With AUTH on, whatever the route.
+    errors.CredentialMissing, errors.CredentialMalformed, errors.TokenInvalid, errors.TokenExpired,
+    errors.ScopeMissing, errors.WrongStream, errors.IssuerUnavailable,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +201,20 @@ _REFUSAL: Final[Json] = {
 _ERROR: Final[Json] = {"type": "object", "required": ["error"], "properties": {"error": _REFUSAL}}
 
 
-def describe(api: FastAPI) -> Json:
-    """The whole document, made once."""
+SECURITY: Final[Json] = {
+    "bearer": {
+        "type": "http", "scheme": "bearer",
+        "description": "A key, a JWT, or a run's token, whichever of them AUTH lets in.",
+    },
+    "token": {
+        "type": "apiKey", "in": "query", "name": "token",
+        "description": "A run's token, for EventSource and for links, which cannot set headers.",
+    },
+}  # fmt: skip
+
+
+def describe(api: FastAPI, *, auth: bool = False) -> Json:
+    """The whole document, made once. `auth`: whether credentials are asked for."""
     if api.openapi_schema is None:
         document = get_openapi(title=api.title, version=api.version, description=api.description, routes=api.routes)
         document.setdefault("components", {}).setdefault("schemas", {})["Error"] = _ERROR
@@ -198,8 +222,26 @@ def describe(api: FastAPI) -> Json:
             tag = "runs" if route.startswith("/runs") else "streams"
             operations = {name: _operation(name, operation, tag) for name, operation in OPERATIONS.items()}
             document["paths"][route] = {"parameters": [parameter]} | operations
+        if auth:
+            document["components"].setdefault("securitySchemes", {}).update(SECURITY)
+            _secure(document)
         api.openapi_schema = document
     return api.openapi_schema
+
+
+def _secure(document: Json) -> None:
+    """What each operation asks for, as the gate has it; what bears a credential of its own says so already."""
+    for route, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if method not in ("parameters", "options"):
+                need = need_of(route, method.upper())
+                if need == "nothing":
+                    operation["security"] = []
+                elif need != "own":
+                    in_url: list[Json] = (
+                        [{"token": []}] if need in ("read", "control") and route.startswith("/runs/") else []
+                    )
+                    operation["security"] = [{"bearer": [need]}, *in_url]
 
 
 def _operation(method: str, operation: Operation, tag: str) -> Json:
@@ -235,7 +277,7 @@ def _refusals(own: tuple[type[ProtocolError], ...], *, bodyless: bool) -> Json:
 
 
 def _refusal(status: int, classes: list[type[ProtocolError]], bodyless: bool) -> Json:
-    names = [name for error in classes for name in REFUSED.get(error, ())]
+    names = list(dict.fromkeys(name for error in classes for name in REFUSED.get(error, ())))
     names += ["Retry-After"] if status in (429, 503) else []
     text = "\n".join(f"- `{error.type}`: {(error.__doc__ or '').strip()}" for error in classes)
     body = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}

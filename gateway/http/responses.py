@@ -88,6 +88,19 @@ async def preflight(send: Send) -> None:
     await respond(send, 204, _PREFLIGHT)
 
 
+def for_token_in_query(scope: Scope, send: Send) -> Send:
+    """`send`; where a token may stand in the address, such that no page hands the address on as its Referer."""
+    if b"token=" not in scope["query_string"]:
+        return send
+
+    async def unreferred(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"referrer-policy", b"no-referrer")]
+        await send(message)
+
+    return unreferred
+
+
 async def piece(send: Send, data: bytes) -> None:
     """A part of a body whose end is not known yet."""
     await send({"type": "http.response.body", "body": data, "more_body": True})

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol
 
+from gateway.auth.gate import principal_of
+from gateway.auth.principal import Principal
 from gateway.fanout.hub import Hub
 from gateway.fanout.transport import Cycle
 from gateway.http import reading, responses
@@ -22,17 +25,19 @@ from gateway.protocol.errors import (
     MethodNotAllowed,
     ProtocolError,
     StreamClosed,
+    WrongStream,
 )
 from gateway.protocol.offset import format_offset
 from gateway.protocol.request import (
     AppendRequest,
     CreateRequest,
+    Fork,
     check_path,
     parse_append,
     parse_create,
     parse_read,
-    stream_path_of,
 )
+from gateway.protocol.tenants import within, without
 
 
 class Log(reading.Log, Protocol):
@@ -68,7 +73,7 @@ class StreamRoutes:
         method = scope["method"]
         handler = self._methods.get(method)
         if handler is not None:
-            return handler(check_path(path), scope, receive, send)
+            return handler(within(principal_of(scope).tenant, check_path(path)), scope, receive, send)
         if method == "OPTIONS":
             return responses.preflight(send)
         raise MethodNotAllowed(None, [(b"allow", b"GET, HEAD, PUT, POST, DELETE, OPTIONS")])
@@ -83,17 +88,15 @@ class StreamRoutes:
         status, answer = _appended(request, await self._log.append(request))
         await responses.respond(send, status, answer)
 
-    def append_directly(self, cycle: Cycle) -> bool:
+    def append_directly(self, path: str, tenant: str, cycle: Cycle) -> bool:
         """Answers a POST whose whole body is there, without a task; False leaves it to `_append`.
 
         Only what is going to be asked of the log is taken: every refusal before that is `_append`'s.
         """
-        scope = cycle.scope
-        path = stream_path_of(scope["path"])
-        if path is None or path.startswith("__ds") or len(cycle.body) > self._limits.max_body:
+        if len(cycle.body) > self._limits.max_body:
             return False
         try:
-            request = parse_append(check_path(path), scope["headers"], bytes(cycle.body))
+            request = parse_append(within(tenant, check_path(path)), cycle.scope["headers"], bytes(cycle.body))
             self._log.submit(request, lambda outcome: _settle(cycle, request, outcome))
         except ProtocolError:
             return False
@@ -109,7 +112,11 @@ class StreamRoutes:
 
     async def _create(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await self._body(scope, receive)
-        created = await self._log.create(parse_create(path, scope["headers"], body))
+        request = parse_create(path, scope["headers"], body)
+        if request.fork is not None:
+            # Who reads the fork reads what it inherits: so its source has to be one of theirs as well.
+            request = replace(request, fork=_forked(request.fork, principal_of(scope)))
+        created = await self._log.create(request)
         answer = [
             (b"content-type", created.content_type.encode("latin-1")),
             (b"stream-next-offset", format_offset(created.tail)),
@@ -128,7 +135,7 @@ class StreamRoutes:
         await responses.respond(send, 204, [])
 
     def _read(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        with_tail = path.startswith("runs/")
+        with_tail = without(path).startswith("runs/")
         request = parse_read(path, scope["headers"], scope["query_string"], with_tail=with_tail)
         return self.reading(request, scope, receive, send)
 
@@ -150,6 +157,13 @@ class StreamRoutes:
         if len(body) > limit:
             raise BodyTooLarge(f"At most {limit} bytes.")
         return body
+
+
+def _forked(fork: Fork, principal: Principal) -> Fork:
+    """A fork's source inside the tenant. Raises WrongStream."""
+    if not principal.reaches(fork.source):
+        raise WrongStream("The source is not among them.")
+    return replace(fork, source=within(principal.tenant, fork.source))
 
 
 def _appended(request: AppendRequest, result: Appended) -> tuple[int, Headers]:

@@ -56,6 +56,68 @@ class ForkSubOffsetBeyondData(ProtocolError):
     type = "invalid_fork_sub_offset"
 
 
+class CredentialMissing(ProtocolError):
+    """A credential is required."""
+
+    status = 401
+    type = "credential_missing"
+
+    def __init__(self, details: str | None = None) -> None:
+        super().__init__(details, [(b"www-authenticate", b"Bearer")])  # RFC 6750, §3.1: no error code
+
+
+class CredentialMalformed(ProtocolError):
+    """The credential cannot be read."""
+
+    status = 401
+    type = "credential_malformed"
+
+    def __init__(self, details: str | None = None) -> None:
+        super().__init__(details, [(b"www-authenticate", b'Bearer error="invalid_request"')])
+
+
+class TokenInvalid(ProtocolError):
+    """The credential is not one of this gateway's."""
+
+    status = 401
+    type = "token_invalid"
+
+    def __init__(self, details: str | None = None) -> None:
+        super().__init__(details, [(b"www-authenticate", b'Bearer error="invalid_token"')])
+
+
+class TokenExpired(ProtocolError):
+    """The credential has expired: get another."""
+
+    status = 401
+    type = "token_expired"
+
+    def __init__(self, details: str | None = None) -> None:
+        header = b'Bearer error="invalid_token", error_description="expired"'
+        super().__init__(details, [(b"www-authenticate", header)])
+
+
+class ScopeMissing(ProtocolError):
+    """The credential is not for this."""
+
+    status = 403
+    type = "scope_missing"
+
+    def __init__(self, scope: str) -> None:
+        header = b'Bearer error="insufficient_scope", scope="%b"' % scope.encode()
+        super().__init__(f"It needs the scope {scope}.", [(b"www-authenticate", header)])
+
+
+class WrongStream(ProtocolError):
+    """The credential is for other streams."""
+
+    status = 403
+    type = "wrong_stream"
+
+    def __init__(self, details: str | None = None) -> None:
+        super().__init__(details, [(b"www-authenticate", b'Bearer error="insufficient_scope"')])
+
+
 class StaleEpoch(ProtocolError):
     """A producer with a newer epoch has taken over."""
 
@@ -201,6 +263,13 @@ class NotWritable(Unavailable):
     """The database takes no writes at the moment; nothing was changed."""
 
     type = "not_writable"
+
+
+class IssuerUnavailable(ProtocolError):
+    """The keys of the token's issuer cannot be fetched, so that nobody can tell whether it is valid."""
+
+    status = 503
+    type = "issuer_unavailable"
 
 
 class Draining(ProtocolError):

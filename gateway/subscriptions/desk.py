@@ -14,12 +14,21 @@ import orjson
 from fastapi import Path, Request
 from fastapi.responses import Response
 
+from gateway.auth.gate import principal_of
+from gateway.auth.principal import NOBODY
+from gateway.protocol.tenants import tenant_of, within, without
 from gateway.subscriptions import http, rules
 from gateway.subscriptions.errors import Code, Refusal
 from gateway.subscriptions.rules import Settlement
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.store import Store
 from gateway.subscriptions.values import Subscription, Type
+
+
+def _stored(request: Request, id: str) -> str:
+    """The subscription's id inside the tenant of whoever asks. Raises Refusal."""
+    return within(principal_of(request.scope).tenant, rules.parse_id(id))
+
 
 Id = Annotated[str, Path(description="The subscription's id, chosen by its creator: 1 to 256 characters, no slash.")]
 
@@ -46,51 +55,55 @@ class Desk:
 
     async def create(self, request: Request, id: Id) -> Response:
         """Creates a subscription, or confirms one that was asked for in just the same way."""
-        rules.parse_id(id)
+        stored, tenant = _stored(request, id), principal_of(request.scope).tenant
         wanted = rules.parse_create(await http.body(request), allow_local_webhooks=self._allow_local)
-        created = await self._store.create(id, wanted)
+        created = await self._store.create(stored, wanted.within(tenant))
         if created:
             await self._changed()
-        return http.json(201 if created else 200, await self._document(await self._store.get(id)))
+        return http.json(201 if created else 200, await self._document(await self._store.get(stored)))
 
-    async def read(self, id: Id) -> Response:
+    async def read(self, request: Request, id: Id) -> Response:
         """The subscription with its cursors."""
-        return http.json(200, await self._document(await self._store.get(rules.parse_id(id))))
+        return http.json(200, await self._document(await self._store.get(_stored(request, id))))
 
-    async def delete(self, id: Id) -> Response:
+    async def delete(self, request: Request, id: Id) -> Response:
         """Deletes the subscription, if there is one. What is in flight for it fails from now on."""
-        await self._store.delete(rules.parse_id(id))
+        await self._store.delete(_stored(request, id))
         await self._changed()
         return http.empty()
 
     async def add_streams(self, request: Request, id: Id) -> Response:
         """Links streams explicitly, at their present tail."""
-        rules.parse_id(id)
-        await self._store.add_streams(id, rules.parse_streams(await http.body(request)))
+        stored, tenant = _stored(request, id), principal_of(request.scope).tenant
+        paths = rules.parse_streams(await http.body(request))
+        await self._store.add_streams(stored, [within(tenant, path) for path in paths])
         await self._changed()
         return http.empty()
 
     async def remove_stream(
-        self, id: Id, path: Annotated[str, Path(description="The stream's path; it may hold slashes.")]
+        self,
+        request: Request,
+        id: Id,
+        path: Annotated[str, Path(description="The stream's path; it may hold slashes.")],
     ) -> Response:
         """Takes an explicit link away. A link by the pattern stays."""
-        rules.parse_id(id)
-        await self._store.remove_stream(id, rules.parse_path(path))
+        stored, tenant = _stored(request, id), principal_of(request.scope).tenant
+        await self._store.remove_stream(stored, within(tenant, rules.parse_path(path)))
         await self._changed()
         return http.empty()
 
     async def claim(self, request: Request, id: Id) -> Response:
         """Claims a pull-wake: of all workers, the one that is answered 200 has the lease."""
-        rules.parse_id(id)
+        stored = _stored(request, id)
         worker = rules.parse_worker(await http.body(request))
         keys = await self._keys()
-        claim = await self._store.claim(id, worker)
+        claim = await self._store.claim(stored, worker)
         return http.json(
             200,
             {
                 "wake_id": claim.wake_id,
                 "generation": claim.generation,
-                "token": keys.issue_token(id, claim.generation, time.time(), secrets.token_hex(8)),
+                "token": keys.issue_token(stored, claim.generation, time.time(), secrets.token_hex(8)),
                 "streams": [link.work() for link in claim.links],
                 "lease_ttl_ms": claim.lease_ttl_ms,
             },
@@ -108,7 +121,7 @@ class Desk:
         """A pull-wake's worker gives the lease back. If work is left, the next wake is made."""
         token = rules.parse_bearer(request.headers.get("authorization"))
         asked = rules.parse_settlement({**rules.parse_object(await http.body(request)), "acks": [], "done": True})
-        await self._apply(id, "pull-wake", token, asked)
+        await self._apply(request, id, "pull-wake", token, asked)
         return http.empty()
 
     async def jwks(self) -> Response:
@@ -119,19 +132,21 @@ class Desk:
     async def _settle(self, request: Request, id: str, type: Type | None) -> Response:
         token = rules.parse_bearer(request.headers.get("authorization"))
         settlement = rules.parse_settlement(await http.body(request))
-        return http.json(200, {"ok": True, "next_wake": await self._apply(id, type, token, settlement)})
+        return http.json(200, {"ok": True, "next_wake": await self._apply(request, id, type, token, settlement)})
 
-    async def _apply(self, id: str, type: Type | None, token: str, settlement: Settlement) -> bool:
-        rules.parse_id(id)
+    async def _apply(self, request: Request, id: str, type: Type | None, token: str, settlement: Settlement) -> bool:
+        stored = rules.parse_id(id)
         keys = await self._keys()
         refused: Refusal | None = None
         generation: int | None = None
         try:
-            generation = keys.check_token(token, id, time.time())
+            stored, generation = keys.check_token(token, id, time.time())
         except Refusal as refusal:
+            if principal_of(request.scope) is NOBODY:
+                raise  # whoever has shown nothing is told nothing
             refused = refusal  # that there is no such subscription would go before
         try:
-            next_wake = await self._store.settle(id, type, generation, settlement)
+            next_wake = await self._store.settle(stored, type, generation, settlement.within(tenant_of(stored)))
         except Refusal as refusal:
             raise refused if refused and refusal.code is Code.TOKEN_INVALID else refusal from None
         if next_wake:
@@ -140,13 +155,13 @@ class Desk:
 
     async def _document(self, subscription: Subscription) -> dict[str, Any]:
         document = {
-            "id": subscription.id,
-            "subscription_id": subscription.id,
+            "id": without(subscription.id),
+            "subscription_id": without(subscription.id),
             "type": subscription.type,
             "pattern": subscription.pattern,
             "streams": [link.cursor() for link in subscription.links],
             "webhook": await self._webhook(subscription.webhook_url),
-            "wake_stream": subscription.wake_stream,
+            "wake_stream": subscription.wake_stream and without(subscription.wake_stream),
             "lease_ttl_ms": subscription.lease_ttl_ms,
             "created_at": subscription.created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "status": "failed" if subscription.failing else "active",

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from gateway.protocol.errors import Unavailable
+from gateway.protocol.tenants import shown
 from gateway.subscriptions.rules import retry_delay
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.store import Store
@@ -181,7 +182,7 @@ class Dispatcher:
                 case Outcome.FAILED:
                     delay = retry_delay(delivery.failures + 1, random.uniform(-1, 1))
                     logger.warning(
-                        "Webhook of subscription %s failed (%s); again in %.1f s.", delivery.id, reason, delay
+                        "Webhook of subscription %s failed (%s); again in %.1f s.", shown(delivery.id), reason, delay
                     )
                     await self._store.failed(delivery, delay)
                     asyncio.get_running_loop().call_later(delay, self.ring)

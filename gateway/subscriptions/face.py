@@ -13,6 +13,7 @@ from fastapi import APIRouter
 
 from gateway.log.database import Database
 from gateway.protocol.errors import Unavailable
+from gateway.protocol.tenants import without
 from gateway.subscriptions.desk import Desk
 from gateway.subscriptions.dispatcher import Dispatcher
 from gateway.subscriptions.routes import PREFIX, make_router
@@ -109,10 +110,10 @@ class Subscriptions:
         """A wake as the webhook gets it (§7.1)."""
         token = keys.issue_token(delivery.id, delivery.generation, time.time(), secrets.token_hex(8))
         return {
-            "subscription_id": delivery.id,
+            "subscription_id": without(delivery.id),
             "wake_id": delivery.wake_id,
             "generation": delivery.generation,
             "streams": [link.work() for link in delivery.links],
-            "callback_url": self._address(f"subscriptions/{quote(delivery.id, safe='')}/callback"),
+            "callback_url": self._address(f"subscriptions/{quote(without(delivery.id), safe='')}/callback"),
             "callback_token": token,
         }

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from gateway.protocol.tenants import tenant_of, without
+
 _STAR: Final = re.compile("%2[Aa]")  # an asterisk that is meant literally
 _SPECIAL: Final = re.compile(r"([^0-9A-Za-z\x80-\U0010ffff])")
 
@@ -16,12 +18,14 @@ _SPECIAL: Final = re.compile(r"([^0-9A-Za-z\x80-\U0010ffff])")
 class Glob:
     """A pattern that has been taken apart once.
 
+    `tenant`: whose paths it takes, and no others'.
     `head`: what every matching path begins with, but for slashes: the first segment when it is literal.
-    `regex`: the same test as `matches` for Postgres, on `'/' || path`.
+    `regex`: the same test as `matches` for Postgres, on `'/' || path`, where the path is without its tenant.
     """
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, tenant: str = "") -> None:
         self.pattern = pattern
+        self.tenant = tenant
         segments: list[str] = []
         for segment in _split(pattern):
             if segment != "**" or segments[-1:] != ["**"]:  # `**/**` says no more than `**`
@@ -31,8 +35,10 @@ class Glob:
         self.regex = "^" + "".join(map(_regex, segments)) + "/*$"
 
     def matches(self, path: str) -> bool:
-        """Whether the pattern takes the path; never more than segments of the one times segments of the other."""
-        parts = _split(path)
+        """Whether it takes the stored path; never more than segments of the one times segments of the other."""
+        if tenant_of(path) != self.tenant:
+            return False
+        parts = _split(without(path))
         at, part = 0, 0
         resume: tuple[int, int] | None = None  # after the last `**`: where it stands, and how far it has eaten
         while part < len(parts):

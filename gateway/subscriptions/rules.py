@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
 
 from gateway.protocol.offset import MAX_POSITION, parse_position
+from gateway.protocol.tenants import within
 from gateway.subscriptions.errors import Code, Refusal, invalid
 from gateway.subscriptions.targets import check_webhook_url
 from gateway.subscriptions.values import Type
@@ -40,6 +41,11 @@ class Wanted:
     lease_ttl_ms: int
     description: str | None
 
+    def within(self, tenant: str) -> Wanted:
+        """The same with its paths as they are stored."""
+        streams = tuple(within(tenant, path) for path in self.streams)
+        return replace(self, streams=streams, wake_stream=self.wake_stream and within(tenant, self.wake_stream))
+
     @property
     def config_hash(self) -> str:
         """The same for every way to ask for the same (§6.2)."""
@@ -63,6 +69,10 @@ class Settlement:
     wake_id: str | None
     acks: tuple[Ack, ...]
     done: bool
+
+    def within(self, tenant: str) -> Settlement:
+        """The same with its paths as they are stored."""
+        return replace(self, acks=tuple(replace(ack, path=within(tenant, ack.path)) for ack in self.acks))
 
 
 def parse_id(text: str) -> str:

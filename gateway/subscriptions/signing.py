@@ -10,17 +10,25 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway.protocol.tenants import without
 from gateway.subscriptions.errors import Code, Refusal
 
 SECRET_BYTES: Final = 32  # of an ed25519 seed, and of a token key
 # A token ends with its generation or its lease, whichever is first. Its own expiry must not cut off a worker that
 # has kept a lease alive for hours.
 TOKEN_TTL: Final = 24 * 3600  # seconds
+
+
+class Ticket(NamedTuple):
+    """One generation of one subscription, whose id is the stored one: the token tells which tenant's it is."""
+
+    subscription: str
+    generation: int
 
 
 class Signer:
@@ -69,19 +77,20 @@ class Keys:
         )
         return f"{payload}.{self._mac(payload)}"
 
-    def check_token(self, token: str, subscription_id: str, now: float) -> int:
-        """The generation that the token is for. Raises Refusal: TOKEN_INVALID or TOKEN_EXPIRED."""
+    def check_token(self, token: str, subscription_id: str, now: float) -> Ticket:
+        """What the token is for, if for this id as clients know it. Raises Refusal: TOKEN_INVALID or TOKEN_EXPIRED."""
         payload, _, mac = token.partition(".")
         if not hmac.compare_digest(mac.encode("utf-8", "replace"), self._mac(payload).encode()):
             raise Refusal(Code.TOKEN_INVALID, "Token invalid")
         claims = orjson.loads(_decode(payload))  # it is ours: its form is known
-        if claims["sub"] != f"subscription:{subscription_id}":
+        subscription: str = claims["sub"].removeprefix("subscription:")
+        if without(subscription) != subscription_id:
             raise Refusal(Code.TOKEN_INVALID, "Token invalid")
         if now > claims["exp"]:
             raise Refusal(Code.TOKEN_EXPIRED, "Token expired")
         generation = claims["epoch"]
         assert isinstance(generation, int)
-        return generation
+        return Ticket(subscription, generation)
 
     def _mac(self, payload: str) -> str:
         return _encode(hmac.digest(self.token_key, payload.encode("utf-8", "replace"), "sha256"))

@@ -2,6 +2,7 @@
 
 It knows tables and verdicts, not HTTP. Every change is judged by the database, under the subscription's row lock and
 by the database's clock, so that it does not matter which Machine makes it. Raises Unavailable without a database.
+Ids and paths are stored ones, inside their tenant (`gateway.protocol.tenants`); patterns are as the client wrote them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncpg
 import orjson
 
 from gateway.log.database import Database
+from gateway.protocol.tenants import shown, tenant_of
 from gateway.subscriptions.errors import Code, Refusal
 from gateway.subscriptions.glob import Glob
 from gateway.subscriptions.rules import Settlement, Wanted
@@ -227,12 +229,13 @@ class Store:
             version = await connection.fetchval("SELECT version FROM run_gateway.subscription_changes")
             if known is not None and version == known.version:
                 return known
-            patterns = await connection.fetch("SELECT pattern FROM run_gateway.subscriptions")
+            patterns = await connection.fetch("SELECT id, pattern FROM run_gateway.subscriptions")
             explicit = await connection.fetch(_EXPLICIT, MOST_EXPLICIT + 1)
+        globs = {(row["pattern"], tenant_of(row["id"])) for row in patterns if row["pattern"] is not None}
         return Interest(
             version,
             len(patterns),
-            [Glob(pattern) for pattern in {row["pattern"] for row in patterns} if pattern is not None],
+            [Glob(pattern, tenant) for pattern, tenant in globs],
             frozenset(row["path"] for row in explicit) if len(explicit) <= MOST_EXPLICIT else None,
         )
 
@@ -280,4 +283,4 @@ def _milliseconds(interval: timedelta) -> int:
 
 def _warn(lost_event: str | None) -> None:
     if lost_event is not None:
-        logger.warning("A wake event could not be written: %s", lost_event)
+        logger.warning("A wake event could not be written: %s", shown(lost_event))

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from gateway.protocol.offset import format_offset
+from gateway.protocol.tenants import without
 from gateway.subscriptions.glob import Glob
 
 Type = Literal["webhook", "pull-wake"]
@@ -26,7 +27,7 @@ class Link:
     def cursor(self) -> dict[str, Any]:
         """As §6.3 shows it."""
         return {
-            "path": self.path,
+            "path": without(self.path),
             "link_type": "explicit" if self.explicit else "glob",
             "acked_offset": _offset(self.acked),
         }

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from gateway.auth.gate import let_in
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.fanout.hub import Hub
 from gateway.http.reading import Limits
@@ -242,6 +243,7 @@ class Reader:
         if self.mode == "direct":
             scope["extensions"] = {EXTENSION: connection}
         try:
+            let_in(scope)
             await self._routes(PATH, scope, connection.receive, connection.answer)
         except ProtocolError:
             if connection.status:

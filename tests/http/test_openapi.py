@@ -83,7 +83,9 @@ def test_no_status_is_described_that_no_refusal_has(document: dict[str, Any]) ->
 
 
 def test_a_refusals_own_headers_are_described() -> None:
-    samples = [errors.StaleEpoch(1), errors.StreamClosed(1), errors.ProducerSequenceGap(1, 2)]
+    samples: list[ProtocolError] = [errors.StaleEpoch(1), errors.StreamClosed(1), errors.ProducerSequenceGap(1, 2)]
+    samples += [errors.CredentialMissing(), errors.CredentialMalformed(), errors.TokenInvalid(), errors.TokenExpired()]
+    samples += [errors.ScopeMissing("read"), errors.WrongStream()]
     for sample in samples:
         names = {name.decode() for name, _ in sample.headers}
         assert names == {name.lower() for name in openapi.REFUSED[type(sample)]}

@@ -80,7 +80,7 @@ async def test_an_append_elsewhere_is_delivered_once(
         "callback_url": "https://gateway.example/v1/stream/__ds/subscriptions/s/callback",
     }
     keys = await store.keys()
-    assert keys.check_token(token, "s", 0) == 1
+    assert keys.check_token(token, "s", 0) == ("s", 1)
     assert received.head["content-type"] == "application/json"
     await _verify(store, received)
 

@@ -13,6 +13,8 @@ import pytest_asyncio
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
+from gateway.auth.gate import let_in
+from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.log.database import Database
 from gateway.protocol.errors import ProtocolError, Unavailable
 from gateway.subscriptions import Subscriptions
@@ -32,11 +34,24 @@ async def render(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": {"type": error.type}}, error.status, headers)
 
 
-def application(subscriptions: Subscriptions) -> FastAPI:
+def application(subscriptions: Subscriptions, principal: Principal = ANONYMOUS) -> FastAPI:
     app = FastAPI()
     app.include_router(subscriptions.router())
     app.add_exception_handler(ProtocolError, render)
+    app.add_middleware(_Gate, principal=principal)
     return app
+
+
+class _Gate:
+    """What the application does before it hands a request on."""
+
+    def __init__(self, app: Any, principal: Principal) -> None:
+        self._app = app
+        self._principal = principal
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        let_in(scope, self._principal)
+        await self._app(scope, receive, send)
 
 
 @pytest_asyncio.fixture

@@ -54,7 +54,7 @@ def test_the_last_key_signs_and_all_are_published() -> None:
 
 def test_a_token_gives_its_generation_to_its_subscription_alone() -> None:
     token = KEYS.issue_token("sub/1 ü", 7, NOW, "n")
-    assert KEYS.check_token(token, "sub/1 ü", NOW) == 7
+    assert KEYS.check_token(token, "sub/1 ü", NOW) == ("sub/1 ü", 7)
     for other in ("sub", "sub/1", ""):
         with pytest.raises(Refusal) as refusal:
             KEYS.check_token(token, other, NOW)

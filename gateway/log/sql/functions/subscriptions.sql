@@ -18,11 +18,23 @@ END
 $$;
 
 
--- Whether the pattern takes the path. Its own wake stream it never takes: every wake would call for the next.
+-- Tenants are namespaces (protocol/tenants.py): stored paths and ids are tenant, U+001F, name; the default's are bare.
+CREATE OR REPLACE FUNCTION run_gateway.tenant_of(stored text) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN substr(stored, 1, greatest(strpos(stored, chr(31)) - 1, 0));
+
+CREATE OR REPLACE FUNCTION run_gateway.without_tenant(stored text) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN substr(stored, strpos(stored, chr(31)) + 1);
+
+
+-- Whether the pattern takes the path, which has to be the same tenant's. Its own wake stream it never takes: every wake would call for the next.
 CREATE OR REPLACE FUNCTION run_gateway.covers(s run_gateway.subscriptions, path text) RETURNS boolean
 LANGUAGE sql IMMUTABLE
-RETURN CASE WHEN s.pattern IS NULL OR path = s.wake_stream THEN false
-            WHEN starts_with(ltrim(path, '/'), s.pattern_head) THEN ('/' || path) ~ s.pattern_regex
+RETURN CASE WHEN s.pattern IS NULL OR path = s.wake_stream OR run_gateway.tenant_of(path) <> run_gateway.tenant_of(s.id)
+                 THEN false
+            WHEN starts_with(ltrim(run_gateway.without_tenant(path), '/'), s.pattern_head)
+                 THEN ('/' || run_gateway.without_tenant(path)) ~ s.pattern_regex
             ELSE false END;
 
 
@@ -209,7 +221,8 @@ BEGIN
     IF s.type = 'pull-wake' THEN
         BEGIN
             PERFORM run_gateway.append_event(s.wake_stream, jsonb_build_object(
-                'type', 'wake', 'subscription_id', s.id, 'stream', coalesce(trigger_path, first),
+                'type', 'wake', 'subscription_id', run_gateway.without_tenant(s.id),
+                'stream', run_gateway.without_tenant(coalesce(trigger_path, first)),
                 'generation', s.generation, 'ts', floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint));
         EXCEPTION WHEN no_data_found OR object_not_in_prerequisite_state THEN
             GET STACKED DIAGNOSTICS lost_event = MESSAGE_TEXT;

@@ -1,0 +1,145 @@
+"""The gate: asked once for each request, before anything else is done with it.
+
+`known` answers from memory, for the path on which an append costs next to nothing; `admit` may ask others.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Final, Protocol
+
+from gateway.auth import bearer
+from gateway.auth.principal import ANONYMOUS, NOBODY, Principal
+from gateway.auth.rules import asked
+from gateway.protocol.errors import (
+    CredentialMalformed,
+    CredentialMissing,
+    ProtocolError,
+    ScopeMissing,
+    TokenExpired,
+    TokenInvalid,
+    WrongStream,
+)
+
+PRINCIPAL: Final = "run_gateway.principal"
+"""Where an ASGI scope holds who asks, once the gate has let the request in."""
+
+MOST_VERIFIED: Final = 10_000  # tokens whose signature need not be checked again
+
+
+class Find(Protocol):
+    """Whose secret has this SHA-256 digest; None: nobody's."""
+
+    def __call__(self, digest: bytes) -> Principal | None: ...
+
+
+class Verifier(Protocol):
+    """One kind of signed tokens. Whoever changes what it trusts has to call the gate's `forget`."""
+
+    def takes(self, token: str) -> bool:
+        """Whether it looks like one of this kind."""
+        ...
+
+    async def verify(self, token: str, digest: bytes) -> Principal:
+        """Raises TokenInvalid, TokenExpired, and what is wrong when nobody can tell."""
+        ...
+
+
+class Gate:
+    """Lets requests in or refuses them. `find` knows the keys; `now` gives Unix seconds."""
+
+    def __init__(self, find: Find | None, verifiers: list[Verifier], now: Callable[[], float]) -> None:
+        self._find = find
+        self._verifiers = verifiers
+        self._now = now
+        self._verified: OrderedDict[bytes, Principal] = OrderedDict()
+
+    def known(self, scope: Any, stream: str) -> Principal | None:
+        """Who appends to this stream, when that is known and allowed; None: `admit` has to find out, and to refuse."""
+        try:
+            token = bearer.in_header(scope["headers"])
+        except ProtocolError:
+            return None
+        if token is None or scope["query_string"]:
+            return None
+        principal = self._remembered(sha256(token).digest())
+        if principal is None or "write" not in principal.scopes or not principal.reaches(stream):
+            return None
+        if principal.expires is not None and principal.expires <= self._now():
+            return None
+        return principal
+
+    async def admit(self, scope: Any) -> Principal:
+        """Who makes this request, when it is allowed.
+
+        Raises what the table of refusals has: CredentialMissing and its like (401), ScopeMissing and WrongStream (403),
+        RouteNotFound (404), MethodNotAllowed (405).
+        """
+        try:
+            need, stream = asked(scope["method"], scope["path"])
+        except ProtocolError:
+            await self._identify(scope)  # what there is not is nobody's business who was not let in
+            raise
+        if need in ("nothing", "own"):
+            return NOBODY
+        principal = await self._identify(scope)
+        if need not in principal.scopes:
+            raise ScopeMissing(need)
+        if not principal.reaches(stream) if stream is not None else principal.bound:
+            raise WrongStream
+        return principal
+
+    def forget(self) -> None:
+        """Has every signature checked again: what is trusted has changed."""
+        self._verified.clear()
+
+    async def _identify(self, scope: Any) -> Principal:
+        header, query = bearer.in_header(scope["headers"]), bearer.in_query(scope["query_string"])
+        if header is not None and query is not None:
+            raise CredentialMalformed("Authorization and token= are both there.")  # RFC 6750, §2
+        token = header or query
+        if token is None:
+            raise CredentialMissing
+        principal = await self._verify(token, in_url=header is None)
+        if principal.expires is not None and principal.expires <= self._now():
+            raise TokenExpired
+        return principal
+
+    async def _verify(self, token: bytes, *, in_url: bool) -> Principal:
+        digest = sha256(token).digest()
+        principal = self._remembered(digest)
+        if principal is None:
+            text = token.decode("ascii")
+            verifier = next((verifier for verifier in self._verifiers if verifier.takes(text)), None)
+            if verifier is None:
+                raise TokenInvalid
+            principal = await verifier.verify(text, digest)
+            self._verified[digest] = principal
+            if len(self._verified) > MOST_VERIFIED:
+                self._verified.popitem(last=False)
+        if in_url and principal.stream is None:
+            # Addresses are kept in histories and logs: what is good for one stream and some minutes may be in one.
+            raise TokenInvalid("Only a run's token may be in an address.")
+        return principal
+
+    def _remembered(self, digest: bytes) -> Principal | None:
+        principal = None if self._find is None else self._find(digest)
+        if principal is None:
+            principal = self._verified.get(digest)
+            if principal is not None:
+                self._verified.move_to_end(digest)
+        return principal
+
+
+def principal_of(scope: Any) -> Principal:
+    """Who makes the request. There is nobody else to fall back on: a request that missed the gate is a fault."""
+    principal = scope[PRINCIPAL]
+    assert isinstance(principal, Principal)
+    return principal
+
+
+def let_in(scope: Any, principal: Principal = ANONYMOUS) -> None:
+    """Notes who makes the request."""
+    scope[PRINCIPAL] = principal

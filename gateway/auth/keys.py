@@ -1,0 +1,79 @@
+"""Keys: named secrets with scopes, from the environment and from a file that can be read again while serving.
+
+A name may stand there twice, with an old secret and a new one: both are valid while clients change over.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from gateway.auth.principal import SCOPES, TENANT, Principal, scopes_of
+
+logger = logging.getLogger("gateway.auth.keys")
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SECRET: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")  # what a Bearer token may hold; shorter ones can be guessed
+
+
+class BadKeys(Exception):
+    """The keys cannot be used; the message says where and why, and holds none of them."""
+
+
+class Keys:
+    """All keys, by digest of the secret.
+
+    A look-up in a dict takes no time that tells of the secret: what it compares are digests, and whoever tries
+    secrets cannot steer those towards one that is there (as two hashes that are compared instead of the secrets).
+    """
+
+    def __init__(self, text: str | None, file: Path | None) -> None:
+        self._text = text
+        self._file = file
+        self._by_digest = self._read()
+
+    def find(self, digest: bytes) -> Principal | None:
+        """Whose secret has this SHA-256 digest."""
+        return self._by_digest.get(digest)
+
+    def read_again(self) -> None:
+        """Takes what the file holds now; if that cannot be used, everything stays as it was."""
+        try:
+            self._by_digest = self._read()
+        except BadKeys as error:
+            logger.error("The keys stay as they were: %s.", error)
+        else:
+            logger.info("Read %d keys.", len(self._by_digest))
+
+    def _read(self) -> dict[bytes, Principal]:
+        found = dict(_parse(self._text or "", "GATEWAY_KEYS"))
+        if self._file is not None:
+            try:
+                text = self._file.read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                raise BadKeys(f"cannot read {self._file}: {getattr(error, 'strerror', None) or 'not text'}") from None
+            found |= _parse("\n".join(line.partition("#")[0] for line in text.splitlines()), str(self._file))
+        if not found:
+            raise BadKeys("neither GATEWAY_KEYS nor GATEWAY_KEYS_FILE holds a key")
+        return found
+
+
+def _parse(text: str, source: str) -> Iterator[tuple[bytes, Principal]]:
+    for number, entry in enumerate(text.split(), 1):
+        where = f"{source}, key {number}"
+        owner, _, rest = entry.partition(":")
+        names, _, secret = rest.partition(":")
+        name, at, tenant = owner.partition("@")
+        # The number alone is told: who mixes the order up may have written the secret first.
+        if entry.count(":") != 2 or not _NAME.fullmatch(name) or (at and not TENANT.fullmatch(tenant)):
+            raise BadKeys(f"{where}: must be NAME:SCOPES:SECRET or NAME@TENANT:SCOPES:SECRET")
+        asked = names.split(",")
+        if not set(asked) <= SCOPES:
+            raise BadKeys(f"{where}: scopes must be of {', '.join(sorted(SCOPES))}")
+        if not _SECRET.fullmatch(secret):
+            raise BadKeys(f"{where}: the secret must be 16 to 512 characters of A-Z a-z 0-9 . _ ~ + / = -")
+        yield sha256(secret.encode()).digest(), Principal(f"key:{owner}", scopes_of(asked), tenant)

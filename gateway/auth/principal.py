@@ -1,0 +1,73 @@
+"""Who is asking, and how far that reaches. Pure values; where they come from is for the other files of this room."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+Scope = Literal["read", "write", "control", "admin"]
+
+SCOPES: Final[frozenset[Scope]] = frozenset(get_args(Scope))
+"""None includes another: who shall read and write is given both."""
+
+TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RUNS: Final = "runs/"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Someone who was let in. Paths are those that clients know, without the tenant.
+
+    `id` names the credential, to count by and to log: never a secret. `runs`: patterns of the runs that it is for,
+    None for all streams. `stream`: the one stream that it is for. `expires`: Unix seconds.
+    """
+
+    id: str
+    scopes: frozenset[Scope]
+    tenant: str = ""
+    runs: tuple[str, ...] | None = None
+    stream: str | None = None
+    expires: float | None = None
+
+    @property
+    def bound(self) -> bool:
+        """Whether it is for some streams alone: then it may ask nothing that concerns others as well."""
+        return self.runs is not None or self.stream is not None
+
+    def reaches(self, path: str) -> bool:
+        """Whether the stream at this path is among those that it is for."""
+        if self.stream is not None:
+            return path == self.stream
+        if self.runs is None:
+            return True
+        return path.startswith(_RUNS) and any(matches(pattern, path[len(_RUNS) :]) for pattern in self.runs)
+
+
+ANONYMOUS: Final = Principal("anonymous", SCOPES)
+"""Whoever asks where AUTH is none."""
+NOBODY: Final = Principal("nobody", frozenset())
+"""Whoever asks what needs no credential of the gateway's, where AUTH is on."""
+
+
+def matches(pattern: str, run: str) -> bool:
+    """Whether a run's id fits: `*` is any number of any characters, everything else is literal."""
+    head, *rest = pattern.split("*")
+    if not rest:
+        return run == pattern
+    if not run.startswith(head):
+        return False
+    run = run[len(head) :]
+    *middle, end = rest
+    for piece in middle:
+        at = run.find(piece)
+        if at < 0:
+            return False
+        run = run[at + len(piece) :]
+    return run.endswith(end)
+
+
+def scopes_of(names: Sequence[str]) -> frozenset[Scope]:
+    """Those of the names that are scopes; others are for somebody else to know."""
+    return SCOPES & frozenset(names)

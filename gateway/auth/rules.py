@@ -1,0 +1,102 @@
+"""What each route asks of whoever comes: one table, from which the tests' matrix is made as well.
+
+A route that is not in it is not there for anyone while AUTH is on: forgetting it fails closed, and fails a test.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from gateway.auth.principal import Scope
+from gateway.protocol.errors import MethodNotAllowed, RouteNotFound
+from gateway.protocol.request import stream_path_of
+
+Need = Scope | Literal["nothing", "own"]
+"""`nothing`: open to all. `own`: the request bears a credential of another kind, which its handler checks."""
+
+Methods = Mapping[str, Need]
+
+STREAM: Final[Methods] = {"GET": "read", "HEAD": "read", "PUT": "write", "POST": "write", "DELETE": "admin"}
+STREAMS: Final = ("/v1/stream/{path}", "/runs/{id}")
+"""The routes that need what STREAM says."""
+
+_CONTROL: Final[Methods] = dict.fromkeys(("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"), "control")
+_SUBSCRIPTION: Final = "/v1/stream/__ds/subscriptions/{id}"
+
+ROUTES: Final[dict[str, Methods]] = {
+    "/health": {"GET": "nothing"},
+    "/ready": {"GET": "nothing"},
+    "/metrics": {"GET": "admin"},
+    # A map of the doors, which is public as the source is; but nobody's who has no business here.
+    "/openapi.json": {"GET": "read"},
+    "/docs": {"GET": "read"},
+    "/docs/oauth2-redirect": {"GET": "read"},
+    "/redoc": {"GET": "read"},
+    # Subscriptions make the gateway call others and see the whole tenant. Workers bear the token of their wake.
+    _SUBSCRIPTION: {"PUT": "control", "GET": "control", "DELETE": "control"},
+    f"{_SUBSCRIPTION}/streams": {"POST": "control"},
+    f"{_SUBSCRIPTION}/streams/{{path:path}}": {"DELETE": "control"},
+    f"{_SUBSCRIPTION}/claim": {"POST": "control"},
+    f"{_SUBSCRIPTION}/callback": {"POST": "own"},
+    f"{_SUBSCRIPTION}/ack": {"POST": "own"},
+    f"{_SUBSCRIPTION}/release": {"POST": "own"},
+    "/v1/stream/__ds/jwks.json": {"GET": "nothing"},  # public keys, for whoever is called
+    "/v1/stream/__ds": _CONTROL,  # where there is nothing
+    "/v1/stream/__ds/{rest:path}": _CONTROL,
+}
+"""Every route but the streams' own, as the framework writes it; the first that fits counts. HEAD is as GET."""
+
+
+class Asked(NamedTuple):
+    """What a request needs, and the stream that it is about, if it is about one."""
+
+    need: Need
+    stream: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    form: re.Pattern[str]
+    methods: Methods
+
+    @staticmethod
+    def of(template: str, methods: Methods) -> _Route:
+        # What a parameter may hold is the framework's: a segment, or anything with `:path`.
+        parts = re.split(r"\{(\w+)(:path)?\}", template)
+        form = re.escape(parts[0])
+        for _, path, literal in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+            form += (".*" if path else "[^/]+") + re.escape(literal)
+        return _Route(re.compile(form), methods)
+
+
+_ROUTES: Final = [_Route.of(template, methods) for template, methods in ROUTES.items()]
+
+
+def asked(method: str, path: str) -> Asked:
+    """What a request for this path of a URL needs. Raises RouteNotFound, MethodNotAllowed."""
+    if method == "OPTIONS":
+        return Asked("nothing", None)  # a browser's preflight carries no credential, by the Fetch standard
+    for route in _ROUTES:
+        if route.form.fullmatch(path):
+            return Asked(_need(route.methods, method), None)
+    stream = stream_path_of(path)
+    if stream is None:
+        raise RouteNotFound
+    return Asked(_need(STREAM, method), stream)
+
+
+def need_of(template: str, method: str) -> Need:
+    """What the route that OpenAPI knows by this template needs. Raises MethodNotAllowed; LookupError for none."""
+    if template in STREAMS:
+        return _need(STREAM, method)
+    return _need(next(methods for route, methods in ROUTES.items() if route.replace(":path", "") == template), method)
+
+
+def _need(methods: Methods, method: str) -> Need:
+    need = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+    if need is None:
+        raise MethodNotAllowed(None, [(b"allow", ", ".join([*methods, "OPTIONS"]).encode())])
+    return need
