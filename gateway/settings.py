@@ -128,6 +128,7 @@ class Settings(BaseSettings):
     sse_max_age: Seconds = Field(
         60.0, description="Seconds after which an SSE response ends cleanly, for its client to resume."
     )
+    request_timeout: Seconds = Field(60.0, description="Seconds that a request, its body included, may take to arrive.")
     heartbeat: Seconds = Field(15.0, description="Seconds of silence after which an SSE response is sent a comment.")
     max_body: int = Field(10 * MIB, ge=1, le=1024 * MIB, description="Bytes that the body of one request may have.")
     page_bytes: int = Field(1 * MIB, ge=KIB, le=256 * MIB, description="Bytes of events read from the log at once.")

@@ -22,7 +22,8 @@ from gateway.cli.listening import Sockets, address
 from gateway.cli.logs import identify
 from gateway.cli.metrics_port import metrics_port
 from gateway.cli.stop import Stop
-from gateway.fanout.transport import DirectProtocol
+from gateway.fanout.transport import Server
+from gateway.http.connection import connections
 from gateway.http.replay import Replay
 from gateway.http.request_log import AccessLog, App
 from gateway.metrics.siblings import Siblings
@@ -38,7 +39,7 @@ async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblin
     server = _Server(
         uvicorn.Config(
             _asked_for(settings, app),
-            http=DirectProtocol,
+            http=connections(settings.request_timeout),
             loop="uvloop",
             ws="none",
             lifespan="on",
@@ -83,7 +84,7 @@ def _asked_for(settings: Settings, app: App) -> App:
     return AccessLog(app) if settings.access_log else app
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """uvicorn, without its own handling of signals (it raises them again), and saying when it is ready."""
 
     def __init__(self, config: uvicorn.Config, ready: str) -> None:

@@ -10,16 +10,21 @@ import asyncio
 import os
 from asyncio import Transport
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
+import uvicorn
+from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.fanout.follower import EXTENSION, Follower
+from gateway.protocol.errors import HeadTooLarge, MalformedHttp, ProtocolError, RequestTimeout
 
 Cycle = RequestResponseCycle  # uvicorn's state of one request
 
+HEAD_LIMIT: Final = 32 << 10  # bytes of a request's line and headers, give or take a read
+LINGER: Final = 2.0  # seconds that a refused connection is still read from
 _HELD: Final = 32 << 10  # bytes of a body that may gather before its request is given to a handler after all
 
 
@@ -68,17 +73,21 @@ class DirectProtocol(HttpToolsProtocol):
     may answer it without a task of its own. What it declines, and whatever is unusual, goes to ASGI.
     """
 
+    patience: ClassVar[float] = 60.0  # seconds that a request may take to arrive
+
     # uvicorn's own attributes fill the dict that instances of a class share the keys of (30): one more, and each
     # connection has a dict of its own, of 1.5 kB.
-    __slots__ = ("_append_directly", "_held", "_idle_since", "follower", "send")
+    __slots__ = ("_append_directly", "_due", "_head", "_held", "_over", "follower", "send")
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
         self.follower: Follower | None = None
-        self._idle_since = 0.0  # seconds of the loop's clock; 0: a request is under way
+        self._due = self.loop.time() + self.patience  # when it has kept us waiting for too long; 0: it does not
+        self._head = 0  # bytes of a head that has not come whole
         self._held: tuple[Cycle, ASGI3Application] | None = None
         self.pipeline = cast("Any", _Pipeline())
         self._append_directly = getattr(config.app, "append_directly", None)
+        self._over = False  # refused; what still comes is of no interest
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -90,35 +99,82 @@ class DirectProtocol(HttpToolsProtocol):
         # descriptor is closed after `connection_lost`, when no tail knows this connection any more.
         self.send = partial(os.write, transport.get_extra_info("socket").fileno())
 
+    def data_received(self, data: bytes) -> None:
+        """uvicorn's own, with a bound for what it keeps, and refusals in the shape of all others."""
+        for start in range(0, len(data), HEAD_LIMIT):
+            if self._over or self.transport.is_closing():
+                return
+            piece = data if len(data) <= HEAD_LIMIT else data[start : start + HEAD_LIMIT]
+            try:
+                self.parser.feed_data(piece)
+            except HttpParserUpgrade:
+                self.cycle.keep_alive = False  # RFC 9110 §7.8: it may be ignored; but what follows is no HTTP/1.1
+                return
+            except HttpParserError:
+                self._refuse(MalformedHttp())
+                return
+            if self.scope is None or "method" not in self.scope:
+                self._head += len(piece)
+                if self._head > HEAD_LIMIT:
+                    self._refuse(HeadTooLarge(f"At most {HEAD_LIMIT} bytes."))
+
+    def lapse(self, now: float) -> None:
+        """Ends a connection that has kept us waiting: for a request to come whole, or for the next one."""
+        if not self._due or now < self._due or self.flow.read_paused:
+            return  # what we do not read ourselves is not late
+        begun = self.scope is not None and (
+            "method" not in self.scope or (self.cycle.more_body and not self.cycle.response_complete)
+        )
+        if begun and not self._over:
+            self._refuse(RequestTimeout())
+        else:
+            self.transport.close()
+
+    def _refuse(self, error: ProtocolError) -> None:
+        """Says why, unless that would be taken for the answer to an earlier request, and ends the connection."""
+        cycle = self.cycle
+        ours = cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
+        self._held = None
+        rendered = self.refusal(error) if ours and not self.pipeline else None
+        if rendered is None:
+            self.transport.close()
+            return
+        status, head, body = rendered
+        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        self.transport.write(b"".join([STATUS_LINE[status], *lines, head, b"connection: close\r\n\r\n", body]))
+        if cycle is not None:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.linger()
+
+    def refusal(self, error: ProtocolError) -> tuple[int, bytes, bytes] | None:
+        """Status, header lines and body for what is refused before there is a request; None: nothing is said."""
+        return None
+
+    def linger(self) -> None:
+        """Ends a connection whose request has not come whole. What still comes is read and thrown away for a moment,
+        for to close at once would be a reset, and take the answer with it (RFC 9112 §9.6).
+        """
+        self._over = True
+        self._due = self.loop.time() + LINGER
+        self.transport.write_eof()
+
     def on_response_complete(self) -> None:
-        """uvicorn's own, but for the keep-alive timer: one for the connection's life, not one for each request."""
+        """uvicorn's own, without a timer for each request."""
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
+        if self._over or self.transport.is_closing():
             return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-            return
-        self._idle_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
-
-    def _unset_keepalive_if_required(self) -> None:
-        self._idle_since = 0.0
-        if self.transport.is_closing() and self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
-
-    def _close_if_idle(self) -> None:
-        self.timeout_keep_alive_task = None
-        if self.transport.is_closing() or not self._idle_since:
-            return
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if left <= 0:
-            self.transport.close()
         else:
-            self.timeout_keep_alive_task = self.loop.call_later(left, self._close_if_idle)
+            self._due = self.loop.time() + self.timeout_keep_alive
 
     def _start_asgi_task(self, cycle: Cycle, app: ASGI3Application) -> None:
+        scope = cycle.scope
+        if scope["http_version"] == "1.1" and [name for name, _ in scope["headers"]].count(b"host") != 1:
+            self._refuse(MalformedHttp("There must be one Host header."))  # RFC 9112 §3.2
+            return
         cycle.message_event = cast("Any", _Event(cycle.message_event.is_set()))
         direct = self._append_directly is not None and app is self.app and not cycle.waiting_for_100_continue
         if direct and cycle.more_body and cycle.scope["method"] == "POST":
@@ -132,6 +188,7 @@ class DirectProtocol(HttpToolsProtocol):
             self._let_go()
 
     def on_message_complete(self) -> None:
+        self._due = 0.0
         super().on_message_complete()
         if self._held is not None and self._held[0] is self.cycle:
             assert self._append_directly is not None
@@ -147,6 +204,8 @@ class DirectProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._due = self.loop.time() + self.patience
+        self._head = 0
         self.scope["extensions"] = {EXTENSION: cast("dict[object, object]", self)}
 
     def write(self, data: bytes) -> None:
@@ -169,10 +228,20 @@ class DirectProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
         if self.follower is not None:
             self.follower.end()
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with one timer for all connections that keep it waiting."""
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # once a second
+            now = asyncio.get_running_loop().time()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, DirectProtocol):
+                    connection.lapse(now)
+        return await super().on_tick(counter)
 
 
 def answer(cycle: Cycle, status: int, head: bytes, body: bytes) -> None:
@@ -191,7 +260,11 @@ def answer(cycle: Cycle, status: int, head: bytes, body: bytes) -> None:
     cycle.message_event.set()
     cycle.transport.write(b"".join(lines))
     if not cycle.keep_alive:
-        cycle.transport.close()
+        connection = cycle.scope.get("extensions", {}).get(EXTENSION)
+        if cycle.more_body and isinstance(connection, DirectProtocol):
+            connection.linger()
+        else:
+            cycle.transport.close()
     cycle.on_response()
 
 

@@ -141,3 +141,11 @@ async def refuse(scope: Scope, send: Send, error: ProtocolError) -> None:
         await head(send, error.status, headers)
     else:
         await respond(send, error.status, headers, body)
+
+
+def without_request(error: ProtocolError) -> tuple[int, bytes, bytes]:
+    """A refusal of what is no request: status, header lines and body."""
+    refused[error.type] += 1
+    body = error_body(error.type, error.message, error.details)
+    headers = [*error_headers(error), (b"content-length", b"%d" % len(body))]
+    return error.status, b"".join([b"%b: %b\r\n" % header for header in headers]) + _COMMON_LINES, body

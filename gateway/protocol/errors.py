@@ -32,6 +32,26 @@ class InvalidRequest(ProtocolError):
     """Request is malformed."""
 
 
+class MalformedHttp(ProtocolError):
+    """What was sent is not a request of HTTP/1.1."""
+
+    type = "malformed_http"
+
+
+class RequestTimeout(ProtocolError):
+    """The request has taken too long to arrive."""
+
+    status = 408
+    type = "request_timeout"
+
+
+class HeadTooLarge(ProtocolError):
+    """The request's line and headers are too large."""
+
+    status = 431
+    type = "head_too_large"
+
+
 class InvalidJson(ProtocolError):
     """The body is not valid JSON."""
 

@@ -18,15 +18,19 @@ import httpx
 import uvicorn
 
 from gateway.app import Gateway, create_app
-from gateway.fanout.transport import DirectProtocol
+from gateway.fanout.transport import Server
+from gateway.http.connection import connections
 from gateway.protocol.request import stream_path_of
 from gateway.settings import Settings
 from tests.protocol.event_source import Reading, read
 
-PROTOCOLS: dict[str, Any] = {"direct": DirectProtocol, "asgi": "httptools"}
+PROTOCOLS: dict[str, Callable[[Settings], Any]] = {
+    "direct": lambda settings: connections(settings.request_timeout),
+    "asgi": lambda _: "httptools",
+}
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = threading.Event()
@@ -101,7 +105,7 @@ def serving(database_url: str, protocol: str, **settings: Any) -> Iterator[Runni
     app = create_app(Settings(drain_timeout=0, **settings), database_url)
     config = uvicorn.Config(
         app,
-        http=PROTOCOLS[protocol],
+        http=PROTOCOLS[protocol](app.settings),
         loop="uvloop",
         ws="none",
         lifespan="on",

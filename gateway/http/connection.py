@@ -1,0 +1,21 @@
+"""The protocol class of a server: refusals in the one shape, also where there is no request to answer."""
+
+from __future__ import annotations
+
+from gateway.fanout.transport import DirectProtocol
+from gateway.http import responses
+from gateway.protocol.errors import ProtocolError
+
+
+def connections(request_timeout: float) -> type[DirectProtocol]:
+    """The class of this server's connections, where a request has so many seconds to arrive."""
+
+    class Connection(DirectProtocol):
+        __slots__ = ()
+
+        patience = request_timeout
+
+        def refusal(self, error: ProtocolError) -> tuple[int, bytes, bytes]:
+            return responses.without_request(error)
+
+    return Connection
