@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import cast
 
@@ -36,6 +36,7 @@ from gateway.metrics.siblings import Siblings
 from gateway.protocol.batch import News
 from gateway.protocol.errors import InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound, Unavailable
 from gateway.protocol.request import CreateRequest, stream_path_of
+from gateway.runs import Runs
 from gateway.settings import Settings
 from gateway.subscriptions import Subscriptions
 
@@ -96,17 +97,26 @@ class Gateway:
             self._database,
             machine=self.machine,
             heartbeat=settings.heartbeat,
-            on_news=self._hub.ring,
+            on_news=self._heard,
             on_change=self._hub.look_again,
         )
         self._subscriptions = Subscriptions(
             self._database, base_url=self._base_url, allow_local_webhooks=settings.local_webhooks
         )
         self._streams = StreamRoutes(
-            _Log(self._reader, self._writer, self._lifecycle, self._hub, self._subscriptions),
+            _Log(self._reader, self._writer, self._lifecycle, self._heard, self._subscriptions),
             self._hub,
             Limits(settings.max_body, settings.long_poll_timeout, settings.sse_max_age),
             now=time.time,
+            public_url=settings.public_url,
+        )
+        self._runs = Runs(
+            self._database,
+            self._hub,
+            self._streams,
+            machine=self.machine,
+            public_url=settings.public_url,
+            on_commit=self._committed,
         )
         self.metrics = Exposition(
             Parts(
@@ -183,7 +193,7 @@ class Gateway:
             await send(message)
 
         try:
-            await self._streams(path, scope, receive, watched if scope["method"] == "GET" else send)
+            await self._runs.streams(path, scope, receive, watched if scope["method"] == "GET" else send)
         except Exception as error:
             if started:
                 raise  # nothing true can be said any more: the connection is closed
@@ -193,8 +203,12 @@ class Gateway:
         with suppress(Exception):  # raised again by Starlette when `_render_fault` has logged and answered it
             await self._api(scope, receive, _marked(send))
 
-    def _committed(self, news: News) -> None:
+    def _heard(self, news: News) -> None:
         self._hub.ring(news)
+        self._runs.heard(news)
+
+    def _committed(self, news: News) -> None:
+        self._heard(news)
         if news.last >= news.first:
             self._subscriptions.appended(news.path)
 
@@ -221,6 +235,7 @@ class Gateway:
         await self.metrics.open()
         await self._listener.start()
         await self._subscriptions.start()
+        self._runs.start()
         background = [asyncio.create_task(self._hub.run()), asyncio.create_task(self._housekeeping.run())]
         try:
             yield
@@ -230,6 +245,7 @@ class Gateway:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+            await self._runs.stop()
             await self._subscriptions.stop()
             await self._listener.stop()
             await self.metrics.close()
@@ -241,6 +257,7 @@ class Gateway:
         if self.settings.metrics_port is None:
             api.include_router(metrics_router(self.metrics))
         api.include_router(self._subscriptions.router())
+        api.include_router(self._runs.router())
         api.add_exception_handler(ProtocolError, _render)
         api.add_exception_handler(HTTPException, _render_http)
         api.add_exception_handler(Exception, _render_fault)
@@ -252,10 +269,15 @@ class _Log:
     """The log as the routes see it."""
 
     def __init__(
-        self, reader: Reader, writer: Writer, lifecycle: Lifecycle, hub: Hub, subscriptions: Subscriptions
+        self,
+        reader: Reader,
+        writer: Writer,
+        lifecycle: Lifecycle,
+        heard: Callable[[News], None],
+        subscriptions: Subscriptions,
     ) -> None:
         self._lifecycle = lifecycle
-        self._hub = hub
+        self._heard = heard
         self._subscriptions = subscriptions
         self.append = writer.append
         self.submit = writer.submit
@@ -270,7 +292,7 @@ class _Log:
 
     async def delete(self, path: str) -> None:
         await self._lifecycle.delete(path)
-        self._hub.ring(News(path, 0, 0, deleted=True))
+        self._heard(News(path, 0, 0, deleted=True))
         self._subscriptions.deleted(path)
 
 

@@ -13,6 +13,7 @@ from typing import Final, Literal, NamedTuple
 from gateway.auth.principal import Scope
 from gateway.protocol.errors import MethodNotAllowed, RouteNotFound
 from gateway.protocol.request import stream_path_of
+from gateway.protocol.run_path import Part, part_of
 
 Need = Scope | Literal["nothing", "own"]
 """`nothing`: open to all. `own`: the request bears a credential of another kind, which its handler checks."""
@@ -23,6 +24,13 @@ STREAM: Final[Methods] = {"GET": "read", "HEAD": "read", "PUT": "write", "POST":
 STREAMS: Final = ("/v1/stream/{path}", "/runs/{id}")
 """The routes that need what STREAM says."""
 
+BELOW_A_RUN: Final[dict[Part, Methods]] = {
+    Part.CONTROL: {"GET": "read", "HEAD": "read", "PUT": "control", "POST": "control"},
+    Part.CANCEL: {"POST": "control"},
+    Part.HEARTBEAT: {"POST": "write"},
+}
+"""What is asked below a run is about that run."""
+
 _CONTROL: Final[Methods] = dict.fromkeys(("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"), "control")
 _SUBSCRIPTION: Final = "/v1/stream/__ds/subscriptions/{id}"
 
@@ -30,6 +38,7 @@ ROUTES: Final[dict[str, Methods]] = {
     "/health": {"GET": "nothing"},
     "/ready": {"GET": "nothing"},
     "/metrics": {"GET": "admin"},
+    "/runs": {"POST": "write", "GET": "read"},
     # A map of the doors, which is public as the source is; but nobody's who has no business here.
     "/openapi.json": {"GET": "read"},
     "/docs": {"GET": "read"},
@@ -85,6 +94,9 @@ def asked(method: str, path: str) -> Asked:
     stream = stream_path_of(path)
     if stream is None:
         raise RouteNotFound
+    part = part_of(stream)
+    if part is not None:
+        return Asked(_need(BELOW_A_RUN[part[1]], method), part[0])
     return Asked(_need(STREAM, method), stream)
 
 
@@ -92,6 +104,8 @@ def need_of(template: str, method: str) -> Need:
     """What the route that OpenAPI knows by this template needs. Raises MethodNotAllowed; LookupError for none."""
     if template in STREAMS:
         return _need(STREAM, method)
+    if (part := part_of(template.removeprefix("/"))) is not None:
+        return _need(BELOW_A_RUN[part[1]], method)
     return _need(next(methods for route, methods in ROUTES.items() if route.replace(":path", "") == template), method)
 
 

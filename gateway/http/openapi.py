@@ -16,7 +16,7 @@ from fastapi.openapi.utils import get_openapi
 from gateway.auth.rules import need_of
 from gateway.protocol import errors
 from gateway.protocol.errors import ProtocolError
-from gateway.protocol.request import MAX_PATH, MAX_RUN_ID, MAX_TOKEN
+from gateway.protocol.request import MAX_LEASE, MAX_PATH, MAX_RUN_ID, MAX_TOKEN
 
 Json = dict[str, Any]
 
@@ -41,14 +41,19 @@ ASKED: Final[dict[str, tuple[Json, str]]] = {
     "Producer-Id": (TOKEN, "An idempotent producer's name. The three Producer headers go together."),
     "Producer-Epoch": (SAFE, "Counted up when the producer restarts; a lower one than the last is refused."),
     "Producer-Seq": (SAFE, "Counts the producer's requests from 0 in each epoch; a repeated one appends nothing."),
+    "Run-Lease": ({"type": "integer", "minimum": 1, "maximum": MAX_LEASE}, "Runs: the producer promises a sign of life "
+                  "at least every so many seconds, until it promises otherwise. When broken, the run is ended."),
     "Last-Event-ID": (OFFSET, "With `live=sse`: goes before `offset`. A browser's EventSource sends it by itself."),
     "If-None-Match": (TEXT, "The ETag of an answer that the client has; the answer is 304 when it still holds."),
     "offset": (TEXT, "Where to start: an offset that was given out, `-1` (the start, as when omitted) or `now`."),
     "live": ({"type": "string", "enum": ["long-poll", "sse"]}, "How to go on at the tail; needs an offset."),
     "cursor": (TEXT, "The last Stream-Cursor; the next one is greater."),
     "tail": ({"type": "integer", "minimum": 1}, "With `offset=-1`: at most so many of the last events."),
+    "meta": ({}, "The run's record instead of its events; no value is needed."),
+    "wait": ({"type": "number", "minimum": 0, "maximum": 300}, "With `meta`: answers when the run has ended, or after "
+             "so many seconds."),
 }  # fmt: skip
-QUERY: Final = ("offset", "live", "cursor", "tail")
+QUERY: Final = ("offset", "live", "cursor", "tail", "meta", "wait")
 
 GIVEN: Final[dict[str, tuple[Json, str]]] = {
     "Content-Type": (TEXT, "The stream's type, as its creator wrote it; for SSE, text/event-stream."),
@@ -63,6 +68,7 @@ GIVEN: Final[dict[str, tuple[Json, str]]] = {
     "Producer-Seq": (SAFE, "The highest sequence accepted from the producer in this epoch."),
     "Producer-Expected-Seq": (SAFE, "The sequence that comes next."),
     "Producer-Received-Seq": (SAFE, "The sequence that came."),
+    "Run-Cancel-Requested": (TRUE, "The run has been asked to stop; on every answer to its producer from then on."),
     "ETag": (TEXT, "Names this answer; changes when the stream is closed."),
     "Cache-Control": (TEXT, "Private; at the tail of an open stream it is to be asked for again."),
     "Location": ({"type": "string", "format": "uri"}, "The stream's absolute URL."),
@@ -74,6 +80,7 @@ GIVEN: Final[dict[str, tuple[Json, str]]] = {
 }  # fmt: skip
 REFUSED: Final[dict[type[ProtocolError], tuple[str, ...]]] = {  # what a refusal carries besides its body
     errors.StaleEpoch: ("Producer-Epoch",),
+    errors.ProducerLost: ("Stream-Closed", "Stream-Next-Offset", "Producer-Epoch"),
     errors.StreamClosed: ("Stream-Closed", "Stream-Next-Offset"),
     errors.ProducerSequenceGap: ("Producer-Expected-Seq", "Producer-Received-Seq"),
     **dict.fromkeys(
@@ -112,7 +119,7 @@ class Operation:
 
 
 _ANY: Final = ("application/json", "text/plain", "application/octet-stream")
-_WRITTEN: Final = ("Stream-Next-Offset", "Stream-Closed", "Producer-Epoch", "Producer-Seq")
+_WRITTEN: Final = ("Stream-Next-Offset", "Stream-Closed", "Producer-Epoch", "Producer-Seq", "Run-Cancel-Requested")
 _CREATED: Final = ("Content-Type", "Stream-Next-Offset", "Stream-Closed")
 _POLLED: Final = ("Stream-Next-Offset", "Stream-Up-To-Date", "Stream-Closed", "Stream-Cursor", "Cache-Control")
 _READ: Final = (*_POLLED, "Content-Type", "Stream-SSE-Data-Encoding", "ETag")
@@ -123,7 +130,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         "With Stream-Forked-From it is a fork: it inherits its source's events up to the fork offset, and its type and "
         "expiry when it is given none. Repeated with the same configuration it succeeds and appends nothing.",
         ("Content-Type", "Stream-Closed", "Stream-TTL", "Stream-Expires-At", "Stream-Forked-From",
-         "Stream-Fork-Offset", "Stream-Fork-Sub-Offset"),
+         "Stream-Fork-Offset", "Stream-Fork-Sub-Offset", "Run-Lease"),
         {201: Answer("Created.", (*_CREATED, "Location")), 200: Answer("It exists as asked for.", _CREATED)},
         (errors.InvalidJson, errors.ForkOffsetBeyondTail, errors.ForkSubOffsetBeyondData, errors.SourceNotFound,
          errors.StreamExists, errors.PathBlocked, errors.SourceGone, errors.ContentTypeMismatch, errors.BodyTooLarge,
@@ -135,12 +142,13 @@ OPERATIONS: Final[dict[str, Operation]] = {
         "Answered when it is durable. In a JSON stream each element of an array is an event; in others the body is. An "
         "empty body is right only with `Stream-Closed: true`. With Producer headers a repetition is applied once; an "
         "answer of 503 leaves the outcome open.",
-        ("Content-Type", "Stream-Closed", "Stream-Seq", "Producer-Id", "Producer-Epoch", "Producer-Seq"),
+        ("Content-Type", "Stream-Closed", "Stream-Seq", "Producer-Id", "Producer-Epoch", "Producer-Seq", "Run-Lease"),
         {200: Answer("A producer's new events were appended.", _WRITTEN),
          204: Answer("Appended or closed; for a producer: closed, or known already.", _WRITTEN)},
-        (errors.InvalidJson, errors.NewEpochMustStartAtZero, errors.StaleEpoch, errors.StreamNotFound,
-         errors.StreamClosed, errors.ContentTypeMismatch, errors.StreamSeqConflict, errors.ProducerSequenceGap,
-         errors.StreamGone, errors.BodyTooLarge, errors.TooManyPending, errors.NotWritable, errors.StreamHeld),
+        (errors.InvalidJson, errors.NewEpochMustStartAtZero, errors.StaleEpoch, errors.ProducerLost,
+         errors.StreamNotFound, errors.StreamClosed, errors.ContentTypeMismatch, errors.StreamSeqConflict,
+         errors.ProducerSequenceGap, errors.StreamGone, errors.BodyTooLarge, errors.TooManyPending,
+         errors.NotWritable, errors.StreamHeld),
         "The events, in the stream's content type.",
     ),
     "get": Operation(
@@ -154,7 +162,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         {200: Answer("The events, or none yet; with `live=sse`, all that come.", _READ, (*_ANY, "text/event-stream")),
          204: Answer("Long-poll: nothing new.", _POLLED),
          304: Answer("What the client has still holds.", ("ETag",))},
-        (errors.StreamNotFound, errors.StreamGone, errors.Draining),
+        (errors.StreamNotFound, errors.RunNotFound, errors.StreamGone, errors.Draining),
     ),
     "head": Operation(
         "A stream's metadata",
@@ -187,6 +195,28 @@ ROUTES: Final[dict[str, Json]] = {
         "name": "id", "in": "path", "required": True, "schema": {"type": "string", "maxLength": MAX_RUN_ID},
         "description": "The run: `/runs/<id>` is the stream `runs/<id>`. No control characters.",
     },
+}  # fmt: skip
+
+_REASON: Final = "A JSON object that may have a `reason`; or nothing."
+BELOW_A_RUN: Final[dict[str, tuple[str, dict[str, Operation]]]] = {  # by route: a tag, and what is done there
+    "/runs/{id}/control": ("control", {name: op for name, op in OPERATIONS.items() if name != "delete"}),
+    "/runs/{id}/cancel": ("cancel", {
+        "post": Operation(
+            "Ask a run to stop",
+            "Appends a `cancel` event to the run's control stream, and tells the producer with each answer. Repeated "
+            "it succeeds and appends nothing.",
+            (), {202: Answer("It has been asked.")},
+            (errors.RunNotFound, errors.StreamGone, errors.RunEnded, errors.BodyTooLarge, errors.NotWritable,
+             errors.StreamHeld), _REASON),
+        "options": OPERATIONS["options"]}),
+    "/runs/{id}/heartbeat": ("heartbeat", {
+        "post": Operation(
+            "Give a sign of life",
+            "What a producer that has nothing to append keeps its lease with.",
+            ("Run-Lease",), {204: Answer("The lease runs anew.", _WRITTEN)},
+            (errors.ProducerLost, errors.StreamNotFound, errors.StreamGone, errors.StreamClosed,
+             errors.TooManyPending, errors.NotWritable, errors.StreamHeld)),
+        "options": OPERATIONS["options"]}),
 }  # fmt: skip
 
 _REFUSAL: Final[Json] = {
@@ -222,6 +252,9 @@ def describe(api: FastAPI, *, auth: bool = False) -> Json:
             tag = "runs" if route.startswith("/runs") else "streams"
             operations = {name: _operation(name, operation, tag) for name, operation in OPERATIONS.items()}
             document["paths"][route] = {"parameters": [parameter]} | operations
+        for route, (tag, below) in BELOW_A_RUN.items():
+            operations = {name: _operation(name, operation, tag) for name, operation in below.items()}
+            document["paths"][route] = {"parameters": [ROUTES["/runs/{id}"]]} | operations
         if auth:
             document["components"].setdefault("securitySchemes", {}).update(SECURITY)
             _secure(document)
@@ -245,9 +278,10 @@ def _secure(document: Json) -> None:
 
 
 def _operation(method: str, operation: Operation, tag: str) -> Json:
-    asks = (*operation.asks, "tail") if method == "get" and tag == "runs" else operation.asks
+    of_runs = {"runs": ("tail", "meta", "wait"), "control": ("tail",)}
+    asks = (*operation.asks, *of_runs.get(tag, ())) if method == "get" else operation.asks
     described: Json = {
-        "tags": [tag],
+        "tags": ["streams" if tag == "streams" else "runs"],
         "operationId": f"{method}_{tag}",
         "summary": operation.summary,
         "description": operation.text,

@@ -36,7 +36,7 @@ _PREFLIGHT: Final[Headers] = [
         b"access-control-allow-headers",
         b"content-type, authorization, if-none-match, last-event-id, stream-seq, stream-ttl, stream-expires-at,"
         b" stream-closed, stream-forked-from, stream-fork-offset, stream-fork-sub-offset,"
-        b" producer-id, producer-epoch, producer-seq",
+        b" producer-id, producer-epoch, producer-seq, run-lease",
     ),
     (b"access-control-max-age", b"86400"),
 ]

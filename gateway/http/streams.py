@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
+from urllib.parse import quote
 
 from gateway.auth.gate import principal_of
 from gateway.auth.principal import Principal
 from gateway.fanout.hub import Hub
 from gateway.fanout.transport import Cycle
 from gateway.http import reading, responses
+from gateway.http.address import base_url
+from gateway.http.bodies import read_body
 from gateway.http.reading import Limits, Reading
 from gateway.http.responses import Headers, Receive, Scope, Send
 from gateway.log.lifecycle import Created
@@ -18,10 +21,8 @@ from gateway.log.writer import Appended, Settle
 from gateway.protocol import headers
 from gateway.protocol.batch import JSON_TYPE, Stream, media_type
 from gateway.protocol.errors import (
-    BodyTooLarge,
     ContentTypeMismatch,
     InvalidJson,
-    InvalidRequest,
     MethodNotAllowed,
     ProtocolError,
     StreamClosed,
@@ -32,12 +33,17 @@ from gateway.protocol.request import (
     AppendRequest,
     CreateRequest,
     Fork,
+    RawHeaders,
     check_path,
     parse_append,
     parse_create,
+    parse_heartbeat,
     parse_read,
 )
+from gateway.protocol.run_path import Part, part_of
 from gateway.protocol.tenants import within, without
+
+_INDIRECT: Final = (Part.CONTROL.value, Part.CANCEL.value)  # more than one question to the log
 
 
 class Log(reading.Log, Protocol):
@@ -51,10 +57,16 @@ class Log(reading.Log, Protocol):
 
 
 class StreamRoutes:
-    """One handler a method; each parses, asks the log or the hub, and answers."""
+    """One handler a method; each parses, asks the log or the hub, and answers.
 
-    def __init__(self, log: Log, hub: Hub, limits: Limits, now: Callable[[], float]) -> None:
+    `now` gives seconds since 1970; `public_url` is what clients call this server, where that is set.
+    """
+
+    def __init__(
+        self, log: Log, hub: Hub, limits: Limits, now: Callable[[], float], public_url: str | None = None
+    ) -> None:
         self.reading = Reading(log, hub, limits, now)
+        self._public_url = public_url
         self._log = log
         self._limits = limits
         self._methods = {
@@ -79,9 +91,9 @@ class StreamRoutes:
         raise MethodNotAllowed(None, [(b"allow", b"GET, HEAD, PUT, POST, DELETE, OPTIONS")])
 
     async def _append(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await self._body(scope, receive)
+        body = await read_body(scope, receive, self._limits.max_body)
         try:
-            request = parse_append(path, scope["headers"], body)
+            request = _parse_post(path, scope["headers"], body)
         except InvalidJson:
             await self._refuse_before_json(path)
             raise
@@ -93,10 +105,10 @@ class StreamRoutes:
 
         Only what is going to be asked of the log is taken: every refusal before that is `_append`'s.
         """
-        if len(cycle.body) > self._limits.max_body:
+        if len(cycle.body) > self._limits.max_body or path.endswith(_INDIRECT):
             return False
         try:
-            request = parse_append(within(tenant, check_path(path)), cycle.scope["headers"], bytes(cycle.body))
+            request = _parse_post(within(tenant, check_path(path)), cycle.scope["headers"], bytes(cycle.body))
             self._log.submit(request, lambda outcome: _settle(cycle, request, outcome))
         except ProtocolError:
             return False
@@ -111,7 +123,7 @@ class StreamRoutes:
             raise ContentTypeMismatch
 
     async def _create(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await self._body(scope, receive)
+        body = await read_body(scope, receive, self._limits.max_body)
         request = parse_create(path, scope["headers"], body)
         if request.fork is not None:
             # Who reads the fork reads what it inherits: so its source has to be one of theirs as well.
@@ -124,7 +136,8 @@ class StreamRoutes:
         if created.closed:
             answer.append((b"stream-closed", b"true"))
         if created.new:
-            answer.append((b"location", _url(scope)))
+            location = base_url(scope, self._public_url) + _path(scope)
+            answer.append((b"location", location.encode("latin-1")))
         await responses.respond(send, 201 if created.new else 200, answer)
 
     async def _head(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,25 +152,6 @@ class StreamRoutes:
         request = parse_read(path, scope["headers"], scope["query_string"], with_tail=with_tail)
         return self.reading(request, scope, receive, send)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        limit = self._limits.max_body
-        for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > limit:
-                raise BodyTooLarge(f"At most {limit} bytes.")
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body", False):
-            parts = bytearray(body)
-            while message.get("more_body", False) and len(parts) <= limit:
-                message = await receive()
-                parts += message.get("body", b"")
-            body = bytes(parts)
-        if message["type"] == "http.disconnect":
-            raise InvalidRequest("The request was cut off.")  # half a body is no body: nothing is appended
-        if len(body) > limit:
-            raise BodyTooLarge(f"At most {limit} bytes.")
-        return body
-
 
 def _forked(fork: Fork, principal: Principal) -> Fork:
     """A fork's source inside the tenant. Raises WrongStream."""
@@ -166,11 +160,20 @@ def _forked(fork: Fork, principal: Principal) -> Fork:
     return replace(fork, source=within(principal.tenant, fork.source))
 
 
+def _parse_post(path: str, headers: RawHeaders, body: bytes) -> AppendRequest:
+    part = part_of(path)
+    if part is not None and part[1] is Part.HEARTBEAT:
+        return parse_heartbeat(part[0], headers, body)
+    return parse_append(path, headers, body)
+
+
 def _appended(request: AppendRequest, result: Appended) -> tuple[int, Headers]:
     """Status and headers for an append that succeeded."""
     headers: Headers = [(b"stream-next-offset", format_offset(result.tail))]
     if result.closed:
         headers.append((b"stream-closed", b"true"))
+    if result.cancel_requested:
+        headers.append((b"run-cancel-requested", b"true"))
     if request.producer is not None:
         headers.append((b"producer-epoch", b"%d" % (result.epoch or 0)))
         headers.append((b"producer-seq", b"%d" % (result.seq or 0)))
@@ -185,11 +188,7 @@ def _settle(cycle: Cycle, request: AppendRequest, outcome: Appended | ProtocolEr
         responses.answer_directly(cycle, *_appended(request, outcome))
 
 
-def _url(scope: Scope) -> bytes:
-    """The absolute URL that was asked for, without its query."""
-    host = next((value for name, value in scope["headers"] if name == b"host"), None)
-    if host is None:
-        address, port = scope["server"]
-        host = f"{address}:{port}".encode()
-    path = scope.get("raw_path") or scope["path"].encode()
-    return b"%b://%b%b" % (scope["scheme"].encode(), host, path)
+def _path(scope: Scope) -> str:
+    """The path that was asked for, as it was written."""
+    raw: bytes | None = scope.get("raw_path")
+    return raw.decode("latin-1") if raw else quote(scope["path"])

@@ -21,6 +21,7 @@ from gateway.protocol.errors import (
 from gateway.protocol.request import CreateRequest
 
 _CREATE = "SELECT * FROM run_gateway.create_stream($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+_CREATE_LEASED = "SELECT * FROM run_gateway.create_leased_stream($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
 _DELETE = "SELECT run_gateway.delete_stream($1, $2)"
 _CONTENT_TYPE = "SELECT content_type FROM run_gateway.streams WHERE path = $1"
 
@@ -59,7 +60,7 @@ class Lifecycle:
             inherited = await connection.fetchval(_CONTENT_TYPE, fork.source) if fork and request.body else None
             content_type = request.content_type or inherited or "application/octet-stream"
             row = await connection.fetchrow(
-                _CREATE,
+                _CREATE if request.lease is None else _CREATE_LEASED,
                 request.path,
                 request.content_type,
                 None if request.content_type is None else media_type(request.content_type),
@@ -71,6 +72,7 @@ class Lifecycle:
                 fork and fork.anchor,
                 fork and fork.sub_offset,
                 request.events(content_type),
+                *(() if request.lease is None else (request.lease,)),
             )
         assert row is not None, "a function's OUT parameters are one row"
         refusal = _REFUSALS.get(row["verdict"])

@@ -25,6 +25,7 @@ from gateway.protocol.errors import (
     ContentTypeMismatch,
     NewEpochMustStartAtZero,
     NotWritable,
+    ProducerLost,
     ProducerSequenceGap,
     ProtocolError,
     StaleEpoch,
@@ -41,7 +42,8 @@ from gateway.protocol.request import AppendRequest
 logger = logging.getLogger("gateway.log.writer")
 
 _CALL: Final = (
-    "CALL run_gateway.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, NULL, NULL, NULL, NULL, NULL)"
+    "CALL run_gateway.append("
+    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, NULL, NULL, NULL, NULL, NULL, NULL)"
 )
 _HELD: Final = "SELECT run_gateway.held($1) AS paths"
 _MOST_REQUESTS: Final = 2_000  # in one batch
@@ -61,13 +63,17 @@ _DEFINITE: Final = (
 
 @dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
 class Appended:
-    """An accepted request, or one that was accepted before (`duplicate`). `tail`: the position after it."""
+    """An accepted request, or one that was accepted before (`duplicate`). `tail`: the position after it.
+
+    `cancel_requested`: the run that it went to has been asked to stop.
+    """
 
     tail: int
     duplicate: bool
     closed: bool
     epoch: int | None = None
     seq: int | None = None
+    cancel_requested: bool = False
 
 
 Settle = Callable[["Appended | ProtocolError"], None]
@@ -367,9 +373,10 @@ class Writer:
             row["closed"],
             row["known_epochs"],
             row["known_seqs"],
+            row["cancels"],
             strict=True,
         )
-        for (path, entry), verdict, tail, closed, epoch, seq in columns:
+        for (path, entry), verdict, tail, closed, epoch, seq, cancel in columns:
             told += len(entry.waiting)
             if verdict == "appended":
                 base = tail - len(entry.events)
@@ -378,14 +385,15 @@ class Writer:
                 self.events += len(entry.events)
                 self.bytes += len(body)
                 # Readers here are told before the writer is: both are durable, and a reader is never behind.
-                self._on_commit(News(path, base + 1, tail, closed, body=body, heard=landed))
+                if entry.events or closed:
+                    self._on_commit(News(path, base + 1, tail, closed, body=body, heard=landed))
                 for waiting in entry.waiting:
                     base += len(waiting.request.events)
-                    waiting.settle(Appended(base, False, closed, epoch, seq))
+                    waiting.settle(Appended(base, False, closed, epoch, seq, cancel))
             elif verdict == "duplicate":
                 self.outcomes["duplicate"] += len(entry.waiting)
                 for waiting in entry.waiting:
-                    waiting.settle(Appended(tail, True, closed, epoch, seq))
+                    waiting.settle(Appended(tail, True, closed, epoch, seq, cancel))
             else:
                 self.outcomes["refused"] += len(entry.waiting)
                 for waiting in entry.waiting:
@@ -405,6 +413,7 @@ def _arguments(entries: dict[str, _Entry], *, told: bool) -> list[object]:
     producers = [request.producer for request in firsts]
     with_producers = any(producers)
     seqs = [request.stream_seq for request in firsts]
+    leases = [request.lease for request in firsts]
     event_entries: list[int] = []
     event_ordinals: list[int] = []
     events: list[bytes] = []
@@ -433,6 +442,7 @@ def _arguments(entries: dict[str, _Entry], *, told: bool) -> list[object]:
         event_ordinals,
         events,
         bodies or None,
+        leases if any(leases) else None,
     ]
 
 
@@ -464,6 +474,8 @@ def _refusal(verdict: str, request: AppendRequest, tail: int, epoch: int | None,
         case "stale_epoch":
             assert epoch is not None
             return StaleEpoch(epoch)
+        case "lost":
+            return ProducerLost(tail, epoch)
         case "sequence_gap":
             assert request.producer is not None
             return ProducerSequenceGap(0 if seq is None else seq + 1, request.producer.seq)

@@ -148,11 +148,33 @@ class StaleEpoch(ProtocolError):
         super().__init__(f"The current epoch is {epoch}.", [(b"producer-epoch", b"%d" % epoch)])
 
 
+class ProducerLost(ProtocolError):
+    """The run was ended because its producer had given no sign of life."""
+
+    status = 403
+    type = "producer_lost"
+
+    def __init__(self, tail: int, epoch: int | None = None) -> None:
+        offset = format_offset(tail)
+        super().__init__(
+            f"Its lease ran out; it ended at offset {offset.decode()}, and takes nothing more.",
+            [(b"stream-closed", b"true"), (b"stream-next-offset", offset)]
+            + ([] if epoch is None else [(b"producer-epoch", b"%d" % epoch)]),
+        )
+
+
 class StreamNotFound(ProtocolError):
     """There is no such stream."""
 
     status = 404
     type = "stream_not_found"
+
+
+class RunNotFound(ProtocolError):
+    """There is no such run."""
+
+    status = 404
+    type = "run_not_found"
 
 
 class SourceNotFound(ProtocolError):
@@ -222,6 +244,20 @@ class StreamExists(ProtocolError):
 
     status = 409
     type = "stream_exists"
+
+
+class RunExists(ProtocolError):
+    """The run already exists, and was asked for differently."""
+
+    status = 409
+    type = "run_exists"
+
+
+class RunEnded(ProtocolError):
+    """The run has ended."""
+
+    status = 409
+    type = "run_ended"
 
 
 class PathBlocked(ProtocolError):

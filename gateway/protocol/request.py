@@ -18,10 +18,12 @@ from gateway.protocol.batch import JSON_TYPE, media_type
 from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.errors import InvalidRequest, SourceNotFound
 from gateway.protocol.offset import MAX_POSITION, NOW, START, parse_offset, parse_position
+from gateway.protocol.run_path import LONGEST_PART, is_run, part_of
 
 MAX_PATH: Final = 1024  # characters
 MAX_RUN_ID: Final = 256
 MAX_TOKEN: Final = 1024  # characters of a Producer-Id or a Stream-Seq
+MAX_LEASE: Final = 3600  # seconds
 DEFAULT_TYPE: Final = "application/octet-stream"
 _MAX_SAFE_INTEGER: Final = 2**53 - 1  # §5.2.1: what JavaScript can count to
 
@@ -67,7 +69,7 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """PUT (§5.1). `content_type` None: a fork that takes its source's."""
+    """PUT (§5.1). `content_type` None: a fork that takes its source's. `lease`: a run's, in seconds."""
 
     path: str
     content_type: str | None
@@ -77,6 +79,7 @@ class CreateRequest:
     closed: bool
     fork: Fork | None
     body: bytes
+    lease: int | None = None
 
     def events(self, content_type: str) -> list[bytes]:
         """The initial events, as the stream's type has them (§9.1.3: an empty array is none)."""
@@ -89,7 +92,10 @@ class CreateRequest:
 
 @dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
 class AppendRequest:
-    """POST (§5.2). No events: a request that only closes. `media_type` None: nothing to compare."""
+    """POST (§5.2). `media_type` None: nothing to compare. No events: it only closes, or is a run's sign of life.
+
+    `lease`: seconds within which a run's producer promises the next sign of life.
+    """
 
     path: str
     media_type: str | None
@@ -97,11 +103,12 @@ class AppendRequest:
     close: bool = False
     stream_seq: str | None = None
     producer: Producer | None = None
+    lease: int | None = None
 
     @property
     def plain(self) -> bool:
         """Whether it may be merged with its neighbours: nothing in it is judged but the stream's state."""
-        return not self.close and self.producer is None and self.stream_seq is None
+        return not self.close and self.producer is None and self.stream_seq is None and self.lease is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,7 @@ class ReadRequest:
 def check_path(path: str) -> str:
     """A stream's path, when it may be one. Raises InvalidRequest."""
     limit = MAX_RUN_ID + len("runs/") if path.startswith("runs/") else MAX_PATH
-    if len(path) > limit:
+    if len(path) > limit and (len(path) > limit + LONGEST_PART or part_of(path) is None):
         raise InvalidRequest("The stream's path is too long.")
     if _CONTROL.search(path):
         raise InvalidRequest("The stream's path holds control characters or is not UTF-8.")
@@ -139,7 +146,7 @@ def single_headers(headers: RawHeaders, names: frozenset[bytes]) -> dict[bytes, 
 
 
 _APPEND_HEADERS: Final = frozenset(
-    (b"content-type", b"stream-closed", b"stream-seq", b"producer-id", b"producer-epoch", b"producer-seq")
+    (b"content-type", b"stream-closed", b"stream-seq", b"producer-id", b"producer-epoch", b"producer-seq", b"run-lease")
 )
 
 
@@ -149,16 +156,24 @@ def parse_append(path: str, headers: RawHeaders, body: bytes) -> AppendRequest:
     close = _is_true(found.get(b"stream-closed"))
     producer = _producer(found)
     stream_seq = _token(b"stream-seq", found)
+    lease = _lease(path, found)
     if not body:
         if not close:
             raise InvalidRequest("An empty body appends nothing; with Stream-Closed: true it closes the stream.")
-        return AppendRequest(path, None, [], True, stream_seq, producer)
+        return AppendRequest(path, None, [], True, stream_seq, producer, lease)
     content_type = found.get(b"content-type", b"")
     if not content_type:
         raise InvalidRequest("Content-Type is required.")
     media = media_type(content_type.decode("latin-1"))
     events = json_body.messages(body) if media == JSON_TYPE else [body]
-    return AppendRequest(path, media, events, close, stream_seq, producer)
+    return AppendRequest(path, media, events, close, stream_seq, producer, lease)
+
+
+def parse_heartbeat(run: str, headers: RawHeaders, body: bytes) -> AppendRequest:
+    """A POST to a run's `/heartbeat` as an AppendRequest without events: a sign of life. Raises InvalidRequest."""
+    if body:
+        raise InvalidRequest("A heartbeat has no body; what has one is appended to the run itself.")
+    return AppendRequest(run, None, [], lease=_lease(run, single_headers(headers, frozenset((b"run-lease",)))))
 
 
 _CREATE_HEADERS: Final = frozenset(
@@ -170,6 +185,7 @@ _CREATE_HEADERS: Final = frozenset(
         b"stream-forked-from",
         b"stream-fork-offset",
         b"stream-fork-sub-offset",
+        b"run-lease",
     )
 )
 
@@ -195,6 +211,7 @@ def parse_create(path: str, headers: RawHeaders, body: bytes) -> CreateRequest:
         closed=_is_true(found.get(b"stream-closed")),
         fork=fork,
         body=body,
+        lease=_lease(path, found),
     )
 
 
@@ -271,6 +288,17 @@ def _token(name: bytes, found: dict[bytes, bytes]) -> str | None:
     if not text or len(text) > MAX_TOKEN or _CONTROL.search(text):
         raise InvalidRequest(f"{name.decode()} must be 1 to {MAX_TOKEN} printable characters.")
     return text
+
+
+def _lease(path: str, found: dict[bytes, bytes]) -> int | None:
+    value = found.get(b"run-lease")
+    if value is None:
+        return None
+    if not _DECIMAL.fullmatch(value) or not 1 <= int(value) <= MAX_LEASE:
+        raise InvalidRequest(f"Run-Lease must be a whole number of seconds from 1 to {MAX_LEASE}.")
+    if not is_run(path):
+        raise InvalidRequest("Run-Lease is for runs: streams at runs/<id>.")
+    return int(value)
 
 
 def _producer(found: dict[bytes, bytes]) -> Producer | None:

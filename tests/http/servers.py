@@ -21,6 +21,7 @@ from gateway.app import Gateway, create_app
 from gateway.fanout.transport import Server
 from gateway.http.connection import connections
 from gateway.protocol.request import stream_path_of
+from gateway.protocol.run_path import part_of
 from gateway.settings import Settings
 from tests.protocol.event_source import Reading, read
 
@@ -155,17 +156,25 @@ class Client:
         path = response.url.path
         if stream_path_of(path) is None or path.startswith("/v1/stream/__ds/") or response.status_code == 405:
             return
-        route = "/runs/{id}" if path.startswith("/runs/") else "/v1/stream/{path}"
+        route = _route(path)
         operation = self._document["paths"][route][response.request.method.lower()]
         assert str(response.status_code) in operation["responses"], response.status_code
         described = operation["responses"][str(response.status_code)]
         names = {name.lower() for name in described.get("headers", {})}
         for name in response.headers:
-            if name.startswith(("stream-", "producer-")) or name in ("etag", "location", "retry-after"):
+            if name.startswith(("stream-", "producer-", "run-")) or name in ("etag", "location", "retry-after"):
                 assert name in names, f"{response.request.method} {response.status_code} does not describe {name}"
         if response.is_error and response.request.method != "HEAD" and response.is_stream_consumed:
             error = json.loads(response.content)["error"]
             assert error["type"] in described["description"]
+
+
+def _route(path: str) -> str:
+    """The route in the description that a path is of."""
+    part = part_of(path.removeprefix("/"))
+    if part is not None:
+        return "/runs/{id}" + part[1].value
+    return "/runs/{id}" if path.startswith("/runs/") else "/v1/stream/{path}"
 
 
 @contextlib.asynccontextmanager

@@ -14,6 +14,7 @@ from gateway.protocol.errors import ProtocolError
 from tests.http.servers import Client
 
 ROUTES = ("/v1/stream/{path}", "/runs/{id}")
+METHODS = set(openapi.OPERATIONS)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_the_headers_of_a_request_are_those_that_the_parser_knows(document: dict
         assert document["paths"][route][method]["parameters"] == []
 
 
-@pytest.mark.parametrize(("route", "extra"), [(ROUTES[0], set()), (ROUTES[1], {"tail"})])
+@pytest.mark.parametrize(("route", "extra"), [(ROUTES[0], set()), (ROUTES[1], {"tail", "meta", "wait"})])
 def test_a_read_knows_these_parameters_and_refuses_each_of_them_twice(
     document: dict[str, Any], route: str, extra: set[str]
 ) -> None:
@@ -49,7 +50,7 @@ def test_a_read_knows_these_parameters_and_refuses_each_of_them_twice(
     headers = parameters(document, route, "get", "header")
     assert query == {"offset", "live", "cursor"} | extra
     assert headers == {"last-event-id", "if-none-match"}
-    for name in query:
+    for name in query - {"meta", "wait"}:
         with pytest.raises(errors.InvalidRequest):
             request.parse_read("s", [], f"{name}=1&{name}=1".encode(), with_tail=True)
     for name in headers:
@@ -63,14 +64,18 @@ def test_the_values_of_live_are_those_that_the_parser_knows() -> None:
 
 
 def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[str, Any]) -> None:
-    operations = [document["paths"][route][method] for route in ROUTES for method in openapi.OPERATIONS]
-    # What is answered where there is no operation to describe.
+    routes = (*ROUTES, *openapi.BELOW_A_RUN)
+    operations = [
+        operation for route in routes for name, operation in document["paths"][route].items() if name in METHODS
+    ]
+    # What is answered where there is no operation to describe; and what FastAPI describes.
     elsewhere = {
         errors.RouteNotFound,
         errors.MethodNotAllowed,
         errors.MalformedHttp,
         errors.HeadTooLarge,
         errors.RequestTimeout,
+        errors.RunExists,
     }
     for error in set(refusals()) - elsewhere:
         described = [
@@ -90,6 +95,7 @@ def test_no_status_is_described_that_no_refusal_has(document: dict[str, Any]) ->
 
 def test_a_refusals_own_headers_are_described() -> None:
     samples: list[ProtocolError] = [errors.StaleEpoch(1), errors.StreamClosed(1), errors.ProducerSequenceGap(1, 2)]
+    samples += [errors.ProducerLost(1, 1)]
     samples += [errors.CredentialMissing(), errors.CredentialMalformed(), errors.TokenInvalid(), errors.TokenExpired()]
     samples += [errors.ScopeMissing("read"), errors.WrongStream()]
     for sample in samples:

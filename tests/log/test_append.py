@@ -382,7 +382,7 @@ async def test_a_stream_that_appears_in_the_middle_is_not_judged_unlocked(databa
         await other.execute("BEGIN")
         await other.execute(
             "SELECT * FROM run_gateway.append_batch(ARRAY['b'], ARRAY['application/json'], ARRAY[0], ARRAY[true],"
-            " NULL, NULL, NULL, NULL, '{}', '{}', '{}')"
+            " NULL, NULL, NULL, NULL, '{}', '{}', '{}', NULL)"
         )
         await holder.execute("ROLLBACK")
         blocked = asyncio.create_task(until_blocked(look))  # if it judges b after all, it has to wait for its lock

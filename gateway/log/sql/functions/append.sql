@@ -27,16 +27,26 @@ RETURN CASE
 END;
 
 
+-- Who appends to a run that was ended because its producer had been lost is told so ('lost'), and not that it is closed:
+-- the producers of before by their epoch, and whoever gives no name. A later epoch finds it closed like any other.
+CREATE OR REPLACE FUNCTION run_gateway.fence(
+    lost boolean, closing boolean, producer text, epoch bigint, known_epoch bigint, verdict text
+) RETURNS text LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN lost AND verdict = 'closed' AND (producer IS NULL OR epoch < known_epoch) THEN 'lost' ELSE verdict END;
+
+
 -- Judges one request per stream and appends what is accepted. Each path stands at most once in `paths`, in ascending
 -- order (the writer sees to it): every judgement is independent of its neighbours, and no two batches can wait for
--- each other. `tails` and `closed` are the streams' state afterwards, `known_*` the producers'.
+-- each other. `tails` and `closed` are the streams' state afterwards, `known_*` the producers'. `leases`: seconds that a
+-- run's producer promises a sign of life within, from now on. `cancels`: whether the run has been asked to stop.
 --
 -- The plans must use the indexes whatever the statistics say (a session may have planned on empty tables): hence SET.
 CREATE OR REPLACE FUNCTION run_gateway.append_batch(
     paths text[], media_types text[], counts integer[], closes boolean[], stream_seqs text[],
     producers text[], epochs bigint[], seqs bigint[],
-    event_entries integer[], event_ordinals integer[], events bytea[],
-    OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[]
+    event_entries integer[], event_ordinals integer[], events bytea[], leases integer[],
+    OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[],
+    OUT cancels boolean[]
 )
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
@@ -47,6 +57,9 @@ DECLARE
 BEGIN
     -- Locked first, and judged by the next statement, which sees what was committed until the locks were had. What
     -- this one does not find was not there: judging it without a lock would be wrong, should it appear just now.
+    IF true = ANY (closes) THEN
+        PERFORM run_gateway.lock_closing(paths, closes);
+    END IF;
     SELECT array_agg(s.id) INTO ids
       FROM unnest(paths) WITH ORDINALITY AS e(path, i)
       LEFT JOIN LATERAL (
@@ -56,16 +69,17 @@ BEGIN
            array_agg(CASE WHEN j.verdict = 'appended' THEN j.tail + j.n ELSE j.tail END),
            array_agg(j.was_closed OR (j.verdict = 'appended' AND j.closing)),
            array_agg(CASE WHEN j.verdict = 'appended' THEN j.epoch ELSE j.known_epoch END),
-           array_agg(CASE WHEN j.verdict = 'appended' THEN j.seq ELSE j.known_seq END)
-      INTO ids, bases, verdicts, tails, closed, known_epochs, known_seqs
+           array_agg(CASE WHEN j.verdict = 'appended' THEN j.seq ELSE j.known_seq END),
+           array_agg(j.cancel_requested)
+      INTO ids, bases, verdicts, tails, closed, known_epochs, known_seqs, cancels
       FROM (
-        SELECT e.n, e.closing, e.epoch, e.seq, s.id, s.tail, s.closed AS was_closed,
-               CASE WHEN s.closed THEN s.closing_epoch ELSE p.epoch END AS known_epoch,
-               CASE WHEN s.closed THEN s.closing_seq ELSE p.seq END AS known_seq,
-               run_gateway.verdict(
+        SELECT e.n, e.closing, e.epoch, e.seq, s.id, s.tail, s.closed AS was_closed, s.cancel_requested,
+               CASE WHEN s.closed AND NOT s.lost THEN s.closing_epoch ELSE p.epoch END AS known_epoch,
+               CASE WHEN s.closed AND NOT s.lost THEN s.closing_seq ELSE p.seq END AS known_seq,
+               run_gateway.fence(s.lost, e.closing, e.producer, e.epoch, p.epoch, run_gateway.verdict(
                    s.id, s.gone, s.closed, s.media_type, s.stream_seq, s.closing_producer, s.closing_epoch,
                    s.closing_seq, p.epoch, p.seq,
-                   e.n, e.closing, e.media_type, e.stream_seq, e.producer, e.epoch, e.seq) AS verdict
+                   e.n, e.closing, e.media_type, e.stream_seq, e.producer, e.epoch, e.seq)) AS verdict
           FROM unnest(ids, media_types, counts, closes, stream_seqs, producers, epochs, seqs) WITH ORDINALITY
                AS e(id, media_type, n, closing, stream_seq, producer, epoch, seq, i)
           LEFT JOIN LATERAL (SELECT * FROM run_gateway.streams s WHERE s.id = e.id LIMIT 1) s ON true
@@ -84,9 +98,12 @@ BEGIN
            closing_epoch = CASE WHEN e.closing THEN e.epoch END,
            closing_seq = CASE WHEN e.closing THEN e.seq END,
            expires_at = CASE WHEN s.ttl IS NULL THEN s.expires_at
-                             ELSE clock_timestamp() + s.ttl * interval '1 second' END
-      FROM unnest(ids, counts, closes, stream_seqs, producers, epochs, seqs)
-           AS e(id, n, closing, stream_seq, producer, epoch, seq)
+                             ELSE clock_timestamp() + s.ttl * interval '1 second' END,
+           lease = coalesce(e.lease, s.lease),
+           lease_until = CASE WHEN coalesce(e.lease, s.lease) IS NULL THEN NULL
+                              ELSE clock_timestamp() + coalesce(e.lease, s.lease) * interval '1 second' END
+      FROM unnest(ids, counts, closes, stream_seqs, producers, epochs, seqs, leases)
+           AS e(id, n, closing, stream_seq, producer, epoch, seq, lease)
      WHERE s.id = e.id;
 
     INSERT INTO run_gateway.events (stream, seq, data)
@@ -100,6 +117,12 @@ BEGIN
          WHERE e.id <> 0 AND e.producer IS NOT NULL
         ON CONFLICT (stream, producer) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq;
     END IF;
+    IF leases IS NOT NULL THEN
+        PERFORM run_gateway.watch_leases(ids, leases);
+    END IF;
+    IF true = ANY (closes) THEN
+        PERFORM run_gateway.end_run(e.id) FROM unnest(ids, closes) AS e(id, closing) WHERE e.closing AND e.id <> 0;
+    END IF;
 END
 $$;
 
@@ -107,7 +130,9 @@ $$;
 -- The same for a single request, in half the time: a lone writer waits for this. `verdict` is what they share.
 CREATE OR REPLACE FUNCTION run_gateway.append_one(
     path text, media_type text, closing boolean, stream_seq text, producer text, epoch bigint, seq bigint, events bytea[],
-    OUT outcome text, OUT tail bigint, OUT closed boolean, OUT known_epoch bigint, OUT known_seq bigint
+    lease integer,
+    OUT outcome text, OUT tail bigint, OUT closed boolean, OUT known_epoch bigint, OUT known_seq bigint,
+    OUT cancel_requested boolean
 )
 LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
@@ -116,7 +141,8 @@ DECLARE
     s record;
     n integer := coalesce(cardinality(events), 0);
 BEGIN
-    SELECT v.id, v.media_type, v.tail, v.closed, v.gone, v.stream_seq, v.closing_producer, v.closing_epoch, v.closing_seq
+    SELECT v.id, v.media_type, v.tail, v.closed, v.gone, v.stream_seq, v.closing_producer, v.closing_epoch, v.closing_seq,
+           v.lease, v.lost, v.cancel_requested
       INTO s FROM run_gateway.streams v
      WHERE v.path = append_one.path AND run_gateway.live(v) FOR NO KEY UPDATE;
     IF append_one.producer IS NOT NULL THEN
@@ -129,8 +155,11 @@ BEGIN
         n, closing, append_one.media_type, append_one.stream_seq, producer, epoch, seq);
     tail := s.tail;
     closed := s.closed;
+    cancel_requested := s.cancel_requested;
     IF outcome <> 'appended' THEN
-        IF s.closed THEN
+        IF s.lost THEN
+            outcome := run_gateway.fence(true, closing, producer, epoch, known_epoch, outcome);
+        ELSIF s.closed THEN
             known_epoch := s.closing_epoch;
             known_seq := s.closing_seq;
         END IF;
@@ -156,12 +185,21 @@ BEGIN
            closing_epoch = CASE WHEN closing THEN append_one.epoch END,
            closing_seq = CASE WHEN closing THEN append_one.seq END,
            expires_at = CASE WHEN v.ttl IS NULL THEN v.expires_at
-                             ELSE clock_timestamp() + v.ttl * interval '1 second' END
+                             ELSE clock_timestamp() + v.ttl * interval '1 second' END,
+           lease = coalesce(append_one.lease, v.lease),
+           lease_until = CASE WHEN coalesce(append_one.lease, v.lease) IS NULL THEN NULL
+                              ELSE clock_timestamp() + coalesce(append_one.lease, v.lease) * interval '1 second' END
      WHERE v.id = s.id;
     IF producer IS NOT NULL THEN
         INSERT INTO run_gateway.producers AS p (stream, producer, epoch, seq)
         VALUES (s.id, append_one.producer, append_one.epoch, append_one.seq)
         ON CONFLICT ON CONSTRAINT producers_pkey DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq;
+    END IF;
+    IF lease IS NOT NULL THEN
+        PERFORM run_gateway.watch_leases(ARRAY[s.id], ARRAY[lease]);
+    END IF;
+    IF closing THEN
+        PERFORM run_gateway.end_run(s.id);
     END IF;
 END
 $$;
@@ -178,7 +216,46 @@ RETURN concat_ws(E'\n', machine, path, first, last, CASE WHEN closed THEN 'close
 -- The hot append: one round trip, two transactions. Events are committed first and told of afterwards, because a
 -- transaction that notifies holds a lock of the whole database while it is flushed, so such commits run one by one.
 -- A crash between the two loses a hint and no data: readers elsewhere are late until the next sweep.
--- `machine` NULL: there is no other Machine to tell.
+-- `machine` NULL: there is no other Machine to tell. A request without events that closes nothing is a sign of life, of
+-- which nobody needs to hear.
+CREATE OR REPLACE PROCEDURE run_gateway.append(
+    IN machine text,
+    IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],
+    IN producers text[], IN epochs bigint[], IN seqs bigint[],
+    IN event_entries integer[], IN event_ordinals integer[], IN events bytea[], IN bodies text[], IN leases integer[],
+    OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[],
+    OUT cancels boolean[]
+)
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF cardinality(paths) = 1 THEN
+        SELECT ARRAY[o.outcome], ARRAY[o.tail], ARRAY[o.closed], ARRAY[o.known_epoch], ARRAY[o.known_seq],
+               ARRAY[o.cancel_requested]
+          INTO verdicts, tails, closed, known_epochs, known_seqs, cancels
+          FROM run_gateway.append_one(
+              paths[1], media_types[1], closes[1], stream_seqs[1], producers[1], epochs[1], seqs[1], events,
+              leases[1]) o;
+    ELSE
+        SELECT * INTO verdicts, tails, closed, known_epochs, known_seqs, cancels
+          FROM run_gateway.append_batch(paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs,
+                                        event_entries, event_ordinals, events, leases);
+    END IF;
+    IF machine IS NOT NULL THEN
+        COMMIT;
+        BEGIN
+            PERFORM pg_notify(
+                'run_gateway', run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, n.body))
+               FROM unnest(paths, counts, bodies, verdicts, tails, closed) AS n(path, n, body, verdict, tail, closed)
+              WHERE n.verdict = 'appended' AND (n.n > 0 OR n.closed);
+        EXCEPTION WHEN OTHERS THEN
+            NULL;  -- what is committed is acknowledged, whether or not others could be told of it
+        END;
+    END IF;
+END
+$$;
+
+
+-- As Machines of the version before call it, who know no leases.
 CREATE OR REPLACE PROCEDURE run_gateway.append(
     IN machine text,
     IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],
@@ -187,27 +264,16 @@ CREATE OR REPLACE PROCEDURE run_gateway.append(
     OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[]
 )
 LANGUAGE plpgsql AS $$
+DECLARE
+    cancels boolean[];
 BEGIN
-    IF cardinality(paths) = 1 THEN
-        SELECT ARRAY[o.outcome], ARRAY[o.tail], ARRAY[o.closed], ARRAY[o.known_epoch], ARRAY[o.known_seq]
-          INTO verdicts, tails, closed, known_epochs, known_seqs
-          FROM run_gateway.append_one(
-              paths[1], media_types[1], closes[1], stream_seqs[1], producers[1], epochs[1], seqs[1], events) o;
-    ELSE
-        SELECT * INTO verdicts, tails, closed, known_epochs, known_seqs
-          FROM run_gateway.append_batch(paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs,
-                                        event_entries, event_ordinals, events);
-    END IF;
-    IF machine IS NOT NULL THEN
-        COMMIT;
-        BEGIN
-            PERFORM pg_notify(
-                'run_gateway', run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, n.body))
-               FROM unnest(paths, counts, bodies, verdicts, tails, closed) AS n(path, n, body, verdict, tail, closed)
-              WHERE n.verdict = 'appended';
-        EXCEPTION WHEN OTHERS THEN
-            NULL;  -- what is committed is acknowledged, whether or not others could be told of it
-        END;
+    CALL run_gateway.append(
+        machine, paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs, event_entries,
+        event_ordinals, events, bodies, NULL::integer[], verdicts, tails, closed, known_epochs, known_seqs, cancels);
+    IF 'lost' = ANY (verdicts) THEN
+        SELECT array_agg(CASE WHEN v.verdict <> 'lost' THEN v.verdict WHEN v.producer IS NULL THEN 'closed'
+                              ELSE 'stale_epoch' END ORDER BY v.i)
+          INTO verdicts FROM unnest(verdicts, producers) WITH ORDINALITY AS v(verdict, producer, i);
     END IF;
 END
 $$;
@@ -221,7 +287,7 @@ DECLARE
     result record;
 BEGIN
     SELECT * INTO result FROM run_gateway.append_one(
-        path, 'application/json', false, NULL, NULL, NULL, NULL, ARRAY[convert_to(event::text, 'UTF8')]);
+        path, 'application/json', false, NULL, NULL, NULL, NULL, ARRAY[convert_to(event::text, 'UTF8')], NULL);
     IF result.outcome IN ('not_found', 'gone') THEN
         RAISE no_data_found USING MESSAGE = format('There is no stream at %s.', path);
     ELSIF result.outcome <> 'appended' THEN

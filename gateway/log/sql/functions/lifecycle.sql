@@ -9,6 +9,7 @@ DECLARE
     s run_gateway.streams;
 BEGIN
     SELECT * INTO s FROM run_gateway.streams WHERE id = doomed FOR UPDATE;
+    PERFORM run_gateway.forget_run(s.id, s.path);
     IF s.forks > 0 THEN
         UPDATE run_gateway.streams SET gone = true, expires_at = NULL WHERE id = doomed;
         RETURN;
@@ -31,7 +32,7 @@ DECLARE
 BEGIN
     -- A fork and those it comes from are locked in the order of all batches of appends: neither waits for the other.
     PERFORM 1 FROM run_gateway.streams v
-      WHERE v.path = doomed OR v.id IN (
+      WHERE v.path IN (doomed, doomed || '/control') OR v.id IN (
         SELECT unnest(f.lineage || f.fork_source) FROM run_gateway.streams f WHERE f.path = doomed)
       ORDER BY v.path FOR UPDATE;
     SELECT * INTO s FROM run_gateway.streams WHERE path = doomed FOR UPDATE;
@@ -153,6 +154,9 @@ BEGIN
     INSERT INTO run_gateway.events (stream, seq, data)
     SELECT s.id, at + e.i, e.data
       FROM unnest(CASE WHEN prefix IS NULL THEN events ELSE prefix || events END) WITH ORDINALITY AS e(data, i);
+    IF wanted_closed THEN
+        PERFORM run_gateway.end_run(s.id);
+    END IF;
     verdict := 'created';
 END
 $$;

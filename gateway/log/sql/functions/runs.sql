@@ -1,0 +1,394 @@
+-- Runs: their records, leases and control streams. Streams are locked before leases and records, a run before its
+-- control stream, and several in the order of their paths, as by every batch of appends.
+
+
+-- Whether a path is a run's: runs/<id>, behind its tenant if it has one.
+CREATE OR REPLACE FUNCTION run_gateway.is_run(path text) RETURNS boolean
+LANGUAGE sql IMMUTABLE RETURN path ~ E'^([^\x1f]*\x1f)?runs/[^/]+$';
+
+
+-- A time as JavaScript's toISOString writes it.
+CREATE OR REPLACE FUNCTION run_gateway.iso(moment timestamptz) RETURNS text
+LANGUAGE sql STABLE RETURN to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
+
+
+-- Milliseconds between two times, as the difference of what is shown of them.
+CREATE OR REPLACE FUNCTION run_gateway.milliseconds(since timestamptz, until timestamptz) RETURNS bigint
+LANGUAGE sql IMMUTABLE
+RETURN (extract(epoch FROM date_trunc('milliseconds', until) - date_trunc('milliseconds', since)) * 1000)::bigint;
+
+
+-- A run has a record from the very transaction that creates its stream, whoever does it.
+CREATE OR REPLACE FUNCTION run_gateway.record_run() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO run_gateway.runs (stream, tenant, id, started_at)
+    VALUES (NEW.id, CASE WHEN strpos(NEW.path, E'\x1f') > 0 THEN split_part(NEW.path, E'\x1f', 1) ELSE '' END,
+            substring(NEW.path FROM '[^/]+$'), clock_timestamp());
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE TRIGGER record_run AFTER INSERT ON run_gateway.streams
+FOR EACH ROW WHEN (run_gateway.is_run(NEW.path)) EXECUTE FUNCTION run_gateway.record_run();
+
+
+-- Creates a run or confirms it: the same request again is a success, another one a conflict.
+CREATE OR REPLACE FUNCTION run_gateway.create_run(
+    wanted text, digest bytea, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_lease integer,
+    new_workflow_name text, new_input json, new_metadata jsonb, new_lost_event json,
+    OUT verdict text, OUT tail bigint
+)
+LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT c.verdict, c.tail INTO verdict, tail FROM run_gateway.create_leased_stream(
+        wanted, wanted_content_type, wanted_media_type, wanted_ttl, NULL, NULL, false, NULL, NULL, NULL, '{}',
+        wanted_lease) c;
+    IF verdict = 'created' THEN
+        UPDATE run_gateway.runs r
+           SET request = digest, workflow_name = new_workflow_name, input = new_input, metadata = new_metadata,
+               lost_event = new_lost_event
+          FROM run_gateway.streams s WHERE s.path = wanted AND r.stream = s.id;
+    ELSIF verdict <> 'gone' THEN
+        SELECT CASE WHEN r.request = digest THEN 'exists' ELSE 'conflict' END INTO verdict
+          FROM run_gateway.streams s JOIN run_gateway.runs r ON r.stream = s.id WHERE s.path = wanted;
+    END IF;
+END
+$$;
+
+
+-- create_stream for a run with a lease. One that exists keeps its own.
+CREATE OR REPLACE FUNCTION run_gateway.create_leased_stream(
+    wanted text, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_expiry timestamptz,
+    wanted_expires_header text, wanted_closed boolean, source_path text, anchor bigint, sub_offset bigint, events bytea[],
+    wanted_lease integer,
+    OUT verdict text, OUT tail bigint, OUT closed boolean, OUT content_type text
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    made bigint;
+BEGIN
+    SELECT * INTO verdict, tail, closed, content_type FROM run_gateway.create_stream(
+        wanted, wanted_content_type, wanted_media_type, wanted_ttl, wanted_expiry, wanted_expires_header,
+        wanted_closed, source_path, anchor, sub_offset, events);
+    IF verdict = 'created' AND wanted_lease IS NOT NULL AND NOT wanted_closed THEN
+        UPDATE run_gateway.streams s
+           SET lease = wanted_lease, lease_until = clock_timestamp() + wanted_lease * interval '1 second'
+         WHERE s.path = wanted RETURNING s.id INTO made;
+        PERFORM run_gateway.watch_leases(ARRAY[made], ARRAY[wanted_lease]);
+    END IF;
+END
+$$;
+
+
+-- The record as it is shown, of the run at this path.
+CREATE OR REPLACE FUNCTION run_gateway.run_record(wanted text)
+RETURNS TABLE (id text, workflow_name text, status text, started_at timestamptz, input json, ended_at timestamptz,
+               is_error boolean, duration_ms bigint, result json, error json, metadata jsonb,
+               cancel_requested_at timestamptz, lease integer, gone boolean)
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT r.id, r.workflow_name, r.status, r.started_at, r.input, r.ended_at, r.is_error,
+           run_gateway.milliseconds(r.started_at, r.ended_at), r.result, r.error, r.metadata, r.cancel_requested_at,
+           s.lease, s.gone
+      FROM run_gateway.streams s LEFT JOIN run_gateway.runs r ON r.stream = s.id
+     WHERE s.path = wanted AND run_gateway.live(s);
+END
+$$;
+
+
+-- How a run ended, by its last event; nothing, if that is no run_end.
+CREATE OR REPLACE FUNCTION run_gateway.outcome(event bytea, OUT failed boolean, OUT result json, OUT error json)
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    body text := convert_from(event, 'UTF8');
+BEGIN
+    FOR attempt IN 1 .. 2 LOOP
+        BEGIN
+            IF body::json ->> 'type' = 'run_end' THEN
+                failed := coalesce(body::json ->> 'isError' = 'true', false);
+                result := run_gateway.present(body::json -> 'result');
+                error := run_gateway.present(body::json -> 'error');
+            END IF;
+            RETURN;
+        EXCEPTION
+            WHEN untranslatable_character THEN  -- Postgres has no NUL in its texts: what is shown of one is U+FFFD
+                body := regexp_replace(body, '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g');
+            WHEN data_exception OR program_limit_exceeded THEN
+                RETURN;  -- what it does not read, such as what is nested too deep, ends a run like any other event
+        END;
+    END LOOP;
+END
+$$;
+
+
+-- JSON's null as none.
+CREATE OR REPLACE FUNCTION run_gateway.present(value json) RETURNS json
+LANGUAGE sql IMMUTABLE RETURN CASE WHEN json_typeof(value) <> 'null' THEN value END;
+
+
+-- Ends the record of a run that is being closed, and its control stream, in the transaction that closes it. How it
+-- ended is what its last event says, if that is a run_end: appended with the closing request or just before it.
+CREATE OR REPLACE FUNCTION run_gateway.end_run(ended bigint) RETURNS void
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    s       record;
+    outcome record;
+BEGIN
+    SELECT v.path, v.media_type, v.tail, v.lease INTO s FROM run_gateway.streams v WHERE v.id = ended;
+    IF NOT run_gateway.is_run(s.path) THEN
+        RETURN;
+    END IF;
+    SELECT o.failed, o.result, o.error INTO outcome
+      FROM run_gateway.read_page(s.path, s.tail - 1, NULL, 1, false) p, run_gateway.outcome(p.body) o
+     WHERE s.tail > 0 AND s.media_type = 'application/json';
+    UPDATE run_gateway.runs r
+       SET status = CASE WHEN outcome.failed THEN 'errored' ELSE 'completed' END, ended_at = clock_timestamp(),
+           is_error = coalesce(outcome.failed, false), result = outcome.result, error = outcome.error
+     WHERE r.stream = ended AND r.status = 'active';
+    UPDATE run_gateway.streams v SET closed = true, closed_at = clock_timestamp()
+     WHERE v.path = s.path || '/control' AND NOT v.closed;
+    IF s.lease IS NOT NULL THEN
+        DELETE FROM run_gateway.leases l WHERE l.stream = ended;
+    END IF;
+END
+$$;
+
+
+-- The runs that a batch of appends closes, with their control streams: all locked, in the order of their paths.
+CREATE OR REPLACE FUNCTION run_gateway.lock_closing(paths text[], closes boolean[]) RETURNS void
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    each text;
+BEGIN
+    FOR each IN
+        SELECT unnest(paths) COLLATE "C"
+        UNION
+        SELECT e.path || '/control' FROM unnest(paths, closes) AS e(path, closing)
+         WHERE e.closing AND run_gateway.is_run(e.path)
+        ORDER BY 1
+    LOOP
+        PERFORM 1 FROM run_gateway.streams s WHERE s.path = each FOR NO KEY UPDATE;
+    END LOOP;
+END
+$$;
+
+
+-- Makes sure that a run's control stream is there: made by the first who needs it, closed if the run is. False: there
+-- is no such run.
+CREATE OR REPLACE FUNCTION run_gateway.open_control(run text) RETURNS boolean
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    s record;
+BEGIN
+    PERFORM 1 FROM run_gateway.streams v WHERE v.path = run || '/control' AND run_gateway.live(v);
+    IF FOUND THEN
+        RETURN true;
+    END IF;
+    -- Locked, for the run must not be closed between this look and the insert.
+    SELECT v.closed INTO s FROM run_gateway.streams v
+     WHERE v.path = run AND NOT v.gone AND run_gateway.live(v) AND run_gateway.is_run(v.path) FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO run_gateway.streams (path, content_type, media_type, closed, closed_at)
+    VALUES (run || '/control', 'application/json', 'application/json', s.closed,
+            CASE WHEN s.closed THEN clock_timestamp() END)
+    ON CONFLICT (path) DO NOTHING;
+    RETURN true;
+END
+$$;
+
+
+-- Asks a run to stop: once, as an event in its control stream, a mark that every append is told of, and a time in its
+-- record. `verdict`: 'requested', 'known' (asked before), 'ended', 'gone' or 'not_found'. `tail` and `body` are those
+-- of the control stream, for its readers on this Machine.
+CREATE OR REPLACE FUNCTION run_gateway.cancel_run(
+    machine text, wanted text, reason text, OUT verdict text, OUT tail bigint, OUT body text
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    s         record;
+    requested timestamptz;
+BEGIN
+    SELECT v.id, v.gone, v.closed, v.tail, v.cancel_requested INTO s FROM run_gateway.streams v
+     WHERE v.path = wanted AND run_gateway.live(v) AND run_gateway.is_run(v.path) FOR NO KEY UPDATE;
+    verdict := CASE WHEN NOT FOUND THEN 'not_found' WHEN s.gone THEN 'gone' WHEN s.closed THEN 'ended'
+                    WHEN s.cancel_requested THEN 'known' ELSE 'requested' END;
+    tail := s.tail;
+    IF verdict <> 'requested' THEN
+        RETURN;
+    END IF;
+    requested := clock_timestamp();
+    PERFORM run_gateway.open_control(wanted);
+    body := '{"type":"cancel","runId":' || to_json(substring(wanted FROM '[^/]+$'))
+            || coalesce(',"reason":' || to_json(reason), '') || ',"timestamp":"' || run_gateway.iso(requested) || '"}';
+    SELECT o.tail INTO tail FROM run_gateway.append_one(
+        wanted || '/control', 'application/json', false, NULL, NULL, NULL, NULL, ARRAY[convert_to(body, 'UTF8')], NULL) o;
+    UPDATE run_gateway.streams v SET cancel_requested = true WHERE v.id = s.id;
+    UPDATE run_gateway.runs r SET cancel_requested_at = requested WHERE r.stream = s.id;
+    PERFORM pg_notify('run_gateway', run_gateway.news(machine, wanted || '/control', tail, tail, false, body));
+END
+$$;
+
+
+-- Sees to it that leases are looked at no later than they may run out. Nothing is written where that is so already.
+CREATE OR REPLACE FUNCTION run_gateway.watch_leases(streams bigint[], seconds integer[]) RETURNS void
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    this timestamptz := clock_timestamp();
+BEGIN
+    INSERT INTO run_gateway.leases AS l (stream, check_at)
+    SELECT e.stream, this + e.seconds * interval '1 second'
+      FROM unnest(streams, seconds) AS e(stream, seconds)
+     WHERE e.stream <> 0 AND e.seconds IS NOT NULL AND NOT EXISTS (
+        SELECT FROM run_gateway.leases k WHERE k.stream = e.stream AND k.check_at <= this + e.seconds * interval '1 second')
+    ON CONFLICT (stream) DO UPDATE SET check_at = least(l.check_at, excluded.check_at);
+END
+$$;
+
+
+-- Ends a run whose producer has broken its promise. The caller holds the row's lock and has judged it by the clock.
+CREATE OR REPLACE FUNCTION run_gateway.lose_run(lost_stream bigint, OUT tail bigint, OUT body text)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    s     record;
+    r     record;
+    fault text;
+BEGIN
+    SELECT v.path, v.media_type, v.tail, v.lease INTO s FROM run_gateway.streams v WHERE v.id = lost_stream;
+    SELECT v.id, v.started_at, v.lost_event INTO r FROM run_gateway.runs v WHERE v.stream = lost_stream;
+    fault := format('{"name":"ProducerLost","message":"Its producer gave no sign of life within its lease of %s s."}', s.lease);
+    -- Whoever held an epoch is fenced for good, also a retry of what had been accepted.
+    UPDATE run_gateway.producers p SET epoch = p.epoch + 1, seq = -1 WHERE p.stream = lost_stream;
+    IF s.media_type = 'application/json' THEN
+        body := coalesce(
+            translate(r.lost_event::text, E'\r\n', '  '),
+            -- Flue's run_end, so that its SDK takes it too.
+            '{"type":"run_end","runId":' || to_json(r.id) || ',"result":null,"isError":true,"error":' || fault
+            || format(',"durationMs":%s,"v":3,"eventIndex":%s,"timestamp":"%s"}',
+                      run_gateway.milliseconds(r.started_at, clock_timestamp()), s.tail, run_gateway.iso(clock_timestamp())));
+    END IF;
+    SELECT o.tail INTO tail FROM run_gateway.append_one(
+        s.path, s.media_type, true, NULL, NULL, NULL, NULL,
+        CASE WHEN body IS NOT NULL THEN ARRAY[convert_to(body, 'UTF8')] END, NULL) o;
+    UPDATE run_gateway.streams v SET lost = true WHERE v.id = lost_stream;
+    UPDATE run_gateway.runs v SET status = 'errored', is_error = true, error = coalesce(v.error, fault::json)
+     WHERE v.stream = lost_stream;
+END
+$$;
+
+
+-- The look of every second, by one Machine at a time: ends the runs whose leases have run out, and moves on the look
+-- at those that have shown a sign of life. `wait`: when this Machine is to come again. Whoever looked comes again after
+-- a second; the others when a look is overdue, because that one has died. `more`: not all that was due has been seen
+-- to, so it is to come `again` at once.
+CREATE OR REPLACE FUNCTION run_gateway.end_lost_runs(
+    machine text, most integer, again boolean,
+    OUT paths text[], OUT tails bigint[], OUT bodies text[], OUT more boolean, OUT wait interval
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    this   timestamptz := clock_timestamp();
+    looked timestamptz;
+    due    bigint[];
+    doomed record;
+    ended  record;
+    moved  bigint;
+    seen   bigint;
+BEGIN
+    more := false;
+    wait := interval '1.5 seconds';
+    IF NOT pg_try_advisory_xact_lock(1920298604) THEN   -- a number of our own: "rusl"
+        RETURN;
+    END IF;
+    IF NOT again THEN
+        SELECT l.at INTO looked FROM run_gateway.lease_looks l;
+        IF looked BETWEEN this - interval '0.9 seconds' AND this THEN
+            wait := looked + wait - this;
+            RETURN;
+        END IF;
+        INSERT INTO run_gateway.lease_looks (at) VALUES (this) ON CONFLICT (one) DO UPDATE SET at = excluded.at;
+    END IF;
+    wait := interval '1 second';
+    SELECT array_agg(l.stream) INTO due
+      FROM (SELECT v.stream FROM run_gateway.leases v WHERE v.check_at <= this ORDER BY v.check_at LIMIT most) l;
+    IF due IS NULL THEN
+        RETURN;
+    END IF;
+    -- Alive. `check_at` is asked for once more: a shorter lease may have been promised at this moment.
+    UPDATE run_gateway.leases l SET check_at = s.lease_until
+      FROM run_gateway.streams s
+     WHERE l.stream = ANY (due) AND s.id = l.stream AND l.check_at <= this
+       AND s.lease_until > this AND NOT s.closed AND s.path IS NOT NULL;
+    GET DIAGNOSTICS seen = ROW_COUNT;
+    DELETE FROM run_gateway.leases l
+     WHERE l.stream = ANY (due)
+       AND NOT EXISTS (SELECT FROM run_gateway.streams s
+                        WHERE s.id = l.stream AND NOT s.closed AND NOT s.gone AND run_gateway.live(s));
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    seen := seen + moved;
+
+    FOR doomed IN
+        SELECT s.id, s.path FROM run_gateway.streams s
+         WHERE s.id = ANY (due) AND s.lease_until <= this AND NOT s.closed AND NOT s.gone AND run_gateway.live(s)
+         ORDER BY s.path
+    LOOP
+        -- Whoever holds the row is appending: a sign of life. What it committed by now is judged here.
+        PERFORM 1 FROM run_gateway.streams s
+          WHERE s.id = doomed.id AND s.lease_until <= this AND NOT s.closed AND NOT s.gone AND s.path IS NOT NULL
+            FOR NO KEY UPDATE SKIP LOCKED;
+        CONTINUE WHEN NOT FOUND;
+        BEGIN
+            SELECT * INTO ended FROM run_gateway.lose_run(doomed.id);
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            CONTINUE;  -- somebody holds its control stream: the next look tries again, and the others do not wait for it
+        END;
+        seen := seen + 1;
+        PERFORM pg_notify('run_gateway', run_gateway.news(
+            machine, doomed.path, ended.tail - (ended.body IS NOT NULL)::integer + 1, ended.tail, true, coalesce(ended.body, '')));
+        paths := paths || doomed.path;
+        tails := tails || ended.tail;
+        bodies := bodies || ended.body;
+    END LOOP;
+    more := cardinality(due) = most AND seen > 0;
+END
+$$;
+
+
+-- What is left of a run when its stream is removed: nothing.
+CREATE OR REPLACE FUNCTION run_gateway.forget_run(removed bigint, path text) RETURNS void
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    control bigint;
+BEGIN
+    IF NOT run_gateway.is_run(path) THEN
+        RETURN;
+    END IF;
+    DELETE FROM run_gateway.runs r WHERE r.stream = removed;
+    DELETE FROM run_gateway.leases l WHERE l.stream = removed;
+    SELECT s.id INTO control FROM run_gateway.streams s WHERE s.path = forget_run.path || '/control' AND NOT s.gone FOR UPDATE;
+    IF FOUND THEN
+        PERFORM run_gateway.remove_stream(control);
+    END IF;
+END
+$$;

@@ -1,0 +1,46 @@
+"""Where runs are: the stream `runs/<id>` is a run, `runs/<id>/control` the stream that goes the other way, and
+`runs/<id>/cancel` and `/heartbeat` are requests and never streams.
+
+A path may stand behind its tenant, as it does in the log.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Final
+
+from gateway.protocol.tenants import SEPARATOR
+
+_RUN: Final = re.compile(rf"(?:[^{SEPARATOR}]*{SEPARATOR})?runs/[^/]+")
+
+
+class Part(Enum):
+    """What lies below a run."""
+
+    CONTROL = "/control"
+    CANCEL = "/cancel"
+    HEARTBEAT = "/heartbeat"
+
+
+_PARTS: Final = {part.value: part for part in Part}
+_ENDINGS: Final = tuple(_PARTS)
+LONGEST_PART: Final = max(map(len, _ENDINGS))  # characters
+
+
+def is_run(path: str) -> bool:
+    """Whether the stream at this path is a run: an id has no slash."""
+    return _RUN.fullmatch(path) is not None
+
+
+def part_of(path: str) -> tuple[str, Part] | None:
+    """The run that a path lies below, and as what; None for every other path. Asked for every append: kept cheap."""
+    if not path.endswith(_ENDINGS):
+        return None
+    run, slash, name = path.rpartition("/")
+    return (run, _PARTS[slash + name]) if is_run(run) else None
+
+
+def control_of(run: str) -> str:
+    """The path of a run's control stream."""
+    return run + Part.CONTROL.value

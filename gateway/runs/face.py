@@ -1,0 +1,54 @@
+"""Runs as the application uses them: started, stopped, and mounted over the stream routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+
+from gateway.fanout.hub import Hub
+from gateway.log.database import Database
+from gateway.protocol.batch import News
+from gateway.protocol.run_path import control_of, is_run
+from gateway.runs.leases import LeaseWatch
+from gateway.runs.routes import RunRoutes, make_router
+from gateway.runs.store import Store
+from gateway.runs.streams import RunStreams, Streams
+
+
+class Runs:
+    """One Machine's part in all runs. `streams`: the routes of all streams. `on_commit` hears of what was written here;
+    `public_url` is what clients call this server, where that is set.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        hub: Hub,
+        streams: Streams,
+        *,
+        machine: str,
+        public_url: str | None,
+        on_commit: Callable[[News], None],
+    ) -> None:
+        self._hub = hub
+        self._public_url = public_url
+        self._store = Store(database, machine=machine)
+        self.streams = RunStreams(streams, self._store, hub, on_commit)
+        self._leases = LeaseWatch(self._store.end_lost, on_commit)
+
+    def start(self) -> None:
+        """Begins to look at leases; without a database it begins when there is one."""
+        self._leases.start()
+
+    async def stop(self) -> None:
+        await self._leases.stop()
+
+    def heard(self, news: News) -> None:
+        """A run that is closed or deleted takes its control stream along, whose readers are told."""
+        if (news.closed or news.deleted) and is_run(news.path):
+            self._hub.look_again([control_of(news.path)])
+
+    def router(self) -> APIRouter:
+        """`/runs` itself."""
+        return make_router(RunRoutes(self._store, self._public_url))

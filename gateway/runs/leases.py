@@ -1,0 +1,78 @@
+"""What sees to it that every leased run ends: a look at the database each second, by one Machine of all.
+
+Which one, the database says: whoever looked last comes again a second later, the others a little after that, so that
+they find nothing to do unless it has died. No state is kept here: any Machine goes on with what another has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+from gateway.protocol.batch import News
+from gateway.protocol.errors import Unavailable
+from gateway.protocol.tenants import shown
+from gateway.runs.store import Look
+
+logger = logging.getLogger("gateway.runs.leases")
+
+_MOST: Final = 500  # leases that one transaction sees to
+_RETRY: Final = 1.0  # seconds, while the database is away
+_JITTER: Final = 0.1  # seconds, so that not all others come at once
+
+
+class EndLost(Protocol):
+    """The look itself: see `gateway.runs.store`."""
+
+    def __call__(self, most: int, *, again: bool) -> Awaitable[Look]: ...
+
+
+class LeaseWatch:
+    """One Machine's part in it. `on_end` hears of every run that was ended here."""
+
+    def __init__(self, end_lost: EndLost, on_end: Callable[[News], None]) -> None:
+        self._end_lost = end_lost
+        self._on_end = on_end
+        self._task: asyncio.Task[None] | None = None
+        self._well = True
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                wait = await self._look()
+                self._well = True
+            except Unavailable as error:
+                wait = _RETRY
+                if self._well:
+                    logger.warning("Leases wait for the database (%r).", error.__cause__)
+                self._well = False
+            except Exception:
+                # A fault of ours must not end this Machine's looks: the next one tries again.
+                logger.exception("Leases could not be looked at; the next look tries again.")
+                wait = _RETRY
+            await asyncio.sleep(wait + random.uniform(0, _JITTER))
+
+    async def _look(self) -> float:
+        """Sees to all that is due; seconds until the next look."""
+        again = False
+        while True:
+            look = await self._end_lost(_MOST, again=again)
+            for news in look.ended:
+                logger.warning("Run %s was ended: its producer has given no sign of life.", shown(news.path))
+                self._on_end(news)
+            if not look.more:
+                return look.wait
+            again = True

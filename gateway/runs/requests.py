@@ -1,0 +1,211 @@
+"""Requests for runs: bodies and queries become values, or an InvalidRequest that changes nothing.
+
+Knows nothing of the database. JSON that a client sent is passed on as JSON text: what it means is the client's.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated, Any, Final, TypeVar, get_args
+from urllib.parse import parse_qsl
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.alias_generators import to_camel
+
+from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.record import STATUSES, Status
+from gateway.protocol.request import MAX_LEASE, MAX_RUN_ID
+
+MAX_WAIT: Final = 300.0  # seconds that a request may wait for a run's end
+DEFAULT_LIMIT: Final = 50  # runs in a page
+MAX_LIMIT: Final = 500
+MAX_REASON: Final = 1024  # characters
+MAX_METADATA: Final = 32  # names
+
+_PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_PRINTABLE)]
+Value = Annotated[str, StringConstraints(max_length=1024, pattern=_PRINTABLE)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", alias_generator=to_camel)
+
+
+Body = TypeVar("Body", bound=_Body)
+
+
+class CreateRun(_Body):
+    """The body of `POST /runs`. Everything may be left out."""
+
+    id: Annotated[str, StringConstraints(min_length=1, max_length=MAX_RUN_ID, pattern=r"^[^/\x00-\x1f\x7f-\x9f]+$")] = (
+        Field("", description="The run's id, without a slash; otherwise `run_` and a ULID.", examples=["run_1"])
+    )
+    workflow_name: Name | None = Field(None, description="What kind of run it is; runs can be listed by it.")
+    input: Any = Field(None, description="What the run was started with: any JSON, shown in its record.")
+    metadata: Annotated[dict[Name, Value], Field(max_length=MAX_METADATA)] | None = Field(
+        None, description="Strings by name; runs can be listed by them.", examples=[{"user": "u_1"}]
+    )
+    lease: Annotated[int, Field(ge=1, le=MAX_LEASE)] | None = Field(
+        None, description="Seconds within which the producer promises a sign of life; else the run is ended."
+    )
+    lost_event: dict[str, Any] | None = Field(
+        None, description="The last event, should the producer be lost; otherwise a `run_end` that says so."
+    )
+    ttl: Annotated[int, Field(ge=0, lt=10**10)] | None = Field(
+        None, description="Seconds that the run's stream lives after its last read or write (Stream-TTL)."
+    )
+    content_type: Annotated[str, StringConstraints(pattern=r"^[\w-]+/[\w-]+[\x20-\x7e]*$")] = Field(
+        "application/json", description="The stream's content type."
+    )
+
+
+class CancelRun(_Body):
+    """The body of `POST /runs/<id>/cancel`. May be left out."""
+
+    reason: Annotated[str, StringConstraints(max_length=MAX_REASON, pattern=r"^[^\x00]*$")] | None = Field(
+        None, description="Why, for the producer."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be made. `digest` is that of the whole request: the same one again is no conflict."""
+
+    digest: bytes
+    content_type: str
+    ttl: int | None
+    lease: int | None
+    workflow_name: str | None
+    input: str | None
+    metadata: str | None
+    lost_event: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """`GET /runs`. `before`: the last run of the page before."""
+
+    status: Status | None
+    workflow_name: str | None
+    metadata: str | None
+    limit: int
+    before: int | None
+
+
+def parse_create(body: bytes) -> tuple[str | None, NewRun]:
+    """The id that was asked for, and the run. Raises InvalidRequest."""
+    asked = _parse(CreateRun, body)
+    digest = sha256(orjson.dumps(orjson.loads(body or b"{}"), option=orjson.OPT_SORT_KEYS)).digest()
+    return asked.id or None, NewRun(
+        digest,
+        asked.content_type,
+        asked.ttl,
+        asked.lease,
+        asked.workflow_name,
+        _text(asked.input) if "input" in asked.model_fields_set else None,
+        None if asked.metadata is None else _text(asked.metadata),
+        None if asked.lost_event is None else _text(asked.lost_event),
+    )
+
+
+def parse_cancel(body: bytes) -> str | None:
+    """The reason, if one is given. Raises InvalidRequest."""
+    return _parse(CancelRun, body).reason
+
+
+def parse_meta(query: bytes) -> float | None:
+    """How many seconds a GET of a run's record waits; None: it asks for the stream. Raises InvalidRequest."""
+    params = _query(query.decode("latin-1"))
+    if "meta" not in params:
+        return None
+    try:
+        wait = float(params.get("wait", "0"))
+    except ValueError:
+        wait = -1
+    if not 0 <= wait <= MAX_WAIT:
+        raise InvalidRequest(f"wait must be a number of seconds from 0 to {MAX_WAIT:g}.")
+    return wait
+
+
+def parse_list(query: str) -> ListRequest:
+    """`?status=&workflowName=&metadata.k=v&limit=&cursor=`. Raises InvalidRequest, for what it does not know too."""
+    params = _query(query)
+    metadata = {
+        name.removeprefix("metadata."): params.pop(name) for name in list(params) if name.startswith("metadata.")
+    }
+    status = params.pop("status", None)
+    if status is not None and status not in STATUSES:
+        raise InvalidRequest(f"status must be one of {', '.join(get_args(Status))}.")
+    request = ListRequest(
+        status,
+        params.pop("workflowName", None),
+        _text(metadata) if metadata else None,
+        _limit(params.pop("limit", None)),
+        _before(params.pop("cursor", None)),
+    )
+    if params:
+        raise InvalidRequest(f"Runs cannot be listed by {', '.join(sorted(params))}.")
+    if "\0" in query or "%00" in query:
+        raise InvalidRequest("The query holds a NUL.")
+    return request
+
+
+def format_cursor(stream: int) -> str:
+    """Where a page of a list ended, for the client to send back as it is."""
+    return urlsafe_b64encode(b"%d" % stream).rstrip(b"=").decode()
+
+
+def _parse(model: type[Body], body: bytes) -> Body:
+    try:
+        return model.model_validate(orjson.loads(body or b"{}"))
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("The body must be a JSON object.") from None
+    except ValidationError as error:
+        raise InvalidRequest("; ".join(_explain(fault["loc"], fault["msg"]) for fault in error.errors())) from None
+
+
+def _explain(place: Iterable[int | str], message: str) -> str:
+    return f"{'.'.join(map(str, place)) or 'body'}: {message}"
+
+
+def _text(value: object) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        raise InvalidRequest("The body is nested too deep.") from None
+
+
+def _query(query: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=64, errors="strict")
+    except ValueError:
+        raise InvalidRequest("The query string cannot be read.") from None
+    params = dict(pairs)
+    if len(params) < len(pairs):
+        raise InvalidRequest("A query parameter is there more than once.")
+    return params
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT):
+        raise InvalidRequest(f"limit must be a whole number from 1 to {MAX_LIMIT}.")
+    return int(text)
+
+
+def _before(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    try:
+        number = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+    except (binascii.Error, UnicodeEncodeError):
+        number = b""
+    if not number.isdigit() or len(number) > 18:
+        raise InvalidRequest("cursor is none that was given out.")
+    return int(number)

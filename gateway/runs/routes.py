@@ -1,0 +1,112 @@
+"""`POST /runs` and `GET /runs`: what the house answers with FastAPI, for neither is hot."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any, Final
+from urllib.parse import quote
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from gateway.auth.gate import principal_of
+from gateway.http.address import base_url
+from gateway.http.bodies import read_body
+from gateway.protocol.offset import START, format_offset
+from gateway.protocol.record import to_json
+from gateway.protocol.tenants import within
+from gateway.runs.ids import CHANCE_BYTES, run_id
+from gateway.runs.requests import CreateRun, format_cursor, parse_create, parse_list
+from gateway.runs.store import Store
+from gateway.runs.streams import MAX_BODY
+
+_BODY: Final = {"requestBody": {"content": {"application/json": {"schema": CreateRun.model_json_schema()}}}}
+_TEXT: Final = {"type": "string"}
+_COORDINATES: Final = {
+    "type": "object",
+    "required": ["runId", "streamUrl", "offset"],
+    "properties": {"runId": _TEXT, "streamUrl": {"type": "string", "format": "uri"}, "offset": _TEXT},
+}
+
+
+class RunRoutes:
+    """The two handlers. `public_url`: what clients call this server, where that is set."""
+
+    def __init__(self, store: Store, public_url: str | None) -> None:
+        self._store = store
+        self._public_url = public_url
+
+    async def create(self, request: Request) -> Response:
+        """Makes a run and answers with its coordinates, all that a reader needs. The same request for the same id
+        again is answered with the same.
+        """
+        asked, run = parse_create(await read_body(request.scope, request.receive, MAX_BODY))
+        id = asked or run_id(time.time(), secrets.token_bytes(CHANCE_BYTES))
+        new, tail = await self._store.create(within(principal_of(request.scope).tenant, f"runs/{id}"), run)
+        url = f"{base_url(request.scope, self._public_url)}/runs/{quote(id, safe='')}"
+        # To be read from its beginning, whatever the producer has written by now.
+        coordinates = {"runId": id, "streamUrl": url, "offset": format_offset(START).decode()}
+        headers = {"stream-next-offset": format_offset(tail).decode(), "location": url}
+        return _json(201 if new else 200, orjson.dumps(coordinates), headers)
+
+    async def list(self, request: Request) -> Response:
+        """Records, newest first, without input, result and error. Filters go together; `nextCursor` is there while
+        there is more.
+        """
+        records, end = await self._store.page(parse_list(request.url.query), principal_of(request.scope).tenant)
+        cursor = b"" if end is None else b',"nextCursor":%b' % orjson.dumps(format_cursor(end))
+        return _json(200, b'{"runs":[%b]%b}' % (b",".join(map(to_json, records)), cursor))
+
+
+def make_router(routes: RunRoutes) -> APIRouter:
+    """Both, and what OpenAPI says of them."""
+    router = APIRouter(tags=["runs"])
+    router.add_api_route(
+        "/runs",
+        routes.create,
+        methods=["POST"],
+        status_code=201,
+        summary="Make a run",
+        openapi_extra=_BODY,
+        responses={
+            201: _answer("Made.", _COORDINATES),
+            200: _answer("It was asked for just so before.", _COORDINATES),
+            400: _refusal("`invalid_request`"),
+            409: _refusal("`run_exists`: with another body. `path_blocked`: deleted, and forks still need it."),
+            413: _refusal("`body_too_large`"),
+            503: _refusal("`unavailable`"),
+        },
+    )
+    filters = ("status", "workflowName", "metadata.NAME", "limit", "cursor")
+    page = {
+        "type": "object",
+        "properties": {"runs": {"type": "array", "items": {"type": "object"}}, "nextCursor": _TEXT},
+    }
+    router.add_api_route(
+        "/runs",
+        routes.list,
+        methods=["GET"],
+        summary="List runs",
+        openapi_extra={"parameters": [{"name": name, "in": "query", "schema": _TEXT} for name in filters]},
+        responses={
+            200: _answer("A page.", page),
+            400: _refusal("`invalid_request`"),
+            503: _refusal("`unavailable`"),
+        },
+    )
+    return router
+
+
+def _answer(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def _refusal(text: str) -> dict[str, Any]:
+    return _answer(text, {"$ref": "#/components/schemas/Error"})
+
+
+def _json(status: int, content: bytes, headers: dict[str, str] | None = None) -> Response:
+    headers = {"cache-control": "no-store", **(headers or {})}
+    return Response(content, status_code=status, media_type="application/json", headers=headers)

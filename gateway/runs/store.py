@@ -1,0 +1,175 @@
+"""Runs in Postgres: one method, one statement, one short transaction (log/sql/functions/runs.sql).
+
+It knows tables and verdicts, not HTTP. Every change is judged by the database, under the stream's row lock and by the
+database's clock, so that it does not matter which Machine makes it. Raises Unavailable without a database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import asyncpg
+import orjson
+
+from gateway.log.database import Database
+from gateway.protocol.batch import News, media_type
+from gateway.protocol.errors import PathBlocked, RunEnded, RunExists, RunNotFound, StreamGone
+from gateway.protocol.record import RunRecord, instant
+from gateway.protocol.run_path import control_of
+from gateway.runs.requests import ListRequest, NewRun
+
+_CREATE: Final = (
+    "SELECT * FROM run_gateway.create_run($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9::text::jsonb, $10::text::json)"
+)
+_RECORD: Final = "SELECT * FROM run_gateway.run_record($1)"
+_CANCEL: Final = "SELECT * FROM run_gateway.cancel_run($1, $2, $3)"
+_OPEN_CONTROL: Final = "SELECT run_gateway.open_control($1)"
+_END_LOST: Final = "SELECT * FROM run_gateway.end_lost_runs($1, $2, $3)"
+_LIST: Final = """
+    SELECT r.stream, r.id, r.workflow_name, r.status, r.started_at, r.ended_at, r.is_error,
+           run_gateway.milliseconds(r.started_at, r.ended_at) AS duration_ms, r.metadata, r.cancel_requested_at, s.lease
+      FROM run_gateway.runs r JOIN run_gateway.streams s ON s.id = r.stream
+     WHERE r.tenant = $1 AND run_gateway.live(s)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at the leases has brought: runs that were ended, whether there is `more`, and seconds to `wait`."""
+
+    ended: Sequence[News]
+    more: bool
+    wait: float
+
+
+class Store:
+    """Everything that is asked of the database about runs. `machine` names this one to the others."""
+
+    def __init__(self, database: Database, *, machine: str) -> None:
+        self._database = database
+        self._machine = machine
+
+    async def create(self, path: str, run: NewRun) -> tuple[bool, int]:
+        """Whether it was made now, and its tail; False: it was asked for just so. Raises RunExists, PathBlocked."""
+        row = await self._row(
+            _CREATE,
+            path,
+            run.digest,
+            run.content_type,
+            media_type(run.content_type),
+            run.ttl,
+            run.lease,
+            run.workflow_name,
+            run.input,
+            run.metadata,
+            run.lost_event,
+        )
+        if row["verdict"] == "conflict":
+            raise RunExists
+        if row["verdict"] == "gone":
+            raise PathBlocked
+        return row["verdict"] == "created", row["tail"]
+
+    async def record(self, path: str) -> RunRecord:
+        """The record of the run at this path. Raises RunNotFound, StreamGone."""
+        async with self._database.acquire() as connection:
+            row = await connection.fetchrow(_RECORD, path)
+        if row is None:
+            raise RunNotFound
+        if row["gone"] or row["id"] is None:
+            raise StreamGone
+        return _record(row, row["input"], row["result"], row["error"])
+
+    async def page(self, request: ListRequest, tenant: str) -> tuple[list[RunRecord], int | None]:
+        """A page of records, newest first, without what may be large: input, result and error. And where it ended,
+        when there is more.
+        """
+        statement = _LIST
+        arguments: list[str | int] = [tenant]
+        for condition, value in (
+            ("r.status = ", request.status),
+            ("r.workflow_name = ", request.workflow_name),
+            ("r.metadata @> ", request.metadata),
+            ("r.stream < ", request.before),
+        ):
+            if value is not None:
+                arguments.append(value)
+                cast = "::text::jsonb" if value is request.metadata else ""
+                statement += f" AND {condition}${len(arguments)}{cast}"
+        arguments.append(request.limit + 1)
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(f"{statement} ORDER BY r.stream DESC LIMIT ${len(arguments)}", *arguments)
+        page = rows[: request.limit]
+        return [_record(row) for row in page], page[-1]["stream"] if len(rows) > len(page) else None
+
+    async def open_control(self, run: str) -> bool:
+        """Makes sure that the run has its control stream; False: there is no such run."""
+        async with self._database.acquire() as connection:
+            return bool(await connection.fetchval(_OPEN_CONTROL, run))
+
+    async def cancel(self, run: str, reason: str | None) -> News | None:
+        """Asks the run to stop; what is new in its control stream, if this was the first to ask.
+
+        Raises RunNotFound, StreamGone, RunEnded.
+        """
+        row = await self._row(_CANCEL, self._machine, run, reason)
+        match row["verdict"]:
+            case "not_found":
+                raise RunNotFound
+            case "gone":
+                raise StreamGone
+            case "ended":
+                raise RunEnded
+            case "known":
+                return None
+        return News(control_of(run), row["tail"], row["tail"], body=row["body"].encode())
+
+    async def end_lost(self, most: int, *, again: bool) -> Look:
+        """Ends runs whose leases have run out, if it is this Machine's turn to look."""
+        row = await self._row(_END_LOST, self._machine, most, again)
+        ended = [
+            News(path, tail + (body is None), tail, closed=True, body=(body or "").encode())
+            for path, tail, body in zip(row["paths"] or (), row["tails"] or (), row["bodies"] or (), strict=True)
+        ]
+        return Look(ended, row["more"], row["wait"].total_seconds())
+
+    async def _row(self, query: str, *arguments: object) -> asyncpg.Record:
+        async with self._database.acquire() as connection:
+            row = await connection.fetchrow(query, *arguments)
+        assert row is not None, "a function's OUT parameters are one row"
+        return row
+
+
+def _record(
+    row: asyncpg.Record, input: str | None = None, result: str | None = None, error: str | None = None
+) -> RunRecord:
+    return RunRecord(
+        run_id=row["id"],
+        status=row["status"],
+        started_at=instant(row["started_at"]),
+        workflow_name=row["workflow_name"],
+        input=_bytes(input),
+        ended_at=_instant(row["ended_at"]),
+        is_error=row["is_error"],
+        duration_ms=row["duration_ms"],
+        result=_bytes(result),
+        error=_bytes(error),
+        metadata=_compact(row["metadata"]),
+        cancel_requested_at=_instant(row["cancel_requested_at"]),
+        lease=row["lease"],
+    )
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
+
+
+def _compact(text: str | None) -> bytes | None:
+    """Without the spaces that Postgres writes into its jsonb."""
+    return None if text is None else orjson.dumps(orjson.loads(text))
+
+
+def _instant(moment: datetime | None) -> str | None:
+    return None if moment is None else instant(moment)

@@ -1,0 +1,103 @@
+"""What lies at and below `/runs/<id>` besides its stream, straight over ASGI: `?meta`, control, cancel, heartbeat."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from gateway.auth.gate import principal_of
+from gateway.fanout.follower import Follower, Signal
+from gateway.fanout.hub import Hub
+from gateway.http import responses
+from gateway.http.bodies import read_body
+from gateway.http.reading import Hangup
+from gateway.http.responses import Receive, Scope, Send
+from gateway.protocol.batch import Batch, News
+from gateway.protocol.errors import MethodNotAllowed, StreamNotFound
+from gateway.protocol.headers import NO_STORE
+from gateway.protocol.offset import NOW
+from gateway.protocol.record import to_json
+from gateway.protocol.request import check_path
+from gateway.protocol.run_path import Part, is_run, part_of
+from gateway.protocol.tenants import within
+from gateway.runs.requests import parse_cancel, parse_meta
+from gateway.runs.store import Store
+
+MAX_BODY: Final = 1 << 20  # bytes
+JSON: Final = (b"content-type", b"application/json")
+
+
+class Streams(Protocol):
+    """The stream routes: everything that is not a run's own."""
+
+    def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
+
+
+class RunStreams:
+    """The stream routes, with what a run adds to them. `on_commit` hears of what was written here."""
+
+    def __init__(self, streams: Streams, store: Store, hub: Hub, on_commit: Callable[[News], None]) -> None:
+        self._streams = streams
+        self._store = store
+        self._hub = hub
+        self._on_commit = on_commit
+
+    def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answers a request for `path`. Raises ProtocolError while nothing has been sent.
+
+        No coroutine of its own: each would be held by every reader that follows.
+        """
+        part = part_of(path)
+        if part is not None:
+            return self._below(*part, path, scope, receive, send)
+        if b"meta" in scope["query_string"] and scope["method"] == "GET" and is_run(path):
+            wait = parse_meta(scope["query_string"])
+            if wait is not None:
+                return self._meta(_stored(path, scope), wait, receive, send)
+        return self._streams(path, scope, receive, send)
+
+    def _below(self, run: str, part: Part, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        method = scope["method"]
+        if method == "OPTIONS":
+            return responses.preflight(send)
+        if part is Part.CONTROL and method != "DELETE":
+            return self._control(run, path, scope, receive, send)
+        if part is Part.HEARTBEAT and method == "POST":
+            return self._streams(path, scope, receive, send)
+        if part is Part.CANCEL and method == "POST":
+            return self._cancel(_stored(run, scope), scope, receive, send)
+        allow = b"GET, HEAD, PUT, POST, OPTIONS" if part is Part.CONTROL else b"POST, OPTIONS"
+        raise MethodNotAllowed(None, [(b"allow", allow)])
+
+    async def _meta(self, run: str, wait: float, receive: Receive, send: Send) -> None:
+        """The record; once the run has ended, or the time is up."""
+        record = await self._store.record(run)
+        if wait and not record.ended:
+            await self._until_closed(run, wait, receive)
+            record = await self._store.record(run)
+        await responses.respond(send, 200, [JSON, NO_STORE], to_json(record))
+
+    async def _until_closed(self, run: str, wait: float, receive: Receive) -> None:
+        with Follower(self._hub, run) as follower, Hangup(follower, receive):
+            batch: Batch | Signal = (await follower.begin(NOW, 0)).batch
+            follower.expire(wait)
+            while batch is not Signal.OVER and not (isinstance(batch, Batch) and batch.closed):
+                batch = await follower.next()
+
+    async def _control(self, run: str, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """The stream that goes the other way, made by the first who asks for it."""
+        if not await self._store.open_control(_stored(run, scope)):
+            raise StreamNotFound
+        await self._streams(path, scope, receive, send)
+
+    async def _cancel(self, run: str, scope: Scope, receive: Receive, send: Send) -> None:
+        reason = parse_cancel(await read_body(scope, receive, MAX_BODY))
+        news = await self._store.cancel(run, reason)
+        if news is not None:
+            self._on_commit(news)
+        await responses.respond(send, 202, [])
+
+
+def _stored(run: str, scope: Scope) -> str:
+    """A run's path as the log has it. Raises InvalidRequest."""
+    return within(principal_of(scope).tenant, check_path(run))
