@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.auth.face import Auth
 from gateway.auth.gate import let_in
-from gateway.fanout.hub import Hub
+from gateway.fanout.hub import Hub, Published
 from gateway.fanout.transport import Cycle
 from gateway.http import request_log, responses
 from gateway.http.health import Health, health_router
@@ -139,6 +139,10 @@ class Gateway:
     def begin_drain(self) -> None:
         """Ends what is open, cleanly and spread over the drain time; `/ready` turns 503 at once."""
         self._hub.drain(self.settings.drain_timeout * 0.8)
+
+    def observe(self, published: Published) -> None:
+        """Whoever traces deliveries hears of each batch that is written to followers here."""
+        self._hub.published = published
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -185,6 +185,11 @@ class Settings(BaseSettings):
     access_log: bool = Field(
         False, description="Whether each request is logged when its response has ended; appends are slower then."
     )
+    traces: bool = Field(
+        False,
+        description="Whether appends and deliveries are traced by OpenTelemetry, as its own variables say;"
+        " needs the extra otel.",
+    )
     fly_region: str | None = Field(None, description="Region of this Machine, for logs and metrics; Fly sets it.")
     fly_machine_id: str | None = Field(None, description="Fly's name for this Machine; Fly sets it.")
     primary_region: str | None = Field(

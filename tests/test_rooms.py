@@ -25,6 +25,7 @@ ROOMS = {
     "auth": {"log", "protocol", "settings"},
     "subscriptions": {"auth", "log", "protocol", "http"},
     "runs": {"auth", "fanout", "http", "log", "protocol"},
+    "tracing": {"auth", "http", "protocol"},
     "client": {"protocol"},
 }
 

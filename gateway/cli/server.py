@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import click
 import uvicorn
 
-from gateway.app import create_app
+from gateway.app import Gateway, create_app
 from gateway.cli.endings import Failure
 from gateway.cli.listening import Sockets, address
 from gateway.cli.logs import identify
@@ -32,13 +32,18 @@ from gateway.settings import Settings
 
 async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblings: Siblings | None = None) -> None:
     """Serve until told to stop; prints where it listens as soon as it does. Raises Failure."""
-    sockets = bound.main
     app = create_app(settings, url, settings.listen_database_url, siblings)
-    app.address = address(sockets[0])
+    app.address = address(bound.main[0])
     identify(machine=app.machine)
+    with _asked_for(settings, app) as application:
+        await _serve(settings, app, application, bound, stop)
+
+
+async def _serve(settings: Settings, app: Gateway, application: App, bound: Sockets, stop: Stop) -> None:
+    sockets = bound.main
     server = _Server(
         uvicorn.Config(
-            _asked_for(settings, app),
+            application,
             http=connections(settings.request_timeout),
             loop="uvloop",
             ws="none",
@@ -76,12 +81,24 @@ async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblin
         raise Failure("the application did not start") from None
 
 
-def _asked_for(settings: Settings, app: App) -> App:
-    """The application, and around it what a setting asks for: nothing, by default."""
-    elsewhere = settings.fly_region != settings.primary_region
-    if settings.replay_appends and settings.fly_region and settings.primary_region and elsewhere:
-        app = Replay(app, settings.primary_region)
-    return AccessLog(app) if settings.access_log else app
+@contextlib.contextmanager
+def _asked_for(settings: Settings, app: Gateway) -> Iterator[App]:
+    """The application, and around it what a setting asks for: nothing, by default. Raises Failure."""
+    with contextlib.ExitStack() as stack:
+        application: App = app
+        if settings.traces:
+            try:
+                from gateway.tracing.export import tracer
+                from gateway.tracing.spans import Traced
+            except ImportError as error:
+                raise Failure(f"GATEWAY_TRACES needs the extra otel ({error})") from None
+            application = Traced(application, stack.enter_context(tracer(app.machine, settings.place)), app.observe)
+        elsewhere = settings.fly_region != settings.primary_region
+        if settings.replay_appends and settings.fly_region and settings.primary_region and elsewhere:
+            application = Replay(application, settings.primary_region)
+        if settings.access_log:
+            application = AccessLog(application)
+        yield application
 
 
 class _Server(Server):

@@ -34,6 +34,8 @@ RECENT: Final = 16 << 10  # bytes before its position that the first reader of a
 ROUNDS: Final = 2  # of others' first reads that a newcomer waits for
 
 Positions = Callable[[Iterable[str]], Awaitable[dict[str, tuple[int, int, bool]]]]
+Published = Callable[[str, int, int, int], None]
+"""Is told the path, the start, the end and the readers of a batch that was written to followers' sockets."""
 Touch = Callable[[Iterable[str]], Awaitable[None]]
 
 
@@ -68,6 +70,7 @@ class Hub:
         self.remembered = 0  # readers that needed none
         self.missed = 0  # times that the sweep found what no news had told of
         self.delivered = 0  # frames written to sockets
+        self.published: Published | None = None
         self.delivery_seconds = Histogram(SECONDS)  # from hearing of a commit to having written it to all sockets
         self._read = read
         self._positions = positions
@@ -218,6 +221,8 @@ class Hub:
         tail.publish(batch, self.cursor(tail), now)
         if direct:
             self.delivered += direct
+            if self.published is not None:
+                self.published(tail.path, batch.start, batch.end, direct)
             if heard:
                 self.delivery_seconds.observe(self._clock() - heard)
 

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.http import responses
-from gateway.http.request_log import App, Receive, Scope, Send
-from gateway.protocol.request import stream_path_of
+from gateway.http.request_log import App, Receive, Scope, Send, appended_to
 
 MOST_BYTES: Final = 1_000_000  # of a body; a larger one cannot be replayed
 
@@ -28,8 +27,7 @@ class Replay:
         self._answer: responses.Headers = [(b"fly-replay", f"region={region}".encode()), (b"retry-after", b"1")]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        append = scope["type"] == "http" and scope["method"] == "POST" and stream_path_of(scope["path"]) is not None
-        if append and replayable(dict(scope["headers"])):
+        if appended_to(scope) is not None and replayable(dict(scope["headers"])):
             await responses.respond(send, 503, self._answer)
         else:
             await self._app(scope, receive, send)

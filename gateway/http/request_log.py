@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from gateway.protocol.errors import InternalFault, ProtocolError, Unavailable
+from gateway.protocol.request import stream_path_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -28,6 +29,14 @@ _GIVEN: Final = (b"fly-request-id", b"x-request-id")  # by whom the request came
 _PLAIN: Final = re.compile(rb"[\w.:/+=-]{1,128}")
 _ID: Final = "gateway.request_id"
 _OUTCOME: Final = "gateway.outcome"  # where an AccessLog that is in charge is told what was refused
+
+
+def appended_to(scope: Scope) -> str | None:
+    """The path of the stream that a request is to append to, as its client knows it; None: it is another request."""
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return None
+    path = stream_path_of(scope["path"])
+    return None if path is None or path.partition("/")[0] == "__ds" else path
 
 
 def request_id(scope: Scope) -> str:

@@ -101,11 +101,13 @@ def body_of(response: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def serving(database_url: str, protocol: str, **settings: Any) -> Iterator[Running]:
-    """A gateway over this database, until the block ends."""
+def serving(
+    database_url: str, protocol: str, *, around: Callable[[Gateway], Any] = lambda app: app, **settings: Any
+) -> Iterator[Running]:
+    """A gateway over this database, until the block ends. `around`: what is served in its place."""
     app = create_app(Settings(drain_timeout=0, **settings), database_url)
     config = uvicorn.Config(
-        app,
+        around(app),
         http=PROTOCOLS[protocol](app.settings),
         loop="uvloop",
         ws="none",

@@ -1,0 +1,1 @@
+"""OpenTelemetry's traces, where GATEWAY_TRACES asks for them; elsewhere nothing imports this room."""
