@@ -18,6 +18,8 @@ from gateway.auth.face import Auth
 from gateway.auth.gate import let_in
 from gateway.fanout.hub import Hub, Published
 from gateway.fanout.transport import Cycle
+from gateway.flue.face import Flue
+from gateway.flue.routes import Routes
 from gateway.http import request_log, responses
 from gateway.http.health import Health, health_router
 from gateway.http.openapi import describe
@@ -83,6 +85,9 @@ class Gateway:
             heartbeat=settings.heartbeat,
             sweep_interval=self._sweep_interval,
         )
+        limits = Limits(settings.max_body, settings.long_poll_timeout, settings.sse_max_age)
+        self._flue = Flue(settings, self._database, limits, self._listens) if settings.flue else None
+        self._hubs = [self._hub, self._flue.hub] if self._flue else [self._hub]
         self._writer = Writer(
             self._database,
             machine=lambda: None if self._listener.alone else self.machine,
@@ -97,8 +102,8 @@ class Gateway:
             self._database,
             machine=self.machine,
             heartbeat=settings.heartbeat,
-            on_news=self._heard,
-            on_change=self._hub.look_again,
+            on_news=self._flue.hears(self._heard) if self._flue else self._heard,
+            on_change=self._look_again,
         )
         self._subscriptions = Subscriptions(
             self._database, base_url=self._base_url, allow_local_webhooks=settings.local_webhooks
@@ -106,7 +111,7 @@ class Gateway:
         self._streams = StreamRoutes(
             _Log(self._reader, self._writer, self._lifecycle, self._heard, self._subscriptions),
             self._hub,
-            Limits(settings.max_body, settings.long_poll_timeout, settings.sse_max_age),
+            limits,
             now=time.time,
             public_url=settings.public_url,
         )
@@ -118,6 +123,11 @@ class Gateway:
             public_url=settings.public_url,
             on_commit=self._committed,
         )
+        self._routes: Routes = self._runs.streams
+        self._append_directly = self._streams.append_directly
+        if self._flue is not None:
+            routes = self._flue.routes(self._routes, self._append_directly, self._reader.stat)
+            self._routes, self._append_directly = routes, routes.append_directly
         self.metrics = Exposition(
             Parts(
                 settings.place | {"machine": self.machine},
@@ -138,7 +148,8 @@ class Gateway:
 
     def begin_drain(self) -> None:
         """Ends what is open, cleanly and spread over the drain time; `/ready` turns 503 at once."""
-        self._hub.drain(self.settings.drain_timeout * 0.8)
+        for hub in self._hubs:
+            hub.drain(self.settings.drain_timeout * 0.8)
 
     def observe(self, published: Published) -> None:
         """Whoever traces deliveries hears of each batch that is written to followers here."""
@@ -182,7 +193,7 @@ class Gateway:
             if path is None or path.startswith("__ds"):
                 return False
             principal = self._auth.known(cycle.scope, path)
-            return principal is not None and self._streams.append_directly(path, principal.tenant, cycle)
+            return principal is not None and self._append_directly(path, principal.tenant, cycle)
         except Exception as error:  # noqa: BLE001  logged with its traceback
             request_log.failed(cast("Scope", cycle.scope), error)
             responses.refuse_directly(cycle, InternalFault())
@@ -197,7 +208,7 @@ class Gateway:
             await send(message)
 
         try:
-            await self._runs.streams(path, scope, receive, watched if scope["method"] == "GET" else send)
+            await self._routes(path, scope, receive, watched if scope["method"] == "GET" else send)
         except Exception as error:
             if started:
                 raise  # nothing true can be said any more: the connection is closed
@@ -216,9 +227,15 @@ class Gateway:
         if news.last >= news.first:
             self._subscriptions.appended(news.path)
 
+    def _look_again(self) -> None:
+        for hub in self._hubs:
+            hub.look_again()
+
+    def _listens(self) -> bool:
+        return self._listener.news == "listen"
+
     def _sweep_interval(self) -> float:
-        listening = self._listener.news == "listen"
-        return self.settings.sweep_interval if listening else self.settings.poll_interval
+        return self.settings.sweep_interval if self._listens() else self.settings.poll_interval
 
     def _base_url(self) -> str:
         return self.settings.public_url or self.address
@@ -231,7 +248,12 @@ class Gateway:
                     await connection.fetchval("SELECT 1")
         except (Unavailable, TimeoutError):
             database = False
-        return Health(database=database, news=self._listener.news, draining=self._hub.draining)
+        return Health(
+            database=database,
+            news=self._listener.news,
+            flue=None if self._flue is None else self._flue.news,
+            draining=self._hub.draining,
+        )
 
     @asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
@@ -241,6 +263,8 @@ class Gateway:
         await self._subscriptions.start()
         self._runs.start()
         background = [asyncio.create_task(self._hub.run()), asyncio.create_task(self._housekeeping.run())]
+        if self._flue is not None:
+            background += await self._flue.start()
         try:
             yield
         finally:

@@ -176,6 +176,17 @@ class Settings(BaseSettings):
         None,
         description="Whether webhooks may go to this very host by plain http; when empty, only if HOST is loopback.",
     )
+    flue: bool = Field(
+        False, description="Whether runs of a Flue app in the same database are served too, from its own tables."
+    )
+    flue_workflows: str | None = Field(
+        None,
+        min_length=1,
+        description="Names, with commas, of the Flue workflows whose runs may be read; `*` means all.",
+    )
+    flue_poll_interval: Seconds = Field(
+        0.1, description="Seconds between looks at the Flue runs that are followed, where its tables have no triggers."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level of what is logged to stderr."
     )

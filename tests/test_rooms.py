@@ -23,6 +23,7 @@ ROOMS = {
     "metrics": {"counting", "fanout", "http", "log"},
     "settings": set(),
     "auth": {"log", "protocol", "settings"},
+    "flue": {"auth", "fanout", "http", "log", "protocol", "settings"},
     "subscriptions": {"auth", "log", "protocol", "http"},
     "runs": {"auth", "fanout", "http", "log", "protocol"},
     "tracing": {"auth", "http", "protocol"},
@@ -96,4 +97,4 @@ def test_neither_the_protocol_nor_its_serving_knows_the_database_driver() -> Non
         for path in HOUSE.rglob("*.py")
         if any(name.split(".")[0] == "asyncpg" for name in imports(path))
     }
-    assert wrong <= {"log", "subscriptions", "runs", "cli"}
+    assert wrong <= {"flue", "log", "subscriptions", "runs", "cli"}

@@ -22,6 +22,10 @@ class Health(BaseModel):
     news: Literal["listen", "polling"] = Field(
         description="How news of other Machines arrives: by LISTEN, or by polling where LISTEN does not work."
     )
+    flue: Literal["triggers", "polling"] | None = Field(
+        None,
+        description="How news of a Flue app's runs arrives, where GATEWAY_FLUE is on.",
+    )
     draining: bool = Field(description="Whether this Machine is shutting down.")
 
 

@@ -1,0 +1,166 @@
+"""Flue's event streams as the hub, the followers and the routes read a log: the port of `gateway.log.reader`.
+
+Each read is one statement, so "closed", the tail and the rows are one snapshot (laws 3 and 4). Flue's row lock makes
+the order of its sequence numbers that of their commits, and its rows never change. Nothing is written here. The
+tables are found by the search path, as Flue itself finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import asyncpg
+
+from gateway.flue.errors import NoSuchRun
+from gateway.log.database import Database
+from gateway.protocol.batch import JSON_TYPE, Batch, Page, Stream
+
+PAGE: Final = 100  # events: Flue's own pages
+LIVE_PAGE: Final = 256 << 10  # bytes: what a slow reader may be holding up, for it is written all at once
+_ID: Final = 0  # Flue's streams have no identity but their path
+_ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
+
+# The run, its stream, and a page of its events from `start`: the position asked for, or so many events before the
+# tail, or, close to the tail, up to `recent` bytes earlier. The page holds the events that fit, and at least one;
+# `more` tells whether others follow. Of a page that is the `same` as a known one the events are not read again.
+_PAGE: Final = """
+WITH asked (run_id, path, position, last_events, events, bytes, known_end, known_full, recent) AS (VALUES (
+    $1::text, $2::text, $3::bigint, $4::bigint, $5::bigint, $6::bigint, $7::bigint, $8::boolean, $9::bigint))
+SELECT r.workflow_name, s.next_offset, s.closed, p.start, k.same, e.body, e.last, e.found, e.lengths, e.more
+  FROM asked a
+  JOIN flue_runs r USING (run_id)
+  LEFT JOIN flue_event_streams s USING (path)
+ CROSS JOIN LATERAL (
+    SELECT CASE WHEN a.last_events IS NULL THEN a.position
+                ELSE greatest(s.next_offset - a.last_events, 0) END AS first) f
+ CROSS JOIN LATERAL (
+    SELECT CASE WHEN a.recent > 0 AND s.next_offset - f.first BETWEEN 0 AND a.events THEN (
+        SELECT coalesce(min(w.seq), f.first)
+          FROM (SELECT v.seq, sum(octet_length(v.data)) OVER (ORDER BY v.seq DESC) AS size
+                  FROM flue_event_stream_entries v
+                 WHERE v.path = a.path AND v.seq < f.first AND v.seq >= f.first - 64) w
+         WHERE w.size <= a.recent) ELSE f.first END AS start) p
+ CROSS JOIN LATERAL (
+    SELECT coalesce(
+        a.known_end = s.next_offset OR (a.known_full AND a.known_end < s.next_offset), false) AS same) k
+ CROSS JOIN LATERAL (
+    SELECT string_agg(w.data, ',' ORDER BY w.seq) FILTER (WHERE w.fits) AS body,
+           max(w.seq) FILTER (WHERE w.fits) AS last,
+           count(*) FILTER (WHERE w.fits) AS found,
+           array_agg(octet_length(w.data) ORDER BY w.seq) FILTER (WHERE w.fits AND a.recent IS NOT NULL) AS lengths,
+           coalesce(bool_or(NOT w.fits), false) AS more
+      FROM (SELECT v.seq, v.data,
+                   v.n <= a.events + f.first - p.start
+                   AND sum(octet_length(v.data)) OVER (ORDER BY v.seq) - octet_length(v.data)
+                       < a.bytes + coalesce(a.recent, 0) AS fits
+              FROM (SELECT x.seq, convert_to(x.data, 'UTF8') AS data, row_number() OVER (ORDER BY x.seq) AS n
+                      FROM flue_event_stream_entries x
+                     WHERE x.path = a.path AND x.seq >= p.start AND x.seq < s.next_offset AND NOT k.same
+                     ORDER BY x.seq LIMIT a.events + 65) v) w) e
+"""
+_STAT: Final = """
+    SELECT r.workflow_name, s.next_offset, s.closed
+      FROM flue_runs r LEFT JOIN flue_event_streams s ON s.path = $2 WHERE r.run_id = $1
+"""
+_WORKFLOW: Final = "SELECT workflow_name FROM flue_runs WHERE run_id = $1"
+_POSITIONS: Final = "SELECT path, next_offset, closed FROM flue_event_streams WHERE path = ANY ($1)"
+
+
+def run_of(path: str) -> str | None:
+    """The run that a stream's path may name here; None for paths that are none of Flue's."""
+    run = path[5:]
+    return run if path.startswith("runs/") and run and "/" not in run and "\0" not in run else None
+
+
+class Source:
+    """Reads of Flue's tables. Every method is one round trip and raises Unavailable when there is no database.
+
+    `readable` tells by a workflow's name whether its runs may be read here. A run that may not is not there at all.
+    """
+
+    def __init__(self, database: Database, *, page_bytes: int, readable: Callable[[str], bool]) -> None:
+        self._database = database
+        self._page_bytes = page_bytes
+        self._readable = readable
+        self.reads = 0
+
+    async def read(
+        self, path: str, position: int, *, last_events: int | None = None, known: Page | None = None
+    ) -> Page:
+        """The page after `position`, or one that begins at most `last_events` before the tail.
+
+        `known`, a page that was read from `position` before, spares its bytes the way here. Raises NoSuchRun.
+        """
+        args = (known.batch.end, not known.batch.up_to_date) if known else (None, None)
+        row = await self._page(path, position, last_events, self._page_bytes, *args, None)
+        return _page(path, row, position, known)
+
+    async def live(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page:
+        """A page for those who go on to follow: smaller, and with the lengths of its events. Raises NoSuchRun."""
+        most = min(self._page_bytes, LIVE_PAGE)
+        return _page(path, await self._page(path, position, last_events, most, None, None, recent), position)
+
+    async def _page(self, path: str, position: int, last_events: int | None, *args: object) -> asyncpg.Record:
+        self.reads += 1
+        run = self._run(path)
+        async with self._database.acquire() as connection:
+            row = await connection.fetchrow(_PAGE, run, path, position, last_events, PAGE, *args)
+        return self._found(run, row)
+
+    async def stat(self, path: str) -> Stream:
+        """The stream alone. Raises NoSuchRun."""
+        run = self._run(path)
+        async with self._database.acquire() as connection:
+            row = self._found(run, await connection.fetchrow(_STAT, run, path))
+        return Stream(_ID, path, JSON_TYPE, row["next_offset"], row["closed"])
+
+    async def find(self, run: str) -> None:
+        """Whether there is such a run to be read, with or without events. Raises NoSuchRun."""
+        async with self._database.acquire() as connection:
+            workflow = await connection.fetchval(_WORKFLOW, run)
+        if workflow is None or not self._readable(workflow):
+            raise NoSuchRun(run)
+
+    async def taken(self, run: str) -> bool:
+        """Whether Flue has a run of this id, be it to be read here or not."""
+        async with self._database.acquire() as connection:
+            return await connection.fetchval(_WORKFLOW, run) is not None
+
+    async def positions(self, paths: Iterable[str]) -> dict[str, tuple[int, int, bool]]:
+        """Tail and closed of those streams that exist: what the sweep, and polling, compare tails with."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(_POSITIONS, list(paths))
+        return {row["path"]: (_ID, row["next_offset"], row["closed"]) for row in rows}
+
+    async def touch(self, paths: Iterable[str]) -> None:
+        """Nothing of Flue's expires."""
+
+    def _run(self, path: str) -> str:
+        run = run_of(path)
+        if run is None:
+            raise NoSuchRun(path.removeprefix("runs/"))
+        return run
+
+    def _found(self, run: str, row: asyncpg.Record | None) -> asyncpg.Record:
+        # For a moment a new run has a record and no stream yet: to a reader it is not there, as Flue has it.
+        if row is None or row["next_offset"] is None or not self._readable(row["workflow_name"]):
+            raise NoSuchRun(run)
+        return row
+
+
+def _page(path: str, row: asyncpg.Record, position: int, known: Page | None = None) -> Page:
+    stream = Stream(_ID, path, JSON_TYPE, row["next_offset"], row["closed"])
+    if known is not None and row["same"]:
+        end = known.batch.end
+        at_tail = end >= stream.tail
+        return Page(stream, Batch(position, end, known.batch.body, at_tail, at_tail and stream.closed))
+    start = row["start"]
+    at_tail = not row["more"]
+    # Rows may have been taken away by somebody: what is not there cannot be read, and nobody waits for it.
+    end = max(start, stream.tail) if at_tail else row["last"] + 1
+    body = row["body"] or b""
+    if b"\n" in body or b"\r" in body:
+        body = body.translate(_ONE_LINE)  # an event is one line of an event stream; between tokens JSON allows either
+    lengths = row["lengths"] if row["found"] == end - start else None
+    return Page(stream, Batch(start, end, body, at_tail, at_tail and stream.closed, lengths))

@@ -1,0 +1,175 @@
+"""Runs of Flue's, followed here while a Flue server writes them: everything once, in order, with the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.flue.app import App, event, recording
+from tests.http.servers import Running, body_of, serving
+from tests.protocol.event_source import read
+
+
+def offset(last: int) -> str:
+    """The offset of the last event read, as Flue writes it."""
+    return f"{0:016d}_{last:016d}"
+
+
+@pytest.fixture
+async def http(gateway: Running) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=15) as http:
+        yield http
+
+
+async def follow(gateway: Running, run: str, since: str = "-1") -> list[Any]:
+    """Every event of an SSE response, until the stream's end, which has to be told."""
+    answer = read(body_of(await gateway.get_raw(f"/runs/{run}?offset={since}&live=sse")))
+    assert json.loads(answer.events[-1].data)["streamClosed"]
+    return [message for event in answer.events if event.type == "data" for message in json.loads(event.data)]
+
+
+async def test_an_event_stream_has_it_all_while_it_is_written(gateway: Running, app: App, run: str) -> None:
+    record, events = recording("chat")
+    record, events = record | {"runId": run}, [event | {"runId": run} for event in events]
+    await app.admit(record)
+    await app.create_stream(run)
+    following = asyncio.create_task(follow(gateway, run))
+    for each in events:
+        await app.append(run, each)
+        await asyncio.sleep(0)
+    await app.close(run)
+    await app.end(record)
+    assert await following == events
+
+
+async def test_long_polls_one_after_the_other_have_it_all_and_no_false_end(
+    http: httpx.AsyncClient, app: App, run: str
+) -> None:
+    await app.begin(run)
+
+    async def write() -> None:
+        for i in range(12):
+            await app.append(run, event(run, i))
+            await asyncio.sleep(0.02)
+        await app.close(run)
+
+    writing = asyncio.create_task(write())
+    seen: list[int] = []
+    at, closed = "-1", False
+    while not closed:
+        answer = await http.get(f"/runs/{run}?offset={at}&live=long-poll")
+        seen += [each["eventIndex"] for each in answer.json()] if answer.status_code == 200 else []
+        at, closed = answer.headers["stream-next-offset"], "stream-closed" in answer.headers
+    await writing
+    assert (seen, at) == (list(range(12)), offset(11))
+
+
+async def test_pages_are_of_a_hundred_and_go_on_from_any_offset(http: httpx.AsyncClient, app: App, run: str) -> None:
+    await app.begin(run)
+    await app.connection.executemany(
+        "INSERT INTO flue_event_stream_entries (path, seq, data) VALUES ($1, $2, $3)",
+        [(f"runs/{run}", i, json.dumps(event(run, i))) for i in range(250)],
+    )
+    await app.connection.execute("UPDATE flue_event_streams SET next_offset = 250 WHERE path = $1", f"runs/{run}")
+    first = await http.get(f"/runs/{run}")
+    assert [each["eventIndex"] for each in first.json()] == list(range(100))
+    assert first.headers["stream-next-offset"] == offset(99)
+    assert "stream-up-to-date" not in first.headers
+    again = await http.get(f"/runs/{run}", headers={"if-none-match": first.headers["etag"]})
+    assert again.status_code == 304
+    middle = await http.get(f"/runs/{run}?offset={offset(99)}")
+    last = await http.get(f"/runs/{run}?offset={offset(199)}")
+    assert [each["eventIndex"] for each in middle.json() + last.json()] == list(range(100, 250))
+    assert last.headers["stream-up-to-date"] == "true"
+    tail = await http.get(f"/runs/{run}?offset=-1&tail=3")
+    assert [each["eventIndex"] for each in tail.json()] == [247, 248, 249]
+
+
+async def test_an_empty_stream_is_at_the_start(http: httpx.AsyncClient, app: App, run: str) -> None:
+    await app.begin(run)
+    for query in ("", "?offset=-1", "?offset=now", "?tail=5"):
+        answer = await http.get(f"/runs/{run}{query}")
+        assert (answer.json(), answer.headers["stream-next-offset"]) == ([], "-1")
+    poll = await http.get(f"/runs/{run}?offset=-1&live=long-poll")
+    assert (poll.status_code, poll.headers["stream-next-offset"]) == (204, "-1")
+    assert "stream-closed" not in poll.headers
+    assert (await http.head(f"/runs/{run}")).headers["stream-next-offset"] == "-1"
+
+
+async def test_a_run_without_a_stream_is_not_there_yet_but_has_a_record(
+    http: httpx.AsyncClient, app: App, run: str
+) -> None:
+    await app.admit({"runId": run, "workflowName": "chat", "startedAt": "2026-11-23T01:49:29.448Z"})
+    assert (await http.get(f"/runs/{run}")).json()["error"]["type"] == "run_not_found"
+    assert (await http.get(f"/runs/{run}?meta")).json() == {
+        "runId": run, "workflowName": "chat", "status": "active", "startedAt": "2026-11-23T01:49:29.448Z",
+    }  # fmt: skip
+
+
+async def test_runs_of_workflows_that_are_not_named_are_not_there(
+    gateway: Running, http: httpx.AsyncClient, app: App, run: str
+) -> None:
+    await app.begin(run, "secret")
+    await app.append(run, event(run, 0))
+    unknown = (await http.get("/runs/unknown")).text
+    for target in ("", "?meta", "?offset=-1&live=sse", "?offset=-1&live=long-poll", "?offset=bad", "?tail=1"):
+        answer = await http.get(f"/runs/{run}{target}")
+        assert (answer.status_code, answer.text) == (404, unknown.replace("unknown", run))
+    assert (await http.head(f"/runs/{run}")).status_code == 404
+    assert (await http.post(f"/runs/{run}", json={})).status_code == 404
+    assert (await http.delete(f"/runs/{run}")).status_code == 404
+    # Its id is taken all the same.
+    assert (await http.put(f"/runs/{run}", headers={"content-type": "application/json"})).status_code == 409
+
+
+async def test_the_gateways_own_runs_stay_beside_them(http: httpx.AsyncClient, app: App, run: str) -> None:
+    url = f"/runs/{run}"
+    assert (await http.get(url)).status_code == 404
+    assert (await http.put(url, headers={"content-type": "application/json"})).status_code == 201
+    for i in range(3):
+        assert (await http.post(url, json={"i": i})).status_code == 204
+    answer = await http.get(url)
+    assert answer.json() == [{"i": 0}, {"i": 1}, {"i": 2}]
+    assert answer.headers["stream-next-offset"] == offset(3)  # its own offsets count what was read
+    assert (await http.delete(url)).status_code == 204
+
+
+async def test_what_another_way_of_writing_puts_there_stays_one_line_of_an_event_stream(
+    gateway: Running, app: App, run: str
+) -> None:
+    await app.begin(run)
+    await app.append(run, '{\n "text": "a\\nb"\r\n}')
+    await app.close(run)
+    assert await follow(gateway, run) == [{"text": "a\nb"}]
+
+
+async def test_rows_that_somebody_has_taken_away_keep_nobody_waiting(
+    http: httpx.AsyncClient, app: App, run: str
+) -> None:
+    await app.begin(run)
+    for i in range(6):
+        await app.append(run, event(run, i))
+    await app.close(run)
+    await app.connection.execute(
+        "DELETE FROM flue_event_stream_entries WHERE path = $1 AND seq IN (0, 1, 3, 5)", f"runs/{run}"
+    )
+    answer = await http.get(f"/runs/{run}")
+    assert [each["eventIndex"] for each in answer.json()] == [2, 4]
+    assert answer.headers["stream-next-offset"] == offset(5)
+    assert answer.headers["stream-closed"] == "true"
+
+
+@pytest.mark.parametrize("protocol", ["asgi"])
+async def test_through_another_server_it_is_the_same(flue_database: str, app: App, run: str, protocol: str) -> None:
+    await app.begin(run)
+    with serving(flue_database, protocol, flue=True, flue_workflows="*", flue_poll_interval=0.05) as machine:
+        following = asyncio.create_task(follow(machine, run))
+        for i in range(20):
+            await app.append(run, event(run, i))
+        await app.close(run)
+        assert [each["eventIndex"] for each in await following] == list(range(20))
