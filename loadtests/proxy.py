@@ -41,13 +41,16 @@ class Proxy:
 
     A target `unix:/path` is a socket in the file system; there is no `url` then, only `port`.
     A new target holds for new connections; those that exist stay where they are until `cut`.
-    `accepted` counts the connections that clients have made.
+    `accepted` counts the connections that clients have made, `turns` how often a client spoke after its server did, or
+    first: the round trips, for those who wait for an answer.
     `latency` is the time in seconds that each piece from the server waits.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self.target = target
+        self._listen = host, port
         self.accepted = 0
+        self.turns = 0
         self.latency = 0.0
         self._links: set[_Link] = set()
         self._traps: list[Trap] = []
@@ -56,7 +59,7 @@ class Proxy:
         self._open.set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, *self._listen)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -72,7 +75,7 @@ class Proxy:
         """The target's address with the proxy's own host and port in it: path, user and query stay."""
         parts = urlsplit(self.target)
         login, at, _ = parts.netloc.rpartition("@")
-        return urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{self.port}"))
+        return urlunsplit(parts._replace(netloc=f"{login}{at}{self._listen[0]}:{self.port}"))
 
     @property
     def connections(self) -> int:
@@ -134,6 +137,7 @@ class _Link:
         self._writers = [client]
         self._end: End | None = None
         self._ended = asyncio.Event()
+        self._heard_client = False  # last
 
     async def carry(self, from_client: asyncio.StreamReader) -> None:
         """Passes bytes both ways until both sides have ended, or one fails, or the link is cut."""
@@ -173,6 +177,8 @@ class _Link:
         held = b""  # what may be the beginning of a trap's pattern
         while piece := await reader.read(PIECE):
             await self._proxy._open.wait()
+            self._proxy.turns += not from_the_server and not self._heard_client
+            self._heard_client = not from_the_server
             if from_the_server:
                 if self._proxy.latency:
                     await asyncio.sleep(self._proxy.latency)

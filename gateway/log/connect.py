@@ -9,9 +9,10 @@ import asyncio
 import random
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import asyncpg
 
@@ -36,16 +37,33 @@ _SILENCE: Final = 10  # seconds: a peer that has not answered for so long is not
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _ECHO: Final = 1.0  # seconds for a notification to come back
 _PROBE: Final = "run_gateway_probe"
+_FIRST_OWN_OID: Final = 16_384  # FirstNormalObjectId, access/transam.h: those below are the catalog's
+_NOT_ASKED: Final = SimpleNamespace(name="none")  # the driver looks whether its question took a statement's place
 
 
 class LogConnection(Connection):
-    """A connection without session state: nothing to reset when it goes back, so no round trip for it."""
+    """A connection without session state: nothing to reset when it goes back, so no round trip for it.
+
+    Nor does each ask the server anew what the types are that statements use, for which the driver takes four.
+    """
 
     born = 0.0  # by the loop's clock
     retires = float("inf")
+    _types: ClassVar[list[tuple[frozenset[int], Any]]] = []  # what was asked about, and the answer
 
     def get_reset_query(self) -> str:
         return ""
+
+    async def _introspect_types(self, oids: Collection[int], timeout: float) -> tuple[Any, Any]:
+        """The driver's own question. Types of the catalog are the same in every Postgres, and asked for once."""
+        asked = frozenset(oids)
+        for known, types in self._types:
+            if asked <= known:
+                return types, _NOT_ASKED
+        types, statement = await super()._introspect_types(oids, timeout)  # type: ignore[misc]
+        if max(asked) < _FIRST_OWN_OID:
+            self._types.append((asked, types))
+        return types, statement
 
 
 async def connect(
@@ -69,6 +87,7 @@ async def connect(
             "timeout": timeout,
             "command_timeout": command_timeout,
             "statement_cache_size": 100 if cached else 0,
+            "max_cached_statement_lifetime": 0,  # the connection's own is enough, and no statement is prepared twice
             # No other server_settings: a PgBouncer refuses them.
             "server_settings": {"application_name": "run-gateway"},
             **options,

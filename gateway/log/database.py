@@ -31,6 +31,9 @@ _ENOUGH = 4  # connections in a pool that can spare some for writers alone
 _CONNECT = 5.0  # seconds for a new connection, at most
 _DEMOTED = 5.0  # seconds between looks whether another server is the primary by now
 
+# All types that our statements use and the driver does not know by itself: asked for once, see LogConnection.
+_TYPES = "SELECT NULL::text[], NULL::integer[], NULL::bigint[], NULL::boolean[], NULL::bytea[]"
+
 # A pooler has handed the statement to a server that does not know it, or knows another by that name.
 _FORGOTTEN = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 
@@ -107,6 +110,8 @@ class Database:
                 connect=cast("Any", self._connect),  # the stubs ask for a class that nobody could write
                 connection_class=LogConnection,
             )
+            async with self._pool.acquire() as connection:
+                await connection.fetchrow(_TYPES)
         except FAULTS as error:
             raise Unavailable(f"The database cannot be reached: {type(error).__name__}.") from error
 
