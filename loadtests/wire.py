@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
@@ -17,6 +18,7 @@ from locust.env import Environment
 
 TIMEOUT = 45.0  # seconds: longer than a long-poll waits and a heartbeat takes
 FAULTS = (OSError, http.client.HTTPException)
+KEY = {"Authorization": f"Bearer {os.environ['LOAD_KEY']}"} if os.environ.get("LOAD_KEY") else {}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Wire:
         began = time.perf_counter()
         with closing(self._connect()) as connection:
             try:
-                connection.request("GET", path, headers={"Accept": "text/event-stream"})
+                connection.request("GET", path, headers={"Accept": "text/event-stream"} | KEY)
                 response = connection.getresponse()
                 if response.status != 200:
                     raise Refused(response.status, response.read())
@@ -104,7 +106,7 @@ class Wire:
     def _call(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         if self._kept is None:
             self._kept = self._connect()
-        self._kept.request(method, path, body, dict(headers))
+        self._kept.request(method, path, body, {**KEY, **headers})
         response = self._kept.getresponse()
         read = response.read()
         if response.will_close:

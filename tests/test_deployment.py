@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import requires, version
@@ -16,6 +18,7 @@ from packaging.requirements import Requirement
 from gateway.app import create_app
 from gateway.cli import main
 from gateway.cli.supervisor import GRACE
+from gateway.log.reader import LIVE_PAGE
 from gateway.settings import Settings, load, variable
 from tests.cli.commands import command
 from tests.databases import Postgres
@@ -82,12 +85,25 @@ def test_links_name_the_app() -> None:
 
 def test_the_paths_that_fly_asks_for_are_routes(settings: Settings) -> None:
     asked = {check["path"] for check in SERVICE["checks"]}
-    if "metrics" in FLY:
-        asked.add(FLY["metrics"]["path"])
-        assert FLY["metrics"]["port"] == settings.port
     assert "/health" in asked
     settings = settings.model_copy(update={"keys": "agent:write:a-secret-of-sixteen-letters"})
     assert asked <= set(create_app(settings, "postgres://nowhere")._api.openapi()["paths"])
+
+
+def test_fly_scrapes_the_port_of_the_metrics_which_is_not_the_publics(settings: Settings) -> None:
+    assert FLY["metrics"] == {"port": settings.metrics_port, "path": "/metrics"}
+    assert settings.metrics_port != SERVICE["internal_port"]
+
+
+def test_so_many_readers_fit_the_machine_even_if_all_of_them_are_slow(settings: Settings) -> None:
+    kilobyte, megabyte = 1 << 10, 1 << 20
+    process, reader = 75 * megabyte, 10 * kilobyte  # python -m loadtests.memory 0 10000
+    slow = 2 * LIVE_PAGE  # what is written before the transport says stop, and the page that was written then
+    system = 64 * megabyte  # what Fly's kernel and init leave to nobody
+    appends = 8 * megabyte  # of a whole batch, and not of all that may be pending
+    assert (FLY["vm"], SERVICE["concurrency"]["hard_limit"]) == ([{"size": "shared-cpu-1x", "memory": "512mb"}], 2500)
+    needed = process + appends + SERVICE["concurrency"]["hard_limit"] * (reader + slow)
+    assert needed + system <= 512 * megabyte
 
 
 def test_the_check_is_as_patient_as_agreed() -> None:
@@ -105,7 +121,7 @@ async def test_the_machine_that_is_described_migrates_serves_and_is_healthy(post
         released = await command(*arguments, stdin=b"", **ENV, DATABASE_URL=postgres.dsn(name))
         assert (released.code, released.err) == (0, "")
         secret = "a-secret-of-sixteen-letters"
-        env = ENV | {"PORT": "0", "GATEWAY_KEYS": f"agent:write:{secret}"}
+        env = ENV | {"PORT": "0", "GATEWAY_METRICS_PORT": "0", "GATEWAY_KEYS": f"agent:write:{secret}"}
         bearer = {"authorization": f"Bearer {secret}"}
         async with Machine.start(postgres.dsn(name), env=env) as machine:
             (check,) = SERVICE["checks"]
@@ -116,6 +132,9 @@ async def test_the_machine_that_is_described_migrates_serves_and_is_healthy(post
                 assert (await http.get("/ready")).status_code == 200
                 created = await http.put("/runs/1", headers={"host": "run-gateway.fly.dev"} | bearer)
                 assert (await http.put("/runs/2")).status_code == 401
+                scraped = machine.log.partition("Metrics on ")[2].split()[0]
+                assert "run_gateway_build_info" in (await http.get(scraped)).text, "without a key: it is not public"
+                assert (await http.get(FLY["metrics"]["path"])).status_code in (401, 404)
                 assert created.headers["location"] == "https://run-gateway.fly.dev/runs/1"
             assert await machine.terminate() == 0
     finally:
@@ -123,6 +142,13 @@ async def test_the_machine_that_is_described_migrates_serves_and_is_healthy(post
 
 
 # The image
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="there is no hadolint for this platform")
+@pytest.mark.parametrize("dockerfile", ["Dockerfile", "loadtests/Dockerfile"])
+def test_hadolint_has_nothing_to_say(dockerfile: str) -> None:
+    said = subprocess.run(["hadolint", ROOT / dockerfile], capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout + said.stderr) == (0, "")
 
 
 def instructions() -> list[list[str]]:
