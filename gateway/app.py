@@ -60,13 +60,13 @@ class Gateway:
         self.settings = settings
         self.machine = secrets.token_hex(4)
         self.address = f"http://{settings.host}:{settings.port}"  # until the server knows better
-        self._auth = Auth(settings)
         self._database = Database(
             database_url,
             pool_size=settings.pool_size,
             statement_timeout=settings.statement_timeout,
             max_age=settings.connection_max_age,
         )
+        self._auth = Auth(settings, self._database)
         self._reader = Reader(self._database, page_bytes=settings.page_bytes)
         self._lifecycle = Lifecycle(self._database, machine=self.machine)
         self._housekeeping = Housekeeping(
@@ -119,6 +119,7 @@ class Gateway:
             self._database,
             self._hub,
             self._streams,
+            self._auth.token_for,
             machine=self.machine,
             public_url=settings.public_url,
             on_commit=self._committed,
@@ -259,6 +260,7 @@ class Gateway:
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
         await self._database.open()
         await self.metrics.open()
+        await self._auth.start()
         await self._listener.start()
         await self._subscriptions.start()
         self._runs.start()
@@ -276,6 +278,7 @@ class Gateway:
             await self._runs.stop()
             await self._subscriptions.stop()
             await self._listener.stop()
+            await self._auth.stop()
             await self.metrics.close()
             await self._database.close()
 

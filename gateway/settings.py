@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -55,6 +56,22 @@ def _http_url(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://")
     return value.rstrip("/")
+
+
+def _jwks_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if (
+        host is None
+        or parts.username is not None
+        or not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)))
+    ):
+        # Whoever could change it on its way would sign for everyone.
+        raise ValueError("must be an https:// address without a password; http:// on loopback alone")
+    return value
 
 
 def _auth(value: str) -> str:
@@ -121,6 +138,36 @@ class Settings(BaseSettings):
         None, repr=False, description="Keys, each as NAME:SCOPES:SECRET or NAME@TENANT:SCOPES:SECRET, space between."
     )
     keys_file: Path | None = Field(None, description="File of more keys, one a line, which SIGHUP has read again.")
+    jwt_secret: str | None = Field(
+        None, repr=False, description="Secret of JWTs that are signed with HS256, at least 32 bytes."
+    )
+    jwt_jwks_url: Annotated[str, AfterValidator(_jwks_url)] | None = Field(
+        None, description="Address of the public keys of JWTs that are signed with RS256, ES256 or EdDSA."
+    )
+    jwt_issuer: str | None = Field(
+        None, description="Issuer (`iss`) that a JWT must have; needed for GATEWAY_JWT_JWKS_URL."
+    )
+    jwt_audience: str | None = Field(
+        None, description="Audience (`aud`) that a JWT must have; needed for GATEWAY_JWT_JWKS_URL."
+    )
+    jwt_leeway: float = Field(
+        10.0, ge=0, le=300, allow_inf_nan=False, description="Seconds that the issuer's clock may differ from ours."
+    )
+    jwt_scope_claim: str = Field("scope", min_length=1, description="Claim that holds a JWT's scopes.")
+    jwt_tenant_claim: str | None = Field(
+        None, description="Claim that names a JWT's tenant, and must be there; none: all are of the default one."
+    )
+    jwt_runs_claim: str = Field(
+        "runs", min_length=1, description="Claim that holds patterns of the runs that a JWT is for; absent: all."
+    )
+    token_ttl: int = Field(
+        3600, ge=1, le=30 * 86_400, description="Seconds that a run's token is valid, unless it is asked for less."
+    )
+    token_secrets: str | None = Field(
+        None,
+        repr=False,
+        description="Secrets that sign runs' tokens, the newest first, space between; none: a key in the database.",
+    )
     data_dir: Path = Field(
         Path("./.run-gateway"), description="Folder of the embedded Postgres, made when it is missing."
     )

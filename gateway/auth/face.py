@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
-from gateway.auth.gate import Gate, Verifier
+from gateway.auth.claims import ClaimNames
+from gateway.auth.gate import Gate
+from gateway.auth.jwks import Jwks
+from gateway.auth.jwt import Jwts, KeySource, Secret
 from gateway.auth.keys import Keys
 from gateway.auth.principal import ANONYMOUS, Principal
-from gateway.settings import Settings
+from gateway.auth.read_tokens import Capability
+from gateway.auth.token_keys import ReadTokens
+from gateway.log.database import Database
+from gateway.protocol.errors import ScopeMissing
+from gateway.settings import BadSetting, Settings
 
 
 class Auth:
-    """What stands at the entry of one Machine. Raises BadKeys for settings that let nobody in."""
+    """What stands at the entry of one Machine. Raises BadSetting for settings that cannot be meant."""
 
-    def __init__(self, settings: Settings) -> None:
-        kinds = settings.auth.split(",")
-        self._keys = Keys(settings.keys, settings.keys_file) if "keys" in kinds else None
-        verifiers: list[Verifier] = []
-        self._gate = (
-            None if kinds == ["none"] else Gate(None if self._keys is None else self._keys.find, verifiers, time.time)
-        )
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._gate: Gate | None = None
+        if settings.auth == "none":
+            return
+        self._keys, self._source = _trusted(settings, self._forget)
+        self._tokens = ReadTokens(database, (settings.token_secrets or "").split(), self._forget)
+        jwts = [] if self._source is None else [_jwts(settings, self._source)]
+        self._gate = Gate(None if self._keys is None else self._keys.find, [self._tokens, *jwts], time.time)
 
     @property
     def on(self) -> bool:
         """Whether anybody is asked for a credential."""
         return self._gate is not None
+
+    async def start(self) -> None:
+        """Begins to look after keys that others may change."""
+        if self._gate is not None:
+            await self._tokens.start()
+            if isinstance(self._source, Jwks):
+                await self._source.start()
+
+    async def stop(self) -> None:
+        if self._gate is not None:
+            await self._tokens.stop()
+            if isinstance(self._source, Jwks):
+                await self._source.stop()
 
     def known(self, scope: Any, stream: str) -> Principal | None:
         """Who appends to this stream, when memory tells; None: `admit` has to find out."""
@@ -37,5 +60,66 @@ class Auth:
 
     def read_again(self) -> None:
         """Takes the keys that the file holds now."""
-        if self._keys is not None:
+        if self._gate is not None and self._keys is not None:
             self._keys.read_again()
+
+    async def token_for(
+        self, principal: Principal, stream: str, *, control: bool = False, ttl: int | None = None
+    ) -> tuple[str, int] | None:
+        """A token for one run, and when it expires (Unix seconds); None where nobody needs one.
+
+        Nobody gives away more than they have: control, or time. Raises ScopeMissing, Unavailable.
+        """
+        if self._gate is None:
+            return None
+        if control and "control" not in principal.scopes:
+            raise ScopeMissing("control")
+        expires = int(time.time()) + min(ttl or self._settings.token_ttl, self._settings.token_ttl)
+        if principal.expires is not None:
+            expires = min(expires, int(principal.expires))
+        return await self._tokens.sign(Capability(principal.tenant, stream, control, expires)), expires
+
+    def _forget(self) -> None:
+        if self._gate is not None:
+            self._gate.forget()
+
+
+def check(settings: Settings) -> None:
+    """Raises BadSetting for settings that cannot be meant, before anything is started."""
+    if settings.auth != "none":
+        _trusted(settings, lambda: None)
+
+
+def _trusted(settings: Settings, changed: Callable[[], None]) -> tuple[Keys | None, KeySource | None]:
+    kinds = settings.auth.split(",")
+    if any(len(secret) < 32 for secret in (settings.token_secrets or "").split()):
+        raise BadSetting("GATEWAY_TOKEN_SECRETS must each be at least 32 characters")
+    return (
+        Keys(settings.keys, settings.keys_file) if "keys" in kinds else None,
+        _source(settings, changed) if "jwt" in kinds else None,
+    )
+
+
+def _source(settings: Settings, changed: Callable[[], None]) -> KeySource:
+    if (settings.jwt_secret is None) == (settings.jwt_jwks_url is None):
+        raise BadSetting("AUTH has jwt: set one of GATEWAY_JWT_SECRET and GATEWAY_JWT_JWKS_URL")
+    if settings.jwt_secret is not None:
+        try:
+            return Secret(settings.jwt_secret)
+        except ValueError as error:
+            raise BadSetting(f"GATEWAY_JWT_SECRET {error}") from None
+    if settings.jwt_issuer is None or settings.jwt_audience is None:
+        # An issuer signs for others too: without these, whoever has any token of it would be let in.
+        raise BadSetting("GATEWAY_JWT_JWKS_URL needs GATEWAY_JWT_ISSUER and GATEWAY_JWT_AUDIENCE")
+    assert settings.jwt_jwks_url is not None
+    return Jwks(settings.jwt_jwks_url, changed)
+
+
+def _jwts(settings: Settings, source: KeySource) -> Jwts:
+    return Jwts(
+        source,
+        ClaimNames(settings.jwt_scope_claim, settings.jwt_tenant_claim, settings.jwt_runs_claim),
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        leeway=settings.jwt_leeway,
+    )

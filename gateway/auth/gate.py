@@ -22,6 +22,7 @@ from gateway.protocol.errors import (
     TokenInvalid,
     WrongStream,
 )
+from gateway.protocol.run_path import part_of
 
 PRINCIPAL: Final = "run_gateway.principal"
 """Where an ASGI scope holds who asks, once the gate has let the request in."""
@@ -65,7 +66,7 @@ class Gate:
         if token is None or scope["query_string"]:
             return None
         principal = self._remembered(sha256(token).digest())
-        if principal is None or "write" not in principal.scopes or not principal.reaches(stream):
+        if principal is None or "write" not in principal.scopes or not principal.reaches(_about(stream)):
             return None
         if principal.expires is not None and principal.expires <= self._now():
             return None
@@ -78,7 +79,7 @@ class Gate:
         RouteNotFound (404), MethodNotAllowed (405).
         """
         try:
-            need, stream = asked(scope["method"], scope["path"])
+            need, stream, in_body = asked(scope["method"], scope["path"])
         except ProtocolError:
             await self._identify(scope)  # what there is not is nobody's business who was not let in
             raise
@@ -87,7 +88,7 @@ class Gate:
         principal = await self._identify(scope)
         if need not in principal.scopes:
             raise ScopeMissing(need)
-        if not principal.reaches(stream) if stream is not None else principal.bound:
+        if not (principal.reaches(stream) if stream is not None else in_body or not principal.bound):
             raise WrongStream
         return principal
 
@@ -131,6 +132,12 @@ class Gate:
             if principal is not None:
                 self._verified.move_to_end(digest)
         return principal
+
+
+def _about(stream: str) -> str:
+    """The stream that a request for this path is about: a heartbeat is its run's."""
+    part = part_of(stream)
+    return stream if part is None else part[0]
 
 
 def principal_of(scope: Any) -> Principal:

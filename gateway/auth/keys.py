@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.auth.principal import SCOPES, TENANT, Principal, scopes_of
+from gateway.settings import BadSetting
 
 logger = logging.getLogger("gateway.auth.keys")
 
@@ -20,12 +21,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SECRET: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")  # what a Bearer token may hold; shorter ones can be guessed
 
 
-class BadKeys(Exception):
-    """The keys cannot be used; the message says where and why, and holds none of them."""
-
-
 class Keys:
-    """All keys, by digest of the secret.
+    """All keys, by digest of the secret. Raises BadSetting, whose message holds no secret.
 
     A look-up in a dict takes no time that tells of the secret: what it compares are digests, and whoever tries
     secrets cannot steer those towards one that is there (as two hashes that are compared instead of the secrets).
@@ -44,7 +41,7 @@ class Keys:
         """Takes what the file holds now; if that cannot be used, everything stays as it was."""
         try:
             self._by_digest = self._read()
-        except BadKeys as error:
+        except BadSetting as error:
             logger.error("The keys stay as they were: %s.", error)
         else:
             logger.info("Read %d keys.", len(self._by_digest))
@@ -55,10 +52,11 @@ class Keys:
             try:
                 text = self._file.read_text()
             except (OSError, UnicodeDecodeError) as error:
-                raise BadKeys(f"cannot read {self._file}: {getattr(error, 'strerror', None) or 'not text'}") from None
+                reason = getattr(error, "strerror", None) or "not text"
+                raise BadSetting(f"cannot read {self._file}: {reason}") from None
             found |= _parse("\n".join(line.partition("#")[0] for line in text.splitlines()), str(self._file))
         if not found:
-            raise BadKeys("neither GATEWAY_KEYS nor GATEWAY_KEYS_FILE holds a key")
+            raise BadSetting("neither GATEWAY_KEYS nor GATEWAY_KEYS_FILE holds a key")
         return found
 
 
@@ -70,10 +68,10 @@ def _parse(text: str, source: str) -> Iterator[tuple[bytes, Principal]]:
         name, at, tenant = owner.partition("@")
         # The number alone is told: who mixes the order up may have written the secret first.
         if entry.count(":") != 2 or not _NAME.fullmatch(name) or (at and not TENANT.fullmatch(tenant)):
-            raise BadKeys(f"{where}: must be NAME:SCOPES:SECRET or NAME@TENANT:SCOPES:SECRET")
+            raise BadSetting(f"{where}: must be NAME:SCOPES:SECRET or NAME@TENANT:SCOPES:SECRET")
         asked = names.split(",")
         if not set(asked) <= SCOPES:
-            raise BadKeys(f"{where}: scopes must be of {', '.join(sorted(SCOPES))}")
+            raise BadSetting(f"{where}: scopes must be of {', '.join(sorted(SCOPES))}")
         if not _SECRET.fullmatch(secret):
-            raise BadKeys(f"{where}: the secret must be 16 to 512 characters of A-Z a-z 0-9 . _ ~ + / = -")
+            raise BadSetting(f"{where}: the secret must be 16 to 512 characters of A-Z a-z 0-9 . _ ~ + / = -")
         yield sha256(secret.encode()).digest(), Principal(f"key:{owner}", scopes_of(asked), tenant)

@@ -28,6 +28,7 @@ BELOW_A_RUN: Final[dict[Part, Methods]] = {
     Part.CONTROL: {"GET": "read", "HEAD": "read", "PUT": "control", "POST": "control"},
     Part.CANCEL: {"POST": "control"},
     Part.HEARTBEAT: {"POST": "write"},
+    Part.TOKEN: {"POST": "write"},  # who makes a run may say who reads it
 }
 """What is asked below a run is about that run."""
 
@@ -60,10 +61,14 @@ ROUTES: Final[dict[str, Methods]] = {
 
 
 class Asked(NamedTuple):
-    """What a request needs, and the stream that it is about, if it is about one."""
+    """What a request needs, and the stream that it is about, if it is about one.
+
+    `in_body`: its body says which run is meant, so that the handler has to judge whether it is one of theirs.
+    """
 
     need: Need
     stream: str | None
+    in_body: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ def asked(method: str, path: str) -> Asked:
         return Asked("nothing", None)  # a browser's preflight carries no credential, by the Fetch standard
     for route in _ROUTES:
         if route.form.fullmatch(path):
-            return Asked(_need(route.methods, method), None)
+            return Asked(_need(route.methods, method), None, in_body=(method, path) == ("POST", "/runs"))
     stream = stream_path_of(path)
     if stream is None:
         raise RouteNotFound

@@ -8,14 +8,13 @@ import contextlib
 import click
 import uvloop
 
-from gateway.auth.face import Auth
-from gateway.auth.keys import BadKeys
+from gateway.auth.face import check
 from gateway.cli.database import database, update
 from gateway.cli.endings import Misuse
 from gateway.cli.listening import Sockets, address, bind
 from gateway.cli.stop import Stop
 from gateway.cli.supervisor import supervise
-from gateway.settings import Settings
+from gateway.settings import BadSetting, Settings
 
 
 def run(settings: Settings) -> None:
@@ -26,8 +25,8 @@ def run(settings: Settings) -> None:
 
 async def _run(settings: Settings) -> None:
     try:
-        Auth(settings)
-    except BadKeys as error:
+        check(settings)
+    except BadSetting as error:
         raise Misuse(str(error)) from None
     stop = Stop(hangup=settings.keys_file is not None)
     with stop.on_signals():

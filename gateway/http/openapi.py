@@ -209,6 +209,15 @@ BELOW_A_RUN: Final[dict[str, tuple[str, dict[str, Operation]]]] = {  # by route:
             (errors.RunNotFound, errors.StreamGone, errors.RunEnded, errors.BodyTooLarge, errors.NotWritable,
              errors.StreamHeld), _REASON),
         "options": OPERATIONS["options"]}),
+    "/runs/{id}/token": ("token", {
+        "post": Operation(
+            "Make a token for a run's readers",
+            "With AUTH on: a capability for this run alone, to be handed to a browser as `?token=` or as Bearer token. "
+            "It cannot be taken back before it expires.",
+            (), {201: Answer("The token, and when it expires in Unix seconds.", (), ("application/json",))},
+            (errors.RunNotFound, errors.RouteNotFound, errors.StreamGone, errors.BodyTooLarge),
+            "A JSON object that may have `control` (true: it may cancel the run too) and `ttl` (seconds); or nothing."),
+        "options": OPERATIONS["options"]}),
     "/runs/{id}/heartbeat": ("heartbeat", {
         "post": Operation(
             "Give a sign of life",

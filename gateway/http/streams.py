@@ -43,7 +43,7 @@ from gateway.protocol.request import (
 from gateway.protocol.run_path import Part, part_of
 from gateway.protocol.tenants import within, without
 
-_INDIRECT: Final = (Part.CONTROL.value, Part.CANCEL.value)  # more than one question to the log
+_INDIRECT: Final = (Part.CONTROL.value, Part.CANCEL.value, Part.TOKEN.value)  # more than one question to the log
 
 
 class Log(reading.Log, Protocol):

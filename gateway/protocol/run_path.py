@@ -1,5 +1,5 @@
 """Where runs are: the stream `runs/<id>` is a run, `runs/<id>/control` the stream that goes the other way, and
-`runs/<id>/cancel` and `/heartbeat` are requests and never streams.
+`runs/<id>/cancel` and `/heartbeat` and `/token` are requests and never streams.
 
 A path may stand behind its tenant, as it does in the log.
 """
@@ -21,6 +21,7 @@ class Part(Enum):
     CONTROL = "/control"
     CANCEL = "/cancel"
     HEARTBEAT = "/heartbeat"
+    TOKEN = "/token"  # noqa: S105  it names no secret
 
 
 _PARTS: Final = {part.value: part for part in Part}

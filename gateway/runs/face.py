@@ -14,11 +14,12 @@ from gateway.runs.leases import LeaseWatch
 from gateway.runs.routes import RunRoutes, make_router
 from gateway.runs.store import Store
 from gateway.runs.streams import RunStreams, Streams
+from gateway.runs.tokens import Sign, Tokens
 
 
 class Runs:
-    """One Machine's part in all runs. `streams`: the routes of all streams. `on_commit` hears of what was written here;
-    `public_url` is what clients call this server, where that is set.
+    """One Machine's part in all runs. `streams`: the routes of all streams. `sign` makes tokens for runs' readers.
+    `on_commit` hears of what was written here; `public_url` is what clients call this server, where that is set.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class Runs:
         database: Database,
         hub: Hub,
         streams: Streams,
+        sign: Sign,
         *,
         machine: str,
         public_url: str | None,
@@ -33,8 +35,9 @@ class Runs:
     ) -> None:
         self._hub = hub
         self._public_url = public_url
+        self._sign = sign
         self._store = Store(database, machine=machine)
-        self.streams = RunStreams(streams, self._store, hub, on_commit)
+        self.streams = RunStreams(streams, self._store, Tokens(sign, self._store), hub, on_commit)
         self._leases = LeaseWatch(self._store.end_lost, on_commit)
 
     def start(self) -> None:
@@ -51,4 +54,4 @@ class Runs:
 
     def router(self) -> APIRouter:
         """`/runs` itself."""
-        return make_router(RunRoutes(self._store, self._public_url))
+        return make_router(RunRoutes(self._store, self._sign, self._public_url))

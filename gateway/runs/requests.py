@@ -32,14 +32,16 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_P
 Value = Annotated[str, StringConstraints(max_length=1024, pattern=_PRINTABLE)]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """A request's body: nothing in it that is not known, and nothing of another type."""
+
     model_config = ConfigDict(strict=True, extra="forbid", alias_generator=to_camel)
 
 
-Body = TypeVar("Body", bound=_Body)
+_Asked = TypeVar("_Asked", bound=Body)
 
 
-class CreateRun(_Body):
+class CreateRun(Body):
     """The body of `POST /runs`. Everything may be left out."""
 
     id: Annotated[str, StringConstraints(min_length=1, max_length=MAX_RUN_ID, pattern=r"^[^/\x00-\x1f\x7f-\x9f]+$")] = (
@@ -59,12 +61,15 @@ class CreateRun(_Body):
     ttl: Annotated[int, Field(ge=0, lt=10**10)] | None = Field(
         None, description="Seconds that the run's stream lives after its last read or write (Stream-TTL)."
     )
+    control: bool = Field(
+        False, description="Whether the token that comes back may also cancel the run; whoever asks must be able to."
+    )
     content_type: Annotated[str, StringConstraints(pattern=r"^[\w-]+/[\w-]+[\x20-\x7e]*$")] = Field(
         "application/json", description="The stream's content type."
     )
 
 
-class CancelRun(_Body):
+class CancelRun(Body):
     """The body of `POST /runs/<id>/cancel`. May be left out."""
 
     reason: Annotated[str, StringConstraints(max_length=MAX_REASON, pattern=r"^[^\x00]*$")] | None = Field(
@@ -97,25 +102,31 @@ class ListRequest:
     before: int | None
 
 
-def parse_create(body: bytes) -> tuple[str | None, NewRun]:
-    """The id that was asked for, and the run. Raises InvalidRequest."""
-    asked = _parse(CreateRun, body)
-    digest = sha256(orjson.dumps(orjson.loads(body or b"{}"), option=orjson.OPT_SORT_KEYS)).digest()
-    return asked.id or None, NewRun(
-        digest,
-        asked.content_type,
-        asked.ttl,
-        asked.lease,
-        asked.workflow_name,
-        _text(asked.input) if "input" in asked.model_fields_set else None,
-        None if asked.metadata is None else _text(asked.metadata),
-        None if asked.lost_event is None else _text(asked.lost_event),
+def parse_create(body: bytes) -> tuple[str | None, bool, NewRun]:
+    """The id that was asked for, whether the token shall be for control too, and the run. Raises InvalidRequest."""
+    asked = parse(CreateRun, body)
+    # The token is of the answer, and no part of the run.
+    run = {name: value for name, value in orjson.loads(body or b"{}").items() if name != "control"}
+    digest = sha256(orjson.dumps(run, option=orjson.OPT_SORT_KEYS)).digest()
+    return (
+        asked.id or None,
+        asked.control,
+        NewRun(
+            digest,
+            asked.content_type,
+            asked.ttl,
+            asked.lease,
+            asked.workflow_name,
+            _text(asked.input) if "input" in asked.model_fields_set else None,
+            None if asked.metadata is None else _text(asked.metadata),
+            None if asked.lost_event is None else _text(asked.lost_event),
+        ),
     )
 
 
 def parse_cancel(body: bytes) -> str | None:
     """The reason, if one is given. Raises InvalidRequest."""
-    return _parse(CancelRun, body).reason
+    return parse(CancelRun, body).reason
 
 
 def parse_meta(query: bytes) -> float | None:
@@ -160,7 +171,8 @@ def format_cursor(stream: int) -> str:
     return urlsafe_b64encode(b"%d" % stream).rstrip(b"=").decode()
 
 
-def _parse(model: type[Body], body: bytes) -> Body:
+def parse(model: type[_Asked], body: bytes) -> _Asked:
+    """A body as what it asks for; an empty one asks for nothing in particular. Raises InvalidRequest."""
     try:
         return model.model_validate(orjson.loads(body or b"{}"))
     except orjson.JSONDecodeError:

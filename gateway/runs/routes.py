@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from gateway.auth.gate import principal_of
 from gateway.http.address import base_url
 from gateway.http.bodies import read_body
+from gateway.protocol.errors import WrongStream
 from gateway.protocol.offset import START, format_offset
 from gateway.protocol.record import to_json
 from gateway.protocol.tenants import within
@@ -21,33 +22,47 @@ from gateway.runs.ids import CHANCE_BYTES, run_id
 from gateway.runs.requests import CreateRun, format_cursor, parse_create, parse_list
 from gateway.runs.store import Store
 from gateway.runs.streams import MAX_BODY
+from gateway.runs.tokens import Sign
 
 _BODY: Final = {"requestBody": {"content": {"application/json": {"schema": CreateRun.model_json_schema()}}}}
 _TEXT: Final = {"type": "string"}
+_TOKEN: Final = {"type": "string", "description": "With AUTH on: whoever holds it may read this run."}
 _COORDINATES: Final = {
     "type": "object",
     "required": ["runId", "streamUrl", "offset"],
-    "properties": {"runId": _TEXT, "streamUrl": {"type": "string", "format": "uri"}, "offset": _TEXT},
+    "properties": {
+        "runId": _TEXT,
+        "streamUrl": {"type": "string", "format": "uri"},
+        "offset": _TEXT,
+        "token": _TOKEN,
+    },
 }
 
 
 class RunRoutes:
-    """The two handlers. `public_url`: what clients call this server, where that is set."""
+    """The two handlers. `sign` makes tokens for readers; `public_url` is what clients call this server, if set."""
 
-    def __init__(self, store: Store, public_url: str | None) -> None:
+    def __init__(self, store: Store, sign: Sign, public_url: str | None) -> None:
         self._store = store
+        self._sign = sign
         self._public_url = public_url
 
     async def create(self, request: Request) -> Response:
         """Makes a run and answers with its coordinates, all that a reader needs. The same request for the same id
         again is answered with the same.
         """
-        asked, run = parse_create(await read_body(request.scope, request.receive, MAX_BODY))
+        asked, control, run = parse_create(await read_body(request.scope, request.receive, MAX_BODY))
         id = asked or run_id(time.time(), secrets.token_bytes(CHANCE_BYTES))
-        new, tail = await self._store.create(within(principal_of(request.scope).tenant, f"runs/{id}"), run)
+        principal = principal_of(request.scope)
+        if not principal.reaches(f"runs/{id}"):
+            raise WrongStream
+        signed = await self._sign(principal, f"runs/{id}", control=control)  # if refused, nothing is made
+        new, tail = await self._store.create(within(principal.tenant, f"runs/{id}"), run)
         url = f"{base_url(request.scope, self._public_url)}/runs/{quote(id, safe='')}"
         # To be read from its beginning, whatever the producer has written by now.
         coordinates = {"runId": id, "streamUrl": url, "offset": format_offset(START).decode()}
+        if signed is not None:
+            coordinates["token"] = signed[0]
         headers = {"stream-next-offset": format_offset(tail).decode(), "location": url}
         return _json(201 if new else 200, orjson.dumps(coordinates), headers)
 

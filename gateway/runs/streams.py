@@ -1,4 +1,4 @@
-"""What lies at and below `/runs/<id>` besides its stream, straight over ASGI: `?meta`, control, cancel, heartbeat."""
+"""What lies at and below `/runs/<id>` besides its stream, straight over ASGI: `?meta`, `/control` and the like."""
 
 from __future__ import annotations
 
@@ -33,12 +33,21 @@ class Streams(Protocol):
     def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
 
 
+class Below(Protocol):
+    """What is asked below the run at this stored path."""
+
+    def __call__(self, run: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
+
+
 class RunStreams:
     """The stream routes, with what a run adds to them. `on_commit` hears of what was written here."""
 
-    def __init__(self, streams: Streams, store: Store, hub: Hub, on_commit: Callable[[News], None]) -> None:
+    def __init__(
+        self, streams: Streams, store: Store, tokens: Below, hub: Hub, on_commit: Callable[[News], None]
+    ) -> None:
         self._streams = streams
         self._store = store
+        self._tokens = tokens
         self._hub = hub
         self._on_commit = on_commit
 
@@ -66,6 +75,8 @@ class RunStreams:
             return self._streams(path, scope, receive, send)
         if part is Part.CANCEL and method == "POST":
             return self._cancel(_stored(run, scope), scope, receive, send)
+        if part is Part.TOKEN and method == "POST":
+            return self._tokens(_stored(run, scope), scope, receive, send)
         allow = b"GET, HEAD, PUT, POST, OPTIONS" if part is Part.CONTROL else b"POST, OPTIONS"
         raise MethodNotAllowed(None, [(b"allow", allow)])
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.auth.keys import BadKeys, Keys
+from gateway.auth.keys import Keys
 from gateway.auth.principal import Principal
+from gateway.settings import BadSetting
 from tests.cli.commands import command
 from tests.databases import Postgres
 from tests.machines import Machine
@@ -44,14 +45,14 @@ def test_two_secrets_of_one_name_are_valid_at_once() -> None:
     ],
 )
 def test_what_cannot_be_a_key_is_refused_without_its_secret(text: str, words: str) -> None:
-    with pytest.raises(BadKeys, match=words) as refused:
+    with pytest.raises(BadSetting, match=words) as refused:
         Keys(text, None)
     assert "secret-16" not in str(refused.value)
 
 
 def test_a_file_has_comments_and_is_read_again_unless_it_is_broken(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    with pytest.raises(BadKeys, match=r"cannot read .*keys: No such file"):
+    with pytest.raises(BadSetting, match=r"cannot read .*keys: No such file"):
         Keys(None, file)
     file.write_text(f"# who\n\nagent:write:{OLD}  # since May\n")
     keys = Keys(f"ops:admin:{OTHER}", file)

@@ -1,0 +1,57 @@
+"""From the claims of a JWT whose signature is right to a Principal. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.auth.principal import TENANT, Principal, scopes_of
+from gateway.protocol.errors import TokenInvalid
+
+MOST_PATTERNS: Final = 64
+_LONGEST_PATTERN: Final = 256
+_SUBJECT: Final = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimNames:
+    """Which claims say what. `tenant` None: there are no tenants, all are the default one; else it has to be there."""
+
+    scopes: str = "scope"
+    tenant: str | None = None
+    runs: str = "runs"
+
+
+def principal_of_claims(claims: Mapping[str, Any], names: ClaimNames, *, leeway: float, unnamed: str) -> Principal:
+    """Who bears these. `unnamed`: what to call somebody without a `sub`. Raises TokenInvalid."""
+    scopes = _words(claims, names.scopes)
+    tenant = "" if names.tenant is None else claims.get(names.tenant)
+    if not isinstance(tenant, str) or (names.tenant is not None and not TENANT.fullmatch(tenant)):
+        raise TokenInvalid(f"The claim {names.tenant} must name a tenant.")
+    runs = _words(claims, names.runs)
+    if runs is not None and (len(runs) > MOST_PATTERNS or max(map(len, runs), default=0) > _LONGEST_PATTERN):
+        raise TokenInvalid(f"The claim {names.runs} has too many patterns, or too long ones.")
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
+        subject = unnamed
+    return Principal(
+        id=f"jwt:{subject}@{tenant}" if tenant else f"jwt:{subject}",
+        scopes=scopes_of(scopes or ()),
+        tenant=tenant,
+        runs=runs,
+        expires=claims["exp"] + leeway,
+    )
+
+
+def _words(claims: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
+    """A list of strings, or one string with spaces between (RFC 8693, §4.2); None: no such claim."""
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return tuple(value.split())
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return tuple(value)
+    raise TokenInvalid(f"The claim {name} must be a string or a list of strings.")

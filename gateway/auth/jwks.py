@@ -1,0 +1,154 @@
+"""The public keys of an issuer, fetched from its JWKS address (RFC 7517), kept, and fetched again in the background.
+
+While the address does not answer, the keys that are there stay valid: an issuer's outage locks nobody out. What cannot
+be told meanwhile is answered 503, and neither let in nor called invalid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import httpx
+import orjson
+from jwt import PyJWK
+from jwt.exceptions import PyJWTError
+
+from gateway.auth.jwt import Key
+from gateway.protocol.errors import IssuerUnavailable
+
+logger = logging.getLogger("gateway.auth.jwks")
+
+REFRESH: Final = 300.0  # seconds between looks, give or take a tenth
+RETRY: Final = (1.0, 60.0)  # seconds between looks that fail, from and to
+PAUSE: Final = 10.0  # seconds, at least, between looks for keys that are not known: anyone may name some
+_TIMEOUT: Final = 5.0
+_MOST_BYTES: Final = 1 << 20
+_MOST_KEYS: Final = 100
+
+_ALGORITHMS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
+"""By type and curve: no `oct` among them, for a secret is nothing to be published."""
+
+
+class Jwks:
+    """The keys at `url`. `on_change` hears of it when they are others than before."""
+
+    def __init__(self, url: str, on_change: Callable[[], None], *, refresh: float = REFRESH) -> None:
+        self._url = url
+        self._on_change = on_change
+        self._refresh = refresh
+        self._keys: dict[str | None, Key] | None = None  # None: never fetched
+        self._raw = b""
+        self._looked_at = float("-inf")
+        self._failed = False
+        self._look: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._http: httpx.AsyncClient | None = None
+
+    async def start(self) -> None:
+        """Fetches once, then keeps at it: without an answer this Machine serves all the same."""
+        self._http = httpx.AsyncClient(timeout=_TIMEOUT, headers={"accept": "application/json"})
+        await self._look_now()
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        for task in (self._task, self._look):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        if self._http is not None:
+            await self._http.aclose()
+
+    async def find(self, kid: str | None) -> Key | None:
+        """The key of that name; looks for one that it does not know. Raises IssuerUnavailable."""
+        key = self._known(kid)
+        if key is None and asyncio.get_running_loop().time() - self._looked_at > PAUSE:
+            await self._look_now()
+            key = self._known(kid)
+        if key is None and (self._failed or self._keys is None):
+            raise IssuerUnavailable
+        return key
+
+    def _known(self, kid: str | None) -> Key | None:
+        keys = self._keys or {}
+        if kid is None and len(keys) == 1:
+            return next(iter(keys.values()))
+        return keys.get(kid)
+
+    async def _run(self) -> None:
+        delay = RETRY[0]
+        while True:
+            if self._failed:
+                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+                delay = min(delay * 2, RETRY[1])
+            else:
+                delay = RETRY[0]
+                await asyncio.sleep(self._refresh * random.uniform(0.9, 1.1))
+            await self._look_now()
+
+    async def _look_now(self) -> None:
+        """One look for all that ask for it at once."""
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._fetch())
+        await asyncio.shield(self._look)
+
+    async def _fetch(self) -> None:
+        self._looked_at = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                raw = await self._read()
+            keys = dict(_usable(orjson.loads(raw)))
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
+            if not self._failed:
+                logger.warning("The issuer's keys cannot be fetched (%s); those that are known stay.", _line(error))
+            self._failed = True
+            return
+        if self._failed:
+            logger.info("The issuer's keys can be fetched again.")
+        self._failed = False
+        self._keys = keys
+        if raw != self._raw:
+            self._raw = raw
+            self._on_change()
+
+    async def _read(self) -> bytes:
+        assert self._http is not None, "it has been started"
+        raw = bytearray()
+        async with self._http.stream("GET", self._url) as response:
+            if response.status_code != 200:  # a redirect too: it leads where nobody said that keys are
+                raise ValueError(f"status {response.status_code}")
+            async for piece in response.aiter_bytes():
+                raw += piece
+                if len(raw) > _MOST_BYTES:
+                    raise ValueError("more than a set of keys")
+        return bytes(raw)
+
+
+def _usable(document: Any) -> Iterator[tuple[str | None, Key]]:
+    """The keys that are for signatures that are accepted here. Raises ValueError for what is no set of keys."""
+    keys = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(keys, list) or len(keys) > _MOST_KEYS:
+        raise ValueError("not a set of keys")
+    for key in keys:
+        algorithm = _algorithm(key) if isinstance(key, dict) else None
+        if algorithm is not None:
+            with suppress(PyJWTError):  # one that is broken takes no other along
+                kid = key.get("kid")
+                yield kid if isinstance(kid, str) else None, Key(PyJWK(key, algorithm).key, algorithm)
+
+
+def _algorithm(key: Mapping[str, Any]) -> str | None:
+    kind, curve = key.get("kty"), key.get("crv")
+    algorithm = _ALGORITHMS.get((kind, curve)) if isinstance(kind, str) and isinstance(curve, str | None) else None
+    if key.get("use", "sig") != "sig" or key.get("alg", algorithm) != algorithm:
+        return None
+    return algorithm
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

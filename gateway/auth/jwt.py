@@ -1,0 +1,98 @@
+"""JWTs: signed with one secret (HS256), or by an issuer whose public keys are at an address (RS256, ES256, EdDSA).
+
+The key says which algorithm it is for, never the token: no token can have a public key taken for a secret, or `none`
+for a signature.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple, Protocol
+
+import jwt
+from jwt import exceptions
+from jwt.algorithms import HMACAlgorithm
+
+from gateway.auth.claims import ClaimNames, principal_of_claims
+from gateway.auth.principal import Principal
+from gateway.protocol.errors import TokenExpired, TokenInvalid
+
+SHORTEST_SECRET: Final = 32  # bytes, of what is as long as the hash (RFC 7518, §3.2)
+
+_WRONG: Final[dict[type[Exception], str]] = {
+    exceptions.InvalidAudienceError: "It is for another audience.",
+    exceptions.InvalidIssuerError: "It is of another issuer.",
+    exceptions.ImmatureSignatureError: "It is not valid yet.",
+    exceptions.MissingRequiredClaimError: "It must have exp, and the issuer and audience that are asked for.",
+}
+
+
+class Key(NamedTuple):
+    """A key for verifying, and the one algorithm that it is for."""
+
+    key: Any
+    algorithm: str
+
+
+class KeySource(Protocol):
+    """Where keys come from."""
+
+    async def find(self, kid: str | None) -> Key | None:
+        """The key of that name; without one, the only key there is. Raises IssuerUnavailable when nobody can tell."""
+        ...
+
+
+class Secret:
+    """The one secret of HS256. Raises ValueError for one that is none."""
+
+    def __init__(self, secret: str) -> None:
+        if len(secret.encode()) < SHORTEST_SECRET:
+            raise ValueError(f"must be at least {SHORTEST_SECRET} bytes")
+        try:
+            self._key = Key(HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret), "HS256")
+        except exceptions.InvalidKeyError:
+            raise ValueError("must be a secret, and no public key") from None
+
+    async def find(self, kid: str | None) -> Key | None:
+        return self._key
+
+
+class Jwts:
+    """Verifies JWTs. `leeway`: seconds that clocks may differ."""
+
+    def __init__(
+        self, keys: KeySource, names: ClaimNames, *, issuer: str | None, audience: str | None, leeway: float
+    ) -> None:
+        self._keys = keys
+        self._names = names
+        self._issuer = issuer
+        self._audience = audience
+        self._leeway = leeway
+
+    def takes(self, token: str) -> bool:
+        """Whether it has a JWT's three parts."""
+        return token.count(".") == 2
+
+    async def verify(self, token: str, digest: bytes) -> Principal:
+        """Who bears it. Raises TokenInvalid, TokenExpired, IssuerUnavailable."""
+        try:
+            kid = jwt.get_unverified_header(token).get("kid")
+        except exceptions.PyJWTError:
+            raise TokenInvalid from None
+        key = await self._keys.find(kid)
+        if key is None:
+            raise TokenInvalid
+        try:
+            claims = jwt.decode(
+                token,
+                key.key,
+                algorithms=[key.algorithm],
+                issuer=self._issuer,
+                audience=self._audience,
+                leeway=self._leeway,
+                options={"require": ["exp"]},
+            )
+        except exceptions.ExpiredSignatureError:
+            raise TokenExpired from None
+        except exceptions.PyJWTError as error:
+            raise TokenInvalid(_WRONG.get(type(error))) from None
+        return principal_of_claims(claims, self._names, leeway=self._leeway, unnamed=digest.hex()[:16])

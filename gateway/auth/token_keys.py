@@ -1,0 +1,107 @@
+"""The keys that sign read tokens: those of the settings, or else one that all Machines find in the database.
+
+Several are valid, and the newest signs, so that they can be changed while tokens are out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from gateway.auth import read_tokens
+from gateway.auth.principal import Principal
+from gateway.auth.read_tokens import PREFIX, Capability, key_id, key_id_of
+from gateway.log.database import Database
+from gateway.protocol.errors import Unavailable
+
+REFRESH: Final = 60.0  # seconds between looks into the database: how long a key that was taken away may go on
+PAUSE: Final = 1.0  # seconds, at least, between looks for keys that are not known: anyone may name some
+
+# The secrets that tokens of wakes are signed with; ours are derived from them, so that neither passes for the other.
+_KEYS: Final = "SELECT secret FROM run_gateway.subscription_keys WHERE purpose = 'token' ORDER BY number"
+_MAKE: Final = (
+    "INSERT INTO run_gateway.subscription_keys (purpose, number, secret) VALUES ('sign', 1, $1), ('token', 1, $2)"
+    " ON CONFLICT DO NOTHING"
+)
+
+
+def derived(secret: bytes) -> bytes:
+    """The key that read tokens are signed with, out of a secret that has other uses too."""
+    return hmac.digest(secret, b"run-gateway read tokens", "sha256")
+
+
+class ReadTokens:
+    """Signs and verifies. `secrets`: of the settings, newest first; none: the database's.
+
+    `on_change` hears of it when keys are others than before. Raises Unavailable where it needs the database in vain.
+    """
+
+    def __init__(self, database: Database, secrets: Sequence[str], on_change: Callable[[], None]) -> None:
+        self._database = database
+        self._on_change = on_change
+        self._set = bool(secrets)
+        self._keys = [derived(secret.encode()) for secret in reversed(secrets)]  # the newest last
+        self._looked_at = float("-inf")
+        self._task: asyncio.Task[None] | None = None
+        self._soon: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        if not self._set:
+            with suppress(Unavailable):  # they are asked for again when they are needed
+                await self._look()
+            self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        for task in (self._task, self._soon):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError, Unavailable):
+                    await task
+
+    def takes(self, token: str) -> bool:
+        """Whether it looks like one of ours."""
+        return token.startswith(PREFIX)
+
+    async def verify(self, token: str, digest: bytes) -> Principal:
+        """Its bearer. Raises TokenInvalid."""
+        if key_id_of(token) not in map(key_id, self._keys):
+            await self._look_soon()
+        return read_tokens.read(token, {key_id(key): key for key in self._keys}).principal(digest)
+
+    async def sign(self, capability: Capability) -> str:
+        """The token, by the newest key."""
+        if not self._keys:
+            await self._look()
+        return read_tokens.sign(capability, self._keys[-1])
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH)
+            with suppress(Unavailable):  # what is known stays valid
+                await self._look()
+
+    async def _look_soon(self) -> None:
+        """A look that begins from now on, shared by all that ask for it: another Machine may have a newer key."""
+        if self._set:
+            return
+        if self._soon is None or self._soon.done():
+            self._soon = asyncio.create_task(self._look(after=PAUSE))
+        await asyncio.shield(self._soon)
+
+    async def _look(self, after: float = 0.0) -> None:
+        """`after`: seconds to be passed since the last one."""
+        await asyncio.sleep(self._looked_at + after - asyncio.get_running_loop().time())
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(_KEYS)
+            if not rows:
+                await connection.execute(_MAKE, secrets.token_bytes(32), secrets.token_bytes(32))
+                rows = await connection.fetch(_KEYS)  # another Machine may have been first
+        self._looked_at = asyncio.get_running_loop().time()
+        keys = [derived(row["secret"]) for row in rows]
+        if keys != self._keys:
+            self._keys = keys
+            self._on_change()

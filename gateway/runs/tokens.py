@@ -1,0 +1,58 @@
+"""`POST /runs/<id>/token`: a token for one run, for whoever shall read it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Protocol
+
+import orjson
+from pydantic import Field
+
+from gateway.auth.gate import principal_of
+from gateway.auth.principal import Principal
+from gateway.http import responses
+from gateway.http.bodies import read_body
+from gateway.http.responses import Receive, Scope, Send
+from gateway.protocol.errors import RouteNotFound
+from gateway.protocol.headers import NO_STORE
+from gateway.protocol.tenants import without
+from gateway.runs.requests import Body, parse
+from gateway.runs.store import Store
+
+MAX_BODY: Final = 4096  # bytes
+
+
+class TokenRequest(Body):
+    """The body. Everything may be left out."""
+
+    control: bool = Field(False, description="Whether it may also cancel the run; whoever asks must be able to.")
+    ttl: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Seconds that it is valid; at most GATEWAY_TOKEN_TTL, and what the asker's own has left.",
+    )
+
+
+class Sign(Protocol):
+    """Makes a token and says when it expires (Unix seconds); None where nobody needs one. Raises ScopeMissing."""
+
+    async def __call__(
+        self, principal: Principal, stream: str, *, control: bool = False, ttl: int | None = None
+    ) -> tuple[str, int] | None: ...
+
+
+class Tokens:
+    """The handler."""
+
+    def __init__(self, sign: Sign, store: Store) -> None:
+        self._sign = sign
+        self._store = store
+
+    async def __call__(self, run: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers with a token for the run at this stored path. Raises RunNotFound and its like."""
+        asked = parse(TokenRequest, await read_body(scope, receive, MAX_BODY))
+        await self._store.record(run)
+        signed = await self._sign(principal_of(scope), without(run), control=asked.control, ttl=asked.ttl)
+        if signed is None:
+            raise RouteNotFound("AUTH is none: nobody needs a token.")
+        answer: dict[str, Any] = dict(zip(("token", "expiresAt"), signed, strict=True))
+        headers = [(b"content-type", b"application/json"), NO_STORE]
+        await responses.respond(send, 201, headers, orjson.dumps(answer))

@@ -1,0 +1,196 @@
+"""JWTs: who is let in, who is not and why, and what an issuer's outage changes, which is nothing."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from gateway.auth import jwks
+from gateway.auth.claims import ClaimNames
+from gateway.auth.jwks import Jwks
+from gateway.auth.jwt import Jwts, KeySource, Secret
+from gateway.auth.principal import Principal
+from gateway.protocol.errors import IssuerUnavailable, ProtocolError, TokenExpired, TokenInvalid
+from tests.auth.issuer import AUDIENCE, ISSUER, Issuer, issuing, right
+
+SECRET = "a secret of at least thirty-two bytes"
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[Issuer]:
+    with issuing() as issuer:
+        yield issuer
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(issuer: Issuer) -> Iterator[None]:
+    keys = list(issuer.keys)
+    yield
+    issuer.keys, issuer.answering = keys, True
+
+
+def jwts(source: KeySource, names: ClaimNames = ClaimNames()) -> Jwts:  # noqa: B008  it is frozen
+    return Jwts(source, names, issuer=ISSUER, audience=AUDIENCE, leeway=10)
+
+
+async def bearer(token: str, names: ClaimNames = ClaimNames()) -> Principal:  # noqa: B008
+    """Who shows a token that is signed with the secret."""
+    return await jwts(Secret(SECRET), names).verify(token, b"digest")
+
+
+def signed(**claims: Any) -> str:
+    return jwt.encode(right(**claims), SECRET, "HS256")
+
+
+async def test_a_secret_lets_in_what_it_has_signed() -> None:
+    ada = await bearer(signed(scope="read write openid", exp=2_000_000_000))
+    assert ada == Principal("jwt:ada", frozenset({"read", "write"}), expires=2_000_000_010)
+    assert (await bearer(signed(scope=["control"]))).scopes == {"control"}
+    assert (await bearer(signed(scope=None))).scopes == set(), "no scope is no right, not every right"
+    assert (await bearer(signed(sub=None))).id == f"jwt:{b'digest'.hex()[:16]}"
+
+
+@pytest.mark.parametrize(
+    ("claims", "error", "words"),
+    [
+        ({"exp": int(time.time()) - 60}, TokenExpired, None),
+        ({"exp": None}, TokenInvalid, "It must have exp"),
+        ({"aud": "others"}, TokenInvalid, "It is for another audience."),
+        ({"aud": None}, TokenInvalid, "It must have exp, and the issuer and audience"),
+        ({"iss": "https://other.example/"}, TokenInvalid, "It is of another issuer."),
+        ({"nbf": int(time.time()) + 60}, TokenInvalid, "It is not valid yet."),
+        ({"scope": {"read": True}}, TokenInvalid, "The claim scope must be"),
+        ({"runs": 7}, TokenInvalid, "The claim runs must be"),
+        ({"runs": ["x" * 300]}, TokenInvalid, "too long"),
+    ],
+)
+async def test_a_wrong_claim_is_refused_with_its_reason(
+    claims: dict[str, Any], error: type[ProtocolError], words: str | None
+) -> None:
+    with pytest.raises(error) as refused:
+        await bearer(signed(**claims))
+    assert (refused.value.details or "").startswith(words or "") or (words or "") in (refused.value.details or "")
+
+
+async def test_clocks_may_differ_by_the_leeway() -> None:
+    await bearer(signed(exp=int(time.time()) - 5, nbf=int(time.time()) + 5))
+
+
+async def test_runs_and_tenant_come_from_the_claims_that_the_settings_name() -> None:
+    names = ClaimNames(scopes="scp", tenant="https://example/org", runs="may")
+    claims: dict[str, Any] = {"scope": None, "scp": "read", "may": ["mine-*"], "https://example/org": "acme"}
+    ada = await bearer(signed(**claims), names)
+    assert (ada.id, ada.tenant, ada.runs) == ("jwt:ada@acme", "acme", ("mine-*",))
+    assert ada.reaches("runs/mine-1") and not ada.reaches("runs/other")
+    for tenant in (None, "", 7, "a\x1fb", "a/b"):
+        with pytest.raises(TokenInvalid, match="must name a tenant"):
+            await bearer(signed(**{**claims, "https://example/org": tenant}), names)
+
+
+@pytest.mark.parametrize(
+    "secret", ["short", "-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A\n-----END PUBLIC KEY-----"]
+)
+def test_a_secret_has_to_be_one(secret: str) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        Secret(secret)
+
+
+@pytest.mark.parametrize("kid", ["rs", "es", "ed"])
+async def test_an_issuers_keys_of_three_kinds_are_taken_from_its_address(issuer: Issuer, kid: str) -> None:
+    keys = Jwks(issuer.url, lambda: None)
+    await keys.start()
+    try:
+        assert (await jwts(keys).verify(issuer.token(kid), b"digest")).id == "jwt:ada"
+    finally:
+        await keys.stop()
+
+
+async def test_no_algorithm_can_be_taken_for_another(issuer: Issuer) -> None:
+    """RFC 8725, §2.1: `none`, and a public key as the secret of an HMAC."""
+    keys = Jwks(issuer.url, lambda: None)
+    await keys.start()
+    try:
+        pem = issuer.private["rs"][0].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        for header, key in (
+            ({"alg": "none", "kid": "rs"}, None),
+            ({"alg": "HS256", "kid": "rs"}, pem),
+            ({"alg": "HS256", "kid": "ed"}, base64.urlsafe_b64decode(issuer.public("ed")["x"] + "==")),
+        ):
+            body = b".".join(
+                base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (header, right())
+            )
+            mac = b"" if key is None else base64.urlsafe_b64encode(hmac.digest(key, body, "sha256"))
+            with pytest.raises(TokenInvalid):
+                await jwts(keys).verify((body + b"." + mac.rstrip(b"=")).decode(), b"digest")
+        other_key = jwt.encode(right(), issuer.private["es"][0], "ES256", headers={"kid": "rs"})
+        with pytest.raises(TokenInvalid):
+            await jwts(keys).verify(other_key, b"digest")
+    finally:
+        await keys.stop()
+
+
+async def test_what_is_published_and_is_no_key_for_signatures_is_not_used(issuer: Issuer) -> None:
+    issuer.keys = [
+        {"kty": "oct", "k": base64.urlsafe_b64encode(SECRET.encode()).decode(), "kid": "oct", "alg": "HS256"},
+        {**issuer.public("rs"), "kid": "encryption", "use": "enc"},
+        {**issuer.public("rs"), "kid": "rs512", "alg": "RS512"},
+        {**issuer.public("ed"), "kid": "broken", "x": "!"},
+        {"kty": ["OKP"]},
+        "nonsense",
+        issuer.public("ed"),
+    ]
+    keys = Jwks(issuer.url, lambda: None)
+    await keys.start()
+    try:
+        assert list(keys._keys or {}) == ["ed"]
+        assert (await keys.find(None)) is not None, "the only one needs no name"
+    finally:
+        await keys.stop()
+
+
+async def test_an_outage_locks_nobody_out_and_what_cannot_be_told_is_not_called_invalid(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "PAUSE", -1)
+    changes: list[None] = []
+    keys = Jwks(issuer.url, lambda: changes.append(None))
+    issuer.answering = False
+    await keys.start()
+    try:
+        with pytest.raises(IssuerUnavailable):
+            await jwts(keys).verify(issuer.token(), b"digest")
+        issuer.answering = True
+        await jwts(keys).verify(issuer.token(), b"digest")
+        issuer.answering = False
+        issuer.private["new"] = issuer.private["ed"]
+        with pytest.raises(IssuerUnavailable):
+            await jwts(keys).verify(issuer.token("new"), b"digest")
+        await jwts(keys).verify(issuer.token(), b"digest")
+        issuer.answering, issuer.keys = True, [issuer.public("new")]
+        await jwts(keys).verify(issuer.token("new"), b"digest")
+        with pytest.raises(TokenInvalid):
+            await jwts(keys).verify(issuer.token(), b"digest")
+        assert len(changes) == 2
+    finally:
+        await keys.stop()
+
+
+async def test_unknown_names_do_not_make_the_gateway_ask_again_and_again(issuer: Issuer) -> None:
+    keys = Jwks(issuer.url, lambda: None)
+    await keys.start()
+    try:
+        asked = issuer.asked
+        for _ in range(5):
+            with pytest.raises(TokenInvalid):
+                await jwts(keys).verify(jwt.encode(right(), SECRET, "HS256", headers={"kid": "?"}), b"digest")
+        assert issuer.asked == asked
+    finally:
+        await keys.stop()
