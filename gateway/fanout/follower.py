@@ -91,8 +91,8 @@ class Follower:
         return page
 
     def expire(self, after: float) -> None:
-        """Ends by itself in `after` seconds; at once on a Machine that has begun to drain while it read."""
-        self.slot = self._hub.schedule(self, 0 if self._hub.draining else after)
+        """Ends by itself in `after` seconds; soon on a Machine that is draining."""
+        self.slot = self._hub.schedule(self, self._hub.time_for(after))
 
     async def next(self) -> Batch | Signal:
         """What comes after `position`, which moves on to its end; waits as long as there is nothing.

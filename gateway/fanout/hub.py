@@ -28,6 +28,9 @@ logger = logging.getLogger("gateway.fanout.hub")
 
 TICK: Final = 0.25  # seconds: how exactly heartbeats and maximum ages are kept
 DRAIN_RATE: Final = 500  # followers a second that a drain ends, when its time allows
+# Seconds that whoever has just come is left in peace: to @durable-streams/client three connections in a row that end
+# within one second are an end, and it says nothing of it.
+SETTLED: Final = 1.1
 _HEARTBEAT: Final = frames.chunk(frames.HEARTBEAT)
 
 RECENT: Final = 16 << 10  # bytes before its position that the first reader of a tail fetches for all who come with it
@@ -66,6 +69,7 @@ class Hub:
     ) -> None:
         self.tails: dict[str, Tail] = {}
         self.draining = False
+        self._drained_at = 0.0
         self.joined = 0  # reads of the log that somebody else had begun
         self.remembered = 0  # readers that needed none
         self.missed = 0  # times that the sweep found what no news had told of
@@ -300,11 +304,22 @@ class Hub:
         They all come back somewhere else: a few hundred a second is what another Machine takes in its stride.
         """
         self.draining = True
+        self._drained_at = self._clock() + over
         followers = [follower for slot in self._deadlines.values() for follower in slot]
         self._deadlines.clear()
-        spread = min(over, len(followers) / DRAIN_RATE)
+        first = min(over, SETTLED)
+        spread = min(over - first, len(followers) / DRAIN_RATE)
         for follower in followers:
-            follower.slot = self.schedule(follower, random.uniform(0, spread))
+            follower.slot = self.schedule(follower, first + random.uniform(0, spread))
+
+    def time_for(self, wanted: float) -> float:
+        """Seconds of those asked for that a follower may stay, for one that comes to a Machine that is draining."""
+        return min(wanted, SETTLED, max(0.0, self._drained_at - self._clock())) if self.draining else wanted
+
+    @property
+    def drained(self) -> bool:
+        """Whether nobody may follow any more."""
+        return self.draining and self._clock() >= self._drained_at
 
     async def run(self) -> None:
         """The one timer, and the sweep. Runs until cancelled."""

@@ -25,6 +25,7 @@ Cycle = RequestResponseCycle  # uvicorn's state of one request
 
 HEAD_LIMIT: Final = 32 << 10  # bytes of a request's line and headers, give or take a read
 LINGER: Final = 2.0  # seconds that a refused connection is still read from
+IDLE_END: Final = 0.5  # seconds that an idle connection outlives the port
 _HELD: Final = 32 << 10  # bytes of a body that may gather before its request is given to a handler after all
 
 
@@ -77,13 +78,14 @@ class DirectProtocol(HttpToolsProtocol):
 
     # uvicorn's own attributes fill the dict that instances of a class share the keys of (30): one more, and each
     # connection has a dict of its own, of 1.5 kB.
-    __slots__ = ("_append_directly", "_due", "_head", "_held", "_over", "follower", "send")
+    __slots__ = ("_append_directly", "_due", "_ending", "_head", "_held", "_over", "follower", "send")
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
         self.follower: Follower | None = None
         self._due = self.loop.time() + self.patience  # when it has kept us waiting for too long; 0: it does not
         self._head = 0  # bytes of a head that has not come whole
+        self._ending = False
         self._held: tuple[Cycle, ASGI3Application] | None = None
         self.pipeline = cast("Any", _Pipeline())
         self._append_directly = getattr(config.app, "append_directly", None)
@@ -164,11 +166,26 @@ class DirectProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self._over or self.transport.is_closing():
             return
+        if self._ending:
+            self.transport.close()
+            return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         else:
             self._due = self.loop.time() + self.timeout_keep_alive
+
+    def shutdown(self) -> None:
+        """The server ends. A connection that is idle is kept for a moment longer, for a request may be on its way."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        else:
+            self._ending = True
+            self.loop.call_later(IDLE_END, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
     def _start_asgi_task(self, cycle: Cycle, app: ASGI3Application) -> None:
         scope = cycle.scope
@@ -190,6 +207,8 @@ class DirectProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._due = 0.0
         super().on_message_complete()
+        if self._ending:
+            self.cycle.keep_alive = False
         if self._held is not None and self._held[0] is self.cycle:
             assert self._append_directly is not None
             if self._append_directly(self.cycle):

@@ -72,7 +72,7 @@ class Reading:
         """
         if request.live is Live.NO:
             return self._plain(request, send)
-        if self._hub.draining:
+        if self._hub.drained:
             raise Draining
         if request.live is Live.LONG_POLL:
             return self._long_poll(request, receive, send)

@@ -44,6 +44,8 @@ refused: Final[Counter[str]] = Counter()
 """Refusals that this process has rendered, by their type."""
 
 _BODYLESS: Final = (204, 304)
+_PASSING: Final = (429, 503)
+_EVENT_STREAM: Final[Headers] = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
 _LAST: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -119,7 +121,7 @@ def error_body(type: str, message: str, details: str | None) -> bytes:
 def error_headers(error: ProtocolError) -> Headers:
     """A refusal's own headers, and when to come back: jittered, so that not all come back at once (law 8)."""
     headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *error.headers]
-    if error.status in (429, 503):
+    if error.status in _PASSING:
         headers.append((b"retry-after", b"%d" % random.randint(1, 3)))
     return headers
 
@@ -136,6 +138,9 @@ def refusal(scope: Scope, error: ProtocolError) -> tuple[Headers, bytes]:
 
 async def refuse(scope: Scope, send: Send, error: ProtocolError) -> None:
     """A ProtocolError as a response."""
+    if error.status in _PASSING and _would_give_up(scope):
+        await respond(send, 200, _EVENT_STREAM, b"retry: %d\n\n" % random.randint(1000, 3000))
+        return
     headers, body = refusal(scope, error)
     if scope["method"] == "HEAD":
         await head(send, error.status, headers)
@@ -149,3 +154,14 @@ def without_request(error: ProtocolError) -> tuple[int, bytes, bytes]:
     body = error_body(error.type, error.message, error.details)
     headers = [*error_headers(error), (b"content-length", b"%d" % len(body))]
     return error.status, b"".join([b"%b: %b\r\n" % header for header in headers]) + _COMMON_LINES, body
+
+
+def _would_give_up(scope: Scope) -> bool:
+    """Whether a browser's EventSource comes back: told of a status but 200, it never would (HTML, §9.2.2).
+    What ends at once it takes for a lost connection.
+    """
+    return (
+        scope["method"] == "GET"
+        and b"live=sse" in scope["query_string"]
+        and any(name == b"last-event-id" for name, _ in scope["headers"])
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.fanout.follower import Follower, Signal
-from gateway.fanout.hub import TICK, Hub
+from gateway.fanout.hub import SETTLED, TICK, Hub
 from tests.fanout.test_hub import Log
 
 
@@ -38,7 +38,7 @@ async def test_who_was_still_reading_when_the_drain_began_is_ended_too() -> None
         await follower.begin(0)
         hub.drain(8)
         follower.expire(60)
-        clock.time += 2 * TICK
+        clock.time += SETTLED + 2 * TICK
         hub.tick()
         assert await follower.next() is Signal.OVER
 
@@ -50,6 +50,19 @@ async def test_a_drain_of_a_few_takes_no_longer_than_they_need() -> None:
         await follower.begin(0)
         follower.expire(60)
         hub.drain(8)
-        clock.time += 2 * TICK
+        clock.time += SETTLED + 2 * TICK
         hub.tick()
         assert await follower.next() is Signal.OVER
+
+
+async def test_who_has_just_come_is_left_in_peace_for_a_second_and_nobody_beyond_the_end() -> None:
+    clock = Clock()
+    hub = hub_of(clock)
+    hub.drain(8)
+    assert hub.time_for(60) == SETTLED
+    clock.time += 7.5
+    assert hub.time_for(60) == 0.5
+    assert not hub.drained
+    clock.time += 1
+    assert hub.time_for(60) == 0
+    assert hub.drained

@@ -1,0 +1,81 @@
+"""SIGTERM and SIGINT: everything that is open ends cleanly and in time, and what is under way is finished."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import httpx
+import pytest
+
+from tests.faults.crowd import Stream, follow
+from tests.log.rig import connected
+from tests.machines import Machine
+from tests.traffic import Writer
+
+PATH = "/runs/run-1"
+PATIENCE = 60
+DRAIN = 5
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
+async def test_a_thousand_open_streams_end_cleanly_and_the_process_by_itself(
+    database_url: str, number: signal.Signals, workers: int
+) -> None:
+    env = {"GATEWAY_DRAIN_TIMEOUT": str(DRAIN), "GATEWAY_WORKERS": str(workers)}
+    async with asyncio.timeout(PATIENCE), Machine.start(database_url, env=env) as machine:
+        writer = Writer(PATH, [machine.url])
+        await writer.create()
+        await writer.write(3, close=False)
+        crowd = await follow(machine.url + PATH, 1000)
+        polls = [await Stream.open(f"{machine.url}{PATH}?offset=now&live=long-poll") for _ in range(20)]
+        begun = time.monotonic()
+        ending = [asyncio.create_task(stream.to_the_end()) for stream in (*crowd, *polls)]
+        machine.send_signal(number)
+        assert await machine.wait() == 0
+        assert time.monotonic() - begun < DRAIN + 10
+        await asyncio.gather(*ending)
+        assert all(stream.clean for stream in crowd)
+        for poll in polls:
+            assert (poll.end, poll.status) == ("fin", 204)
+            assert b"stream-next-offset: 0000000000000000_0000000000000003" in poll.given, "its own position"
+        assert "ERROR" not in machine.log
+        assert "Traceback" not in machine.log
+
+
+async def test_appends_under_way_are_acknowledged_and_who_comes_late_is_served_for_a_second(database_url: str) -> None:
+    async with (
+        asyncio.timeout(PATIENCE),
+        connected(database_url) as holder,
+        httpx.AsyncClient() as http,
+        Machine.start(database_url, env={"GATEWAY_DRAIN_TIMEOUT": "6"}) as machine,
+    ):
+        writer = Writer(PATH, [machine.url])
+        await writer.create()
+        idle = await Stream.open(f"{machine.url}{PATH}", method="HEAD")  # keeps its connection for the next request
+        await idle.until(b"\r\n\r\n")
+        reader = await Stream.open(f"{machine.url}{PATH}?offset=-1&live=sse")
+        await reader.until(b'"upToDate":true')
+        arrived = time.monotonic()
+        async with holder.transaction():
+            await holder.execute("SELECT FROM run_gateway.streams FOR UPDATE")
+            append = asyncio.create_task(
+                http.post(machine.url + PATH, headers={"content-type": "application/json"}, content=b'{"n":1}')
+            )
+            await asyncio.sleep(0.2)  # it is on its way
+            machine.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.2)
+            assert not append.done()
+            late = time.monotonic()
+            idle.given = b""
+            idle.writer.write(f"GET {PATH}?offset=-1&live=sse HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        assert (await append).status_code == 204
+        ended: dict[str, float] = {}
+        for name, stream, since in (("reader", reader, arrived), ("late", idle, late)):
+            await stream.to_the_end()
+            assert stream.clean, stream
+            ended[name] = time.monotonic() - since
+            assert b'{"n":1}' in stream.given or name == "late"
+        assert min(ended.values()) > 1, "three connections shorter than a second end a client"
+        assert await machine.wait() == 0
