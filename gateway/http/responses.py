@@ -138,11 +138,10 @@ def refusal(scope: Scope, error: ProtocolError) -> tuple[Headers, bytes]:
 
 async def refuse(scope: Scope, send: Send, error: ProtocolError) -> None:
     """A ProtocolError as a response."""
+    headers, body = refusal(scope, error)
     if error.status in _PASSING and _would_give_up(scope):
         await respond(send, 200, _EVENT_STREAM, b"retry: %d\n\n" % random.randint(1000, 3000))
-        return
-    headers, body = refusal(scope, error)
-    if scope["method"] == "HEAD":
+    elif scope["method"] == "HEAD":
         await head(send, error.status, headers)
     else:
         await respond(send, error.status, headers, body)
