@@ -64,3 +64,10 @@ async def break_promise(database: Database, id: str) -> None:
         " UPDATE run_gateway.leases l SET check_at = clock_timestamp() - interval '1 ms' FROM s WHERE l.stream = s.id",
         id,
     )
+
+
+async def lost(client: Client, id: str) -> dict[str, Any]:
+    """The record of a run, once some Machine has ended it."""
+    record = await meta(client, id, "&wait=60")
+    assert record["status"] == "errored", record
+    return record

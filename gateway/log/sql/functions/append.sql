@@ -30,7 +30,7 @@ END;
 -- Who appends to a run that was ended because its producer had been lost is told so ('lost'), and not that it is closed:
 -- the producers of before by their epoch, and whoever gives no name. A later epoch finds it closed like any other.
 CREATE OR REPLACE FUNCTION run_gateway.fence(
-    lost boolean, closing boolean, producer text, epoch bigint, known_epoch bigint, verdict text
+    lost boolean, producer text, epoch bigint, known_epoch bigint, verdict text
 ) RETURNS text LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN lost AND verdict = 'closed' AND (producer IS NULL OR epoch < known_epoch) THEN 'lost' ELSE verdict END;
 
@@ -76,10 +76,10 @@ BEGIN
         SELECT e.n, e.closing, e.epoch, e.seq, s.id, s.tail, s.closed AS was_closed, s.cancel_requested,
                CASE WHEN s.closed AND NOT s.lost THEN s.closing_epoch ELSE p.epoch END AS known_epoch,
                CASE WHEN s.closed AND NOT s.lost THEN s.closing_seq ELSE p.seq END AS known_seq,
-               run_gateway.fence(s.lost, e.closing, e.producer, e.epoch, p.epoch, run_gateway.verdict(
+               run_gateway.verdict(
                    s.id, s.gone, s.closed, s.media_type, s.stream_seq, s.closing_producer, s.closing_epoch,
                    s.closing_seq, p.epoch, p.seq,
-                   e.n, e.closing, e.media_type, e.stream_seq, e.producer, e.epoch, e.seq)) AS verdict
+                   e.n, e.closing, e.media_type, e.stream_seq, e.producer, e.epoch, e.seq) AS verdict
           FROM unnest(ids, media_types, counts, closes, stream_seqs, producers, epochs, seqs) WITH ORDINALITY
                AS e(id, media_type, n, closing, stream_seq, producer, epoch, seq, i)
           LEFT JOIN LATERAL (SELECT * FROM run_gateway.streams s WHERE s.id = e.id LIMIT 1) s ON true
@@ -88,6 +88,13 @@ BEGIN
              WHERE p.stream = s.id AND p.producer = e.producer LIMIT 1) p ON true
          ORDER BY e.i
       ) j;
+    IF 'closed' = ANY (verdicts) THEN
+        SELECT array_agg(run_gateway.fence(s.lost, e.producer, e.epoch, e.known_epoch, e.verdict) ORDER BY e.i)
+          INTO verdicts
+          FROM unnest(paths, producers, epochs, known_epochs, verdicts) WITH ORDINALITY
+               AS e(path, producer, epoch, known_epoch, verdict, i)
+          LEFT JOIN run_gateway.streams s ON s.path = e.path;
+    END IF;
 
     UPDATE run_gateway.streams s
        SET tail = s.tail + e.n,
@@ -158,7 +165,7 @@ BEGIN
     cancel_requested := s.cancel_requested;
     IF outcome <> 'appended' THEN
         IF s.lost THEN
-            outcome := run_gateway.fence(true, closing, producer, epoch, known_epoch, outcome);
+            outcome := run_gateway.fence(true, producer, epoch, known_epoch, outcome);
         ELSIF s.closed THEN
             known_epoch := s.closing_epoch;
             known_seq := s.closing_seq;
@@ -275,25 +282,5 @@ BEGIN
                               ELSE 'stale_epoch' END ORDER BY v.i)
           INTO verdicts FROM unnest(verdicts, producers) WITH ORDINALITY AS v(verdict, producer, i);
     END IF;
-END
-$$;
-
-
--- Appends one event inside the caller's own transaction: it commits, or not, with the caller's other changes.
--- Raises no_data_found when the stream does not exist, object_not_in_prerequisite_state when it takes no such event.
-CREATE OR REPLACE FUNCTION run_gateway.append_event(path text, event jsonb) RETURNS bigint
-LANGUAGE plpgsql AS $$
-DECLARE
-    result record;
-BEGIN
-    SELECT * INTO result FROM run_gateway.append_one(
-        path, 'application/json', false, NULL, NULL, NULL, NULL, ARRAY[convert_to(event::text, 'UTF8')], NULL);
-    IF result.outcome IN ('not_found', 'gone') THEN
-        RAISE no_data_found USING MESSAGE = format('There is no stream at %s.', path);
-    ELSIF result.outcome <> 'appended' THEN
-        RAISE object_not_in_prerequisite_state USING MESSAGE = format('Stream %s refuses it: %s', path, result.outcome);
-    END IF;
-    PERFORM pg_notify('run_gateway', run_gateway.news('', path, result.tail, result.tail, false, event::text));
-    RETURN result.tail;
 END
 $$;

@@ -1,0 +1,102 @@
+-- The log for whoever has the database: inside the caller's own transaction, so that events commit, or not, with its
+-- other changes. The same rules as over HTTP, and the same readers. What it costs: the stream's row is locked until the
+-- caller's transaction ends, and a commit that notifies takes its turn with all others that do.
+
+
+-- A position as it is written on the wire.
+CREATE OR REPLACE FUNCTION run_gateway.offset_token(tail bigint) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN lpad((tail / 10000000000000000)::text, 16, '0') || '_' || lpad((tail % 10000000000000000)::text, 16, '0');
+
+
+-- Appends an event, closes the stream, or both; the tail after it. Raises no_data_found when there is no such stream,
+-- object_not_in_prerequisite_state when it takes no such event.
+CREATE OR REPLACE FUNCTION run_gateway.append_here(path text, event jsonb, closing boolean) RETURNS bigint
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    result record;
+    n      integer := (event IS NOT NULL)::integer;
+BEGIN
+    -- Waits as long as the caller's own lock_timeout says, which append_one would not.
+    PERFORM 1 FROM run_gateway.streams s WHERE s.path = append_here.path FOR NO KEY UPDATE;
+    SELECT * INTO result FROM run_gateway.append_one(
+        path, CASE WHEN n = 1 THEN 'application/json' END, closing, NULL, NULL, NULL, NULL,
+        CASE WHEN n = 1 THEN ARRAY[convert_to(event::text, 'UTF8')] END, NULL);
+    IF result.outcome IN ('not_found', 'gone') THEN
+        RAISE no_data_found USING MESSAGE = format('There is no stream at %s.', path);
+    ELSIF result.outcome NOT IN ('appended', 'duplicate') THEN
+        RAISE object_not_in_prerequisite_state USING MESSAGE = format('Stream %s refuses it: %s', path, result.outcome);
+    END IF;
+    IF result.outcome = 'appended' THEN
+        PERFORM pg_notify('run_gateway', run_gateway.news(
+            '', path, result.tail - n + 1, result.tail, closing, coalesce(event::text, '')));
+    END IF;
+    RETURN result.tail;
+END
+$$;
+
+
+-- One event; the tail after it. Raises as append_here does.
+CREATE OR REPLACE FUNCTION run_gateway.append_event(path text, event jsonb) RETURNS bigint
+LANGUAGE sql BEGIN ATOMIC
+    SELECT run_gateway.append_here(path, event, false);
+END;
+
+
+-- Appends one event; the next offset. Raises as append_here does.
+CREATE OR REPLACE FUNCTION run_gateway.append(path text, event jsonb) RETURNS text
+LANGUAGE plpgsql STRICT AS $$
+BEGIN
+    RETURN run_gateway.offset_token(run_gateway.append_here(path, event, false));
+END
+$$;
+
+
+-- Closes a stream, after one last event if there is one; the final offset. Closing again is no error, unless with an
+-- event. Raises as append_here does.
+CREATE OR REPLACE FUNCTION run_gateway.close(path text, event jsonb DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN run_gateway.offset_token(run_gateway.append_here(path, event, true));
+END
+$$;
+
+
+-- Creates a stream, or with a path of runs/<id> a run, of which alone the last four may be given. False: it exists
+-- just so. Raises duplicate_object when it exists differently, invalid_parameter_value for what no request could ask.
+CREATE OR REPLACE FUNCTION run_gateway.create(
+    path text, content_type text DEFAULT 'application/json', ttl bigint DEFAULT NULL, lease integer DEFAULT NULL,
+    workflow_name text DEFAULT NULL, input jsonb DEFAULT NULL, metadata jsonb DEFAULT NULL
+) RETURNS boolean
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    run        boolean := run_gateway.is_run(path);
+    media_type text := lower(btrim(split_part(content_type, ';', 1)));
+    verdict    text;
+BEGIN
+    -- The one control character that may stand there is the tenant's.
+    IF path IS NULL OR path !~ E'^([^[:cntrl:]]+\x1f)?[^[:cntrl:]]+$' OR char_length(path) > 1024
+       OR path ~ E'^([^\x1f]*\x1f)?runs/[^/]+/(control|cancel|heartbeat)$' OR content_type IS NULL
+       OR content_type !~ '^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+[ -~]*$' OR ttl < 0 OR lease NOT BETWEEN 1 AND 3600
+       OR (NOT run AND num_nonnulls(lease, workflow_name, input, metadata) > 0)
+       OR jsonb_typeof(metadata) <> 'object' OR jsonb_path_exists(metadata, '$.* ? (@.type() != "string")') THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('No such stream can be created: %s', path);
+    END IF;
+    IF run THEN
+        SELECT c.verdict INTO verdict FROM run_gateway.create_run(
+            path, sha256(convert_to(jsonb_build_array(content_type, ttl, lease, workflow_name, input, metadata)::text, 'UTF8')),
+            content_type, media_type, ttl, lease, workflow_name, input::json, metadata, NULL) c;
+    ELSE
+        SELECT c.verdict INTO verdict FROM run_gateway.create_stream(
+            path, content_type, media_type, ttl, NULL, NULL, false, NULL, NULL, NULL, '{}') c;
+    END IF;
+    IF verdict NOT IN ('created', 'exists') THEN
+        RAISE duplicate_object USING MESSAGE = format('Stream %s exists already, and differently.', path);
+    END IF;
+    RETURN verdict = 'created';
+END
+$$;

@@ -1,0 +1,149 @@
+"""Appending from SQL: inside the caller's own transaction, beside appends over HTTP, with the same readers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import asyncpg
+import orjson
+import pytest
+import pytest_asyncio
+
+from tests.http.servers import Client, following, last_control, payloads
+from tests.log.rig import connected, until_blocked
+from tests.runs.tools import CLOSED, append, at, events, make, meta, refusal
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+
+@pytest_asyncio.fixture
+async def app(database_of_all: str) -> AsyncIterator[Connection]:
+    """An agent's own connection, with a table of its own."""
+    async with connected(database_of_all) as connection:
+        await connection.execute("CREATE TEMPORARY TABLE steps (n integer)")
+        yield connection
+
+
+async def test_events_and_the_callers_own_state_commit_together_or_not(
+    a: Client, b: Client, id: str, app: Connection
+) -> None:
+    assert await app.fetchval("SELECT run_gateway.create($1)", f"runs/{id}")
+    url = f"/runs/{id}?offset=-1&live=sse"
+    async with following(a, url) as here, following(b, url) as there:
+        transaction = app.transaction()
+        await transaction.start()
+        await app.execute("INSERT INTO steps VALUES (1)")
+        await app.execute("SELECT run_gateway.append($1, $2::jsonb)", f"runs/{id}", '{"step": 1}')
+        await transaction.rollback()
+        async with app.transaction():
+            await app.execute("INSERT INTO steps VALUES (2)")
+            assert await app.fetchval("SELECT run_gateway.append($1, $2)", f"runs/{id}", '{"step": 2}') == at(1)
+            assert await events(a, f"/runs/{id}") == [], "nobody is shown what has not been committed"
+        for reader in (here, there):
+            assert payloads(await reader.until(lambda reading: bool(payloads(reading)))) == [{"step": 2}]
+        assert await app.fetchval("SELECT array_agg(n) FROM steps") == [2]
+        async with app.transaction():
+            end = {"type": "run_end", "isError": False, "result": "done"}
+            assert await app.fetchval(
+                "SELECT run_gateway.close($1, $2)", f"runs/{id}", orjson.dumps(end).decode()
+            ) == at(2)
+        for reader in (here, there):
+            reading = await reader.end()
+            assert payloads(reading) == [{"step": 2}, end]
+            assert last_control(reading) == {"streamNextOffset": at(2), "streamClosed": True}
+    record = await meta(b, id)
+    assert (record["status"], record["result"]) == ("completed", "done")
+
+
+async def test_order_holds_beside_appends_over_http(a: Client, b: Client, id: str, app: Connection) -> None:
+    await make(a, id)
+    tails: list[str] = []
+
+    async def from_sql() -> None:
+        for n in range(30):
+            async with app.transaction():
+                tails.append(await app.fetchval("SELECT run_gateway.append($1, $2)", f"runs/{id}", f'{{"sql": {n}}}'))
+
+    async def over_http(client: Client, name: str) -> None:
+        for n in range(30):
+            tails.append((await append(client, id, {name: n})).headers["stream-next-offset"])
+
+    async with following(b, f"/runs/{id}?offset=-1&live=sse") as reader:
+        await asyncio.gather(from_sql(), over_http(a, "a"), over_http(b, "b"))
+        seen = payloads(await reader.until(lambda reading: len(payloads(reading)) == 90))
+    assert sorted(tails) == [at(n) for n in range(1, 91)]
+    assert seen == await events(a, f"/runs/{id}")
+    for name in ("sql", "a", "b"):
+        assert [event[name] for event in seen if name in event] == list(range(30))
+
+
+async def test_an_append_over_http_waits_for_the_transaction_and_comes_after_it(
+    a: Client, b: Client, id: str, app: Connection, database_of_all: str
+) -> None:
+    await make(a, id)
+    await make(a, f"{id}-2")
+    async with connected(database_of_all) as look:
+        async with app.transaction():
+            await app.execute("SELECT run_gateway.append($1, '\"sql\"')", f"runs/{id}")
+            later = asyncio.create_task(append(b, id, "http"))
+            await until_blocked(look)
+            assert (await append(b, f"{id}-2", "neighbour")).status_code == 204, "another run waits for nobody"
+            assert not later.done()
+        assert (await later).headers["stream-next-offset"] == at(2)
+    assert await events(a, f"/runs/{id}") == ["sql", "http"]
+
+
+async def test_closed_is_closed(a: Client, id: str, app: Connection) -> None:
+    await make(a, id)
+    await a("POST", f"/runs/{id}", headers=CLOSED)
+    assert await app.fetchval("SELECT run_gateway.close($1)", f"runs/{id}") == at(0), "closing again is no error"
+    for statement in ("SELECT run_gateway.append($1, '1')", "SELECT run_gateway.close($1, '1')"):
+        with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
+            await app.execute(statement, f"runs/{id}")
+    for statement in ("SELECT run_gateway.append($1, '1')", "SELECT run_gateway.close($1)"):
+        with pytest.raises(asyncpg.NoDataFoundError):
+            await app.execute(statement, f"runs/{id}-not")
+    assert await events(a, f"/runs/{id}") == []
+
+
+async def test_a_run_is_created_with_its_record(a: Client, id: str, app: Connection) -> None:
+    create = (
+        "SELECT run_gateway.create($1, lease => $2, workflow_name => 'chat', input => '{\"q\": 1}',"
+        ' metadata => \'{"user": "u"}\')'
+    )
+    assert await app.fetchval(create, f"runs/{id}", 60) is True
+    assert await app.fetchval(create, f"runs/{id}", 60) is False
+    with pytest.raises(asyncpg.DuplicateObjectError):
+        await app.execute(create, f"runs/{id}", 61)
+    record = await meta(a, id)
+    assert (record["workflowName"], record["input"], record["metadata"], record["lease"]) == (
+        "chat", {"q": 1}, {"user": "u"}, 60,
+    )  # fmt: skip
+    assert await app.fetchval("SELECT run_gateway.create($1, 'text/plain')", f"plain/{id}") is True
+    with pytest.raises(asyncpg.DuplicateObjectError):
+        await app.execute("SELECT run_gateway.create($1)", f"plain/{id}")
+    assert refusal(await a("GET", f"/v1/stream/plain/{id}/x")) == (404, "stream_not_found")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "'runs/x/cancel'",
+        "'runs/x/control'",
+        "E'a\\nb'",
+        "''",
+        "NULL",
+        "'runs/x', 'nonsense'",
+        "'runs/x', lease => 0",
+        "'runs/x', ttl => -1",
+        "'runs/x', metadata => '[]'",
+        "'runs/x', metadata => '{\"a\": 1}'",
+        "'plain', lease => 5",
+    ],
+)
+async def test_what_no_request_could_ask_is_refused(app: Connection, arguments: str) -> None:
+    with pytest.raises(asyncpg.InvalidParameterValueError):
+        await app.execute(f"SELECT run_gateway.create({arguments})")
