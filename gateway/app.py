@@ -260,9 +260,8 @@ class Gateway:
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
         await self._database.open()
         await self.metrics.open()
-        await self._auth.start()
-        await self._listener.start()
-        await self._subscriptions.start()
+        # Each asks the database a dozen times.
+        await asyncio.gather(self._auth.start(), self._listener.start(), self._subscriptions.start())
         self._runs.start()
         background = [asyncio.create_task(self._hub.run()), asyncio.create_task(self._housekeeping.run())]
         if self._flue is not None:

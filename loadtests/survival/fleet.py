@@ -20,6 +20,7 @@ SETTINGS = {
     "GATEWAY_SSE_MAX_AGE": "10",
     "GATEWAY_STATEMENT_TIMEOUT": "5",
     "GATEWAY_DRAIN_TIMEOUT": "2",
+    "GATEWAY_HOUSEKEEPING_INTERVAL": "1",  # runs are packed while they are read
     "GATEWAY_MIGRATE": "false",
 }
 
