@@ -231,6 +231,10 @@ class Settings(BaseSettings):
         min_length=1,
         description="Names, with commas, of the Flue workflows whose runs may be read; `*` means all.",
     )
+    flue_orphan_after: Seconds | None = Field(
+        None,
+        description="Seconds without a new event after which a Flue run is ended as abandoned; none: never.",
+    )
     flue_poll_interval: Seconds = Field(
         0.1, description="Seconds between looks at the Flue runs that are followed, where its tables have no triggers."
     )

@@ -6,6 +6,7 @@ import click
 
 from gateway.cli.append import append
 from gateway.cli.demo import demo
+from gateway.cli.flue import flue
 from gateway.cli.migrate import migrate
 from gateway.cli.serve import serve
 from gateway.cli.tail import tail
@@ -16,5 +17,5 @@ def main() -> None:
     """An event log for runs in Postgres, followed over Durable Streams from any Machine."""
 
 
-for command in (serve, migrate, tail, append, demo):
+for command in (serve, migrate, tail, append, demo, flue):
     main.add_command(command)

@@ -44,7 +44,7 @@ async def update(url: str) -> list[str]:
     try:
         return await migrate(url)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Failure(f"cannot bring the schema of {_name(url)} up to date: {_line(error)}") from error
+        raise Failure(f"cannot bring the schema of {name(url)} up to date: {line(error)}") from error
 
 
 async def _answers(url: str) -> None:
@@ -52,15 +52,17 @@ async def _answers(url: str) -> None:
         connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
         await connection.close()
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Failure(f"cannot reach the database {_name(url)}: {_line(error)}") from error
+        raise Failure(f"cannot reach the database {name(url)}: {line(error)}") from error
 
 
-def _name(url: str) -> str:
+def name(url: str) -> str:
+    """A database as it may be shown."""
     # Only these two parts: a password may stand before the @ as well as in the query.
     address = urlsplit(url)
     host = address.netloc.rpartition("@")[2] or parse_qs(address.query).get("host", ["localhost"])[0]
     return f"{address.path.removeprefix('/') or 'postgres'} at {host}"
 
 
-def _line(error: BaseException) -> str:
+def line(error: BaseException) -> str:
+    """What is wrong, in one line."""
     return " ".join(str(error).split()) or type(error).__name__

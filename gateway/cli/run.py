@@ -11,6 +11,7 @@ import uvloop
 from gateway.auth.face import check
 from gateway.cli.database import database, update
 from gateway.cli.endings import Misuse
+from gateway.cli.flue import fit
 from gateway.cli.listening import Sockets, address, bind
 from gateway.cli.stop import Stop
 from gateway.cli.supervisor import supervise
@@ -42,6 +43,8 @@ async def _run(settings: Settings) -> None:
             url = await stack.enter_async_context(database(settings))
             if settings.migrate or settings.database_url is None:
                 await update(url)
+            if settings.flue:
+                await fit(url, settings)
             if settings.workers > 1:
                 await supervise(settings, url, sockets, stop)
             else:

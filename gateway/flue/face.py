@@ -10,9 +10,10 @@ from typing import Final
 from gateway.fanout.hub import Hub
 from gateway.flue import dialect
 from gateway.flue.news import PREFIX, How, Triggers
+from gateway.flue.orphans import Orphans
 from gateway.flue.records import Records
 from gateway.flue.routes import AppendDirectly, FlueRoutes, Routes
-from gateway.flue.source import Source
+from gateway.flue.source import Source, one_line
 from gateway.http.reading import Limits, Reading
 from gateway.log.database import Database
 from gateway.protocol.batch import News, Stream
@@ -41,6 +42,11 @@ class Flue:
         )
         self.reading = Reading(self._source, self.hub, limits, time.time, dialect.FLUES)
         self._triggers = Triggers(database, on_change=self.hub.look_again)
+        self._orphans = (
+            None
+            if settings.flue_orphan_after is None
+            else Orphans(database, silence=settings.flue_orphan_after, on_end=self.hub.look_again)
+        )
 
     def routes(
         self, native: Routes, append_directly: AppendDirectly, stat: Callable[[str], Awaitable[Stream]]
@@ -59,6 +65,7 @@ class Flue:
         def hear(news: News) -> None:
             if news.path.startswith(PREFIX):
                 news.path = news.path[len(PREFIX) :]
+                news.body = news.body and one_line(news.body)
                 self.hub.ring(news)
             else:
                 ring(news)
@@ -68,7 +75,10 @@ class Flue:
     async def start(self) -> list[asyncio.Task[None]]:
         """Begins to hear; the tasks run until they are cancelled. Raises Unavailable."""
         await self._triggers.look()
-        return [asyncio.create_task(self.hub.run()), asyncio.create_task(self._triggers.run())]
+        parts = [self.hub.run(), self._triggers.run()]
+        if self._orphans is not None:
+            parts.append(self._orphans.run())
+        return [asyncio.create_task(part) for part in parts]
 
     def _sweep_interval(self) -> float:
         return self._settings.sweep_interval if self.news == "triggers" else self._settings.flue_poll_interval

@@ -73,6 +73,11 @@ def run_of(path: str) -> str | None:
     return run if path.startswith("runs/") and run and "/" not in run and "\0" not in run else None
 
 
+def one_line(body: bytes) -> bytes:
+    """Events as an event stream can hold them. Flue writes no line breaks; JSON allows them between tokens."""
+    return body.translate(_ONE_LINE) if b"\n" in body or b"\r" in body else body
+
+
 class Source:
     """Reads of Flue's tables. Every method is one round trip and raises Unavailable when there is no database.
 
@@ -159,8 +164,6 @@ def _page(path: str, row: asyncpg.Record, position: int, known: Page | None = No
     at_tail = not row["more"]
     # Rows may have been taken away by somebody: what is not there cannot be read, and nobody waits for it.
     end = max(start, stream.tail) if at_tail else row["last"] + 1
-    body = row["body"] or b""
-    if b"\n" in body or b"\r" in body:
-        body = body.translate(_ONE_LINE)  # an event is one line of an event stream; between tokens JSON allows either
+    body = one_line(row["body"] or b"")
     lengths = row["lengths"] if row["found"] == end - start else None
     return Page(stream, Batch(start, end, body, at_tail, at_tail and stream.closed, lengths))

@@ -14,7 +14,7 @@ from gateway.log.connect import connect
 
 _LOCK: Final = 0x72756E67  # an advisory lock's number of our own: "rung"
 
-FUNCTIONS: Final = ("read", "pack", "append", "lifecycle", "subscriptions", "runs", "transactional", "waiting")
+FUNCTIONS: Final = ("read", "pack", "append", "lifecycle", "subscriptions", "runs", "transactional", "waiting", "flue")
 """The files of functions, each after those that it needs when it is made."""
 
 

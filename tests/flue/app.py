@@ -7,6 +7,7 @@ transaction for each event, `closed`, and the run's end.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,7 +33,8 @@ def recording(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def stringify(value: object) -> str:
     """As JavaScript's JSON.stringify."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 class App:

@@ -1,0 +1,79 @@
+"""`run-gateway flue`: whether a database is a Flue app's, and the triggers on its tables."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from gateway.cli.endings import Failure, Misuse, settings
+from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from gateway.flue.schema import Connection
+
+
+@click.group()
+def flue() -> None:
+    """A Flue app's tables, in DATABASE_URL."""
+
+
+@flue.command()
+@click.option("--database-url", metavar="URL", help="Instead of DATABASE_URL.")
+def attach(database_url: str | None) -> None:
+    """Put triggers on Flue's tables, so that every Machine hears of each event at once. It may be repeated."""
+    from gateway.flue import schema
+
+    _finish(database_url, schema.attach)
+    click.echo("Attached: the tables of events and streams tell the gateways of what is new")
+
+
+@flue.command()
+@click.option("--database-url", metavar="URL", help="Instead of DATABASE_URL.")
+def detach(database_url: str | None) -> None:
+    """Take the triggers away: runs that are followed are polled for then. It may be repeated."""
+    from gateway.flue import schema
+
+    _finish(database_url, schema.detach)
+    click.echo("Detached: nothing of the gateway's is left on Flue's tables")
+
+
+async def fit(url: str, settings: Settings) -> None:
+    """What `serve` needs before it shows a Flue app's runs. Raises Failure."""
+    from gateway.flue.schema import check
+
+    if settings.auth == "none" and settings.flue_workflows is None:
+        raise Misuse(
+            "GATEWAY_FLUE shows runs without asking the app's own `runs` middleware: name the workflows that anybody"
+            " may read in GATEWAY_FLUE_WORKFLOWS (* for all), or ask for keys with GATEWAY_AUTH"
+        )
+    await _connected(url, lambda connection: check(connection, ends_runs=settings.flue_orphan_after is not None))
+
+
+def _finish(database_url: str | None, work: Callable[[Connection], Awaitable[None]]) -> None:
+    url = settings(database_url=database_url).database_url
+    if url is None:
+        raise Misuse("DATABASE_URL is not set: which database is the Flue app's?")
+    try:
+        asyncio.run(_connected(url, work))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+async def _connected(url: str, work: Callable[[Connection], Awaitable[None]]) -> None:
+    import asyncpg
+
+    from gateway.cli.database import CONNECT_TIMEOUT, line, name
+    from gateway.flue.errors import Unfit
+
+    try:
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
+        try:
+            await work(connection)
+        finally:
+            await connection.close()
+    except (Unfit, OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Failure(f"{name(url)} cannot be used as a Flue app's: {line(error)}") from error

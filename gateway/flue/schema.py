@@ -1,0 +1,64 @@
+"""What the gateway needs of a Flue app's database, and the two triggers that it may be given there."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+from gateway.flue.errors import Unfit
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+VERSION: Final = "4"  # of Flue 1.0.0-beta.9
+TABLES: Final = ("flue_runs", "flue_event_streams", "flue_event_stream_entries")
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '5s'"  # whoever waits for a table makes all others wait behind them
+
+_MISSING: Final = "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NULL"
+_DENIED: Final = """
+    SELECT name || ': ' || right_ FROM unnest($1::text[]) AS name, unnest($2::text[]) AS right_
+     WHERE NOT has_table_privilege(to_regclass(name), right_) ORDER BY 1
+"""
+
+
+async def check(connection: Connection, *, ends_runs: bool) -> None:
+    """Whether this is a database of a Flue app that is known here, with the rights that are needed. Raises Unfit."""
+    tables = ["flue_meta", *TABLES]
+    missing = [row["name"] for row in await connection.fetch(_MISSING, tables)]
+    if missing:
+        raise Unfit(f"no table {', '.join(missing)}: the Flue app makes them when it starts on this database")
+    await _may(connection, tables, ["SELECT"])
+    version = await connection.fetchval("SELECT value FROM flue_meta WHERE key = 'schema_version'")
+    if version != VERSION:
+        raise Unfit(f"Flue's tables are of schema version {version or 'unknown'}; this gateway knows version {VERSION}")
+    if ends_runs:
+        await _may(connection, list(TABLES), ["SELECT", "INSERT", "UPDATE"])
+
+
+async def attach(connection: Connection) -> None:
+    """Puts the triggers there, in one transaction. Raises Unfit, and what the driver does."""
+    await check(connection, ends_runs=False)
+    await _may(connection, ["flue_event_streams", "flue_event_stream_entries"], ["TRIGGER"])
+    await _run(connection, "attach.sql")
+
+
+async def detach(connection: Connection) -> None:
+    """Takes them away, in one transaction. Raises what the driver does."""
+    await _run(connection, "detach.sql")
+
+
+async def _run(connection: Connection, script: str) -> None:
+    async with connection.transaction():
+        await connection.execute(_LOCK_TIMEOUT)
+        await connection.execute((files(__package__) / script).read_text())
+
+
+async def _may(connection: Connection, tables: list[str], rights: list[str]) -> None:
+    denied = [str(row[0]) for row in await connection.fetch(_DENIED, tables, rights)]
+    if denied:
+        user = await connection.fetchval("SELECT current_user")
+        raise Unfit(f"the database user {user} lacks rights on Flue's tables ({', '.join(denied)})")
