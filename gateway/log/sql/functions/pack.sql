@@ -47,10 +47,10 @@ LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    s     record;
-    since bigint;
-    upto  bigint;
-    part  record;
+    s         record;
+    since     bigint;
+    upto      bigint;
+    separator bytea;
 BEGIN
     -- What a crash takes back is as good as what it leaves: nobody has to wait for a disk.
     PERFORM set_config('synchronous_commit', 'off', true);
@@ -65,12 +65,18 @@ BEGIN
         UPDATE run_gateway.streams SET packed = true WHERE id = wanted AND s.ended;
         RETURN false;
     END IF;
-    SELECT * INTO part
-      FROM run_gateway.rows_after(wanted, since, upto, run_gateway.separator(s.media_type), page_bytes, page_events, true);
+    separator := run_gateway.separator(s.media_type);
     INSERT INTO run_gateway.pages (stream, first, last, body, lengths)
-    VALUES (wanted, since + 1, part.until, part.body, part.lengths);
-    DELETE FROM run_gateway.events e WHERE e.stream = wanted AND e.seq > since AND e.seq <= part.until;
-    UPDATE run_gateway.streams SET packed = true WHERE id = wanted AND s.ended AND part.until = s.tail;
+    SELECT wanted, since + 1, max(w.seq), string_agg(w.data, separator), array_agg(octet_length(w.data))
+      FROM (SELECT e.seq, e.data, sum(octet_length(e.data) + octet_length(separator)) OVER (ORDER BY e.seq)
+                                  - octet_length(e.data) - octet_length(separator) AS before
+              FROM run_gateway.events e
+             WHERE e.stream = wanted AND e.seq > since AND e.seq <= upto
+             ORDER BY e.seq LIMIT page_events) w
+     WHERE w.before < page_bytes
+    RETURNING last INTO upto;
+    DELETE FROM run_gateway.events e WHERE e.stream = wanted AND e.seq > since AND e.seq <= upto;
+    UPDATE run_gateway.streams SET packed = true WHERE id = wanted AND s.ended AND s.tail = upto;
     RETURN true;
 END
 $$;

@@ -11,64 +11,19 @@ CREATE OR REPLACE FUNCTION run_gateway.separator(media_type text) RETURNS bytea
 LANGUAGE sql IMMUTABLE RETURN CASE WHEN media_type = 'application/json' THEN ','::bytea ELSE ''::bytea END;
 
 
--- The packed events of one stream after a position and not after `upto`, out of the one page that holds the next;
--- nothing when that is not packed. The last one is the one that fills `room`.
-CREATE OR REPLACE FUNCTION run_gateway.page_after(
-    source bigint, after bigint, upto bigint, separator bytea, room bigint,
-    OUT until bigint, OUT body bytea, OUT lengths integer[]
+-- The part of a page that begins after its first `skip` events and ends with the one that fills `room`. NULL of NULL.
+CREATE OR REPLACE FUNCTION run_gateway.cut(
+    body bytea, lengths integer[], skip bigint, gap integer, room bigint,
+    OUT n bigint, OUT part bytea, OUT part_lengths integer[]
 )
-LANGUAGE plpgsql AS $$
-DECLARE
-    p    record;
-    skip integer;
-    gap  integer := octet_length(separator);
-    head bigint;
-    size bigint;
-BEGIN
-    SELECT v.first, v.last, v.body, v.lengths INTO p FROM run_gateway.pages v
-     WHERE v.stream = source AND v.last > after ORDER BY v.last LIMIT 1;
-    IF NOT FOUND THEN
-        RETURN;
-    END IF;
-    skip := after + 1 - p.first;
-    IF skip = 0 AND p.last <= upto AND octet_length(p.body) - p.lengths[cardinality(p.lengths)] < room THEN
-        until := p.last; body := p.body; lengths := p.lengths;
-        RETURN;
-    END IF;
-    SELECT coalesce(sum(l + gap), 0) INTO head FROM unnest(p.lengths[1:skip]) l;
-    SELECT after + count(*), sum(w.length + gap) - gap, array_agg(w.length) INTO until, size, lengths
-      FROM (SELECT l.length, sum(l.length + gap) OVER (ORDER BY l.i) - l.length - gap AS before
-              FROM unnest(p.lengths[skip + 1:upto - p.first + 1]) WITH ORDINALITY AS l(length, i)) w
-     WHERE w.before < room;
-    body := substring(p.body FROM head::integer + 1 FOR size::integer);
-END
-$$;
-
-
--- The same of events that are rows. Looks at no more than `most` of them; nothing when the next one is not there.
-CREATE OR REPLACE FUNCTION run_gateway.rows_after(
-    source bigint, after bigint, upto bigint, separator bytea, room bigint, most integer, with_lengths boolean,
-    OUT until bigint, OUT body bytea, OUT lengths integer[]
-)
-LANGUAGE plpgsql AS $$
-DECLARE
-    gap   integer := octet_length(separator);
-    found bigint;
-BEGIN
-    -- Rows come in order from the primary key: neither the running sum nor the aggregate sorts.
-    SELECT count(*), max(w.seq), string_agg(w.data, separator),
-           array_agg(octet_length(w.data)) FILTER (WHERE with_lengths) INTO found, until, body, lengths
-      FROM (SELECT e.seq, e.data,
-                   sum(octet_length(e.data) + gap) OVER (ORDER BY e.seq) - octet_length(e.data) - gap AS before
-              FROM run_gateway.events e
-             WHERE e.stream = source AND e.seq > after AND e.seq <= upto
-             ORDER BY e.seq LIMIT most) w
-     WHERE w.before < room;
-    IF found <> until - after THEN
-        until := NULL;
-    END IF;
-END
-$$;
+LANGUAGE sql IMMUTABLE STRICT
+BEGIN ATOMIC
+    SELECT count(*), substring(cut.body FROM min(w.at) + 1 FOR max(w.at + w.length) - min(w.at)), array_agg(w.length)
+      FROM (SELECT l.i, l.length, (sum(l.length + gap) OVER e)::integer - l.length - gap AS at,
+                   sum(l.length + gap) FILTER (WHERE l.i > skip) OVER e - l.length - gap AS before
+              FROM unnest(cut.lengths) WITH ORDINALITY AS l(length, i) WINDOW e AS (ORDER BY l.i)) w
+     WHERE w.i > skip AND w.before < room;
+END;
 
 
 -- The stream and the page after a position. The stream's row is read first: what it says of tail and "closed" is then
@@ -88,14 +43,15 @@ CREATE OR REPLACE FUNCTION run_gateway.read_page(
     OUT start bigint, OUT until bigint, OUT body bytea, OUT same boolean, OUT lengths integer[]
 )
 LANGUAGE plpgsql
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     s         record;
     separator bytea;
+    gap       integer;
     part      record;
-    parts     bytea[];
-    size      bigint := 0;     -- of the parts, and of what stands between them
+    room      bigint;
+    size      bigint := 0;     -- of the body, with a separator at its end
     most      integer := 256;  -- rows to look at: at first a guess, then what the page still has room for
     segment   integer := 1;    -- of the lineage; the one after the last is the stream's own
     source    bigint;
@@ -114,6 +70,7 @@ BEGIN
         RETURN;
     END IF;
     separator := run_gateway.separator(s.media_type);
+    gap := octet_length(separator);
     same := known_id = s.id AND (known_until = tail OR (known_full AND known_until < tail));
     IF same THEN
         until := known_until;
@@ -128,12 +85,35 @@ BEGIN
         END LOOP;
         source := coalesce(s.lineage[segment], s.id);
         upto := coalesce(s.lineage_ends[segment], tail);
-        SELECT * INTO part FROM run_gateway.page_after(source, until, upto, separator, page_bytes - size);
-        IF part.until IS NULL THEN
-            SELECT * INTO part
-              FROM run_gateway.rows_after(source, until, upto, separator, page_bytes - size, most, recent IS NOT NULL);
+        room := page_bytes - size;
+        -- What is packed comes first: pages as they are, but for a part of the one in which this begins or ends.
+        SELECT sum(coalesce(c.n, w.last - w.first + 1))::bigint AS found,
+               max(coalesce(greatest(w.first - 1, read_page.until) + c.n, w.last)) AS until,
+               string_agg(coalesce(c.part, w.body), separator) AS body,
+               max(coalesce(c.part_lengths, w.lengths)) FILTER (WHERE recent IS NOT NULL) AS lengths INTO part
+          FROM (SELECT v.*, sum(v.size - v.head) OVER (ORDER BY v.last) - (v.size - v.head) AS before
+                  FROM (SELECT p.*, octet_length(p.body) + gap AS size, CASE WHEN p.first > read_page.until THEN 0 ELSE
+                               (SELECT sum(l + gap)::integer FROM unnest(p.lengths[:read_page.until - p.first + 1]) l) END AS head
+                          FROM run_gateway.pages p
+                         WHERE p.stream = source AND p.last > read_page.until
+                         ORDER BY p.last LIMIT CASE WHEN recent IS NULL THEN room / 32768 + 2 ELSE 1 END) v) w
+         CROSS JOIN LATERAL run_gateway.cut(
+                CASE WHEN w.head > 0 OR w.last > upto
+                       OR w.before + w.size - gap - w.lengths[cardinality(w.lengths)] >= room THEN w.body END,
+                w.lengths[:upto - w.first + 1], read_page.until - w.first + 1, gap, room - w.before) c
+         WHERE w.before < room AND w.first <= upto;
+        IF (part.found = part.until - until) IS NOT TRUE THEN
+            -- Rows come in order from the primary key: neither the running sum nor the aggregate sorts.
+            SELECT count(*) AS found, max(w.seq) AS until, string_agg(w.data, separator) AS body,
+                   array_agg(octet_length(w.data)) FILTER (WHERE recent IS NOT NULL) AS lengths INTO part
+              FROM (SELECT e.seq, e.data,
+                           sum(octet_length(e.data) + gap) OVER (ORDER BY e.seq) - octet_length(e.data) - gap AS before
+                      FROM run_gateway.events e
+                     WHERE e.stream = source AND e.seq > read_page.until AND e.seq <= upto
+                     ORDER BY e.seq LIMIT most) w
+             WHERE w.before < room;
         END IF;
-        IF part.until IS NULL THEN
+        IF (part.found = part.until - until) IS NOT TRUE THEN
             IF missed THEN
                 id := NULL;  -- removed at this very moment, and partly purged: half of it is nothing that anybody wrote
                 RETURN;
@@ -142,19 +122,12 @@ BEGIN
             CONTINUE;
         END IF;
         missed := false;
-        parts := parts || part.body;
-        size := size + octet_length(part.body) + octet_length(separator);
-        most := least(greatest((page_bytes - size) * (part.until - until) / octet_length(part.body) + 1, 16), 100000);
         until := part.until;
-        IF recent IS NOT NULL THEN
-            lengths := lengths || part.lengths;
-        END IF;
+        lengths := lengths || part.lengths;
+        body := CASE WHEN body IS NULL THEN part.body ELSE body || separator || part.body END;
+        size := octet_length(body) + gap;
+        most := least(greatest((page_bytes - size) * part.found / octet_length(part.body) + 1, 16), 100000);
     END LOOP;
-    IF cardinality(parts) = 1 THEN
-        body := parts[1];
-    ELSE
-        SELECT string_agg(p, separator) INTO body FROM unnest(parts) p;
-    END IF;
 
     IF touch AND ttl IS NOT NULL THEN
         PERFORM run_gateway.touch(ARRAY[wanted]);
