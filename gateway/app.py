@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.auth.face import Auth
 from gateway.auth.gate import let_in
+from gateway.descriptors import room_for
 from gateway.fanout.hub import Hub, Published
 from gateway.fanout.transport import Cycle
 from gateway.flue.face import Flue
@@ -27,6 +28,7 @@ from gateway.http.reading import Limits
 from gateway.http.responses import Receive, Scope, Send
 from gateway.http.streams import StreamRoutes
 from gateway.log.database import Database
+from gateway.log.direct import listening_addresses
 from gateway.log.housekeeping import Housekeeping
 from gateway.log.lifecycle import Created, Lifecycle
 from gateway.log.listener import Listener
@@ -67,7 +69,12 @@ class Gateway:
             max_age=settings.connection_max_age,
         )
         self._auth = Auth(settings, self._database)
-        self._reader = Reader(self._database, page_bytes=settings.page_bytes)
+        self._reader = Reader(
+            self._database,
+            page_bytes=settings.page_bytes,
+            most=settings.max_reads,
+            patience=settings.statement_timeout,
+        )
         self._lifecycle = Lifecycle(self._database, machine=self.machine)
         self._housekeeping = Housekeeping(
             self._database,
@@ -85,7 +92,12 @@ class Gateway:
             heartbeat=settings.heartbeat,
             sweep_interval=self._sweep_interval,
         )
-        limits = Limits(settings.max_body, settings.long_poll_timeout, settings.sse_max_age)
+        limits = Limits(
+            settings.max_body,
+            settings.long_poll_timeout,
+            settings.sse_max_age,
+            max_readers=room_for(settings.max_readers),
+        )
         self._flue = Flue(settings, self._database, limits, self._listens) if settings.flue else None
         self._hubs = [self._hub, self._flue.hub] if self._flue else [self._hub]
         self._writer = Writer(
@@ -98,7 +110,7 @@ class Gateway:
             on_doubt=self._hub.look_again,
         )
         self._listener = Listener(
-            listen_database_url or database_url,
+            listening_addresses(database_url, listen_database_url),
             self._database,
             machine=self.machine,
             heartbeat=settings.heartbeat,

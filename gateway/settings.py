@@ -185,6 +185,13 @@ class Settings(BaseSettings):
     connection_max_age: Seconds = Field(
         600.0, description="Seconds that a connection to the database is used before it is replaced."
     )
+    max_readers: int = Field(
+        10_000, ge=1, description="Open SSE responses and long-polls of each worker; more are answered 503."
+    )
+    max_reads: int = Field(4, ge=1, description="Pages of the log that each worker reads at once; others wait.")
+    require_listen: bool = Field(
+        False, description="Whether `serve` refuses to start where news would have to be polled for."
+    )
     statement_timeout: Seconds = Field(10.0, description="Seconds that one statement may take in the database.")
     append_timeout: Seconds = Field(
         5.0, description="Seconds that the database may take over appends before they are answered 503."

@@ -5,6 +5,7 @@ What fails here is a person's matter and is said in one line that names the data
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qs, urlsplit
@@ -13,6 +14,8 @@ import asyncpg
 import click
 
 from gateway.cli.endings import Failure
+from gateway.log.connect import FAULTS, connect, hears
+from gateway.log.direct import listening_addresses
 from gateway.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from gateway.log.migrations import migrate
 from gateway.settings import Settings
@@ -45,6 +48,22 @@ async def update(url: str) -> list[str]:
         return await migrate(url)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise Failure(f"cannot bring the schema of {name(url)} up to date: {line(error)}") from error
+
+
+async def must_listen(url: str, given: str | None) -> None:
+    """Make sure that news will arrive by LISTEN. Raises Failure."""
+    for address in listening_addresses(url, given):
+        with contextlib.suppress(*FAULTS):
+            connection = await connect(address, timeout=CONNECT_TIMEOUT, command_timeout=CONNECT_TIMEOUT)
+            try:
+                if await hears(connection, lambda: connect(url, timeout=CONNECT_TIMEOUT)):
+                    return
+            finally:
+                connection.terminate()
+    raise Failure(
+        "a notification that is sent to the database does not arrive on LISTEN, as behind a pooler in transaction mode:"
+        " set LISTEN_DATABASE_URL to its direct address, or do without GATEWAY_REQUIRE_LISTEN"
+    )
 
 
 async def _answers(url: str) -> None:

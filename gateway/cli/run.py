@@ -9,17 +9,19 @@ import click
 import uvloop
 
 from gateway.auth.face import check
-from gateway.cli.database import database, update
+from gateway.cli.database import database, must_listen, update
 from gateway.cli.endings import Misuse
 from gateway.cli.flue import fit
 from gateway.cli.listening import Sockets, address, bind
 from gateway.cli.stop import Stop
 from gateway.cli.supervisor import supervise
+from gateway.descriptors import raise_limit
 from gateway.settings import BadSetting, Settings
 
 
 def run(settings: Settings) -> None:
     """Serve until a signal says otherwise. Raises Failure."""
+    raise_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings))
 
@@ -45,6 +47,8 @@ async def _run(settings: Settings) -> None:
                 await update(url)
             if settings.flue:
                 await fit(url, settings)
+            if settings.require_listen:
+                await must_listen(url, settings.listen_database_url)
             if settings.workers > 1:
                 await supervise(settings, url, sockets, stop)
             else:

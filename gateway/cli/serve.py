@@ -31,6 +31,7 @@ class _Serve(click.Command):
 @click.option("--listen-database-url", metavar="URL", help="Instead of LISTEN_DATABASE_URL.")
 @click.option("--workers", metavar="N", help="Instead of GATEWAY_WORKERS.")
 @click.option("--migrate/--no-migrate", default=None, help="Instead of GATEWAY_MIGRATE.")
+@click.option("--require-listen/--no-require-listen", default=None, help="Instead of GATEWAY_REQUIRE_LISTEN.")
 @click.option("--log-level", metavar="LEVEL", help="Instead of GATEWAY_LOG_LEVEL.")
 def serve(**flags: Any) -> None:
     """Serve runs over HTTP. SIGTERM and Ctrl-C end it cleanly, a second Ctrl-C at once."""

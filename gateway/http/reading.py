@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
@@ -23,7 +23,7 @@ from gateway.protocol import frames, headers
 from gateway.protocol.batch import Batch, Encoding, Page
 from gateway.protocol.cursor import cursor
 from gateway.protocol.dialect import GATEWAYS, Dialect
-from gateway.protocol.errors import Draining, ProtocolError
+from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.offset import NOW
 from gateway.protocol.request import Live, ReadRequest
 
@@ -46,6 +46,13 @@ class Limits:
     long_poll_timeout: float
     sse_max_age: float
     pages: int = 8 << 20  # kept in memory, for those who read a long run at the same time
+    max_readers: int = 10_000  # live ones, of all that share this object
+    readers: list[Inside] = field(default_factory=list)
+
+    @property
+    def full(self) -> bool:
+        """Whether one more live reader would be too many. Those who are there stay."""
+        return sum(inside.count for inside in self.readers) >= self.max_readers
 
 
 class Reading:
@@ -56,6 +63,7 @@ class Reading:
     ) -> None:
         self.sse = Inside()
         self.long_polls = Inside()
+        limits.readers.extend((self.sse, self.long_polls))
         self.catch_ups = 0  # reads that were answered with what there was
         self._log = log
         self._hub = hub
@@ -74,6 +82,8 @@ class Reading:
             return self._plain(request, send)
         if self._hub.drained:
             raise Draining
+        if self._limits.full:
+            raise TooManyReaders
         if request.live is Live.LONG_POLL:
             return self._long_poll(request, receive, send)
         return self._sse(request, scope, receive, send)

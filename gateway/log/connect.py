@@ -121,7 +121,7 @@ async def keeps_statements(open: Callable[[], Awaitable[LogConnection]]) -> bool
     try:
         if connection.get_server_pid() == await connection.fetchval("SELECT pg_backend_pid()"):
             return True  # a pooler makes up the pid that it tells
-        return await _names_are_translated(connection) or await _is_a_session(connection, open)
+        return await _names_are_translated(connection) or await hears(connection, open)
     finally:
         connection.terminate()
 
@@ -138,8 +138,11 @@ async def _names_are_translated(connection: LogConnection) -> bool:
     return not found
 
 
-async def _is_a_session(connection: LogConnection, open: Callable[[], Awaitable[LogConnection]]) -> bool:
-    """Notifications reach a client between its transactions only where its backend is its own."""
+async def hears(connection: LogConnection, open: Callable[[], Awaitable[LogConnection]]) -> bool:
+    """Whether what is notified on another connection arrives on this one. Raises one of FAULTS.
+
+    Between its transactions a client is told of notifications only where its backend is its own.
+    """
     heard = asyncio.Event()
     nonce = secrets.token_hex(8)
     await connection.add_listener(_PROBE, lambda *message: heard.set() if message[-1] == nonce else None)

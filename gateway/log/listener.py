@@ -11,12 +11,13 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal
 
 from gateway.log.connect import FAULTS, Connection, connect
 from gateway.log.database import Database
+from gateway.log.direct import host_of
 from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
 
@@ -31,11 +32,14 @@ _RETRY = (0.1, 5.0)  # seconds between attempts to connect, from and to
 
 
 class Listener:
-    """Hears other Machines' news. `news` is "listen" or "polling": how it arrives at the moment."""
+    """Hears other Machines' news. `news` is "listen" or "polling": how it arrives at the moment.
+
+    `addresses`: where to try LISTEN, best first; each has to prove itself.
+    """
 
     def __init__(
         self,
-        dsn: str,
+        addresses: Sequence[str],
         database: Database,
         *,
         machine: str,
@@ -47,7 +51,7 @@ class Listener:
         self.heard = 0  # notifications of others
         self.lost = 0  # connections that had worked
         self.queue_usage: float | None = None  # of the server's notification queue, 0 to 1, as of the last heartbeat
-        self._dsn = dsn
+        self._addresses = addresses
         self._database = database
         self._machine = machine
         self._own = machine + "\n"
@@ -81,21 +85,31 @@ class Listener:
 
     async def _run(self, ready: asyncio.Event) -> None:
         delay = _RETRY[0]
+        said = ""
         while True:
-            try:
-                await self._listen(ready)
-                delay = _RETRY[0]
-            except (*FAULTS, Unavailable) as error:
-                self.lost += self.news == "listen"
-                logger.warning("The listening connection is lost (%s); polling.", type(error).__name__)
+            for address in self._addresses:
+                last = address is self._addresses[-1]
+                try:
+                    await self._listen(address, last, ready)
+                except (*FAULTS, Unavailable) as error:
+                    what = f"{type(error).__name__}, {host_of(address)}"
+                    if self.news == "listen":
+                        self.lost += 1
+                        delay = _RETRY[0]
+                        logger.warning("The listening connection is lost (%s); polling.", what)
+                    elif what != said:
+                        logger.warning("No listening connection (%s); polling.", what)
+                    said = what
+                    if self.news == "listen":
+                        break  # it has worked here, and will again
             self._set("polling")
             ready.set()
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
             delay = min(delay * 2, _RETRY[1])
 
-    async def _listen(self, ready: asyncio.Event) -> None:
-        """One connection's life: returns or raises when it is no good any more."""
-        connection: Connection = await connect(self._dsn, timeout=10, command_timeout=10)
+    async def _listen(self, address: str, last: bool, ready: asyncio.Event) -> None:
+        """One connection's life: returns or raises when it is no good any more, or another address may be better."""
+        connection: Connection = await connect(address, timeout=10, command_timeout=10)
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())
@@ -103,10 +117,16 @@ class Listener:
             while True:
                 self._forget()
                 if await self._echoes():
+                    if self.news == "polling" and len(self._addresses) > 1:
+                        logger.info("LISTEN works at %s.", host_of(address))
                     self._set("listen")
                 elif self.news == "polling":
                     # LISTEN is accepted and nothing arrives: a pooler. Stay with polling, and try again later.
-                    logger.warning("A notification sent through the pool does not arrive on LISTEN; polling.")
+                    if not ready.is_set():
+                        where = host_of(address)
+                        logger.warning("A notification sent through the pool does not arrive on LISTEN (%s).", where)
+                    if not last:
+                        return
                     ready.set()
                 else:
                     raise TimeoutError  # it worked before: a half-open connection, most likely
@@ -115,6 +135,8 @@ class Listener:
                     await asyncio.wait_for(lost.wait(), self._heartbeat)
                 if lost.is_set():
                     raise ConnectionError
+                if self.news == "polling" and len(self._addresses) > 1:
+                    return
         finally:
             connection.terminate()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
@@ -10,7 +11,7 @@ import asyncpg
 
 from gateway.log.database import Database
 from gateway.protocol.batch import Batch, Page, Stream
-from gateway.protocol.errors import NotWritable, StreamGone, StreamNotFound
+from gateway.protocol.errors import NotWritable, StreamGone, StreamNotFound, TooManyReads
 
 LIVE_PAGE: Final = 64 << 10  # bytes: what a slow reader may be holding up, for it is written all at once
 
@@ -26,11 +27,17 @@ _POSITIONS = """
 
 
 class Reader:
-    """Reads of the log. Every method is one round trip and raises Unavailable when there is no database."""
+    """Reads of the log. Every method is one round trip and raises Unavailable when there is no database.
 
-    def __init__(self, database: Database, *, page_bytes: int) -> None:
+    `most` pages are read at once: a stampede of readers waits its turn, for `patience` seconds each, and leaves the
+    rest of the pool to everybody else.
+    """
+
+    def __init__(self, database: Database, *, page_bytes: int, most: int = 4, patience: float = 10) -> None:
         self._database = database
         self._page_bytes = page_bytes
+        self._turn = asyncio.Semaphore(most)
+        self._patience = patience
         self.reads = 0
 
     async def read(
@@ -76,8 +83,15 @@ class Reader:
         return row
 
     async def _fetch(self, *args: object) -> asyncpg.Record | None:
-        async with self._database.acquire() as connection:
-            return await connection.fetchrow(_PAGE, *args)
+        try:
+            await asyncio.wait_for(self._turn.acquire(), self._patience)
+        except TimeoutError:
+            raise TooManyReads from None
+        try:
+            async with self._database.acquire() as connection:
+                return await connection.fetchrow(_PAGE, *args)
+        finally:
+            self._turn.release()
 
     async def stat(self, path: str) -> Stream:
         """The stream alone. Raises StreamNotFound, StreamGone."""

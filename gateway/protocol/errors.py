@@ -328,6 +328,19 @@ class IssuerUnavailable(ProtocolError):
     type = "issuer_unavailable"
 
 
+class TooManyReaders(ProtocolError):
+    """This Machine has as many live readers as its limit allows: connect again."""
+
+    status = 503
+    type = "too_many_readers"
+
+
+class TooManyReads(Unavailable):
+    """More reads of the log are waiting for their turn than can be answered in time."""
+
+    type = "too_many_reads"
+
+
 class Draining(ProtocolError):
     """This Machine is shutting down: connect again."""
 

@@ -1,0 +1,37 @@
+"""Where LISTEN goes: past the pooler, where its direct address is known or follows from the pooled one.
+
+On Fly's managed Postgres that is direct.<cluster>.flympg.net for pgbouncer.<cluster>.flympg.net: https://fly.io/docs/mpg/
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit, urlunsplit
+
+_POOLED = re.compile(r"pgbouncer\.([a-z0-9-]+\.flympg\.net)")
+_PORT = 5432
+
+
+def direct_address(url: str) -> str | None:
+    """The same database past Fly's pooler; None where that does not follow for certain from the address."""
+    parts = urlsplit(url)
+    login, at, host = parts.netloc.rpartition("@")
+    name, _, port = host.partition(":")
+    pooled = _POOLED.fullmatch(name)
+    if pooled is None or port not in ("", str(_PORT)) or "host=" in parts.query:
+        return None
+    direct = f"direct.{pooled[1]}" + (f":{port}" if port else "")
+    return urlunsplit(parts._replace(netloc=f"{login}{at}{direct}"))
+
+
+def listening_addresses(database_url: str, given: str | None) -> list[str]:
+    """Where to try LISTEN, best first. What was given is meant; what is derived is tried, and has to prove itself."""
+    if given is not None:
+        return [given]
+    derived = direct_address(database_url)
+    return [database_url] if derived is None else [derived, database_url]
+
+
+def host_of(url: str) -> str:
+    """The host alone, as a log may name it: a password may stand before the @."""
+    return urlsplit(url).hostname or "a local socket"
