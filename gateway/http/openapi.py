@@ -7,7 +7,7 @@ against the parser and against real answers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -200,7 +200,9 @@ ROUTES: Final[dict[str, Json]] = {
 
 _REASON: Final = "A JSON object that may have a `reason`; or nothing."
 BELOW_A_RUN: Final[dict[str, tuple[str, dict[str, Operation]]]] = {  # by route: a tag, and what is done there
-    "/runs/{id}/control": ("control", {name: op for name, op in OPERATIONS.items() if name != "delete"}),
+    "/runs/{id}/control": ("control", {
+        name: replace(op, refuses=(*op.refuses, errors.StreamNotFound)) if name == "put" else op  # without its run
+        for name, op in OPERATIONS.items() if name != "delete"}),
     "/runs/{id}/cancel": ("cancel", {
         "post": Operation(
             "Ask a run to stop",

@@ -156,7 +156,8 @@ class Client:
     def check(self, response: httpx.Response) -> None:
         """Fails when the description does not have this answer's status, headers or type of refusal."""
         path = response.url.path
-        if stream_path_of(path) is None or path.startswith("/v1/stream/__ds/") or response.status_code == 405:
+        reserved = path == "/v1/stream/__ds" or path.startswith("/v1/stream/__ds/")
+        if stream_path_of(path) is None or reserved or response.status_code == 405:
             return
         route = _route(path)
         operation = self._document["paths"][route][response.request.method.lower()]
