@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.auth.face import Auth
 from gateway.auth.gate import let_in
+from gateway.auth.rules import ours
 from gateway.descriptors import room_for
 from gateway.fanout.hub import Hub, Published
 from gateway.fanout.transport import Cycle
@@ -27,6 +28,7 @@ from gateway.http.openapi import describe
 from gateway.http.reading import Limits
 from gateway.http.responses import Receive, Scope, Send
 from gateway.http.streams import StreamRoutes
+from gateway.http.upstream import Upstream
 from gateway.log.database import Database
 from gateway.log.direct import listening_addresses
 from gateway.log.housekeeping import Housekeeping
@@ -136,6 +138,7 @@ class Gateway:
             public_url=settings.public_url,
             on_commit=self._committed,
         )
+        self._upstream = Upstream(settings.upstream) if settings.upstream else None
         self._routes: Routes = self._runs.streams
         self._append_directly = self._streams.append_directly
         if self._flue is not None:
@@ -172,6 +175,9 @@ class Gateway:
         if scope["type"] != "http":
             await self._api(scope, receive, send)
             return
+        if self._upstream is not None and not ours(scope["path"]):
+            await self._passed_on(self._upstream, scope, receive, send)
+            return
         if not self._auth.on:
             let_in(scope)
         elif not await self._admit(scope, send := responses.for_token_in_query(scope, send)):
@@ -181,6 +187,12 @@ class Gateway:
             await self._stream(path, scope, receive, send)
         else:
             await self._described(scope, receive, send)
+
+    async def _passed_on(self, upstream: Upstream, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await upstream(scope, receive, send)
+        except ProtocolError as error:
+            await responses.refuse(scope, send, error)
 
     async def _admit(self, scope: Scope, send: Send) -> bool:
         """Whether the request is let in; if not, it is answered."""
@@ -291,6 +303,8 @@ class Gateway:
             await self._listener.stop()
             await self._auth.stop()
             await self.metrics.close()
+            if self._upstream is not None:
+                await self._upstream.close()
             await self._database.close()
 
     def _make_api(self) -> FastAPI:

@@ -81,6 +81,13 @@ def _auth(value: str) -> str:
     return ",".join(kinds)
 
 
+def _origin(value: str) -> str:
+    url = urlsplit(_http_url(value))
+    if not url.hostname or url.path or url.query or url.fragment or url.username:
+        raise ValueError("must be an origin: http://host:port, and nothing after it")
+    return value.rstrip("/")
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
@@ -127,6 +134,9 @@ class Settings(BaseSettings):
     )
     public_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
         None, description="Address under which clients reach this server, for links in answers; none: HOST and PORT."
+    )
+    upstream: Annotated[str, AfterValidator(_origin)] | None = Field(
+        None, description="Origin of the application behind the gateway, which gets what is not the gateway's own."
     )
     auth: Annotated[str, AfterValidator(_auth)] = Field(
         "none", description="Who is let in: `none` for everyone, or the holders of `keys`, `jwt` or `keys,jwt`."

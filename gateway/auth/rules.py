@@ -89,6 +89,11 @@ class _Route:
 _ROUTES: Final = [_Route.of(template, methods) for template, methods in ROUTES.items()]
 
 
+def ours(path: str) -> bool:
+    """Whether a path of a URL is the gateway's own, and not the application's behind it."""
+    return stream_path_of(path) is not None or any(route.form.fullmatch(path) for route in _ROUTES)
+
+
 def asked(method: str, path: str) -> Asked:
     """What a request for this path of a URL needs. Raises RouteNotFound, MethodNotAllowed."""
     if method == "OPTIONS":

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.protocol.errors import HeadTooLarge, MalformedHttp, ProtocolError, RequestTimeout
+from gateway.protocol.request import stream_path_of
 
 Cycle = RequestResponseCycle  # uvicorn's state of one request
 
@@ -194,7 +195,7 @@ class DirectProtocol(HttpToolsProtocol):
             return
         cycle.message_event = cast("Any", _Event(cycle.message_event.is_set()))
         direct = self._append_directly is not None and app is self.app and not cycle.waiting_for_100_continue
-        if direct and cycle.more_body and cycle.scope["method"] == "POST":
+        if direct and cycle.more_body and scope["method"] == "POST" and stream_path_of(scope["path"]) is not None:
             self._held = (cycle, app)
         else:
             super()._start_asgi_task(cycle, app)

@@ -295,6 +295,20 @@ class InternalFault(ProtocolError):
     type = "internal_error"
 
 
+class BadGateway(ProtocolError):
+    """The application behind the gateway cannot be reached, or has not answered in HTTP."""
+
+    status = 502
+    type = "bad_gateway"
+
+
+class UpgradeNotPassed(ProtocolError):
+    """The gateway passes no WebSocket on to the application behind it."""
+
+    status = 501
+    type = "upgrade_not_passed"
+
+
 class TooManyPending(ProtocolError):
     """More appends are waiting for the database than the limit allows."""
 

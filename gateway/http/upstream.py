@@ -1,0 +1,157 @@
+"""The application behind the gateway: whatever is not the gateway's own goes there, and back, as it is.
+
+A request is sent on as it arrives and an answer as it comes; nothing is gathered, unpacked, followed or retried. Made
+with httpcore, the layer below httpx: its headers are the bytes of the wire, and it has no opinion on any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpcore
+
+from gateway.http import responses
+from gateway.http.responses import Headers, Receive, Scope, Send
+from gateway.protocol.errors import BadGateway, UpgradeNotPassed
+
+logger = logging.getLogger("gateway.http.upstream")
+
+CONNECT_TIMEOUT: Final = 5.0  # seconds; once connected, an answer may take as long as it likes
+IDLE_CONNECTIONS: Final = 100
+IDLE: Final = 4.0  # seconds that a connection is kept for the next request: less than the 5 of a Node server
+
+# RFC 9110 §7.6.1: these are about one connection, and end with it.
+_HOP_BY_HOP: Final = frozenset(
+    (b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade", b"expect")
+)
+_NO_BODY: Final = (204, 304)
+_FAULTS: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
+
+
+class Upstream:
+    """The ASGI application that another server is, at this origin (`http://127.0.0.1:3000`)."""
+
+    def __init__(self, origin: str) -> None:
+        url = urlsplit(origin)
+        self._scheme = url.scheme.encode()
+        self._host = (url.hostname or "").encode("idna")
+        self._port = url.port
+        self._pool = httpcore.AsyncConnectionPool(
+            max_connections=None,  # as many as there are requests, which the gateway itself has a limit for
+            max_keepalive_connections=IDLE_CONNECTIONS,
+            keepalive_expiry=IDLE,
+        )
+
+    async def close(self) -> None:
+        """Ends what is kept for later."""
+        await self._pool.aclose()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises BadGateway while nothing has been sent, and UpgradeNotPassed."""
+        if any(name == b"upgrade" and value.lower() == b"websocket" for name, value in scope["headers"]):
+            raise UpgradeNotPassed
+        request = _Request(receive)
+        exchange = asyncio.ensure_future(self._exchange(scope, request, send))
+        gone = asyncio.ensure_future(request.client_gone())
+        try:
+            await asyncio.wait((exchange, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:  # also when this is cancelled itself: what nobody waits for is not computed
+            for task in (exchange, gone):
+                task.cancel()
+        with suppress(asyncio.CancelledError):
+            await exchange
+
+    async def _exchange(self, scope: Scope, request: _Request, send: Send) -> None:
+        target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        url = httpcore.URL(scheme=self._scheme, host=self._host, port=self._port, target=target)
+        headers = forwarded(scope)
+        has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
+        if not has_body:
+            request.forgo()
+        timeouts = {"timeout": {"connect": CONNECT_TIMEOUT}}
+        started = False
+        try:
+            async with self._pool.stream(
+                scope["method"], url, headers=headers, content=request.body() if has_body else None, extensions=timeouts
+            ) as response:
+                started = True
+                request.forgo()  # whatever of it was not sent is not wanted: only the client is waited for
+                answer = returned(response.status, response.headers)
+                await send({"type": "http.response.start", "status": response.status, "headers": answer})
+                async for piece in response.aiter_stream():
+                    await responses.piece(send, piece)
+        except _FAULTS as error:
+            logger.warning("The upstream failed (%s).", type(error).__name__)
+            if started:
+                return  # what was begun ends without its end, so that the client can tell
+            raise BadGateway from error
+        await responses.finish(send)
+
+
+class _Request:
+    """The body of a request as it arrives, and then whether its client is still there."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._read = asyncio.Event()
+        self._more = True
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Its pieces. Ends early when the client goes in the middle; then `client_gone` returns."""
+        while self._more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._read.set()
+                await asyncio.Event().wait()  # never to be taken for the end of a body; whoever waits is cancelled
+            self._more = message.get("more_body", False)
+            yield message.get("body", b"")
+        self._read.set()
+
+    async def client_gone(self) -> None:
+        """Returns when there is nobody any more to answer."""
+        await self._read.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    def forgo(self) -> None:
+        """There is no body, or no use for more of it."""
+        self._read.set()
+
+
+def forwarded(scope: Scope) -> Headers:
+    """A request's headers as the upstream gets them: untouched, less those of the connection, and whom it is from."""
+    headers = _end_to_end(scope["headers"])
+    there = {name for name, _ in headers}
+    if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
+        headers.append((b"transfer-encoding", b"chunked"))
+    if b"host" not in there:
+        host, port = scope["server"]
+        headers.append((b"host", f"{host}:{port}".encode()))
+    if scope["client"] is not None:
+        before = [value for name, value in headers if name == b"x-forwarded-for"]
+        headers = [header for header in headers if header[0] != b"x-forwarded-for"]
+        headers.append((b"x-forwarded-for", b", ".join([*before, scope["client"][0].encode()])))
+    if b"x-forwarded-proto" not in there:
+        headers.append((b"x-forwarded-proto", scope["scheme"].encode()))
+    if b"x-forwarded-host" not in there:
+        headers.append((b"x-forwarded-host", next(value for name, value in headers if name == b"host")))
+    return headers
+
+
+def returned(status: int, headers: Headers) -> Headers:
+    """An answer's headers as the client gets them. Date is left to the server in front, which writes its own."""
+    dropped = (b"date", b"content-length") if status in _NO_BODY else (b"date",)
+    return [header for header in _end_to_end(headers) if header[0].lower() not in dropped]
+
+
+def _end_to_end(headers: Headers) -> Headers:
+    """Without those that are about one connection, by their names or because Connection names them."""
+    named = {
+        token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
+    }
+    return [header for header in headers if header[0].lower() not in _HOP_BY_HOP | named]

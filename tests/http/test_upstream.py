@@ -1,0 +1,245 @@
+"""What is not the gateway's own passes through to the application behind it, and back, as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+import uvicorn
+
+from gateway.http.responses import Headers, Receive, Scope, Send
+from gateway.http.upstream import forwarded, returned
+from tests.databases import Postgres
+from tests.http.servers import Running, body_of, serving, until
+from tests.machines import free_port
+
+LARGE = 14 << 20
+
+
+@dataclass
+class Application:
+    """A small ASGI application that tells what it was sent; `/slow` streams until its client goes."""
+
+    requests: list[tuple[str, str, bytes, Headers]] = field(default_factory=list)
+    pieces: int = 0  # of the body under way
+    streaming: int = 0
+    port: int = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        self.requests.append((scope["method"], scope["path"], scope["query_string"], scope["headers"]))
+        match scope["path"]:
+            case "/echo":
+                await self._echo(receive, send)
+            case "/slow":
+                await self._slow(receive, send)
+            case "/nothing":
+                await _answer(send, 204, [])
+            case "/unchanged":
+                await _answer(send, 304, [(b"etag", b'"1"'), (b"content-length", b"5")])
+            case "/cut":
+                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
+                await send({"type": "http.response.body", "body": b"half", "more_body": True})
+                raise ConnectionAbortedError
+            case _:
+                await _answer(send, 418, [(b"X-Odd", b"1"), (b"x-odd", b"2"), (b"set-cookie", b"a=b")], b"teapot")
+
+    async def _echo(self, receive: Receive, send: Send) -> None:
+        """Each piece goes back before the next is asked for."""
+        self.pieces = 0
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            self.pieces += 1
+            more = message.get("more_body", False)
+        await _answer(send, 200, [(b"content-type", b"application/octet-stream")], bytes(body))
+
+    async def _slow(self, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        self.streaming += 1
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.streaming -= 1
+
+
+async def _answer(send: Send, status: int, headers: Headers, body: bytes = b"") -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@pytest.fixture(scope="module")
+def application() -> Iterator[Application]:
+    app = Application()
+    config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+    server = _Server(config)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        app.port = sock.getsockname()[1]
+        thread = threading.Thread(target=server.run, args=([sock],))
+        thread.start()
+        yield app
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
+    async with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def gateway(database_of_all: str, application: Application) -> Iterator[Running]:
+    with serving(database_of_all, "direct", upstream=f"http://127.0.0.1:{application.port}") as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def http(gateway: Running) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+        yield client
+
+
+async def test_what_is_not_ours_goes_there_with_method_query_and_escapes_as_they_are(
+    http: httpx.AsyncClient, application: Application
+) -> None:
+    response = await http.request("PATCH", "/a%2Fb//c?x=1&x=%20", headers={"authorization": "Bearer theirs"})
+    assert (response.status_code, response.content) == (418, b"teapot")
+    assert response.headers.get_list("x-odd") == ["1", "2"]
+    assert response.headers["set-cookie"] == "a=b"
+    assert "access-control-allow-origin" not in response.headers, "its headers are its own"
+    method, path, query, headers = application.requests[-1]
+    assert (method, path, query) == ("PATCH", "/a/b//c", b"x=1&x=%20")
+    given = dict(headers)
+    assert given[b"authorization"] == b"Bearer theirs"
+    assert given[b"host"] == http.base_url.netloc
+    assert given[b"x-forwarded-for"] == b"127.0.0.1"
+    assert given[b"x-forwarded-proto"] == b"http"
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/runs", "/runs/1", "/v1/stream/1", "/metrics", "/openapi.json"])
+async def test_what_is_ours_does_not_go_there(http: httpx.AsyncClient, application: Application, path: str) -> None:
+    before = len(application.requests)
+    assert (await http.get(path)).status_code in (200, 404)
+    assert len(application.requests) == before
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_large_bodies_pass_both_ways(http: httpx.AsyncClient, chunked: bool) -> None:
+    body = bytes(range(256)) * (LARGE // 256)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 100_000):
+            yield body[start : start + 100_000]
+
+    response = await http.post("/echo", content=pieces() if chunked else body)
+    assert response.content == body
+
+
+async def test_a_body_is_sent_on_as_it_arrives(gateway: Running, application: Application) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"POST /echo HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+    await until(lambda: bool(application.requests) and application.requests[-1][1] == "/echo")
+    await until(lambda: application.pieces == 1)
+    writer.write(b"1\r\nb\r\n0\r\n\r\n")
+    assert body_of(await reader.read()) == b"ab"
+    writer.close()
+
+
+async def test_an_answer_comes_as_it_is_made_and_ends_when_its_client_goes(
+    gateway: Running, application: Application
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+    async with asyncio.timeout(10):
+        assert (await reader.readuntil(b"data: 1\n\n")).startswith(b"HTTP/1.1 200 OK")
+    assert application.streaming == 1
+    writer.close()
+    await until(lambda: application.streaming == 0)
+
+
+async def test_a_client_that_goes_in_the_middle_of_its_body_is_gone_there_too(
+    gateway: Running, application: Application
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhalf")
+    await until(lambda: application.streaming == 1)
+    writer.close()
+    await until(lambda: application.streaming == 0)
+
+
+async def test_answers_without_a_body_have_none(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/nothing")).status_code == 204
+    unchanged = await http.get("/unchanged")
+    assert (unchanged.status_code, unchanged.headers["etag"]) == (304, '"1"')
+    assert (await http.head("/else")).status_code == 418
+    assert (await http.get("/health")).status_code == 200, "the connection is as good as before"
+
+
+async def test_an_answer_that_breaks_off_does_not_look_whole(http: httpx.AsyncClient) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        await http.get("/cut")
+
+
+async def test_a_websocket_is_refused_clearly(gateway: Running) -> None:
+    answer = await gateway.get_raw("/socket", "Upgrade: websocket")
+    assert answer.startswith(b"HTTP/1.1 501 ")
+    assert b'"upgrade_not_passed"' in answer
+
+
+async def test_an_upstream_that_is_not_there_is_a_bad_gateway(database_of_all: str) -> None:
+    with serving(database_of_all, "direct", upstream=f"http://127.0.0.1:{free_port()}") as running:
+        async with httpx.AsyncClient(base_url=running.url) as http:
+            response = await http.post("/workflows/x", content=b"{}")
+            assert response.status_code == 502
+            assert response.json()["error"]["type"] == "bad_gateway"
+            assert (await http.get("/health")).status_code == 200
+
+
+def scope_of(*headers: tuple[bytes, bytes], **more: Any) -> Scope:
+    return {"headers": list(headers), "client": ("10.0.0.9", 1), "scheme": "https", "server": ("h", 80), **more}
+
+
+def test_what_is_about_one_connection_ends_with_it() -> None:
+    given = forwarded(
+        scope_of(
+            (b"host", b"app"),
+            (b"connection", b"keep-alive, X-Private"),
+            (b"keep-alive", b"timeout=5"),
+            (b"te", b"trailers"),
+            (b"x-private", b"1"),
+            (b"transfer-encoding", b"chunked"),
+            (b"x-forwarded-for", b"203.0.113.7"),
+            (b"cookie", b"a=b"),
+        )
+    )
+    assert given == [
+        (b"host", b"app"),
+        (b"cookie", b"a=b"),
+        (b"transfer-encoding", b"chunked"),
+        (b"x-forwarded-for", b"203.0.113.7, 10.0.0.9"),
+        (b"x-forwarded-proto", b"https"),
+        (b"x-forwarded-host", b"app"),
+    ]
+    assert returned(200, [(b"Connection", b"close"), (b"Date", b"now"), (b"Content-Length", b"1"), (b"X", b"y")]) == [
+        (b"Content-Length", b"1"),
+        (b"X", b"y"),
+    ]
