@@ -148,11 +148,11 @@ class Gateway:
             Parts(
                 settings.place | {"machine": self.machine},
                 self._database,
-                self._reader,
                 self._writer,
                 self._listener,
-                self._hub,
-                self._streams.reading,
+                self._hubs,
+                [self._streams.reading, self._flue.reading] if self._flue else [self._streams.reading],
+                [self._reader, self._flue] if self._flue else [self._reader],
             ),
             siblings,
         )
@@ -169,7 +169,8 @@ class Gateway:
 
     def observe(self, published: Published) -> None:
         """Whoever traces deliveries hears of each batch that is written to followers here."""
-        self._hub.published = published
+        for hub in self._hubs:
+            hub.published = published
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

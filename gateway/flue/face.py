@@ -55,6 +55,11 @@ class Flue:
         return FlueRoutes(native, append_directly, stat, self._source, self._records, self.reading)
 
     @property
+    def reads(self) -> int:
+        """Pages read from Flue's tables."""
+        return self._source.reads
+
+    @property
     def news(self) -> How:
         """How news of Flue's runs arrives at the moment."""
         return "triggers" if self._triggers.there and self._listens() else "polling"

@@ -7,19 +7,19 @@ the README (`python -m gateway.metrics.catalogue` prints it). Nothing here count
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import version
-from typing import Final
+from typing import Final, Protocol
 
-from gateway.counting import Histogram
+from gateway.counting import Histogram, together
 from gateway.fanout.hub import Hub
 from gateway.http import responses
 from gateway.http.reading import Reading
 from gateway.log.database import Database
 from gateway.log.listener import Listener
-from gateway.log.reader import Reader
 from gateway.log.writer import Writer
 
 PREFIX: Final = "run_gateway_"
@@ -35,17 +35,27 @@ class Kind(Enum):
     INFO = "info"
 
 
+class Source(Protocol):
+    """A log, as it is read; `reads` counts its pages."""
+
+    @property
+    def reads(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of a Machine that count. `machine`: what it is called, for `run_gateway_machine_info`."""
+    """The parts of a Machine that count, one of a kind for each log that it reads: its own first, then Flue's.
+
+    `machine`: what it is called, for `run_gateway_machine_info`.
+    """
 
     machine: Mapping[str, str]
     database: Database
-    reader: Reader
     writer: Writer
     listener: Listener
-    hub: Hub
-    reading: Reading
+    hubs: Sequence[Hub]
+    readings: Sequence[Reading]
+    sources: Sequence[Source]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,13 @@ class Metric:
     def full_name(self) -> str:
         """As it is queried: histograms have `_bucket`, `_sum` and `_count` besides."""
         return PREFIX + self.name + {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(self.kind, "")
+
+
+def _followers(hubs: Sequence[Hub]) -> dict[str, int]:
+    states = Counter[str]()
+    for hub in hubs:
+        states.update(hub.followers)
+    return {"following": states["following"], "catching_up": states["catching_up"]}
 
 
 METRICS: Final = (
@@ -98,42 +115,60 @@ METRICS: Final = (
         "readers",
         Kind.GAUGE,
         "Open live reads, by mode: sse, long_poll.",
-        lambda parts: {"sse": parts.reading.sse.count, "long_poll": parts.reading.long_polls.count},
+        lambda parts: {
+            "sse": sum(reading.sse.count for reading in parts.readings),
+            "long_poll": sum(reading.long_polls.count for reading in parts.readings),
+        },
         "mode",
     ),
     Metric(
         "followers",
         Kind.GAUGE,
         "Live readers by state: following their tail, or catching_up (new, or slower than their stream).",
-        lambda parts: parts.hub.followers,
+        lambda parts: _followers(parts.hubs),
         "state",
     ),
-    Metric("tails", Kind.GAUGE, "Streams that somebody follows here.", lambda parts: len(parts.hub.tails)),
-    Metric("deliveries", Kind.COUNTER, "Frames written to followers' sockets.", lambda parts: parts.hub.delivered),
+    Metric(
+        "tails",
+        Kind.GAUGE,
+        "Streams that somebody follows here.",
+        lambda parts: sum(len(hub.tails) for hub in parts.hubs),
+    ),
+    Metric(
+        "deliveries",
+        Kind.COUNTER,
+        "Frames written to followers' sockets.",
+        lambda parts: sum(hub.delivered for hub in parts.hubs),
+    ),
     Metric(
         "delivery_duration_seconds",
         Kind.HISTOGRAM,
         "Seconds from learning of a commit (its own, or by news) to having written it to all its followers' sockets.",
-        lambda parts: parts.hub.delivery_seconds,
+        lambda parts: together([hub.delivery_seconds for hub in parts.hubs]),
     ),
     Metric(
         "catch_ups",
         Kind.COUNTER,
         "Reads answered at once with what there was.",
-        lambda parts: parts.reading.catch_ups,
+        lambda parts: sum(reading.catch_ups for reading in parts.readings),
     ),
-    Metric("log_reads", Kind.COUNTER, "Pages read from the log.", lambda parts: parts.reader.reads),
+    Metric(
+        "log_reads",
+        Kind.COUNTER,
+        "Pages read from the log.",
+        lambda parts: sum(source.reads for source in parts.sources),
+    ),
     Metric(
         "joined_reads",
         Kind.COUNTER,
         "Reads that shared a page with others who asked for it.",
-        lambda parts: parts.hub.joined + parts.reading.joined,
+        lambda parts: sum(hub.joined for hub in parts.hubs) + sum(reading.joined for reading in parts.readings),
     ),
     Metric(
         "memory_reads",
         Kind.COUNTER,
         "Live readers who began without a read of the log.",
-        lambda parts: parts.hub.remembered,
+        lambda parts: sum(hub.remembered for hub in parts.hubs),
     ),
     # News
     Metric(
@@ -164,7 +199,7 @@ METRICS: Final = (
         "missed_news",
         Kind.COUNTER,
         "Times that the sweep found what no notification had told of.",
-        lambda parts: parts.hub.missed,
+        lambda parts: sum(hub.missed for hub in parts.hubs),
     ),
     # The database
     Metric(
@@ -189,7 +224,7 @@ METRICS: Final = (
         lambda parts: responses.refused,
         "type",
     ),
-    Metric("draining", Kind.GAUGE, "1: this Machine is shutting down.", lambda parts: parts.hub.draining),
+    Metric("draining", Kind.GAUGE, "1: this Machine is shutting down.", lambda parts: parts.hubs[0].draining),
     Metric(
         "build",
         Kind.INFO,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from gateway.counting import Histogram, together
 from gateway.metrics.catalogue import METRICS, Kind, table
 
 README = Path(__file__).parent.parent.parent / "README.md"
@@ -39,3 +40,10 @@ def test_a_time_names_its_unit_and_its_help_does_too() -> None:
 def test_every_help_is_one_sentence() -> None:
     for metric in METRICS:
         assert re.fullmatch(r"[A-Z0-9].*[^.]\.", metric.help) and "\n" not in metric.help, metric.name
+
+
+def test_several_histograms_are_told_as_one() -> None:
+    first, second = Histogram((1.0, 2.0)), Histogram((1.0, 2.0))
+    for histogram, value in ((first, 1.0), (first, 1.5), (second, 1.5), (second, 9.0)):
+        histogram.observe(value)
+    assert (together([first, second]).counts, together([first, second]).total) == ([1, 2, 1], 13.0)
