@@ -80,7 +80,7 @@ DECLARE
 BEGIN
     -- The one control character that may stand there is the tenant's.
     IF path IS NULL OR path !~ E'^([^[:cntrl:]]+\x1f)?[^[:cntrl:]]+$' OR char_length(path) > 1024
-       OR path ~ E'^([^\x1f]*\x1f)?runs/[^/]+/(control|cancel|heartbeat)$' OR content_type IS NULL
+       OR path ~ E'^([^\x1f]*\x1f)?runs/[^/]+/(control|cancel|heartbeat|token)$' OR content_type IS NULL
        OR content_type !~ '^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+[ -~]*$' OR ttl < 0 OR lease NOT BETWEEN 1 AND 3600
        OR (NOT run AND num_nonnulls(lease, workflow_name, input, metadata) > 0)
        OR jsonb_typeof(metadata) <> 'object' OR jsonb_path_exists(metadata, '$.* ? (@.type() != "string")') THEN
