@@ -12,7 +12,8 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -28,11 +29,14 @@ from gateway.cli.machine import Machine
 from gateway.log.database import Database
 from gateway.log.embedded import EmbeddedPostgres
 from gateway.log.housekeeping import Housekeeping
+from gateway.log.lifecycle import Lifecycle
 from gateway.log.migrations import migrate
+from gateway.log.writer import Writer
 from gateway.protocol.batch import JSON_TYPE
+from gateway.protocol.request import AppendRequest, CreateRequest
 from loadtests.bench.processes import memory, peak, reset_peak
 
-BATCH: Final = 10_000  # events of one statement
+BATCH: Final = 5_000  # events of one append
 RUN_ID: Final = re.compile(rb"run_[0-9A-Z]{26}")
 OTHER_ID: Final = re.compile(rb"\b(op|conv|turn|msg|call|tool)_[0-9A-Z]{26}")
 EPOCH: Final = datetime(2026, 11, 23, tzinfo=UTC)
@@ -75,27 +79,27 @@ class Store:
     checksums: list[int]
     bytes: int = 0
 
-    async def write(self, connection: asyncpg.Connection[asyncpg.Record], total: int) -> None:
+    async def write(self, total: int) -> None:
         """Makes the runs and closes them. Not by HTTP, for this is not what is measured."""
         each = total // len(self.checksums)
-        for run in range(len(self.checksums)):
-            checksum = 0
-            await connection.execute(
-                "SELECT run_gateway.create_stream($1, $2, $2, NULL, NULL, NULL, false, NULL, NULL, NULL, NULL)",
-                f"runs/packed-{run}", JSON_TYPE,
+        async with _database(self.url) as database:
+            lifecycle = Lifecycle(database, machine="loadtest")
+            writer = Writer(
+                database, machine=lambda: None, lanes=1, timeout=60, max_pending=1 << 30,
+                on_commit=lambda _: None, on_doubt=lambda _: None,
             )  # fmt: skip
-            batch: list[bytes] = []
-            for index, event in enumerate(events(each, run), 1):
-                checksum = crc32(b"," + event if index > 1 else event, checksum)
-                self.bytes += len(event)
-                batch.append(event)
-                if len(batch) == BATCH or index == each:
-                    await connection.execute(
-                        "SELECT run_gateway.append_one($1, $2, $3, NULL, NULL, NULL, NULL, $4)",
-                        f"runs/packed-{run}", JSON_TYPE, index == each, batch,
-                    )  # fmt: skip
-                    batch.clear()
-            self.checksums[run] = checksum
+            for run in range(len(self.checksums)):
+                path = f"runs/packed-{run}"
+                await lifecycle.create(CreateRequest(path, JSON_TYPE, None, None, None, False, None, b""))
+                batch: list[bytes] = []
+                for index, event in enumerate(events(each, run), 1):
+                    self.checksums[run] = crc32(b"," + event if index > 1 else event, self.checksums[run])
+                    self.bytes += len(event)
+                    batch.append(event)
+                    if len(batch) == BATCH or index == each:
+                        await writer.append(AppendRequest(path, JSON_TYPE, batch, index == each))
+                        batch = []
+            await writer.close()
 
     async def read(self) -> Read:
         """Everything, by one client of a Machine that has just started. Raises AssertionError when a byte differs."""
@@ -146,13 +150,19 @@ async def _disk(connection: asyncpg.Connection[asyncpg.Record]) -> int:
 
 async def _pack(url: str) -> tuple[int, float]:
     """Packs everything, with all its pauses; pages and seconds."""
-    database = Database(url, pool_size=2, statement_timeout=60)
-    await database.open()
-    try:
+    async with _database(url) as database:
         housekeeping = Housekeeping(database, machine="loadtest", interval=1)
         began = time.perf_counter()
         await housekeeping.round()
         return housekeeping.packed, time.perf_counter() - began
+
+
+@asynccontextmanager
+async def _database(url: str) -> AsyncIterator[Database]:
+    database = Database(url, pool_size=2, statement_timeout=60)
+    await database.open()
+    try:
+        yield database
     finally:
         await database.close()
 
@@ -163,7 +173,7 @@ async def _measure(total: int, runs: int, rounds: int) -> None:
             await migrate(postgres.dsn)
             connection = await asyncpg.connect(postgres.dsn)
             store = Store(postgres.dsn, [0] * runs)
-            await store.write(connection, total)
+            await store.write(total)
             rows = await _disk(connection)
             as_rows = [await store.read() for _ in range(rounds)]
             pages, seconds = await _pack(store.url)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from gateway.log.housekeeping import MARGIN, PAGE_EVENTS, KeptElsewhere
+from gateway.log.housekeeping import MARGIN, PAGE_EVENTS, Housekeeping, KeptElsewhere
 from gateway.log.migrations import migrate
 from gateway.log.reader import Reader
 from gateway.protocol import errors
@@ -269,6 +269,16 @@ async def test_what_is_packed_is_looked_at_no_more(database_url: str) -> None:
         left = await look.fetch("SELECT path FROM run_gateway.streams WHERE NOT packed")
         assert [row["path"] for row in left] == ["s0"]
         assert await look.fetchval("SELECT ids FROM run_gateway.packable(0, 100, 10)") is None
+
+
+async def test_it_can_be_turned_off_and_what_is_packed_stays_readable(database_url: str) -> None:
+    async with packing(database_url) as (log, packer):
+        for path in ("s", "packed"):
+            await log.create(path, body=b"[1,2,3]", closed=True)
+        await packer.all("packed")
+        await Housekeeping(log.database, machine="m1", interval=1, pack=False).round()
+        assert await packer.rows("s") == (0, 3)
+        assert await log.content("packed") == b"1,2,3"
 
 
 async def test_a_stream_that_cannot_be_packed_keeps_no_other_waiting(database_url: str) -> None:
