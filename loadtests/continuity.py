@@ -27,33 +27,70 @@ class Batch:
     closed: bool
 
 
+class Events:
+    """The lines of an event stream, one by one -> server-sent events: name, id, data."""
+
+    def __init__(self) -> None:
+        self._name = "message"
+        self._id = ""  # stays until there is another
+        self._data: list[str] = []
+
+    def take(self, line: bytes) -> tuple[str, str, str] | None:
+        """The event that ends with this line, if one does."""
+        text = line.rstrip(b"\r\n").decode()
+        field_, _, value = text.partition(":")
+        value = value.removeprefix(" ")
+        if field_ == "event":
+            self._name = value
+        elif field_ == "id":
+            self._id = value
+        elif field_ == "data":
+            self._data.append(value)
+        elif not text and self._data:
+            event = self._name, self._id, "\n".join(self._data)
+            self._name, self._data = "message", []
+            return event
+        return None
+
+
 class Lines:
-    """The lines of an event stream, one by one -> what may be counted as read.
+    """The lines of an event stream -> what may be counted as read, as the protocol's clients do.
 
     Data without its control comes again, and is not.
     """
 
     def __init__(self) -> None:
-        self._name = "message"
-        self._data: list[str] = []
+        self._events = Events()
         self._held = ""
 
     def take(self, line: bytes) -> Batch | None:
         """The batch that ends with this line, if one does."""
-        text = line.rstrip(b"\r\n").decode()
-        field_, _, value = text.partition(":")
-        if field_ == "event":
-            self._name = value.removeprefix(" ")
-        elif field_ == "data":
-            self._data.append(value.removeprefix(" "))
-        elif not text and self._data:
-            name, payload = self._name, "\n".join(self._data)
-            self._name, self._data = "message", []
-            if name == "control":
-                held, self._held = self._held, ""
-                return _batch(held, json.loads(payload))
-            self._held = payload
-        return None
+        event = self._events.take(line)
+        if event is None:
+            return None
+        name, _, data = event
+        if name != "control":
+            self._held = data
+            return None
+        held, self._held = self._held, ""
+        return _batch(held, json.loads(data))
+
+
+class Ids:
+    """The same as a browser's EventSource does: each event counts at once, and its id is where to go on."""
+
+    def __init__(self) -> None:
+        self._events = Events()
+
+    def take(self, line: bytes) -> Batch | None:
+        """What the event that ends with this line holds, if one does."""
+        event = self._events.take(line)
+        if event is None:
+            return None
+        name, id, data = event
+        if name == "control":
+            return Batch([], id, None, bool(json.loads(data).get("streamClosed")))
+        return Batch(json.loads(data), id, None, False)
 
 
 def batches(lines: Iterable[bytes]) -> Iterator[Batch]:

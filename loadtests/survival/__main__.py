@@ -22,7 +22,7 @@ from loadtests.survival.harness import Plan, survive
 @click.option("--rolling", is_flag=True, help="Rolling deploys instead of faults: no response may break off.")
 @click.option("--machines", type=click.IntRange(2), default=3, show_default=True)
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="That are written at a time.")
-@click.option("--readers", type=click.IntRange(1), default=6, show_default=True, help="Of each run; modes take turns.")
+@click.option("--readers", type=click.IntRange(1), default=8, show_default=True, help="Of each run; modes take turns.")
 @click.option("--machine-module", default="gateway.cli", show_default=True, help="Run in place of run-gateway.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from loadtests.continuity import START, Batch, Lines
+from loadtests.continuity import START, Batch, Ids, Lines
 from loadtests.survival.ledger import STRANGE, Read, Written
 
-MODES = ("sse", "long-poll", "catch-up")
+MODES = ("sse", "event-source", "long-poll", "catch-up")
 PATIENCE = httpx.Timeout(8.0, connect=2.0)  # longer than a long-poll and several heartbeats take
 AGAIN = 0.1  # seconds before a client tries the next Machine, give or take a half
 PASSING = (429, 503)  # what a Machine may say when it cannot now
@@ -138,7 +138,7 @@ class Reader(Client):
 
     async def run(self) -> None:
         """Until the stream says that it has ended."""
-        visit = self._follow if self.account.mode == "sse" else self._poll
+        visit = self._follow if self.account.mode in ("sse", "event-source") else self._poll
         while not self.account.ended:
             try:
                 async with asyncio.timeout(self._rng.expovariate(1 / STAY)):
@@ -151,10 +151,12 @@ class Reader(Client):
                 return
 
     async def _follow(self) -> None:
-        query = {"offset": self._offset, "live": "sse"}
-        async with self._http.stream("GET", self._url, params=query, timeout=PATIENCE) as response:
+        browser = self.account.mode == "event-source"  # it asks for the same URL again, and tells the last id
+        query = {"offset": START if browser else self._offset, "live": "sse"}
+        last = {"last-event-id": self._offset} if browser and self._offset != START else {}
+        async with self._http.stream("GET", self._url, params=query, headers=last, timeout=PATIENCE) as response:
             self._demand(response)
-            lines, rest = Lines(), b""
+            lines, rest = Ids() if browser else Lines(), b""
             try:
                 async for piece in response.aiter_raw():
                     *ended, rest = (rest + piece).split(b"\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.continuity import Batch, Broken, Watch, batches
+from loadtests.continuity import Batch, Broken, Ids, Watch, batches
 
 TWO = (
     b'id: 0_2\nevent: data\ndata:[{"run":"r","n":0},{"run":"r","n":1}]\n\n'
@@ -30,6 +30,14 @@ def test_data_counts_with_its_control() -> None:
 
 def test_data_whose_control_was_lost_does_not_count() -> None:
     assert list(batches(TWO.splitlines(keepends=True)[:-1])) == []
+
+
+def test_to_a_browser_each_event_counts_at_once_and_its_id_is_where_to_go_on() -> None:
+    parse = Ids()
+    data, control = filter(None, map(parse.take, TWO.splitlines(keepends=True)))
+    assert ([event["n"] for event in data.events], data.offset, data.closed) == ([0, 1], "0_2", False)
+    assert (control.events, control.offset, control.closed) == ([], "0_2", False)
+    assert [parse.take(line) for line in END.splitlines(keepends=True)][-1] == Batch([], "0_2", None, True)
 
 
 def test_comments_controls_alone_and_crlf_are_read() -> None:
