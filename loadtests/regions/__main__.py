@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import signal
 import sys
 import tempfile
 import time
@@ -44,6 +45,7 @@ _CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_da
 @click.option("--loss", type=float, default=0.001, show_default=True, help="The share of packets that is lost.")
 def main(seconds: float, pace: float, readers: int, loss: float) -> None:
     """See what distance costs: an append or a read in a far region must take one round trip to Postgres."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: whatever was started is ended
     try:
         report = asyncio.run(measure(seconds, pace, readers, loss))
     except Unavailable as error:

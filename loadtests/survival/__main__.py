@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import sys
 
 import click
@@ -47,6 +48,7 @@ def main(
         database_url=os.environ.get("DATABASE_URL"),
     )
     click.echo(f"seed {plan.seed}", err=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: whatever was started is ended
     report = asyncio.run(survive(plan, lambda line: click.echo(line, err=True)))
     click.echo(report.json() if as_json else report.markdown() if markdown else report.text())
     sys.exit(0 if report.survived else 1)
