@@ -22,6 +22,7 @@ PATIENCE = httpx.Timeout(8.0, connect=2.0)  # longer than a long-poll and severa
 AGAIN = 0.1  # seconds before a client tries the next Machine, give or take a half
 PASSING = (429, 503)  # what a Machine may say when it cannot now
 PACE = 25.0  # requests of a writer a second
+HANDS = 3  # that a writer has who sends each event once
 LARGE = 9_000  # bytes: more than a notification carries
 STAY = 3.0  # seconds that a reader stays at a Machine, on average, before it moves to another for no reason
 
@@ -35,6 +36,8 @@ class Seen:
     refusals: int = 0
     wrong: list[str] = field(default_factory=list)  # answers that no fault excuses
     acknowledged: int = 0
+    unanswered: int = 0  # events that were never acknowledged
+    landed: int = 0  # and are in the log
     delivered: int = 0
 
 
@@ -77,15 +80,16 @@ class Client:
 class Writer(Client):
     """Creates a stream, writes numbered events for a while, closes it.
 
-    `retried`: as an idempotent producer, each request until it is acknowledged. Otherwise each once, whatever comes
-    of it, as whoever does not care.
+    `retried`: as an idempotent producer, each request until it is acknowledged. Otherwise with several hands at once,
+    and each request once, whatever comes of it, as whoever does not care.
     """
 
     def __init__(
         self, http: httpx.AsyncClient, doors: Sequence[str], path: str, rng: random.Random, seen: Seen, retried: bool
     ) -> None:
         super().__init__(http, doors, path, rng, seen)
-        self.account = Written(path, retried)
+        self.account = Written(path, [[] for _ in range(1 if retried else HANDS)])
+        self._retried = retried
         self._seq = 0
 
     async def create(self) -> None:
@@ -95,15 +99,20 @@ class Writer(Client):
 
     async def write(self, seconds: float) -> None:
         """Writes for so many seconds, and then until the stream is closed."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            await self._append()
-            await asyncio.sleep(self._rng.expovariate(PACE))
+        async with asyncio.TaskGroup() as tasks:
+            for hand in self.account.hands:
+                tasks.create_task(self._append_for(seconds, hand))
         self.account.ending = True
         while await self._send("POST", self._headers() | {"stream-closed": "true"}) is None:
             await self._move()
 
-    async def _append(self) -> None:
+    async def _append_for(self, seconds: float, hand: list[int]) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            await self._append(hand)
+            await asyncio.sleep(self._rng.expovariate(PACE / len(self.account.hands)))
+
+    async def _append(self, hand: list[int]) -> None:
         count = self._rng.choice((1, 1, 1, 2, 5))
         numbers = range(self.account.sent, self.account.sent + count)
         padding = "x" * (LARGE if self._rng.random() < 0.04 else self._rng.randrange(120))
@@ -111,15 +120,15 @@ class Writer(Client):
         self.account.sent += count
         while await self._send("POST", self._headers(), body) is None:
             await self._move()
-            if not self.account.retried:
+            if not self._retried:
                 return
         self._seq += 1
         self._seen.acknowledged += count
-        self.account.acknowledged += numbers
+        hand += numbers
 
     def _headers(self) -> dict[str, str]:
         headers = {"content-type": "application/json"}
-        if self.account.retried:
+        if self._retried:
             headers |= {"producer-id": "writer", "producer-epoch": "0", "producer-seq": str(self._seq)}
         return headers
 

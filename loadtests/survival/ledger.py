@@ -29,12 +29,13 @@ STRANGE = -1  # the number of what is no event of this run
 
 @dataclass
 class Written:
-    """A writer's account. `retried`: each event was sent until it was acknowledged, as idempotent producers do."""
+    """A writer's account. `hands`: the events that were acknowledged to each of those who write at the same time, of
+    whom everybody sends the next when the last one was answered.
+    """
 
     run: str
-    retried: bool
+    hands: list[list[int]]
     sent: int = 0  # events 0, 1, …
-    acknowledged: list[int] = field(default_factory=list)
     ending: bool = False  # the request that closes the stream has been sent
 
 
@@ -79,16 +80,17 @@ def judge(log: Read, written: Written, readers: Iterable[Read]) -> Findings:
 
 def _judge_log(findings: Findings, log: Read, written: Written) -> None:
     held = Counter(log.given)
-    lost = [n for n in written.acknowledged if n not in held]
+    lost = [n for hand in written.hands for n in hand if n not in held]
     findings.add(LOST, f"{written.run}: acknowledged and not in the log: {_some(lost)}", len(lost))
     twice = [n for n, count in held.items() if count > 1]
     findings.add(REPEATED, f"{written.run}: more than once in the log: {_some(twice)}", len(twice))
     strange = [n for n in held if not 0 <= n < written.sent]
     findings.add(INVENTED, f"{written.run}: in the log and never sent: {_some(strange)}", len(strange))
     # What was not acknowledged and not sent again may land late, behind what was sent after it.
-    ordered = set(range(written.sent)) if written.retried else set(written.acknowledged)
-    order = [n for n in log.given if n in ordered]
-    late = [after for before, after in pairwise(order) if after < before]
+    late: list[int] = []
+    for hand in map(set, written.hands):
+        order = [n for n in log.given if n in hand]
+        late += [after for before, after in pairwise(order) if after < before]
     findings.add(REORDERED, f"{written.run}: in the log after a later one: {_some(late)}", len(late))
 
 

@@ -42,6 +42,7 @@ class Report:
         yield "runs", f"{self.runs:,}"
         yield "readers", f"{self.readers:,}"
         yield "events acknowledged", f"{self.seen.acknowledged:,}"
+        yield "events not acknowledged; of these in the log", f"{self.seen.unanswered:,}; {self.seen.landed:,}"
         yield "events delivered", f"{self.seen.delivered:,}"
         yield "responses broken off", f"{self.seen.cuts:,}"
         yield "refusals (429, 503)", f"{self.seen.refusals:,}"

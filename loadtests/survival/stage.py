@@ -48,7 +48,7 @@ class Stage:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         async with httpx.AsyncClient(limits=limits, trust_env=False) as http, asyncio.TaskGroup() as tasks:
             for number in range(scenes):
-                tasks.create_task(self._scenes(http, retried=number % 3 != 2))
+                tasks.create_task(self._scenes(http, retried=number % 3 != 1))
 
     async def _scenes(self, http: httpx.AsyncClient, retried: bool) -> None:
         while not self._stopped:
@@ -84,6 +84,9 @@ class Stage:
         except TimeoutError:
             findings.add(STUCK, f"{path}: the log could not be read within {PATIENCE:g} s")
         self.read += len(readers)
+        unanswered = set(range(writer.account.sent)).difference(*writer.account.hands)
+        self.seen.unanswered += len(unanswered)
+        self.seen.landed += len(unanswered.intersection(log.account.given))
         findings.include(judge(log.account, writer.account, [reader.account for reader in readers]))
         wrong, self.seen.wrong = self.seen.wrong, []
         for note in wrong:

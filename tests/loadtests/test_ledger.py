@@ -16,8 +16,8 @@ def read(given: Sequence[int], *, ended: bool = True, early: bool = False) -> Re
     return Read("sse", list(given), places, ended, early)
 
 
-def written(acknowledged: Sequence[int], *, sent: int = 4, retried: bool = True) -> Written:
-    return Written("/runs/1", retried, sent, list(acknowledged), True)
+def written(*hands: Sequence[int]) -> Written:
+    return Written("/runs/1", [list(hand) for hand in hands], 4, ending=True)
 
 
 def judged(log: Sequence[int], *readers: Read, by: Written | None = None) -> Findings:
@@ -44,8 +44,13 @@ def test_a_log_that_is_not_what_its_writer_was_told_is_found(log: list[int], kin
 
 def test_what_was_not_acknowledged_may_be_there_or_not_but_not_twice() -> None:
     for log in ([0, 1, 3], [0, 1, 2, 3], [0, 1, 3, 2]):
-        assert not judged(log, by=written([0, 1, 3], retried=False)).counts
-    assert judged([0, 1, 2, 2, 3], by=written([0, 1, 3], retried=False)).counts == {ledger.REPEATED: 1}
+        assert not judged(log, by=written([0, 1, 3])).counts
+    assert judged([0, 1, 2, 2, 3], by=written([0, 1, 3])).counts == {ledger.REPEATED: 1}
+
+
+def test_what_two_hands_send_at_once_may_come_in_any_order_but_that_of_one_may_not() -> None:
+    assert not judged([2, 0, 3, 1], by=written([0, 1], [2, 3])).counts
+    assert judged([3, 0, 2, 1], by=written([0, 1], [2, 3])).counts == {ledger.REORDERED: 1}
 
 
 @pytest.mark.parametrize(
