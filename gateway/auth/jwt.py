@@ -6,7 +6,8 @@ for a signature.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 import jwt
 from jwt import exceptions
@@ -26,10 +27,11 @@ _WRONG: Final[dict[type[Exception], str]] = {
 }
 
 
-class Key(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Key:
     """A key for verifying, and the one algorithm that it is for."""
 
-    key: Any
+    key: Any = field(repr=False)
     algorithm: str
 
 

@@ -12,7 +12,7 @@ import click
 import orjson
 
 from gateway.cli.endings import Failure, Misuse, finish
-from gateway.cli.remote import session, url_option
+from gateway.cli.remote import session, token_option, url_option
 from gateway.client import Producer, Session, refusal, stream_url
 
 CHUNK = 64 * 1024
@@ -32,10 +32,11 @@ def _producer_id(_: click.Context, __: click.Parameter, value: str | None) -> st
 @click.command()
 @click.argument("run")
 @url_option
+@token_option
 @click.option("--create", is_flag=True, help="Create the run first, unless it exists.")
 @click.option("--close", is_flag=True, help="Close the run after the last line.")
 @click.option("--producer-id", callback=_producer_id, help="Take over this producer's id; by default a new random one.")
-def append(run: str, url: str, create: bool, close: bool, producer_id: str | None) -> None:
+def append(run: str, url: str, token: str | None, create: bool, close: bool, producer_id: str | None) -> None:
     """Append events from stdin to RUN, one JSON text per line, and print the next offset.
 
     RUN is the id of a run, or the path of any stream with its leading slash: /v1/stream/orders. Lines are
@@ -43,11 +44,11 @@ def append(run: str, url: str, create: bool, close: bool, producer_id: str | Non
     """
     if sys.stdin is None:  # closed: its descriptor may by now be anything
         raise Misuse("there is no stdin")
-    finish(_append(stream_url(url, run), create, close, producer_id))
+    finish(_append(stream_url(url, run), token, create, close, producer_id))
 
 
-async def _append(url: str, create: bool, close: bool, producer_id: str | None) -> None:
-    async with session(patience=PATIENCE) as http:
+async def _append(url: str, token: str | None, create: bool, close: bool, producer_id: str | None) -> None:
+    async with session(patience=PATIENCE, token=token) as http:
         producer = Producer(http, url, producer_id)
         offset = await producer.create() if create else None
         events = _Events()

@@ -27,6 +27,9 @@ def log_to_stderr(settings: Settings, **process: str | int) -> None:
     root.addHandler(handler)
     root.setLevel(settings.log_level.upper())
     identify(**settings.place, **process)
+    # The HTTP client tells whole addresses, and those of webhooks may hold what is nobody else's business.
+    for client in ("httpx", "httpcore"):
+        logging.getLogger(client).setLevel(logging.WARNING)
     # uvicorn tells of its own start and stop at INFO, in five lines that say what ours says in one.
     if settings.log_level == "info":
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

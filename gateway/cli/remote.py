@@ -1,4 +1,4 @@
-"""What `tail` and `append` share: the address of a Machine, and a session that says when it has to wait."""
+"""What `tail` and `append` share: a Machine's address, what to show it, and a session that says when it has to wait."""
 
 from __future__ import annotations
 
@@ -28,8 +28,24 @@ url_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 )
 
 
+def _token(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not (value.isascii() and value.isprintable() and " " not in value):
+        raise click.BadParameter("must be printable ASCII without spaces")
+    return value or None
+
+
+token_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--token",
+    envvar="RUN_GATEWAY_TOKEN",
+    show_envvar=True,
+    metavar="TOKEN",
+    callback=_token,
+    help="A key, a JWT or a run's token. Better as the variable: everyone on this host sees arguments.",
+)
+
+
 @asynccontextmanager
-async def session(*, patience: float, verbose: bool = False) -> AsyncIterator[Session]:
+async def session(*, patience: float, token: str | None = None, verbose: bool = False) -> AsyncIterator[Session]:
     """A session that reports trouble on stderr: once in a row of failures, or each time when verbose."""
 
     def report(trouble: Trouble) -> None:
@@ -37,5 +53,5 @@ async def session(*, patience: float, verbose: bool = False) -> AsyncIterator[Se
         if verbose or trouble.failures == 2:
             note(f"{trouble.reason}; trying again")
 
-    async with client() as http:
+    async with client(token) as http:
         yield Session(http, on_trouble=report, patience=patience)

@@ -8,7 +8,7 @@ import sys
 import click
 
 from gateway.cli.endings import finish, note
-from gateway.cli.remote import session, url_option
+from gateway.cli.remote import session, token_option, url_option
 from gateway.client import Follower, Session, Step, elements, refusal, stream_url, unbase64
 
 
@@ -18,18 +18,19 @@ from gateway.client import Follower, Session, Step, elements, refusal, stream_ur
     "--from", "offset", default="-1", metavar="OFFSET", help="Where to begin: -1 (the start), now, an offset."
 )
 @url_option
+@token_option
 @click.option("--verbose", is_flag=True, help="Print offsets and every reconnection on stderr.")
-def tail(run: str, offset: str, url: str, verbose: bool) -> None:
+def tail(run: str, offset: str, url: str, token: str | None, verbose: bool) -> None:
     """Follow RUN and print its events, one JSON text per line, until it is closed.
 
     RUN is the id of a run, or the path of any stream with its leading slash: /v1/stream/orders. Lost
     connections and restarts of Machines are resumed from the last offset: every event is printed once.
     """
-    finish(_tail(stream_url(url, run), offset, verbose))
+    finish(_tail(stream_url(url, run), offset, token, verbose))
 
 
-async def _tail(url: str, offset: str, verbose: bool) -> None:
-    async with session(patience=math.inf, verbose=verbose) as http:
+async def _tail(url: str, offset: str, token: str | None, verbose: bool) -> None:
+    async with session(patience=math.inf, token=token, verbose=verbose) as http:
         json = await _is_json(http, url)
         follower = Follower(http, [url], offset)
         async for step in follower:

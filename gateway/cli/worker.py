@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
@@ -32,8 +32,8 @@ class Orders:
     """What a worker has to know: `settings` as JSON, the address of the database, descriptors that it inherits, its
     number, and the folder where it meets the others."""
 
-    settings: str
-    database_url: str
+    settings: str = field(repr=False)
+    database_url: str = field(repr=False)
     sockets: Sequence[Sequence[int]]
     number: int
     folder: str

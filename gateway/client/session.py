@@ -73,12 +73,16 @@ class Session:
             await asyncio.sleep(wait)
 
 
-def client() -> httpx.AsyncClient:
-    """An HTTP client whose waits fit live responses: a Machine sends something at least every 15 seconds."""
+def client(token: str | None = None) -> httpx.AsyncClient:
+    """An HTTP client whose waits fit live responses: a Machine sends something at least every 15 seconds.
+
+    `token`: a key, a JWT or a run's token, for a gateway that asks who comes; never sent on to another host.
+    """
     return httpx.AsyncClient(
         timeout=httpx.Timeout(60.0, connect=10.0, pool=None),
         # A proxy that compresses withholds events until its window is full.
-        headers={"user-agent": "run-gateway", "accept-encoding": "identity"},
+        headers={"user-agent": "run-gateway", "accept-encoding": "identity"}
+        | ({} if token is None else {"authorization": f"Bearer {token}"}),
     )
 
 

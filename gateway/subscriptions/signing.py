@@ -9,7 +9,7 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -53,7 +53,7 @@ class Keys:
     """Every key there is. The last signer signs; all are published, so that what it signed before stays verifiable."""
 
     signers: Sequence[Signer]
-    token_key: bytes
+    token_key: bytes = field(repr=False)
 
     @property
     def signer(self) -> Signer:

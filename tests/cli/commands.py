@@ -24,7 +24,7 @@ class Ended(NamedTuple):
 
 def environment(**env: str) -> dict[str, str]:
     """The environment of a command: ours without settings, and what is given."""
-    settings = {variable(name) for name in Settings.model_fields}
+    settings = {variable(name) for name in Settings.model_fields} | {"RUN_GATEWAY_TOKEN"}
     return {name: value for name, value in os.environ.items() if name not in settings} | env
 
 

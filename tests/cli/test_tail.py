@@ -8,6 +8,8 @@ import pytest
 
 from tests.cli.commands import command, end, running
 from tests.cli.scripted import Fault, offset, scripted
+from tests.databases import Postgres
+from tests.machines import Machine
 
 
 async def test_tail_prints_each_event_on_a_line_and_ends_when_the_run_does() -> None:
@@ -73,3 +75,17 @@ async def test_an_address_that_is_none_is_misuse() -> None:
     ended = await command("tail", "17", "--url", "localhost:8080")
     assert ended.code == 2
     assert "must begin with http:// or https://" in ended.err
+
+
+async def test_a_token_is_shown_to_a_gateway_that_asks_who_comes(postgres: Postgres) -> None:
+    key = "a-key-of-sixteen-letters"
+    env = {"AUTH": "keys", "GATEWAY_KEYS": f"agent:read,write:{key}"}
+    async with postgres.database() as url, Machine.start(url, env=env) as machine:
+        append = ("append", "1", "--url", machine.url, "--create", "--close")
+        refused = await command(*append, stdin=b"1\n")
+        assert (refused.code, "401 A credential is required." in refused.err) == (1, True)
+        assert (await command(*append, stdin=b"1\n2\n", RUN_GATEWAY_TOKEN=key)).code == 0
+        assert (await command("tail", "1", "--url", machine.url, RUN_GATEWAY_TOKEN=key)).out == "1\n2\n"
+        assert (await command("tail", "1", "--url", machine.url, "--token", key)).out == "1\n2\n"
+        wrong = await command("tail", "1", "--url", machine.url, RUN_GATEWAY_TOKEN="a-wrong-key-of-letters")
+        assert (wrong.code, "a-wrong-key-of-letters" in wrong.err) == (1, False)
