@@ -1,4 +1,4 @@
-"""A TCP forwarder between a client and a server whose faults are named: cut, cut before these bytes, refuse, hold back.
+"""A TCP forwarder between a client and a server with named faults: cut, cut before bytes, lose, refuse, hold back.
 
 Bytes only: it knows nothing of HTTP, the gateway or Postgres, so it serves in front of either.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 from collections.abc import Iterator
@@ -43,7 +44,9 @@ class Proxy:
     A new target holds for new connections; those that exist stay where they are until `cut`.
     `accepted` counts the connections that clients have made, `turns` how often a client spoke after its server did, or
     first: the round trips, for those who wait for an answer.
-    `latency` is the time in seconds that each piece from the server waits.
+    `latency` is the time in seconds that each piece from the server waits; with a chance of `loss` it waits three times
+    as long, for it had to be sent again. What comes meanwhile
+    is passed on with the next one, as by a proxy that buffers.
     """
 
     def __init__(self, target: str, *, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -52,6 +55,7 @@ class Proxy:
         self.accepted = 0
         self.turns = 0
         self.latency = 0.0
+        self.loss = 0.0
         self._links: set[_Link] = set()
         self._traps: list[Trap] = []
         self._refusing = False
@@ -88,6 +92,14 @@ class Proxy:
         for link in links:
             link.cut(end)
         return len(links)
+
+    def lose(self) -> int:
+        """Half-open for good: what comes on connections that exist is thrown away, and neither side is told; new ones
+        work. Returns how many there were.
+        """
+        for link in self._links:
+            link.lost = True
+        return len(self._links)
 
     def cut_before(self, pattern: bytes, end: End = "end") -> Trap:
         """Lets everything through up to these bytes from a server, then ends that one connection; once."""
@@ -138,6 +150,7 @@ class _Link:
         self._end: End | None = None
         self._ended = asyncio.Event()
         self._heard_client = False  # last
+        self.lost = False
 
     async def carry(self, from_client: asyncio.StreamReader) -> None:
         """Passes bytes both ways until both sides have ended, or one fails, or the link is cut."""
@@ -177,11 +190,14 @@ class _Link:
         held = b""  # what may be the beginning of a trap's pattern
         while piece := await reader.read(PIECE):
             await self._proxy._open.wait()
+            if self.lost:
+                continue
             self._proxy.turns += not from_the_server and not self._heard_client
             self._heard_client = not from_the_server
             if from_the_server:
                 if self._proxy.latency:
-                    await asyncio.sleep(self._proxy.latency)
+                    again = 3 if random.random() < self._proxy.loss else 1
+                    await asyncio.sleep(self._proxy.latency * again)
                 piece, held, sprung = _spring(self._proxy._traps, held + piece)
             writer.write(piece)
             await writer.drain()
@@ -190,6 +206,8 @@ class _Link:
                 self.cut(sprung.end)
                 sprung.spring()
                 return
+        if self.lost:
+            await self._ended.wait()  # an end, too, is something that would have to arrive
         writer.write(held)
         if writer.can_write_eof():
             writer.write_eof()

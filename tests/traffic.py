@@ -21,19 +21,20 @@ _PASSING = (429, 503)
 class Reader:
     """Reads one stream to its end, through `urls` in turn; `given` are the events' numbers."""
 
-    def __init__(self, mode: str, path: str, urls: Sequence[str]) -> None:
+    def __init__(self, mode: str, path: str, urls: Sequence[str], patience: float = 40) -> None:
         self.mode = mode
         self.given: list[int] = []
         self.offset = "-1"
         self.connections = 0
         self._path = path
         self._urls = list(urls)
+        self._patience = patience
         self._progress = asyncio.Condition()
 
     async def run(self) -> list[int]:
         """Until the stream says that it is closed; everything that was given."""
         step = {"sse": self._sse, "long-poll": self._poll, "catch-up": self._poll}[self.mode]
-        async with httpx.AsyncClient(timeout=httpx.Timeout(40, connect=2)) as http:
+        async with httpx.AsyncClient(timeout=httpx.Timeout(self._patience, connect=2)) as http:
             while True:
                 self.connections += 1
                 try:
