@@ -43,7 +43,7 @@ CREATE OR REPLACE FUNCTION run_gateway.read_page(
     OUT start bigint, OUT until bigint, OUT body bytea, OUT same boolean, OUT lengths integer[]
 )
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     s         record;
