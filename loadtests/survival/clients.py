@@ -11,11 +11,12 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
 from loadtests.continuity import START, Batch, Ids, Lines
-from loadtests.survival.ledger import STRANGE, Read, Written
+from loadtests.survival.ledger import LAST, STRANGE, Read, Written
 
 MODES = ("sse", "event-source", "long-poll", "catch-up")
 PATIENCE = httpx.Timeout(8.0, connect=2.0)  # longer than a long-poll and several heartbeats take
@@ -39,6 +40,8 @@ class Seen:
     unanswered: int = 0  # events that were never acknowledged
     landed: int = 0  # and are in the log
     delivered: int = 0
+    deaths: int = 0  # of writers, whose runs the gateway had to end
+    cancels: int = 0
 
 
 class Client:
@@ -69,7 +72,7 @@ class Client:
 
     def _accept(self, response: httpx.Response) -> bool:
         """Whether it is an answer; otherwise the next Machine is asked, which ends when the harness loses patience."""
-        if response.status_code in (200, 201, 204):
+        if response.status_code in (200, 201, 202, 204):
             return True
         self._seen.refusals += 1
         if response.status_code not in PASSING:
@@ -103,7 +106,27 @@ class Writer(Client):
             for hand in self.account.hands:
                 tasks.create_task(self._append_for(seconds, hand))
         self.account.ending = True
-        while await self._send("POST", self._headers() | {"stream-closed": "true"}) is None:
+        await self._end()
+
+    async def haunt(self) -> None:
+        """What it has to say when its run has ended."""
+
+    async def _end(self) -> None:
+        await self._insist("", self._headers() | {"stream-closed": "true"})
+
+    async def _insist(
+        self, below: str, headers: dict[str, str], body: bytes = b"", method: str = "POST", refused: int = 0
+    ) -> httpx.Response:
+        """Asks for something at or below its run until there is an answer; `refused` is one as well."""
+        while True:
+            try:
+                url = self._url + below
+                response = await self._http.request(method, url, headers=headers, content=body, timeout=PATIENCE)
+            except httpx.RequestError:
+                await self._move()
+                continue
+            if response.status_code == refused or self._accept(response):
+                return response
             await self._move()
 
     async def _append_for(self, seconds: float, hand: list[int]) -> None:
@@ -193,7 +216,7 @@ class Reader(Client):
 
     def _take(self, batch: Batch) -> None:
         now, account = time.monotonic(), self.account
-        account.given += [event["n"] if event["run"] == self._path else STRANGE for event in batch.events]
+        account.given += map(self._number, batch.events)
         account.places.append((batch.offset, len(account.given)))
         self._offset = batch.offset
         self._seen.delivered += len(batch.events)
@@ -204,3 +227,9 @@ class Reader(Client):
             if self._last:
                 self._seen.gaps.append(now - self._last)
             self._last = now
+
+    def _number(self, event: dict[str, Any]) -> int:
+        if event.get("type") == "run_end" and event.get("error", {}).get("name") == "ProducerLost":
+            return LAST
+        number: int = event["n"] if event["run"] == self._path else STRANGE
+        return number

@@ -25,6 +25,7 @@ GROWTH = "growth"  # of a Machine's memory or descriptors
 KINDS = (LOST, REPEATED, REORDERED, INVENTED, EARLY, OFFSETS, STUCK, CUT_OFF, WRONG, EXITS, GROWTH)
 
 STRANGE = -1  # the number of what is no event of this run
+LAST = -2  # of what the gateway appends to a run whose writer has died
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Written:
     hands: list[list[int]]
     sent: int = 0  # events 0, 1, …
     ending: bool = False  # the request that closes the stream has been sent
+    dies: bool = False  # instead of that, and leaves the end to its lease
 
 
 @dataclass
@@ -84,8 +86,10 @@ def _judge_log(findings: Findings, log: Read, written: Written) -> None:
     findings.add(LOST, f"{written.run}: acknowledged and not in the log: {_some(lost)}", len(lost))
     twice = [n for n, count in held.items() if count > 1]
     findings.add(REPEATED, f"{written.run}: more than once in the log: {_some(twice)}", len(twice))
-    strange = [n for n in held if not 0 <= n < written.sent]
+    strange = [n for n in held if not (0 <= n < written.sent or (n == LAST and written.dies))]
     findings.add(INVENTED, f"{written.run}: in the log and never sent: {_some(strange)}", len(strange))
+    unsaid = written.dies and log.given[-1:] != [LAST]
+    findings.add(LOST, f"{written.run}: ended without a last event for its dead writer", int(unsaid))
     # What was not acknowledged and not sent again may land late, behind what was sent after it.
     late: list[int] = []
     for hand in map(set, written.hands):

@@ -40,6 +40,7 @@ class Report:
         for kind, count in sorted(self.faults.items()):
             yield f"fault: {kind}", f"{count:,}"
         yield "runs", f"{self.runs:,}"
+        yield "of these ended for a dead writer; cancelled", f"{self.seen.deaths:,}; {self.seen.cancels:,}"
         yield "readers", f"{self.readers:,}"
         yield "events acknowledged", f"{self.seen.acknowledged:,}"
         yield "events not acknowledged; of these in the log", f"{self.seen.unanswered:,}; {self.seen.landed:,}"

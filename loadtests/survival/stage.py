@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import httpx
 
 from loadtests.survival.clients import MODES, Reader, Seen, Writer
+from loadtests.survival.fates import Cancelled, Dying
 from loadtests.survival.ledger import STUCK, WRONG, Findings, judge
 
 LASTS = (2.0, 5.0)  # seconds that a run is written, from and to
@@ -34,6 +36,7 @@ class Stage:
     runs: int = 0
     read: int = 0
     _stopped: bool = False
+    _fates: Iterator[type[Writer]] = field(default_factory=lambda: cycle((Writer, Dying, Cancelled)))
 
     def paths(self) -> list[str]:
         """Of the streams that are being written, as the log names them."""
@@ -66,7 +69,8 @@ class Stage:
     async def _scene(self, http: httpx.AsyncClient, path: str, retried: bool) -> Findings:
         """One run from its creation to its verdict."""
         seconds = self.rng.uniform(*LASTS)
-        writer = Writer(http, self.doors, path, self._chance(), self.seen, retried)
+        fate = next(self._fates) if retried else Writer
+        writer = fate(http, self.doors, path, self._chance(), self.seen, retried)
         readers = [self._reader(http, writer, MODES[number % len(MODES)]) for number in range(self.readers)]
         log = self._reader(http, writer, "catch-up")
         findings = Findings()
@@ -81,6 +85,7 @@ class Stage:
         try:
             async with asyncio.timeout(PATIENCE):
                 await log.run()
+                await writer.haunt()
         except TimeoutError:
             findings.add(STUCK, f"{path}: the log could not be read within {PATIENCE:g} s")
         self.read += len(readers)

@@ -43,6 +43,7 @@ async def test_machines_readers_and_writers_survive_every_fault_once() -> None:
     assert code == 0
     assert {kind for kind in schedule.KINDS if f"fault: {kind}" in report} == set(schedule.KINDS)
     assert float(report["events delivered"].replace(",", "")) > 1000
+    assert "0" not in report["of these ended for a dead writer; cancelled"].split("; ")
 
 
 async def test_a_rolling_deploy_cuts_nobody_off() -> None:
