@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import functools
+import hashlib
 import json
 import os
 import subprocess
@@ -35,28 +36,41 @@ def built() -> Path:
     npm_ci(APP)
     with open(APP / "node_modules" / ".build-lock", "w") as lock:  # one process of a test run builds, the others wait
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (APP / "dist" / "server.mjs").exists():
+        stamp = APP / "dist" / f".built-{_fingerprint()}"
+        if not stamp.exists():
             flue = ["node_modules/.bin/node", "node_modules/.bin/flue", "build", "--target", "node"]
             done = subprocess.run(flue, cwd=APP, capture_output=True, text=True, timeout=120)
             if done.returncode:
                 pytest.fail(f"the Flue app does not build:\n{done.stdout}{done.stderr}", pytrace=False)
+            stamp.touch()
     return APP
 
 
-class FlueServer:
-    """One server process of the app; a killed one may be started again."""
+def _fingerprint() -> str:
+    """Of all that the server is built from."""
+    sources = hashlib.sha256()
+    for path in sorted([APP / "package-lock.json", *APP.glob("src/**/*.ts")]):
+        sources.update(path.read_bytes())
+    return sources.hexdigest()[:16]
 
-    def __init__(self, database_url: str) -> None:
+
+class FlueServer:
+    """One server process of the app; a killed one may be started again.
+
+    `clock_rate`: how many times as fast its timers run; where nothing happens it waits for 30 s.
+    """
+
+    def __init__(self, database_url: str, clock_rate: float = 1) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._database_url = database_url
+        self._env = database(database_url) | {"PORT": str(self.port), "CLOCK_RATE": str(clock_rate)}
         self._process: asyncio.subprocess.Process | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def start(cls, database_url: str) -> AsyncIterator[FlueServer]:
+    async def start(cls, database_url: str, clock_rate: float = 1) -> AsyncIterator[FlueServer]:
         """A server that listens, until the block ends."""
-        server = cls(database_url)
+        server = cls(database_url, clock_rate)
         try:
             await server.launch()
             yield server
@@ -71,8 +85,8 @@ class FlueServer:
             "./loopback.mjs",
             "dist/server.mjs",
             cwd=APP,
-            env={**os.environ, "PORT": str(self.port), **database(self._database_url)},
-            stdin=asyncio.subprocess.DEVNULL,
+            env={**os.environ, **self._env},
+            stdin=asyncio.subprocess.PIPE,  # never written to: it ends with this process, and the server with it
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )

@@ -1,0 +1,82 @@
+"""Flue's whole API through the gateway in front of it behaves as without it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from typing import Any, Final
+from uuid import uuid4
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.flue.real.conftest import House
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+LARGE: Final = 14 << 20
+LONG_RUN: Final = float(os.environ.get("LONG_RUN", "3"))  # seconds; by hand also a minute and more
+
+
+@pytest_asyncio.fixture(params=["through the gateway", "without it"], loop_scope="package")
+async def http(request: pytest.FixtureRequest, house: House) -> AsyncIterator[httpx.AsyncClient]:
+    url = house.a.url if request.param == "through the gateway" else house.flue_a.url
+    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http:
+        yield http
+
+
+async def test_a_workflow_is_invoked(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/workflows/ticker", json={"n": 1, "intervalMs": 1})
+    assert (answer.status_code, list(answer.json())) == (202, ["runId"])
+
+
+async def test_who_waits_for_the_result_gets_it_however_long_the_run(http: httpx.AsyncClient) -> None:
+    answer = await http.post(
+        "/workflows/ticker?wait=result", json={"n": 2, "intervalMs": LONG_RUN * 500}, timeout=LONG_RUN + 30
+    )
+    assert answer.status_code == 200
+    assert (answer.json()["result"]["ok"], answer.json()["result"]["ticks"]) == (True, 2)
+
+
+async def test_a_large_input_arrives(http: httpx.AsyncClient) -> None:
+    text = "é" * (LARGE // 2)
+    body = json.dumps({"n": 1, "intervalMs": 1, "text": text}, ensure_ascii=False).encode()
+    answer = await http.post(
+        "/workflows/ticker?wait=result", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 200
+    record = (await http.get(f"/runs/{answer.json()['runId']}?meta")).json()
+    assert record["status"] == "completed"
+    assert record["input"]["text"] == text
+
+
+async def test_an_agents_own_stream_comes_as_it_is_written(http: httpx.AsyncClient) -> None:
+    agent = f"/agents/parrot/{uuid4().hex}"
+    sent = await http.post(agent, json={"message": "say it"})
+    assert sent.status_code in (200, 202), sent.text
+    read: list[Any] = []
+    pieces = 0
+    async with asyncio.timeout(30), http.stream("GET", f"{agent}?view=updates&offset=-1&live=sse") as stream:
+        assert stream.headers["content-type"] == "text/event-stream"
+        async for line in stream.aiter_lines():
+            pieces += line == "event: data"
+            if line.startswith("data:["):
+                read += json.loads(line[5:])
+            if any(item["type"] == "submission-settled" for item in read):
+                break
+    assert pieces > 1, "it came in one piece, when all was over"
+    history = (await http.get(agent)).json()
+    assert "Pieces of eight" in json.dumps(history["messages"])
+    head = await http.head(agent)
+    assert (head.status_code, head.headers["stream-next-offset"]) == (200, history["offset"])
+
+
+async def test_what_flue_refuses_it_refuses_itself(http: httpx.AsyncClient) -> None:
+    nowhere = await http.post("/workflows/nothing", json={})
+    assert (nowhere.status_code, nowhere.json()["error"]["type"]) == (404, "workflow_not_found")
+    wrong = await http.get("/workflows/ticker")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert (await http.post("/workflows/ticker", content=b"{")).status_code in (400, 415)
+    assert (await http.get("/else")).json()["error"]["type"] == "route_not_found"
