@@ -137,6 +137,7 @@ class Gateway:
             machine=self.machine,
             public_url=settings.public_url,
             on_commit=self._committed,
+            taken=None if self._flue is None else self._flue.taken,
         )
         self._upstream = Upstream(settings.upstream) if settings.upstream else None
         self._routes: Routes = self._runs.streams
@@ -314,6 +315,8 @@ class Gateway:
         if self.settings.metrics_port is None:
             api.include_router(metrics_router(self.metrics))
         api.include_router(self._subscriptions.router())
+        if self._flue is not None:
+            api.include_router(self._flue.router(self._runs.list))
         api.include_router(self._runs.router())
         api.add_exception_handler(ProtocolError, _render)
         api.add_exception_handler(HTTPException, _render_http)

@@ -1,6 +1,10 @@
 -- Tells the gateways of each event of a run, and of its end, inside Flue's own transaction: the payload is that of
 -- run_gateway.news, with U+001F before the path. Repeatable. Nothing here may fail an append of Flue's: only functions
 -- of pg_catalog are called, and what does not fit is left out.
+--
+-- A transaction that notifies holds a lock of the whole database until it is flushed: if every append did, all of them
+-- would go in single file. So only one notifies at a time; whoever commits meanwhile says nothing and waits for nobody,
+-- and a Machine that hears of one looks for others a moment later (gateway.flue.face).
 
 CREATE SCHEMA IF NOT EXISTS run_gateway;
 
@@ -11,15 +15,19 @@ BEGIN
     IF octet_length(news) > 7999 THEN  -- more fails the transaction: the event is read from its table instead
         news := concat_ws(E'\n', 'flue', E'\x1f' || NEW.path, NEW.seq + 1, NEW.seq + 1, 'open');
     END IF;
-    PERFORM pg_notify('run_gateway', news);
+    IF pg_try_advisory_xact_lock(1718383974) THEN  -- "flue" + 1
+        PERFORM pg_notify('run_gateway', news);
+    END IF;
     RETURN NULL;
 END
 $$;
 
 CREATE OR REPLACE FUNCTION run_gateway.flue_closed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_notify('run_gateway', concat_ws(
-        E'\n', 'flue', E'\x1f' || NEW.path, NEW.next_offset + 1, NEW.next_offset, 'closed', ''));
+    IF pg_try_advisory_xact_lock(1718383974) THEN
+        PERFORM pg_notify('run_gateway', concat_ws(
+            E'\n', 'flue', E'\x1f' || NEW.path, NEW.next_offset + 1, NEW.next_offset, 'closed', ''));
+    END IF;
     RETURN NULL;
 END
 $$;

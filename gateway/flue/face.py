@@ -7,10 +7,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from fastapi import APIRouter
+
 from gateway.fanout.hub import Hub
 from gateway.flue import dialect
+from gateway.flue.listing import ListRuns, make_router
 from gateway.flue.news import PREFIX, How, Triggers
 from gateway.flue.orphans import Orphans
+from gateway.flue.readable import readable
 from gateway.flue.records import Records
 from gateway.flue.routes import AppendDirectly, FlueRoutes, Routes
 from gateway.flue.source import Source, one_line
@@ -19,17 +23,18 @@ from gateway.log.database import Database
 from gateway.protocol.batch import News, Stream
 from gateway.settings import Settings
 
+ECHO: Final = 0.02  # seconds after news until a look for what was committed beside it
+
 
 class Flue:
     """Flue's runs on one Machine: a hub of their own, over Flue's tables. `listens`: whether LISTEN works."""
 
     def __init__(self, settings: Settings, database: Database, limits: Limits, listens: Callable[[], bool]) -> None:
-        # Who holds a key is let in by that; without keys, somebody has to say what everybody may read.
-        readable = _readable(settings.flue_workflows or (None if settings.auth == "none" else "*"))
+        shown = readable(settings.flue_workflows, gated=settings.auth != "none")
         self._settings = settings
         self._listens = listens
-        self._source = Source(database, page_bytes=settings.page_bytes, readable=readable)
-        self._records = Records(database, readable=readable)
+        self._source = Source(database, page_bytes=settings.page_bytes, readable=shown)
+        self._records = Records(database, readable=shown)
         self.hub = Hub(
             read=self._source.live,
             positions=self._source.positions,
@@ -41,6 +46,7 @@ class Flue:
             offset=dialect.offset_of,
         )
         self.reading = Reading(self._source, self.hub, limits, time.time, dialect.FLUES)
+        self._look: asyncio.TimerHandle | None = None
         self._triggers = Triggers(database, on_change=self.hub.look_again)
         self._orphans = (
             None
@@ -53,6 +59,14 @@ class Flue:
     ) -> FlueRoutes:
         """The gateway's own stream routes, with Flue's runs among them. `stat` asks the gateway's own log."""
         return FlueRoutes(native, append_directly, stat, self._source, self._records, self.reading)
+
+    def router(self, own: ListRuns) -> APIRouter:
+        """`GET /runs`, to stand before the one of the gateway's own runs."""
+        return make_router(self._records, own)
+
+    async def taken(self, run: str) -> bool:
+        """Whether Flue has a run of this id."""
+        return await self._source.taken(run)
 
     @property
     def reads(self) -> int:
@@ -72,10 +86,20 @@ class Flue:
                 news.path = news.path[len(PREFIX) :]
                 news.body = news.body and one_line(news.body)
                 self.hub.ring(news)
+                self._look_soon()
             else:
                 ring(news)
 
         return hear
+
+    def _look_soon(self) -> None:
+        """Of transactions that commit at the same time one tells: the others' events are found by a look."""
+        if self._look is None and self.hub.tails:
+            self._look = asyncio.get_running_loop().call_later(ECHO, self._look_now)
+
+    def _look_now(self) -> None:
+        self._look = None
+        self.hub.look_again()
 
     async def start(self) -> list[asyncio.Task[None]]:
         """Begins to hear; the tasks run until they are cancelled. Raises Unavailable."""
@@ -87,11 +111,3 @@ class Flue:
 
     def _sweep_interval(self) -> float:
         return self._settings.sweep_interval if self.news == "triggers" else self._settings.flue_poll_interval
-
-
-def _readable(workflows: str | None) -> Callable[[str], bool]:
-    """A list of names, `*` for all, None for nothing."""
-    if workflows == "*":
-        return lambda _: True
-    names: Final = frozenset(name.strip() for name in (workflows or "").split(","))
-    return names.__contains__

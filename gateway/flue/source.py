@@ -7,12 +7,13 @@ tables are found by the search path, as Flue itself finds them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 import asyncpg
 
 from gateway.flue.errors import NoSuchRun
+from gateway.flue.readable import Readable
 from gateway.log.database import Database
 from gateway.protocol.batch import JSON_TYPE, Batch, Page, Stream
 
@@ -81,10 +82,10 @@ def one_line(body: bytes) -> bytes:
 class Source:
     """Reads of Flue's tables. Every method is one round trip and raises Unavailable when there is no database.
 
-    `readable` tells by a workflow's name whether its runs may be read here. A run that may not is not there at all.
+    A run whose workflow is not `readable` is not there at all.
     """
 
-    def __init__(self, database: Database, *, page_bytes: int, readable: Callable[[str], bool]) -> None:
+    def __init__(self, database: Database, *, page_bytes: int, readable: Readable) -> None:
         self._database = database
         self._page_bytes = page_bytes
         self._readable = readable
@@ -124,7 +125,7 @@ class Source:
         """Whether there is such a run to be read, with or without events. Raises NoSuchRun."""
         async with self._database.acquire() as connection:
             workflow = await connection.fetchval(_WORKFLOW, run)
-        if workflow is None or not self._readable(workflow):
+        if workflow is None or workflow not in self._readable:
             raise NoSuchRun(run)
 
     async def taken(self, run: str) -> bool:
@@ -149,7 +150,7 @@ class Source:
 
     def _found(self, run: str, row: asyncpg.Record | None) -> asyncpg.Record:
         # For a moment a new run has a record and no stream yet: to a reader it is not there, as Flue has it.
-        if row is None or row["next_offset"] is None or not self._readable(row["workflow_name"]):
+        if row is None or row["next_offset"] is None or row["workflow_name"] not in self._readable:
             raise NoSuchRun(run)
         return row
 

@@ -11,7 +11,7 @@ from gateway.log.database import Database
 from gateway.protocol.batch import News
 from gateway.protocol.run_path import control_of, is_run
 from gateway.runs.leases import LeaseWatch
-from gateway.runs.routes import RunRoutes, make_router
+from gateway.runs.routes import RunRoutes, Taken, make_router
 from gateway.runs.store import Store
 from gateway.runs.streams import RunStreams, Streams
 from gateway.runs.tokens import Sign, Tokens
@@ -20,6 +20,7 @@ from gateway.runs.tokens import Sign, Tokens
 class Runs:
     """One Machine's part in all runs. `streams`: the routes of all streams. `sign` makes tokens for runs' readers.
     `on_commit` hears of what was written here; `public_url` is what clients call this server, where that is set.
+    `taken`: whether an id is somebody else's.
     """
 
     def __init__(
@@ -32,13 +33,14 @@ class Runs:
         machine: str,
         public_url: str | None,
         on_commit: Callable[[News], None],
+        taken: Taken | None = None,
     ) -> None:
         self._hub = hub
-        self._public_url = public_url
-        self._sign = sign
         self._store = Store(database, machine=machine)
         self.streams = RunStreams(streams, self._store, Tokens(sign, self._store), hub, on_commit)
         self._leases = LeaseWatch(self._store.end_lost, on_commit)
+        self._routes = RunRoutes(self._store, sign, public_url, taken)
+        self.list = self._routes.list
 
     def start(self) -> None:
         """Begins to look at leases; without a database it begins when there is one."""
@@ -54,4 +56,4 @@ class Runs:
 
     def router(self) -> APIRouter:
         """`/runs` itself."""
-        return make_router(RunRoutes(self._store, self._sign, self._public_url))
+        return make_router(self._routes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -14,7 +15,7 @@ from fastapi.responses import Response
 from gateway.auth.gate import principal_of
 from gateway.http.address import base_url
 from gateway.http.bodies import read_body
-from gateway.protocol.errors import WrongStream
+from gateway.protocol.errors import RunExists, WrongStream
 from gateway.protocol.offset import START, format_offset
 from gateway.protocol.record import to_json
 from gateway.protocol.tenants import within
@@ -39,13 +40,20 @@ _COORDINATES: Final = {
 }
 
 
-class RunRoutes:
-    """The two handlers. `sign` makes tokens for readers; `public_url` is what clients call this server, if set."""
+Taken = Callable[[str], Awaitable[bool]]
 
-    def __init__(self, store: Store, sign: Sign, public_url: str | None) -> None:
+
+class RunRoutes:
+    """The two handlers. `sign` makes tokens for readers; `public_url` is what clients call this server, if set.
+
+    `taken` tells whether an id is somebody else's, beside whose runs those of the default tenant stand.
+    """
+
+    def __init__(self, store: Store, sign: Sign, public_url: str | None, taken: Taken | None = None) -> None:
         self._store = store
         self._sign = sign
         self._public_url = public_url
+        self._taken = taken
 
     async def create(self, request: Request) -> Response:
         """Makes a run and answers with its coordinates, all that a reader needs. The same request for the same id
@@ -56,6 +64,8 @@ class RunRoutes:
         principal = principal_of(request.scope)
         if not principal.reaches(f"runs/{id}"):
             raise WrongStream
+        if asked and self._taken is not None and not principal.tenant and await self._taken(asked):
+            raise RunExists("A Flue app has a run of this id.")
         signed = await self._sign(principal, f"runs/{id}", control=control)  # if refused, nothing is made
         new, tail = await self._store.create(within(principal.tenant, f"runs/{id}"), run)
         url = f"{base_url(request.scope, self._public_url)}/runs/{quote(id, safe='')}"

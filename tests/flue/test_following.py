@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.databases import Postgres
 from tests.flue.app import App, event, recording
 from tests.http.servers import Running, body_of, serving
 from tests.protocol.event_source import read
@@ -123,8 +125,52 @@ async def test_runs_of_workflows_that_are_not_named_are_not_there(
     assert (await http.head(f"/runs/{run}")).status_code == 404
     assert (await http.post(f"/runs/{run}", json={})).status_code == 404
     assert (await http.delete(f"/runs/{run}")).status_code == 404
-    # Its id is taken all the same.
-    assert (await http.put(f"/runs/{run}", headers={"content-type": "application/json"})).status_code == 409
+
+
+@pytest.mark.parametrize("workflow", ["ticker", "secret"])
+async def test_an_id_of_flues_is_not_given_to_another_run(
+    http: httpx.AsyncClient, app: App, run: str, workflow: str
+) -> None:
+    """Be it shown here or not."""
+    await app.begin(run, workflow)
+    json = {"content-type": "application/json"}
+    for path in (f"/runs/{run}", f"/v1/stream/runs/{run}"):
+        assert (await http.put(path, headers=json)).status_code == 409
+    assert (await http.post("/runs", json={"id": run})).json()["error"]["type"] == "run_exists"
+    assert (await http.post(f"/runs/{run}", json={})).status_code == (405 if workflow == "ticker" else 404)
+
+
+async def test_the_list_is_flues_newest_first_and_the_gateways_own_is_asked_for(postgres: Postgres, run: str) -> None:
+    async with postgres.database() as url, App.start(url, tables=True) as app:
+        for i, workflow in enumerate(("ticker", "secret", "chat", "ticker", "ticker")):
+            record: dict[str, Any] = {
+                "runId": f"run_{i}", "workflowName": workflow, "startedAt": f"2026-11-23T01:49:2{i}.000Z", "input": {},
+            }  # fmt: skip
+            await app.admit(record)
+        await app.end(
+            record
+            | {"status": "completed", "endedAt": record["startedAt"], "isError": False, "durationMs": 1, "result": 1}
+        )
+        with serving(url, "direct", flue=True, flue_workflows="ticker,chat") as machine:
+            async with httpx.AsyncClient(base_url=machine.url) as http:
+                assert (await http.post("/runs", json={"id": run})).status_code == 201
+                page = (await http.get("/runs?limit=3")).json()
+                assert page["runs"][0] == {
+                    "runId": "run_4", "workflowName": "ticker", "status": "completed",
+                    "startedAt": "2026-11-23T01:49:24.000Z", "endedAt": "2026-11-23T01:49:24.000Z",
+                    "isError": False, "durationMs": 1,
+                }  # fmt: skip
+                assert [each["runId"] for each in page["runs"]] == ["run_4", "run_3", "run_2"]
+                # Flue's own form of a cursor.
+                assert b64decode(page["nextCursor"] + "==") == b'{"s":"2026-11-23T01:49:22.000Z","r":"run_2"}'
+                rest = (await http.get(f"/runs?limit=3&cursor={page['nextCursor']}")).json()
+                assert ([each["runId"] for each in rest["runs"]], rest.get("nextCursor")) == (["run_0"], None)
+                active = (await http.get("/runs?status=active&workflowName=ticker")).json()["runs"]
+                assert [each["runId"] for each in active] == ["run_3", "run_0"]
+                own = (await http.get("/runs?source=gateway&limit=5")).json()["runs"]
+                assert [each["runId"] for each in own] == [run]
+                for wrong in ("limit=0", "status=x", "cursor=x", "metadata.a=b", "source=x", "limit=1&limit=2"):
+                    assert (await http.get(f"/runs?{wrong}")).status_code == 400
 
 
 async def test_the_gateways_own_runs_stay_beside_them(http: httpx.AsyncClient, app: App, run: str) -> None:

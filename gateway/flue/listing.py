@@ -1,0 +1,97 @@
+"""`GET /runs` where a Flue app's runs are served: its records, newest first; `source=gateway` lists the gateway's own.
+
+Pages and cursors are those of Flue's own store (`runtime/run-store.ts`), which has them and no route for them.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qsl, urlencode
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from gateway.auth.gate import principal_of
+from gateway.flue.records import After, Records
+from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.record import STATUSES, to_json
+
+DEFAULT_LIMIT: Final = 50  # runs in a page, as in lists of the gateway's own
+MAX_LIMIT: Final = 500
+
+ListRuns = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """`after`: the last run of the page before."""
+
+    status: str | None
+    workflow_name: str | None
+    limit: int
+    after: After | None
+
+
+def make_router(records: Records, own: ListRuns) -> APIRouter:
+    """The route, to stand before the one of `own`, which lists the gateway's own runs."""
+    router = APIRouter()
+
+    async def list_runs(request: Request) -> Response:
+        query = parse_qsl(request.url.query, keep_blank_values=True)
+        source = dict(query).get("source", "flue")
+        if source not in ("flue", "gateway"):
+            raise InvalidRequest("source must be flue or gateway.")
+        rest = [(name, value) for name, value in query if name != "source"]
+        if source == "gateway" or principal_of(request.scope).tenant:
+            scope = dict(request.scope) | {"query_string": urlencode(rest).encode()}
+            return await own(Request(scope, request.receive))
+        asked = parse_list(rest)
+        page, end = await records.page(asked.status, asked.workflow_name, asked.limit, asked.after)
+        cursor = b"" if end is None else b',"nextCursor":%b' % orjson.dumps(format_cursor(end))
+        content = b'{"runs":[%b]%b}' % (b",".join(map(to_json, page)), cursor)
+        return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
+
+    router.add_api_route("/runs", list_runs, methods=["GET"], include_in_schema=False)
+    return router
+
+
+def parse_list(query: list[tuple[str, str]]) -> ListRequest:
+    """`?status=&workflowName=&limit=&cursor=`. Raises InvalidRequest, for what it does not know too."""
+    params = dict(query)
+    if len(params) < len(query):
+        raise InvalidRequest("A query parameter is there more than once.")
+    if any("\0" in value for value in params.values()):
+        raise InvalidRequest("The query holds a NUL.")
+    status = params.pop("status", None)
+    if status is not None and status not in STATUSES:
+        raise InvalidRequest(f"status must be one of {', '.join(STATUSES)}.")
+    limit = params.pop("limit", str(DEFAULT_LIMIT))
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 1 <= int(limit) <= MAX_LIMIT):
+        raise InvalidRequest(f"limit must be a whole number from 1 to {MAX_LIMIT}.")
+    request = ListRequest(status, params.pop("workflowName", None), int(limit), _after(params.pop("cursor", None)))
+    if params:
+        raise InvalidRequest(f"Flue's runs cannot be listed by {', '.join(sorted(params))}.")
+    return request
+
+
+def format_cursor(after: After) -> str:
+    """As Flue's encodeRunCursor."""
+    return urlsafe_b64encode(orjson.dumps({"s": after.started_at, "r": after.run_id})).rstrip(b"=").decode()
+
+
+def _after(cursor: str | None) -> After | None:
+    if cursor is None:
+        return None
+    try:
+        found = orjson.loads(urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)))
+        started_at, run_id = found["s"], found["r"]
+    except (binascii.Error, ValueError, KeyError, TypeError):
+        started_at = run_id = None
+    if not isinstance(started_at, str) or not isinstance(run_id, str) or "\0" in started_at + run_id:
+        raise InvalidRequest("cursor is none that was given out.")
+    return After(started_at, run_id)
