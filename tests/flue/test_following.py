@@ -221,20 +221,19 @@ async def test_through_another_server_it_is_the_same(flue_database: str, app: Ap
         assert [each["eventIndex"] for each in await following] == list(range(20))
 
 
-async def test_its_readers_are_counted_like_all_others(
-    gateway: Running, http: httpx.AsyncClient, app: App, run: str
-) -> None:
-    async def scrape(*names: str) -> list[float]:
+async def test_its_readers_are_counted_like_all_others(flue_database: str, app: App, run: str) -> None:
+    names = ("catch_ups_total", "log_reads_total", "tails", 'readers{mode="sse"}')
+
+    async def scrape(http: httpx.AsyncClient) -> list[float]:
         lines = (await http.get("/metrics")).text.splitlines()
         return [float(line.split()[1]) for name in names for line in lines if line.startswith(f"run_gateway_{name} ")]
 
-    record, _ = recording("chat")
-    await app.admit(record | {"runId": run})
-    await app.create_stream(run)
-    names = ("catch_ups_total", "log_reads_total", "tails", 'readers{mode="sse"}')
-    before = await scrape(*names)
-    assert (await http.get(f"/runs/{run}?offset=-1")).status_code == 200
-    async with http.stream("GET", f"/runs/{run}?offset=-1&live=sse") as response:
-        await anext(response.aiter_raw())
-        after = await scrape(*names)
+    await app.begin(run)
+    with serving(flue_database, "direct", flue=True, flue_workflows="*") as machine:
+        async with httpx.AsyncClient(base_url=machine.url) as http:
+            before = await scrape(http)
+            assert (await http.get(f"/runs/{run}?offset=-1")).status_code == 200
+            async with http.stream("GET", f"/runs/{run}?offset=-1&live=sse") as response:
+                await anext(response.aiter_raw())
+                after = await scrape(http)
     assert [new - old for old, new in zip(before, after, strict=True)] == [1, 2, 1, 1]
