@@ -59,14 +59,15 @@ class Gate:
 
     def known(self, scope: Any, stream: str) -> Principal | None:
         """Who appends to this stream, when that is known and allowed; None: `admit` has to find out, and to refuse."""
-        try:
-            token = bearer.in_header(scope["headers"])
-        except ProtocolError:
+        if scope["query_string"]:
             return None
-        if token is None or scope["query_string"]:
+        shown = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(shown) != 1 or not shown[0].startswith(b"Bearer "):
             return None
-        principal = self._remembered(sha256(token).digest())
-        if principal is None or "write" not in principal.scopes or not principal.reaches(_about(stream)):
+        principal = self._remembered(sha256(shown[0][7:]).digest())
+        if principal is None or "write" not in principal.scopes:
+            return None
+        if principal.bound and not principal.reaches(_about(stream)):
             return None
         if principal.expires is not None and principal.expires <= self._now():
             return None

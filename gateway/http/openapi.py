@@ -89,11 +89,13 @@ REFUSED: Final[dict[type[ProtocolError], tuple[str, ...]]] = {  # what a refusal
         ("WWW-Authenticate",),
     ),
 }  # fmt: skip
-_EVERYWHERE: Final[tuple[type[ProtocolError], ...]] = (
-    errors.InvalidRequest, errors.InternalFault, errors.Unavailable,
-    # With AUTH on, whatever the route.
+Refused = tuple[type[ProtocolError], ...]
+_AT_THE_GATE: Final[Refused] = (  # with AUTH on
     errors.CredentialMissing, errors.CredentialMalformed, errors.TokenInvalid, errors.TokenExpired,
     errors.ScopeMissing, errors.WrongStream, errors.IssuerUnavailable,
+)  # fmt: skip
+_EVERYWHERE: Final[Refused] = (
+    errors.InvalidRequest, errors.InternalFault, errors.Unavailable, *_AT_THE_GATE,
 )  # fmt: skip
 
 
@@ -287,6 +289,7 @@ def _secure(document: Json) -> None:
                         [{"token": []}] if need in ("read", "control") and route.startswith("/runs/") else []
                     )
                     operation["security"] = [{"bearer": [need]}, *in_url]
+                    operation["responses"] = _refusals((), beside=_AT_THE_GATE) | operation["responses"]
 
 
 def _operation(method: str, operation: Operation, tag: str) -> Json:
@@ -315,9 +318,14 @@ def _answer(answer: Answer) -> Json:
     return {"description": answer.text, "headers": _headers(answer.headers)} | content
 
 
-def _refusals(own: tuple[type[ProtocolError], ...], *, bodyless: bool) -> Json:
+def _refusals(
+    own: tuple[type[ProtocolError], ...],
+    *,
+    bodyless: bool = False,
+    beside: tuple[type[ProtocolError], ...] = _EVERYWHERE,
+) -> Json:
     by_status: dict[int, list[type[ProtocolError]]] = {}
-    for error in _EVERYWHERE + own:
+    for error in beside + own:
         by_status.setdefault(error.status, []).append(error)
     return {str(status): _refusal(status, by_status[status], bodyless) for status in sorted(by_status)}
 
