@@ -135,9 +135,8 @@ async def test_clocks_that_are_ten_minutes_off_break_nothing_but_their_own_times
         traffic([ahead.url, behind.url], [ahead.url, behind.url]) as scene,
     ):
         for machine, offset in ((ahead, 600), (behind, -600)):
-            answer = await http.put(
-                f"{machine.url}/runs/{offset}", headers=JSON | {"stream-ttl": "300"}, content=b"[1]"
-            )
+            brief = f"/runs/brief{offset}"
+            answer = await http.put(machine.url + brief, headers=JSON | {"stream-ttl": "300"}, content=b"[1]")
             assert answer.status_code == 201
             off = parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time()
             assert abs(off - offset) < 30, "its clock really is wrong"
