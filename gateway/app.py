@@ -154,6 +154,7 @@ class Gateway:
                 self._hubs,
                 [self._streams.reading, self._flue.reading] if self._flue else [self._streams.reading],
                 [self._reader, self._flue] if self._flue else [self._reader],
+                self._runs.leases,
             ),
             siblings,
         )

@@ -20,7 +20,7 @@ ROOMS = {
     "log": {"counting", "protocol"},
     "fanout": {"counting", "protocol"},
     "http": {"auth", "counting", "fanout", "log", "protocol"},
-    "metrics": {"counting", "fanout", "http", "log"},
+    "metrics": {"counting", "fanout", "http", "log", "runs"},
     "settings": set(),
     "auth": {"log", "protocol", "settings"},
     "flue": {"auth", "fanout", "http", "log", "protocol", "settings"},

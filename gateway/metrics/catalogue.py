@@ -21,6 +21,7 @@ from gateway.http.reading import Reading
 from gateway.log.database import Database
 from gateway.log.listener import Listener
 from gateway.log.writer import Writer
+from gateway.runs.leases import LeaseWatch
 
 PREFIX: Final = "run_gateway_"
 
@@ -56,6 +57,7 @@ class Parts:
     hubs: Sequence[Hub]
     readings: Sequence[Reading]
     sources: Sequence[Source]
+    leases: LeaseWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,12 @@ METRICS: Final = (
         Kind.COUNTER,
         "Times that the sweep found what no notification had told of.",
         lambda parts: sum(hub.missed for hub in parts.hubs),
+    ),
+    Metric(
+        "lost_runs",
+        Kind.COUNTER,
+        "Runs that this Machine has ended because their producer gave no sign of life within its lease.",
+        lambda parts: parts.leases.ended,
     ),
     # The database
     Metric(

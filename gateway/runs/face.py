@@ -38,16 +38,16 @@ class Runs:
         self._hub = hub
         self._store = Store(database, machine=machine)
         self.streams = RunStreams(streams, self._store, Tokens(sign, self._store), hub, on_commit)
-        self._leases = LeaseWatch(self._store.end_lost, on_commit)
+        self.leases = LeaseWatch(self._store.end_lost, on_commit)
         self._routes = RunRoutes(self._store, sign, public_url, taken)
         self.list = self._routes.list
 
     def start(self) -> None:
         """Begins to look at leases; without a database it begins when there is one."""
-        self._leases.start()
+        self.leases.start()
 
     async def stop(self) -> None:
-        await self._leases.stop()
+        await self.leases.stop()
 
     def heard(self, news: News) -> None:
         """A run that is closed or deleted takes its control stream along, whose readers are told."""

@@ -32,9 +32,10 @@ class EndLost(Protocol):
 
 
 class LeaseWatch:
-    """One Machine's part in it. `on_end` hears of every run that was ended here."""
+    """One Machine's part in it. `on_end` hears of every run that was ended here; `ended` counts them."""
 
     def __init__(self, end_lost: EndLost, on_end: Callable[[News], None]) -> None:
+        self.ended = 0
         self._end_lost = end_lost
         self._on_end = on_end
         self._task: asyncio.Task[None] | None = None
@@ -72,6 +73,7 @@ class LeaseWatch:
             look = await self._end_lost(_MOST, again=again)
             for news in look.ended:
                 logger.warning("Run %s was ended: its producer has given no sign of life.", shown(news.path))
+                self.ended += 1
                 self._on_end(news)
             if not look.more:
                 return look.wait

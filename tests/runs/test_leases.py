@@ -65,6 +65,13 @@ async def test_a_broken_promise_ends_the_run_for_every_reader_on_every_machine(
             assert (record["status"], record["isError"], record["error"]) == ("errored", True, end["error"])
             assert "result" not in record
     assert await value(database, LEASE.format("l.check_at"), id) is None, "nobody looks at it any more"
+    counted = [
+        float(line.rpartition(" ")[2])
+        for client in (a, b)
+        for line in (await client("GET", "/metrics")).text.splitlines()
+        if line.startswith("run_gateway_lost_runs_total")
+    ]
+    assert sum(counted) >= 1
 
 
 async def long_poll(client: Client, id: str, offset: str) -> Any:
