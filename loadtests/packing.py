@@ -14,12 +14,13 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit, urlunsplit
 from zlib import crc32
 
 import asyncpg
@@ -34,7 +35,7 @@ from gateway.log.migrations import migrate
 from gateway.log.writer import Writer
 from gateway.protocol.batch import JSON_TYPE
 from gateway.protocol.request import AppendRequest, CreateRequest
-from loadtests.bench.processes import memory, peak, reset_peak
+from loadtests.bench.processes import cpu, memory, peak, reset_peak
 
 BATCH: Final = 5_000  # events of one append
 RUN_ID: Final = re.compile(rb"run_[0-9A-Z]{26}")
@@ -64,11 +65,9 @@ class Read:
 
     bytes: int
     seconds: float
-    peak: int
-
-    @property
-    def rate(self) -> float:
-        return self.bytes / self.seconds / 1e6
+    machine: float  # seconds of CPU
+    postgres: float
+    peak: int  # bytes that the Machine took for it
 
 
 @dataclass
@@ -76,6 +75,7 @@ class Store:
     """A database, and checksums of what was written to each of its runs."""
 
     url: str
+    postgres: int  # its process
     checksums: list[int]
     bytes: int = 0
 
@@ -108,6 +108,7 @@ class Store:
         try:
             reset_peak([machine.pid])
             idle = memory([machine.pid])
+            before = [cpu([pid]).total for pid in (machine.pid, self.postgres)]
             began = time.perf_counter()
             size = 0
             reader, writer = await asyncio.open_connection("127.0.0.1", machine.port, limit=1 << 22)
@@ -117,7 +118,8 @@ class Store:
                 size += length
             seconds = time.perf_counter() - began
             writer.close()
-            return Read(size, seconds, peak([machine.pid]) - idle)
+            used = [cpu([pid]).total - old for pid, old in zip((machine.pid, self.postgres), before, strict=True)]
+            return Read(size, seconds, used[0], used[1], peak([machine.pid]) - idle)
         finally:
             await machine.kill()
 
@@ -137,13 +139,15 @@ async def _catch_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
     return checksum, size
 
 
-async def _disk(connection: asyncpg.Connection[asyncpg.Record]) -> int:
+async def _disk(url: str) -> int:
     """Bytes of events, with their indexes and TOAST, once VACUUM has given back what is free."""
+    connection = await asyncpg.connect(url)
     for table in ("events", "pages"):
         await connection.execute(f"VACUUM (TRUNCATE) run_gateway.{table}")
     size = await connection.fetchval(
         "SELECT pg_total_relation_size('run_gateway.events') + pg_total_relation_size('run_gateway.pages')"
     )
+    await connection.close()
     assert isinstance(size, int)
     return size
 
@@ -168,32 +172,36 @@ async def _database(url: str) -> AsyncIterator[Database]:
 
 
 async def _measure(total: int, runs: int, rounds: int) -> None:
+    total -= total % runs
     with tempfile.TemporaryDirectory(prefix="run-gateway-packing-") as name:
         async with EmbeddedPostgres(Path(name) / "postgres") as postgres:
+            assert postgres.pid is not None, "it is ours"
             await migrate(postgres.dsn)
-            connection = await asyncpg.connect(postgres.dsn)
-            store = Store(postgres.dsn, [0] * runs)
-            await store.write(total)
-            rows = await _disk(connection)
-            as_rows = [await store.read() for _ in range(rounds)]
-            pages, seconds = await _pack(store.url)
-            assert await connection.fetchval("SELECT count(*) FROM run_gateway.events") == 0
-            packed = await _disk(connection)
-            as_pages = [await store.read() for _ in range(rounds)]
-            compression = await connection.fetchval("SELECT pg_column_compression(body) FROM run_gateway.pages LIMIT 1")
-            await connection.close()
-    total -= total % runs
-    print(f"{total:,} events in {runs:,} runs, {store.bytes / total:.0f} bytes an event; Postgres {postgres.version},")
-    print(f"{compression or 'not compressed'}. Packed in {seconds:.0f} s, pauses included, into {pages:,} pages.\n")
-    print("| | rows | pages |\n|---|---|---|")
-    print(f"| bytes on disk an event | {rows / total:.0f} | {packed / total:.1f} |")
-    print(f"| catch-up, MB/s | {_median(as_rows):.0f} | {_median(as_pages):.0f} |")
-    grown = [max(read.peak for read in reads) / 1e6 for reads in (as_rows, as_pages)]
-    print(f"| memory that the Machine took for it, MB | {grown[0]:.0f} | {grown[1]:.0f} |")
+            rows = Store(postgres.dsn, postgres.pid, [0] * runs)
+            await rows.write(total)
+            pages = replace(rows, url=urlunsplit(urlsplit(postgres.dsn)._replace(path="/packed")))
+            maintenance = await asyncpg.connect(urlunsplit(urlsplit(postgres.dsn)._replace(path="/template1")))
+            await maintenance.execute(f"CREATE DATABASE packed TEMPLATE {urlsplit(postgres.dsn).path[1:]}")
+            await maintenance.close()
+            packed, seconds = await _pack(pages.url)
+            disk = [await _disk(store.url) for store in (rows, pages)]
+            reads = [(await rows.read(), await pages.read()) for _ in range(rounds)]  # in turn: moods are shared
+            version = postgres.version
+    print(f"{total:,} events in {runs:,} runs, {rows.bytes / total:.0f} bytes an event; Postgres {version}.")
+    print(f"Packed in {seconds:.0f} s, pauses included, into {packed:,} pages.\n")
+    print("| | rows | pages | ratio |\n|---|---|---|---|")
+    _row("bytes on disk an event", [(disk[0] / total, disk[1] / total)])
+    _row("catch-up, MB/s", [(a.bytes / a.seconds / 1e6, b.bytes / b.seconds / 1e6) for a, b in reads])
+    _row("CPU of Postgres, ms a MB", [(a.postgres / a.bytes * 1e9, b.postgres / b.bytes * 1e9) for a, b in reads])
+    _row("CPU of the Machine, ms a MB", [(a.machine / a.bytes * 1e9, b.machine / b.bytes * 1e9) for a, b in reads])
+    _row("memory that the Machine took for it, MB", [(a.peak / 1e6, b.peak / 1e6) for a, b in reads])
 
 
-def _median(reads: list[Read]) -> float:
-    return statistics.median(read.rate for read in reads)
+def _row(name: str, values: list[tuple[float, float]]) -> None:
+    """The medians of the rounds, and of their ratios."""
+    rows, pages = (statistics.median(column) for column in zip(*values, strict=True))
+    ratio = statistics.median(b / a for a, b in values)
+    print(f"| {name} | {rows:.3g} | {pages:.3g} | {ratio:.2f} |")
 
 
 @click.command()
