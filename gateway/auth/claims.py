@@ -41,7 +41,7 @@ def principal_of_claims(claims: Mapping[str, Any], names: ClaimNames, *, leeway:
         scopes=scopes_of(scopes or ()),
         tenant=tenant,
         runs=runs,
-        expires=claims["exp"] + leeway,
+        expires=int(claims["exp"]) + leeway,
     )
 
 

@@ -35,6 +35,10 @@ class Key:
     algorithm: str
 
 
+# The library lets through what Python's own parsers raise, such as for a header of a thousand brackets.
+_UNREADABLE: Final = (exceptions.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
+
+
 class KeySource(Protocol):
     """Where keys come from."""
 
@@ -78,7 +82,7 @@ class Jwts:
         """Who bears it. Raises TokenInvalid, TokenExpired, IssuerUnavailable."""
         try:
             kid = jwt.get_unverified_header(token).get("kid")
-        except exceptions.PyJWTError:
+        except _UNREADABLE:
             raise TokenInvalid from None
         key = await self._keys.find(kid)
         if key is None:
@@ -95,6 +99,6 @@ class Jwts:
             )
         except exceptions.ExpiredSignatureError:
             raise TokenExpired from None
-        except exceptions.PyJWTError as error:
+        except _UNREADABLE as error:
             raise TokenInvalid(_WRONG.get(type(error))) from None
         return principal_of_claims(claims, self._names, leeway=self._leeway, unnamed=digest.hex()[:16])

@@ -28,7 +28,7 @@ BELOW_A_RUN: Final[dict[Part, Methods]] = {
     Part.CONTROL: {"GET": "read", "HEAD": "read", "PUT": "control", "POST": "control"},
     Part.CANCEL: {"POST": "control"},
     Part.HEARTBEAT: {"POST": "write"},
-    Part.TOKEN: {"POST": "write"},  # who makes a run may say who reads it
+    Part.TOKEN: {"POST": "write"},  # who makes runs may say who reads them; `runs.tokens` asks for "read" besides
 }
 """What is asked below a run is about that run."""
 

@@ -27,6 +27,10 @@ _MAKE: Final = (
     "INSERT INTO run_gateway.subscription_keys (purpose, number, secret) VALUES ('sign', 1, $1), ('token', 1, $2)"
     " ON CONFLICT DO NOTHING"
 )
+_ROTATE: Final = (
+    "INSERT INTO run_gateway.subscription_keys (purpose, number, secret)"
+    " SELECT 'token', max(number) + 1, $1 FROM run_gateway.subscription_keys WHERE purpose = 'token' RETURNING number"
+)
 
 
 def derived(secret: bytes) -> bytes:
@@ -105,3 +109,11 @@ class ReadTokens:
         if keys != self._keys:
             self._keys = keys
             self._on_change()
+
+
+async def rotate(database: Database) -> int:
+    """Adds a key, which signs from now on; its number. Raises Unavailable."""
+    async with database.acquire() as connection:
+        await connection.execute(_MAKE, secrets.token_bytes(32), secrets.token_bytes(32))
+        number: int = await connection.fetchval(_ROTATE, secrets.token_bytes(32))
+    return number

@@ -12,7 +12,7 @@ from gateway.auth.principal import Principal
 from gateway.http import responses
 from gateway.http.bodies import read_body
 from gateway.http.responses import Receive, Scope, Send
-from gateway.protocol.errors import RouteNotFound
+from gateway.protocol.errors import RouteNotFound, ScopeMissing
 from gateway.protocol.headers import NO_STORE
 from gateway.protocol.tenants import without
 from gateway.runs.requests import Body, parse
@@ -49,6 +49,8 @@ class Tokens:
     async def __call__(self, run: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers with a token for the run at this stored path. Raises RunNotFound and its like."""
         asked = parse(TokenRequest, await read_body(scope, receive, MAX_BODY))
+        if "read" not in principal_of(scope).scopes:
+            raise ScopeMissing("read")  # else whoever may only write could read everything by way of a token
         await self._store.record(run)
         signed = await self._sign(principal_of(scope), without(run), control=asked.control, ttl=asked.ttl)
         if signed is None:

@@ -137,6 +137,20 @@ async def test_no_algorithm_can_be_taken_for_another(issuer: Issuer) -> None:
         await keys.stop()
 
 
+@pytest.mark.parametrize("head", ["[" * 3000, '{"alg":"HS256","kid":["a"]}', '{"alg":7}', "null", "{", "\xff"])
+async def test_what_cannot_be_read_is_invalid_and_no_fault(head: str) -> None:
+    parts = [base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (head.encode("latin-1"), b"{}", b"mac")]
+    with pytest.raises(TokenInvalid):
+        await bearer(".".join(parts))
+
+
+async def test_a_signed_claim_that_is_no_time_is_invalid_and_no_fault() -> None:
+    wrong: list[Any] = ["soon", [1], float("inf"), {}]
+    for exp in wrong:
+        with pytest.raises(TokenInvalid):
+            await bearer(jwt.api_jws.encode(json.dumps(right(exp=exp)).encode(), SECRET, "HS256"))
+
+
 async def test_what_is_published_and_is_no_key_for_signatures_is_not_used(issuer: Issuer) -> None:
     issuer.keys = [
         {"kty": "oct", "k": base64.urlsafe_b64encode(SECRET.encode()).decode(), "kid": "oct", "alg": "HS256"},

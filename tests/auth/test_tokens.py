@@ -15,7 +15,8 @@ from gateway.auth.read_tokens import PREFIX, Capability, read, sign
 from gateway.auth.token_keys import ReadTokens, derived
 from gateway.log.database import Database
 from gateway.protocol.errors import TokenInvalid
-from tests.auth.people import as_key, settings
+from tests.auth.people import as_jwt, as_key, settings
+from tests.cli.commands import command
 from tests.databases import Postgres
 from tests.http.servers import Client, client_of, following, payloads, serving
 
@@ -117,7 +118,8 @@ async def test_a_token_for_control_is_given_to_who_has_control(client: Client) -
     assert refusal(await client("POST", "/runs", headers=WRITER, json={"control": True})) == (403, "scope_missing")
     assert refusal(await another(client, run, WRITER, control=True)) == (403, "scope_missing")
     assert refusal(await another(client, run, CONTROLLER)) == (403, "scope_missing")
-    assert (await another(client, run, WRITER)).status_code == 201
+    assert refusal(await another(client, run, WRITER)) == (403, "scope_missing"), "who cannot read lets nobody read"
+    assert (await another(client, run, as_jwt("read write"))).status_code == 201
 
 
 async def test_the_same_run_again_is_no_conflict_whatever_token_is_asked_for(client: Client) -> None:
@@ -174,10 +176,8 @@ async def test_machines_take_each_others_tokens_and_keys_may_change_while_tokens
         a, b = (ReadTokens(database, [], lambda name=name: changes.append(name)) for name in "ab")  # type: ignore[misc]
         old = await a.sign(capability)
         assert (await b.verify(old, b"")).stream == "runs/1"
-        async with database.acquire() as connection:
-            await connection.execute(
-                "INSERT INTO run_gateway.subscription_keys (purpose, number, secret) VALUES ('token', 2, $1)", b"x" * 32
-            )
+        rotated = await command("rotate-token-key", DATABASE_URL=database_url)
+        assert rotated == (0, "Tokens are signed with key 2 from now on\n", "")
         await a._look()
         new = await a.sign(capability)
         assert new != old, "the newest signs"
