@@ -23,10 +23,11 @@ from gateway.fanout.transport import Cycle
 from gateway.flue.face import Flue
 from gateway.flue.routes import Routes
 from gateway.http import request_log, responses
+from gateway.http.cors import Cors, is_preflight
 from gateway.http.health import Health, health_router
 from gateway.http.openapi import describe
 from gateway.http.reading import Limits
-from gateway.http.responses import Receive, Scope, Send
+from gateway.http.responses import Receive, Scope, Send, Sending
 from gateway.http.streams import StreamRoutes
 from gateway.http.upstream import Upstream
 from gateway.log.database import Database
@@ -70,6 +71,7 @@ class Gateway:
             statement_timeout=settings.statement_timeout,
             max_age=settings.connection_max_age,
         )
+        self.cors = Cors(settings.origins)
         self._auth = Auth(settings, self._database)
         self._reader = Reader(
             self._database,
@@ -181,21 +183,25 @@ class Gateway:
         if self._upstream is not None and not ours(scope["path"]):
             await self._passed_on(self._upstream, scope, receive, send)
             return
+        sending = responses.carrying(scope, send, self.cors.common(scope))
+        if is_preflight(scope):
+            await responses.preflight(sending)
+            return
         if not self._auth.on:
             let_in(scope)
-        elif not await self._admit(scope, send := responses.for_token_in_query(scope, send)):
+        elif not await self._admit(scope, sending):
             return
         path = stream_path_of(scope["path"])
         if path is not None and not path.startswith("__ds/") and path != "__ds":
-            await self._stream(path, scope, receive, send)
+            await self._stream(path, scope, receive, sending)
         else:
-            await self._described(scope, receive, send)
+            await self._described(scope, receive, sending)
 
     async def _passed_on(self, upstream: Upstream, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await upstream(scope, receive, send)
+            await upstream(scope, receive, send)  # whose answers are not ours, and carry what they do
         except ProtocolError as error:
-            await responses.refuse(scope, send, error)
+            await responses.refuse(scope, responses.carrying(scope, send, self.cors.common(scope)), error)
 
     async def _admit(self, scope: Scope, send: Send) -> bool:
         """Whether the request is let in; if not, it is answered."""
@@ -220,6 +226,7 @@ class Gateway:
             path = stream_path_of(cycle.scope["path"])
             if path is None or path.startswith("__ds"):
                 return False
+            responses.note(cycle.scope, self.cors.common(cycle.scope))
             principal = self._auth.known(cycle.scope, path)
             return principal is not None and self._append_directly(path, principal.tenant, cycle)
         except Exception as error:  # noqa: BLE001  logged with its traceback
@@ -227,24 +234,17 @@ class Gateway:
             responses.refuse_directly(cycle, InternalFault())
             return True
 
-    async def _stream(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def watched(message: responses.Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
+    async def _stream(self, path: str, scope: Scope, receive: Receive, send: Sending) -> None:
         try:
-            await self._routes(path, scope, receive, watched if scope["method"] == "GET" else send)
+            await self._routes(path, scope, receive, send)
         except Exception as error:
-            if started:
+            if send.begun:
                 raise  # nothing true can be said any more: the connection is closed
             await responses.refuse(scope, send, self._fault(scope, error))
 
     async def _described(self, scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(Exception):  # raised again by Starlette when `_render_fault` has logged and answered it
-            await self._api(scope, receive, _marked(send))
+            await self._api(scope, receive, send)
 
     def _heard(self, news: News) -> None:
         self._hub.ring(news)
@@ -355,21 +355,6 @@ class _Log:
         await self._lifecycle.delete(path)
         self._heard(News(path, 0, 0, deleted=True))
         self._subscriptions.deleted(path)
-
-
-def _marked(send: Send) -> Send:
-    """FastAPI's own answers with the headers that all answers have (§12.7)."""
-
-    async def marked(message: responses.Message) -> None:
-        if message["type"] == "http.response.start":
-            there = {name for name, _ in message["headers"]}
-            message["headers"] = [
-                *message["headers"],
-                *(header for header in responses.SECURITY + responses.CORS if header[0] not in there),
-            ]
-        await send(message)
-
-    return marked
 
 
 async def _render(request: Request, error: Exception) -> Response:

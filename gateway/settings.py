@@ -88,6 +88,18 @@ def _origin(value: str) -> str:
     return value.rstrip("/")
 
 
+def _origins(value: str) -> str:
+    return value if value in ("*", "none") else ",".join(sorted({_of_page(each) for each in value.split(",")}))
+
+
+def _of_page(value: str) -> str:
+    """An origin as browsers spell it: one that is never sent would never be allowed."""
+    origin = _origin(value.strip()).lower()
+    if "*" in origin:
+        raise ValueError("must be *, none, or origins in full")
+    return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
@@ -177,6 +189,11 @@ class Settings(BaseSettings):
         None,
         repr=False,
         description="Secrets that sign runs' tokens, the newest first, space between; none: a key in the database.",
+    )
+    cors_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
+        None,
+        description="Origins whose pages may read and write, with commas; `*`: all; `none`; when empty, all while AUTH"
+        " is none, and else none.",
     )
     data_dir: Path = Field(
         Path("./.run-gateway"), description="Folder of the embedded Postgres, made when it is missing."
@@ -288,6 +305,13 @@ class Settings(BaseSettings):
     def open_to_all(self) -> bool:
         """Whether others than this host's own could come in without a credential, though nobody said that they may."""
         return self.auth == "none" and not self.allow_anonymous and not _is_loopback(self.host)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """`cors_origins` as they are meant: where everyone is let in, so are pages."""
+        if self.cors_origins is None:
+            return ("*",) if self.auth == "none" else ()
+        return () if self.cors_origins == "none" else tuple(self.cors_origins.split(","))
 
     @property
     def local_webhooks(self) -> bool:

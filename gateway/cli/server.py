@@ -44,7 +44,7 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
     server = _Server(
         uvicorn.Config(
             application,
-            http=connections(settings.request_timeout),
+            http=connections(settings.request_timeout, app.cors.constant),
             loop="uvloop",
             ws="none",
             lifespan="on",

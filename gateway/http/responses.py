@@ -11,6 +11,7 @@ import orjson
 
 from gateway.fanout.transport import Cycle, answer, cycle_of
 from gateway.http import request_log
+from gateway.http.cors import PREFLIGHT, Common
 from gateway.protocol.errors import ProtocolError
 
 Scope = MutableMapping[str, Any]
@@ -19,27 +20,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-# §12.7, on every answer. Streams are open to pages of other origins; who may read is authentication's matter.
-SECURITY: Final[Headers] = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"cross-origin-resource-policy", b"cross-origin"),
-]
-CORS: Final[Headers] = [
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-expose-headers", b"*"),
-]
-_COMMON: Final = SECURITY + CORS
-_COMMON_LINES: Final = b"".join([b"%b: %b\r\n" % header for header in _COMMON])
-_PREFLIGHT: Final[Headers] = [
-    (b"access-control-allow-methods", b"GET, HEAD, PUT, POST, DELETE, OPTIONS"),
-    (
-        b"access-control-allow-headers",
-        b"content-type, authorization, if-none-match, last-event-id, stream-seq, stream-ttl, stream-expires-at,"
-        b" stream-closed, stream-forked-from, stream-fork-offset, stream-fork-sub-offset,"
-        b" producer-id, producer-epoch, producer-seq, run-lease",
-    ),
-    (b"access-control-max-age", b"86400"),
-]
 refused: Final[Counter[str]] = Counter()
 """Refusals that this process has rendered, by their type."""
 
@@ -47,16 +27,49 @@ _BODYLESS: Final = (204, 304)
 _PASSING: Final = (429, 503)
 _EVENT_STREAM: Final[Headers] = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
 _LAST: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": False}
+_UNREFERRED: Final = (b"referrer-policy", b"no-referrer")
+_COMMON: Final = "run_gateway.common"
+_NOTHING: Final = Common.of([])
+
+
+class Sending:
+    """A request's `send`, which adds what every answer carries, and knows whether one has begun."""
+
+    __slots__ = ("_common", "begun", "send")
+
+    def __init__(self, send: Send, common: Common) -> None:
+        self.send = send
+        self.begun = False
+        self._common = common
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.begun = True
+            message["headers"] = [*message["headers"], *self._common.headers]
+        await self.send(message)
+
+
+def carrying(scope: Scope, send: Send, common: Common) -> Sending:
+    """`send` for all answers to this request. Where a token may stand in its address, no page hands that on."""
+    if b"token=" in scope["query_string"]:
+        common = Common.of([*common.headers, _UNREFERRED])
+    note(scope, common)
+    return Sending(send, common)
+
+
+def note(scope: Any, common: Common) -> None:
+    """Says what the answer to this request carries when it is written at once."""
+    scope[_COMMON] = common
 
 
 async def start(send: Send, status: int, headers: Headers) -> None:
     """The head of a response."""
-    await send({"type": "http.response.start", "status": status, "headers": headers + _COMMON})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
 
 
 async def respond(send: Send, status: int, headers: Headers, body: bytes = b"") -> None:
     """A whole response. Its content type is exactly the one given; no value holds a line break."""
-    cycle = cycle_of(send)
+    cycle = cycle_of(send.send if isinstance(send, Sending) else send)
     if cycle is not None:
         answer_directly(cycle, status, headers, body)
         return
@@ -70,7 +83,9 @@ def answer_directly(cycle: Cycle, status: int, headers: Headers, body: bytes = b
     """The same in one write."""
     if status not in _BODYLESS:
         headers = [*headers, (b"content-length", b"%d" % len(body))]
-    answer(cycle, status, b"".join([b"%b: %b\r\n" % header for header in headers]) + _COMMON_LINES, body)
+    # Who answers in front of the application, in its place, has nothing to add.
+    common = cast("Scope", cycle.scope).get(_COMMON, _NOTHING)
+    answer(cycle, status, b"".join([b"%b: %b\r\n" % header for header in headers]) + common.lines, body)
 
 
 def refuse_directly(cycle: Cycle, error: ProtocolError) -> None:
@@ -87,20 +102,7 @@ async def head(send: Send, status: int, headers: Headers) -> None:
 
 async def preflight(send: Send) -> None:
     """OPTIONS, for streams that exist and those that do not."""
-    await respond(send, 204, _PREFLIGHT)
-
-
-def for_token_in_query(scope: Scope, send: Send) -> Send:
-    """`send`; where a token may stand in the address, such that no page hands the address on as its Referer."""
-    if b"token=" not in scope["query_string"]:
-        return send
-
-    async def unreferred(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (b"referrer-policy", b"no-referrer")]
-        await send(message)
-
-    return unreferred
+    await respond(send, 204, PREFLIGHT)
 
 
 async def piece(send: Send, data: bytes) -> None:
@@ -147,12 +149,12 @@ async def refuse(scope: Scope, send: Send, error: ProtocolError) -> None:
         await respond(send, error.status, headers, body)
 
 
-def without_request(error: ProtocolError) -> tuple[int, bytes, bytes]:
+def without_request(error: ProtocolError, common: Common) -> tuple[int, bytes, bytes]:
     """A refusal of what is no request: status, header lines and body."""
     refused[error.type] += 1
     body = error_body(error.type, error.message, error.details)
     headers = [*error_headers(error), (b"content-length", b"%d" % len(body))]
-    return error.status, b"".join([b"%b: %b\r\n" % header for header in headers]) + _COMMON_LINES, body
+    return error.status, b"".join([b"%b: %b\r\n" % header for header in headers]) + common.lines, body
 
 
 def _would_give_up(scope: Scope) -> bool:

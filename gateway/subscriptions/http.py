@@ -55,10 +55,10 @@ async def body(request: Request) -> object:
 
 
 def answer(status: int, content: bytes, content_type: str, cache_control: str = "no-store") -> Response:
-    """A response with the headers that all of the gateway's have (§12.7)."""
+    """A response whose headers are these and no others of the framework's."""
     response = Response(status_code=status)
     response.body = content
-    response.raw_headers = [(b"cache-control", cache_control.encode()), *responses.SECURITY, *responses.CORS]
+    response.raw_headers = [(b"cache-control", cache_control.encode())]
     if status != 204:
         response.raw_headers += [
             (b"content-type", content_type.encode()),

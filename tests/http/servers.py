@@ -20,13 +20,14 @@ import uvicorn
 from gateway.app import Gateway, create_app
 from gateway.fanout.transport import Server
 from gateway.http.connection import connections
+from gateway.http.cors import Cors
 from gateway.protocol.request import stream_path_of
 from gateway.protocol.run_path import part_of
 from gateway.settings import Settings
 from tests.protocol.event_source import Reading, read
 
 PROTOCOLS: dict[str, Callable[[Settings], Any]] = {
-    "direct": lambda settings: connections(settings.request_timeout),
+    "direct": lambda settings: connections(settings.request_timeout, Cors(settings.origins).constant),
     "asgi": lambda _: "httptools",
 }
 

@@ -1,0 +1,83 @@
+"""Which pages of other origins may read answers (the Fetch standard, §3.3), and what every answer carries (§12.7).
+
+Pages that may read may also write: what they are let do is authentication's matter, which is by a header or a token
+and never by a cookie, so that no page can act in the name of whoever looks at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+Headers = list[tuple[bytes, bytes]]
+
+EVERY: Final = "*"
+MOST_AGE: Final = 7200  # seconds that a preflight is remembered: the most that every browser takes
+
+EXPOSED: Final = (
+    b"etag, location, retry-after, www-authenticate, x-request-id, gateway-machine, stream-next-offset, stream-cursor,"
+    b" stream-up-to-date, stream-closed, stream-ttl, stream-expires-at, stream-sse-data-encoding,"
+    b" producer-epoch, producer-seq, producer-expected-seq, producer-received-seq, run-cancel-requested"
+)
+PREFLIGHT: Final[Headers] = [
+    (b"access-control-allow-methods", b"GET, HEAD, PUT, POST, DELETE, OPTIONS"),
+    (
+        b"access-control-allow-headers",
+        b"content-type, authorization, if-none-match, last-event-id, stream-seq, stream-ttl, stream-expires-at,"
+        b" stream-closed, stream-forked-from, stream-fork-offset, stream-fork-sub-offset,"
+        b" producer-id, producer-epoch, producer-seq, run-lease",
+    ),
+    (b"access-control-max-age", b"%d" % MOST_AGE),
+]
+_NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """Headers that an answer has whatever it says; `lines` is the same, as it stands on the wire."""
+
+    headers: Headers
+    lines: bytes
+
+    @staticmethod
+    def of(headers: Headers) -> Common:
+        return Common(headers, b"".join([b"%b: %b\r\n" % header for header in headers]))
+
+
+class Cors:
+    """The policy of one server: `*`, for pages of every origin, or those that may read; none of them may be none."""
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        allowed = [_allowing(origin.encode()) for origin in origins]
+        every = EVERY in origins
+        # An image or a script of a run is for pages that may read it; the others get no byte of it into their process.
+        embedding = (b"cross-origin-resource-policy", b"cross-origin" if every else b"same-origin")
+        self._several = len(origins) > 1
+        # One policy for all is a constant; with several, a cache has to know that answers differ (Fetch, §3.3.7).
+        constant: Headers = [(b"vary", b"origin")] if self._several else [header for each in allowed for header in each]
+        self.constant: Final = Common.of([_NOSNIFF, embedding, *constant])
+        self._of_origin = {
+            origin.encode(): Common.of([_NOSNIFF, embedding, *constant, *_allowing(origin.encode())])
+            for origin in origins
+        }
+
+    def common(self, scope: Any) -> Common:
+        """What the answer to this request carries."""
+        if not self._several:
+            return self.constant
+        for name, value in scope["headers"]:
+            if name == b"origin":
+                return self._of_origin.get(value, self.constant)
+        return self.constant
+
+
+def _allowing(origin: bytes) -> Headers:
+    return [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", EXPOSED)]
+
+
+def is_preflight(scope: Any) -> bool:
+    """Whether a browser asks if a page may ask."""
+    return scope["method"] == "OPTIONS" and any(
+        name == b"access-control-request-method" for name, _ in scope["headers"]
+    )
