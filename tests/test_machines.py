@@ -93,6 +93,7 @@ async def test_a_restart_of_postgres_in_the_middle_loses_and_repeats_nothing(
             await server.restart("immediate" if mode == "immediate" else "fast")
         for reader in readers:
             assert reader.given == list(range(1, 301)), reader.mode
+        assert "Traceback" not in a.log + b.log, "a restart is no surprise: a line says all"
 
 
 async def test_a_machine_that_is_asked_to_stop_ends_every_reader_cleanly_and_exits(database_url: str) -> None:

@@ -64,7 +64,7 @@ class Housekeeping:
             except KeptElsewhere:
                 continue
             except ProtocolError as error:
-                logger.warning("Housekeeping was interrupted; the next round goes on.", exc_info=error.__cause__)
+                logger.warning("Housekeeping was interrupted (%r); the next round goes on.", error.__cause__)
             if (self.packed, self.purged) != (packed, purged):
                 logger.info("Packed %d pages, purged %d rows.", self.packed - packed, self.purged - purged)
 

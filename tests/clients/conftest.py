@@ -73,6 +73,15 @@ class Two:
         self.proxy.target = self.b.url
         await self.a.kill()
 
+    async def deploy(self) -> None:
+        """Both are replaced, one right after the other; the address reaches whichever does not drain."""
+        for old, other in ((self.a, self.b), (self.b, self.a)):
+            self.proxy.target = other.url
+            port = old.port
+            assert await old.terminate() == 0
+            await old.restart()
+            assert old.port == port
+
 
 StartTwo = Callable[..., Awaitable[Two]]
 

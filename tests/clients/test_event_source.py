@@ -103,6 +103,20 @@ async def test_a_page_goes_on_at_another_machine_when_its_own_is_killed(two: Two
     assert lines[-1] == {"end": "closed"}
 
 
+async def test_a_deploy_of_all_machines_loses_and_repeats_nothing(two: Two) -> None:
+    run = two.run
+    await run.count(range(10))
+    async with browse(two.url) as page:
+        await page.until(has_items(10))
+        await two.deploy()
+        await run.append("after")
+        await page.until(has_items(11))
+        await run.close()
+        lines = await page.end()
+    assert items(lines) == run.log
+    assert lines[-1] == {"end": "closed"}
+
+
 async def test_a_page_goes_on_when_another_process_takes_the_killed_ones_port(two: Two) -> None:
     run = two.run
     await run.count(range(10))

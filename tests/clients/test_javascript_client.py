@@ -134,6 +134,24 @@ async def test_a_reader_goes_on_at_another_machine_when_its_own_is_killed(live: 
     assert lines[-1] == {"end": {"offset": run.end, "closed": True}}
 
 
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+async def test_a_deploy_of_all_machines_goes_unnoticed(live: str, two: Two) -> None:
+    run = two.run
+    await run.count(range(10))
+    async with follow(two.url, live) as reader:
+        await reader.until(has_items(10))
+        await run.append("before")
+        await reader.until(has_items(11))
+        await two.deploy()
+        await run.append("after")
+        await reader.until(has_items(12))
+        await run.close()
+        lines = await reader.end()
+    assert items(lines) == run.log
+    assert interruptions(lines) == []
+    assert lines[-1] == {"end": {"offset": run.end, "closed": True}}
+
+
 @pytest.mark.parametrize("end", ["reset", "end"])
 async def test_a_connection_cut_between_an_event_and_its_control_loses_and_repeats_nothing(end: End, two: Two) -> None:
     run = two.run

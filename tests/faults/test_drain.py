@@ -9,7 +9,10 @@ import time
 import httpx
 import pytest
 
+from loadtests.proxy import Proxy
+from tests.cli.commands import running
 from tests.faults.crowd import Stream, follow
+from tests.faults.network import distant
 from tests.log.rig import connected
 from tests.machines import Machine
 from tests.traffic import Writer
@@ -79,3 +82,50 @@ async def test_appends_under_way_are_acknowledged_and_who_comes_late_is_served_f
             assert b'{"n":1}' in stream.given or name == "late"
         assert min(ended.values()) > 1, "three connections shorter than a second end a client"
         assert await machine.wait() == 0
+
+
+async def test_a_machine_whose_database_has_gone_silent_ends_in_time_all_the_same(database_url: str) -> None:
+    env = {"GATEWAY_DRAIN_TIMEOUT": "2", "GATEWAY_APPEND_TIMEOUT": "2", "GATEWAY_STATEMENT_TIMEOUT": "2"}
+    async with (
+        asyncio.timeout(PATIENCE),
+        distant(database_url) as (proxy, url),
+        Machine.start(url, env=env) as machine,
+        httpx.AsyncClient(timeout=30) as http,
+    ):
+        writer = Writer(PATH, [machine.url])
+        await writer.create()
+        (reader,) = await follow(machine.url + PATH, 1)
+        with proxy.silence():
+            append = asyncio.create_task(
+                http.post(machine.url + PATH, headers={"content-type": "application/json"}, content=b'{"n":1}')
+            )
+            await asyncio.sleep(0.2)  # it is on its way
+            begun = time.monotonic()
+            machine.send_signal(signal.SIGTERM)
+            assert (await append).status_code == 503
+            await reader.to_the_end()
+            assert reader.clean
+            assert await machine.wait() == 0
+            assert time.monotonic() - begun < 15
+        assert "Traceback" not in machine.log
+
+
+async def test_tail_goes_on_by_itself_across_the_drain_of_its_machine(database_url: str) -> None:
+    async with (
+        asyncio.timeout(PATIENCE),
+        Machine.start(database_url) as a,
+        Machine.start(database_url) as b,
+        Proxy(a.url) as proxy,
+    ):
+        writer = Writer(PATH, [b.url])
+        await writer.create()
+        await writer.write(5, close=False)
+        async with running("tail", "run-1", "--url", proxy.url) as tail:
+            assert tail.stdout is not None
+            given = [await tail.stdout.readline() for _ in range(5)]
+            proxy.target = b.url
+            assert await a.terminate() == 0
+            await writer.write(5)
+            rest, _ = await tail.communicate()
+            assert tail.returncode == 0
+        assert b"".join(given) + rest == b"".join(b'{"n":%d}\n' % n for n in range(1, 11))
