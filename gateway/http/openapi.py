@@ -226,9 +226,10 @@ BELOW_A_RUN: Final[dict[str, tuple[str, dict[str, Operation]]]] = {  # by route:
     "/runs/{id}/heartbeat": ("heartbeat", {
         "post": Operation(
             "Give a sign of life",
-            "What a producer that has nothing to append keeps its lease with.",
-            ("Run-Lease",), {204: Answer("The lease runs anew.", _WRITTEN)},
-            (errors.ProducerLost, errors.StreamNotFound, errors.StreamGone, errors.StreamClosed,
+            "What a producer that has nothing to append keeps its lease with. One that tells its epoch is told when "
+            "another has taken over.",
+            ("Run-Lease", "Producer-Id", "Producer-Epoch"), {204: Answer("The lease runs anew.", _WRITTEN)},
+            (errors.StaleEpoch, errors.ProducerLost, errors.StreamNotFound, errors.StreamGone, errors.StreamClosed,
              errors.TooManyPending, errors.NotWritable, errors.StreamHeld)),
         "options": OPERATIONS["options"]}),
 }  # fmt: skip

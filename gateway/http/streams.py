@@ -30,6 +30,7 @@ from gateway.protocol.errors import (
 )
 from gateway.protocol.offset import format_offset
 from gateway.protocol.request import (
+    UNNUMBERED,
     AppendRequest,
     CreateRequest,
     Fork,
@@ -174,7 +175,7 @@ def _appended(request: AppendRequest, result: Appended) -> tuple[int, Headers]:
         headers.append((b"stream-closed", b"true"))
     if result.cancel_requested:
         headers.append((b"run-cancel-requested", b"true"))
-    if request.producer is not None:
+    if request.producer is not None and request.producer.seq != UNNUMBERED:
         headers.append((b"producer-epoch", b"%d" % (result.epoch or 0)))
         headers.append((b"producer-seq", b"%d" % (result.seq or 0)))
     # §5.2.1: 200 tells a producer that its data is new; everything else that succeeds says 204.

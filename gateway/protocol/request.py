@@ -24,6 +24,7 @@ MAX_PATH: Final = 1024  # characters
 MAX_RUN_ID: Final = 256
 MAX_TOKEN: Final = 1024  # characters of a Producer-Id or a Stream-Seq
 MAX_LEASE: Final = 3600  # seconds
+UNNUMBERED: Final = -1  # the sequence of a heartbeat, which counts as no request of its producer
 DEFAULT_TYPE: Final = "application/octet-stream"
 _MAX_SAFE_INTEGER: Final = 2**53 - 1  # §5.2.1: what JavaScript can count to
 
@@ -169,11 +170,24 @@ def parse_append(path: str, headers: RawHeaders, body: bytes) -> AppendRequest:
     return AppendRequest(path, media, events, close, stream_seq, producer, lease)
 
 
+HEARTBEAT_HEADERS: Final = frozenset((b"run-lease", b"producer-id", b"producer-epoch"))
+
+
 def parse_heartbeat(run: str, headers: RawHeaders, body: bytes) -> AppendRequest:
-    """A POST to a run's `/heartbeat` as an AppendRequest without events: a sign of life. Raises InvalidRequest."""
+    """A POST to a run's `/heartbeat` as an AppendRequest without events: a sign of life. Raises InvalidRequest.
+
+    A producer that tells its epoch, and no sequence, is told when another has taken over.
+    """
     if body:
         raise InvalidRequest("A heartbeat has no body; what has one is appended to the run itself.")
-    return AppendRequest(run, None, [], lease=_lease(run, single_headers(headers, frozenset((b"run-lease",)))))
+    found = single_headers(headers, HEARTBEAT_HEADERS)
+    producer_id, epoch = _token(b"producer-id", found), found.get(b"producer-epoch")
+    if (producer_id is None) != (epoch is None):
+        raise InvalidRequest("Producer-Id and Producer-Epoch go together.")
+    producer = None
+    if producer_id is not None and epoch is not None:
+        producer = Producer(producer_id, _safe_integer(b"producer-epoch", epoch), UNNUMBERED)
+    return AppendRequest(run, None, [], producer=producer, lease=_lease(run, found))
 
 
 _CREATE_HEADERS: Final = frozenset(

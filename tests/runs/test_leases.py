@@ -153,8 +153,20 @@ async def test_a_new_producer_takes_a_run_over_before_its_end(a: Client, b: Clie
     await append(a, id, "old", **producer(0, 0))
     assert (await append(b, id, "new", **producer(1, 0))).status_code == 200
     assert refusal(await append(a, id, "late", **producer(0, 1))) == (403, "stale_epoch")
+    beat = f"/runs/{id}/heartbeat"
+    for client in (a, b):
+        assert refusal(await client("POST", beat, headers=epoch(0))) == (403, "stale_epoch"), "it keeps nothing alive"
+        assert (await client("POST", beat, headers=epoch(1))).status_code == 204
+        assert refusal(await client("POST", beat, headers={"Producer-Id": "p"})) == (400, "invalid_request")
+    answers = await asyncio.gather(*(b("POST", beat, headers=epoch(n % 2)) for n in range(20)))
+    assert [answer.status_code for answer in answers] == [403, 204] * 10
+    assert (await append(b, id, "newer", **producer(1, 1))).status_code == 200, "a heartbeat counts as no request"
     assert (await meta(a, id))["status"] == "active"
-    assert await events(b, f"/runs/{id}") == ["old", "new"]
+    assert await events(b, f"/runs/{id}") == ["old", "new", "newer"]
+
+
+def epoch(epoch: int) -> dict[str, str]:
+    return {"Producer-Id": "p", "Producer-Epoch": str(epoch)}
 
 
 async def test_the_last_event_can_be_chosen(a: Client, b: Client, id: str, database: Database) -> None:

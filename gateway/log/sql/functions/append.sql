@@ -19,6 +19,7 @@ RETURN CASE
     -- A repetition is known as one before Stream-Seq is looked at.
     WHEN producer IS NOT NULL AND known_epoch IS NULL AND seq > 0 THEN 'sequence_gap'
     WHEN epoch < known_epoch THEN 'stale_epoch'
+    WHEN seq < 0 THEN 'appended'  -- a heartbeat: it tells its epoch, and counts as no request
     WHEN epoch > known_epoch AND seq > 0 THEN 'epoch_start'
     WHEN epoch = known_epoch AND seq <= known_seq THEN 'duplicate'
     WHEN epoch = known_epoch AND seq > known_seq + 1 THEN 'sequence_gap'
@@ -121,7 +122,7 @@ BEGIN
     IF producers IS NOT NULL THEN
         INSERT INTO run_gateway.producers AS p (stream, producer, epoch, seq)
         SELECT e.id, e.producer, e.epoch, e.seq FROM unnest(ids, producers, epochs, seqs) AS e(id, producer, epoch, seq)
-         WHERE e.id <> 0 AND e.producer IS NOT NULL
+         WHERE e.id <> 0 AND e.seq >= 0
         ON CONFLICT (stream, producer) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq;
     END IF;
     IF leases IS NOT NULL THEN
@@ -197,7 +198,7 @@ BEGIN
            lease_until = CASE WHEN coalesce(append_one.lease, v.lease) IS NULL THEN NULL
                               ELSE clock_timestamp() + coalesce(append_one.lease, v.lease) * interval '1 second' END
      WHERE v.id = s.id;
-    IF producer IS NOT NULL THEN
+    IF seq >= 0 THEN
         INSERT INTO run_gateway.producers AS p (stream, producer, epoch, seq)
         VALUES (s.id, append_one.producer, append_one.epoch, append_one.seq)
         ON CONFLICT ON CONSTRAINT producers_pkey DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq;
