@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flue.real.conftest import House
+from tests.flue.real.house import House
 from tests.flue.real.rig import ended, follow, items
 from tests.node import Script, npm_ci
 

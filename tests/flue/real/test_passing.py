@@ -13,7 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.flue.real.conftest import House
+from tests.flue.real.house import House
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 LARGE: Final = 14 << 20
