@@ -105,7 +105,11 @@ class Source:
     async def live(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page:
         """A page for those who go on to follow: smaller, and with the lengths of its events. Raises NoSuchRun."""
         most = min(self._page_bytes, LIVE_PAGE)
-        return _page(path, await self._page(path, position, last_events, most, None, None, recent), position)
+        page = _page(path, await self._page(path, position, last_events, most, None, None, recent), position)
+        if page.batch.start < position and page.batch.lengths is None:
+            # Rows before it are missing, so nobody can tell where in these bytes it is.
+            return _page(path, await self._page(path, position, last_events, most, None, None, 0), position)
+        return page
 
     async def _page(self, path: str, position: int, last_events: int | None, *args: object) -> asyncpg.Record:
         self.reads += 1

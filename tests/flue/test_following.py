@@ -195,7 +195,7 @@ async def test_what_another_way_of_writing_puts_there_stays_one_line_of_an_event
 
 
 async def test_rows_that_somebody_has_taken_away_keep_nobody_waiting(
-    http: httpx.AsyncClient, app: App, run: str
+    gateway: Running, http: httpx.AsyncClient, app: App, run: str
 ) -> None:
     await app.begin(run)
     for i in range(6):
@@ -208,6 +208,8 @@ async def test_rows_that_somebody_has_taken_away_keep_nobody_waiting(
     assert [each["eventIndex"] for each in answer.json()] == [2, 4]
     assert answer.headers["stream-next-offset"] == offset(5)
     assert answer.headers["stream-closed"] == "true"
+    assert [each["eventIndex"] for each in await follow(gateway, run)] == [2, 4]
+    assert [each["eventIndex"] for each in await follow(gateway, run, offset(3))] == [4]
 
 
 @pytest.mark.parametrize("protocol", ["asgi"])
