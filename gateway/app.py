@@ -139,7 +139,7 @@ class Gateway:
             machine=self.machine,
             public_url=settings.public_url,
             on_commit=self._committed,
-            taken=None if self._flue is None else self._flue.taken,
+            others=self._flue,
         )
         self._upstream = Upstream(settings.upstream) if settings.upstream else None
         self._routes: Routes = self._runs.streams

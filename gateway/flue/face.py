@@ -68,6 +68,10 @@ class Flue:
         """Whether Flue has a run of this id."""
         return await self._source.taken(run)
 
+    async def find(self, run: str) -> None:
+        """Raises NoSuchRun unless there is such a run to be read."""
+        await self._source.find(run)
+
     @property
     def reads(self) -> int:
         """Pages read from Flue's tables."""

@@ -11,7 +11,8 @@ from gateway.log.database import Database
 from gateway.protocol.batch import News
 from gateway.protocol.run_path import control_of, is_run
 from gateway.runs.leases import LeaseWatch
-from gateway.runs.routes import RunRoutes, Taken, make_router
+from gateway.runs.others import Others
+from gateway.runs.routes import RunRoutes, make_router
 from gateway.runs.store import Store
 from gateway.runs.streams import RunStreams, Streams
 from gateway.runs.tokens import Sign, Tokens
@@ -20,7 +21,7 @@ from gateway.runs.tokens import Sign, Tokens
 class Runs:
     """One Machine's part in all runs. `streams`: the routes of all streams. `sign` makes tokens for runs' readers.
     `on_commit` hears of what was written here; `public_url` is what clients call this server, where that is set.
-    `taken`: whether an id is somebody else's.
+    `others`: runs of another system beside them.
     """
 
     def __init__(
@@ -33,13 +34,13 @@ class Runs:
         machine: str,
         public_url: str | None,
         on_commit: Callable[[News], None],
-        taken: Taken | None = None,
+        others: Others | None = None,
     ) -> None:
         self._hub = hub
         self._store = Store(database, machine=machine)
-        self.streams = RunStreams(streams, self._store, Tokens(sign, self._store), hub, on_commit)
+        self.streams = RunStreams(streams, self._store, Tokens(sign, self._store, others), hub, on_commit)
         self.leases = LeaseWatch(self._store.end_lost, on_commit)
-        self._routes = RunRoutes(self._store, sign, public_url, taken)
+        self._routes = RunRoutes(self._store, sign, public_url, others)
         self.list = self._routes.list
 
     def start(self) -> None:

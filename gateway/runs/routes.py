@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -20,6 +19,7 @@ from gateway.protocol.offset import START, format_offset
 from gateway.protocol.record import to_json
 from gateway.protocol.tenants import within
 from gateway.runs.ids import CHANCE_BYTES, run_id
+from gateway.runs.others import Others
 from gateway.runs.requests import CreateRun, format_cursor, parse_create, parse_list
 from gateway.runs.store import Store
 from gateway.runs.streams import MAX_BODY
@@ -40,20 +40,17 @@ _COORDINATES: Final = {
 }
 
 
-Taken = Callable[[str], Awaitable[bool]]
-
-
 class RunRoutes:
     """The two handlers. `sign` makes tokens for readers; `public_url` is what clients call this server, if set.
 
-    `taken` tells whether an id is somebody else's, beside whose runs those of the default tenant stand.
+    `others`: runs that stand beside those of the default tenant, and whose ids are taken.
     """
 
-    def __init__(self, store: Store, sign: Sign, public_url: str | None, taken: Taken | None = None) -> None:
+    def __init__(self, store: Store, sign: Sign, public_url: str | None, others: Others | None = None) -> None:
         self._store = store
         self._sign = sign
         self._public_url = public_url
-        self._taken = taken
+        self._others = others
 
     async def create(self, request: Request) -> Response:
         """Makes a run and answers with its coordinates, all that a reader needs. The same request for the same id
@@ -64,7 +61,7 @@ class RunRoutes:
         principal = principal_of(request.scope)
         if not principal.reaches(f"runs/{id}"):
             raise WrongStream
-        if asked and self._taken is not None and not principal.tenant and await self._taken(asked):
+        if asked and self._others is not None and not principal.tenant and await self._others.taken(asked):
             raise RunExists("A Flue app has a run of this id.")
         signed = await self._sign(principal, f"runs/{id}", control=control)  # if refused, nothing is made
         new, tail = await self._store.create(within(principal.tenant, f"runs/{id}"), run)

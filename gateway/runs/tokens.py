@@ -12,9 +12,10 @@ from gateway.auth.principal import Principal
 from gateway.http import responses
 from gateway.http.bodies import read_body
 from gateway.http.responses import Receive, Scope, Send
-from gateway.protocol.errors import RouteNotFound, ScopeMissing
+from gateway.protocol.errors import RouteNotFound, RunNotFound, ScopeMissing
 from gateway.protocol.headers import NO_STORE
-from gateway.protocol.tenants import without
+from gateway.protocol.tenants import tenant_of, without
+from gateway.runs.others import Others
 from gateway.runs.requests import Body, parse
 from gateway.runs.store import Store
 
@@ -40,21 +41,30 @@ class Sign(Protocol):
 
 
 class Tokens:
-    """The handler."""
+    """The handler. `others`: runs that stand beside those of the default tenant."""
 
-    def __init__(self, sign: Sign, store: Store) -> None:
+    def __init__(self, sign: Sign, store: Store, others: Others | None = None) -> None:
         self._sign = sign
         self._store = store
+        self._others = others
 
     async def __call__(self, run: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers with a token for the run at this stored path. Raises RunNotFound and its like."""
         asked = parse(TokenRequest, await read_body(scope, receive, MAX_BODY))
         if "read" not in principal_of(scope).scopes:
             raise ScopeMissing("read")  # else whoever may only write could read everything by way of a token
-        await self._store.record(run)
+        await self._find(run)
         signed = await self._sign(principal_of(scope), without(run), control=asked.control, ttl=asked.ttl)
         if signed is None:
             raise RouteNotFound("AUTH is none: nobody needs a token.")
         answer: dict[str, Any] = dict(zip(("token", "expiresAt"), signed, strict=True))
         headers = [(b"content-type", b"application/json"), NO_STORE]
         await responses.respond(send, 201, headers, orjson.dumps(answer))
+
+    async def _find(self, run: str) -> None:
+        try:
+            await self._store.record(run)
+        except RunNotFound:
+            if self._others is None or tenant_of(run):
+                raise
+            await self._others.find(run.removeprefix("runs/"))

@@ -10,7 +10,9 @@ from tests.flue.app import App, event
 from tests.http.servers import serving
 
 SECRET = "0123456789abcdef0123456789abcdef"
-KEYS = f"reader:read:{SECRET} writer:write:{SECRET[::-1]} other@acme:read,write:{SECRET[8:]}{SECRET[:8]}"
+MAKER = SECRET[4:] + SECRET[:4]
+TENANTS = SECRET[8:] + SECRET[:8]
+KEYS = f"reader:read:{SECRET} writer:write:{SECRET[::-1]} maker:read,write:{MAKER} other@acme:read,write:{TENANTS}"
 
 
 def bearer(secret: str) -> dict[str, str]:
@@ -33,6 +35,14 @@ async def test_a_key_that_may_read_reads_what_is_named_or_all(
                     assert refused.json()["error"]["type"] == "scope_missing"
                     answer = await http.get(f"/runs/{name}", headers=bearer(SECRET))
                     assert answer.status_code == (200 if name in seen else 404)
+                # Who writes on a reader's behalf hands out tokens, which an EventSource can send along.
+                made = await http.post("/runs/secret/token", headers=bearer(MAKER))
+                assert made.status_code == (201 if "secret" in seen else 404)
+                if made.status_code == 201:
+                    query = f"offset=-1&live=sse&token={made.json()['token']}"
+                    async with http.stream("GET", f"/runs/secret?{query}") as response:
+                        assert b"tick 0" in await anext(response.aiter_raw())
+                    assert (await http.get(f"/runs/public?{query}")).status_code == 403
                 listed = (await http.get("/runs", headers=bearer(SECRET))).json()["runs"]
                 assert sorted(each["runId"] for each in listed) == seen
 
@@ -40,7 +50,7 @@ async def test_a_key_that_may_read_reads_what_is_named_or_all(
 async def test_a_tenant_has_runs_of_its_own_under_the_same_ids(postgres: Postgres) -> None:
     async with postgres.database() as url, App.start(url, tables=True) as app:
         await app.begin("r")
-        key = bearer(SECRET[8:] + SECRET[:8])
+        key = bearer(TENANTS)
         with serving(url, "direct", flue=True, auth="keys", keys=KEYS) as machine:
             async with httpx.AsyncClient(base_url=machine.url, headers=key) as http:
                 assert (await http.get("/runs/r")).status_code == 404
