@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+from pathlib import Path
 
 import click
 
@@ -25,11 +26,12 @@ from loadtests.survival.harness import Plan, survive
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="That are written at a time.")
 @click.option("--readers", type=click.IntRange(1), default=8, show_default=True, help="Of each run; modes take turns.")
 @click.option("--machine-module", default="gateway.cli", show_default=True, help="Run in place of run-gateway.")
+@click.option("--logs", type=click.Path(path_type=Path), default=None, help="A folder for what the Machines print.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def main(
     seed: int | None, seconds: float, minutes: float | None, rolling: bool, machines: int, runs: int, readers: int,
-    machine_module: str, markdown: bool, as_json: bool,
+    machine_module: str, logs: Path | None, markdown: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """See what the gateway survives.
 
@@ -45,12 +47,14 @@ def main(
         rolling=rolling,
         soak=minutes is not None,
         program=machine_module,
+        logs=logs,
         database_url=os.environ.get("DATABASE_URL"),
     )
     click.echo(f"seed {plan.seed}", err=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: whatever was started is ended
     report = asyncio.run(survive(plan, lambda line: click.echo(line, err=True)))
     click.echo(report.json() if as_json else report.markdown() if markdown else report.text())
+    click.echo(report.complaint(), err=True)
     sys.exit(0 if report.survived else 1)
 
 

@@ -33,6 +33,7 @@ class Seen:
     """What the clients of one run of the harness have noticed together."""
 
     gaps: list[float] = field(default_factory=list)  # seconds between two arrivals at a live reader
+    late: list[float] = field(default_factory=list)  # seconds from an event's acknowledgement to a live reader
     cuts: int = 0  # responses that broke off in the middle
     refusals: int = 0
     wrong: list[str] = field(default_factory=list)  # answers that no fault excuses
@@ -92,6 +93,7 @@ class Writer(Client):
     ) -> None:
         super().__init__(http, doors, path, rng, seen)
         self.account = Written(path, [[] for _ in range(1 if retried else HANDS)])
+        self.answered: dict[int, float] = {}  # when events were acknowledged
         self._retried = retried
         self._seq = 0
 
@@ -148,6 +150,7 @@ class Writer(Client):
         self._seq += 1
         self._seen.acknowledged += count
         hand += numbers
+        self.answered |= dict.fromkeys(numbers, time.monotonic())
 
     def _headers(self) -> dict[str, str]:
         headers = {"content-type": "application/json"}
@@ -160,11 +163,11 @@ class Reader(Client):
     """Reads a stream from its start to its end, in one mode, and leaves a Machine now and then for no reason."""
 
     def __init__(
-        self, http: httpx.AsyncClient, doors: Sequence[str], written: Written, rng: random.Random, seen: Seen, mode: str
+        self, http: httpx.AsyncClient, doors: Sequence[str], writer: Writer, rng: random.Random, seen: Seen, mode: str
     ) -> None:
-        super().__init__(http, doors, written.run, rng, seen)
+        super().__init__(http, doors, writer.account.run, rng, seen)
         self.account = Read(mode)
-        self._written = written
+        self._writer = writer
         self._offset = START
         self._last = 0.0
 
@@ -222,10 +225,12 @@ class Reader(Client):
         self._seen.delivered += len(batch.events)
         if batch.closed:
             account.ended = True
-            account.early = not self._written.ending
+            account.early = not self._writer.account.ending
         if batch.events and account.mode != "catch-up":
             if self._last:
+                answered = [self._writer.answered.get(n, now) for n in account.given[-len(batch.events) :]]
                 self._seen.gaps.append(now - self._last)
+                self._seen.late += [now - at for at in answered]
             self._last = now
 
     def _number(self, event: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 
 from gateway.cli.machine import Machine, MachineFailed
 from loadtests.proxy import Proxy
@@ -82,6 +83,12 @@ class Fleet:
     @property
     def doors(self) -> list[str]:
         return [f"http://127.0.0.1:{site.front.port}" for site in self.sites]
+
+    def tell(self, folder: Path) -> None:
+        """Writes down what the Machines have printed, all processes of one after the other."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, site in enumerate(self.sites):
+            (folder / f"machine-{number}.log").write_text(site.machine.log)
 
     def miss(self) -> None:
         """Finds Machines that have ended by themselves."""

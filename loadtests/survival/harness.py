@@ -35,6 +35,7 @@ class Plan:
     rolling: bool
     soak: bool
     program: str
+    logs: Path | None
     database_url: str | None
 
 
@@ -60,6 +61,8 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                 await _until(playing, over)
                 fleet.miss()
             finally:
+                if plan.logs is not None:
+                    fleet.tell(plan.logs)
                 for task in (attack, playing, watching):
                     await _end(task)
             growth = _growth(fleet.findings, samples) if plan.soak else None

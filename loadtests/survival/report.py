@@ -52,21 +52,24 @@ class Report:
         yield "gap in a live reader's view, p50", f"{1000 * at(self.seen.gaps, 0.50):.0f} ms"
         yield "gap in a live reader's view, p99", f"{1000 * at(self.seen.gaps, 0.99):.0f} ms"
         yield "gap in a live reader's view, longest", f"{1000 * at(self.seen.gaps, 1):.0f} ms"
+        yield "from acknowledged to a live reader, p99", f"{1000 * at(self.seen.late, 0.99):.0f} ms"
+        yield "from acknowledged to a live reader, longest", f"{1000 * at(self.seen.late, 1):.0f} ms"
         if self.exits:
             yield "from SIGTERM to exit, longest", f"{max(self.exits):.2f} s"
         if self.growth is not None:
             yield "a Machine that lived throughout", str(self.growth)
 
     def text(self) -> str:
-        """The table, then what was wrong, if anything was."""
+        """The table."""
         width = max(len(name) for name, _ in self.rows())
-        lines = [f"{name:<{width}}  {value}" for name, value in self.rows()]
-        if not self.survived:
-            lines += ["", "NOT SURVIVED:", *(f"- {note}" for note in self.findings.notes[:NOTES])]
-        return "\n".join(lines)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in self.rows())
 
     def markdown(self) -> str:
         return "\n".join(["| what | |", "|---|---|", *(f"| {name} | {value} |" for name, value in self.rows())])
+
+    def complaint(self) -> str:
+        """What was wrong, a sentence for each; nothing when nothing was."""
+        return "" if self.survived else "\n- ".join(["NOT SURVIVED:", *self.findings.notes[:NOTES]])
 
     def json(self) -> str:
         """The same for programs."""

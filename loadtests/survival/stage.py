@@ -104,7 +104,7 @@ class Stage:
         await reader.run()
 
     def _reader(self, http: httpx.AsyncClient, writer: Writer, mode: str) -> Reader:
-        return Reader(http, self.doors, writer.account, self._chance(), self.seen, mode)
+        return Reader(http, self.doors, writer, self._chance(), self.seen, mode)
 
     def _chance(self) -> random.Random:
         return random.Random(self.rng.random())

