@@ -24,6 +24,7 @@ from gateway.flue.face import Flue
 from gateway.flue.routes import Routes
 from gateway.http import request_log, responses
 from gateway.http.cors import Cors, is_preflight
+from gateway.http.docs import docs_router
 from gateway.http.health import Health, health_router
 from gateway.http.openapi import describe
 from gateway.http.reading import Limits
@@ -311,7 +312,8 @@ class Gateway:
             await self._database.close()
 
     def _make_api(self) -> FastAPI:
-        api = FastAPI(title="Run gateway", lifespan=self._life, redirect_slashes=False)
+        api = FastAPI(title="Run gateway", lifespan=self._life, redirect_slashes=False, docs_url=None, redoc_url=None)
+        api.include_router(docs_router())
         api.include_router(health_router(self._readiness))
         if self.settings.metrics_port is None:
             api.include_router(metrics_router(self.metrics))

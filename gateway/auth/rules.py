@@ -43,8 +43,9 @@ ROUTES: Final[dict[str, Methods]] = {
     # A map of the doors, which is public as the source is; but nobody's who has no business here.
     "/openapi.json": {"GET": "read"},
     "/docs": {"GET": "read"},
-    "/docs/oauth2-redirect": {"GET": "read"},
-    "/redoc": {"GET": "read"},
+    "/docs/start.js": {"GET": "read"},
+    "/docs/swagger-ui-bundle.js": {"GET": "read"},
+    "/docs/swagger-ui.css": {"GET": "read"},
     # Subscriptions make the gateway call others and see the whole tenant. Workers bear the token of their wake.
     _SUBSCRIPTION: {"PUT": "control", "GET": "control", "DELETE": "control"},
     f"{_SUBSCRIPTION}/streams": {"POST": "control"},

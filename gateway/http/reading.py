@@ -28,6 +28,9 @@ from gateway.protocol.offset import NOW
 from gateway.protocol.request import Live, ReadRequest
 
 SHARED: Final = 64 << 10  # bytes of a body that is worth not being copied
+# A writer picks the type of a stream, text/html or image/svg+xml as well: whoever opens its address sees it, and none
+# of it runs on this origin, which may be the application's behind the gateway, too.
+_SANDBOX: Final = (b"content-security-policy", b"default-src 'none'; sandbox")
 
 
 class Log(Protocol):
@@ -111,6 +114,8 @@ class Reading:
             await responses.respond(send, 304, [(b"etag", tag)])
             return
         answer = self._dialect.of_batch(stream, batch, start, cursor=cursor, now=now)
+        if stream.encoding is not Encoding.JSON:
+            answer.append(_SANDBOX)
         if len(batch.body) < SHARED:
             await responses.respond(send, 200, answer, frames.body(stream.encoding, batch))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -126,3 +127,34 @@ def test_a_request_without_an_origin_costs_nothing_where_one_policy_is_for_all()
     for origins in ((), ("*",), (APP,)):
         cors = Cors(origins)
         assert cors.common({}) is cors.constant, "its headers are not looked at"
+
+
+async def test_what_writers_wrote_does_not_run_on_this_origin(gateways: dict[str, Running]) -> None:
+    page = "<script>fetch('/runs')</script>"
+    async with httpx.AsyncClient(base_url=gateways["default"].url) as http:
+        await http.put("/v1/stream/page", headers={"content-type": "text/html"}, content=page)
+        answer = await http.get("/v1/stream/page")
+        await http.put("/runs/json", headers={"content-type": "application/json"})
+        plain = await http.get("/runs/json")
+    assert (answer.text, answer.headers["content-type"]) == (page, "text/html")
+    assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert "content-security-policy" not in plain.headers, "nosniff keeps JSON what it is"
+
+
+async def test_our_own_page_runs_our_own_files_alone(gateways: dict[str, Running]) -> None:
+    async with httpx.AsyncClient(base_url=gateways["default"].url) as http:
+        page = await http.get("/docs")
+        policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
+        needed = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+        assert policy["script-src"] == policy["connect-src"] == "'self'"
+        assert "<script>" not in page.text
+        assert "style=" not in page.text
+        files = [path for path in needed if not path.startswith("data:")]
+        assert len(files) == 3 and all(path.startswith("/docs/") for path in files)
+        for path in files:
+            answer = await http.get(path)
+            assert (answer.status_code, answer.headers["x-content-type-options"]) == (200, "nosniff")
+            assert answer.headers["content-type"].split(";")[0] in ("text/javascript", "text/css")
+            assert answer.content
+        assert "SwaggerUIBundle" in (await http.get("/docs/swagger-ui-bundle.js")).text

@@ -1,0 +1,62 @@
+"""`/docs`: the description for people, by Swagger UI, whose files come from here and from nowhere else.
+
+A page that sends keys must not run what a third party may change any day: its policy lets in the two files beside it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Final
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+CSP: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PAGE: Final = b"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Run gateway</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+<div id="swagger-ui"></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</html>
+"""
+_START: Final = b'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true });\n'
+_KEPT: Final = {"cache-control": "max-age=3600"}
+
+
+def docs_router() -> APIRouter:
+    """The page, and what it needs."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/docs")
+    async def page() -> Response:
+        headers = {"content-security-policy": CSP, "referrer-policy": "no-referrer", "cache-control": "no-cache"}
+        return Response(_PAGE, media_type="text/html", headers=headers)
+
+    @router.get("/docs/start.js")
+    async def start() -> Response:
+        return Response(_START, media_type="text/javascript", headers=_KEPT)
+
+    @router.get("/docs/swagger-ui-bundle.js")
+    async def script() -> Response:
+        return Response(_file("swagger-ui-bundle.js"), media_type="text/javascript", headers=_KEPT)
+
+    @router.get("/docs/swagger-ui.css")
+    async def style() -> Response:
+        return Response(_file("swagger-ui.css"), media_type="text/css", headers=_KEPT)
+
+    return router
+
+
+@cache
+def _file(name: str) -> bytes:
+    # The package patches applications, too; only its files are used, which are those of the npm package.
+    return (resources.files("fastapi_swagger.resources") / name).read_bytes()
