@@ -20,6 +20,7 @@ from gateway.auth.jwt import Jwts, KeySource, Secret
 from gateway.auth.principal import Principal
 from gateway.protocol.errors import IssuerUnavailable, ProtocolError, TokenExpired, TokenInvalid
 from tests.auth.issuer import AUDIENCE, ISSUER, Issuer, issuing, right
+from tests.http.servers import client_of, serving
 
 SECRET = "a secret of at least thirty-two bytes"
 
@@ -208,3 +209,30 @@ async def test_unknown_names_do_not_make_the_gateway_ask_again_and_again(issuer:
         assert issuer.asked == asked
     finally:
         await keys.stop()
+
+
+async def test_a_gateway_lets_in_an_issuers_users_each_into_their_own_tenant(issuer: Issuer, database_url: str) -> None:
+    settings: dict[str, Any] = {
+        "auth": "jwt",
+        "jwt_jwks_url": issuer.url,
+        "jwt_issuer": ISSUER,
+        "jwt_audience": AUDIENCE,
+        "jwt_tenant_claim": "org",
+    }
+    with serving(database_url, "direct", **settings) as running:
+        async with client_of(running) as client:
+
+            async def status(method: str, token: str, **options: Any) -> int:
+                bearer = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+                return (await client(method, "/runs/1", headers=bearer, **options)).status_code
+
+            ada, bob = (issuer.token("es", sub=name, org=org) for name, org in (("ada", "acme"), ("bob", "globex")))
+            issuer.answering = False
+            assert await status("PUT", ada) == 201
+            for _ in range(2):  # the second time past ASGI
+                assert await status("POST", ada, content=b"1") == 204
+                assert await status("POST", bob, content=b"1") == 404
+            assert (await status("GET", ada), await status("GET", bob)) == (200, 404)
+            assert await status("GET", issuer.token("es")) == 401, "no tenant is no default one"
+            assert await status("GET", issuer.token("es", org="acme", exp=int(time.time()) - 60)) == 401
+            assert await status("GET", signed(org="acme")) == 401

@@ -9,6 +9,7 @@ import pytest
 
 from tests.auth.people import as_key
 from tests.http.servers import Client
+from tests.subscriptions.tools import Receiver, eventually
 
 JSON = {"content-type": "application/json"}
 START = "0000000000000000_0000000000000000"
@@ -104,3 +105,25 @@ async def test_without_a_token_nobody_learns_which_subscriptions_there_are(clien
     for target in (url, f"{url}-not"):
         answer = await client("POST", f"{target}/ack", headers={"authorization": "Bearer x"}, json={})
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "TOKEN_INVALID")
+
+
+async def test_a_webhook_is_told_nothing_of_its_tenant_and_calls_back_for_it(client: Client) -> None:
+    id, name = uuid4().hex, uuid4().hex
+    path = f"runs/{name}"
+    async with Receiver() as receiver:
+        wanted = {"type": "webhook", "pattern": f"runs/{name}", "webhook": {"url": receiver.url}}
+        url = f"/v1/stream/__ds/subscriptions/{id}"
+        assert (await client("PUT", url, headers=OURS, json=wanted)).status_code == 201
+        await client("PUT", f"/{path}", headers=THEIRS | JSON, content=b"[1,2]")
+        await client("PUT", f"/{path}", headers=OURS | JSON, content=b"[1]")
+        await eventually(lambda: receiver.received)
+        (received,) = receiver.received
+        assert (received.body["subscription_id"], received.work()) == (id, {path: f"{0:016}_{1:016}"})
+        assert b"acme" not in received.raw.replace(received.body["callback_token"].encode(), b"")
+        done = {name: received.body[name] for name in ("wake_id", "generation")} | {"done": True}
+        done["acks"] = [{"stream": path, "offset": f"{0:016}_{1:016}"}]
+        bearer = {"authorization": f"Bearer {received.body['callback_token']}"}
+        callback = received.body["callback_url"].partition("/v1/")[2]
+        for token, status in ((THEIRS, 401), (OURS, 401), (bearer, 200)):
+            assert (await client("POST", f"/v1/{callback}", headers=token, json=done)).status_code == status
+        assert (await client("DELETE", url, headers=OURS)).status_code == 204
