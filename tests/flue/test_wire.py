@@ -22,6 +22,7 @@ MORE: Final = {
 }
 ON_ERRORS: Final = {"cache-control": "a run that is not there yet must not stay so in a cache (RFC 9110 §15.5.5)"}
 ON_META: Final = {
+    "cache-control": "a record changes",
     "x-content-type-options": "on every answer: what is in it came from somebody",
     "cross-origin-resource-policy": "on every answer",
 }
