@@ -48,7 +48,7 @@ async def test_a_proxy_that_buffers_delays_and_loses_nothing(database_url: str) 
     ):
         proxy.latency = 1  # in lumps of all that came within a second, whatever they hold
         async with traffic([running.url], [proxy.url]) as scene:
-            await scene.goes_on(100)
+            await scene.goes_on(40)
 
 
 async def test_a_database_that_is_lost_without_a_word_costs_seconds(database_url: str) -> None:
