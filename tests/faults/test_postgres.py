@@ -43,6 +43,24 @@ async def test_sessions_that_are_ended_are_opened_again(postgres: Postgres, data
             await scene.goes_on()
 
 
+async def test_connections_are_replaced_before_anybody_cuts_them(database_url: str) -> None:
+    """Fly's proxy cuts those that are older than ten minutes."""
+    backends = (
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%run_gateway.append%'"
+    )
+    async with (
+        asyncio.timeout(PATIENCE),
+        connected(database_url) as look,
+        gateway(database_url, connection_max_age=1) as running,
+        traffic([running.url]) as scene,
+    ):
+        old = {row["pid"] for row in await look.fetch(backends + " AND pid <> pg_backend_pid()")}
+        assert old, "a lane keeps its connection"
+        while old & {row["pid"] for row in await look.fetch(backends)}:
+            await scene.goes_on(1)
+        assert running.app._writer.outcomes.keys() == {"appended"}, "and nobody noticed"
+
+
 @asynccontextmanager
 async def database_with(postgres: Postgres, url: str, setting: str) -> AsyncIterator[None]:
     """The database with another default for its sessions, which are all new when the block begins and when it ends."""
