@@ -42,7 +42,7 @@ from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
 from gateway.protocol.batch import News
-from gateway.protocol.errors import InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound, Unavailable
+from gateway.protocol.errors import Draining, InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound, Unavailable
 from gateway.protocol.request import CreateRequest, stream_path_of
 from gateway.runs import Runs
 from gateway.settings import Settings
@@ -238,6 +238,10 @@ class Gateway:
     async def _stream(self, path: str, scope: Scope, receive: Receive, send: Sending) -> None:
         try:
             await self._routes(path, scope, receive, send)
+        except asyncio.CancelledError:
+            if send.begun:
+                raise
+            await responses.refuse(scope, send, Draining())  # the server waits no longer; another Machine may answer
         except Exception as error:
             if send.begun:
                 raise  # nothing true can be said any more: the connection is closed

@@ -189,11 +189,11 @@ class _Link:
     ) -> None:
         held = b""  # what may be the beginning of a trap's pattern
         while piece := await reader.read(PIECE):
+            self._proxy.turns += not from_the_server and not self._heard_client
+            self._heard_client = not from_the_server
             await self._proxy._open.wait()
             if self.lost:
                 continue
-            self._proxy.turns += not from_the_server and not self._heard_client
-            self._heard_client = not from_the_server
             if from_the_server:
                 if self._proxy.latency:
                     again = 3 if random.random() < self._proxy.loss else 1

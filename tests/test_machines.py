@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -10,6 +11,8 @@ import httpx
 import pytest
 
 from gateway.log.migrations import migrate
+from loadtests.proxy import Proxy
+from loadtests.survival.database import Database
 from tests.databases import OwnPostgres
 from tests.machines import Machine
 from tests.traffic import MODES, Reader, Writer
@@ -124,3 +127,26 @@ async def test_a_stream_that_is_deleted_ends_its_readers_on_every_machine(databa
                 assert (await http.delete(a.url + PATH)).status_code == 204
                 assert [chunk async for chunk in chunks if chunk] == []
             assert (await http.get(b.url + PATH)).status_code == 404
+
+
+@pytest.mark.parametrize("query", [{"offset": "-1"}, {"offset": "-1", "live": "sse"}])
+async def test_a_read_that_a_silent_database_keeps_from_an_answer_is_sent_elsewhere_by_a_drain(
+    database_url: str, query: dict[str, str]
+) -> None:
+    database = Database(database_url, None)
+    async with (
+        asyncio.timeout(PATIENCE),
+        Proxy(database.socket) as proxy,
+        Machine.start(database.through(proxy.port)) as machine,
+        httpx.AsyncClient(timeout=30) as http,
+    ):
+        await Writer(PATH, urls(machine)).create()
+        with proxy.silence():
+            before = proxy.turns
+            reading = asyncio.create_task(http.get(machine.url + PATH, params=query))
+            while proxy.turns == before:  # noqa: ASYNC110  until the log has been asked
+                await asyncio.sleep(0.01)
+            machine.send_signal(signal.SIGTERM)
+            response = await reading
+        assert response.status_code == 503
+        assert response.json()["error"]["type"] == "draining"
