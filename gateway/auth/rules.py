@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
+from urllib.parse import unquote
 
 from gateway.auth.principal import Scope
 from gateway.protocol.errors import MethodNotAllowed, RouteNotFound
@@ -91,8 +92,27 @@ _ROUTES: Final = [_Route.of(template, methods) for template, methods in ROUTES.i
 
 
 def ours(path: str) -> bool:
-    """Whether a path of a URL is the gateway's own, and not the application's behind it."""
+    """Whether a path of a URL is the gateway's own, and not the application's behind it.
+
+    In every spelling: one that only the application takes for `/runs/x` would be a way around what is asked here.
+    """
+    return _ours(path) or _ours(_plainest(path))
+
+
+def _ours(path: str) -> bool:
     return stream_path_of(path) is not None or any(route.form.fullmatch(path) for route in _ROUTES)
+
+
+def _plainest(path: str) -> str:
+    """What the most lenient of servers would make of it: escapes undone once more, no dots, `//`, case, `;x`."""
+    segments: list[str] = []
+    for part in re.split(r"[/\\]+", unquote(path).casefold()):
+        segment = part.partition(";")[0]
+        if segment == "..":
+            segments[-1:] = []
+        elif segment not in ("", "."):
+            segments.append(segment)
+    return "/" + "/".join(segments)
 
 
 def asked(method: str, path: str) -> Asked:

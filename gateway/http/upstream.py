@@ -1,7 +1,8 @@
 """The application behind the gateway: whatever is not the gateway's own goes there, and back, as it is.
 
-A request is sent on as it arrives and an answer as it comes; nothing is gathered, unpacked, followed or retried. Made
-with httpcore, the layer below httpx: its headers are the bytes of the wire, and it has no opinion on any of them.
+A request is sent on as it arrives and an answer as it comes; nothing is gathered, unpacked or followed, and nothing is
+sent twice but what RFC 9110 §9.2.2 lets a proxy repeat. Made with httpcore, the layer below httpx: its headers are the
+bytes of the wire, and it has no opinion on any of them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _HOP_BY_HOP: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade", b"expect")
 )
 _NO_BODY: Final = (204, 304)
+_REPEATABLE: Final = ("GET", "HEAD", "OPTIONS")  # without a body, that is
+_CUT: Final = (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError)
 _FAULTS: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
 
 
@@ -73,11 +76,17 @@ class Upstream:
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
         if not has_body:
             request.forgo()
-        timeouts = {"timeout": {"connect": CONNECT_TIMEOUT}}
+        repeatable = not has_body and scope["method"] in _REPEATABLE
         started = False
-        try:
+
+        async def once() -> None:
+            nonlocal started
             async with self._pool.stream(
-                scope["method"], url, headers=headers, content=request.body() if has_body else None, extensions=timeouts
+                scope["method"],
+                url,
+                headers=headers,
+                content=request.body() if has_body else None,
+                extensions={"timeout": {"connect": CONNECT_TIMEOUT}},
             ) as response:
                 started = True
                 request.forgo()  # whatever of it was not sent is not wanted: only the client is waited for
@@ -85,6 +94,14 @@ class Upstream:
                 await send({"type": "http.response.start", "status": response.status, "headers": answer})
                 async for piece in response.aiter_stream():
                     await responses.piece(send, piece)
+
+        try:
+            try:
+                await once()
+            except _CUT:
+                if started or not repeatable:
+                    raise
+                await once()  # a connection kept from before may have ended just as it was used again
         except _FAULTS as error:
             logger.warning("The upstream failed (%s).", type(error).__name__)
             if started:

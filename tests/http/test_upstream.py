@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -142,6 +143,42 @@ async def test_what_is_ours_does_not_go_there(http: httpx.AsyncClient, applicati
     assert len(application.requests) == before
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/a/../runs/1", "/./runs/1", "/a/%2e%2e/runs/1", "/a%2F..%2Fruns/1", "//runs/1", "/runs/", "/RUNS/1",
+        "/%2572uns/1", "/a%5c..%5cruns%5c1", "/runs;a=b/1", "/a/..;/runs/1", "/%2e%2e/v1/stream/1",
+        "http://h/a/../runs/1", "/x/../metrics",
+    ],
+)  # fmt: skip
+async def test_nor_does_what_another_server_might_take_for_ours(
+    gateway: Running, application: Application, path: str
+) -> None:
+    before = len(application.requests)
+    assert (await gateway.get_raw(path)).startswith(b"HTTP/1.1 404 ")
+    assert len(application.requests) == before
+
+
+@pytest.mark.parametrize(
+    "path", ["/a/../b", "/a//b;c", "/runsome/1", "/v1/streams", "/x/runs/1", "/%2e%2e%2f", "/healthy"]
+)
+async def test_all_other_spellings_go_there_as_they_are(gateway: Running, application: Application, path: str) -> None:
+    assert (await gateway.get_raw(path)).startswith(b"HTTP/1.1 418 ")
+    assert application.requests[-1][1] == unquote(path)
+
+
+async def test_who_waits_to_be_told_to_continue_is_told(gateway: Running) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(
+        b"POST /echo HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    )
+    async with asyncio.timeout(10):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"ab")
+        assert body_of(await reader.read()) == b"ab"
+    writer.close()
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_large_bodies_pass_both_ways(http: httpx.AsyncClient, chunked: bool) -> None:
     body = bytes(range(256)) * (LARGE // 256)
@@ -212,6 +249,28 @@ async def test_an_upstream_that_is_not_there_is_a_bad_gateway(database_of_all: s
             assert response.status_code == 502
             assert response.json()["error"]["type"] == "bad_gateway"
             assert (await http.get("/health")).status_code == 200
+
+
+async def test_a_read_is_repeated_when_a_kept_connection_ends_and_nothing_else_is(database_of_all: str) -> None:
+    """A server that answers the first request of each connection, and goes without a word at the second."""
+    methods: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for first in (True, False):
+            head = await reader.readuntil(b"\r\n\r\n")
+            methods.append(head.split()[0])
+            if first:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as upstream:
+        origin = f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}"
+        with serving(database_of_all, "direct", upstream=origin) as running:
+            async with httpx.AsyncClient(base_url=running.url) as http:
+                assert [(await http.get("/")).status_code for _ in range(2)] == [200, 200]
+                assert methods == [b"GET", b"GET", b"GET"]
+                assert (await http.post("/", content=b"")).status_code == 502
+                assert methods[3:] == [b"POST"]
 
 
 def scope_of(*headers: tuple[bytes, bytes], **more: Any) -> Scope:

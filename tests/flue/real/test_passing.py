@@ -13,6 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from tests.flue.real.differ import Request, ask
 from tests.flue.real.house import House
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -73,10 +74,22 @@ async def test_an_agents_own_stream_comes_as_it_is_written(http: httpx.AsyncClie
     assert (head.status_code, head.headers["stream-next-offset"]) == (200, history["offset"])
 
 
-async def test_what_flue_refuses_it_refuses_itself(http: httpx.AsyncClient) -> None:
-    nowhere = await http.post("/workflows/nothing", json={})
-    assert (nowhere.status_code, nowhere.json()["error"]["type"]) == (404, "workflow_not_found")
-    wrong = await http.get("/workflows/ticker")
-    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
-    assert (await http.post("/workflows/ticker", content=b"{")).status_code in (400, 415)
-    assert (await http.get("/else")).json()["error"]["type"] == "route_not_found"
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("POST", "/workflows/ticker?wait=nonsense"),
+        ("POST", "/workflows/nobodys"),
+        ("GET", "/workflows/ticker"),
+        ("DELETE", "/workflows/ticker"),
+        ("HEAD", "/workflows/ticker"),
+        ("OPTIONS", "/workflows/ticker"),
+        ("GET", "/agents/nobody/1"),
+        ("GET", "/agents/parrot/nobody?view=updates&offset=-1"),
+        ("PATCH", "/agents/parrot/1"),
+        ("GET", "/"),
+        ("GET", "/nothing/here?x=%20&x=2"),
+    ],
+)
+async def test_answers_of_every_kind_come_as_they_are(house: House, method: str, target: str) -> None:
+    asked = Request(method, target, ("Content-Type: application/json",), b"{" if method == "POST" else b"")
+    assert await ask(house.a.url, asked) == await ask(house.flue_a.url, asked)
