@@ -31,6 +31,8 @@ from gateway.http.reading import Limits
 from gateway.http.responses import Receive, Scope, Send, Sending
 from gateway.http.streams import StreamRoutes
 from gateway.http.upstream import Upstream
+from gateway.limits import Quotas
+from gateway.limits.face import open_at
 from gateway.log.database import Database
 from gateway.log.direct import listening_addresses
 from gateway.log.housekeeping import Housekeeping
@@ -45,6 +47,7 @@ from gateway.protocol.batch import News
 from gateway.protocol.errors import Draining, InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound, Unavailable
 from gateway.protocol.request import CreateRequest, stream_path_of
 from gateway.runs import Runs
+from gateway.runs.quota import RunQuota
 from gateway.settings import Settings
 from gateway.subscriptions import Subscriptions
 
@@ -97,11 +100,16 @@ class Gateway:
             heartbeat=settings.heartbeat,
             sweep_interval=self._sweep_interval,
         )
+        runs_full = RunQuota(self._database, settings.max_runs_per_tenant or 0).full
+        self._quotas = Quotas(settings, runs_full)
         limits = Limits(
             settings.max_body,
             settings.long_poll_timeout,
             settings.sse_max_age,
             max_readers=room_for(settings.max_readers),
+            max_batch=settings.max_batch,
+            max_event=settings.max_event,
+            streams=self._quotas.streams,
         )
         self._flue = Flue(settings, self._database, limits, self._listens) if settings.flue else None
         self._hubs = [self._hub, self._flue.hub] if self._flue else [self._hub]
@@ -185,10 +193,22 @@ class Gateway:
             await self._passed_on(self._upstream, scope, receive, send)
             return
         sending = responses.carrying(scope, send, self.cors.common(scope))
+        if self._quotas.addresses is None:
+            await self._answer(scope, receive, sending)
+            return
+        try:
+            address = open_at(self._quotas.addresses, scope)
+        except ProtocolError as error:
+            await responses.refuse(scope, sending, error)
+            return
+        with self._quotas.addresses.one(address):
+            await self._answer(scope, receive, sending)
+
+    async def _answer(self, scope: Scope, receive: Receive, sending: Sending) -> None:
         if is_preflight(scope):
             await responses.preflight(sending)
             return
-        if not self._auth.on:
+        if not self._auth.on and not self._quotas.judging:
             let_in(scope)
         elif not await self._admit(scope, sending):
             return
@@ -207,7 +227,10 @@ class Gateway:
     async def _admit(self, scope: Scope, send: Send) -> bool:
         """Whether the request is let in; if not, it is answered."""
         try:
-            let_in(scope, await self._auth.admit(scope))
+            principal = await self._auth.admit(scope)
+            let_in(scope, principal)
+            if self._quotas.judging:
+                await self._quotas.judge(scope, principal)
         except Exception as error:  # noqa: BLE001  logged with its traceback, unless it is a refusal
             await responses.refuse(scope, send, self._fault(scope, error))
             return False
@@ -229,7 +252,9 @@ class Gateway:
                 return False
             responses.note(cycle.scope, self.cors.common(cycle.scope))
             principal = self._auth.known(cycle.scope, path)
-            return principal is not None and self._append_directly(path, principal.tenant, cycle)
+            if principal is None or self._quotas.judging:
+                return False
+            return self._append_directly(path, principal.tenant, cycle)
         except Exception as error:  # noqa: BLE001  logged with its traceback
             request_log.failed(cast("Scope", cycle.scope), error)
             responses.refuse_directly(cycle, InternalFault())

@@ -205,6 +205,23 @@ class Settings(BaseSettings):
     request_timeout: Seconds = Field(60.0, description="Seconds that a request, its body included, may take to arrive.")
     heartbeat: Seconds = Field(15.0, description="Seconds of silence after which an SSE response is sent a comment.")
     max_body: int = Field(10 * MIB, ge=1, le=1024 * MIB, description="Bytes that the body of one request may have.")
+    max_event: int | None = Field(None, ge=1, description="Bytes that one event may have; when empty, as its body.")
+    max_batch: int | None = Field(None, ge=1, description="Events that one request may append; when empty, any number.")
+    max_appends_per_token: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Appends a second that one credential may make of each worker."
+    )
+    max_creates_per_token: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Streams a second that one credential may make by each worker."
+    )
+    max_streams_per_token: int | None = Field(
+        None, ge=1, description="SSE responses and long-polls that one credential may have open at each worker."
+    )
+    max_requests_per_address: int | None = Field(
+        None, ge=1, description="Requests, open streams among them, that one client address may have at each worker."
+    )
+    max_runs_per_tenant: int | None = Field(
+        None, ge=1, description="Runs that a tenant may have, give or take those of the last seconds."
+    )
     page_bytes: int = Field(1 * MIB, ge=KIB, le=256 * MIB, description="Bytes of events read from the log at once.")
     pool_size: int = Field(
         8, ge=1, le=1000, description="Connections to the database, of each worker, without the one for LISTEN."

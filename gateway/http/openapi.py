@@ -95,7 +95,7 @@ _AT_THE_GATE: Final[Refused] = (  # with AUTH on
     errors.ScopeMissing, errors.WrongStream, errors.IssuerUnavailable,
 )  # fmt: skip
 _EVERYWHERE: Final[Refused] = (
-    errors.InvalidRequest, errors.InternalFault, errors.Unavailable, *_AT_THE_GATE,
+    errors.InvalidRequest, errors.TooManyRequests, errors.InternalFault, errors.Unavailable, *_AT_THE_GATE,
 )  # fmt: skip
 
 
@@ -136,6 +136,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         {201: Answer("Created.", (*_CREATED, "Location")), 200: Answer("It exists as asked for.", _CREATED)},
         (errors.InvalidJson, errors.ForkOffsetBeyondTail, errors.ForkSubOffsetBeyondData, errors.SourceNotFound,
          errors.StreamExists, errors.PathBlocked, errors.SourceGone, errors.ContentTypeMismatch, errors.BodyTooLarge,
+         errors.BatchTooLarge, errors.EventTooLarge, errors.TooManyCreates, errors.TooManyRuns,
          errors.NotWritable, errors.StreamHeld),
         "The first events, as in an append; a JSON stream also takes an empty array, for none.",
     ),
@@ -149,7 +150,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
          204: Answer("Appended or closed; for a producer: closed, or known already.", _WRITTEN)},
         (errors.InvalidJson, errors.NewEpochMustStartAtZero, errors.StaleEpoch, errors.ProducerLost,
          errors.StreamNotFound, errors.StreamClosed, errors.ContentTypeMismatch, errors.StreamSeqConflict,
-         errors.ProducerSequenceGap, errors.StreamGone, errors.BodyTooLarge, errors.TooManyPending,
+         errors.ProducerSequenceGap, errors.StreamGone, errors.BodyTooLarge, errors.BatchTooLarge,
+         errors.EventTooLarge, errors.TooManyAppends, errors.TooManyPending,
          errors.NotWritable, errors.StreamHeld),
         "The events, in the stream's content type.",
     ),
@@ -165,7 +167,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
          204: Answer("Long-poll: nothing new.", _POLLED),
          304: Answer("What the client has still holds.", ("ETag",))},
         (errors.StreamNotFound, errors.RunNotFound, errors.StreamGone, errors.Draining, errors.TooManyReaders,
-         errors.TooManyReads),
+         errors.TooManyReads, errors.TooManyStreams),
     ),
     "head": Operation(
         "A stream's metadata",

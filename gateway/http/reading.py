@@ -13,17 +13,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
+from gateway.auth.gate import principal_of
 from gateway.counting import Inside
 from gateway.fanout.follower import Direct, Follower, Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.fanout.pages import Pages
 from gateway.http import responses
 from gateway.http.responses import Headers, Receive, Scope, Send
+from gateway.limits.face import holder
+from gateway.limits.shares import Share
 from gateway.protocol import frames, headers
 from gateway.protocol.batch import Batch, Encoding, Page
 from gateway.protocol.cursor import cursor
 from gateway.protocol.dialect import GATEWAYS, Dialect
-from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
+from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders, TooManyStreams
 from gateway.protocol.offset import NOW
 from gateway.protocol.request import Live, ReadRequest
 
@@ -51,6 +54,9 @@ class Limits:
     pages: int = 8 << 20  # kept in memory, for those who read a long run at the same time
     max_readers: int = 10_000  # live ones, of all that share this object
     readers: list[Inside] = field(default_factory=list)
+    max_batch: int | None = None  # events of one request
+    max_event: int | None = None
+    streams: Share | None = None  # live readers of each credential
 
     @property
     def full(self) -> bool:
@@ -87,9 +93,21 @@ class Reading:
             raise Draining
         if self._limits.full:
             raise TooManyReaders
+        if self._limits.streams is not None:
+            return self._shared(self._limits.streams, request, scope, receive, send)
+        return self._live(request, scope, receive, send)
+
+    def _live(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if request.live is Live.LONG_POLL:
             return self._long_poll(request, receive, send)
         return self._sse(request, scope, receive, send)
+
+    async def _shared(self, streams: Share, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> None:
+        who = holder(scope, principal_of(scope))
+        if streams.full(who):
+            raise TooManyStreams(f"At most {streams.limit} at once.")
+        with streams.one(who):
+            await self._live(request, scope, receive, send)
 
     @property
     def joined(self) -> int:

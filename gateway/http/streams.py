@@ -21,7 +21,9 @@ from gateway.log.writer import Appended, Settle
 from gateway.protocol import headers
 from gateway.protocol.batch import JSON_TYPE, Stream, media_type
 from gateway.protocol.errors import (
+    BatchTooLarge,
     ContentTypeMismatch,
+    EventTooLarge,
     InvalidJson,
     MethodNotAllowed,
     ProtocolError,
@@ -30,6 +32,7 @@ from gateway.protocol.errors import (
 )
 from gateway.protocol.offset import format_offset
 from gateway.protocol.request import (
+    DEFAULT_TYPE,
     UNNUMBERED,
     AppendRequest,
     CreateRequest,
@@ -70,6 +73,7 @@ class StreamRoutes:
         self._public_url = public_url
         self._log = log
         self._limits = limits
+        self._bounded = limits.max_batch is not None or limits.max_event is not None
         self._methods = {
             "POST": self._append,
             "GET": self._read,
@@ -98,6 +102,7 @@ class StreamRoutes:
         except InvalidJson:
             await self._refuse_before_json(path)
             raise
+        check_size(request.events, self._limits)
         status, answer = _appended(request, await self._log.append(request))
         await responses.respond(send, status, answer)
 
@@ -110,6 +115,8 @@ class StreamRoutes:
             return False
         try:
             request = _parse_post(within(tenant, check_path(path)), cycle.scope["headers"], bytes(cycle.body))
+            if self._bounded:
+                check_size(request.events, self._limits)
             self._log.submit(request, lambda outcome: _settle(cycle, request, outcome))
         except ProtocolError:
             return False
@@ -126,6 +133,8 @@ class StreamRoutes:
     async def _create(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(scope, receive, self._limits.max_body)
         request = parse_create(path, scope["headers"], body)
+        if self._bounded:
+            check_size(request.events(request.content_type or DEFAULT_TYPE), self._limits)
         if request.fork is not None:
             # Who reads the fork reads what it inherits: so its source has to be one of theirs as well.
             request = replace(request, fork=_forked(request.fork, principal_of(scope)))
@@ -152,6 +161,14 @@ class StreamRoutes:
         with_tail = without(path).startswith("runs/")
         request = parse_read(path, scope["headers"], scope["query_string"], with_tail=with_tail)
         return self.reading(request, scope, receive, send)
+
+
+def check_size(events: list[bytes], limits: Limits) -> None:
+    """Raises BatchTooLarge, EventTooLarge."""
+    if limits.max_batch is not None and len(events) > limits.max_batch:
+        raise BatchTooLarge(f"At most {limits.max_batch} events.")
+    if limits.max_event is not None and any(len(event) > limits.max_event for event in events):
+        raise EventTooLarge(f"At most {limits.max_event} bytes.")
 
 
 def _forked(fork: Fork, principal: Principal) -> Fork:

@@ -288,6 +288,20 @@ class BodyTooLarge(ProtocolError):
     type = "body_too_large"
 
 
+class BatchTooLarge(ProtocolError):
+    """The request holds more events than the limit allows; nothing was appended."""
+
+    status = 413
+    type = "batch_too_large"
+
+
+class EventTooLarge(ProtocolError):
+    """An event is larger than the limit; nothing was appended."""
+
+    status = 413
+    type = "event_too_large"
+
+
 class InternalFault(ProtocolError):
     """Something went wrong inside the gateway."""
 
@@ -314,6 +328,41 @@ class TooManyPending(ProtocolError):
 
     status = 429
     type = "too_many_pending"
+
+
+class TooManyAppends(ProtocolError):
+    """This credential has made as many appends as it may in a second."""
+
+    status = 429
+    type = "too_many_appends"
+
+
+class TooManyCreates(ProtocolError):
+    """This credential has made as many streams as it may in a second."""
+
+    status = 429
+    type = "too_many_creates"
+
+
+class TooManyStreams(ProtocolError):
+    """This credential has as many live reads open on this Machine as it may."""
+
+    status = 429
+    type = "too_many_streams"
+
+
+class TooManyRequests(ProtocolError):
+    """This client address has as many requests open on this Machine as it may."""
+
+    status = 429
+    type = "too_many_requests"
+
+
+class TooManyRuns(ProtocolError):
+    """The tenant has as many runs as it may: delete some."""
+
+    status = 429
+    type = "too_many_runs"
 
 
 class Unavailable(ProtocolError):

@@ -98,6 +98,7 @@ def make_router(routes: RunRoutes) -> APIRouter:
             400: _refusal("`invalid_request`"),
             409: _refusal("`run_exists`: with another body. `path_blocked`: deleted, and forks still need it."),
             413: _refusal("`body_too_large`"),
+            429: _refusal("`too_many_creates`, `too_many_runs`, `too_many_requests`"),
             503: _refusal("`unavailable`"),
         },
     )

@@ -1,0 +1,5 @@
+"""How much one credential, one client address and one tenant may take. Everything here is off until it is set."""
+
+from gateway.limits.face import Quotas
+
+__all__ = ["Quotas"]

@@ -1,0 +1,80 @@
+"""Quotas as the application uses them: made from the settings, and asked once a request's principal is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from gateway.auth.principal import ANONYMOUS, Principal
+from gateway.limits.rates import Rate
+from gateway.limits.shares import Share
+from gateway.protocol.errors import TooManyAppends, TooManyCreates, TooManyRequests, TooManyRuns
+from gateway.protocol.request import stream_path_of
+from gateway.protocol.run_path import Part, is_run, part_of
+from gateway.protocol.tenants import within
+from gateway.settings import Settings
+
+Full = Callable[[str, str | None], Awaitable[bool]]
+
+
+class Quotas:
+    """What one holder may take. `full`: whether a tenant has all the runs that it may, and not already this one."""
+
+    def __init__(self, settings: Settings, full: Full) -> None:
+        self.streams = _share(settings.max_streams_per_token)
+        self.addresses = _share(settings.max_requests_per_address)
+        self._appends = _rate(settings.max_appends_per_token)
+        self._creates = _rate(settings.max_creates_per_token)
+        self._full = None if settings.max_runs_per_tenant is None else full
+        limits = (settings.max_appends_per_token, settings.max_creates_per_token, settings.max_runs_per_tenant)
+        self.judging = any(limit is not None for limit in limits)
+
+    async def judge(self, scope: Any, principal: Principal) -> None:
+        """Raises TooManyAppends, TooManyCreates, TooManyRuns."""
+        method, url_path = scope["method"], scope["path"]
+        path = stream_path_of(url_path)
+        creates = method == "PUT" and path is not None
+        if method == "POST" and path is not None and _appends_to(path):
+            if not self.appends(scope, principal):
+                raise TooManyAppends
+        elif creates or (method == "POST" and url_path == "/runs"):
+            if self._creates is not None and not self._creates.take(holder(scope, principal), time.monotonic()):
+                raise TooManyCreates
+            if self._full is not None and (path is None or is_run(path)):
+                stored = None if path is None else within(principal.tenant, path)
+                if await self._full(principal.tenant, stored):
+                    raise TooManyRuns
+
+    def appends(self, scope: Any, principal: Principal) -> bool:
+        """Takes one append of the credential's; False: it has had its second's."""
+        return self._appends is None or self._appends.take(holder(scope, principal), time.monotonic())
+
+
+def open_at(share: Share, scope: Any) -> str:
+    """The client's address, as a trusted proxy says it, if it may have one more request. Raises TooManyRequests."""
+    address = "" if scope["client"] is None else scope["client"][0]
+    if share.full(address):
+        raise TooManyRequests(f"At most {share.limit} at once.")
+    return address
+
+
+def holder(scope: Any, principal: Principal) -> str:
+    """Who it is that takes: the credential; where nobody needs one, the client's address."""
+    if principal is not ANONYMOUS:
+        return principal.id
+    return "" if scope["client"] is None else str(scope["client"][0])
+
+
+def _appends_to(path: str) -> bool:
+    # A heartbeat is never refused: it would end the run.
+    part = part_of(path)
+    return not path.startswith("__ds/") and (part is None or part[1] is Part.CONTROL)
+
+
+def _share(limit: int | None) -> Share | None:
+    return None if limit is None else Share(limit)
+
+
+def _rate(limit: float | None) -> Rate | None:
+    return None if limit is None else Rate(limit)

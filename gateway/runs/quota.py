@@ -1,0 +1,37 @@
+"""How many runs a tenant has, asked of the database once in a while and counted on from there."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from gateway.log.database import Database
+
+_COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM run_gateway.runs WHERE tenant = $1 LIMIT $2) counted"
+_EXISTS: Final = "SELECT EXISTS (SELECT 1 FROM run_gateway.streams WHERE path = $1)"
+_FRESH: Final = 5.0  # seconds that a count is good for: so much later other Machines' runs, and removals, are seen
+
+
+class RunQuota:
+    """At most about `limit` runs for each tenant: what several Machines make within seconds may be more."""
+
+    def __init__(self, database: Database, limit: int) -> None:
+        self._database = database
+        self._limit = limit
+        self._counts: dict[str, tuple[int, float]] = {}  # and until when it is good
+
+    async def full(self, tenant: str, path: str | None) -> bool:
+        """Whether the tenant may make no run more, and has not this one already. Raises Unavailable."""
+        count, until = self._counts.get(tenant, (0, 0.0))
+        now = time.monotonic()
+        if until <= now:
+            async with self._database.acquire() as connection:
+                count, until = await connection.fetchval(_COUNT, tenant, self._limit), now + _FRESH
+        if count < self._limit:
+            self._counts[tenant] = (count + 1, until)
+            return False
+        self._counts[tenant] = (count, until)
+        if path is None:
+            return True
+        async with self._database.acquire() as connection:
+            return not await connection.fetchval(_EXISTS, path)

@@ -1,0 +1,145 @@
+"""Every limit: who has reached it is told so and when to come back, nobody else is, and nothing is changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from gateway.limits.rates import MOST, Rate
+from gateway.limits.shares import Share
+from tests.http.servers import Client, client_of, following, serving
+
+JSON = {"content-type": "application/json"}
+KEYS = " ".join(f"{name}:read,write:{name[-1] * 40}" for name in ("ada", "bob"))
+ADA, BOB = ({"authorization": "Bearer " + letter * 40} for letter in "ab")
+
+
+@pytest.fixture
+def run() -> str:
+    return f"/runs/{uuid4().hex}"
+
+
+@asynccontextmanager
+async def limited(database_url: str, **settings: Any) -> AsyncIterator[Client]:
+    with serving(database_url, "direct", **settings) as gateway:
+        async with client_of(gateway) as client:
+            yield client
+
+
+def is_refused(answer: httpx.Response, status: int, type: str) -> bool:
+    if status == 429:
+        assert 1 <= int(answer.headers["retry-after"]) <= 3
+    refused: str = answer.json()["error"]["type"]
+    return (answer.status_code, refused) == (status, type)
+
+
+async def test_appends_a_second_are_each_credentials_own(database_url: str, run: str) -> None:
+    async with limited(database_url, auth="keys", keys=KEYS, max_appends_per_token=3) as client:
+        await client("PUT", run, headers=JSON | ADA)
+        answers = [await client("POST", run, headers=JSON | ADA, content="1") for _ in range(20)]
+        taken = sum(answer.status_code == 204 for answer in answers)
+        assert 3 <= taken < 20
+        assert all(answer.status_code == 204 or is_refused(answer, 429, "too_many_appends") for answer in answers)
+        assert (await client("POST", run, headers=JSON | BOB, content="1")).status_code == 204
+        assert len((await client("GET", run, headers=ADA)).json()) == taken + 1, "what was refused is not there"
+        for _ in range(10):
+            assert (await client("POST", run + "/heartbeat", headers=ADA)).status_code == 204, "it would end the run"
+        assert (await client("GET", run, headers=ADA)).status_code == 200, "reads are not appends"
+
+
+@pytest.mark.parametrize("by", ["PUT", "POST"])
+async def test_streams_a_second_are_each_credentials_own(database_url: str, run: str, by: str) -> None:
+    async def make(number: int, who: dict[str, str]) -> httpx.Response:
+        if by == "PUT":
+            return await client("PUT", f"{run}-{number}", headers=JSON | who)
+        return await client("POST", "/runs", headers=JSON | who, json={"id": f"{run[6:]}-{number}"})
+
+    async with limited(database_url, auth="keys", keys=KEYS, max_creates_per_token=2) as client:
+        answers = [await make(number, ADA) for number in range(15)]
+        assert 2 <= sum(answer.status_code == 201 for answer in answers) < 15
+        assert all(answer.status_code == 201 or is_refused(answer, 429, "too_many_creates") for answer in answers)
+        assert (await make(99, BOB)).status_code == 201
+
+
+async def test_open_streams_are_each_credentials_own_and_come_back_when_they_end(database_url: str, run: str) -> None:
+    async with (
+        limited(database_url, auth="keys", keys=KEYS, max_streams_per_token=2) as client,
+        AsyncExitStack() as open,
+    ):
+        await client("PUT", run, headers=JSON | ADA)
+        live = run + "?offset=-1&live=sse"
+        follows = [await open.enter_async_context(following(client, live, **who)) for who in (ADA, ADA, BOB)]
+        for follow in follows:
+            await follow.until(lambda reading: len(reading.events) > 0)
+        assert is_refused(await client("GET", live, headers=ADA), 429, "too_many_streams")
+        assert is_refused(await client("GET", f"{run}?offset=-1&live=long-poll", headers=ADA), 429, "too_many_streams")
+        assert (await client("GET", run, headers=ADA)).status_code == 200, "what does not stay open is not counted"
+        await open.aclose()
+        await client("POST", run, headers=JSON | ADA | {"stream-closed": "true"})
+        async with asyncio.timeout(5):
+            while (await client("GET", live, headers=ADA)).status_code == 429:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+async def test_requests_are_counted_by_the_address_that_a_trusted_proxy_names(database_url: str, run: str) -> None:
+    async with limited(database_url, max_requests_per_address=1) as client, AsyncExitStack() as open:
+        await client("PUT", run, headers=JSON)
+        live = run + "?offset=-1&live=sse"
+        first = {"x-forwarded-for": "192.0.2.1"}
+        follow = await open.enter_async_context(following(client, live, **first))
+        await follow.until(lambda reading: len(reading.events) > 0)
+        for path in (live, run, "/health"):
+            assert is_refused(await client("GET", path, headers=first), 429, "too_many_requests"), path
+        assert (await client("GET", run, headers={"x-forwarded-for": "192.0.2.2"})).status_code == 200
+        assert (await client("GET", run)).status_code == 200
+
+
+async def test_a_batch_and_an_event_have_a_size(database_url: str, run: str) -> None:
+    async with limited(database_url, max_batch=3, max_event=10) as client:
+        for method in ("PUT", "POST"):
+            assert is_refused(await client(method, run, headers=JSON, content="[1,2,3,4]"), 413, "batch_too_large")
+            assert is_refused(await client(method, run, headers=JSON, content='["123456789"]'), 413, "event_too_large")
+            assert (await client(method, run, headers=JSON, content='[1,2,"12345678"]')).is_success
+        assert len((await client("GET", run)).json()) == 6
+
+
+async def test_a_tenant_has_so_many_runs(database_url: str, run: str) -> None:
+    keys = f"ada@acme:read,write,admin:{'a' * 40} bob:read,write:{'b' * 40}"
+    async with limited(database_url, auth="keys", keys=keys, max_runs_per_tenant=2) as client:
+        for number in range(2):
+            assert (await client("PUT", f"{run}-{number}", headers=JSON | ADA)).status_code == 201
+        assert is_refused(await client("PUT", f"{run}-2", headers=JSON | ADA), 429, "too_many_runs")
+        assert is_refused(await client("POST", "/runs", headers=ADA, json={}), 429, "too_many_runs")
+        assert (await client("PUT", f"{run}-0", headers=JSON | ADA)).status_code == 200, "it is there: nothing is made"
+        assert (await client("PUT", f"/v1/stream/{run[6:]}", headers=JSON | ADA)).status_code == 201, "it is no run"
+        assert (await client("PUT", f"{run}-2", headers=JSON | BOB)).status_code == 201
+        assert (await client("DELETE", f"{run}-0", headers=ADA)).status_code == 204
+        async with asyncio.timeout(15):  # a count is good for some seconds
+            while (await client("PUT", f"{run}-2", headers=JSON | ADA)).status_code != 201:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+
+
+def test_a_bucket_fills_with_time_and_no_further() -> None:
+    rate = Rate(2)
+    assert [rate.take("a", 0.0) for _ in range(3)] == [True, True, False]
+    assert rate.take("b", 0.0)
+    assert [rate.take("a", 0.5) for _ in range(2)] == [True, False]
+    assert [rate.take("a", 1000.0) for _ in range(3)] == [True, True, False]
+    slow = Rate(0.1)
+    assert [slow.take("a", now) for now in (0.0, 9.0, 10.1, 11.0)] == [True, False, True, False]
+
+
+def test_who_has_gone_is_not_remembered() -> None:
+    rate, share = Rate(1), Share(1)
+    for number in range(3 * MOST):
+        rate.take(str(number), number * 0.001)
+        with share.one(str(number)):
+            assert share.full(str(number))
+    assert len(rate._buckets) <= MOST
+    assert share.held == {}
