@@ -16,8 +16,8 @@ from gateway.http.address import base_url
 from gateway.http.bodies import read_body
 from gateway.http.reading import Limits, Reading
 from gateway.http.responses import Headers, Receive, Scope, Send
+from gateway.log.appends import Appended, Settle
 from gateway.log.lifecycle import Created
-from gateway.log.writer import Appended, Settle
 from gateway.protocol import headers
 from gateway.protocol.batch import JSON_TYPE, Stream, media_type
 from gateway.protocol.errors import (

@@ -11,29 +11,20 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
 import asyncpg
 
 from gateway.counting import SECONDS, SIZES, Histogram
+from gateway.log.appends import CALL, Appended, Entry, Settle, Waiting, arguments, refusal
 from gateway.log.aside import Aside
 from gateway.log.database import Database, Lane
-from gateway.protocol.batch import JSON_TYPE, News
+from gateway.protocol.batch import News
 from gateway.protocol.errors import (
-    ContentTypeMismatch,
-    NewEpochMustStartAtZero,
     NotWritable,
-    ProducerLost,
-    ProducerSequenceGap,
     ProtocolError,
-    StaleEpoch,
-    StreamClosed,
-    StreamGone,
     StreamHeld,
-    StreamNotFound,
-    StreamSeqConflict,
     TooManyPending,
     Unavailable,
 )
@@ -41,15 +32,10 @@ from gateway.protocol.request import AppendRequest
 
 logger = logging.getLogger("gateway.log.writer")
 
-_CALL: Final = (
-    "CALL run_gateway.append("
-    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, NULL, NULL, NULL, NULL, NULL, NULL)"
-)
 _HELD: Final = "SELECT run_gateway.held($1) AS paths"
 _MOST_REQUESTS: Final = 2_000  # in one batch
 _MOST_BYTES: Final = 8 << 20
 _PATIENCE: Final = 0.001  # seconds that requests gather behind a batch before another lane takes them
-_BODY_LIMIT: Final = 7_000  # bytes of events that a notification carries; run_gateway.news has the last word
 
 # Errors that the server reports before it commits: nothing was applied, so each request may be tried alone.
 _DEFINITE: Final = (
@@ -59,60 +45,6 @@ _DEFINITE: Final = (
     asyncpg.SyntaxOrAccessError,
     asyncpg.exceptions.InvalidTransactionStateError,
 )
-
-
-@dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
-class Appended:
-    """An accepted request, or one that was accepted before (`duplicate`). `tail`: the position after it.
-
-    `cancel_requested`: the run that it went to has been asked to stop.
-    """
-
-    tail: int
-    duplicate: bool
-    closed: bool
-    epoch: int | None = None
-    seq: int | None = None
-    cancel_requested: bool = False
-
-
-Settle = Callable[["Appended | ProtocolError"], None]
-
-
-class _Waiting:
-    """A request, and who is to be told what became of it."""
-
-    __slots__ = ("_settle", "request", "size")
-
-    def __init__(self, request: AppendRequest, settle: Settle) -> None:
-        self.request = request
-        self._settle: Settle | None = settle
-        self.size = sum(map(len, request.events)) + 200
-
-    def settle(self, outcome: Appended | ProtocolError) -> None:
-        """Tells it, once: an HTTP request has one answer, whatever fails after it was given."""
-        settle, self._settle = self._settle, None
-        if settle is None:
-            return
-        try:
-            settle(outcome)
-        except Exception:
-            logger.exception("An append's outcome could not be told.")  # and its neighbours are told theirs
-
-
-@dataclass(slots=True)
-class _Entry:
-    """What one batch holds for one stream: a single request, or several plain ones of one type."""
-
-    waiting: list[_Waiting]
-    events: list[bytes]
-    mergeable: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.mergeable = self.waiting[0].request.plain
-
-    def takes(self, other: AppendRequest) -> bool:
-        return self.mergeable and other.plain and other.media_type == self.waiting[0].request.media_type
 
 
 class Writer:
@@ -143,10 +75,10 @@ class Writer:
         self._max_pending = max_pending
         self._on_commit = on_commit
         self._on_doubt = on_doubt
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[Waiting] = deque()
         self._queued_bytes = 0
         self._busy: set[str] = set()
-        self._aside: Aside[_Entry] = Aside(held=self._held, free=self._go_on, over=self._give_up, patience=timeout)
+        self._aside: Aside[Entry] = Aside(held=self._held, free=self._go_on, over=self._give_up, patience=timeout)
         self._database = database
         self._free = [database.lane(timeout) for _ in range(lanes)]
         self._landing: set[asyncio.Task[None]] = set()
@@ -193,7 +125,7 @@ class Writer:
         if self._queued_bytes > self._max_pending:
             self.outcomes["refused"] += 1
             raise TooManyPending
-        waiting = _Waiting(request, settle)
+        waiting = Waiting(request, settle)
         self._queue.append(waiting)
         self._queued_bytes += waiting.size
         self._empty.clear()
@@ -223,10 +155,10 @@ class Writer:
         if self._queue and self._free:
             self._flush_at = self._loop.call_later(_PATIENCE, self._flush)
 
-    def _gather(self) -> dict[str, _Entry]:
+    def _gather(self) -> dict[str, Entry]:
         """Takes from the queue what may go together; what may not stays, in order."""
-        entries: dict[str, _Entry] = {}
-        rest: deque[_Waiting] = deque()
+        entries: dict[str, Entry] = {}
+        rest: deque[Waiting] = deque()
         blocked: set[str] = set()
         size = count = 0
         queue = self._queue
@@ -241,7 +173,7 @@ class Writer:
                 continue
             entry = entries.get(path)
             if entry is None:
-                entries[path] = _Entry([waiting], request.events)
+                entries[path] = Entry([waiting], request.events)
             elif entry.takes(request):
                 if len(entry.waiting) == 1:
                     entry.events = list(entry.events)
@@ -261,7 +193,7 @@ class Writer:
         self._busy.update(entries)
         return dict(sorted(entries.items()))  # the order in which every batch locks its streams
 
-    async def _commit(self, entries: dict[str, _Entry], lane: Lane) -> None:
+    async def _commit(self, entries: dict[str, Entry], lane: Lane) -> None:
         """One batch, from its call to its outcomes; then the lane is free for the next."""
         try:
             await self._call(entries, lane)
@@ -285,11 +217,11 @@ class Writer:
             elif not self._busy:
                 self._empty.set()
 
-    async def _call(self, entries: dict[str, _Entry], lane: Lane, *, again: bool = False) -> None:
+    async def _call(self, entries: dict[str, Entry], lane: Lane, *, again: bool = False) -> None:
         machine = self._machine()
         began = time.monotonic()
         try:
-            row = await lane.fetchrow(_CALL, machine, *_arguments(entries, told=machine is not None))
+            row = await lane.fetchrow(CALL, machine, *arguments(entries, told=machine is not None))
         except NotWritable as error:
             if not self._refused:
                 self._refused = True
@@ -314,7 +246,7 @@ class Writer:
             self.commit_seconds.observe(landed - began)
             self._tell(entries, row, landed)
 
-    async def _part(self, entries: dict[str, _Entry], lane: Lane, *, all_held: bool) -> None:
+    async def _part(self, entries: dict[str, Entry], lane: Lane, *, all_held: bool) -> None:
         """Somebody holds a stream's row, and nothing was applied: the others go on, without it."""
         try:
             held = set(entries) if all_held else set((await lane.fetchrow(_HELD, list(entries)))["paths"])
@@ -336,14 +268,14 @@ class Writer:
             held: list[str] = await connection.fetchval(_HELD, paths)
         return held
 
-    def _go_on(self, path: str, entry: _Entry) -> None:
+    def _go_on(self, path: str, entry: Entry) -> None:
         """A row that was held is free: those who wait for it go before all who came later."""
         self._busy.discard(path)
         self._queue.extendleft(reversed(entry.waiting))
         if self._flush_at is None and self._free:
             self._flush()
 
-    def _give_up(self, path: str, entry: _Entry) -> None:
+    def _give_up(self, path: str, entry: Entry) -> None:
         """A row is held for longer than anybody who writes to it can wait."""
         entry.waiting += [waiting for waiting in self._queue if waiting.request.path == path]
         self._queue = deque(waiting for waiting in self._queue if waiting.request.path != path)
@@ -354,17 +286,17 @@ class Writer:
         if not self._queue and not self._busy:
             self._empty.set()
 
-    def _doubt(self, entries: dict[str, _Entry], error: Unavailable) -> None:
+    def _doubt(self, entries: dict[str, Entry], error: Unavailable) -> None:
         self._fail(entries, error, "unknown")
         self._on_doubt(list(entries))
 
-    def _fail(self, entries: dict[str, _Entry], error: ProtocolError, outcome: str) -> None:
+    def _fail(self, entries: dict[str, Entry], error: ProtocolError, outcome: str) -> None:
         for entry in entries.values():
             self.outcomes[outcome] += len(entry.waiting)
             for waiting in entry.waiting:
                 waiting.settle(error)
 
-    def _tell(self, entries: dict[str, _Entry], row: asyncpg.Record, landed: float) -> None:
+    def _tell(self, entries: dict[str, Entry], row: asyncpg.Record, landed: float) -> None:
         told = 0
         columns = zip(
             entries.items(),
@@ -380,7 +312,7 @@ class Writer:
             told += len(entry.waiting)
             if verdict == "appended":
                 base = tail - len(entry.events)
-                body = _body(entry)
+                body = entry.body
                 self.outcomes["appended"] += len(entry.waiting)
                 self.events += len(entry.events)
                 self.bytes += len(body)
@@ -397,86 +329,5 @@ class Writer:
             else:
                 self.outcomes["refused"] += len(entry.waiting)
                 for waiting in entry.waiting:
-                    waiting.settle(_refusal(verdict, waiting.request, tail, epoch, seq))
+                    waiting.settle(refusal(verdict, waiting.request, tail, epoch, seq))
         self.commit_requests.observe(told)
-
-
-def _body(entry: _Entry) -> bytes:
-    if len(entry.events) == 1:
-        return entry.events[0]
-    return (b"," if entry.waiting[0].request.media_type == JSON_TYPE else b"").join(entry.events)
-
-
-def _arguments(entries: dict[str, _Entry], *, told: bool) -> list[object]:
-    """The parallel arrays of run_gateway.append, after the machine's name. `told`: others hear of it."""
-    firsts = [entry.waiting[0].request for entry in entries.values()]
-    producers = [request.producer for request in firsts]
-    with_producers = any(producers)
-    seqs = [request.stream_seq for request in firsts]
-    leases = [request.lease for request in firsts]
-    event_entries: list[int] = []
-    event_ordinals: list[int] = []
-    events: list[bytes] = []
-    bodies: list[str | None] = []
-    for number, entry in enumerate(entries.values(), 1):
-        count = len(entry.events)
-        if count == 1:
-            event_entries.append(number)
-            event_ordinals.append(1)
-        else:
-            event_entries += [number] * count
-            event_ordinals += range(1, count + 1)
-        events += entry.events
-        if told:
-            bodies.append(_notified(entry))
-    return [
-        list(entries),
-        [request.media_type for request in firsts],
-        [len(entry.events) for entry in entries.values()],
-        [request.close for request in firsts],
-        seqs if any(seqs) else None,
-        [producer and producer.id for producer in producers] if with_producers else None,
-        [producer and producer.epoch for producer in producers] if with_producers else None,
-        [producer and producer.seq for producer in producers] if with_producers else None,
-        event_entries,
-        event_ordinals,
-        events,
-        bodies or None,
-        leases if any(leases) else None,
-    ]
-
-
-def _notified(entry: _Entry) -> str | None:
-    """The events as a notification carries them: JSON alone, which is text without NUL, and only when it fits."""
-    if not entry.events:
-        return ""
-    if entry.waiting[0].request.media_type != JSON_TYPE:
-        return None
-    if sum(map(len, entry.events)) + len(entry.events) > _BODY_LIMIT:
-        return None
-    return _body(entry).decode()
-
-
-def _refusal(verdict: str, request: AppendRequest, tail: int, epoch: int | None, seq: int | None) -> ProtocolError:
-    match verdict:
-        case "not_found":
-            return StreamNotFound()
-        case "gone":
-            return StreamGone()
-        case "closed":
-            return StreamClosed(tail)
-        case "content_type":
-            return ContentTypeMismatch()
-        case "stream_seq":
-            return StreamSeqConflict()
-        case "epoch_start":
-            return NewEpochMustStartAtZero()
-        case "stale_epoch":
-            assert epoch is not None
-            return StaleEpoch(epoch)
-        case "lost":
-            return ProducerLost(tail, epoch)
-        case "sequence_gap":
-            assert request.producer is not None
-            return ProducerSequenceGap(0 if seq is None else seq + 1, request.producer.seq)
-    raise AssertionError(f"run_gateway.append_batch gave an unknown verdict: {verdict}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gateway.log.writer import Appended
+from gateway.log.appends import Appended
 from gateway.protocol import errors
 from gateway.protocol.request import AppendRequest
 

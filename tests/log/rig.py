@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
+from gateway.log.appends import Appended
 from gateway.log.database import Database
 from gateway.log.housekeeping import Housekeeping
 from gateway.log.lifecycle import Created, Lifecycle
 from gateway.log.reader import Reader
-from gateway.log.writer import Appended, Writer
+from gateway.log.writer import Writer
 from gateway.protocol.batch import News
 from gateway.protocol.request import AppendRequest, CreateRequest, Fork, Producer
 

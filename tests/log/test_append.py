@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import pytest
 
-from gateway.log.writer import Appended
+from gateway.log.appends import Appended
 from gateway.protocol import errors
 from gateway.protocol.batch import News
 from gateway.protocol.request import AppendRequest, Producer

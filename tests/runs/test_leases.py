@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import pytest
 
+from gateway.log.appends import Appended
 from gateway.log.database import Database
-from gateway.log.writer import Appended
 from gateway.protocol import errors
 from gateway.protocol.request import AppendRequest, Producer
 from gateway.runs.store import Store

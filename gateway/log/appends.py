@@ -1,0 +1,170 @@
+"""What a batch of appends is made of: requests, entries of one stream each, the CALL that they become, its verdicts.
+
+Knows the arguments and results of run_gateway.append, and nothing of connections or time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.protocol.batch import JSON_TYPE
+from gateway.protocol.errors import (
+    ContentTypeMismatch,
+    NewEpochMustStartAtZero,
+    ProducerLost,
+    ProducerSequenceGap,
+    ProtocolError,
+    StaleEpoch,
+    StreamClosed,
+    StreamGone,
+    StreamNotFound,
+    StreamSeqConflict,
+)
+from gateway.protocol.request import AppendRequest
+
+logger = logging.getLogger("gateway.log.appends")
+
+CALL: Final = (
+    "CALL run_gateway.append("
+    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, NULL, NULL, NULL, NULL, NULL, NULL)"
+)
+_BODY_LIMIT: Final = 7_000  # bytes of events that a notification carries; run_gateway.news has the last word
+
+
+@dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
+class Appended:
+    """An accepted request, or one that was accepted before (`duplicate`). `tail`: the position after it.
+
+    `cancel_requested`: the run that it went to has been asked to stop.
+    """
+
+    tail: int
+    duplicate: bool
+    closed: bool
+    epoch: int | None = None
+    seq: int | None = None
+    cancel_requested: bool = False
+
+
+Settle = Callable[["Appended | ProtocolError"], None]
+
+
+class Waiting:
+    """A request, and who is to be told what became of it."""
+
+    __slots__ = ("_settle", "request", "size")
+
+    def __init__(self, request: AppendRequest, settle: Settle) -> None:
+        self.request = request
+        self._settle: Settle | None = settle
+        self.size = sum(map(len, request.events)) + 200
+
+    def settle(self, outcome: Appended | ProtocolError) -> None:
+        """Tells it, once: an HTTP request has one answer, whatever fails after it was given."""
+        settle, self._settle = self._settle, None
+        if settle is None:
+            return
+        try:
+            settle(outcome)
+        except Exception:
+            logger.exception("An append's outcome could not be told.")  # and its neighbours are told theirs
+
+
+@dataclass(slots=True)
+class Entry:
+    """What one batch holds for one stream: a single request, or several plain ones of one type."""
+
+    waiting: list[Waiting]
+    events: list[bytes]
+    mergeable: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mergeable = self.waiting[0].request.plain
+
+    def takes(self, other: AppendRequest) -> bool:
+        return self.mergeable and other.plain and other.media_type == self.waiting[0].request.media_type
+
+    @property
+    def body(self) -> bytes:
+        """All events as they travel (gateway.protocol.batch)."""
+        if len(self.events) == 1:
+            return self.events[0]
+        return (b"," if self.waiting[0].request.media_type == JSON_TYPE else b"").join(self.events)
+
+
+def arguments(entries: dict[str, Entry], *, told: bool) -> list[object]:
+    """The parallel arrays of run_gateway.append, after the machine's name. `told`: others hear of it."""
+    firsts = [entry.waiting[0].request for entry in entries.values()]
+    producers = [request.producer for request in firsts]
+    with_producers = any(producers)
+    seqs = [request.stream_seq for request in firsts]
+    leases = [request.lease for request in firsts]
+    event_entries: list[int] = []
+    event_ordinals: list[int] = []
+    events: list[bytes] = []
+    bodies: list[str | None] = []
+    for number, entry in enumerate(entries.values(), 1):
+        count = len(entry.events)
+        if count == 1:
+            event_entries.append(number)
+            event_ordinals.append(1)
+        else:
+            event_entries += [number] * count
+            event_ordinals += range(1, count + 1)
+        events += entry.events
+        if told:
+            bodies.append(_notified(entry))
+    return [
+        list(entries),
+        [request.media_type for request in firsts],
+        [len(entry.events) for entry in entries.values()],
+        [request.close for request in firsts],
+        seqs if any(seqs) else None,
+        [producer and producer.id for producer in producers] if with_producers else None,
+        [producer and producer.epoch for producer in producers] if with_producers else None,
+        [producer and producer.seq for producer in producers] if with_producers else None,
+        event_entries,
+        event_ordinals,
+        events,
+        bodies or None,
+        leases if any(leases) else None,
+    ]
+
+
+def _notified(entry: Entry) -> str | None:
+    """The events as a notification carries them: JSON alone, which is text without NUL, and only when it fits."""
+    if not entry.events:
+        return ""
+    if entry.waiting[0].request.media_type != JSON_TYPE:
+        return None
+    if sum(map(len, entry.events)) + len(entry.events) > _BODY_LIMIT:
+        return None
+    return entry.body.decode()
+
+
+def refusal(verdict: str, request: AppendRequest, tail: int, epoch: int | None, seq: int | None) -> ProtocolError:
+    match verdict:
+        case "not_found":
+            return StreamNotFound()
+        case "gone":
+            return StreamGone()
+        case "closed":
+            return StreamClosed(tail)
+        case "content_type":
+            return ContentTypeMismatch()
+        case "stream_seq":
+            return StreamSeqConflict()
+        case "epoch_start":
+            return NewEpochMustStartAtZero()
+        case "stale_epoch":
+            assert epoch is not None
+            return StaleEpoch(epoch)
+        case "lost":
+            return ProducerLost(tail, epoch)
+        case "sequence_gap":
+            assert request.producer is not None
+            return ProducerSequenceGap(0 if seq is None else seq + 1, request.producer.seq)
+    raise AssertionError(f"run_gateway.append_batch gave an unknown verdict: {verdict}")
