@@ -15,13 +15,10 @@ from loadtests.bench import machine, report
 from loadtests.bench.lab import QUICK, Scale, open_lab
 from loadtests.bench.peers import PEERS
 from loadtests.bench.processes import Failed
-from loadtests.bench.runner import PLOTS, SCENARIOS, run
+from loadtests.bench.runner import APART, SCENARIOS, run
 
-TABLE = [name for name in SCENARIOS if name not in PLOTS]
-ONLY = (
-    f"Scenarios, or beginnings of their names, of {', '.join(SCENARIOS)}."
-    f"  [default: all but {' and '.join(PLOTS)}, which are for the plots]"
-)
+TABLE = [name for name in SCENARIOS if name not in APART]
+ONLY = f"Scenarios, or beginnings of their names, of {', '.join(SCENARIOS)}.  [default: all but {', '.join(APART)}]"
 
 
 def _names(known: Sequence[str], otherwise: Sequence[str]) -> Any:

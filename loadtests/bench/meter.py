@@ -6,24 +6,27 @@ import time
 from dataclasses import dataclass
 
 from loadtests.bench.lab import Lab
-from loadtests.bench.processes import Cpu, cpu
+from loadtests.bench.processes import Cpu, cpu, machine_busy
 
 
 @dataclass(frozen=True)
 class Used:
-    """Seconds of CPU, in so many seconds."""
+    """Seconds of CPU, in so many seconds. `busy`: the share of all cores that anything was running on."""
 
     server: Cpu
     postgres: Cpu
     seconds: float
+    busy: float
 
     def per(self, count: int) -> dict[str, float]:
-        """Microseconds for each of so many: `us`, of it `us_user`, and `postgres_us` apart."""
+        """Microseconds for each of so many: `us`, of it `us_user`, and `postgres_us` apart; `cores` and `busy`."""
         scale = 1e6 / max(count, 1)
         return {
             "us": self.server.total * scale,
             "us_user": self.server.user * scale,
             "postgres_us": self.postgres.total * scale,
+            "cores": self.server.total / self.seconds,
+            "busy": self.busy,
         }
 
 
@@ -35,8 +38,10 @@ class Meter:
         self._pids = pids
         self._server = cpu(pids)
         self._postgres = lab.postgres.cpu()
+        self._busy = machine_busy()
         self._began = time.monotonic()
 
     def read(self) -> Used:
         seconds = time.monotonic() - self._began
-        return Used(cpu(self._pids) - self._server, self._lab.postgres.cpu() - self._postgres, seconds)
+        busy = machine_busy().share_since(self._busy)
+        return Used(cpu(self._pids) - self._server, self._lab.postgres.cpu() - self._postgres, seconds, busy)

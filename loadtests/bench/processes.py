@@ -121,6 +121,23 @@ class Cpu:
         return Cpu(self.user - other.user, self.system - other.system)
 
 
+@dataclass(frozen=True)
+class Busy:
+    """Ticks of all cores since the machine began, and those of them in which something ran."""
+
+    ran: int
+    all: int
+
+    def share_since(self, other: Busy) -> float:
+        return (self.ran - other.ran) / max(self.all - other.all, 1)
+
+
+def machine_busy() -> Busy:
+    """From the first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal; see proc(5)."""
+    ticks = [int(field) for field in (PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return Busy(sum(ticks) - ticks[3] - ticks[4], sum(ticks))
+
+
 def family(roots: Iterable[int]) -> list[int]:
     """These processes and everything below them that still runs."""
     children: dict[int, list[int]] = {}

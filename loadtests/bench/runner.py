@@ -26,7 +26,9 @@ LIMIT = 240.0  # seconds for one scenario with one peer, its start and end inclu
 DELIVERIES = ("gateway", "floor", "nchan", "fastapi", "reference", "reference-files")
 APPENDS = ("gateway", "bare-asgi", "insert", "flue", "reference", "reference-files", "fastapi")
 SWEPT = ("gateway", "bare-asgi", "flue", "reference", "reference-files", "fastapi")
-PLOTS = ("latency", "throughput")  # not in the table: they are asked for by name
+WORKERS = ("gateway", "gateway-2")
+# Not in the table, and asked for by name: what the plots show, and what a second process of the gateway brings.
+APART = ("latency", "throughput", "workers-fanout", "workers-many", "workers-posts256")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ SCENARIOS: Mapping[str, Scenario] = {
     "slow": Scenario(slow, ("gateway", "reference")),
     "latency": Scenario(latency, DELIVERIES),
     "throughput": Scenario(throughput, SWEPT),
+    "workers-fanout": Scenario(fanout, WORKERS),
+    "workers-many": Scenario(many, WORKERS),
+    "workers-posts256": Scenario(posts256, WORKERS),
 }
 
 

@@ -6,7 +6,7 @@ from loadtests.bench.peers.bare_asgi import BareAsgi
 from loadtests.bench.peers.direct import Flue, Insert, Notify
 from loadtests.bench.peers.fastapi_queue import FastApiQueue
 from loadtests.bench.peers.floor import Floor
-from loadtests.bench.peers.gateway import Gateway
+from loadtests.bench.peers.gateway import Gateway, GatewayOfTwo
 from loadtests.bench.peers.nchan import Nchan
 from loadtests.bench.peers.peer import Peer
 from loadtests.bench.peers.reference import ReferenceFiles, ReferenceMemory
@@ -24,5 +24,6 @@ PEERS: dict[str, type[Peer]] = {
         Insert,
         Flue,
         Notify,
+        GatewayOfTwo,
     )
 }

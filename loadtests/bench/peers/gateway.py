@@ -21,6 +21,7 @@ class Gateway(Peer):
     publish = "/runs/b%r"
     subscribe = "/runs/b%r?offset=0000000000000000_%o&live=sse"
     creates = True
+    workers = 1
     database = ""
 
     def __init__(self, lab: Lab) -> None:
@@ -41,7 +42,7 @@ class Gateway(Peer):
 
     async def add(self) -> Machine:
         """Another Machine over the same database. Raises Failed."""
-        machine = Machine({"DATABASE_URL": self.database, **ENVIRONMENT})
+        machine = Machine({"DATABASE_URL": self.database, "GATEWAY_WORKERS": str(self.workers), **ENVIRONMENT})
         try:
             await machine.launch()
         except MachineFailed as error:
@@ -57,3 +58,16 @@ class Gateway(Peer):
 
     def pids(self) -> list[int]:
         return [machine.pid for machine in self.machines]
+
+
+class GatewayOfTwo(Gateway):
+    """`serve --workers 2`: two Machines behind one port, which tell each other of every append."""
+
+    name = "gateway-2"
+    title = "run gateway, two workers"
+    workers = 2
+
+    async def stop(self) -> None:
+        for machine in self.machines:
+            await machine.end()  # the parent alone can be killed: its workers would still be there for a moment
+        await super().stop()
