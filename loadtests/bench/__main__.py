@@ -39,6 +39,7 @@ def _names(known: Sequence[str], otherwise: Sequence[str]) -> Any:
 @click.command()
 @click.option("--only", callback=_names(list(SCENARIOS), TABLE), help=ONLY)
 @click.option("--peers", callback=_names(list(PEERS), list(PEERS)), help="Peers, likewise: gateway,floor.")
+@click.option("--goals", is_flag=True, help="Of these peers only those that a goal compares the gateway with: sooner.")
 @click.option("--rounds", type=click.IntRange(1), default=None, help="Interleaved rounds.  [default: 3; quick: 1]")
 @click.option("--quick", is_flag=True, help="Small numbers and short times: shows that it works, and no more.")
 @click.option("--seconds", type=float, default=None, help="How long each measurement takes.  [default: 5; quick: 1.5]")
@@ -46,8 +47,8 @@ def _names(known: Sequence[str], otherwise: Sequence[str]) -> Any:
 @click.option("--json", "file", type=click.File("w"), help="Write everything that was measured to this file.")
 @click.option("--date", default=None, help="The date to write beside the numbers.  [default: today]")
 def main(
-    only: list[str], peers: list[str], rounds: int | None, quick: bool, seconds: float | None, markdown: bool,
-    file: IO[str] | None, date: str | None,
+    only: list[str], peers: list[str], goals: bool, rounds: int | None, quick: bool, seconds: float | None,
+    markdown: bool, file: IO[str] | None, date: str | None,
 ) -> None:  # fmt: skip
     """Measure the gateway and its peers side by side on this machine.
 
@@ -60,20 +61,20 @@ def main(
     date = date or datetime.now(UTC).date().isoformat()
     about = {"date": date, "command": ["python", "-m", "loadtests.bench", *sys.argv[1:]], "scale": vars(scale)}
     try:
-        failures = asyncio.run(_main(only, peers, rounds or (1 if quick else 3), scale, about, markdown, file))
+        failures = asyncio.run(_main(only, peers, goals, rounds or (1 if quick else 3), scale, about, markdown, file))
     except Failed as error:
         raise click.ClickException(str(error)) from error
     sys.exit(1 if failures else 0)
 
 
 async def _main(
-    only: list[str], peers: list[str], rounds: int, scale: Scale, about: dict[str, Any], markdown: bool,
+    only: list[str], peers: list[str], goals: bool, rounds: int, scale: Scale, about: dict[str, Any], markdown: bool,
     file: IO[str] | None,
 ) -> int:  # fmt: skip
     """How many measurements failed."""
     titles = {name: peer.title for name, peer in PEERS.items()}
     async with open_lab(scale) as lab:
-        results = await run(lab, only, peers, rounds, lambda line: click.echo(line, err=True))
+        results = await run(lab, only, peers, rounds, lambda line: click.echo(line, err=True), goals=goals)
         about |= {"rounds": rounds, **machine.describe(lab.postgres, peers)}
     click.echo(report.render(results, titles, report.text))
     if markdown:

@@ -81,6 +81,11 @@ GOALS = (
 )  # fmt: skip
 
 
+def compared(scenario: str) -> set[str]:
+    """The peers that some goal needs in this scenario."""
+    return {OURS, *(peer for goal in GOALS if goal.scenario == scenario for peer in goal.beside)}
+
+
 def rows(results: Results) -> Iterator[Row]:
     """The goals for which there is everything that they need."""
     for goal in GOALS:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from loadtests.bench.goals import compared
 from loadtests.bench.lab import Lab
 from loadtests.bench.peers import PEERS
 from loadtests.bench.peers.peer import Peer
@@ -61,14 +62,15 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 
 async def run(
-    lab: Lab, names: Sequence[str], peers: Sequence[str], rounds: int, tell: Callable[[str], None]
+    lab: Lab, names: Sequence[str], peers: Sequence[str], rounds: int, tell: Callable[[str], None], *, goals: bool
 ) -> Results:
-    """Measures these scenarios with these peers, as far as they are there."""
+    """Measures these scenarios with these peers, as far as they are there; `goals`: no more than the goals need."""
     results = Results()
     missing = {name: what for name in peers if (what := PEERS[name].missing()) is not None}
     results.notes += [f"{PEERS[name].title} is left out: {what} is not installed" for name, what in missing.items()]
     for name in names:
-        asked = [peer for peer in SCENARIOS[name].peers if peer in peers and peer not in missing]
+        wanted = compared(name).intersection(peers) if goals else peers
+        asked = [peer for peer in SCENARIOS[name].peers if peer in wanted and peer not in missing]
         for number in range(1, rounds + 1):
             for peer in asked:
                 await _measure(lab, results, name, peer, number, tell)
