@@ -13,7 +13,7 @@ import orjson
 
 from gateway.cli.endings import Failure, Misuse, finish
 from gateway.cli.remote import session, token_option, url_option
-from gateway.client import Producer, Session, refusal, stream_url
+from gateway.client import NoSuchStream, Producer, Session, stream_url
 
 CHUNK = 64 * 1024
 """Bytes read from stdin at once."""
@@ -49,26 +49,27 @@ def append(run: str, url: str, token: str | None, create: bool, close: bool, pro
 
 async def _append(url: str, token: str | None, create: bool, close: bool, producer_id: str | None) -> None:
     async with session(patience=PATIENCE, token=token) as http:
-        producer = Producer(http, url, producer_id)
-        offset = await producer.create() if create else None
-        events = _Events()
-        async for chunk in _stdin():
-            if batch := events.feed(chunk):
-                offset = await producer.append(batch)
-            events.check()
-        if batch := events.end():
+        try:
+            click.echo(await _send(http, url, create, close, producer_id))
+        except NoSuchStream as error:
+            raise error if create else NoSuchStream(f"{error} (--create makes it)") from None
+
+
+async def _send(http: Session, url: str, create: bool, close: bool, producer_id: str | None) -> str:
+    """Everything on stdin; the offset after it."""
+    producer = Producer(http, url, producer_id)
+    offset = await producer.create() if create else None
+    events = _Events()
+    async for chunk in _stdin():
+        if batch := events.feed(chunk):
             offset = await producer.append(batch)
         events.check()
-        if close:
-            offset = await producer.close()
-        click.echo(offset if offset is not None else await _tail_offset(http, url))
-
-
-async def _tail_offset(http: Session, url: str) -> str:
-    response = (await http.send("HEAD", url)).response
-    if response.status_code != 200:
-        raise refusal(response)
-    return str(response.headers["stream-next-offset"])
+    if batch := events.end():
+        offset = await producer.append(batch)
+    events.check()
+    if close:
+        offset = await producer.close()
+    return offset if offset is not None else str((await http.head(url)).headers["stream-next-offset"])
 
 
 class _Events:

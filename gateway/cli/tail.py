@@ -9,7 +9,7 @@ import click
 
 from gateway.cli.endings import finish, note
 from gateway.cli.remote import session, token_option, url_option
-from gateway.client import Follower, Session, Step, elements, refusal, stream_url, unbase64
+from gateway.client import Follower, Session, Step, elements, stream_url, unbase64
 
 
 @click.command()
@@ -42,10 +42,7 @@ async def _tail(url: str, offset: str, token: str | None, verbose: bool) -> None
 
 async def _is_json(http: Session, url: str) -> bool:
     # An SSE response has its own content type, so the stream's has to be asked for.
-    response = (await http.send("HEAD", url)).response
-    if response.status_code != 200:
-        raise refusal(response)
-    content_type: str = response.headers.get("content-type", "")
+    content_type: str = (await http.head(url)).headers.get("content-type", "")
     return content_type.partition(";")[0].strip().lower() == "application/json"
 
 

@@ -72,6 +72,16 @@ class Session:
             self.on_trouble(Trouble(f"{url}: {reason}", backoff.failures, wait))
             await asyncio.sleep(wait)
 
+    async def head(self, url: str) -> httpx.Response:
+        """What a stream says of itself. Raises ClientError."""
+        response = (await self.send("HEAD", url)).response
+        if response.status_code != 200:
+            # The refusal of a HEAD has no body to say why: that of a GET has.
+            response = (await self.send("GET", url)).response
+        if response.status_code != 200:
+            raise refusal(response)
+        return response
+
 
 def client(token: str | None = None) -> httpx.AsyncClient:
     """An HTTP client whose waits fit live responses: a Machine sends something at least every 15 seconds.
@@ -92,21 +102,23 @@ def describe(error: httpx.RequestError) -> str:
 
 
 def explain(response: httpx.Response) -> str:
-    """What the server says about a refusal: its own message when the body has one."""
+    """What the server says about a refusal: its own message and details when the body has them."""
     try:
-        message = json.loads(response.content)["error"]["message"]
-    except (ValueError, TypeError, KeyError):
-        message = response.reason_phrase
-    return f"{response.status_code} {' '.join(str(message).split())}".rstrip()
+        error = json.loads(response.content)["error"]
+        said = f"{error['message']} {error.get('details') or ''}"
+    except (ValueError, TypeError, KeyError, AttributeError):
+        said = response.reason_phrase
+    return f"{response.status_code} {' '.join(said.split())}".rstrip()
 
 
 def refusal(response: httpx.Response) -> ClientError:
     """The error that an answer is, when it is none of those that were hoped for."""
-    text = f"{response.request.url}: {explain(response)}"
+    said = explain(response)
+    text = f"{response.request.url}: {said}"
     if response.status_code == 404:
         return NoSuchStream(text)
     if response.status_code == 410:
         return StreamGone(text)
     if response.status_code == 409 and response.headers.get("stream-closed") == "true":
-        return StreamClosed(f"{text}: it is closed")
+        return StreamClosed(text if "closed" in said else f"{text}: it is closed")
     return Refused(text)

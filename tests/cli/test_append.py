@@ -78,5 +78,12 @@ async def test_a_closed_run_is_one_line_and_code_1() -> None:
     assert ended == (1, "", f"run-gateway: {stream.url}/runs/17: 409 Scripted: it is closed\n")
 
 
+async def test_a_run_that_does_not_exist_is_one_line_that_says_how_to_make_it() -> None:
+    async with scripted() as stream:
+        stream.exists = False
+        ended = await command("append", "17", "--url", stream.url, stdin=b"1\n")
+    assert ended == (1, "", f"run-gateway: {stream.url}/runs/17: 404 Scripted (--create makes it)\n")
+
+
 async def test_an_id_that_no_header_can_hold_is_misuse() -> None:
     assert (await command("append", "17", "--producer-id", "é")).code == 2

@@ -48,7 +48,7 @@ async def test_tail_writes_bytes_as_they_are() -> None:
 
 @pytest.mark.parametrize(("status", "words"), [(404, "404 Scripted"), (410, "410 Scripted")])
 async def test_tail_of_what_does_not_exist_is_one_line_and_code_1(status: int, words: str) -> None:
-    async with scripted(faults=[Fault(status=status)]) as stream:
+    async with scripted(faults=[Fault(status=status)] * 2) as stream:
         ended = await command("tail", "17", "--url", stream.url)
     assert ended == (1, "", f"run-gateway: {stream.url}/runs/17: {words}\n")
 
@@ -87,5 +87,7 @@ async def test_a_token_is_shown_to_a_gateway_that_asks_who_comes(postgres: Postg
         assert (await command(*append, stdin=b"1\n2\n", RUN_GATEWAY_TOKEN=key)).code == 0
         assert (await command("tail", "1", "--url", machine.url, RUN_GATEWAY_TOKEN=key)).out == "1\n2\n"
         assert (await command("tail", "1", "--url", machine.url, "--token", key)).out == "1\n2\n"
+        refused = await command("tail", "1", "--url", machine.url)
+        assert refused.err == f"run-gateway: {machine.url}/runs/1: 401 A credential is required.\n"
         wrong = await command("tail", "1", "--url", machine.url, RUN_GATEWAY_TOKEN="a-wrong-key-of-letters")
         assert (wrong.code, "a-wrong-key-of-letters" in wrong.err) == (1, False)
