@@ -6,7 +6,8 @@ whether a database answers or a port is free is for those who use it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -374,6 +375,17 @@ def _explain(fault: ErrorDetails, given: dict[str, Any]) -> str:
 def variable(name: str) -> str:
     """The environment variable of a field: `data_dir` -> `GATEWAY_DATA_DIR`, `port` -> `PORT`."""
     return name.upper() if name in EVERYBODYS else f"GATEWAY_{name.upper()}"
+
+
+def misspelt(environment: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Variables that look like settings and are none, each with the one that was probably meant."""
+    known = [variable(name) for name in Settings.model_fields]
+    for name in environment:
+        if name.startswith("GATEWAY_") and name not in known:
+            bare = name.removeprefix("GATEWAY_")
+            # So close that what an orchestrator sets for a service that is called gateway is not taken for a mistake.
+            meant = [bare] if bare in known else difflib.get_close_matches(name, known, 1, 0.9)
+            yield from ((name, setting) for setting in meant)
 
 
 class Row(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from gateway.settings import BadSetting, Settings, load, rows, table, variable
+from gateway.settings import BadSetting, Settings, load, misspelt, rows, table, variable
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -34,6 +34,14 @@ def test_everybodys_variables_have_no_prefix_and_ours_have_one(monkeypatch: pyte
     monkeypatch.setenv("HEARTBEAT", "2")
     settings = load()
     assert (settings.port, settings.heartbeat) == (81, 1.5)
+
+
+def test_a_variable_that_is_nearly_a_setting_is_told_from_what_others_set() -> None:
+    set_by_others = ["GATEWAY_SERVICE_HOST", "GATEWAY_PORT_8080_TCP_ADDR", "GATEWAY_POOL_SIZE", "PORT", "POOLSIZE"]
+    assert list(misspelt([*set_by_others, "GATEWAY_POOLSIZE", "GATEWAY_DATABASE_URL"])) == [
+        ("GATEWAY_POOLSIZE", "GATEWAY_POOL_SIZE"),
+        ("GATEWAY_DATABASE_URL", "DATABASE_URL"),
+    ]
 
 
 def test_a_flag_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

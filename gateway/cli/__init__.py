@@ -14,6 +14,7 @@ from gateway.cli.tail import tail
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="run-gateway", message="%(prog)s %(version)s")
 def main() -> None:
     """An event log for runs in Postgres, followed over Durable Streams from any Machine."""
 

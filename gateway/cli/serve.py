@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import Any
 
 import click
 
 from gateway.cli.endings import Misuse, settings
 from gateway.cli.logs import log_to_stderr
-from gateway.settings import rows
+from gateway.settings import misspelt, rows
+
+logger = logging.getLogger("gateway.cli.serve")
 
 
 class _Serve(click.Command):
@@ -42,6 +46,8 @@ def serve(**flags: Any) -> None:
             " or GATEWAY_ALLOW_ANONYMOUS=true if that is meant"
         )
     log_to_stderr(chosen)
+    for name, meant in misspelt(os.environ):
+        logger.warning("%s is no setting, and changes nothing: is %s meant?", name, meant)
     from gateway.cli.run import run  # the driver and the web framework take half a second: not for every command
 
     run(chosen)

@@ -29,6 +29,8 @@ from gateway.http.request_log import AccessLog, App
 from gateway.metrics.siblings import Siblings
 from gateway.settings import Settings
 
+logger = logging.getLogger("gateway.cli.server")
+
 
 async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblings: Siblings | None = None) -> None:
     """Serve until told to stop; prints where it listens as soon as it does. Raises Failure."""
@@ -61,6 +63,7 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
     )
 
     def drain() -> None:
+        logger.info("Draining: what is open has %g s to end.", settings.drain_timeout)
         server.should_exit = True
         if server.started:
             app.begin_drain()

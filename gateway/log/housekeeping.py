@@ -66,7 +66,7 @@ class Housekeeping:
             except ProtocolError as error:
                 logger.warning("Housekeeping was interrupted (%r); the next round goes on.", error.__cause__)
             if (self.packed, self.purged) != (packed, purged):
-                logger.info("Packed %d pages, purged %d rows.", self.packed - packed, self.purged - purged)
+                logger.info("Packed pages: %d, purged rows: %d.", self.packed - packed, self.purged - purged)
 
     async def round(self) -> None:
         """Everything that there is to do now. Raises KeptElsewhere, Unavailable."""
