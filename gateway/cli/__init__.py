@@ -8,7 +8,7 @@ from gateway.cli.append import append
 from gateway.cli.demo import demo
 from gateway.cli.flue import flue
 from gateway.cli.migrate import migrate
-from gateway.cli.rotate import rotate_token_key
+from gateway.cli.rotate import rotate_token_key, rotate_webhook_key
 from gateway.cli.serve import serve
 from gateway.cli.tail import tail
 
@@ -19,5 +19,5 @@ def main() -> None:
     """An event log for runs in Postgres, followed over Durable Streams from any Machine."""
 
 
-for command in (serve, migrate, tail, append, demo, flue, rotate_token_key):
+for command in (serve, migrate, tail, append, demo, flue, rotate_token_key, rotate_webhook_key):
     main.add_command(command)

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from fastapi import APIRouter
@@ -22,6 +22,8 @@ from gateway.subscriptions.store import Store
 from gateway.subscriptions.values import Delivery
 from gateway.subscriptions.watch import Watch
 from gateway.subscriptions.webhooks import Webhooks
+
+KEYS_FRESH: Final = 60.0  # seconds: half of what a new key is published for before it signs
 
 
 class Subscriptions:
@@ -45,6 +47,7 @@ class Subscriptions:
         self._store = Store(database)
         self._watch = Watch()
         self._cached_keys: Keys | None = None
+        self._keys_until = 0.0
         self._dispatcher: Dispatcher | None = None
         self._webhooks: Webhooks | None = None
 
@@ -95,6 +98,10 @@ class Subscriptions:
     async def _keys(self) -> Keys:
         if self._cached_keys is None:
             self._cached_keys = await self._store.keys()
+        elif time.monotonic() > self._keys_until:
+            with suppress(Unavailable):  # those that are known are still good
+                self._cached_keys = await self._store.keys()
+                self._keys_until = time.monotonic() + KEYS_FRESH
         return self._cached_keys
 
     async def _changed(self) -> None:

@@ -54,6 +54,7 @@ class Keys:
 
     signers: Sequence[Signer]
     token_key: bytes = field(repr=False)
+    coming: Sequence[Signer] = ()  # published, and not yet signing: not every Machine may know of them
 
     @property
     def signer(self) -> Signer:
@@ -61,7 +62,7 @@ class Keys:
 
     def jwks(self) -> dict[str, Any]:
         """The public keys as §6.5 shows them."""
-        return {"keys": [signer.jwk for signer in self.signers]}
+        return {"keys": [signer.jwk for signer in (*self.signers, *self.coming)]}
 
     def issue_token(self, subscription_id: str, generation: int, now: float, nonce: str) -> str:
         """A token for one generation of one subscription."""

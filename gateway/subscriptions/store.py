@@ -39,7 +39,18 @@ _MAKE_KEYS: Final = (
     "INSERT INTO run_gateway.subscription_keys (purpose, number, secret) VALUES ('sign', 1, $1), ('token', 1, $2)"
     " ON CONFLICT DO NOTHING"
 )
-_KEYS: Final = "SELECT purpose, secret FROM run_gateway.subscription_keys ORDER BY purpose, number"
+_KEYS: Final = (
+    "SELECT purpose, secret, number = 1 OR created_at < now() - interval '2 minutes' AS signs"
+    " FROM run_gateway.subscription_keys ORDER BY purpose, number"
+)
+_NEW_KEY: Final = (
+    "INSERT INTO run_gateway.subscription_keys (purpose, number, secret)"
+    " SELECT 'sign', max(number) + 1, $1 FROM run_gateway.subscription_keys WHERE purpose = 'sign'"
+)
+_OLD_KEYS: Final = (
+    "DELETE FROM run_gateway.subscription_keys WHERE purpose = 'sign' AND number <="
+    " (SELECT max(number) - 3 FROM run_gateway.subscription_keys WHERE purpose = 'sign')"
+)
 
 _NOT_FOUND: Final = Code.SUBSCRIPTION_NOT_FOUND, "Subscription not found"
 _REFUSALS: Final = {
@@ -248,8 +259,17 @@ class Store:
                     _MAKE_KEYS, secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(SECRET_BYTES)
                 )
                 rows = await connection.fetch(_KEYS)  # another Machine may have been first
-        signers = [Signer(row["secret"]) for row in rows if row["purpose"] == "sign"]
-        return Keys(signers, next(row["secret"] for row in rows if row["purpose"] == "token"))
+        sign = [(Signer(row["secret"]), row["signs"]) for row in rows if row["purpose"] == "sign"]
+        ripe = [signer for signer, signs in sign if signs] or [sign[0][0]]
+        coming = [signer for signer, _ in sign if signer not in ripe]
+        return Keys(ripe, next(row["secret"] for row in rows if row["purpose"] == "token"), coming)
+
+    async def rotate(self) -> None:
+        """Makes a key that will sign webhooks in two minutes. The two before it stay published, older ones go."""
+        await self.keys()
+        async with self._database.acquire() as connection, connection.transaction():
+            await connection.execute(_NEW_KEY, secrets.token_bytes(SECRET_BYTES))
+            await connection.execute(_OLD_KEYS)
 
     async def tidy(self, most: int) -> int:
         """Takes away links that count no more, some at a time; how many rows it touched."""

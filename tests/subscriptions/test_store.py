@@ -498,3 +498,22 @@ async def test_interest_is_read_again_only_when_it_has_changed(store: Store, str
     assert (await store.interest(known)).explicit == frozenset("xy")
     await store.delete("s2")
     assert (await store.interest(known)).subscriptions == 2
+
+
+async def test_a_new_key_is_published_before_it_signs_and_old_ones_go(database: Database) -> None:
+    store = Store(database)
+    first = (await store.keys()).signer.kid
+    await store.rotate()
+    keys = await store.keys()
+    assert keys.signer.kid == first, "other Machines may not publish the new one yet"
+    assert len(keys.jwks()["keys"]) == 2
+    async with database.acquire() as connection:
+        await connection.execute("UPDATE run_gateway.subscription_keys SET created_at = now() - interval '3 minutes'")
+    keys = await store.keys()
+    assert keys.signer.kid != first
+    assert first in [key["kid"] for key in keys.jwks()["keys"]], "what it signed stays verifiable"
+    for _ in range(3):
+        await store.rotate()
+    published = [key["kid"] for key in (await store.keys()).jwks()["keys"]]
+    assert len(published) == 3
+    assert first not in published
