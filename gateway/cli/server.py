@@ -12,6 +12,7 @@ import logging
 import math
 import socket
 from collections.abc import Iterator
+from typing import Final
 
 import click
 import uvicorn
@@ -30,6 +31,9 @@ from gateway.metrics.siblings import Siblings
 from gateway.settings import Settings
 
 logger = logging.getLogger("gateway.cli.server")
+
+LATE: Final = 3.0
+"""Seconds after the drain that an ending which was slow to be told may take, before it is cut."""
 
 
 async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblings: Siblings | None = None) -> None:
@@ -57,7 +61,7 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
             backlog=4096,
             # Longer than proxies keep an idle connection: it is they who end it, between requests.
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=math.ceil(settings.drain_timeout),
+            timeout_graceful_shutdown=math.ceil(settings.drain_timeout + LATE),
         ),
         ready=f"Listening on {address(sockets[0])}",
     )

@@ -40,6 +40,7 @@ def health_router(readiness: Callable[[], Awaitable[Health]]) -> APIRouter:
     @router.get(
         "/ready",
         summary="May this Machine be sent requests?",
+        response_model_exclude_none=True,
         responses={503: {"model": Health, "description": "Draining, or without a database."}},
     )
     async def ready(response: Response) -> Health:

@@ -169,8 +169,10 @@ class Reading:
             while not closed:
                 try:
                     batch = await follower.next()
-                except ProtocolError:
-                    break  # the log is away or the stream gone: a clean end, from which the client asks again
+                except (ProtocolError, asyncio.CancelledError):
+                    # The log is away, the stream gone, or the time of a drain over while the log did not answer: a
+                    # clean end all the same, from which the client asks again (law 9).
+                    break
                 if batch is Signal.OVER:
                     break
                 if isinstance(batch, Signal):
