@@ -20,6 +20,7 @@ mpl.use("Agg")  # files, and no window
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 # Short names; the order is the one of the legend.
 NAMES = {
@@ -65,7 +66,9 @@ def draw(results: Results, scenario: str, value: str, words: tuple[str, str, str
     axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
     axes.set_title(where, fontsize=8, loc="right")
     axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=130)
