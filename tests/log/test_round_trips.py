@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
+from asyncpg.protocol import protocol as driver
+
 from gateway.log.connect import LogConnection
 from gateway.protocol.request import Producer
 from loadtests.proxy import Proxy
@@ -58,3 +60,8 @@ async def test_a_new_connection_does_not_ask_what_the_types_are(database_url: st
 
 async def test_the_driver_still_asks_by_the_name_that_is_overridden() -> None:
     assert "_introspect_types" in vars(LogConnection.__mro__[1])
+
+
+def test_what_is_in_an_array_is_not_asked_whether_it_is_one() -> None:
+    for name in ("IterableABC", "SizedABC"):
+        assert getattr(driver, name) == (list, tuple), "the driver calls it otherwise now: see gateway.log.connect"
