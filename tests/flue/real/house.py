@@ -11,7 +11,12 @@ from tests.databases import Postgres
 from tests.flue.real.rig import FlueServer, built
 from tests.machines import Machine
 
-SETTINGS = {"GATEWAY_FLUE": "on", "GATEWAY_FLUE_WORKFLOWS": "ticker,chat", "GATEWAY_FLUE_ORPHAN_AFTER": "4"}
+SETTINGS = {
+    "GATEWAY_FLUE": "on",
+    "GATEWAY_FLUE_WORKFLOWS": "ticker,chat",
+    "GATEWAY_FLUE_ORPHAN_AFTER": "4",
+    "GATEWAY_DRAIN_TIMEOUT": "3",  # of 1 s a drain leaves 0.2 s between the last reader's end and the connection's
+}
 
 
 @dataclass
