@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpcore
 
 from gateway.http import responses
+from gateway.http.request_log import request as named
 from gateway.http.responses import Headers, Receive, Scope, Send
 from gateway.protocol.errors import BadGateway, UpgradeNotPassed
 
@@ -103,7 +104,8 @@ class Upstream:
                     raise
                 await once()  # a connection kept from before may have ended just as it was used again
         except _FAULTS as error:
-            logger.warning("The upstream failed (%s).", type(error).__name__)
+            told = named(scope) if started else named(scope) | {"status": BadGateway.status}
+            logger.warning("The upstream failed (%s).", type(error).__name__, extra={"request": told})
             if started:
                 return  # what was begun ends without its end, so that the client can tell
             raise BadGateway from error

@@ -89,15 +89,14 @@ class Store:
         statement = _LIST
         arguments: list[str | int] = [tenant]
         for condition, value in (
-            ("r.status = ", request.status),
-            ("r.workflow_name = ", request.workflow_name),
-            ("r.metadata @> ", request.metadata),
-            ("r.stream < ", request.before),
+            ("r.status = $%d", request.status),
+            ("r.workflow_name = $%d", request.workflow_name),
+            ("r.metadata @> $%d::text::jsonb", request.metadata),
+            ("r.stream < $%d", request.before),
         ):
             if value is not None:
                 arguments.append(value)
-                cast = "::text::jsonb" if value is request.metadata else ""
-                statement += f" AND {condition}${len(arguments)}{cast}"
+                statement += " AND " + condition % len(arguments)
         arguments.append(request.limit + 1)
         async with self._database.acquire() as connection:
             rows = await connection.fetch(f"{statement} ORDER BY r.stream DESC LIMIT ${len(arguments)}", *arguments)

@@ -242,11 +242,20 @@ async def test_a_websocket_is_refused_clearly(gateway: Running) -> None:
     assert b'"upgrade_not_passed"' in answer
 
 
-async def test_an_upstream_that_is_not_there_is_a_bad_gateway(database_of_all: str) -> None:
+async def test_an_upstream_that_is_not_there_is_a_bad_gateway(
+    database_of_all: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with serving(database_of_all, "direct", upstream=f"http://127.0.0.1:{free_port()}") as running:
         async with httpx.AsyncClient(base_url=running.url) as http:
             response = await http.post("/workflows/x", content=b"{}")
             assert response.status_code == 502
+            (told,) = [record for record in caplog.records if record.name == "gateway.http.upstream"]
+            assert vars(told)["request"] == {
+                "request_id": response.headers["x-request-id"],
+                "method": "POST",
+                "path": "/workflows/x",
+                "status": 502,
+            }
             assert response.json()["error"]["type"] == "bad_gateway"
             assert (await http.get("/health")).status_code == 200
 

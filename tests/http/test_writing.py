@@ -209,6 +209,13 @@ async def test_an_append_that_cannot_be_is_refused_and_changes_nothing(
     assert await content(client, path) == [1]
 
 
+async def test_another_content_type_is_named_since_curl_sets_one_by_itself(client: Client, path: str) -> None:
+    await client("PUT", path, headers=JSON)
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    refused = (await client("POST", path, headers=form, content=b"1")).json()["error"]
+    assert refused["details"] == "The request's is application/x-www-form-urlencoded."
+
+
 async def test_what_is_nested_deep_is_kept_and_what_is_nested_too_deep_refused(client: Client, path: str) -> None:
     await client("PUT", path, headers=JSON)
     deep = b"[" * 1000 + b"]" * 1000
