@@ -50,6 +50,20 @@ async def update(url: str) -> list[str]:
         raise Failure(f"cannot bring the schema of {name(url)} up to date: {line(error)}") from error
 
 
+async def must_be_there(url: str) -> None:
+    """Make sure that there is a schema where nobody asked to make it; of what age is another matter. Raises Failure."""
+    try:
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
+        try:
+            there = await connection.fetchval("SELECT to_regnamespace('run_gateway') IS NOT NULL")
+        finally:
+            await connection.close()
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Failure(f"cannot reach the database {name(url)}: {line(error)}") from error
+    if not there:
+        raise Failure(f"{name(url)} has no schema run_gateway: `run-gateway migrate` makes it")
+
+
 async def must_listen(url: str, given: str | None) -> None:
     """Make sure that news will arrive by LISTEN. Raises Failure."""
     for address in listening_addresses(url, given):

@@ -48,7 +48,7 @@ async def fit(url: str, settings: Settings) -> None:
     if settings.auth == "none" and settings.flue_workflows is None:
         raise Misuse(
             "GATEWAY_FLUE shows runs without asking the app's own `runs` middleware: name the workflows that anybody"
-            " may read in GATEWAY_FLUE_WORKFLOWS (* for all), or ask for keys with GATEWAY_AUTH"
+            " may read in GATEWAY_FLUE_WORKFLOWS (* for all), or ask for keys with AUTH"
         )
     await _connected(url, lambda connection: check(connection, ends_runs=settings.flue_orphan_after is not None))
 

@@ -9,7 +9,7 @@ import click
 import uvloop
 
 from gateway.auth.face import check
-from gateway.cli.database import database, must_listen, update
+from gateway.cli.database import database, must_be_there, must_listen, update
 from gateway.cli.endings import Misuse
 from gateway.cli.flue import fit
 from gateway.cli.listening import Sockets, address, bind
@@ -45,6 +45,8 @@ async def _run(settings: Settings) -> None:
             url = await stack.enter_async_context(database(settings))
             if settings.migrate or settings.database_url is None:
                 await update(url)
+            else:
+                await must_be_there(url)
             if settings.flue:
                 await fit(url, settings)
             if settings.require_listen:

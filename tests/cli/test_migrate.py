@@ -28,3 +28,10 @@ async def test_of_several_that_start_at_once_one_applies(tmp_path: Path) -> None
 async def test_without_a_database_url_it_is_the_embedded_one_that_is_migrated(tmp_path: Path) -> None:
     ended = await command("migrate", "--data-dir", str(tmp_path))
     assert (ended.code, ended.out.splitlines()[1:]) == (0, [f"Applied {name}" for name in names()])
+
+
+async def test_serve_that_may_not_migrate_refuses_a_database_without_the_schema(tmp_path: Path) -> None:
+    async with EmbeddedPostgres(tmp_path) as postgres:
+        ended = await command("serve", "--no-migrate", "--port", "0", DATABASE_URL=postgres.dsn)
+    assert ended.code == 1
+    assert ended.err.endswith(" has no schema run_gateway: `run-gateway migrate` makes it\n")
