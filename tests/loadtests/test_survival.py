@@ -54,14 +54,23 @@ async def test_a_rolling_deploy_cuts_nobody_off() -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "kind"), [("early_end", "early ends"), ("trusted_news", "lost"), ("tail_position", "lost")]
+    ("broken", "kinds"),
+    [
+        ("early_end", {"early ends"}),
+        ("trusted_news", {"lost", "early ends"}),  # whichever of its readers comes first to its run's end
+        ("tail_position", {"lost", "early ends"}),
+    ],
 )
-async def test_a_gateway_with_a_law_broken_on_purpose_is_found_out(broken: str, kind: str) -> None:
-    code, report = await survival(
-        "--seconds", "6", "--runs", "4", "--machine-module", f"tests.loadtests.broken.{broken}"
-    )
+async def test_a_gateway_with_a_law_broken_on_purpose_is_found_out(broken: str, kinds: set[str]) -> None:
+    # Whether a reader is hit in so few seconds is a matter of luck; of a few tries one has to find it.
+    for _ in range(4):
+        code, report = await survival(
+            "--seconds", "6", "--runs", "4", "--machine-module", f"tests.loadtests.broken.{broken}"
+        )
+        if code != 0:
+            break
     assert code == 1
-    assert report[kind] != "0", report
+    assert any(report[kind] != "0" for kind in kinds), report
 
 
 def test_a_seed_draws_the_same_faults_again_and_another_seed_others() -> None:
