@@ -21,7 +21,7 @@ RING_BYTES: Final = 64 << 10  # of recent batches, for readers that are a little
 RING_BATCHES: Final = 128
 EARLY: Final = 32  # pieces of news, of an EARLYth of RING_BYTES each, that wait for a read that is under way
 
-Send = Callable[[bytes], int]  # as os.write: how much of it went, or OSError
+Send = Callable[[bytes], int]  # as socket.send: how much of it went, or OSError
 
 
 class Tail:
