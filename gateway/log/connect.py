@@ -102,6 +102,8 @@ async def connect(
     )
     connection.born = asyncio.get_running_loop().time()
     connection.retires = connection.born + max_age * random.uniform(0.8, 1)
+    # A statement goes to the kernel at once, and not after all else that this turn of the loop has to do.
+    connection._transport.set_write_buffer_limits(0)  # type: ignore[attr-defined]
     _keep_honest(connection)
     return connection
 

@@ -145,7 +145,9 @@ class Writer:
 
     def _flush(self) -> None:
         """Sends off what may go, as one batch; and what is left then, should it take long, on another lane."""
-        self._flush_at = None
+        if self._flush_at is not None:
+            self._flush_at.cancel()
+            self._flush_at = None
         entries = self._gather()
         if not entries:
             return
@@ -209,9 +211,6 @@ class Writer:
             if self._aside:
                 self._busy.update(self._aside.paths)
             self._free.append(lane)
-            if self._flush_at is not None:
-                self._flush_at.cancel()
-                self._flush_at = None
             if self._queue:
                 self._flush()
             elif not self._busy:
@@ -244,6 +243,10 @@ class Writer:
                 self._refused = False
                 logger.warning("The database takes writes again.")
             self.commit_seconds.observe(landed - began)
+            if self._queue and self._free:
+                # The database has nothing to do now: first the next batch, and then, while it works, everyone is told.
+                self._flush()
+                await asyncio.sleep(0)
             self._tell(entries, row, landed)
 
     async def _part(self, entries: dict[str, Entry], lane: Lane, *, all_held: bool) -> None:
