@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import cast
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 
 from gateway.auth.face import Auth
-from gateway.auth.gate import let_in
-from gateway.auth.rules import ours
 from gateway.descriptors import room_for
 from gateway.fanout.hub import Hub, Published
 from gateway.fanout.transport import Cycle
 from gateway.flue.face import Flue
-from gateway.flue.routes import Routes
-from gateway.http import request_log, responses
-from gateway.http.cors import Cors, is_preflight
+from gateway.http.cors import Cors
 from gateway.http.docs import docs_router
+from gateway.http.entry import Entry, render_refusals
 from gateway.http.health import Health, health_router
 from gateway.http.openapi import describe
 from gateway.http.reading import Limits
-from gateway.http.responses import Receive, Scope, Send, Sending
+from gateway.http.responses import Receive, Scope, Send
+from gateway.http.routes import Routes
 from gateway.http.streams import StreamRoutes
 from gateway.http.upstream import Upstream
 from gateway.limits import Quotas
-from gateway.limits.face import open_at
 from gateway.log.database import Database
 from gateway.log.direct import listening_addresses
 from gateway.log.housekeeping import Housekeeping
@@ -44,14 +37,12 @@ from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
 from gateway.protocol.batch import News
-from gateway.protocol.errors import Draining, InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound, Unavailable
-from gateway.protocol.request import CreateRequest, stream_path_of
+from gateway.protocol.errors import Unavailable
+from gateway.protocol.request import CreateRequest
 from gateway.runs import Runs
 from gateway.runs.quota import RunQuota
 from gateway.settings import Settings
 from gateway.subscriptions import Subscriptions
-
-logger = logging.getLogger("gateway.app")
 
 WRITER_LANES = 3  # batches of appends that may be on their way to the database at once
 
@@ -151,11 +142,6 @@ class Gateway:
             others=self._flue,
         )
         self._upstream = Upstream(settings.upstream) if settings.upstream else None
-        self._routes: Routes = self._runs.streams
-        self._append_directly = self._streams.append_directly
-        if self._flue is not None:
-            routes = self._flue.routes(self._routes, self._append_directly, self._reader.stat)
-            self._routes, self._append_directly = routes, routes.append_directly
         self.metrics = Exposition(
             Parts(
                 settings.place | {"machine": self.machine},
@@ -170,6 +156,7 @@ class Gateway:
             siblings,
         )
         self._api = self._make_api()
+        self._entry = self._make_entry()
 
     def read_keys_again(self) -> None:
         """What SIGHUP asks for."""
@@ -186,95 +173,12 @@ class Gateway:
             hub.published = published
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._api(scope, receive, send)
-            return
-        if self._upstream is not None and not ours(scope["path"]):
-            await self._passed_on(self._upstream, scope, receive, send)
-            return
-        sending = responses.carrying(scope, send, self.cors.common(scope))
-        if self._quotas.addresses is None:
-            await self._answer(scope, receive, sending)
-            return
-        try:
-            address = open_at(self._quotas.addresses, scope)
-        except ProtocolError as error:
-            await responses.refuse(scope, sending, error)
-            return
-        with self._quotas.addresses.one(address):
-            await self._answer(scope, receive, sending)
+        await (self._entry if scope["type"] == "http" else self._api)(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, sending: Sending) -> None:
-        if is_preflight(scope):
-            await responses.preflight(sending)
-            return
-        if not self._auth.on and not self._quotas.judging:
-            let_in(scope)
-        elif not await self._admit(scope, sending):
-            return
-        path = stream_path_of(scope["path"])
-        if path is not None and not path.startswith("__ds/") and path != "__ds":
-            await self._stream(path, scope, receive, sending)
-        else:
-            await self._described(scope, receive, sending)
-
-    async def _passed_on(self, upstream: Upstream, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await upstream(scope, receive, send)  # whose answers are not ours, and carry what they do
-        except ProtocolError as error:
-            await responses.refuse(scope, responses.carrying(scope, send, self.cors.common(scope)), error)
-
-    async def _admit(self, scope: Scope, send: Send) -> bool:
-        """Whether the request is let in; if not, it is answered."""
-        try:
-            principal = await self._auth.admit(scope)
-            let_in(scope, principal)
-            if self._quotas.judging:
-                await self._quotas.judge(scope, principal)
-        except Exception as error:  # noqa: BLE001  logged with its traceback, unless it is a refusal
-            await responses.refuse(scope, send, self._fault(scope, error))
-            return False
-        return True
-
-    @staticmethod
-    def _fault(scope: Scope, error: Exception) -> ProtocolError:
-        """What the client is told of it."""
-        if isinstance(error, ProtocolError):
-            return error
-        request_log.failed(scope, error)
-        return InternalFault()
-
-    def append_directly(self, cycle: Cycle) -> bool:
+    @property
+    def append_directly(self) -> Callable[[Cycle], bool]:
         """What gateway.fanout.transport offers each POST to."""
-        try:
-            path = stream_path_of(cycle.scope["path"])
-            if path is None or path.startswith("__ds"):
-                return False
-            responses.note(cycle.scope, self.cors.common(cycle.scope))
-            principal = self._auth.known(cycle.scope, path)
-            if principal is None or self._quotas.judging:
-                return False
-            return self._append_directly(path, principal.tenant, cycle)
-        except Exception as error:  # noqa: BLE001  logged with its traceback
-            request_log.failed(cast("Scope", cycle.scope), error)
-            responses.refuse_directly(cycle, InternalFault())
-            return True
-
-    async def _stream(self, path: str, scope: Scope, receive: Receive, send: Sending) -> None:
-        try:
-            await self._routes(path, scope, receive, send)
-        except asyncio.CancelledError:
-            if send.begun:
-                raise
-            await responses.refuse(scope, send, Draining())  # the server waits no longer; another Machine may answer
-        except Exception as error:
-            if send.begun:
-                raise  # nothing true can be said any more: the connection is closed
-            await responses.refuse(scope, send, self._fault(scope, error))
-
-    async def _described(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(Exception):  # raised again by Starlette when `_render_fault` has logged and answered it
-            await self._api(scope, receive, send)
+        return self._entry.append_directly
 
     def _heard(self, news: News) -> None:
         self._hub.ring(news)
@@ -340,6 +244,22 @@ class Gateway:
                 await self._upstream.close()
             await self._database.close()
 
+    def _make_entry(self) -> Entry:
+        streams: Routes = self._runs.streams
+        append_directly = self._streams.append_directly
+        if self._flue is not None:
+            routes = self._flue.routes(streams, append_directly, self._reader.stat)
+            streams, append_directly = routes, routes.append_directly
+        return Entry(
+            auth=self._auth,
+            quotas=self._quotas,
+            cors=self.cors,
+            streams=streams,
+            append_directly=append_directly,
+            api=self._api,
+            upstream=self._upstream,
+        )
+
     def _make_api(self) -> FastAPI:
         api = FastAPI(title="Run gateway", lifespan=self._life, redirect_slashes=False, docs_url=None, redoc_url=None)
         api.include_router(docs_router())
@@ -350,9 +270,7 @@ class Gateway:
         if self._flue is not None:
             api.include_router(self._flue.router(self._runs.list))
         api.include_router(self._runs.router())
-        api.add_exception_handler(ProtocolError, _render)
-        api.add_exception_handler(HTTPException, _render_http)
-        api.add_exception_handler(Exception, _render_fault)
+        render_refusals(api)
         api.openapi = lambda: describe(api, auth=self._auth.on)  # type: ignore[method-assign]
         return api
 
@@ -386,30 +304,6 @@ class _Log:
         await self._lifecycle.delete(path)
         self._heard(News(path, 0, 0, deleted=True))
         self._subscriptions.deleted(path)
-
-
-async def _render(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ProtocolError)
-    headers, body = responses.refusal(request.scope, error)
-    response = Response(body, status_code=error.status)
-    response.raw_headers = [
-        *headers,
-        (b"content-length", b"%d" % len(body)),
-    ]
-    return response
-
-
-async def _render_fault(request: Request, error: Exception) -> Response:
-    request_log.failed(request.scope, error)
-    return await _render(request, InternalFault())
-
-
-async def _render_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        return await _render(request, MethodNotAllowed(None, [(b"allow", allow.encode())]))
-    return await _render(request, RouteNotFound())
 
 
 def create_app(

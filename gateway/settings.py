@@ -230,6 +230,15 @@ class Settings(BaseSettings):
     connection_max_age: Seconds = Field(
         600.0, description="Seconds that a connection to the database is used before it is replaced."
     )
+    max_connections: int = Field(
+        20_000,
+        ge=1,
+        description="Connections of each worker; on more, all requests but for /health and /ready are answered 503.",
+    )
+    max_head: int = Field(
+        32 * KIB, ge=KIB, le=MIB, description="Bytes that the line and headers of a request may have."
+    )
+    keep_alive: Seconds = Field(75.0, description="Seconds that a connection may wait for its next request.")
     max_readers: int = Field(
         10_000, ge=1, description="Open SSE responses and long-polls of each worker; more are answered 503."
     )

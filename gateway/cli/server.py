@@ -50,7 +50,12 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
     server = _Server(
         uvicorn.Config(
             application,
-            http=connections(settings.request_timeout, app.cors.constant),
+            http=connections(
+                request_timeout=settings.request_timeout,
+                max_head=settings.max_head,
+                max_connections=settings.max_connections,
+                common=app.cors.constant,
+            ),
             loop="uvloop",
             ws="none",
             lifespan="on",
@@ -60,7 +65,7 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
             headers=[("gateway-machine", "/".join(settings.place.values()))] if settings.place else [],
             backlog=4096,
             # Longer than proxies keep an idle connection: it is they who end it, between requests.
-            timeout_keep_alive=75,
+            timeout_keep_alive=math.ceil(settings.keep_alive),
             timeout_graceful_shutdown=math.ceil(settings.drain_timeout + LATE),
         ),
         ready=f"Listening on {address(sockets[0])}",

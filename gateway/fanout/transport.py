@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from asyncio import Transport
+from collections.abc import Collection
 from typing import Any, ClassVar, Final, cast
 
 import uvicorn
@@ -18,12 +20,11 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.fanout.follower import EXTENSION, Follower
-from gateway.protocol.errors import HeadTooLarge, MalformedHttp, ProtocolError, RequestTimeout
+from gateway.protocol.errors import HeadTooLarge, MalformedHttp, ProtocolError, RequestTimeout, TooManyConnections
 from gateway.protocol.request import stream_path_of
 
 Cycle = RequestResponseCycle  # uvicorn's state of one request
 
-HEAD_LIMIT: Final = 32 << 10  # bytes of a request's line and headers, give or take a read
 LINGER: Final = 2.0  # seconds that a refused connection is still read from
 IDLE_END: Final = 0.5  # seconds that an idle connection outlives the port
 _HELD: Final = 32 << 10  # bytes of a body that may gather before its request is given to a handler after all
@@ -75,10 +76,15 @@ class DirectProtocol(HttpToolsProtocol):
     """
 
     patience: ClassVar[float] = 60.0  # seconds that a request may take to arrive
+    head_limit: ClassVar[int] = 32 << 10  # bytes of a request's line and headers, give or take a read
+    most: ClassVar[int] = sys.maxsize  # connections; those beyond are refused what is not in `always`
+    always: ClassVar[Collection[str]] = ()  # paths that even they may ask for
 
     # uvicorn's own attributes fill the dict that instances of a class share the keys of (30): one more, and each
     # connection has a dict of its own, of 1.5 kB.
-    __slots__ = ("_append_directly", "_due", "_ending", "_head", "_held", "_over", "_socket", "follower", "send")
+    __slots__ = (
+        "_append_directly", "_due", "_ending", "_head", "_held", "_over", "_socket", "_surplus", "follower", "send",
+    )  # fmt: skip
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
@@ -94,6 +100,7 @@ class DirectProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow._is_writable_event = cast("Any", _Event(True))
+        self._surplus = len(self.connections) > self.most
         # uvicorn knows of a socket that is full only from here; at a mark of 0 it is so as soon as a byte is buffered,
         # and while it is not, nothing can be overtaken by what `send` sends.
         transport.set_write_buffer_limits(0)
@@ -106,10 +113,11 @@ class DirectProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """uvicorn's own, with a bound for what it keeps, and refusals in the shape of all others."""
-        for start in range(0, len(data), HEAD_LIMIT):
+        step = self.head_limit
+        for start in range(0, len(data), step):
             if self._over or self.transport.is_closing():
                 return
-            piece = data if len(data) <= HEAD_LIMIT else data[start : start + HEAD_LIMIT]
+            piece = data if len(data) <= step else data[start : start + step]
             try:
                 self.parser.feed_data(piece)
             except HttpParserUpgrade:
@@ -120,8 +128,8 @@ class DirectProtocol(HttpToolsProtocol):
                 return
             if self.scope is None or "method" not in self.scope:
                 self._head += len(piece)
-                if self._head > HEAD_LIMIT:
-                    self._refuse(HeadTooLarge(f"At most {HEAD_LIMIT} bytes."))
+                if self._head > step:
+                    self._refuse(HeadTooLarge(f"At most {step} bytes."))
 
     def lapse(self, now: float) -> None:
         """Ends a connection that has kept us waiting: for a request to come whole, or for the next one."""
@@ -194,6 +202,9 @@ class DirectProtocol(HttpToolsProtocol):
         scope = cycle.scope
         if scope["http_version"] == "1.1" and [name for name, _ in scope["headers"]].count(b"host") != 1:
             self._refuse(MalformedHttp("There must be one Host header."))  # RFC 9112 §3.2
+            return
+        if self._surplus and scope["path"] not in self.always:
+            self._refuse(TooManyConnections(f"At most {self.most} at once."))
             return
         cycle.message_event = cast("Any", _Event(cycle.message_event.is_set()))
         direct = self._append_directly is not None and app is self.app and not cycle.waiting_for_100_continue

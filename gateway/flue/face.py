@@ -16,9 +16,10 @@ from gateway.flue.news import PREFIX, How, Triggers
 from gateway.flue.orphans import Orphans
 from gateway.flue.readable import readable
 from gateway.flue.records import Records
-from gateway.flue.routes import AppendDirectly, FlueRoutes, Routes
+from gateway.flue.routes import FlueRoutes
 from gateway.flue.source import Source, one_line
 from gateway.http.reading import Limits, Reading
+from gateway.http.routes import AppendDirectly, Routes
 from gateway.log.database import Database
 from gateway.protocol.batch import News, Stream
 from gateway.settings import Settings

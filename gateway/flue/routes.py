@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final
 
 from gateway.auth.gate import principal_of
 from gateway.fanout.transport import Cycle
@@ -19,21 +19,13 @@ from gateway.flue.source import Source, run_of
 from gateway.http import responses
 from gateway.http.reading import Reading
 from gateway.http.responses import Receive, Scope, Send
+from gateway.http.routes import AppendDirectly, Routes
 from gateway.protocol.batch import Stream
 from gateway.protocol.errors import InvalidRequest, RunNotFound, StreamExists, StreamNotFound
 from gateway.protocol.headers import NO_STORE
 from gateway.protocol.record import to_json
 
 REMEMBERED: Final = 10_000  # runs of the gateway's own
-
-
-class Routes(Protocol):
-    """Answers a request for the stream at `path`. Raises ProtocolError while nothing has been sent."""
-
-    def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
-
-
-AppendDirectly = Callable[[str, str, Cycle], bool]
 
 
 class FlueRoutes:

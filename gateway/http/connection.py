@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.fanout.transport import DirectProtocol
 from gateway.http import responses
 from gateway.http.cors import Common
 from gateway.protocol.errors import ProtocolError
 
+PROBES: Final = ("/health", "/ready")
+"""What whoever watches over a Machine asks of it, also when it is full: it shall not be replaced for that."""
 
-def connections(request_timeout: float, common: Common) -> type[DirectProtocol]:
-    """The class of this server's connections, where a request has so many seconds to arrive. `common`: what the answer
-    carries to what is no request."""
+
+def connections(*, request_timeout: float, max_head: int, max_connections: int, common: Common) -> type[DirectProtocol]:
+    """The class of this server's connections: seconds that a request may take to arrive, bytes of its head, connections
+    at once. `common`: what the answer carries to what is no request.
+    """
 
     class Connection(DirectProtocol):
         __slots__ = ()
 
         patience = request_timeout
+        head_limit = max_head
+        most = max_connections
+        always = PROBES
 
         def refusal(self, error: ProtocolError) -> tuple[int, bytes, bytes]:
             return responses.without_request(error, common)

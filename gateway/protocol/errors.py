@@ -323,6 +323,13 @@ class UpgradeNotPassed(ProtocolError):
     type = "upgrade_not_passed"
 
 
+class TooManyConnections(ProtocolError):
+    """This Machine has as many connections as it takes."""
+
+    status = 503
+    type = "too_many_connections"
+
+
 class TooManyPending(ProtocolError):
     """More appends are waiting for the database than the limit allows."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from gateway.fanout.hub import Hub
+from gateway.http.routes import Routes
 from gateway.log.database import Database
 from gateway.protocol.batch import News
 from gateway.protocol.run_path import control_of, is_run
@@ -14,7 +15,7 @@ from gateway.runs.leases import LeaseWatch
 from gateway.runs.others import Others
 from gateway.runs.routes import RunRoutes, make_router
 from gateway.runs.store import Store
-from gateway.runs.streams import RunStreams, Streams
+from gateway.runs.streams import RunStreams
 from gateway.runs.tokens import Sign, Tokens
 
 
@@ -28,7 +29,7 @@ class Runs:
         self,
         database: Database,
         hub: Hub,
-        streams: Streams,
+        streams: Routes,
         sign: Sign,
         *,
         machine: str,

@@ -12,6 +12,7 @@ from gateway.http import responses
 from gateway.http.bodies import read_body
 from gateway.http.reading import Hangup
 from gateway.http.responses import Receive, Scope, Send
+from gateway.http.routes import Routes
 from gateway.protocol.batch import Batch, News
 from gateway.protocol.errors import MethodNotAllowed, StreamNotFound
 from gateway.protocol.headers import NO_STORE
@@ -27,12 +28,6 @@ MAX_BODY: Final = 1 << 20  # bytes
 JSON: Final = (b"content-type", b"application/json")
 
 
-class Streams(Protocol):
-    """The stream routes: everything that is not a run's own."""
-
-    def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
-
-
 class Below(Protocol):
     """What is asked below the run at this stored path."""
 
@@ -43,7 +38,7 @@ class RunStreams:
     """The stream routes, with what a run adds to them. `on_commit` hears of what was written here."""
 
     def __init__(
-        self, streams: Streams, store: Store, tokens: Below, hub: Hub, on_commit: Callable[[News], None]
+        self, streams: Routes, store: Store, tokens: Below, hub: Hub, on_commit: Callable[[News], None]
     ) -> None:
         self._streams = streams
         self._store = store

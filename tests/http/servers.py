@@ -27,7 +27,12 @@ from gateway.settings import Settings
 from tests.protocol.event_source import Reading, read
 
 PROTOCOLS: dict[str, Callable[[Settings], Any]] = {
-    "direct": lambda settings: connections(settings.request_timeout, Cors(settings.origins).constant),
+    "direct": lambda settings: connections(
+        request_timeout=settings.request_timeout,
+        max_head=settings.max_head,
+        max_connections=settings.max_connections,
+        common=Cors(settings.origins).constant,
+    ),
     "asgi": lambda _: "httptools",
 }
 

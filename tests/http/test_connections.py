@@ -116,6 +116,26 @@ async def test_a_connection_in_use_is_not_closed_by_an_earlier_requests_timer(da
             writer.close()
 
 
+async def test_more_connections_than_allowed_are_told_so_and_nobody_is_evicted(database_url: str) -> None:
+    with serving(database_url, "direct", max_connections=2) as gateway:
+        async with asyncio.timeout(TIMEOUT):
+            first = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
+            for reader, writer in first:
+                writer.write(post("/runs/none", b"1"))
+                assert (await reader.readuntil(b"}}")).startswith(b"HTTP/1.1 404 ")
+            refused = await gateway.get_raw("/runs/none")
+            assert refused.startswith(b"HTTP/1.1 503 ")
+            assert b"too_many_connections" in refused
+            assert b"retry-after: " in refused
+            assert (await gateway.get_raw("/health")).startswith(b"HTTP/1.1 200 "), "a full Machine is not a sick one"
+            for reader, writer in first:
+                writer.write(post("/runs/none", b"1"))
+                assert (await reader.readuntil(b"}}")).startswith(b"HTTP/1.1 404 "), "who is there goes on"
+                writer.close()
+        await until(lambda: not gateway.server.server_state.connections)
+        assert (await gateway.get_raw("/runs/none")).startswith(b"HTTP/1.1 404 ")
+
+
 def test_the_protocol_class_overrides_what_uvicorn_still_has() -> None:
     """A uvicorn that has moved these would make the class answer in ways that nobody tested."""
     for name in ("_start_asgi_task", "on_body", "on_message_complete", "on_response_complete", "pause_writing"):

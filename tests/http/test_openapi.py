@@ -75,6 +75,7 @@ def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[s
         errors.MalformedHttp,
         errors.HeadTooLarge,
         errors.RequestTimeout,
+        errors.TooManyConnections,
         errors.BadGateway,
         errors.UpgradeNotPassed,
         errors.RunExists,

@@ -1,0 +1,172 @@
+"""Where every request comes in: who asks, whether there is room for him, and which of the houses answers.
+
+Streams are answered straight over ASGI, the rest by FastAPI, and what is not the gateway's own by the application
+behind it. Whatever any of them raises becomes a refusal here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, cast
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from gateway.auth.face import Auth
+from gateway.auth.gate import let_in
+from gateway.auth.rules import ours
+from gateway.fanout.transport import Cycle
+from gateway.http import request_log, responses
+from gateway.http.cors import Cors, is_preflight
+from gateway.http.responses import Receive, Scope, Send, Sending
+from gateway.http.routes import AppendDirectly, Routes
+from gateway.http.upstream import Upstream
+from gateway.limits import Quotas
+from gateway.limits.face import open_at
+from gateway.protocol.errors import Draining, InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound
+from gateway.protocol.request import stream_path_of
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Entry:
+    """The application that the server sees. `api` answers what is no stream; `upstream` what is not ours."""
+
+    def __init__(
+        self,
+        *,
+        auth: Auth,
+        quotas: Quotas,
+        cors: Cors,
+        streams: Routes,
+        append_directly: AppendDirectly,
+        api: App,
+        upstream: Upstream | None,
+    ) -> None:
+        self._auth = auth
+        self._quotas = quotas
+        self._cors = cors
+        self._streams = streams
+        self._append_directly = append_directly
+        self._api = api
+        self._upstream = upstream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._upstream is not None and not ours(scope["path"]):
+            await self._passed_on(self._upstream, scope, receive, send)
+            return
+        sending = responses.carrying(scope, send, self._cors.common(scope))
+        if self._quotas.addresses is None:
+            await self._answer(scope, receive, sending)
+            return
+        try:
+            address = open_at(self._quotas.addresses, scope)
+        except ProtocolError as error:
+            await responses.refuse(scope, sending, error)
+            return
+        with self._quotas.addresses.one(address):
+            await self._answer(scope, receive, sending)
+
+    def append_directly(self, cycle: Cycle) -> bool:
+        """What gateway.fanout.transport offers each POST to."""
+        try:
+            path = stream_path_of(cycle.scope["path"])
+            if path is None or path.startswith("__ds"):
+                return False
+            responses.note(cycle.scope, self._cors.common(cycle.scope))
+            principal = self._auth.known(cycle.scope, path)
+            if principal is None or self._quotas.judging:
+                return False
+            return self._append_directly(path, principal.tenant, cycle)
+        except Exception as error:  # noqa: BLE001  logged with its traceback
+            request_log.failed(cast("Scope", cycle.scope), error)
+            responses.refuse_directly(cycle, InternalFault())
+            return True
+
+    async def _answer(self, scope: Scope, receive: Receive, sending: Sending) -> None:
+        if is_preflight(scope):
+            await responses.preflight(sending)
+            return
+        if not self._auth.on and not self._quotas.judging:
+            let_in(scope)
+        elif not await self._admit(scope, sending):
+            return
+        path = stream_path_of(scope["path"])
+        if path is not None and not path.startswith("__ds/") and path != "__ds":
+            await self._stream(path, scope, receive, sending)
+        else:
+            await self._described(scope, receive, sending)
+
+    async def _admit(self, scope: Scope, send: Send) -> bool:
+        """Whether the request is let in; if not, it is answered."""
+        try:
+            principal = await self._auth.admit(scope)
+            let_in(scope, principal)
+            if self._quotas.judging:
+                await self._quotas.judge(scope, principal)
+        except Exception as error:  # noqa: BLE001  logged with its traceback, unless it is a refusal
+            await responses.refuse(scope, send, _told(scope, error))
+            return False
+        return True
+
+    async def _stream(self, path: str, scope: Scope, receive: Receive, send: Sending) -> None:
+        try:
+            await self._streams(path, scope, receive, send)
+        except asyncio.CancelledError:
+            if send.begun:
+                raise
+            await responses.refuse(scope, send, Draining())  # the server waits no longer; another Machine may answer
+        except Exception as error:
+            if send.begun:
+                raise  # nothing true can be said any more: the connection is closed
+            await responses.refuse(scope, send, _told(scope, error))
+
+    async def _described(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(Exception):  # raised again by Starlette when `_render_fault` has logged and answered it
+            await self._api(scope, receive, send)
+
+    async def _passed_on(self, upstream: Upstream, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await upstream(scope, receive, send)  # whose answers are not ours, and carry what they do
+        except ProtocolError as error:
+            await responses.refuse(scope, responses.carrying(scope, send, self._cors.common(scope)), error)
+
+
+def render_refusals(api: FastAPI) -> None:
+    """FastAPI's own refusals and faults in the one shape of all others."""
+    handlers: dict[type[Exception], Any] = {
+        ProtocolError: _render,
+        HTTPException: _render_http,
+        Exception: _render_fault,
+    }
+    for error, handler in handlers.items():
+        api.add_exception_handler(error, handler)
+
+
+def _told(scope: Scope, error: Exception) -> ProtocolError:
+    """What the client is told of it."""
+    if isinstance(error, ProtocolError):
+        return error
+    request_log.failed(scope, error)
+    return InternalFault()
+
+
+async def _render(request: Request, error: ProtocolError) -> Response:
+    headers, body = responses.refusal(request.scope, error)
+    response = Response(body, status_code=error.status)
+    response.raw_headers = [*headers, (b"content-length", b"%d" % len(body))]
+    return response
+
+
+async def _render_fault(request: Request, error: Exception) -> Response:
+    return await _render(request, _told(request.scope, error))
+
+
+async def _render_http(request: Request, error: HTTPException) -> Response:
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        return await _render(request, MethodNotAllowed(None, [(b"allow", allow.encode())]))
+    return await _render(request, RouteNotFound())
