@@ -15,7 +15,7 @@ from gateway.protocol.batch import Batch, Stream
 from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.errors import InvalidRequest
-from gateway.protocol.headers import NO_STORE, Headers
+from gateway.protocol.headers import CLOSED, NO_STORE, UP_TO_DATE, Headers, of_state
 from gateway.protocol.offset import MAX_POSITION, NOW, START, format_offset
 from gateway.protocol.request import Live, RawHeaders, ReadRequest, single_headers
 
@@ -23,8 +23,6 @@ _OFFSET: Final = re.compile(rb"[0-9]+_([0-9]+)")
 _TAIL: Final = re.compile(r"[1-9][0-9]*")
 _DIGITS: Final = 19  # more than these are beyond every position
 _JSON: Final = (b"content-type", b"application/json")
-_UP_TO_DATE: Final = (b"stream-up-to-date", b"true")
-_CLOSED: Final = (b"stream-closed", b"true")
 
 
 def offset_of(position: int) -> bytes:
@@ -57,28 +55,22 @@ def of_batch(stream: Stream, batch: Batch, start: bytes, *, cursor: int | None, 
     if not asks_where:
         # A long-poll from `now` on began, as Flue has it, at the tail that it found.
         headers.append((b"etag", _etag(stream, offset_of(batch.start) if now else start, end, batch.closed)))
-    if batch.up_to_date:
-        headers.append(_UP_TO_DATE)
-    if batch.closed:
-        headers.append(_CLOSED)
-    if cursor is not None:
-        headers.append((b"stream-cursor", b"%d" % cursor))
-    return headers
+    return headers + of_state(batch, cursor)
 
 
 def of_nothing_new(position: int, closed: bool, cursor: int) -> Headers:
     """A long-poll that ends without data: at the reader's own position, and closed only if nothing came before that."""
-    headers = [(b"stream-next-offset", offset_of(position)), _UP_TO_DATE, (b"stream-cursor", b"%d" % cursor)]
+    headers = [(b"stream-next-offset", offset_of(position)), UP_TO_DATE, (b"stream-cursor", b"%d" % cursor)]
     if closed:
-        headers.append(_CLOSED)
+        headers.append(CLOSED)
     return headers
 
 
 def of_stream(stream: Stream) -> Headers:
     """HEAD."""
-    headers = [_JSON, (b"stream-next-offset", offset_of(stream.tail)), _UP_TO_DATE, NO_STORE]
+    headers = [_JSON, (b"stream-next-offset", offset_of(stream.tail)), UP_TO_DATE, NO_STORE]
     if stream.closed:
-        headers.append(_CLOSED)
+        headers.append(CLOSED)
     headers.append((b"etag", etag(stream, b"-1", stream.tail, stream.closed)))
     return headers
 

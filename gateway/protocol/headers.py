@@ -15,8 +15,8 @@ NO_STORE: Final = (b"cache-control", b"no-store")
 _CACHEABLE: Final = (b"cache-control", b"private, max-age=60, stale-while-revalidate=300")
 _REVALIDATE: Final = (b"cache-control", b"private, no-cache")
 _TRUE: Final = b"true"
-_UP_TO_DATE: Final = (b"stream-up-to-date", _TRUE)
-_CLOSED: Final = (b"stream-closed", _TRUE)
+UP_TO_DATE: Final = (b"stream-up-to-date", _TRUE)
+CLOSED: Final = (b"stream-closed", _TRUE)
 
 
 def etag(stream: Stream, start: bytes, end: int, closed: bool) -> bytes:
@@ -39,7 +39,7 @@ def of_stream(stream: Stream) -> Headers:
         (b"etag", etag(stream, b"-1", stream.tail, stream.closed)),
     ]
     if stream.closed:
-        headers.append(_CLOSED)
+        headers.append(CLOSED)
     if stream.ttl is not None:
         headers.append((b"stream-ttl", b"%d" % stream.ttl))
     elif stream.expires_at is not None:
@@ -61,10 +61,16 @@ def of_batch(stream: Stream, batch: Batch, start: bytes, *, cursor: int | None, 
             _CACHEABLE if settled else _REVALIDATE,
             (b"etag", etag(stream, start, batch.end, batch.closed)),
         ]
+    return headers + of_state(batch, cursor)
+
+
+def of_state(batch: Batch, cursor: int | None) -> Headers:
+    """Whether a batch is all there is, for now or for ever; and a live read's cursor."""
+    headers: Headers = []
     if batch.up_to_date:
-        headers.append(_UP_TO_DATE)
+        headers.append(UP_TO_DATE)
     if batch.closed:
-        headers.append(_CLOSED)
+        headers.append(CLOSED)
     if cursor is not None:
         headers.append((b"stream-cursor", b"%d" % cursor))
     return headers
@@ -72,8 +78,8 @@ def of_batch(stream: Stream, batch: Batch, start: bytes, *, cursor: int | None, 
 
 def of_nothing_new(position: int, closed: bool, cursor: int) -> Headers:
     """A long-poll that ends without data (§5.7), at the reader's own position (law 3)."""
-    headers = [(b"stream-next-offset", format_offset(position)), _UP_TO_DATE, NO_STORE]
-    headers.append(_CLOSED if closed else (b"stream-cursor", b"%d" % cursor))
+    headers = [(b"stream-next-offset", format_offset(position)), UP_TO_DATE, NO_STORE]
+    headers.append(CLOSED if closed else (b"stream-cursor", b"%d" % cursor))
     return headers
 
 

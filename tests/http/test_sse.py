@@ -276,6 +276,20 @@ async def test_a_machine_that_drains_ends_its_readers_cleanly_and_takes_no_new_o
             assert (await client("GET", "/health")).status_code == 200
 
 
+async def test_a_reader_that_outlives_the_drain_is_ended_cleanly_too(
+    database_url: str, protocol: str, path: str
+) -> None:
+    """What the server cancels when its patience is over: a response that breaks off would not be resumed (law 9)."""
+    with serving(database_url, protocol) as gateway:
+        async with client_of(gateway) as client:
+            await client("PUT", path, headers=JSON, content="[1]")
+            async with following(client, f"{path}?offset=-1&live=sse") as follow:
+                await follow.until(up_to_date)
+                (task,) = gateway.server.server_state.tasks
+                task.get_loop().call_soon_threadsafe(task.cancel)
+                assert payloads(await follow.end()) == [1]
+
+
 async def test_a_log_that_goes_away_in_the_middle_ends_the_read_cleanly(
     database_url: str, protocol: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
