@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from gateway.settings import BadSetting, Settings, load, misspelt, rows, table, variable
+from gateway.settings import BadSetting, Settings, load, variable
+from gateway.settings.listing import misspelt, sections, table
+from gateway.settings.model import SECTIONS
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -108,8 +110,12 @@ def test_a_setting_that_does_not_exist_is_refused() -> None:
         Settings(prot=1)  # type: ignore[call-arg]
 
 
+def test_every_section_begins_at_a_setting_that_there_is() -> None:
+    assert [section.title for section in sections()] == list(SECTIONS.values())
+
+
 def test_every_setting_is_described_in_one_sentence() -> None:
-    for row in rows():
+    for row in (row for section in sections() for row in section.rows):
         assert re.fullmatch(r"[A-Z][^.]*\.", row.description), row
 
 

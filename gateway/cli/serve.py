@@ -10,7 +10,7 @@ import click
 
 from gateway.cli.endings import Misuse, settings
 from gateway.cli.logs import log_to_stderr
-from gateway.settings import misspelt, rows
+from gateway.settings.listing import misspelt, sections
 
 logger = logging.getLogger("gateway.cli.serve")
 
@@ -18,12 +18,14 @@ logger = logging.getLogger("gateway.cli.serve")
 class _Serve(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Environment (a flag goes before it)"):
-            formatter.write_dl(
-                [
-                    (row.variable, f"{row.description}{f'  [default: {row.default}]' if row.default else ''}")
-                    for row in rows()
-                ]
-            )
+            for title, rows in sections():
+                with formatter.section(title):
+                    formatter.write_dl(
+                        [
+                            (row.variable, f"{row.description}{f'  [default: {row.default}]' if row.default else ''}")
+                            for row in rows
+                        ]
+                    )
 
 
 @click.command(cls=_Serve)

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.settings import rows
+from gateway.settings.listing import sections
 from tests.cli.commands import command, end, refuses, running
 from tests.machines import Machine, free_port
 
@@ -138,6 +138,6 @@ async def test_a_database_that_is_away_is_one_line_without_the_password_and_code
 async def test_the_help_of_serve_lists_every_setting_with_its_default() -> None:
     ended = await command("serve", "--help")
     text = "".join(ended.out.split())  # lines are broken at hyphens, too
-    for row in rows():
+    for row in (row for section in sections() for row in section.rows):
         default = f"[default:{row.default}]" if row.default else ""
         assert row.variable + "".join(row.description.split()) + default in text

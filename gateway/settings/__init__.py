@@ -1,0 +1,9 @@
+"""Everything that can be set, read once from the environment and frozen.
+
+It knows names, types, bounds and words for people. It opens nothing and checks nothing outside itself: whether a
+database answers or a port is free is for those who use it.
+"""
+
+from gateway.settings.model import BadSetting, Settings, load, variable
+
+__all__ = ["BadSetting", "Settings", "load", "variable"]

@@ -1,0 +1,373 @@
+"""Every setting with its type, bounds, default and description, and how the environment is read.
+
+The fields stand in groups (SECTIONS), and in the order in which the README and `serve --help` list them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gateway.settings.values import (
+    KIB,
+    MIB,
+    AuthKinds,
+    CorsOrigins,
+    HttpUrl,
+    JwksUrl,
+    Origin,
+    PostgresUrl,
+    Seconds,
+    is_loopback,
+)
+
+UNPREFIXED: Final = frozenset(
+    {
+        "auth",
+        "database_url",
+        "listen_database_url",
+        "host",
+        "port",
+        "public_url",
+        "fly_region",
+        "fly_machine_id",
+        "primary_region",
+    }
+)
+"""Fields whose variables have a name that is in general use, or Fly's; all others begin with `GATEWAY_`."""
+
+SECTIONS: Final = {
+    "host": "Where it listens",
+    "database_url": "The database",
+    "auth": "Who is let in",
+    "sse_max_age": "Responses and connections",
+    "max_readers": "Limits of each worker",
+    "max_appends_per_token": "Limits of each client and tenant, off until they are set",
+    "retention": "What the log keeps",
+    "flue": "Runs of a Flue app",
+    "log_level": "Logs and traces",
+    "fly_region": "Fly",
+}
+"""What the groups of settings are about, each under the name of its first field."""
+
+
+class BadSetting(Exception):
+    """A setting has a value that cannot be used; the message is one line and names the variable."""
+
+
+class Settings(BaseSettings):
+    """The settings of one Machine. Fields have Python's names; `variable` gives the environment's."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_ignore_empty=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(
+        8080,
+        ge=0,
+        le=65_535,
+        description="Port to listen on; 0 picks a free one.",
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65_535, description="Port that serves /metrics instead of PORT; 0 picks a free one."
+    )
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that share the port, one for each core, each a Machine of its own."
+    )
+    public_url: HttpUrl | None = Field(
+        None,
+        description="Address under which clients reach this server, for the links that it gives out; when empty, the"
+        " host that a request was sent to, and HOST and PORT for webhooks.",
+    )
+    upstream: Origin | None = Field(
+        None,
+        description="Origin of the application behind the gateway, which gets every request that is not for the"
+        " gateway itself.",
+    )
+
+    database_url: PostgresUrl | None = Field(
+        None,
+        repr=False,
+        description="Address of the Postgres that holds the log, or of its PgBouncer; when empty, an embedded Postgres"
+        " is started.",
+    )
+    listen_database_url: PostgresUrl | None = Field(
+        None,
+        repr=False,
+        description="Address of the same Postgres past any PgBouncer, for LISTEN; when empty, DATABASE_URL.",
+    )
+    require_listen: bool = Field(
+        False,
+        description="Whether `serve` refuses to start where LISTEN does not work, so that the log would have to be"
+        " polled.",
+    )
+    data_dir: Path = Field(
+        Path("./.run-gateway"), description="Folder of the embedded Postgres, made when it is missing."
+    )
+    migrate: bool = Field(
+        True,
+        description="Whether `serve` updates the schema of DATABASE_URL; that of an embedded Postgres is always"
+        " updated.",
+    )
+    pool_size: int = Field(
+        8, ge=1, le=1000, description="Connections of each worker to the database, besides the one for LISTEN."
+    )
+    connection_max_age: Seconds = Field(
+        600.0, description="Seconds that a connection to the database is used before it is replaced."
+    )
+    statement_timeout: Seconds = Field(10.0, description="Seconds that one statement may take in the database.")
+    append_timeout: Seconds = Field(
+        5.0, description="Seconds that the database may take for an append before it is answered 503."
+    )
+    sweep_interval: Seconds = Field(
+        1.0, description="Seconds between checks of the log for events that no notification told of."
+    )
+    poll_interval: Seconds = Field(0.25, description="Seconds between checks of the log while LISTEN does not work.")
+
+    auth: AuthKinds = Field(
+        "none", description="Who is let in: `none` for everyone, or the holders of `keys`, `jwt` or `keys,jwt`."
+    )
+    allow_anonymous: bool = Field(
+        False, description="Whether `serve` may listen on more than loopback while AUTH is `none`."
+    )
+    keys: str | None = Field(
+        None, repr=False, description="Keys, separated by spaces, each NAME:SCOPES:SECRET or NAME@TENANT:SCOPES:SECRET."
+    )
+    keys_file: Path | None = Field(None, description="File of more keys, one a line; SIGHUP has it read again.")
+    jwt_secret: str | None = Field(
+        None, repr=False, description="Secret of JWTs that are signed with HS256, at least 32 bytes."
+    )
+    jwt_jwks_url: JwksUrl | None = Field(
+        None, description="Address of the public keys of JWTs that are signed with RS256, ES256 or EdDSA."
+    )
+    jwt_issuer: str | None = Field(
+        None, description="Issuer (`iss`) that a JWT must have; needed for GATEWAY_JWT_JWKS_URL."
+    )
+    jwt_audience: str | None = Field(
+        None, description="Audience (`aud`) that a JWT must have; needed for GATEWAY_JWT_JWKS_URL."
+    )
+    jwt_leeway: float = Field(
+        10.0, ge=0, le=300, allow_inf_nan=False, description="Seconds that the issuer's clock may differ from ours."
+    )
+    jwt_scope_claim: str = Field("scope", min_length=1, description="Claim that holds a JWT's scopes.")
+    jwt_tenant_claim: str | None = Field(
+        None,
+        description="Claim that names a JWT's tenant, and then must be there; when empty, all are of the default"
+        " tenant.",
+    )
+    jwt_runs_claim: str = Field(
+        "runs",
+        min_length=1,
+        description="Claim that holds patterns of the runs that a JWT is for; a JWT without it is for all runs.",
+    )
+    token_ttl: int = Field(
+        3600, ge=1, le=30 * 86_400, description="Seconds that a run's token is valid, unless it is asked for less."
+    )
+    token_secrets: str | None = Field(
+        None,
+        repr=False,
+        description="Secrets that sign runs' tokens, separated by spaces, the newest first; when empty, a key in the"
+        " database.",
+    )
+    cors_origins: CorsOrigins | None = Field(
+        None,
+        description="Origins whose pages may read and write, with commas between, or `*` for all, or `none`; when"
+        " empty, `*` while AUTH is none, and else `none`.",
+    )
+    allow_local_webhooks: bool | None = Field(
+        None,
+        description="Whether webhooks may be sent to this very host by plain http; when empty, only if HOST is"
+        " loopback.",
+    )
+
+    sse_max_age: Seconds = Field(
+        60.0, description="Seconds after which an SSE response ends cleanly, and its client resumes."
+    )
+    long_poll_timeout: Seconds = Field(30.0, description="Seconds that a long-poll waits for news.")
+    heartbeat: Seconds = Field(
+        15.0,
+        description="Seconds of silence after which an SSE response gets a comment, so that nobody takes it for dead.",
+    )
+    request_timeout: Seconds = Field(60.0, description="Seconds that a request, its body included, may take to arrive.")
+    keep_alive: Seconds = Field(75.0, description="Seconds that a connection may wait for its next request.")
+    drain_timeout: float = Field(
+        10.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds that open responses have to end after SIGTERM or SIGINT.",
+    )
+
+    max_readers: int = Field(
+        10_000,
+        ge=1,
+        description="SSE responses and long-polls that each worker has open at once; further ones are answered 503.",
+    )
+    max_connections: int = Field(
+        20_000,
+        ge=1,
+        description="Connections that each worker takes; on further ones only /health and /ready are answered, all"
+        " else is 503.",
+    )
+    max_reads: int = Field(
+        4, ge=1, description="Pages of the log that each worker reads at the same time; other reads wait."
+    )
+    page_bytes: int = Field(
+        1 * MIB, ge=KIB, le=256 * MIB, description="Bytes of events after which one read of the log stops."
+    )
+    max_pending: int = Field(
+        64 * MIB,
+        ge=1,
+        le=64 * 1024 * MIB,
+        description="Bytes of appends that may wait for the database; beyond that, appends are answered 429.",
+    )
+    max_head: int = Field(32 * KIB, ge=KIB, le=MIB, description="Bytes that the request line and headers may have.")
+    max_body: int = Field(10 * MIB, ge=1, le=1024 * MIB, description="Bytes that the body of one request may have.")
+    max_batch: int | None = Field(None, ge=1, description="Events that one request may append; when empty, any number.")
+    max_event: int | None = Field(
+        None, ge=1, description="Bytes that one event may have; when empty, as many as its body."
+    )
+
+    max_appends_per_token: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Appends a second that one credential may make of each worker."
+    )
+    max_creates_per_token: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Streams a second that one credential may make by each worker."
+    )
+    max_streams_per_token: int | None = Field(
+        None, ge=1, description="SSE responses and long-polls that one credential may have open at each worker."
+    )
+    max_requests_per_address: int | None = Field(
+        None, ge=1, description="Requests, open streams among them, that one client address may have at each worker."
+    )
+    max_runs_per_tenant: int | None = Field(
+        None, ge=1, description="Runs that a tenant may have; those made within the last seconds may exceed it."
+    )
+
+    retention: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a stream is kept after it was closed; when empty, until it is deleted or expires.",
+    )
+    pack: bool = Field(
+        True,
+        description="Whether events that are no longer at the tail of an open stream are packed into compressed pages.",
+    )
+    housekeeping_interval: Seconds = Field(
+        15.0, description="Seconds between rounds of packing and removing, which one Machine at a time does."
+    )
+
+    flue: bool = Field(
+        False, description="Whether runs of a Flue app in the same database are served too, from its own tables."
+    )
+    flue_workflows: str | None = Field(
+        None,
+        min_length=1,
+        description="Flue workflows whose runs may be read, with commas between; `*` for all.",
+    )
+    flue_orphan_after: Seconds | None = Field(
+        None,
+        description="Seconds without a new event after which a Flue run is ended as abandoned; when empty, never.",
+    )
+    flue_poll_interval: Seconds = Field(
+        0.1,
+        description="Seconds between checks of the Flue runs that are followed, where Flue's tables have no triggers.",
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level of what is logged to stderr."
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto",
+        description="Form of the log's lines: json, text, or auto, which is text at a terminal and json elsewhere.",
+    )
+    access_log: bool = Field(
+        False, description="Whether each request is logged when its response has ended, which makes appends slower."
+    )
+    traces: bool = Field(
+        False,
+        description="Whether appends and deliveries are traced by OpenTelemetry, as its own variables say; needs the"
+        " extra otel.",
+    )
+
+    fly_region: str | None = Field(None, description="Region of this Machine, for logs and metrics; Fly sets it.")
+    fly_machine_id: str | None = Field(None, description="Fly's name for this Machine; Fly sets it.")
+    primary_region: str | None = Field(
+        None, description="Region where the database is; Fly sets it to its primary_region."
+    )
+    replay_appends: bool = Field(
+        False, description="Whether appends that reach another region are sent to PRIMARY_REGION by Fly's proxy."
+    )
+
+    @property
+    def place(self) -> dict[str, str]:
+        """What Fly calls this Machine, for logs and metrics; nothing elsewhere."""
+        named = {"region": self.fly_region, "fly_machine": self.fly_machine_id}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether others than this host's own could come in without a credential, though nobody said that they may."""
+        return self.auth == "none" and not self.allow_anonymous and not is_loopback(self.host)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """`cors_origins` as they are meant: where everyone is let in, so are pages."""
+        if self.cors_origins is None:
+            return ("*",) if self.auth == "none" else ()
+        return () if self.cors_origins == "none" else tuple(self.cors_origins.split(","))
+
+    @property
+    def local_webhooks(self) -> bool:
+        """`allow_local_webhooks` as it is meant: who listens for this host alone is at home, and may call itself."""
+        return is_loopback(self.host) if self.allow_local_webhooks is None else self.allow_local_webhooks
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments go before the environment; there is nothing else, no file of settings."""
+        return init_settings, _Environment(settings_cls)
+
+
+class _Environment(EnvSettingsSource):
+    # The library knows one prefix for all fields; aliases instead would admit a second name for each.
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self.env_vars.get(variable(field_name).lower()), field_name, False
+
+
+def load(**flags: Any) -> Settings:
+    """The settings from the environment; flags that are not None go before it. Raises BadSetting."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise BadSetting("; ".join(_explain(fault, given) for fault in error.errors())) from None
+
+
+def _explain(fault: ErrorDetails, given: dict[str, Any]) -> str:
+    name = str(fault["loc"][0])
+    source = f"--{name.replace('_', '-')}" if name in given else variable(name)
+    # What is not shown in repr may hold a password.
+    value = f"={str(fault['input'])!r}" if Settings.model_fields[name].repr else ""
+    return f"{source}{value} {fault['msg'].removeprefix('Value error, ').removeprefix('Input ')}"
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field: `data_dir` -> `GATEWAY_DATA_DIR`, `port` -> `PORT`."""
+    return name.upper() if name in UNPREFIXED else f"GATEWAY_{name.upper()}"

@@ -1,0 +1,88 @@
+"""What the values of settings may be: types that check a text and bring it into the one form that the rest expects.
+
+Each check raises ValueError with the words that follow the variable's name in the message to its user, such as "must
+begin with http:// or https://".
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+KIB: Final = 1024  # bytes
+MIB: Final = 1024 * KIB
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this very host can reach an address: `localhost`, 127.0.0.0/8 or ::1."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _postgres_url(value: str) -> str:
+    if not value.startswith(("postgres://", "postgresql://")):
+        # The value itself stays out of the message: it may hold a password.
+        raise ValueError("must begin with postgres:// or postgresql://")
+    return value
+
+
+def _http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return value.rstrip("/")
+
+
+def _jwks_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if (
+        host is None
+        or parts.username is not None
+        or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
+    ):
+        # Whoever can replace these keys on their way to us can sign a token for anybody.
+        raise ValueError("must be an https:// address without a password; http:// on loopback alone")
+    return value
+
+
+def _auth(value: str) -> str:
+    kinds = sorted(kind.strip() for kind in value.split(","))
+    if kinds != ["none"] and (not set(kinds) <= {"jwt", "keys"} or len(kinds) != len(set(kinds))):
+        raise ValueError("must be none, keys, jwt or keys,jwt")
+    return ",".join(kinds)
+
+
+def _origin(value: str) -> str:
+    url = urlsplit(_http_url(value))
+    if not url.hostname or url.path or url.query or url.fragment or url.username:
+        raise ValueError("must be an origin: http://host:port, and nothing after it")
+    return value.rstrip("/")
+
+
+def _cors_origins(value: str) -> str:
+    return value if value in ("*", "none") else ",".join(sorted({_cors_origin(each) for each in value.split(",")}))
+
+
+def _cors_origin(value: str) -> str:
+    """An origin spelled as browsers send it, in lower case and without the default port: only that is ever compared."""
+    origin = _origin(value.strip()).lower()
+    if "*" in origin:
+        raise ValueError("must be *, none, or origins in full")
+    return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
+
+
+PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+JwksUrl = Annotated[str, AfterValidator(_jwks_url)]
+Origin = Annotated[str, AfterValidator(_origin)]
+CorsOrigins = Annotated[str, AfterValidator(_cors_origins)]  # `*`, `none`, or origins with commas between
+AuthKinds = Annotated[str, AfterValidator(_auth)]  # `none`, or kinds of credentials with commas between
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
