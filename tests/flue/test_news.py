@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 
 import asyncpg
 import httpx
@@ -16,6 +16,7 @@ from gateway.protocol.batch import News
 from tests.databases import Postgres
 from tests.flue.app import App, event
 from tests.http.servers import Running, body_of, serving, until
+from tests.log.rig import until_blocked
 from tests.protocol.event_source import read
 
 NEVER = 3600.0  # seconds between looks of the sweep: what arrives has been told
@@ -45,6 +46,22 @@ async def test_attach_and_detach_may_be_repeated_and_leave_nothing(url: str, con
         await schema.detach(connection)
         assert await triggers() == 0
     assert await connection.fetchval("SELECT count(*) FROM pg_proc WHERE proname IN ('flue_event', 'flue_closed')") == 0
+
+
+@pytest.mark.parametrize("change", [schema.attach, schema.detach])
+async def test_an_append_of_flues_in_the_middle_of_a_change_of_triggers_is_not_a_deadlock(
+    url: str, connection: schema.Connection, change: Callable[[schema.Connection], Coroutine[None, None, None]]
+) -> None:
+    async with App.start(url) as app, App.start(url) as watching:
+        await app.begin("r")
+        await schema.attach(connection)
+        async with app.connection.transaction():
+            await app.connection.execute("UPDATE flue_event_streams SET next_offset = 1 WHERE path = 'runs/r'")
+            changing = asyncio.create_task(change(connection))
+            await until_blocked(watching.connection)
+            await app.connection.execute("INSERT INTO flue_event_stream_entries VALUES ('runs/r', 0, '{}')")
+        await changing
+        assert await watching.connection.fetchval("SELECT count(*) FROM flue_event_stream_entries") == 1
 
 
 async def test_what_the_triggers_tell_is_news_with_the_event_where_it_fits(
