@@ -16,6 +16,8 @@ import click
 
 from loadtests.survival.harness import Plan, survive
 
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True)
+
 
 @click.command()
 @click.option("--seed", type=int, default=None, help="Draws the same faults again.  [default: a new one]")
@@ -26,12 +28,13 @@ from loadtests.survival.harness import Plan, survive
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="That are written at a time.")
 @click.option("--readers", type=click.IntRange(1), default=8, show_default=True, help="Of each run; modes take turns.")
 @click.option("--machine-module", default="gateway.cli", show_default=True, help="Run in place of run-gateway.")
+@click.option("--flue", type=_FOLDER, default=None, help="Of a built Flue app, whose servers write runs and fail, too.")
 @click.option("--logs", type=click.Path(path_type=Path), default=None, help="A folder for what the Machines print.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def main(
     seed: int | None, seconds: float, minutes: float | None, rolling: bool, machines: int, runs: int, readers: int,
-    machine_module: str, logs: Path | None, markdown: bool, as_json: bool,
+    machine_module: str, flue: Path | None, logs: Path | None, markdown: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """See what the gateway survives.
 
@@ -47,6 +50,7 @@ def main(
         rolling=rolling,
         soak=minutes is not None,
         program=machine_module,
+        flue=flue,
         logs=logs,
         database_url=os.environ.get("DATABASE_URL"),
     )

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import asyncpg
@@ -14,6 +14,12 @@ import asyncpg
 from gateway.log.embedded import EmbeddedPostgres
 from gateway.log.migrations import migrate
 
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+GONE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _LISTENERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
      WHERE datname = current_database() AND query ILIKE 'listen %'
@@ -64,22 +70,24 @@ class Database:
         await self._execute(_BACKENDS)
 
     @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection of its own, for one question. Raises what `GONE` lists when there is no Postgres."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            yield connection
+        finally:
+            connection.terminate()  # it may have been ended by a fault
+
+    @asynccontextmanager
     async def blocking(self, paths: Sequence[str]) -> AsyncIterator[None]:
         """Somebody's transaction sits idle in front of these streams' rows."""
-        connection = await asyncpg.connect(self.url)
-        try:
-            async with connection.transaction():
-                await connection.fetchval(_BLOCK, list(paths))
-                yield
-        finally:
-            connection.terminate()  # it may have been ended by another fault
+        async with self.connection() as connection, connection.transaction():
+            await connection.fetchval(_BLOCK, list(paths))
+            yield
 
     async def _execute(self, statement: str) -> None:
-        connection = await asyncpg.connect(self.url)
-        try:
+        async with self.connection() as connection:
             await connection.execute(statement)
-        finally:
-            connection.terminate()
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from loadtests.survival.clients import Writer
+from loadtests.survival.writers import Writer
 
 LEASE = 2  # seconds
 CANCEL = 0.05  # the chance, with each append, that somebody has had enough

@@ -7,11 +7,11 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.survival import schedule
+from loadtests.survival import flue, schedule
 from loadtests.survival.database import open_database
 from loadtests.survival.fleet import open_fleet
 from loadtests.survival.ledger import CUT_OFF, GROWTH, Findings
@@ -35,6 +35,7 @@ class Plan:
     rolling: bool
     soak: bool
     program: str
+    flue: Path | None  # the folder of a built app
     logs: Path | None
     database_url: str | None
 
@@ -45,11 +46,12 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
     with tempfile.TemporaryDirectory(prefix="survival-") as folder:
         async with (
             open_database(plan.database_url, Path(folder) / "postgres") as database,
-            open_fleet(database, plan.machines, plan.program) as fleet,
+            nullcontext() if plan.flue is None else flue.open_app(plan.flue, database) as app,
+            open_fleet(database, plan.machines, plan.program, flue.SETTINGS if app else None) as fleet,
         ):
             over = asyncio.Event()
-            stage = Stage(fleet.doors, random.Random(plan.seed), fleet.findings, over.set, plan.readers)
-            nemesis = Nemesis(fleet, stage.paths, tell)
+            stage = Stage(fleet.doors, app, random.Random(plan.seed), fleet.findings, over.set, plan.readers)
+            nemesis = Nemesis(fleet, app, stage.paths, tell)
             samples = Samples()
             playing = asyncio.create_task(stage.play(plan.scenes))
             playing.add_done_callback(lambda _: over.set())
@@ -84,6 +86,7 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
 async def _attack(plan: Plan, nemesis: Nemesis, *, own: bool) -> None:
     if not plan.rolling:
         kinds = [kind for kind in schedule.KINDS if own or kind not in schedule.RESTARTING]
+        kinds += schedule.OF_FLUE if plan.flue else ()
         spared = plan.machines - 1 if plan.soak else None
         await nemesis.play(schedule.draw(plan.seed, plan.seconds, kinds, plan.machines, spared))
         return

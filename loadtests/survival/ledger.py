@@ -73,10 +73,17 @@ def judge(log: Read, written: Written, readers: Iterable[Read]) -> Findings:
     """Everything that is wrong with one run. `log` is what a reader was given that came after its end."""
     findings = Findings()
     _judge_log(findings, log, written)
+    findings.include(judge_readers(written.run, log, readers))
+    return findings
+
+
+def judge_readers(run: str, log: Read, readers: Iterable[Read]) -> Findings:
+    """Where readers were given something else than the log."""
+    findings = Findings()
     known: dict[str, int] = {}
     for reader in (log, *readers):
-        _judge_reader(findings, f"{written.run}, a reader by {reader.mode}", log, reader)
-        _judge_places(findings, written.run, known, reader.places)
+        _judge_reader(findings, f"{run}, a reader by {reader.mode}", log, reader)
+        _judge_places(findings, run, known, reader.places)
     return findings
 
 

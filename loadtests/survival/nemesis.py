@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-
-import asyncpg
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 from loadtests.proxy import Proxy
 from loadtests.survival import schedule
+from loadtests.survival.database import GONE
 from loadtests.survival.fleet import Fleet, Site
+from loadtests.survival.flue import App
+from loadtests.survival.flue import Site as FlueSite
 from loadtests.survival.schedule import Fault
-
-_GONE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class Nemesis:
     """`paths` are the streams that are being written, for the fault that has to know. `done` counts faults by kind."""
 
-    def __init__(self, fleet: Fleet, paths: Callable[[], Sequence[str]], tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, fleet: Fleet, app: App | None, paths: Callable[[], Sequence[str]], tell: Callable[[str], None]
+    ) -> None:
         self.done: Counter[str] = Counter()
         self._fleet = fleet
+        self._app = app
         self._paths = paths
         self._tell = tell
         self._restarting = asyncio.Lock()
+        self._detaching = asyncio.Lock()
         self._faults = {
             schedule.KILL: self._kill,
             schedule.TERMINATE: self._terminate,
@@ -40,6 +44,13 @@ class Nemesis:
             schedule.LISTENERS: self._listeners,
             schedule.BACKENDS: self._backends,
             schedule.BLOCK: self._block,
+        }
+        self._faults_of_flue = {
+            schedule.KILL_FLUE: self._kill_flue,
+            schedule.TERMINATE_FLUE: self._terminate_flue,
+            schedule.FREEZE_FLUE: self._freeze_flue,
+            schedule.CUT_FLUE: self._cut_flue,
+            schedule.DETACH: self._detach,
         }
 
     async def play(self, faults: Sequence[Fault]) -> None:
@@ -62,7 +73,11 @@ class Nemesis:
     async def _commit(self, fault: Fault) -> None:
         self._tell(f"{fault.at:6.1f} s  {fault.kind}, Machine {fault.machine}, {fault.lasts:.1f} s")
         self.done[fault.kind] += 1
-        await self._faults[fault.kind](self._fleet.sites[fault.machine], fault.lasts)
+        if fault.kind in self._faults:
+            await self._faults[fault.kind](self._fleet.sites[fault.machine], fault.lasts)
+        else:
+            assert self._app is not None, "its faults are drawn where there is one"
+            await self._faults_of_flue[fault.kind](self._app, fault)
 
     async def _kill(self, site: Site, seconds: float) -> None:
         async with site.busy:
@@ -120,12 +135,45 @@ class Nemesis:
 
         await self._ask(block)
 
+    async def _kill_flue(self, app: App, fault: Fault) -> None:
+        async with _one_of(app, fault) as site:
+            await site.server.kill()
+            await asyncio.sleep(fault.lasts)
+            await site.start()
+
+    async def _terminate_flue(self, app: App, fault: Fault) -> None:
+        async with _one_of(app, fault) as site:
+            await site.terminate()
+            await site.start()
+
+    async def _freeze_flue(self, app: App, fault: Fault) -> None:
+        async with _one_of(app, fault) as site:
+            with site.frozen():
+                await asyncio.sleep(fault.lasts)
+
+    async def _cut_flue(self, app: App, fault: Fault) -> None:
+        async with _one_of(app, fault) as site:
+            await _cut(site.back, fault.lasts)
+
+    async def _detach(self, app: App, fault: Fault) -> None:
+        async with self._detaching:
+            await self._ask(app.detach)
+            await asyncio.sleep(fault.lasts)
+            await self._ask(app.attach)
+
     async def _ask(self, fault: Callable[[], Awaitable[None]]) -> None:
         """A fault by way of Postgres, which another fault may have taken away just now."""
         try:
             await fault()
-        except _GONE as error:
+        except GONE as error:
             self._tell(f"          … and Postgres was away ({type(error).__name__})")
+
+
+@asynccontextmanager
+async def _one_of(app: App, fault: Fault) -> AsyncIterator[FlueSite]:
+    site = app.sites[fault.machine % len(app.sites)]
+    async with site.busy:
+        yield site
 
 
 async def _cut(way: Proxy, seconds: float) -> None:

@@ -41,6 +41,8 @@ class Report:
             yield f"fault: {kind}", f"{count:,}"
         yield "runs", f"{self.runs:,}"
         yield "of these ended for a dead writer; cancelled", f"{self.seen.deaths:,}; {self.seen.cancels:,}"
+        if self.seen.flue:
+            yield "of these Flue's; ended for a dead server", f"{self.seen.flue:,}; {self.seen.abandoned:,}"
         yield "readers", f"{self.readers:,}"
         yield "events acknowledged", f"{self.seen.acknowledged:,}"
         yield "events not acknowledged; of these in the log", f"{self.seen.unanswered:,}; {self.seen.landed:,}"

@@ -19,6 +19,11 @@ CRASH = "crash Postgres"
 LISTENERS = "terminate listeners"
 BACKENDS = "terminate backends"
 BLOCK = "block rows"
+KILL_FLUE = "kill a Flue server"
+TERMINATE_FLUE = "terminate a Flue server"
+FREEZE_FLUE = "freeze a Flue server"
+CUT_FLUE = "cut a Flue server's database off"
+DETACH = "detach Flue's triggers"
 
 ENDING = (KILL, TERMINATE)  # what a Machine's process does not outlive
 RESTARTING = (RESTART, CRASH)  # what can be done to a Postgres that is ours
@@ -27,6 +32,7 @@ KINDS = (
     CUT, TEAR, SILENCE, CUT_DATABASE, SILENCE_DATABASE,
     RESTART, CRASH, LISTENERS, BACKENDS, BLOCK,
 )  # fmt: skip
+OF_FLUE = (KILL_FLUE, TERMINATE_FLUE, FREEZE_FLUE, CUT_FLUE, DETACH)
 
 LONGEST = 10.0  # seconds that a fault lasts
 PAUSE = 1.5  # seconds between the beginnings of two, on average

@@ -8,39 +8,71 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
+from typing import Protocol
 
 import httpx
 
-from loadtests.survival.clients import MODES, Reader, Seen, Writer
+from loadtests.survival.clients import Seen
 from loadtests.survival.fates import Cancelled, Dying
-from loadtests.survival.ledger import STUCK, WRONG, Findings, judge
+from loadtests.survival.flue import App, FlueRun
+from loadtests.survival.ledger import STUCK, WRONG, Findings, Read
+from loadtests.survival.readers import MODES, Reader, Run
+from loadtests.survival.writers import Writer
 
 LASTS = (2.0, 5.0)  # seconds that a run is written, from and to
 PATIENCE = 60.0  # seconds that a run may take beyond that, whatever happens meanwhile
 
 
+class Scene(Run, Protocol):
+    """One run from its creation to its verdict, written for about so many `seconds`."""
+
+    seconds: float
+
+    async def create(self) -> None:
+        """Returns when it can be read."""
+        ...
+
+    async def write(self) -> None:
+        """Returns when it has ended."""
+        ...
+
+    async def log(self) -> Read:
+        """All of it, when it has ended."""
+        ...
+
+    async def haunt(self) -> None:
+        """What its writer has to say after that."""
+        ...
+
+    def judge(self, log: Read, readers: Sequence[Read]) -> Findings:
+        """Everything that is wrong with it."""
+        ...
+
+
 @dataclass
 class Stage:
-    """`scenes` runs at a time, each with one writer and `readers` readers, until it is told to stop.
+    """`scenes` runs at a time, each with `readers` readers, and as many of the app's where there is one, until it is
+    told to stop.
 
     `on_broken` is called when a run has been found to be wrong.
     """
 
     doors: Sequence[str]
+    app: App | None
     rng: random.Random
     findings: Findings
     on_broken: Callable[[], None]
     readers: int
     seen: Seen = field(default_factory=Seen)
-    writing: list[str] = field(default_factory=list)  # the paths of runs that have not ended
     runs: int = 0
     read: int = 0
+    _playing: list[Scene] = field(default_factory=list)
     _stopped: bool = False
     _fates: Iterator[type[Writer]] = field(default_factory=lambda: cycle((Writer, Dying, Cancelled)))
 
     def paths(self) -> list[str]:
         """Of the streams that are being written, as the log names them."""
-        return [path.removeprefix("/") for path in self.writing]
+        return [scene.path.removeprefix("/") for scene in self._playing]
 
     def stop(self) -> None:
         """No new runs; those that have begun go on to their end."""
@@ -51,48 +83,47 @@ class Stage:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         async with httpx.AsyncClient(limits=limits, trust_env=False) as http, asyncio.TaskGroup() as tasks:
             for number in range(scenes):
-                tasks.create_task(self._scenes(http, retried=number % 3 != 1))
+                tasks.create_task(self._play(http, self._retried if number % 3 != 1 else self._once))
+                if self.app is not None:
+                    tasks.create_task(self._play(http, self._of_flue))
 
-    async def _scenes(self, http: httpx.AsyncClient, retried: bool) -> None:
+    async def _play(self, http: httpx.AsyncClient, begin: Callable[[httpx.AsyncClient], Scene]) -> None:
+        """One such scene after the other."""
         while not self._stopped:
-            path = f"/runs/survival-{secrets.token_hex(6)}"
-            self.writing.append(path)
+            scene = begin(http)
+            self._playing.append(scene)
             try:
-                findings = await self._scene(http, path, retried)
+                findings = await self._scene(http, scene)
             finally:
-                self.writing.remove(path)
+                self._playing.remove(scene)
             self.runs += 1
             self.findings.include(findings)
             if findings.counts:
                 self.on_broken()
 
-    async def _scene(self, http: httpx.AsyncClient, path: str, retried: bool) -> Findings:
-        """One run from its creation to its verdict."""
-        seconds = self.rng.uniform(*LASTS)
-        fate = next(self._fates) if retried else Writer
-        writer = fate(http, self.doors, path, self._chance(), self.seen, retried)
-        readers = [self._reader(http, writer, MODES[number % len(MODES)]) for number in range(self.readers)]
-        log = self._reader(http, writer, "catch-up")
+    async def _scene(self, http: httpx.AsyncClient, scene: Scene) -> Findings:
+        readers: list[Reader] = []
         findings = Findings()
         try:
-            async with asyncio.timeout(seconds + PATIENCE), asyncio.TaskGroup() as tasks:
-                await writer.create()
-                for reader in readers:
-                    tasks.create_task(self._later(reader, seconds))
-                await writer.write(seconds)
+            async with asyncio.timeout(scene.seconds + PATIENCE), asyncio.TaskGroup() as tasks:
+                await scene.create()
+                for number in range(self.readers):
+                    mode = MODES[number % len(MODES)]
+                    reader = Reader(http, self.doors, scene, self._chance(), self.seen, mode)
+                    readers.append(reader)
+                    tasks.create_task(self._later(reader, scene.seconds))
+                await scene.write()
         except TimeoutError:
-            findings.add(STUCK, f"{path}: not written and read within {seconds + PATIENCE:.0f} s")
+            findings.add(STUCK, f"{scene.path}: not written and read within {scene.seconds + PATIENCE:.0f} s")
+        log = Read("catch-up")
         try:
             async with asyncio.timeout(PATIENCE):
-                await log.run()
-                await writer.haunt()
+                log = await scene.log()
+                await scene.haunt()
         except TimeoutError:
-            findings.add(STUCK, f"{path}: the log could not be read within {PATIENCE:g} s")
+            findings.add(STUCK, f"{scene.path}: the log could not be read within {PATIENCE:g} s")
         self.read += len(readers)
-        unanswered = set(range(writer.account.sent)).difference(*writer.account.hands)
-        self.seen.unanswered += len(unanswered)
-        self.seen.landed += len(unanswered.intersection(log.account.given))
-        findings.include(judge(log.account, writer.account, [reader.account for reader in readers]))
+        findings.include(scene.judge(log, [reader.account for reader in readers]))
         wrong, self.seen.wrong = self.seen.wrong, []
         for note in wrong:
             findings.add(WRONG, note)
@@ -103,8 +134,19 @@ class Stage:
         await asyncio.sleep(self.rng.choice((0, 0, 0, 0.5, 1.2)) * seconds)
         await reader.run()
 
-    def _reader(self, http: httpx.AsyncClient, writer: Writer, mode: str) -> Reader:
-        return Reader(http, self.doors, writer, self._chance(), self.seen, mode)
+    def _retried(self, http: httpx.AsyncClient) -> Writer:
+        return self._written(http, next(self._fates), retried=True)
+
+    def _once(self, http: httpx.AsyncClient) -> Writer:
+        return self._written(http, Writer, retried=False)
+
+    def _written(self, http: httpx.AsyncClient, fate: type[Writer], *, retried: bool) -> Writer:
+        path = f"/runs/survival-{secrets.token_hex(6)}"
+        return fate(http, self.doors, path, self._chance(), self.seen, self.rng.uniform(*LASTS), retried)
+
+    def _of_flue(self, http: httpx.AsyncClient) -> FlueRun:
+        assert self.app is not None, "it is asked for where there is one"
+        return FlueRun(http, self.app, self._chance(), self.seen, self.rng.uniform(*LASTS))
 
     def _chance(self) -> random.Random:
         return random.Random(self.rng.random())

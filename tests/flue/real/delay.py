@@ -15,7 +15,7 @@ from typing import Any
 from tests.cli.commands import command
 from tests.databases import session_postgres
 from tests.flue.real.house import House, furnished
-from tests.flue.real.rig import follow
+from tests.flue.real.rig import follow, invoke
 
 TICKS = 100
 WAYS = {"stream": "long-poll (the SDK's default)", "sse": "SSE"}
@@ -45,7 +45,7 @@ async def main() -> None:
 
 async def _rows(house: House, place: str, url: str) -> None:
     for how, title in WAYS.items():
-        run = await house.flue_a.invoke("ticker", n=TICKS, intervalMs=100)
+        run = await invoke(house.flue_a, "ticker", n=TICKS, intervalMs=100)
         async with follow(url, run, how) as script:
             delays = await _delays(script)
         shown = f"{median(delays):.0f} | {max(delays):.0f}" if delays else "– | –"

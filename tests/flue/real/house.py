@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from loadtests.flue_server import FlueServer
 from loadtests.proxy import Proxy
 from tests.databases import Postgres
-from tests.flue.real.rig import FlueServer, built
+from tests.flue.real.rig import built
 from tests.machines import Machine
 
 SETTINGS = {
@@ -34,12 +35,12 @@ class House:
 @asynccontextmanager
 async def furnished(postgres: Postgres) -> AsyncIterator[House]:
     """All of it, until the block ends."""
-    built()
+    app = built()
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(postgres.database())
         # One after the other: Flue's own tables have to be there before a gateway looks for them.
-        flue_a = await stack.enter_async_context(FlueServer.start(url))
-        flue_b = await stack.enter_async_context(FlueServer.start(url))
+        flue_a = await stack.enter_async_context(FlueServer.start(app, url))
+        flue_b = await stack.enter_async_context(FlueServer.start(app, url))
         settings = SETTINGS | {"GATEWAY_UPSTREAM": flue_a.url}
         a = await stack.enter_async_context(Machine.start(url, env=settings))
         b = await stack.enter_async_context(Machine.start(url, env=settings))

@@ -13,10 +13,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from loadtests.flue_server import FlueServer
 from tests.databases import Postgres
 from tests.flue.app import App, event
 from tests.flue.real.differ import BEYOND, Request, ask, compare
-from tests.flue.real.rig import FlueServer, built
+from tests.flue.real.rig import built
 from tests.machines import Machine
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -122,10 +123,10 @@ RUNS: Final = (*EVENTS, "failed", "unborn", "%C3%A9%20x", "unknown")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def urls(postgres: Postgres) -> AsyncIterator[tuple[str, str]]:
     """A Flue server and a gateway, over the rows of runs in every state."""
-    built()
+    folder = built()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(postgres.database())
-        flue = await stack.enter_async_context(FlueServer.start(database, CLOCK_RATE))
+        flue = await stack.enter_async_context(FlueServer.start(folder, database, CLOCK_RATE))
         app = await stack.enter_async_context(App.start(database))
         for run, count in EVENTS.items():
             await app.begin(run)

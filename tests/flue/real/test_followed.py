@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.flue.real.house import House
-from tests.flue.real.rig import ended, follow, items
+from tests.flue.real.rig import ended, follow, invoke, items
 from tests.node import Script, npm_ci
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -19,7 +19,7 @@ TICKS = {"n": 8, "intervalMs": 250}
 
 @pytest.mark.parametrize("workflow", ["ticker", "chat"])
 async def test_every_client_is_given_every_event_once_in_order_and_the_end(house: House, workflow: str) -> None:
-    run = await house.flue_a.invoke(workflow, **(TICKS if workflow == "ticker" else {}))
+    run = await invoke(house.flue_a, workflow, **(TICKS if workflow == "ticker" else {}))
     async with (
         follow(house.b.url, run, "stream") as by_default,
         follow(house.b.url, run, "sse") as by_sse,
@@ -39,7 +39,7 @@ async def test_every_client_is_given_every_event_once_in_order_and_the_end(house
 
 async def test_a_browser_follows_with_nothing_but_an_address(house: House) -> None:
     npm_ci(CLIENTS)
-    run = await house.flue_a.invoke("ticker", **TICKS)
+    run = await invoke(house.flue_a, "ticker", **TICKS)
     url = f"{house.b.url}/runs/{run}?offset=-1&live=sse"
     async with Script.start(CLIENTS / "browser.mjs", json.dumps({"url": url})) as page:
         lines = await page.end()
@@ -52,7 +52,7 @@ async def test_a_browser_follows_with_nothing_but_an_address(house: House) -> No
 async def test_a_gateway_goes_in_the_middle_and_the_front_end_goes_on_at_another(
     house: House, how: str, end: str
 ) -> None:
-    run = await house.flue_a.invoke("ticker", n=12, intervalMs=250)
+    run = await invoke(house.flue_a, "ticker", n=12, intervalMs=250)
     async with follow(house.proxy.url, run, how) as script:
         await script.until(lambda lines: len(items(lines)) >= 4)
         house.proxy.target = house.a.url
@@ -63,7 +63,7 @@ async def test_a_gateway_goes_in_the_middle_and_the_front_end_goes_on_at_another
 
 
 async def test_a_run_whose_flue_server_is_killed_ends_for_its_readers(house: House) -> None:
-    run = await house.flue_b.invoke("ticker", n=1000, intervalMs=250)
+    run = await invoke(house.flue_b, "ticker", n=1000, intervalMs=250)
     async with follow(house.b.url, run, "stream") as script:
         await script.until(lambda lines: len(items(lines)) >= 3)
         await house.flue_b.kill()
@@ -76,7 +76,7 @@ async def test_a_run_whose_flue_server_is_killed_ends_for_its_readers(house: Hou
 
 
 async def test_a_rolling_restart_of_everything_is_not_noticed(house: House) -> None:
-    runs = [await house.flue_a.invoke("ticker", n=16, intervalMs=250) for _ in range(2)]
+    runs = [await invoke(house.flue_a, "ticker", n=16, intervalMs=250) for _ in range(2)]
     async with follow(house.proxy.url, runs[0], "stream") as one, follow(house.proxy.url, runs[1], "sse") as two:
         for script in (one, two):
             await script.until(lambda lines: len(items(lines)) >= 3)

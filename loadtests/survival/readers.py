@@ -1,0 +1,116 @@
+"""Readers that behave as the protocol asks, and as browsers do, and move between Machines. They keep accounts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import httpx
+
+from loadtests.continuity import START, Batch, Ids, Lines
+from loadtests.survival.clients import PATIENCE, Client, Seen
+from loadtests.survival.ledger import Read
+
+MODES = ("sse", "event-source", "long-poll", "catch-up")
+STAY = 3.0  # seconds that a reader stays at a Machine, on average, before it moves to another for no reason
+
+
+class Run(Protocol):
+    """What is known of a run to whoever checks its readers."""
+
+    @property
+    def path(self) -> str:
+        """From its Machine's address on."""
+        ...
+
+    @property
+    def ending(self) -> bool:
+        """Whether a reader may be told of its end by now."""
+        ...
+
+    def number(self, event: dict[str, Any]) -> int:
+        """What the event is called in accounts."""
+        ...
+
+    def acknowledged(self, number: int) -> float | None:
+        """When the log was known to hold that event, by this process's clock; None where it was not."""
+        ...
+
+
+class Reader(Client):
+    """Reads a stream from its start to its end, in one mode, and leaves a Machine now and then for no reason."""
+
+    def __init__(
+        self, http: httpx.AsyncClient, doors: Sequence[str], run: Run, rng: random.Random, seen: Seen, mode: str
+    ) -> None:
+        super().__init__(http, doors, run.path, rng, seen)
+        self.account = Read(mode)
+        self._run = run
+        self._offset = START
+        self._last = 0.0
+
+    async def run(self) -> None:
+        """Until the stream says that it has ended."""
+        visit = self._follow if self.account.mode in ("sse", "event-source") else self._poll
+        while not self.account.ended:
+            try:
+                async with asyncio.timeout(self._rng.expovariate(1 / STAY)):
+                    while not self.account.ended:
+                        await visit()
+            except (TimeoutError, httpx.RequestError):
+                await self._move()
+            except (ValueError, LookupError) as error:
+                self._seen.wrong.append(f"{self._path}: an answer by {self.account.mode} cannot be read: {error}")
+                return
+
+    async def _follow(self) -> None:
+        browser = self.account.mode == "event-source"  # it asks for the same URL again, and tells the last id
+        query = {"offset": START if browser else self._offset, "live": "sse"}
+        last = {"last-event-id": self._offset} if browser and self._offset != START else {}
+        async with self._http.stream("GET", self._url, params=query, headers=last, timeout=PATIENCE) as response:
+            self._demand(response)
+            lines, rest = Ids() if browser else Lines(), b""
+            try:
+                async for piece in response.aiter_raw():
+                    *ended, rest = (rest + piece).split(b"\n")
+                    for line in ended:
+                        batch = lines.take(line)
+                        if batch is not None:
+                            self._take(batch)
+            except httpx.RequestError:
+                self._seen.cuts += 1
+                raise
+
+    async def _poll(self) -> None:
+        live = {"live": "long-poll"} if self.account.mode == "long-poll" else {}
+        response = await self._http.get(self._url, params={"offset": self._offset, **live}, timeout=PATIENCE)
+        self._demand(response)
+        headers = response.headers
+        closed = headers.get("stream-closed") == "true"
+        self._take(Batch(json.loads(response.content or b"[]"), headers["stream-next-offset"], None, closed))
+        if not live and "stream-up-to-date" in headers:
+            await asyncio.sleep(0.05)  # whoever polls does so now and then
+
+    def _demand(self, response: httpx.Response) -> None:
+        if not self._accept(response):
+            raise httpx.RequestError("not now")
+
+    def _take(self, batch: Batch) -> None:
+        now, account = time.monotonic(), self.account
+        numbers = [self._run.number(event) for event in batch.events]
+        account.given += numbers
+        account.places.append((batch.offset, len(account.given)))
+        self._offset = batch.offset
+        self._seen.delivered += len(batch.events)
+        if batch.closed:
+            account.ended = True
+            account.early = not self._run.ending
+        if batch.events and account.mode != "catch-up":
+            if self._last:
+                self._seen.gaps.append(now - self._last)
+                self._seen.late += [now - at for at in map(self._run.acknowledged, numbers) if at is not None]
+            self._last = now
