@@ -167,6 +167,8 @@ class Tail:
         if size > RING_BYTES:
             batch = _end_of(self.encoding, batch)
             size = len(batch.body)
+            self.ring.clear()  # nothing there goes up to where this one begins now
+            self.ring_bytes = 0
         self.ring.append(batch)
         self.ring_bytes += size
         while self.ring_bytes > RING_BYTES or len(self.ring) > RING_BATCHES:  # what is too large goes too

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.fanout.tail import RING_BYTES, Tail
 from gateway.protocol.batch import Batch, Encoding, News, Stream, after
@@ -36,6 +38,26 @@ def test_a_reader_may_stand_anywhere_in_what_is_remembered(type: str, separator:
         assert batch is not None
         assert (batch.start, batch.end, batch.up_to_date) == (7 + position, 7 + len(events), True)
         assert batch.body == separator.join(events[position:])
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.sampled_from((1, 100, 9_000, 40_000, 70_000)), min_size=1, max_size=9), st.booleans()),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_whatever_is_forgotten_nothing_is_left_out_of_what_is_given(pages: list[tuple[list[int], bool]]) -> None:
+    tail, events = tail_of(), list[bytes]()
+    for sizes, lengths in pages:
+        new = [b"%d" % (len(events) + n) * size for n, size in enumerate(sizes)]
+        tail.publish(batch_of(new, len(events), lengths=lengths), 1, 0)
+        events += new
+        for position in range(len(events) + 1):
+            batch = tail.since(position)
+            assert batch is None or batch == Batch(
+                position, len(events), b",".join(events[position:]), True, False, batch.lengths
+            )
 
 
 def test_what_is_before_or_after_it_is_for_the_log_to_say() -> None:
