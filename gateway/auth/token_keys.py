@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -15,26 +14,19 @@ from typing import Final
 from gateway.auth import read_tokens
 from gateway.auth.principal import Principal
 from gateway.auth.read_tokens import PREFIX, Capability, key_id, key_id_of
+from gateway.log import shared_secrets
 from gateway.log.database import Database
 from gateway.protocol.errors import Unavailable
 
 REFRESH: Final = 60.0  # seconds between looks into the database: how long a key that was taken away may go on
 PAUSE: Final = 1.0  # seconds, at least, between looks for keys that are not known: anyone may name some
 
-# The secrets that tokens of wakes are signed with; ours are derived from them, so that neither passes for the other.
-_KEYS: Final = "SELECT secret FROM run_gateway.subscription_keys WHERE purpose = 'token' ORDER BY number"
-_MAKE: Final = (
-    "INSERT INTO run_gateway.subscription_keys (purpose, number, secret) VALUES ('sign', 1, $1), ('token', 1, $2)"
-    " ON CONFLICT DO NOTHING"
-)
-_ROTATE: Final = (
-    "INSERT INTO run_gateway.subscription_keys (purpose, number, secret)"
-    " SELECT 'token', max(number) + 1, $1 FROM run_gateway.subscription_keys WHERE purpose = 'token' RETURNING number"
-)
-
 
 def derived(secret: bytes) -> bytes:
-    """The key that read tokens are signed with, out of a secret that has other uses too."""
+    """The key that read tokens are signed with.
+
+    The shared secret itself signs the tokens of subscriptions' wakes, and neither kind may pass for the other.
+    """
     return hmac.digest(secret, b"run-gateway read tokens", "sha256")
 
 
@@ -99,13 +91,9 @@ class ReadTokens:
     async def _look(self, after: float = 0.0) -> None:
         """`after`: seconds to be passed since the last one."""
         await asyncio.sleep(self._looked_at + after - asyncio.get_running_loop().time())
-        async with self._database.acquire() as connection:
-            rows = await connection.fetch(_KEYS)
-            if not rows:
-                await connection.execute(_MAKE, secrets.token_bytes(32), secrets.token_bytes(32))
-                rows = await connection.fetch(_KEYS)  # another Machine may have been first
+        found = await shared_secrets.read(self._database)
         self._looked_at = asyncio.get_running_loop().time()
-        keys = [derived(row["secret"]) for row in rows]
+        keys = [derived(each.secret) for each in found["token"]]
         if keys != self._keys:
             self._keys = keys
             self._on_change()
@@ -113,7 +101,4 @@ class ReadTokens:
 
 async def rotate(database: Database) -> int:
     """Adds a key, which signs from now on; its number. Raises Unavailable."""
-    async with database.acquire() as connection:
-        await connection.execute(_MAKE, secrets.token_bytes(32), secrets.token_bytes(32))
-        number: int = await connection.fetchval(_ROTATE, secrets.token_bytes(32))
-    return number
+    return await shared_secrets.add(database, "token")

@@ -54,10 +54,10 @@ async def _rotate(settings: Settings) -> None:
 
 
 async def _rotate_webhooks(settings: Settings) -> None:
-    from gateway.subscriptions.store import Store
+    from gateway.subscriptions.keyring import rotate
 
     async with _opened(settings) as database:
-        await Store(database).rotate()
+        await rotate(database)
     click.echo("A new key is published, and signs webhooks in two minutes")
 
 

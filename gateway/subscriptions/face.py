@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter
@@ -16,14 +16,13 @@ from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import without
 from gateway.subscriptions.desk import Desk
 from gateway.subscriptions.dispatcher import Dispatcher
+from gateway.subscriptions.keyring import Keyring
 from gateway.subscriptions.routes import PREFIX, make_router
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.store import Store
 from gateway.subscriptions.values import Delivery
 from gateway.subscriptions.watch import Watch
 from gateway.subscriptions.webhooks import Webhooks
-
-KEYS_FRESH: Final = 60.0  # seconds: half of what a new key is published for before it signs
 
 
 class Subscriptions:
@@ -46,8 +45,7 @@ class Subscriptions:
         self._scan_interval = scan_interval
         self._store = Store(database)
         self._watch = Watch()
-        self._cached_keys: Keys | None = None
-        self._keys_until = 0.0
+        self._keyring = Keyring(database)
         self._dispatcher: Dispatcher | None = None
         self._webhooks: Webhooks | None = None
 
@@ -55,10 +53,10 @@ class Subscriptions:
         """Begins to look after subscriptions; without a database it begins when there is one."""
         self._webhooks = Webhooks(self._describe, allow_local=self._allow_local)
         self._dispatcher = Dispatcher(
-            self._store, self._watch, self._webhooks, self._keys, scan_interval=self._scan_interval
+            self._store, self._watch, self._webhooks, self._keyring.keys, scan_interval=self._scan_interval
         )
         with suppress(Unavailable):  # both are asked for again when they are needed
-            await self._keys()
+            await self._keyring.keys()
             await self._dispatcher.refresh()
         self._dispatcher.start()
 
@@ -83,7 +81,7 @@ class Subscriptions:
         """The reserved control APIs, at `/v1/stream/__ds`."""
         desk = Desk(
             self._store,
-            self._keys,
+            self._keyring.keys,
             changed=self._changed,
             ring=self._ring,
             address=self._address,
@@ -94,15 +92,6 @@ class Subscriptions:
     def _address(self, path: str) -> str:
         base = self._base_url if isinstance(self._base_url, str) else self._base_url()
         return f"{base.rstrip('/')}{PREFIX}/{path}"
-
-    async def _keys(self) -> Keys:
-        if self._cached_keys is None:
-            self._cached_keys = await self._store.keys()
-        elif time.monotonic() > self._keys_until:
-            with suppress(Unavailable):  # those that are known are still good
-                self._cached_keys = await self._store.keys()
-                self._keys_until = time.monotonic() + KEYS_FRESH
-        return self._cached_keys
 
     async def _changed(self) -> None:
         if self._dispatcher is not None:

@@ -1,6 +1,6 @@
 """Signatures and tokens (§6.5, §7.1, §12.9, §12.10) out of keys that all Machines share.
 
-Pure: time and chance are arguments. The keys come from `gateway.subscriptions.store`.
+Pure: time and chance are arguments. The keys come from `gateway.subscriptions.keyring`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gateway.protocol.tenants import without
 from gateway.subscriptions.errors import Code, Refusal
 
-SECRET_BYTES: Final = 32  # of an ed25519 seed, and of a token key
 # A token ends with its generation or its lease, whichever is first. Its own expiry must not cut off a worker that
 # has kept a lease alive for hours.
 TOKEN_TTL: Final = 24 * 3600  # seconds

@@ -8,7 +8,6 @@ Ids and paths are stored ones, inside their tenant (`gateway.protocol.tenants`);
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final, cast
@@ -21,7 +20,6 @@ from gateway.protocol.tenants import shown, tenant_of
 from gateway.subscriptions.errors import Code, Refusal
 from gateway.subscriptions.glob import Glob
 from gateway.subscriptions.rules import Settlement, Wanted
-from gateway.subscriptions.signing import SECRET_BYTES, Keys, Signer
 from gateway.subscriptions.values import Claim, Delivery, Interest, Link, Subscription, Type
 
 logger = logging.getLogger("gateway.subscriptions.store")
@@ -35,23 +33,6 @@ _GET: Final = (
     "SELECT *, run_gateway.linked_streams(number, true, $2) AS streams FROM run_gateway.subscriptions WHERE id = $1"
 )
 _EXPLICIT: Final = "SELECT DISTINCT path FROM run_gateway.subscription_links WHERE explicit AND NOT settled LIMIT $1"
-_MAKE_KEYS: Final = (
-    "INSERT INTO run_gateway.subscription_keys (purpose, number, secret) VALUES ('sign', 1, $1), ('token', 1, $2)"
-    " ON CONFLICT DO NOTHING"
-)
-_KEYS: Final = (
-    "SELECT purpose, secret, number = 1 OR created_at < now() - interval '2 minutes' AS signs"
-    " FROM run_gateway.subscription_keys ORDER BY purpose, number"
-)
-_NEW_KEY: Final = (
-    "INSERT INTO run_gateway.subscription_keys (purpose, number, secret)"
-    " SELECT 'sign', max(number) + 1, $1 FROM run_gateway.subscription_keys WHERE purpose = 'sign'"
-)
-_OLD_KEYS: Final = (
-    "DELETE FROM run_gateway.subscription_keys WHERE purpose = 'sign' AND number <="
-    " (SELECT max(number) - 3 FROM run_gateway.subscription_keys WHERE purpose = 'sign')"
-)
-
 _NOT_FOUND: Final = Code.SUBSCRIPTION_NOT_FOUND, "Subscription not found"
 _REFUSALS: Final = {
     "not_found": _NOT_FOUND,
@@ -249,27 +230,6 @@ class Store:
             [Glob(pattern, tenant) for pattern, tenant in globs],
             frozenset(row["path"] for row in explicit) if len(explicit) <= MOST_EXPLICIT else None,
         )
-
-    async def keys(self) -> Keys:
-        """The keys of all Machines; the first to ask makes them."""
-        async with self._database.acquire() as connection:
-            rows = await connection.fetch(_KEYS)
-            if not rows:
-                await connection.execute(
-                    _MAKE_KEYS, secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(SECRET_BYTES)
-                )
-                rows = await connection.fetch(_KEYS)  # another Machine may have been first
-        sign = [(Signer(row["secret"]), row["signs"]) for row in rows if row["purpose"] == "sign"]
-        ripe = [signer for signer, signs in sign if signs] or [sign[0][0]]
-        coming = [signer for signer, _ in sign if signer not in ripe]
-        return Keys(ripe, next(row["secret"] for row in rows if row["purpose"] == "token"), coming)
-
-    async def rotate(self) -> None:
-        """Makes a key that will sign webhooks in two minutes. The two before it stay published, older ones go."""
-        await self.keys()
-        async with self._database.acquire() as connection, connection.transaction():
-            await connection.execute(_NEW_KEY, secrets.token_bytes(SECRET_BYTES))
-            await connection.execute(_OLD_KEYS)
 
     async def tidy(self, most: int) -> int:
         """Takes away links that count no more, some at a time; how many rows it touched."""
