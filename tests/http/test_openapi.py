@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from gateway.http import cors, openapi
+from gateway.http import cors, openapi, operations
 from gateway.protocol import errors, request
 from gateway.protocol.errors import ProtocolError
 from tests.http.servers import Client
 
 ROUTES = ("/v1/stream/{path}", "/runs/{id}")
-METHODS = set(openapi.OPERATIONS)
+METHODS = set(operations.OPERATIONS)
 
 
 @pytest.fixture
@@ -59,15 +59,13 @@ def test_a_read_knows_these_parameters_and_refuses_each_of_them_twice(
 
 
 def test_the_values_of_live_are_those_that_the_parser_knows() -> None:
-    schema, _ = openapi.ASKED["live"]
+    schema, _ = operations.REQUEST_FIELDS["live"]
     assert set(schema["enum"]) == {live.value for live in request.Live} - {""}
 
 
 def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[str, Any]) -> None:
-    routes = (*ROUTES, *openapi.BELOW_A_RUN)
-    operations = [
-        operation for route in routes for name, operation in document["paths"][route].items() if name in METHODS
-    ]
+    routes = (*ROUTES, *operations.BELOW_A_RUN)
+    found = [operation for route in routes for name, operation in document["paths"][route].items() if name in METHODS]
     # What is answered where there is no operation to describe; and what FastAPI describes.
     elsewhere = {
         errors.RouteNotFound,
@@ -83,7 +81,7 @@ def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[s
     for error in set(refusals()) - elsewhere:
         described = [
             operation["responses"][str(error.status)]["description"]
-            for operation in operations
+            for operation in found
             if str(error.status) in operation["responses"]
         ]
         assert any(f"`{error.type}`: {(error.__doc__ or '').strip()}" in text for text in described), error
@@ -92,7 +90,7 @@ def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[s
 def test_no_status_is_described_that_no_refusal_has(document: dict[str, Any]) -> None:
     known = {str(error.status) for error in refusals()} | {"200", "201", "204", "304"}
     for route in ROUTES:
-        for method in openapi.OPERATIONS:
+        for method in operations.OPERATIONS:
             assert set(document["paths"][route][method]["responses"]) <= known
 
 
@@ -103,21 +101,23 @@ def test_a_refusals_own_headers_are_described() -> None:
     samples += [errors.ScopeMissing("read"), errors.WrongStream()]
     for sample in samples:
         names = {name.decode() for name, _ in sample.headers}
-        assert names == {name.lower() for name in openapi.REFUSED[type(sample)]}
-    assert set(openapi.REFUSED) == {type(sample) for sample in samples}
+        assert names == {name.lower() for name in operations.REFUSAL_HEADERS[type(sample)]}
+    assert set(operations.REFUSAL_HEADERS) == {type(sample) for sample in samples}
 
 
 def test_pages_of_other_origins_may_send_and_see_what_is_described() -> None:
     preflight = dict(cors.PREFLIGHT)
     allowed = {name.strip() for name in preflight[b"access-control-allow-headers"].decode().split(",")}
-    asked = {name.lower() for name in openapi.ASKED} - {name.lower() for name in openapi.QUERY}
+    asked = {name.lower() for name in operations.REQUEST_FIELDS} - {
+        name.lower() for name in operations.QUERY_PARAMETERS
+    }
     assert allowed - {"authorization"} == asked
     exposed = {name.strip() for name in cors.EXPOSED.decode().split(",")}
     # What the standard lets every page see, what is about the preflight, and what is not in the description.
-    given = {name.lower() for name in openapi.GIVEN if not name.startswith("Access-Control-")}
+    given = {name.lower() for name in operations.RESPONSE_HEADERS if not name.startswith("Access-Control-")}
     assert exposed - {"gateway-machine", "x-request-id"} == given - {"content-type", "cache-control"}
     methods = {name.strip().lower() for name in preflight[b"access-control-allow-methods"].decode().split(",")}
-    assert methods == set(openapi.OPERATIONS)
+    assert methods == set(operations.OPERATIONS)
 
 
 def test_every_reference_leads_somewhere_and_every_name_is_used_once(document: dict[str, Any]) -> None:
