@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from gateway.settings import BadSetting
 
 logger = logging.getLogger("gateway.auth.keys")
 
+_KEY: Final = "key:"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SECRET: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")  # what a Bearer token may hold; shorter ones can be guessed
 
@@ -47,17 +48,32 @@ class Keys:
             logger.info("Read %d keys.", len(self._by_digest))
 
     def _read(self) -> dict[bytes, Principal]:
-        found = dict(_parse(self._text or "", "GATEWAY_KEYS"))
+        entries = [*_parse(self._text or "", "GATEWAY_KEYS")]
         if self._file is not None:
             try:
                 text = self._file.read_text()
             except (OSError, UnicodeDecodeError) as error:
                 reason = getattr(error, "strerror", None) or "not text"
                 raise BadSetting(f"cannot read {self._file}: {reason}") from None
-            found |= _parse("\n".join(line.partition("#")[0] for line in text.splitlines()), str(self._file))
-        if not found:
+            entries += _parse("\n".join(line.partition("#")[0] for line in text.splitlines()), str(self._file))
+        if not entries:
             raise BadSetting("neither GATEWAY_KEYS nor GATEWAY_KEYS_FILE holds a key")
-        return found
+        return _gathered(entries)
+
+
+def _gathered(entries: Iterable[tuple[bytes, Principal]]) -> dict[bytes, Principal]:
+    found: dict[bytes, Principal] = {}
+    for digest, principal in entries:
+        other = found.setdefault(digest, principal)
+        if other.id != principal.id:
+            raise BadSetting(f"{_owner(other)} and {_owner(principal)} have the same secret: each needs its own")
+        if other != principal:  # the same key once more is no harm
+            raise BadSetting(f"{_owner(other)} has the same secret twice, with different scopes")
+    return found
+
+
+def _owner(principal: Principal) -> str:
+    return principal.id.removeprefix(_KEY)
 
 
 def _parse(text: str, source: str) -> Iterator[tuple[bytes, Principal]]:
@@ -74,4 +90,4 @@ def _parse(text: str, source: str) -> Iterator[tuple[bytes, Principal]]:
             raise BadSetting(f"{where}: scopes must be of {', '.join(sorted(SCOPES))}")
         if not _SECRET.fullmatch(secret):
             raise BadSetting(f"{where}: the secret must be 16 to 512 characters of A-Z a-z 0-9 . _ ~ + / = -")
-        yield sha256(secret.encode()).digest(), Principal(f"key:{owner}", scopes_of(asked), tenant)
+        yield sha256(secret.encode()).digest(), Principal(_KEY + owner, scopes_of(asked), tenant)

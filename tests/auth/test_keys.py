@@ -42,6 +42,8 @@ def test_two_secrets_of_one_name_are_valid_at_once() -> None:
         (f"a::{OLD}", "scopes must be of"),
         ("a:read:short", "the secret must be 16 to 512 characters"),
         (f"a:read:{OLD}'", "the secret must be"),
+        (f"a:read:{OLD} b@acme:read:{OLD}", "a and b@acme have the same secret: each needs its own"),
+        (f"a:read:{OLD} a:read,write:{OLD}", "a has the same secret twice, with different scopes"),
     ],
 )
 def test_what_cannot_be_a_key_is_refused_without_its_secret(text: str, words: str) -> None:
@@ -60,8 +62,9 @@ def test_a_file_has_comments_and_is_read_again_unless_it_is_broken(tmp_path: Pat
     file.write_text(f"agent:write:{NEW}")
     keys.read_again()
     assert find(keys, NEW) and find(keys, OTHER) and not find(keys, OLD)
-    file.write_text("agent:write")
-    keys.read_again()
+    for broken in ("agent:write", f"agent:write:{OTHER}"):
+        file.write_text(broken)
+        keys.read_again()
     assert find(keys, NEW), "what was valid stays so"
 
 
