@@ -96,6 +96,32 @@ def test_a_bad_database_url_is_not_repeated_since_it_may_hold_a_password(monkeyp
     assert str(refused.value) == "DATABASE_URL must begin with postgres:// or postgresql://"
 
 
+@pytest.mark.parametrize(
+    "login", ["u:sec/ret", "u:sec?ret", "u:sec#ret", "u:12/34", "u:12?34", "u:12#34", "u:se[cret", "sec/ret"]
+)
+def test_half_a_password_is_not_taken_for_a_host_and_shown(login: str) -> None:
+    for url in (f"postgres://{login}@host/db", f"postgresql://{login}@[::1]:5432/db?sslmode=require"):
+        with pytest.raises(BadSetting) as refused:
+            load(database_url=url)
+        assert str(refused.value) == (
+            "--database-url cannot be read as an address: in a password, / ? and # are written %2F, %3F and %23"
+        )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://",
+        "postgresql:///db?host=/tmp/socket&user=me@here",
+        "postgres://user:p@ss%2F@host:5432/db",
+        "postgres://[::1]:5432,other,10.0.0.1:1/db?sslmode=require&application_name=",
+        "postgres://host/db?",
+    ],
+)
+def test_an_address_of_a_database_may_have_every_form_that_postgres_knows(url: str) -> None:
+    assert load(database_url=url).database_url == url
+
+
 def test_a_password_does_not_appear_in_the_settings_printed_form() -> None:
     assert "secret" not in repr(load(database_url="postgres://user:secret@host/db"))
 

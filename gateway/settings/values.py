@@ -6,14 +6,20 @@ begin with http:// or https://".
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from typing import Annotated, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field
 
 KIB: Final = 1024  # bytes
 MIB: Final = 1024 * KIB
+
+
+_HOST: Final = re.compile(r"(\[[^\[\]]*\]|[^\[\]:]*)(:\d*)?")  # `host`, `host:port` or `[::1]:port`
+_OPTION: Final = re.compile(r"[\w.]+")
+_UNREADABLE: Final = "cannot be read as an address: in a password, / ? and # are written %2F, %3F and %23"
 
 
 def is_loopback(host: str) -> bool:
@@ -28,6 +34,17 @@ def _postgres_url(value: str) -> str:
     if not value.startswith(("postgres://", "postgresql://")):
         # The value itself stays out of the message: it may hold a password.
         raise ValueError("must begin with postgres:// or postgresql://")
+    try:
+        parts = urlsplit(value)
+        options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise ValueError(_UNREADABLE) from None
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    names = [name for name, _ in options]
+    readable = all(map(_HOST.fullmatch, hosts)) and all(map(_OPTION.fullmatch, names))
+    # What ends the login too early would have half a password shown as the host.
+    if not readable or "@" in parts.path or parts.fragment:
+        raise ValueError(_UNREADABLE)
     return value
 
 
