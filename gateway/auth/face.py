@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from gateway.auth.claims import ClaimNames
 from gateway.auth.gate import Gate
@@ -16,7 +16,10 @@ from gateway.auth.read_tokens import Capability
 from gateway.auth.token_keys import ReadTokens
 from gateway.log.database import Database
 from gateway.protocol.errors import ScopeMissing
-from gateway.settings import BadSetting, Settings
+from gateway.settings import BadSetting, Settings, variable
+
+_CREDENTIALS: Final = {"keys": "keys", "keys_file": "keys", "jwt_secret": "jwt", "jwt_jwks_url": "jwt"}
+"""Settings that only count when AUTH has the kind beside them."""
 
 
 class Auth:
@@ -88,6 +91,13 @@ def check(settings: Settings) -> None:
     """Raises BadSetting for settings that cannot be meant, before anything is started."""
     if settings.auth != "none":
         _trusted(settings, lambda: None)
+    elif "auth" not in settings.model_fields_set:
+        for name, kind in _CREDENTIALS.items():
+            if getattr(settings, name) is not None:
+                raise BadSetting(
+                    f"{variable(name)} is set, but AUTH is not, and nobody would be asked for anything:"
+                    f" set AUTH={kind}, or AUTH=none if that is meant"
+                )
 
 
 def _trusted(settings: Settings, changed: Callable[[], None]) -> tuple[Keys | None, KeySource | None]:

@@ -45,11 +45,6 @@ async def fit(url: str, settings: Settings) -> None:
     """What `serve` needs before it shows a Flue app's runs. Raises Failure."""
     from gateway.flue.schema import check
 
-    if settings.auth == "none" and settings.flue_workflows is None:
-        raise Misuse(
-            "GATEWAY_FLUE shows runs without asking the app's own `runs` middleware: name the workflows that anybody"
-            " may read in GATEWAY_FLUE_WORKFLOWS (* for all), or ask for keys with AUTH"
-        )
     await _connected(url, lambda connection: check(connection, ends_runs=settings.flue_orphan_after is not None))
 
 

@@ -8,15 +8,14 @@ import contextlib
 import click
 import uvloop
 
-from gateway.auth.face import check
+from gateway.cli.checks import check
 from gateway.cli.database import database, must_be_there, must_listen, update
-from gateway.cli.endings import Misuse
 from gateway.cli.flue import fit
 from gateway.cli.listening import Sockets, address, bind
 from gateway.cli.stop import Stop
 from gateway.cli.supervisor import supervise
 from gateway.descriptors import raise_limit
-from gateway.settings import BadSetting, Settings
+from gateway.settings import Settings
 
 
 def run(settings: Settings) -> None:
@@ -27,10 +26,7 @@ def run(settings: Settings) -> None:
 
 
 async def _run(settings: Settings) -> None:
-    try:
-        check(settings)
-    except BadSetting as error:
-        raise Misuse(str(error)) from None
+    check(settings)
     stop = Stop(hangup=settings.keys_file is not None)
     with stop.on_signals():
         async with contextlib.AsyncExitStack() as stack:

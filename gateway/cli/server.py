@@ -95,15 +95,13 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
 
 @contextlib.contextmanager
 def _asked_for(settings: Settings, app: Gateway) -> Iterator[App]:
-    """The application, and around it what a setting asks for: nothing, by default. Raises Failure."""
+    """The application, and around it what a setting asks for: nothing, by default."""
     with contextlib.ExitStack() as stack:
         application: App = app
         if settings.traces:
-            try:
-                from gateway.tracing.export import tracer
-                from gateway.tracing.spans import Traced
-            except ImportError as error:
-                raise Failure(f"GATEWAY_TRACES needs the extra otel ({error})") from None
+            from gateway.tracing.export import tracer  # an extra, which `gateway.cli.checks` has found to be there
+            from gateway.tracing.spans import Traced
+
             application = Traced(application, stack.enter_context(tracer(app.machine, settings.place)), app.observe)
         elsewhere = settings.fly_region != settings.primary_region
         if settings.replay_appends and settings.fly_region and settings.primary_region and elsewhere:

@@ -1,0 +1,59 @@
+"""What settings cannot mean together: `serve` says so in one line, and has started nothing by then."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.checks import check
+from gateway.cli.endings import Failure, Misuse
+from gateway.settings import Settings, load, variable
+from tests.cli.commands import command
+
+URL = "postgres://user@host/db"
+SECRET = "a-secret-of-more-than-32-characters"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(variable(name), raising=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"listen_database_url": URL}, "LISTEN_DATABASE_URL is set, but DATABASE_URL is not"),
+        ({"flue": True, "flue_workflows": "*"}, "GATEWAY_FLUE is on, but DATABASE_URL is not set"),
+        ({"flue": True, "database_url": URL}, "GATEWAY_FLUE shows runs without asking"),
+        ({"keys": f"a:read:{SECRET}"}, "GATEWAY_KEYS is set, but AUTH is not, .* set AUTH=keys, or AUTH=none"),
+        ({"keys_file": "/etc/keys"}, "GATEWAY_KEYS_FILE is set, but AUTH is not"),
+        ({"jwt_secret": SECRET}, "GATEWAY_JWT_SECRET is set, but AUTH is not, .* set AUTH=jwt"),
+        ({"auth": "keys"}, "neither GATEWAY_KEYS nor GATEWAY_KEYS_FILE holds a key"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(flags: dict[str, object], words: str) -> None:
+    with pytest.raises(Misuse, match=words) as refused:
+        check(load(**flags))
+    assert SECRET not in refused.value.message
+
+
+def test_who_says_that_nobody_is_asked_may_leave_the_keys_where_they_are() -> None:
+    check(load(auth="none", keys=f"a:read:{SECRET}"))
+
+
+def test_traces_without_their_extra_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gateway.tracing.export", None)
+    with pytest.raises(Failure, match=r"^GATEWAY_TRACES needs the extra otel"):
+        check(load(traces=True))
+
+
+async def test_serve_refuses_them_before_it_starts_a_database(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    refused = await command("serve", PORT="0", GATEWAY_DATA_DIR=str(folder), GATEWAY_FLUE="on")
+    assert (refused.code, refused.out) == (2, "")
+    assert re.fullmatch(r"run-gateway: .*\n", refused.err)
+    assert not folder.exists()
