@@ -37,8 +37,8 @@ from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
 from gateway.protocol.batch import News
+from gateway.protocol.create import CreateRequest
 from gateway.protocol.errors import Unavailable
-from gateway.protocol.request import CreateRequest
 from gateway.runs import Runs
 from gateway.runs.quota import RunQuota
 from gateway.settings import Settings

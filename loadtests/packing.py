@@ -33,8 +33,9 @@ from gateway.log.housekeeping import Housekeeping
 from gateway.log.lifecycle import Lifecycle
 from gateway.log.migrations import migrate
 from gateway.log.writer import Writer
+from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import JSON_TYPE
-from gateway.protocol.request import AppendRequest, CreateRequest
+from gateway.protocol.create import CreateRequest
 from loadtests.bench.processes import cpu, memory, peak, reset_peak
 
 BATCH: Final = 5_000  # events of one append

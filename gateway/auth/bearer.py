@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from gateway.protocol.errors import CredentialMalformed
-from gateway.protocol.request import RawHeaders
+from gateway.protocol.fields import RawHeaders
 
 MAX_TOKEN: Final = 8 << 10  # bytes
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/=-]+")  # RFC 6750, §2.1

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 from gateway.auth.principal import Scope
 from gateway.protocol.errors import MethodNotAllowed, RouteNotFound
-from gateway.protocol.request import stream_path_of
 from gateway.protocol.run_path import Part, part_of
+from gateway.protocol.stream_path import stream_path_of
 
 Need = Scope | Literal["nothing", "own"]
 """`nothing`: open to all. `own`: the request bears a credential of another kind, which its handler checks."""

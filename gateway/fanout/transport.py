@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.protocol.errors import HeadTooLarge, MalformedHttp, ProtocolError, RequestTimeout, TooManyConnections
-from gateway.protocol.request import stream_path_of
+from gateway.protocol.stream_path import stream_path_of
 
 Cycle = RequestResponseCycle  # uvicorn's state of one request
 

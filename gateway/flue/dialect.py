@@ -15,9 +15,10 @@ from gateway.protocol.batch import Batch, Stream
 from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.fields import RawHeaders, single_headers
 from gateway.protocol.headers import CLOSED, NO_STORE, UP_TO_DATE, Headers, of_state
 from gateway.protocol.offset import MAX_POSITION, NOW, START, format_offset
-from gateway.protocol.request import Live, RawHeaders, ReadRequest, single_headers
+from gateway.protocol.read import Live, ReadRequest
 
 _OFFSET: Final = re.compile(rb"[0-9]+_([0-9]+)")
 _TAIL: Final = re.compile(r"[1-9][0-9]*")

@@ -27,7 +27,7 @@ from gateway.http.upstream import Upstream
 from gateway.limits import Quotas
 from gateway.limits.face import open_at
 from gateway.protocol.errors import Draining, InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound
-from gateway.protocol.request import stream_path_of
+from gateway.protocol.stream_path import stream_path_of
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 

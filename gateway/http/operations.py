@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from gateway.protocol import errors
 from gateway.protocol.errors import ProtocolError
-from gateway.protocol.request import MAX_LEASE, MAX_PATH, MAX_RUN_ID, MAX_TOKEN
+from gateway.protocol.fields import MAX_LEASE, MAX_TOKEN
+from gateway.protocol.stream_path import MAX_PATH, MAX_RUN_ID
 
 Json = dict[str, Any]
 

@@ -28,7 +28,7 @@ from gateway.protocol.cursor import cursor
 from gateway.protocol.dialect import GATEWAYS, Dialect
 from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders, TooManyStreams
 from gateway.protocol.offset import NOW
-from gateway.protocol.request import Live, ReadRequest
+from gateway.protocol.read import Live, ReadRequest
 
 SHARED: Final = 64 << 10  # bytes of a body that is worth not being copied
 # A writer picks the type of a stream, text/html or image/svg+xml as well: whoever opens its address sees it, and none

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from gateway.protocol.errors import InternalFault, ProtocolError, Unavailable
-from gateway.protocol.request import stream_path_of
+from gateway.protocol.stream_path import stream_path_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -19,7 +19,9 @@ from gateway.http.responses import Headers, Receive, Scope, Send
 from gateway.log.appends import Appended, Settle
 from gateway.log.lifecycle import Created
 from gateway.protocol import headers
+from gateway.protocol.append import UNNUMBERED, AppendRequest, parse_append, parse_heartbeat
 from gateway.protocol.batch import JSON_TYPE, Stream, media_type
+from gateway.protocol.create import DEFAULT_TYPE, CreateRequest, Fork, parse_create
 from gateway.protocol.errors import (
     BatchTooLarge,
     ContentTypeMismatch,
@@ -30,21 +32,11 @@ from gateway.protocol.errors import (
     StreamClosed,
     WrongStream,
 )
+from gateway.protocol.fields import RawHeaders
 from gateway.protocol.offset import format_offset
-from gateway.protocol.request import (
-    DEFAULT_TYPE,
-    UNNUMBERED,
-    AppendRequest,
-    CreateRequest,
-    Fork,
-    RawHeaders,
-    check_path,
-    parse_append,
-    parse_create,
-    parse_heartbeat,
-    parse_read,
-)
+from gateway.protocol.read import parse_read
 from gateway.protocol.run_path import Part, part_of
+from gateway.protocol.stream_path import check_path
 from gateway.protocol.tenants import within, without
 
 _INDIRECT: Final = (Part.CONTROL.value, Part.CANCEL.value, Part.TOKEN.value)  # more than one question to the log

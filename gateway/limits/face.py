@@ -10,8 +10,8 @@ from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.limits.rates import Rate
 from gateway.limits.shares import Share
 from gateway.protocol.errors import TooManyAppends, TooManyCreates, TooManyRequests, TooManyRuns
-from gateway.protocol.request import stream_path_of
 from gateway.protocol.run_path import Part, is_run, part_of
+from gateway.protocol.stream_path import stream_path_of
 from gateway.protocol.tenants import within
 from gateway.settings import Settings
 

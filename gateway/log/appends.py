@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import JSON_TYPE
 from gateway.protocol.errors import (
     ContentTypeMismatch,
@@ -23,7 +24,6 @@ from gateway.protocol.errors import (
     StreamNotFound,
     StreamSeqConflict,
 )
-from gateway.protocol.request import AppendRequest
 
 logger = logging.getLogger("gateway.log.appends")
 

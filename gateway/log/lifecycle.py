@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gateway.log.database import Database
 from gateway.protocol.batch import media_type
+from gateway.protocol.create import CreateRequest
 from gateway.protocol.errors import (
     ContentTypeMismatch,
     ForkOffsetBeyondTail,
@@ -18,7 +19,6 @@ from gateway.protocol.errors import (
     StreamGone,
     StreamNotFound,
 )
-from gateway.protocol.request import CreateRequest
 
 _CREATE = "SELECT * FROM run_gateway.create_stream($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _CREATE_LEASED = "SELECT * FROM run_gateway.create_leased_stream($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"

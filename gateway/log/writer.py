@@ -20,6 +20,7 @@ from gateway.counting import SECONDS, SIZES, Histogram
 from gateway.log.appends import CALL, Appended, Entry, Settle, Waiting, arguments, refusal
 from gateway.log.aside import Aside
 from gateway.log.database import Database, Lane
+from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import News
 from gateway.protocol.errors import (
     NotWritable,
@@ -28,7 +29,6 @@ from gateway.protocol.errors import (
     TooManyPending,
     Unavailable,
 )
-from gateway.protocol.request import AppendRequest
 
 logger = logging.getLogger("gateway.log.writer")
 

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic.alias_generators import to_camel
 
 from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.fields import MAX_LEASE
 from gateway.protocol.record import STATUSES, Status
-from gateway.protocol.request import MAX_LEASE, MAX_RUN_ID
+from gateway.protocol.stream_path import MAX_RUN_ID
 
 MAX_WAIT: Final = 300.0  # seconds that a request may wait for a run's end
 DEFAULT_LIMIT: Final = 50  # runs in a page

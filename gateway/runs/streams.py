@@ -18,8 +18,8 @@ from gateway.protocol.errors import MethodNotAllowed, StreamNotFound
 from gateway.protocol.headers import NO_STORE
 from gateway.protocol.offset import NOW
 from gateway.protocol.record import to_json
-from gateway.protocol.request import check_path
 from gateway.protocol.run_path import Part, is_run, part_of
+from gateway.protocol.stream_path import check_path
 from gateway.protocol.tenants import within
 from gateway.runs.requests import parse_cancel, parse_meta
 from gateway.runs.store import Store

@@ -6,13 +6,14 @@ Lenient where the reference is: a field of the wrong type that may be left out c
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
 
+from gateway.protocol.fields import CONTROL
 from gateway.protocol.offset import MAX_POSITION, parse_position
+from gateway.protocol.stream_path import MAX_PATH
 from gateway.protocol.tenants import within
 from gateway.subscriptions.errors import Code, Refusal, invalid
 from gateway.subscriptions.targets import check_webhook_url
@@ -21,12 +22,9 @@ from gateway.subscriptions.values import Type
 DEFAULT_LEASE_TTL: Final = 30_000  # milliseconds
 LEASE_TTLS: Final = (1_000, 600_000)
 MAX_ID: Final = 256
-MAX_PATH: Final = 1024
 MAX_STREAMS: Final = 10_000  # named in one request
 MAX_DESCRIPTION: Final = 4096
 MAX_RETRY_DELAY: Final = 60.0  # seconds
-
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ufffd]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,7 @@ def parse_settlement(body: object) -> Settlement:
     if isinstance(generation, bool) or not isinstance(generation, int) or not 0 <= generation <= MAX_POSITION:
         generation = None
     wake_id = body.get("wake_id")
-    if not isinstance(wake_id, str) or _CONTROL.search(wake_id):
+    if not isinstance(wake_id, str) or CONTROL.search(wake_id):
         wake_id = None
     acks = [] if body.get("acks") is None else body["acks"]
     if not isinstance(acks, list) or len(acks) > MAX_STREAMS:
@@ -208,6 +206,6 @@ def _ack(value: object) -> Ack:
 
 
 def _checked(text: str, what: str, limit: int) -> str:
-    if not 0 < len(text) <= limit or _CONTROL.search(text):
+    if not 0 < len(text) <= limit or CONTROL.search(text):
         raise invalid(f"{what} must be 1 to {limit} characters, none of them a control character")
     return text

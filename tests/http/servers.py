@@ -21,8 +21,8 @@ from gateway.app import Gateway, create_app
 from gateway.fanout.transport import Server
 from gateway.http.connection import connections
 from gateway.http.cors import Cors
-from gateway.protocol.request import stream_path_of
 from gateway.protocol.run_path import part_of
+from gateway.protocol.stream_path import stream_path_of
 from gateway.settings import Settings
 from tests.protocol.event_source import Reading, read
 

@@ -9,8 +9,11 @@ import pytest
 from fastapi import FastAPI
 
 from gateway.http import cors, openapi, operations
-from gateway.protocol import errors, request
+from gateway.protocol import errors
+from gateway.protocol.append import APPEND_HEADERS
+from gateway.protocol.create import CREATE_HEADERS
 from gateway.protocol.errors import ProtocolError
+from gateway.protocol.read import Live, parse_read
 from tests.http.servers import Client
 
 ROUTES = ("/v1/stream/{path}", "/runs/{id}")
@@ -36,8 +39,8 @@ def refusals(root: type[ProtocolError] = ProtocolError) -> Iterator[type[Protoco
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_the_headers_of_a_request_are_those_that_the_parser_knows(document: dict[str, Any], route: str) -> None:
-    assert parameters(document, route, "put", "header") == {name.decode() for name in request._CREATE_HEADERS}
-    assert parameters(document, route, "post", "header") == {name.decode() for name in request._APPEND_HEADERS}
+    assert parameters(document, route, "put", "header") == {name.decode() for name in CREATE_HEADERS}
+    assert parameters(document, route, "post", "header") == {name.decode() for name in APPEND_HEADERS}
     for method in ("head", "delete", "options"):
         assert document["paths"][route][method]["parameters"] == []
 
@@ -52,15 +55,15 @@ def test_a_read_knows_these_parameters_and_refuses_each_of_them_twice(
     assert headers == {"last-event-id", "if-none-match"}
     for name in query - {"meta", "wait"}:
         with pytest.raises(errors.InvalidRequest):
-            request.parse_read("s", [], f"{name}=1&{name}=1".encode(), with_tail=True)
+            parse_read("s", [], f"{name}=1&{name}=1".encode(), with_tail=True)
     for name in headers:
         with pytest.raises(errors.InvalidRequest):
-            request.parse_read("s", [(name.encode(), b"1")] * 2, b"", with_tail=True)
+            parse_read("s", [(name.encode(), b"1")] * 2, b"", with_tail=True)
 
 
 def test_the_values_of_live_are_those_that_the_parser_knows() -> None:
     schema, _ = operations.REQUEST_FIELDS["live"]
-    assert set(schema["enum"]) == {live.value for live in request.Live} - {""}
+    assert set(schema["enum"]) == {live.value for live in Live} - {""}
 
 
 def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gateway.log.appends import Appended
 from gateway.protocol import errors
-from gateway.protocol.request import AppendRequest
+from gateway.protocol.append import AppendRequest
 
 Outcome = Appended | type[errors.ProtocolError]
 

@@ -15,8 +15,9 @@ from gateway.log.housekeeping import Housekeeping
 from gateway.log.lifecycle import Created, Lifecycle
 from gateway.log.reader import Reader
 from gateway.log.writer import Writer
+from gateway.protocol.append import AppendRequest, Producer
 from gateway.protocol.batch import News
-from gateway.protocol.request import AppendRequest, CreateRequest, Fork, Producer
+from gateway.protocol.create import CreateRequest, Fork
 
 JSON = "application/json"
 

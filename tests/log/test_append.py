@@ -10,8 +10,8 @@ import pytest
 
 from gateway.log.appends import Appended
 from gateway.protocol import errors
+from gateway.protocol.append import AppendRequest, Producer
 from gateway.protocol.batch import News
-from gateway.protocol.request import AppendRequest, Producer
 from tests.log.producer_model import ModelStream, Outcome
 from tests.log.rig import JSON, Log, connected, opened, until_blocked
 

@@ -11,8 +11,9 @@ import pytest
 from gateway.log.housekeeping import KeptElsewhere
 from gateway.log.lifecycle import Created
 from gateway.protocol import errors
+from gateway.protocol.append import Producer
+from gateway.protocol.create import CreateRequest, Fork
 from gateway.protocol.errors import ProtocolError
-from gateway.protocol.request import CreateRequest, Fork, Producer
 from tests.log.rig import JSON, Log, connected, opened
 
 DAWN, NOON = "2099-01-01T06:00:00Z", "2099-01-01T12:00:00Z"

@@ -15,8 +15,9 @@ from gateway.log.housekeeping import MARGIN, PAGE_EVENTS, Housekeeping, KeptElse
 from gateway.log.migrations import migrate
 from gateway.log.reader import Reader
 from gateway.protocol import errors
+from gateway.protocol.append import Producer
 from gateway.protocol.batch import Batch
-from gateway.protocol.request import Fork, Producer
+from gateway.protocol.create import Fork
 from tests.databases import OwnPostgres
 from tests.log.rig import JSON, Log, connected, opened, until_blocked
 

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.protocol import errors
 from gateway.protocol.batch import Batch, after
-from gateway.protocol.request import Fork
+from gateway.protocol.create import Fork
 from tests.log.rig import JSON, Log, connected, opened
 
 

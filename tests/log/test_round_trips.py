@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from asyncpg.protocol import protocol as driver
 
 from gateway.log.connect import LogConnection
-from gateway.protocol.request import Producer
+from gateway.protocol.append import Producer
 from loadtests.proxy import Proxy
 from loadtests.survival.database import Database
 from tests.log.rig import Log, opened

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, cast
 
 from gateway.log.writer import Writer
-from gateway.protocol.request import AppendRequest
+from gateway.protocol.append import AppendRequest
 
 
 class Database:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.auth import bearer
 from gateway.auth.rules import asked
-from gateway.protocol import request, run_path, tenants
+from gateway.protocol import append, create, read, run_path, stream_path, tenants
 from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.headers import etag_matches
@@ -29,7 +29,7 @@ VALUES = st.one_of(
 )  # fmt: skip
 HEADERS = st.lists(
     st.tuples(
-        st.sampled_from(sorted({*request._APPEND_HEADERS, *request._CREATE_HEADERS, *request.HEARTBEAT_HEADERS,
+        st.sampled_from(sorted({*append.APPEND_HEADERS, *create.CREATE_HEADERS, *append.HEARTBEAT_HEADERS,
                                 b"last-event-id", b"if-none-match", b"authorization"})),
         VALUES,
     ),
@@ -55,14 +55,12 @@ BODIES = st.binary(max_size=60) | st.sampled_from(
 PATHS = st.text(max_size=40) | st.sampled_from(["runs/a", "runs/a/control", "runs/a/heartbeat", "runs/", "a" * 2000])
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
-    "append": lambda draw: request.parse_append(draw(PATHS), draw(HEADERS), draw(BODIES)),
-    "create": lambda draw: request.parse_create(draw(PATHS), draw(HEADERS), draw(BODIES)).events("application/json"),
-    "heartbeat": lambda draw: request.parse_heartbeat(draw(PATHS), draw(HEADERS), draw(BODIES)),
-    "read": lambda draw: request.parse_read(
-        draw(PATHS), draw(HEADERS), draw(RAW_QUERIES), with_tail=draw(st.booleans())
-    ),
-    "path": lambda draw: request.check_path(draw(PATHS)),
-    "address": lambda draw: request.stream_path_of(draw(PATHS)),
+    "append": lambda draw: append.parse_append(draw(PATHS), draw(HEADERS), draw(BODIES)),
+    "create": lambda draw: create.parse_create(draw(PATHS), draw(HEADERS), draw(BODIES)).events("application/json"),
+    "heartbeat": lambda draw: append.parse_heartbeat(draw(PATHS), draw(HEADERS), draw(BODIES)),
+    "read": lambda draw: read.parse_read(draw(PATHS), draw(HEADERS), draw(RAW_QUERIES), with_tail=draw(st.booleans())),
+    "path": lambda draw: stream_path.check_path(draw(PATHS)),
+    "address": lambda draw: stream_path.stream_path_of(draw(PATHS)),
     "part": lambda draw: run_path.part_of(draw(PATHS)),
     "cursor": lambda draw: parse_cursor(draw(VALUES)),
     "etag": lambda draw: etag_matches(draw(VALUES), b'"1"'),
@@ -86,7 +84,7 @@ def test_it_is_understood_or_refused(parser: str, data: st.DataObject) -> None:
 @given(HEADERS, BODIES)
 def test_what_an_append_was_understood_as_is_what_it_said(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     with suppress(ProtocolError):
-        understood = request.parse_append("runs/a", headers, body)
+        understood = append.parse_append("runs/a", headers, body)
         said = dict(headers)
         if understood.producer is not None:
             assert said[b"producer-id"].decode("latin-1") == understood.producer.id

@@ -9,19 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.protocol.append import AppendRequest, Producer, parse_append
+from gateway.protocol.create import Fork, parse_create
 from gateway.protocol.errors import InvalidJson, InvalidRequest, SourceNotFound
 from gateway.protocol.offset import MAX_POSITION, NOW
-from gateway.protocol.request import (
-    AppendRequest,
-    Fork,
-    Live,
-    Producer,
-    check_path,
-    parse_append,
-    parse_create,
-    parse_read,
-    stream_path_of,
-)
+from gateway.protocol.read import Live, parse_read
+from gateway.protocol.stream_path import check_path, stream_path_of
 
 Headers = dict[str, str]
 JSON = {"content-type": "application/json"}

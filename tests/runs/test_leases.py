@@ -12,7 +12,7 @@ import pytest
 from gateway.log.appends import Appended
 from gateway.log.database import Database
 from gateway.protocol import errors
-from gateway.protocol.request import AppendRequest, Producer
+from gateway.protocol.append import AppendRequest, Producer
 from gateway.runs.store import Store
 from tests.http.servers import Client, following, last_control, payloads
 from tests.log.rig import JSON as JSON_TYPE

@@ -1,0 +1,96 @@
+"""POST: an append, a close, or both (§5.2); and the heartbeat of a run, which is an append of nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.protocol import json_body
+from gateway.protocol.batch import JSON_TYPE, media_type
+from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.fields import RawHeaders, is_true, lease_of, safe_integer, single_headers, token
+
+UNNUMBERED: Final = -1  # the sequence of a heartbeat, which counts as no request of its producer
+
+APPEND_HEADERS: Final = frozenset(
+    (b"content-type", b"stream-closed", b"stream-seq", b"producer-id", b"producer-epoch", b"producer-seq", b"run-lease")
+)
+HEARTBEAT_HEADERS: Final = frozenset((b"run-lease", b"producer-id", b"producer-epoch"))
+
+
+@dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
+class Producer:
+    """An idempotent producer's claim on one append (§5.2.1)."""
+
+    id: str
+    epoch: int
+    seq: int
+
+
+@dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
+class AppendRequest:
+    """POST (§5.2). `media_type` None: nothing to compare. No events: it only closes, or is a run's sign of life.
+
+    `lease`: seconds within which a run's producer promises the next sign of life.
+    """
+
+    path: str
+    media_type: str | None
+    events: list[bytes]
+    close: bool = False
+    stream_seq: str | None = None
+    producer: Producer | None = None
+    lease: int | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it may be merged with its neighbours: nothing in it is judged but the stream's state."""
+        return not self.close and self.producer is None and self.stream_seq is None and self.lease is None
+
+
+def parse_append(path: str, headers: RawHeaders, body: bytes) -> AppendRequest:
+    """A POST as an AppendRequest. Raises InvalidRequest, or InvalidJson for a body in JSON mode."""
+    found = single_headers(headers, APPEND_HEADERS)
+    close = is_true(found.get(b"stream-closed"))
+    producer = _producer(found)
+    stream_seq = token(b"stream-seq", found)
+    lease = lease_of(path, found)
+    if not body:
+        if not close:
+            raise InvalidRequest("An empty body appends nothing; with Stream-Closed: true it closes the stream.")
+        return AppendRequest(path, None, [], True, stream_seq, producer, lease)
+    content_type = found.get(b"content-type", b"")
+    if not content_type:
+        raise InvalidRequest("Content-Type is required.")
+    media = media_type(content_type.decode("latin-1"))
+    events = json_body.messages(body) if media == JSON_TYPE else [body]
+    return AppendRequest(path, media, events, close, stream_seq, producer, lease)
+
+
+def parse_heartbeat(run: str, headers: RawHeaders, body: bytes) -> AppendRequest:
+    """A POST to a run's `/heartbeat` as an AppendRequest without events: a sign of life. Raises InvalidRequest.
+
+    A producer that tells its epoch, and no sequence, is told when another has taken over.
+    """
+    if body:
+        raise InvalidRequest("A heartbeat has no body; what has one is appended to the run itself.")
+    found = single_headers(headers, HEARTBEAT_HEADERS)
+    producer_id, epoch = token(b"producer-id", found), found.get(b"producer-epoch")
+    if (producer_id is None) != (epoch is None):
+        raise InvalidRequest("Producer-Id and Producer-Epoch go together.")
+    producer = None
+    if producer_id is not None and epoch is not None:
+        producer = Producer(producer_id, safe_integer(b"producer-epoch", epoch), UNNUMBERED)
+    return AppendRequest(run, None, [], producer=producer, lease=lease_of(run, found))
+
+
+def _producer(found: dict[bytes, bytes]) -> Producer | None:
+    epoch, seq = found.get(b"producer-epoch"), found.get(b"producer-seq")
+    present = (b"producer-id" in found) + (epoch is not None) + (seq is not None)
+    if not present:
+        return None
+    if present < 3:
+        raise InvalidRequest("Producer-Id, Producer-Epoch and Producer-Seq go together.")
+    producer_id = token(b"producer-id", found)
+    assert producer_id is not None and epoch is not None and seq is not None
+    return Producer(producer_id, safe_integer(b"producer-epoch", epoch), safe_integer(b"producer-seq", seq))

@@ -1,0 +1,69 @@
+"""The fields of requests: headers as they came become values, or an InvalidRequest.
+
+Header names are lower case, as ASGI gives them; values are bytes, decoded as latin-1 where text is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.run_path import is_run
+
+MAX_TOKEN: Final = 1024  # characters of a Producer-Id or a Stream-Seq
+MAX_LEASE: Final = 3600  # seconds
+MAX_SAFE_INTEGER: Final = 2**53 - 1  # §5.2.1: what JavaScript can count to
+
+CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ufffd]")  # control characters, and what was no UTF-8
+NUMBER: Final = re.compile(rb"[0-9]+")
+DECIMAL: Final = re.compile(rb"0|[1-9][0-9]{0,9}")  # no sign, no leading zero, no exponent (§5.1)
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+def single_headers(headers: RawHeaders, names: frozenset[bytes]) -> dict[bytes, bytes]:
+    """Those of the named headers that are present. Raises InvalidRequest when one is there twice."""
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in names:
+            if name in found:
+                raise InvalidRequest(f"{name.decode()} is there more than once.")
+            found[name] = value
+    return found
+
+
+def is_true(value: bytes | None) -> bool:
+    """Whether a flag such as Stream-Closed is set."""
+    return value is not None and value.lower() == b"true"  # §4.1: any other value is as if absent
+
+
+def token(name: bytes, found: dict[bytes, bytes]) -> str | None:
+    """A printable text, such as Producer-Id; None: it is absent. Raises InvalidRequest."""
+    value = found.get(name)
+    if value is None:
+        return None
+    text = value.decode("latin-1")
+    if not text or len(text) > MAX_TOKEN or CONTROL.search(text):
+        raise InvalidRequest(f"{name.decode()} must be 1 to {MAX_TOKEN} printable characters.")
+    return text
+
+
+def lease_of(path: str, found: dict[bytes, bytes]) -> int | None:
+    """Seconds of Run-Lease, which only the stream of a run may have; None: it is absent. Raises InvalidRequest."""
+    value = found.get(b"run-lease")
+    if value is None:
+        return None
+    if not DECIMAL.fullmatch(value) or not 1 <= int(value) <= MAX_LEASE:
+        raise InvalidRequest(f"Run-Lease must be a whole number of seconds from 1 to {MAX_LEASE}.")
+    if not is_run(path):
+        raise InvalidRequest("Run-Lease is for runs: streams at runs/<id>.")
+    return int(value)
+
+
+def safe_integer(name: bytes, value: bytes) -> int:
+    """A whole number that JavaScript can count to, such as Producer-Seq. Raises InvalidRequest."""
+    if not NUMBER.fullmatch(value) or len(value) > 17 or int(value) > MAX_SAFE_INTEGER:
+        raise InvalidRequest(f"{name.decode()} must be a whole number from 0 to {MAX_SAFE_INTEGER}.")
+    return int(value)

@@ -1,0 +1,89 @@
+"""GET: a read from an offset on, which ends, waits or follows at the tail (§5.6–5.8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+from urllib.parse import parse_qsl
+
+from gateway.protocol.cursor import parse_cursor
+from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.fields import NUMBER, RawHeaders, single_headers
+from gateway.protocol.offset import MAX_POSITION, NOW, START, parse_offset
+
+
+class Live(Enum):
+    """How a read goes on at the tail."""
+
+    NO = ""
+    LONG_POLL = "long-poll"
+    SSE = "sse"
+
+
+_LIVE: Final[dict[str | None, Live]] = {None: Live.NO, "long-poll": Live.LONG_POLL, "sse": Live.SSE}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """GET (§5.6–5.8). `position` may be NOW. `last_events`: begin so many events before the tail."""
+
+    path: str
+    position: int
+    offset: bytes  # as the client wrote it
+    live: Live
+    last_events: int | None
+    cursor: int | None
+    if_none_match: bytes | None
+
+
+def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool) -> ReadRequest:
+    """A GET as a ReadRequest. `with_tail`: whether `tail=N` has a meaning here. Raises InvalidRequest."""
+    params = _query(query)
+    found = single_headers(headers, frozenset((b"last-event-id", b"if-none-match")))
+    live = _LIVE.get(params.get("live"))
+    if live is None:
+        raise InvalidRequest("live must be long-poll or sse.")
+    offset = params["offset"].encode("latin-1", "replace") if "offset" in params else None
+    resumed = found.get(b"last-event-id") if live is Live.SSE else None
+    if resumed:  # the browser's own reconnect: it repeats the URL and says where it stands
+        offset = resumed
+    if offset is None and live is not Live.NO:
+        raise InvalidRequest("A live read requires an offset.")
+    position = START if offset is None else parse_offset(offset)
+    if position is None:
+        raise InvalidRequest("Invalid offset format.")
+    last_events = _last_events(params["tail"], position, resumed) if with_tail and "tail" in params else None
+    return ReadRequest(
+        path=path,
+        position=position,
+        offset=b"-1" if offset is None else offset,
+        live=live,
+        last_events=0 if position == NOW else last_events,
+        cursor=parse_cursor(params.get("cursor", "").encode("latin-1", "replace")),
+        if_none_match=found.get(b"if-none-match"),
+    )
+
+
+def _query(query: bytes) -> dict[str, str]:
+    if not query:
+        return {}
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=32)
+    except ValueError:
+        raise InvalidRequest("The query string cannot be read.") from None
+    params = dict(pairs)
+    for name in ("offset", "live", "tail", "cursor"):
+        if name in params and sum(1 for key, _ in pairs if key == name) > 1:
+            raise InvalidRequest(f"{name} is there more than once.")
+    return params
+
+
+def _last_events(tail: str, position: int, resumed: bytes | None) -> int | None:
+    if not NUMBER.fullmatch(tail.encode("latin-1", "replace")) or int(tail[:20]) < 1:
+        raise InvalidRequest("tail must be a whole number of at least 1.")
+    if resumed:
+        return None
+    if position != START:
+        raise InvalidRequest("tail goes with offset=-1 alone.")
+    return min(int(tail[:20]), MAX_POSITION)

@@ -1,0 +1,31 @@
+"""Paths of streams: which URLs name one, and which texts may be one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.fields import CONTROL
+from gateway.protocol.run_path import LONGEST_PART, part_of
+
+MAX_PATH: Final = 1024  # characters
+MAX_RUN_ID: Final = 256  # characters
+
+
+def stream_path_of(url_path: str) -> str | None:
+    """The stream that a URL's path names: `/v1/stream/<path>` or `/runs/<id>`. None: it names none."""
+    if url_path.startswith("/v1/stream/"):
+        return url_path[11:] or None
+    if url_path.startswith("/runs/"):
+        return url_path[1:] if len(url_path) > 6 else None
+    return None
+
+
+def check_path(path: str) -> str:
+    """A stream's path, when it may be one. Raises InvalidRequest."""
+    limit = MAX_RUN_ID + len("runs/") if path.startswith("runs/") else MAX_PATH
+    if len(path) > limit and (len(path) > limit + LONGEST_PART or part_of(path) is None):
+        raise InvalidRequest("The stream's path is too long.")
+    if CONTROL.search(path):
+        raise InvalidRequest("The stream's path holds control characters or is not UTF-8.")
+    return path
