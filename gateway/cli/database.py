@@ -1,11 +1,14 @@
 """The database of a Machine, before the Machine starts: which one, does it answer, is its schema up to date.
 
-What fails here is a person's matter and is said in one line that names the database, never its password.
+One that does not answer is waited for: it may be starting as well, or fail over just now. What fails here is a person's
+matter and is said in one line that names the database, never its password.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qs, urlsplit
@@ -20,14 +23,26 @@ from gateway.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from gateway.log.migrations import migrate
 from gateway.settings import Settings
 
+logger = logging.getLogger("gateway.cli.database")
+
 CONNECT_TIMEOUT = 10.0
+PAUSE = 0.5
+"""Seconds between one attempt to reach the database and the next."""
+
+_PASSING = (
+    OSError,  # nobody listens, no answer in time, a name that is not known yet
+    asyncpg.PostgresConnectionError,  # as PgBouncer says it
+    asyncpg.OperatorInterventionError,  # it starts, or stops
+    asyncpg.InsufficientResourcesError,  # no room for one more connection
+)
+"""What may be different a moment later; a wrong password or a database that there is not will not."""
 
 
 @asynccontextmanager
 async def database(settings: Settings) -> AsyncIterator[str]:
     """The address of a database that answers: the one that is set, or an embedded one while it is used."""
     if settings.database_url is not None:
-        await _answers(settings.database_url)
+        await _answers(settings.database_url, settings.database_wait)
         yield settings.database_url
         return
     click.echo(f"No DATABASE_URL: using an embedded Postgres in {settings.data_dir}")
@@ -80,12 +95,34 @@ async def must_listen(url: str, given: str | None) -> None:
     )
 
 
-async def _answers(url: str) -> None:
+async def _answers(url: str, patience: float) -> None:
+    """Wait for its first answer, `patience` seconds at most. Raises Failure."""
+    clock = asyncio.get_running_loop().time
+    until, told = clock() + patience, ""
+    while True:
+        try:
+            await _ask(url)
+        except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            reason = line(error)
+            if not isinstance(error, _PASSING) or clock() >= until:
+                raise Failure(f"cannot reach the database {name(url)}: {reason}") from error
+        else:
+            break
+        if reason != told:
+            logger.warning("Cannot reach the database %s yet (%s); trying for %g s.", name(url), reason, patience)
+        told = reason
+        await asyncio.sleep(min(PAUSE, max(0.0, until - clock())))
+    if told:
+        logger.info("The database %s answers.", name(url))
+
+
+async def _ask(url: str) -> None:
+    connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
     try:
-        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
-        await connection.close()
-    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Failure(f"cannot reach the database {name(url)}: {line(error)}") from error
+        await connection.fetchval("SELECT 1", timeout=CONNECT_TIMEOUT)  # a pooler takes clients without a server
+        await connection.close(timeout=CONNECT_TIMEOUT)
+    finally:
+        connection.terminate()
 
 
 def name(url: str) -> str:

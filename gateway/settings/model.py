@@ -118,6 +118,13 @@ class Settings(BaseSettings):
         description="Whether `serve` updates the schema of DATABASE_URL; that of an embedded Postgres is always"
         " updated.",
     )
+    database_wait: float = Field(
+        60.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds that `serve` and `migrate` try to reach DATABASE_URL at their start before they give up.",
+    )
     pool_size: int = Field(
         8, ge=1, le=1000, description="Connections of each worker to the database, besides the one for LISTEN."
     )

@@ -12,7 +12,10 @@ import httpx
 import pytest
 
 from gateway.settings.listing import sections
+from loadtests.proxy import Proxy
 from tests.cli.commands import command, end, refuses, running
+from tests.databases import Postgres
+from tests.faults.network import distant
 from tests.machines import Machine, free_port
 
 
@@ -126,13 +129,43 @@ async def test_a_port_in_use_is_one_line_and_code_1() -> None:
     assert ended == (1, "", f"run-gateway: cannot listen on 127.0.0.1:{port}: Address already in use\n")
 
 
-async def test_a_database_that_is_away_is_one_line_without_the_password_and_code_1() -> None:
+async def test_a_database_that_stays_away_is_one_line_without_the_password_and_code_1() -> None:
     url = f"postgres://user:secret@127.0.0.1:{free_port()}/runs"
     for name in ("serve", "migrate"):
-        ended = await command(name, DATABASE_URL=url, PORT="0")
+        ended = await command(name, DATABASE_URL=url, PORT="0", GATEWAY_DATABASE_WAIT="0")
         assert (ended.code, ended.out) == (1, "")
         assert re.fullmatch(r"run-gateway: cannot reach the database runs at 127\.0\.0\.1:\d+: .*\n", ended.err)
         assert "secret" not in ended.err
+
+
+async def test_a_database_that_starts_late_is_waited_for(database_url: str) -> None:
+    port = free_port()
+    async with distant(database_url) as (there, url):
+        late = url.replace(f":{there.port}/", f":{port}/")
+        async with running("serve", PORT="0", DATABASE_URL=late) as process:
+            assert process.stdout is not None and process.stderr is not None
+            assert b"Cannot reach the database" in await process.stderr.readline()
+            async with Proxy(there.target, port=port):
+                assert (await process.stdout.readline()).startswith(b"Listening on http://")
+                process.terminate()
+                ended = await end(process)
+    assert ended.code == 0
+    assert " answers." in ended.err
+
+
+async def test_a_signal_ends_the_wait_for_a_database_with_0() -> None:
+    url = f"postgres://127.0.0.1:{free_port()}/runs"
+    async with running("serve", PORT="0", DATABASE_URL=url, GATEWAY_DATABASE_WAIT="3600") as process:
+        assert process.stderr is not None
+        assert b"trying for 3600 s" in await process.stderr.readline()
+        process.terminate()
+        assert await end(process) == (0, "", "")
+
+
+async def test_a_database_that_there_is_not_is_not_waited_for(postgres: Postgres) -> None:
+    ended = await command("serve", PORT="0", DATABASE_URL=postgres.dsn("nowhere"), GATEWAY_DATABASE_WAIT="3600")
+    assert (ended.code, ended.out) == (1, "")
+    assert re.fullmatch(r'run-gateway: cannot reach the database nowhere at .*: database "nowhere" .*\n', ended.err)
 
 
 async def test_the_help_of_serve_lists_every_setting_with_its_default() -> None:
