@@ -103,7 +103,7 @@ class Gate:
             raise CredentialMalformed("Authorization and token= are both there.")  # RFC 6750, §2
         token = header or query
         if token is None:
-            raise CredentialMissing
+            raise CredentialMissing("It goes into the header Authorization: Bearer.")
         principal = await self._verify(token, in_url=header is None)
         if principal.expires is not None and principal.expires <= self._now():
             raise TokenExpired

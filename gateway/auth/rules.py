@@ -42,6 +42,7 @@ ROUTES: Final[dict[str, Methods]] = {
     "/metrics": {"GET": "admin"},
     "/runs": {"POST": "write", "GET": "read"},
     # A map of the doors, which is public as the source is; but nobody's who has no business here.
+    "/": {"GET": "read"},
     "/openapi.json": {"GET": "read"},
     "/docs": {"GET": "read"},
     "/docs/start.js": {"GET": "read"},
@@ -100,6 +101,8 @@ def ours(path: str) -> bool:
 
 
 def _ours(path: str) -> bool:
+    if path == "/":
+        return False  # the application's front page, where there is an application
     return stream_path_of(path) is not None or any(route.form.fullmatch(path) for route in _ROUTES)
 
 

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import click
 
-from gateway.client import ClientError
+from gateway.client import ClientError, NotLetIn
 from gateway.settings import BadSetting, Settings, load
 
 
@@ -44,6 +44,8 @@ def finish(work: Coroutine[Any, Any, None]) -> None:
     """Run the work of a command that talks to Machines, and turn what stops it into an exit code."""
     try:
         asyncio.run(work)
+    except NotLetIn as error:
+        raise Failure(f"{error} (--token, or the variable RUN_GATEWAY_TOKEN)") from None
     except ClientError as error:
         raise Failure(str(error)) from None
     except KeyboardInterrupt:

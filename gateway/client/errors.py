@@ -23,6 +23,10 @@ class Fenced(ClientError):
     """Another producer has taken over this producer's id."""
 
 
+class NotLetIn(ClientError):
+    """401: the gateway asks for a credential, or for another one."""
+
+
 class Refused(ClientError):
     """Any other answer that trying again would not change."""
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import httpx
 
-from gateway.client.errors import ClientError, GaveUp, NoSuchStream, Refused, StreamClosed, StreamGone
+from gateway.client.errors import ClientError, GaveUp, NoSuchStream, NotLetIn, Refused, StreamClosed, StreamGone
 from gateway.client.retry import RETRIED, Backoff, retry_after
 
 
@@ -115,6 +115,8 @@ def refusal(response: httpx.Response) -> ClientError:
     """The error that an answer is, when it is none of those that were hoped for."""
     said = explain(response)
     text = f"{response.request.url}: {said}"
+    if response.status_code == 401:
+        return NotLetIn(text)
     if response.status_code == 404:
         return NoSuchStream(text)
     if response.status_code == 410:

@@ -1,4 +1,4 @@
-"""`/docs`: the description for people, by Swagger UI, whose files come from here and from nowhere else.
+"""`/`: what is here. `/docs`: the description for people, by Swagger UI, whose files come from here and nowhere else.
 
 A page that sends keys must not run what a third party may change any day: its policy lets in the two files beside it.
 """
@@ -29,12 +29,17 @@ _PAGE: Final = b"""<!doctype html>
 </html>
 """
 _START: Final = b'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true });\n'
+_ROOT: Final = {"name": "run-gateway", "docs": "/docs", "openapi": "/openapi.json", "runs": "/runs", "ready": "/ready"}
 _KEPT: Final = {"cache-control": "max-age=3600"}
 
 
 def docs_router() -> APIRouter:
-    """The page, and what it needs."""
+    """What is here, the page, and what the page needs."""
     router = APIRouter(include_in_schema=False)
+
+    @router.api_route("/", methods=["GET", "HEAD"])
+    async def root() -> dict[str, str]:
+        return _ROOT
 
     @router.get("/docs")
     async def page() -> Response:

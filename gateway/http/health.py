@@ -49,4 +49,8 @@ def health_router(readiness: Callable[[], Awaitable[Health]]) -> APIRouter:
             response.status_code = 503
         return state
 
+    # As most monitors ask; the server leaves the body out.
+    router.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
+    router.add_api_route("/ready", ready, methods=["HEAD"], include_in_schema=False)
+
     return router

@@ -38,6 +38,7 @@ class Runs:
         others: Others | None = None,
     ) -> None:
         self._hub = hub
+        self._others = others
         self._store = Store(database, machine=machine)
         self.streams = RunStreams(streams, self._store, Tokens(sign, self._store, others), hub, on_commit)
         self.leases = LeaseWatch(self._store.end_lost, on_commit)
@@ -58,4 +59,4 @@ class Runs:
 
     def router(self) -> APIRouter:
         """`/runs` itself."""
-        return make_router(self._routes)
+        return make_router(self._routes, beside_others=self._others is not None)

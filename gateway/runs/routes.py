@@ -16,11 +16,11 @@ from gateway.http.address import base_url
 from gateway.http.bodies import read_body
 from gateway.protocol.errors import RunExists, WrongStream
 from gateway.protocol.offset import START, format_offset
-from gateway.protocol.record import to_json
+from gateway.protocol.record import STATUSES, to_json
 from gateway.protocol.tenants import within
 from gateway.runs.ids import CHANCE_BYTES, run_id
 from gateway.runs.others import Others
-from gateway.runs.requests import CreateRun, format_cursor, parse_create, parse_list
+from gateway.runs.requests import DEFAULT_LIMIT, MAX_LIMIT, CreateRun, format_cursor, parse_create, parse_list
 from gateway.runs.store import Store
 from gateway.runs.streams import MAX_BODY
 from gateway.runs.tokens import Sign
@@ -37,6 +37,19 @@ _COORDINATES: Final = {
         "offset": _TEXT,
         "token": _TOKEN,
     },
+}
+_FILTERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
+    "status": ({"type": "string", "enum": [*STATUSES]}, "Only runs that are so."),
+    "workflowName": (_TEXT, "Only runs of this kind."),
+    "metadata.NAME": (_TEXT, "Only runs whose metadata has this value under this name; for several names, several."),
+    "limit": ({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}, "Runs in a page."),
+    "cursor": (_TEXT, "The `nextCursor` of the page before."),
+}
+_SOURCE: Final[dict[str, tuple[dict[str, Any], str]]] = {
+    "source": (
+        {"type": "string", "enum": ["flue", "gateway"], "default": "flue"},
+        "Whose runs: those of the Flue app, which are not listed by metadata, or the gateway's own.",
+    )
 }
 
 
@@ -82,8 +95,8 @@ class RunRoutes:
         return _json(200, b'{"runs":[%b]%b}' % (b",".join(map(to_json, records)), cursor))
 
 
-def make_router(routes: RunRoutes) -> APIRouter:
-    """Both, and what OpenAPI says of them."""
+def make_router(routes: RunRoutes, *, beside_others: bool) -> APIRouter:
+    """Both, and what OpenAPI says of them. `beside_others`: whether those of a Flue app can be listed, too."""
     router = APIRouter(tags=["runs"])
     router.add_api_route(
         "/runs",
@@ -102,7 +115,6 @@ def make_router(routes: RunRoutes) -> APIRouter:
             503: _refusal("`unavailable`"),
         },
     )
-    filters = ("status", "workflowName", "metadata.NAME", "limit", "cursor")
     page = {
         "type": "object",
         "properties": {"runs": {"type": "array", "items": {"type": "object"}}, "nextCursor": _TEXT},
@@ -112,7 +124,12 @@ def make_router(routes: RunRoutes) -> APIRouter:
         routes.list,
         methods=["GET"],
         summary="List runs",
-        openapi_extra={"parameters": [{"name": name, "in": "query", "schema": _TEXT} for name in filters]},
+        openapi_extra={
+            "parameters": [
+                {"name": name, "in": "query", "schema": schema, "description": text}
+                for name, (schema, text) in (_FILTERS | (_SOURCE if beside_others else {})).items()
+            ]
+        },
         responses={
             200: _answer("A page.", page),
             400: _refusal("`invalid_request`"),

@@ -224,7 +224,7 @@ WRITTEN_OUT = [
     ("GET", "/nothing/here", READ, 404),
     ("PATCH", "/runs/{run}", WRITE, 405),
     ("GET", "/metrics%0A", ADMIN, 404),
-    ("GET", "//metrics", READ, 404),
+    ("GET", "/%2Fmetrics", READ, 404),
 ]
 
 

@@ -88,6 +88,9 @@ async def test_a_token_is_shown_to_a_gateway_that_asks_who_comes(postgres: Postg
         assert (await command("tail", "1", "--url", machine.url, RUN_GATEWAY_TOKEN=key)).out == "1\n2\n"
         assert (await command("tail", "1", "--url", machine.url, "--token", key)).out == "1\n2\n"
         refused = await command("tail", "1", "--url", machine.url)
-        assert refused.err == f"run-gateway: {machine.url}/runs/1: 401 A credential is required.\n"
+        assert refused.err == (
+            f"run-gateway: {machine.url}/runs/1: 401 A credential is required. It goes into the header"
+            " Authorization: Bearer. (--token, or the variable RUN_GATEWAY_TOKEN)\n"
+        )
         wrong = await command("tail", "1", "--url", machine.url, RUN_GATEWAY_TOKEN="a-wrong-key-of-letters")
         assert (wrong.code, "a-wrong-key-of-letters" in wrong.err) == (1, False)

@@ -10,7 +10,7 @@ import pytest
 from tests.http.servers import Client, Running
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready", "/openapi.json", "/docs", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/openapi.json", "/docs", "/nothing"])
 async def test_every_answer_has_the_headers_that_all_have_once(client: Client, path: str) -> None:
     answer = await client("GET", path)
     assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
@@ -35,3 +35,16 @@ async def test_what_nobody_expected_is_said_in_the_one_shape_and_nothing_of_the_
     assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
     assert [record.getMessage() for record in caplog.records].count("A request failed.") == 1
     assert (await client("GET", "/health")).status_code == 200
+
+
+async def test_the_root_says_what_is_here(client: Client) -> None:
+    answer = await client("GET", "/")
+    assert (answer.status_code, answer.json()["name"]) == (200, "run-gateway")
+    for path in set(answer.json().values()) - {"run-gateway"}:
+        assert (await client("GET", path)).status_code == 200, path
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready"])
+async def test_monitors_may_ask_for_the_head_alone(client: Client, path: str) -> None:
+    answer = await client("HEAD", path)
+    assert (answer.status_code, answer.content) == (200, b"")

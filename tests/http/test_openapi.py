@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from gateway.app import create_app
 from gateway.http import cors, openapi, operations
 from gateway.protocol import errors
 from gateway.protocol.append import APPEND_HEADERS
 from gateway.protocol.create import CREATE_HEADERS
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.read import Live, parse_read
+from gateway.runs.requests import parse_list
+from gateway.settings import load
 from tests.http.servers import Client
 
 ROUTES = ("/v1/stream/{path}", "/runs/{id}")
@@ -121,6 +124,16 @@ def test_pages_of_other_origins_may_send_and_see_what_is_described() -> None:
     assert exposed - {"gateway-machine", "x-request-id"} == given - {"content-type", "cache-control"}
     methods = {name.strip().lower() for name in preflight[b"access-control-allow-methods"].decode().split(",")}
     assert methods == set(operations.OPERATIONS)
+
+
+@pytest.mark.parametrize("flue", [False, True])
+def test_a_list_of_runs_is_described_with_all_that_it_knows(flue: bool) -> None:
+    app = create_app(load(flue=flue, flue_workflows="*"), "postgres://nowhere")
+    described = app._api.openapi()["paths"]["/runs"]["get"]["parameters"]
+    names = {"status", "workflowName", "metadata.NAME", "limit", "cursor"}
+    assert {parameter["name"] for parameter in described} == names | ({"source"} if flue else set())
+    parse_list("status=active&workflowName=w&metadata.NAME=x&limit=1")
+    assert all(parameter["description"] for parameter in described)
 
 
 def test_every_reference_leads_somewhere_and_every_name_is_used_once(document: dict[str, Any]) -> None:

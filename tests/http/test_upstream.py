@@ -160,7 +160,7 @@ async def test_nor_does_what_another_server_might_take_for_ours(
 
 
 @pytest.mark.parametrize(
-    "path", ["/a/../b", "/a//b;c", "/runsome/1", "/v1/streams", "/x/runs/1", "/%2e%2e%2f", "/healthy"]
+    "path", ["/", "/..", "/a/../b", "/a//b;c", "/runsome/1", "/v1/streams", "/x/runs/1", "/%2e%2e%2f", "/healthy"]
 )
 async def test_all_other_spellings_go_there_as_they_are(gateway: Running, application: Application, path: str) -> None:
     assert (await gateway.get_raw(path)).startswith(b"HTTP/1.1 418 ")
