@@ -78,7 +78,7 @@ class Follower:
         self._leave()  # if it was cancelled where it waited
         if self._direct is not None:
             self._direct.follower = None
-        self._hub.unschedule(self, self.slot)
+        self._hub.deadlines.unschedule(self, self.slot)
         self._hub.unfollow(self.tail)
 
     async def begin(self, position: int, last_events: int | None = None) -> Page:
@@ -92,7 +92,8 @@ class Follower:
 
     def expire(self, after: float) -> None:
         """Ends by itself in `after` seconds; soon on a Machine that is draining."""
-        self.slot = self._hub.schedule(self, self._hub.time_for(after))
+        deadlines = self._hub.deadlines
+        self.slot = deadlines.schedule(self, deadlines.time_for(after))
 
     async def next(self) -> Batch | Signal:
         """What comes after `position`, which moves on to its end; waits as long as there is nothing.

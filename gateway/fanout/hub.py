@@ -1,6 +1,6 @@
-"""The tails of all streams that are followed on this Machine, and the clock that they share.
+"""The tails of all streams that are followed on this Machine, and the one timer that they share.
 
-News moves a tail at once when it fits the tail's position exactly; any gap is filled by one read for everybody. A
+News moves a tail at once when it begins exactly where the tail stands; any gap is filled by one read for everybody. A
 sweep compares all tails with the log, so that a lost notification makes readers late and never wrong (law 2).
 """
 
@@ -11,9 +11,11 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final
 
 from gateway.counting import SECONDS, Histogram
+from gateway.fanout.deadlines import TICK, Deadlines
+from gateway.fanout.shared import Read, SharedReads, shared
 from gateway.fanout.tail import Tail
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, News, Page, after
@@ -21,38 +23,27 @@ from gateway.protocol.cursor import cursor
 from gateway.protocol.errors import ProtocolError, StreamGone, StreamNotFound
 from gateway.protocol.offset import format_offset
 
-if TYPE_CHECKING:
-    from gateway.fanout.follower import Follower
-
 logger = logging.getLogger("gateway.fanout.hub")
 
-TICK: Final = 0.25  # seconds: how exactly heartbeats and maximum ages are kept
-DRAIN_RATE: Final = 500  # followers a second that a drain ends, when its time allows
-# Seconds that whoever has just come is left in peace: to @durable-streams/client three connections in a row that end
-# within one second are an end, and it says nothing of it.
-SETTLED: Final = 1.1
+RECENT: Final = 16 << 10  # bytes before its position that the first reader of a tail fetches for all who come with it
+ROUNDS: Final = 2  # how often a newcomer waits for another newcomer's first read, before it reads for itself
 _HEARTBEAT: Final = frames.chunk(frames.HEARTBEAT)
 
-RECENT: Final = 16 << 10  # bytes before its position that the first reader of a tail fetches for all who come with it
-ROUNDS: Final = 2  # of others' first reads that a newcomer waits for
-
 Positions = Callable[[Iterable[str]], Awaitable[dict[str, tuple[int, int, bool]]]]
-Published = Callable[[str, int, int, int], None]
-"""Is told the path, the start, the end and the readers of a batch that was written to followers' sockets."""
+"""Id, tail and closed of those of the paths at which there is a stream."""
+
 Touch = Callable[[Iterable[str]], Awaitable[None]]
+"""Keeps streams from expiring, for they are being read (§5.1)."""
 
-
-class Read(Protocol):
-    """A page for followers; one close to the tail begins up to `recent` bytes before the position."""
-
-    async def __call__(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page: ...
+Published = Callable[[str, int, int, int], None]
+"""Is told the path, start and end of a batch that was written to followers' sockets, and how many they are."""
 
 
 class Hub:
     """All tails of a Machine. `read`, `positions` and `touch` ask the log.
 
-    `now` gives seconds since 1970, for cursors; `clock` monotonic seconds, for everything that is measured. `offset`
-    writes positions as the readers of this log know them.
+    `now` gives seconds since 1970, for cursors; `clock` monotonic seconds, for everything that is measured. `heartbeat`
+    and `sweep_interval` are seconds. `offset` writes positions as the readers of this log know them.
     """
 
     def __init__(
@@ -68,15 +59,14 @@ class Hub:
         offset: Callable[[int], bytes] = format_offset,
     ) -> None:
         self.tails: dict[str, Tail] = {}
-        self.draining = False
-        self._drained_at = 0.0
-        self.joined = 0  # reads of the log that somebody else had begun
-        self.remembered = 0  # readers that needed none
+        self.read: Final = SharedReads(read)
+        self.deadlines: Final = Deadlines(clock)
+        self.remembered = 0  # readers who began without a read of the log
         self.missed = 0  # times that the sweep found what no news had told of
         self.delivered = 0  # frames written to sockets
-        self.published: Published | None = None
         self.delivery_seconds = Histogram(SECONDS)  # from hearing of a commit to having written it to all sockets
-        self._read = read
+        self.published: Published | None = None
+        self._read_log = read
         self._positions = positions
         self._touch = touch
         self._now = now
@@ -84,10 +74,7 @@ class Hub:
         self._heartbeat = heartbeat
         self._sweep_interval = sweep_interval
         self._offset = offset
-        self._deadlines: dict[int, set[Follower]] = {}
-        self._last_tick = int(clock() / TICK)
         self._cursor = cursor(now(), None, 0)  # of this tick
-        self._reading: dict[tuple[str, int], asyncio.Task[Page]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._look = asyncio.Event()
 
@@ -116,8 +103,8 @@ class Hub:
     async def enter(self, tail: Tail, position: int) -> Page:
         """The first page of a reader: from memory where its stream is followed here already, else from the log.
 
-        The first reader of a tail fetches a little more, and whoever comes meanwhile waits for that: a thousand that
-        come back at once cost a read or two.
+        The first reader of a tail fetches a little more than it asks for, and whoever comes meanwhile waits for that:
+        a thousand readers that come back at once cost a read or two. Raises what a read raises.
         """
         for _ in range(ROUNDS):
             if tail.opening is not None:
@@ -137,44 +124,24 @@ class Hub:
 
     async def enter_last(self, tail: Tail, last_events: int) -> Page:
         """The same for a reader that begins so many events before the tail."""
-        page = await self._read(tail.path, 0, last_events=last_events)
+        page = await self._read_log(tail.path, 0, last_events=last_events)
         self.observe(tail, page)
         return page
 
     async def _open(self, tail: Tail, position: int) -> Page:
         async def read() -> Page:
             try:
-                page = await self._read(tail.path, position, recent=RECENT)
+                page = await self._read_log(tail.path, position, recent=RECENT)
                 self.observe(tail, page)  # before those who wait for it look
                 return page
             finally:
                 tail.opening = None
 
-        tail.opening = asyncio.ensure_future(read())
-        tail.opening.add_done_callback(_told)
+        tail.opening = shared(read())
         return await asyncio.shield(tail.opening)
 
-    async def read(self, path: str, position: int, *, fresh: bool = False) -> Page:
-        """A page of the log; readers that ask for the same one at once share it.
-
-        `fresh`: not one that began before this call, and so may not see what this call was made for.
-        """
-        key = (path, position)
-        task = self._reading.get(key)
-        if task is None or fresh:
-            task = self._reading[key] = asyncio.ensure_future(self._read(path, position))
-            task.add_done_callback(lambda done: self._read_ended(key, done))
-        else:
-            self.joined += 1
-        return await asyncio.shield(task)
-
-    def _read_ended(self, key: tuple[str, int], task: asyncio.Task[Page]) -> None:
-        if self._reading.get(key) is task:
-            del self._reading[key]
-        _told(task)
-
     def observe(self, tail: Tail, page: Page) -> None:
-        """What a follower has read: the first read to reach the end of the log gives the tail its position."""
+        """Takes note of a page that a follower has read: the first at the end of the log positions the tail."""
         if tail.stream is None:
             tail.take(page.stream)
         elif tail.stream.id != page.stream.id:
@@ -203,7 +170,7 @@ class Hub:
     # News
 
     def ring(self, news: News) -> None:
-        """Hears that a stream has changed; costs a look-up when nobody follows it here."""
+        """Hears that a stream has changed. Costs one look-up when nobody follows the stream here."""
         tail = self.tails.get(news.path)
         if tail is None:
             return
@@ -212,7 +179,7 @@ class Hub:
         elif tail.position is None or tail.filling:
             tail.expect(news)
         elif news.last < tail.position or (news.last == tail.position and (tail.closed or not news.closed)):
-            return  # known already
+            return  # it is known already
         elif news.first == tail.position + 1 and news.body is not None:
             self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed), news.heard)
         else:
@@ -231,7 +198,7 @@ class Hub:
                 self.delivery_seconds.observe(self._clock() - heard)
 
     def _catch_up(self, tail: Tail) -> None:
-        """News that came while the log was read, as far as it goes on from there."""
+        """Publishes the news that came while the log was read, as far as it goes on from where the tail is now."""
         while not tail.closed and (news := tail.due()) is not None:
             assert tail.position is not None and news.body is not None
             self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed), news.heard)
@@ -270,7 +237,7 @@ class Hub:
                     tail.heard = 0.0
                 self._catch_up(tail)
                 if page.batch.up_to_date and tail.wanted <= max(wanted, tail.position):
-                    tail.wanted = 0  # what was promised and is not there was a hint from elsewhere
+                    tail.wanted = 0  # news named a position that this log does not have; wait for no such thing
                     return
         except (StreamNotFound, StreamGone):
             self._drop(tail)
@@ -285,41 +252,23 @@ class Hub:
             del self.tails[tail.path]
         tail.finish()
 
-    # The clock
-
-    def schedule(self, follower: Follower, after: float) -> int:
-        """Ends a follower in `after` seconds; returns what `unschedule` takes."""
-        slot = int((self._clock() + after) / TICK) + 1
-        self._deadlines.setdefault(slot, set()).add(follower)
-        return slot
-
-    def unschedule(self, follower: Follower, slot: int) -> None:
-        followers = self._deadlines.get(slot)
-        if followers is not None:
-            followers.discard(follower)
+    # Draining
 
     def drain(self, over: float) -> None:
-        """Ends all followers, in random order, spread over as long as their number asks for, at most `over` seconds.
+        """Ends all followers, one after the other, within `over` seconds."""
+        self.deadlines.drain(over)
 
-        They all come back somewhere else: a few hundred a second is what another Machine takes in its stride.
-        """
-        self.draining = True
-        self._drained_at = self._clock() + over
-        followers = [follower for slot in self._deadlines.values() for follower in slot]
-        self._deadlines.clear()
-        first = min(over, SETTLED)
-        spread = min(over - first, len(followers) / DRAIN_RATE)
-        for follower in followers:
-            follower.slot = self.schedule(follower, first + random.uniform(0, spread))
-
-    def time_for(self, wanted: float) -> float:
-        """Seconds of those asked for that a follower may stay, for one that comes to a Machine that is draining."""
-        return min(wanted, SETTLED, max(0.0, self._drained_at - self._clock())) if self.draining else wanted
+    @property
+    def draining(self) -> bool:
+        """Whether this Machine is shutting down."""
+        return self.deadlines.draining
 
     @property
     def drained(self) -> bool:
-        """Whether nobody may follow any more."""
-        return self.draining and self._clock() >= self._drained_at
+        """Whether nobody may follow here any more."""
+        return self.deadlines.drained
+
+    # The timer
 
     async def run(self) -> None:
         """The one timer, and the sweep. Runs until cancelled."""
@@ -336,14 +285,11 @@ class Hub:
                     await task
 
     def tick(self) -> None:
-        """Ends whoever is due, and says to the silent that somebody is there."""
+        """Ends the followers that are due, and sends a heartbeat where nothing was sent for long."""
         now = self._clock()
         self._cursor = cursor(self._now(), None, 0)
-        this = int(now / TICK)
-        for slot in range(self._last_tick + 1, this + 1):
-            for follower in self._deadlines.pop(slot, ()):
-                follower.end()
-        self._last_tick = this
+        for follower in self.deadlines.due(now):
+            follower.end()
         silent = now - self._heartbeat
         for tail in self.tails.values():
             if tail.quiet_since <= silent:
@@ -385,8 +331,3 @@ class Hub:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _told(task: asyncio.Task[Page]) -> None:
-    if not task.cancelled():
-        task.exception()  # whoever awaits it is told; if nobody does any more, nobody need be

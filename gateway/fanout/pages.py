@@ -10,6 +10,7 @@ import asyncio
 from collections import OrderedDict
 from typing import Final, Protocol
 
+from gateway.fanout.shared import shared
 from gateway.protocol.batch import Page
 
 MOST_PAGES: Final = 512  # that are kept: to read a small page costs no more than to ask whether it still holds
@@ -40,8 +41,7 @@ class Pages:
         key = (path, position)
         look = self._next.get(key)
         if look is None:
-            look = self._next[key] = asyncio.ensure_future(self._look(key))
-            look.add_done_callback(_told)
+            look = self._next[key] = shared(self._look(key))
         else:
             self.joined += 1
         return await asyncio.shield(look)
@@ -68,8 +68,3 @@ class Pages:
             self.bytes += len(page.batch.body)
         while self.bytes > self._most:
             self.bytes -= len(self._kept.popitem(last=False)[1].batch.body)
-
-
-def _told(look: asyncio.Task[Page]) -> None:
-    if not look.cancelled():
-        look.exception()  # whoever awaits it is told; if nobody does any more, nobody need be

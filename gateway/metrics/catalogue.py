@@ -164,7 +164,7 @@ METRICS: Final = (
         "joined_reads",
         Kind.COUNTER,
         "Reads that shared a page with others who asked for it.",
-        lambda parts: sum(hub.joined for hub in parts.hubs) + sum(reading.joined for reading in parts.readings),
+        lambda parts: sum(hub.read.joined for hub in parts.hubs) + sum(reading.joined for reading in parts.readings),
     ),
     Metric(
         "memory_reads",

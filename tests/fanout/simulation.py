@@ -321,7 +321,7 @@ class Simulation:
     async def _rest(self) -> None:
         """No more faults: whoever reads has to come to the end by itself."""
         self.log.away = False
-        self.hub.draining = False
+        self.hub.deadlines.draining = False
         for _ in range(400):
             self._empty_all()
             self._connect_all()
@@ -404,4 +404,4 @@ class Simulation:
     def _drain(self) -> None:
         if self.rng.random() < 0.2:
             self.hub.drain(1)
-            self.hub.draining = False  # and another Machine, which looks just like it, takes over
+            self.hub.deadlines.draining = False  # and another Machine, which looks just like it, takes over

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gateway.fanout.deadlines import SETTLED, TICK
 from gateway.fanout.follower import Follower, Signal
-from gateway.fanout.hub import SETTLED, TICK, Hub
+from gateway.fanout.hub import Hub
 from tests.fanout.test_hub import Log
 
 
@@ -59,10 +60,10 @@ async def test_who_has_just_come_is_left_in_peace_for_a_second_and_nobody_beyond
     clock = Clock()
     hub = hub_of(clock)
     hub.drain(8)
-    assert hub.time_for(60) == SETTLED
+    assert hub.deadlines.time_for(60) == SETTLED
     clock.time += 7.5
-    assert hub.time_for(60) == 0.5
+    assert hub.deadlines.time_for(60) == 0.5
     assert not hub.drained
     clock.time += 1
-    assert hub.time_for(60) == 0
+    assert hub.deadlines.time_for(60) == 0
     assert hub.drained

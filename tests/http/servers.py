@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 
 from gateway.app import Gateway, create_app
+from gateway.fanout.hub import Hub
 from gateway.fanout.transport import Server
 from gateway.http.connection import connections
 from gateway.http.cors import Cors
+from gateway.protocol.batch import Page
 from gateway.protocol.run_path import part_of
 from gateway.protocol.stream_path import stream_path_of
 from gateway.settings import Settings
@@ -227,6 +230,18 @@ async def following(client: Client, target: str, **headers: str) -> AsyncIterato
     async with client.stream(target, headers=headers) as response:
         assert response.status_code == 200, await response.aread()
         yield Follow(response)
+
+
+def fail_later_pages(monkeypatch: pytest.MonkeyPatch, hub: Hub, error: Exception) -> None:
+    """Has every read of the log fail but the first page of a stream."""
+    read = hub.read._read
+
+    async def failing(path: str, position: int, **how: Any) -> Page:
+        if position:
+            raise error
+        return await read(path, position, **how)
+
+    monkeypatch.setattr(hub.read, "_read", failing)
 
 
 def payloads(reading: Reading) -> list[Any]:

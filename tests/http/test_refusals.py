@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.databases import Postgres
-from tests.http.servers import Client, Running, client_of, following, last_control, payloads, serving
+from tests.http.servers import Client, Running, client_of, fail_later_pages, following, last_control, payloads, serving
 from tests.http.test_writing import JSON, at, content, refusal
 
 SECRET = 'relation "run_gateway.streams" does not exist: SELECT * FROM run_gateway.streams; /srv/gateway/log/writer.py'
@@ -192,7 +192,7 @@ async def broken(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     for name in ("create", "append", "delete", "stat", "read"):
         monkeypatch.setattr(gateway.app._streams._log, name, fail)
     monkeypatch.setattr(gateway.app._streams._log, "submit", fail_at_once)
-    monkeypatch.setattr(gateway.app._hub, "_read", fail)
+    monkeypatch.setattr(gateway.app._hub, "_read_log", fail)
     async with client_of(gateway) as client:
         yield client
     monkeypatch.undo()
@@ -236,14 +236,7 @@ async def test_a_fault_in_the_middle_of_an_event_stream_cuts_it_and_shows_nothin
         async with client_of(gateway) as client:
             await client("PUT", path, headers=JSON)
             await client("POST", path, headers=JSON, json=["x" * 600] * 10)
-            read = gateway.app._hub._read
-
-            async def failing(path: str, position: int, **how: Any) -> Any:
-                if position:
-                    raise RuntimeError(SECRET)
-                return await read(path, position, **how)
-
-            monkeypatch.setattr(gateway.app._hub, "_read", failing)
+            fail_later_pages(monkeypatch, gateway.app._hub, RuntimeError(SECRET))
             answer = (await gateway.get_raw(f"{path}?offset=-1&live=sse")).decode()
             assert re.findall("event: (.*)", answer) == ["data", "control"]
             assert_nothing_of_the_inside(answer)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 from base64 import b64decode
-from typing import Any
 
 import pytest
 
-from gateway.protocol.batch import Page
 from gateway.protocol.errors import Unavailable
 from tests.http.servers import (
     Client,
     Running,
     body_of,
     client_of,
+    fail_later_pages,
     following,
     last_control,
     payloads,
@@ -297,14 +296,7 @@ async def test_a_log_that_goes_away_in_the_middle_ends_the_read_cleanly(
         async with client_of(gateway) as client:
             await client("PUT", path, headers=JSON)
             await client("POST", path, headers=JSON, json=["x" * 600] * 10)
-            read = gateway.app._hub._read
-
-            async def failing(path: str, position: int, **how: Any) -> Page:
-                if position:
-                    raise Unavailable
-                return await read(path, position, **how)
-
-            monkeypatch.setattr(gateway.app._hub, "_read", failing)
+            fail_later_pages(monkeypatch, gateway.app._hub, Unavailable())
             async with following(client, f"{path}?offset=-1&live=sse") as follow:
                 reading = await follow.end()
             assert len(payloads(reading)) == 2
@@ -325,7 +317,7 @@ async def test_a_reader_that_goes_away_leaves_nothing_behind(database_url: str, 
                 writer.close()
                 await writer.wait_closed()
                 await until(lambda: not gateway.app._hub.tails)
-                assert not any(gateway.app._hub._deadlines.values())
+                assert not any(gateway.app._hub.deadlines._slots.values())
 
 
 async def test_a_connection_serves_on_after_a_read_has_ended(database_url: str, protocol: str, path: str) -> None:
