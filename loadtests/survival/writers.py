@@ -18,6 +18,7 @@ from loadtests.survival.readers import Reader
 PACE = 25.0  # requests of a writer a second
 HANDS = 3  # that a writer has who sends each event once
 LARGE = 9_000  # bytes: more than a notification carries
+HUGE = 30_000  # bytes: two or three are more than a Machine remembers of a run that it follows
 
 
 class Writer(Client):
@@ -110,7 +111,8 @@ class Writer(Client):
     async def _append(self, hand: list[int]) -> None:
         count = self._rng.choice((1, 1, 1, 2, 5))
         numbers = range(self.account.sent, self.account.sent + count)
-        padding = "x" * (LARGE if self._rng.random() < 0.04 else self._rng.randrange(120))
+        size = self._rng.choices((self._rng.randrange(120), LARGE, HUGE), (95, 4, 1))[0]
+        padding = "x" * size
         body = json.dumps([{"run": self._path, "n": n, "p": padding} for n in numbers]).encode()
         self.account.sent += count
         while await self._send("POST", self._headers(), body) is None:
