@@ -52,7 +52,12 @@ class Flue:
         self._orphans = (
             None
             if settings.flue_orphan_after is None
-            else Orphans(database, silence=settings.flue_orphan_after, on_end=self.hub.look_again)
+            else Orphans(
+                database,
+                silence=settings.flue_orphan_after,
+                followed=lambda: self.hub.tails,
+                on_end=self.hub.look_again,
+            )
         )
 
     def routes(

@@ -1,6 +1,7 @@
 """Ends runs of Flue's whose server is gone, so that their readers end too: run_gateway.flue_end_silent, now and then.
 
-Every Machine looks; the database lets one at a time. Nothing is known here but how long a silence is too long.
+Every Machine looks; the database lets one at a time. A run whose record has ended is closed as well, where somebody
+follows it: its server has lost the database just before. Nothing is known here but how long a silence is too long.
 """
 
 from __future__ import annotations
@@ -22,19 +23,31 @@ _MOST: Final = 500  # runs that one transaction ends
 
 
 class Orphans:
-    """Looks for runs without a new event for `silence` seconds. `on_end` hears the paths of those that were ended."""
+    """Looks for runs without a new event for `silence` seconds. `on_end` hears the paths of those that were ended.
 
-    def __init__(self, database: Database, *, silence: float, on_end: Callable[[Iterable[str]], None]) -> None:
+    `followed` gives the paths of the streams that somebody follows on this Machine.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        silence: float,
+        followed: Callable[[], Iterable[str]],
+        on_end: Callable[[Iterable[str]], None],
+    ) -> None:
         self.ended = 0
         self._database = database
         self._silence = silence
+        self._followed = followed
         self._on_end = on_end
 
     async def look(self) -> list[str]:
         """The ids of the runs that it has ended. Raises Unavailable."""
+        followed = [path.removeprefix("runs/") for path in self._followed()]
         async with self._database.acquire() as connection:
             ended: list[str] = await connection.fetchval(
-                "SELECT run_gateway.flue_end_silent($1, $2)", self._silence, _MOST
+                "SELECT run_gateway.flue_end_silent($1, $2, $3)", self._silence, _MOST, followed
             )
         for run in ended:
             logger.warning("Run %s of Flue's was ended: no event for %g s.", run, self._silence)

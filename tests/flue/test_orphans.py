@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -27,9 +27,11 @@ async def app(postgres: Postgres) -> AsyncIterator[App]:
         yield app
 
 
-async def look(app: App, silence: float = 0) -> list[str]:
+async def look(app: App, silence: float = 0, followed: Sequence[str] = ()) -> list[str]:
     """One Machine looks."""
-    ended: list[str] = await app.connection.fetchval("SELECT run_gateway.flue_end_silent($1, 100)", silence)
+    ended: list[str] = await app.connection.fetchval(
+        "SELECT run_gateway.flue_end_silent($1, 100, $2)", silence, followed
+    )
     return ended
 
 
@@ -146,6 +148,55 @@ async def test_a_server_that_died_after_the_last_event_is_finished_for(app: App,
     assert (ended["duration_ms"], ended["ended_at"]) == (310, "2026-11-23T01:49:40.411Z")
     assert ended["error" if failed else "result"] == stringify(end["error" if failed else "result"])
     assert ("result" if failed else "error") not in ended
+
+
+@pytest.mark.parametrize("failed", [False, True])
+@pytest.mark.parametrize("told", [False, True])
+async def test_a_run_that_has_ended_and_was_not_closed_is_closed_for_those_who_follow_it(
+    app: App, failed: bool, told: bool
+) -> None:
+    """Its server lost the database for a moment: `run_end` may not have been written, or `closed` alone."""
+    await app.begin("r")
+    await app.append("r", event("r", 3))  # events 0 to 2 did not come to be
+    end: dict[str, Any] = {"type": "run_end", "runId": "r", "result": None if failed else {"text": "é\0"}}
+    end |= {"isError": failed} | ({"error": {"name": "Error", "message": "no"}} if failed else {})
+    end |= {"durationMs": 310, "v": 3, "eventIndex": 4, "timestamp": "2026-11-23T01:49:40.411Z"}
+    if told:
+        await app.append("r", end)
+    status = "errored" if failed else "completed"
+    await app.end({"runId": "r", "status": status, "endedAt": end["timestamp"]} | end)
+    before = await record(app)
+    for _ in range(2):
+        assert await look(app) == [], "nobody waits for it"
+    assert await look(app, followed=["r"]) == []
+    assert await look(app, followed=["r"]) == ["r"]
+    assert (await events(app))[1:] == [end]
+    assert [stringify(each) for each in (await events(app))[1:]] == [stringify(end)]
+    assert await state(app) == (2, True)
+    assert await record(app) == before
+    assert await look(app, followed=["r"]) == []
+
+
+async def test_an_event_that_cannot_be_read_keeps_no_other_run_from_its_end(app: App) -> None:
+    await app.begin("r")
+    await app.begin("odd")
+    await app.append("odd", "{")
+    await look(app)
+    assert await look(app) == ["r"]
+
+
+async def test_the_last_event_is_counted_on_from_the_one_before(app: App) -> None:
+    await app.begin("r")
+    await app.append("r", event("r", 7))
+    await look(app)
+    assert await look(app) == ["r"]
+    assert [each["eventIndex"] for each in await events(app)] == [7, 8]
+
+
+async def test_a_machine_of_an_earlier_version_ends_runs_too(app: App) -> None:
+    await app.begin("r")
+    for ended in ([], ["r"]):
+        assert await app.connection.fetchval("SELECT run_gateway.flue_end_silent(0, 100)") == ended
 
 
 async def test_a_server_that_died_before_the_first_event_leaves_nothing_open(app: App) -> None:
