@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import subprocess
 import sys
-from typing import Any
 
 import pytest
 
 from loadtests.survival import schedule
 from loadtests.survival.soak import Growth, Samples
+from tests.loadtests.survival import survival
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Machines are frozen, and read from /proc")
-
-PATIENCE = 180.0
-
-
-async def survival(*arguments: str) -> tuple[int | None, dict[str, Any]]:
-    """The exit code and the report of one run with a Postgres of its own."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "loadtests.survival", "--json", *arguments,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"},
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(PATIENCE):
-            out, err = await process.communicate()
-    except BaseException:
-        process.terminate()
-        await process.wait()
-        raise
-    assert out, err.decode()
-    return process.returncode, json.loads(out)
 
 
 async def test_machines_readers_and_writers_survive_every_fault_once() -> None:

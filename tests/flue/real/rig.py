@@ -59,9 +59,10 @@ async def invoke(server: FlueServer, workflow: str, **input: Any) -> str:
     return run
 
 
-def follow(url: str, run: str, how: str) -> Any:
+def follow(url: str, run: str, how: str, token: str | None = None) -> Any:
     """A front end that follows the run at this server: `Script` of app/follow.mjs."""
-    return Script.start(built() / "follow.mjs", json.dumps({"url": url, "run": run, "how": how}))
+    asked = {"url": url, "run": run, "how": how} | ({} if token is None else {"token": token})
+    return Script.start(built() / "follow.mjs", json.dumps(asked))
 
 
 def items(lines: list[Any]) -> list[Any]:

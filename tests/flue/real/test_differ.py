@@ -13,6 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from gateway.flue import schema
 from loadtests.flue_server import FlueServer
 from tests.databases import Postgres
 from tests.flue.app import App, event
@@ -120,9 +121,9 @@ EVENTS: Final = {"open": 3, "closed": 5, "long": 250, "empty": 0, "ended-without
 RUNS: Final = (*EVENTS, "failed", "unborn", "%C3%A9%20x", "unknown")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def urls(postgres: Postgres) -> AsyncIterator[tuple[str, str]]:
-    """A Flue server and a gateway, over the rows of runs in every state."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["polling", "triggers"])
+async def urls(request: pytest.FixtureRequest, postgres: Postgres) -> AsyncIterator[tuple[str, str]]:
+    """A Flue server and a gateway, over the rows of runs in every state; news comes one way or the other."""
     folder = built()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(postgres.database())
@@ -139,6 +140,8 @@ async def urls(postgres: Postgres) -> AsyncIterator[tuple[str, str]]:
         await _end(app, "failed", isError=True, status="errored", error={"name": "Error", "message": "é\n"})
         await app.admit({"runId": "unborn", "workflowName": "ticker", "startedAt": "2026-11-23T01:49:29.448Z"})
         await app.begin("é x")
+        if request.param == "triggers":
+            await schema.attach(app.connection)
         gateway = await stack.enter_async_context(Machine.start(database, env=SETTINGS))
         yield flue.url, gateway.url
 

@@ -75,6 +75,22 @@ async def test_a_run_whose_flue_server_is_killed_ends_for_its_readers(house: Hou
     await house.flue_b.launch()
 
 
+@pytest.mark.parametrize(("how", "end"), [("stream", "terminate"), ("sse", "kill")])
+async def test_a_run_whose_flue_server_is_restarted_in_the_middle_ends_for_its_readers(
+    house: House, how: str, end: str
+) -> None:
+    run = await invoke(house.flue_b, "ticker", n=1000, intervalMs=250)
+    async with follow(house.b.url, run, how) as script:
+        await script.until(lambda lines: len(items(lines)) >= 3)
+        await (house.flue_b.kill() if end == "kill" else house.flue_b.terminate())
+        await house.flue_b.launch()
+        given = items(await script.end(timeout=30))
+    assert (given[-1]["type"], given[-1]["isError"]) == ("run_end", True)
+    assert given == await ended(house.flue_b.url, run), "the new server tells the same"
+    async with follow(house.a.url, await invoke(house.flue_b, "ticker", **TICKS), how) as script:
+        assert items(await script.end())[-1]["isError"] is False, "and has runs of its own"
+
+
 async def test_a_rolling_restart_of_everything_is_not_noticed(house: House) -> None:
     runs = [await invoke(house.flue_a, "ticker", n=16, intervalMs=250) for _ in range(2)]
     async with follow(house.proxy.url, runs[0], "stream") as one, follow(house.proxy.url, runs[1], "sse") as two:

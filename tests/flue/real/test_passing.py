@@ -14,9 +14,12 @@ import pytest
 import pytest_asyncio
 
 from tests.flue.real.differ import Request, ask
-from tests.flue.real.house import House
+from tests.flue.real.house import SETTINGS, House
+from tests.flue.real.rig import ended, follow, items
+from tests.machines import Machine
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
+TOKEN: Final = "a-token-of-the-front-end-0123456789abcdef"
 LARGE: Final = 14 << 20
 LONG_RUN: Final = float(os.environ.get("LONG_RUN", "3"))  # seconds; by hand also a minute and more
 
@@ -26,6 +29,21 @@ async def http(request: pytest.FixtureRequest, house: House) -> AsyncIterator[ht
     url = house.a.url if request.param == "through the gateway" else house.flue_a.url
     async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http:
         yield http
+
+
+async def test_with_keys_the_app_guards_its_own_routes_and_the_gateway_the_runs(house: House) -> None:
+    """The SDK sends its one token to both."""
+    keys = {"AUTH": "keys", "GATEWAY_KEYS": f"front:read:{TOKEN}", "GATEWAY_UPSTREAM": house.flue_a.url}
+    async with Machine.start(house.database_url, env=SETTINGS | keys) as gateway:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=30, trust_env=False) as http:
+            invoked = await http.post("/workflows/ticker", json={"n": 3, "intervalMs": 50})
+            assert invoked.status_code == 202, "it is the app's route, and the app asks for nothing"
+            run = invoked.json()["runId"]
+            for query in ("", "?meta", "?offset=-1&live=sse"):
+                assert (await http.get(f"/runs/{run}{query}")).status_code == 401
+        for how in ("stream", "sse", "events"):
+            async with follow(gateway.url, run, how, TOKEN) as script:
+                assert items(await script.end()) == await ended(house.flue_a.url, run)
 
 
 async def test_a_workflow_is_invoked(http: httpx.AsyncClient) -> None:

@@ -1,0 +1,20 @@
+"""The survival harness with real Flue servers as producers: they fail, Machines fail, and every reader has the run."""
+
+from __future__ import annotations
+
+import asyncio
+
+from loadtests.survival import schedule
+from tests.flue.real.rig import built
+from tests.loadtests.survival import survival
+
+
+async def test_runs_of_a_flue_app_survive_every_fault_once() -> None:
+    folder = await asyncio.to_thread(built)
+    code, report = await survival("--flue", str(folder), "--seed", "24", "--seconds", "24", "--runs", "2")
+    assert report["notes"] == []
+    assert code == 0
+    kinds = {*schedule.KINDS, *schedule.OF_FLUE}
+    assert {kind for kind in kinds if f"fault: {kind}" in report} == kinds
+    runs, abandoned = map(int, report["of these Flue's; ended for a dead server"].split("; "))
+    assert runs > abandoned > 0

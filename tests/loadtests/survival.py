@@ -1,0 +1,30 @@
+"""Runs of the survival harness as its users start it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+PATIENCE = 180.0
+
+
+async def survival(*arguments: str) -> tuple[int | None, dict[str, Any]]:
+    """The exit code and the report of one run with a Postgres of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "loadtests.survival", "--json", *arguments,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"},
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(PATIENCE):
+            out, err = await process.communicate()
+    except BaseException:
+        process.terminate()
+        await process.wait()
+        raise
+    assert out, err.decode()
+    return process.returncode, json.loads(out)
