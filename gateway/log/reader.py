@@ -10,12 +10,17 @@ from typing import Final
 import asyncpg
 
 from gateway.log.database import Database
-from gateway.protocol.batch import Batch, Page, Stream
+from gateway.protocol.batch import Batch, Encoding, Page, Stream
 from gateway.protocol.errors import NotWritable, StreamGone, StreamNotFound, TooManyReads
 
 LIVE_PAGE: Final = 64 << 10  # bytes: what a slow reader may be holding up, for it is written all at once
 
-_PAGE = "SELECT * FROM run_gateway.read_page($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+_PAGE = """
+    SELECT id, content_type, tail, closed, gone, ttl, start, until, same, lengths,
+           CASE WHEN source IS NOT NULL THEN run_gateway.piece(source, packed, after, until, separator) END AS piece,
+           CASE WHEN $5 AND ttl IS NOT NULL AND after = start THEN run_gateway.touch(ARRAY[$1]) END
+      FROM run_gateway.find_page($1, $2, $3, $4, $6, $7, $8, $9)
+"""
 _STAT = """
     SELECT id, content_type, tail, closed, gone, ttl, expires_header
       FROM run_gateway.streams s WHERE path = $1 AND run_gateway.live(s)
@@ -57,8 +62,8 @@ class Reader:
         """
         full = known and not known.batch.up_to_date
         args = (known.stream.id, known.batch.end, full) if known else (None, None, None)
-        row = await self._row(path, position, last_events, self._page_bytes, touch, *args, None)
-        return _page(path, row, known)
+        rows = await self._rows(path, position, last_events, self._page_bytes, touch, *args, None)
+        return _page(path, rows, known)
 
     async def live(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page:
         """A page for those who go on to follow: smaller, and with the lengths of its events.
@@ -67,29 +72,30 @@ class Reader:
         Raises StreamNotFound, StreamGone.
         """
         most = min(self._page_bytes, LIVE_PAGE)
-        return _page(path, await self._row(path, position, last_events, most, True, None, None, None, recent))
+        return _page(path, await self._rows(path, position, last_events, most, True, None, None, None, recent))
 
-    async def _row(self, *args: object) -> asyncpg.Record:
+    async def _rows(self, *args: object) -> list[asyncpg.Record]:
+        """A page's pieces, in order; each row says what the stream is as well."""
         self.reads += 1
         try:
-            row = await self._fetch(*args)
+            rows = await self._fetch(*args)
         except NotWritable:  # no TTL slides while the database takes no writes, but what is there can be read
             path, position, last_events, most, _, *rest = args
-            row = await self._fetch(path, position, last_events, most, False, *rest)
-        if row is None or row["id"] is None:
+            rows = await self._fetch(path, position, last_events, most, False, *rest)
+        if not rows:
             raise StreamNotFound
-        if row["gone"]:
+        if rows[0]["gone"]:
             raise StreamGone
-        return row
+        return rows
 
-    async def _fetch(self, *args: object) -> asyncpg.Record | None:
+    async def _fetch(self, *args: object) -> list[asyncpg.Record]:
         try:
             await asyncio.wait_for(self._turn.acquire(), self._patience)
         except TimeoutError:
             raise TooManyReads from None
         try:
             async with self._database.acquire() as connection:
-                return await connection.fetchrow(_PAGE, *args)
+                return await connection.fetch(_PAGE, *args)
         finally:
             self._turn.release()
 
@@ -124,9 +130,14 @@ class Reader:
                 await connection.execute("SELECT run_gateway.touch($1)", list(paths))
 
 
-def _page(path: str, row: asyncpg.Record, known: Page | None = None) -> Page:
+def _page(path: str, rows: list[asyncpg.Record], known: Page | None = None) -> Page:
+    row, until = rows[0], rows[-1]["until"]
     stream = Stream(row["id"], path, row["content_type"], row["tail"], row["closed"], row["ttl"])
-    start, until = row["start"], row["until"]
-    body = known.batch.body if known is not None and row["same"] else row["body"] or b""
+    if known is not None and row["same"]:
+        body = known.batch.body
+    else:
+        separator = b"," if stream.encoding is Encoding.JSON else b""
+        body = separator.join([piece for each in rows if (piece := each["piece"])])
+    lengths = row["lengths"] if len(rows) == 1 else [each for some in rows for each in some["lengths"] or ()] or None
     at_tail = until >= stream.tail
-    return Page(stream, Batch(start, until, body, at_tail, at_tail and stream.closed, row["lengths"]))
+    return Page(stream, Batch(row["start"], until, body, at_tail, at_tail and stream.closed, lengths))

@@ -11,52 +11,47 @@ CREATE OR REPLACE FUNCTION run_gateway.separator(media_type text) RETURNS bytea
 LANGUAGE sql IMMUTABLE RETURN CASE WHEN media_type = 'application/json' THEN ','::bytea ELSE ''::bytea END;
 
 
--- The part of a page that begins after its first `skip` events and ends with the one that fills `room`. NULL of NULL.
-CREATE OR REPLACE FUNCTION run_gateway.cut(
-    body bytea, lengths integer[], skip bigint, gap integer, room bigint,
-    OUT n bigint, OUT part bytea, OUT part_lengths integer[]
-)
+-- How many of these events the room of a page holds: up to and with the one that fills it. NULL of NULL.
+CREATE OR REPLACE FUNCTION run_gateway.fit(lengths integer[], gap integer, room bigint, OUT n bigint, OUT size bigint)
 LANGUAGE sql IMMUTABLE STRICT
 BEGIN ATOMIC
-    SELECT count(*), substring(cut.body FROM min(w.at) + 1 FOR max(w.at + w.length) - min(w.at)), array_agg(w.length)
-      FROM (SELECT l.i, l.length, (sum(l.length + gap) OVER e)::integer - l.length - gap AS at,
-                   sum(l.length + gap) FILTER (WHERE l.i > skip) OVER e - l.length - gap AS before
-              FROM unnest(cut.lengths) WITH ORDINALITY AS l(length, i) WINDOW e AS (ORDER BY l.i)) w
-     WHERE w.i > skip AND w.before < room;
+    SELECT count(*), sum(w.length + gap)
+      FROM (SELECT l.length, sum(l.length + gap) OVER (ORDER BY l.i ROWS UNBOUNDED PRECEDING) - l.length - gap AS before
+              FROM unnest(fit.lengths) WITH ORDINALITY AS l(length, i)) w
+     WHERE w.before < room;
 END;
 
 
--- The stream and the page after a position. The stream's row is read first: what it says of tail and "closed" is then
--- never newer than the events, for those up to that tail are there and do not change. `after`: the position, or with
--- `last_events` as many events before the tail. A page holds at least one event when there is one, and stops after the
--- event that fills `page_bytes`. The read slides a TTL (§5.1) when `touch` is set.
+-- The page after a position, and what its stream is, all in the snapshot of the statement that asks: what it says of
+-- tail and "closed" belongs to these very events. `since`: the position, or with `last_events` as many events before the
+-- tail. A page holds at least one event when there is one, and stops after the event that fills `page_bytes`.
+--
+-- One row for each piece of it, in order, and one when there is nothing; `piece` gives the bytes: what is packed as it is
+-- packed, rows a quarter of a megabyte at a time. For larger pieces a backend asks its system for memory anew each time,
+-- which takes longer than all else. `after` and `until` are those of the piece; the last one's `until` is the page's.
 --
 -- `known_*`: the stream and the end of a page that the caller has read from this position, and whether that one was
 -- full. While it is still the page, its events are not read again: `same` says so, the rest is as fresh as ever.
 -- `recent`, for those who go on to follow: a page close to the tail begins as many bytes earlier, so that others who
 -- stand a little behind find theirs in it; `lengths` tell where each event ends.
-CREATE OR REPLACE FUNCTION run_gateway.read_page(
-    wanted text, after bigint, last_events bigint, page_bytes bigint, touch boolean,
-    known_id bigint DEFAULT NULL, known_until bigint DEFAULT NULL, known_full boolean DEFAULT NULL,
-    recent bigint DEFAULT NULL,
+CREATE OR REPLACE FUNCTION run_gateway.find_page(
+    wanted text, since bigint, last_events bigint, page_bytes bigint,
+    known_id bigint, known_until bigint, known_full boolean, recent bigint,
     OUT id bigint, OUT content_type text, OUT tail bigint, OUT closed boolean, OUT gone boolean, OUT ttl bigint,
-    OUT start bigint, OUT until bigint, OUT body bytea, OUT same boolean, OUT lengths integer[]
-)
-LANGUAGE plpgsql
+    OUT start bigint, OUT same boolean, OUT source bigint, OUT packed boolean, OUT after bigint, OUT until bigint,
+    OUT separator bytea, OUT lengths integer[]
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE ROWS 4
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    s         record;
-    separator bytea;
-    gap       integer;
-    part      record;
-    room      bigint;
-    size      bigint := 0;     -- of the body, with a separator at its end
-    most      integer := 256;  -- rows to look at: at first a guess, then what the page still has room for
-    segment   integer := 1;    -- of the lineage; the one after the last is the stream's own
-    source    bigint;
-    upto      bigint;
-    missed    boolean := false;
+    s       record;
+    part    record;
+    gap     integer;
+    room    bigint := page_bytes;
+    most    bigint := 256;   -- rows to look at: at first a guess, then what a piece has room for
+    segment integer := 0;    -- of the lineage; the one after the last is the stream's own
+    upto    bigint := -1;    -- where it ends
 BEGIN
     SELECT v.id, v.content_type, v.media_type, v.tail, v.closed, v.gone, v.ttl, v.lineage, v.lineage_ends
       INTO s FROM run_gateway.streams v WHERE v.path = wanted AND run_gateway.live(v);
@@ -64,71 +59,114 @@ BEGIN
         RETURN;
     END IF;
     id := s.id; content_type := s.content_type; tail := s.tail; closed := s.closed; gone := s.gone; ttl := s.ttl;
-    start := CASE WHEN last_events IS NULL THEN after ELSE greatest(s.tail - last_events, 0) END;
-    until := start;
-    IF gone THEN
-        RETURN;
-    END IF;
+    start := CASE WHEN last_events IS NULL THEN since ELSE greatest(s.tail - last_events, 0) END;
     separator := run_gateway.separator(s.media_type);
     gap := octet_length(separator);
     same := known_id = s.id AND (known_until = tail OR (known_full AND known_until < tail));
+    IF recent > 0 AND start <= tail AND tail - start <= 256 THEN
+        start := start - run_gateway.events_before(s.id, start, least(recent, page_bytes / 2));
+    END IF;
+    after := start;
+    until := start;
     IF same THEN
         until := known_until;
-    ELSIF recent > 0 AND until <= tail AND tail - until <= 256 THEN
-        start := until - run_gateway.events_before(s.id, until, least(recent, page_bytes / 2));
-        until := start;
+    END IF;
+    IF same OR gone OR until >= tail THEN
+        RETURN NEXT;
+        RETURN;
     END IF;
 
-    WHILE NOT coalesce(same, false) AND until < tail AND size < page_bytes LOOP
-        WHILE until >= s.lineage_ends[segment] LOOP
+    WHILE until < tail AND room > 0 LOOP
+        after := until;
+        WHILE after >= upto LOOP
             segment := segment + 1;
+            source := coalesce(s.lineage[segment], s.id);
+            upto := coalesce(s.lineage_ends[segment], tail);
+            packed := true;  -- its oldest events, if any are
         END LOOP;
-        source := coalesce(s.lineage[segment], s.id);
-        upto := coalesce(s.lineage_ends[segment], tail);
-        room := page_bytes - size;
-        -- What is packed comes first: pages as they are, but for a part of the one in which this begins or ends.
-        SELECT sum(coalesce(c.n, w.last - w.first + 1))::bigint AS found,
-               max(coalesce(greatest(w.first - 1, read_page.until) + c.n, w.last)) AS until,
-               string_agg(coalesce(c.part, w.body), separator) AS body,
-               max(coalesce(c.part_lengths, w.lengths)) FILTER (WHERE recent IS NOT NULL) AS lengths INTO part
-          FROM (SELECT v.*, sum(v.size - v.head) OVER (ORDER BY v.last) - (v.size - v.head) AS before
-                  FROM (SELECT p.*, octet_length(p.body) + gap AS size, CASE WHEN p.first > read_page.until THEN 0 ELSE
-                               (SELECT sum(l + gap)::integer FROM unnest(p.lengths[:read_page.until - p.first + 1]) l) END AS head
-                          FROM run_gateway.pages p
-                         WHERE p.stream = source AND p.last > read_page.until
-                         ORDER BY p.last LIMIT CASE WHEN recent IS NULL THEN room / 32768 + 2 ELSE 1 END) v) w
-         CROSS JOIN LATERAL run_gateway.cut(
-                CASE WHEN w.head > 0 OR w.last > upto
-                       OR w.before + w.size - gap - w.lengths[cardinality(w.lengths)] >= room THEN w.body END,
-                w.lengths[:upto - w.first + 1], read_page.until - w.first + 1, gap, room - w.before) c
-         WHERE w.before < room AND w.first <= upto;
-        IF (part.found = part.until - until) IS NOT TRUE THEN
-            -- Rows come in order from the primary key: neither the running sum nor the aggregate sorts.
-            SELECT count(*) AS found, max(w.seq) AS until, string_agg(w.data, separator) AS body,
-                   array_agg(octet_length(w.data)) FILTER (WHERE recent IS NOT NULL) AS lengths INTO part
-              FROM (SELECT e.seq, e.data,
-                           sum(octet_length(e.data) + gap) OVER (ORDER BY e.seq) - octet_length(e.data) - gap AS before
-                      FROM run_gateway.events e
-                     WHERE e.stream = source AND e.seq > read_page.until AND e.seq <= upto
-                     ORDER BY e.seq LIMIT most) w
-             WHERE w.before < room;
+        IF packed THEN
+            SELECT coalesce(f.n, p.last - after) AS n, coalesce(f.size, p.size) AS size, CASE WHEN recent IS NOT NULL THEN
+                       p.lengths[after - p.first + 2 : coalesce(after + f.n, p.last) - p.first + 1] END AS lengths INTO part
+              FROM (SELECT v.first, v.last, v.lengths, octet_length(v.body) + gap AS size FROM run_gateway.pages v
+                     WHERE v.stream = source AND v.last > find_page.after ORDER BY v.last LIMIT 1) p
+             CROSS JOIN LATERAL run_gateway.fit(
+                    CASE WHEN p.first <= after OR p.last > upto OR p.size - gap - p.lengths[cardinality(p.lengths)] >= room
+                         THEN p.lengths[after - p.first + 2 : upto - p.first + 1] END, gap, room) f;
+            packed := FOUND;
         END IF;
-        IF (part.found = part.until - until) IS NOT TRUE THEN
-            IF missed THEN
-                id := NULL;  -- removed at this very moment, and partly purged: half of it is nothing that anybody wrote
-                RETURN;
+        IF NOT packed THEN
+            SELECT count(*) AS n, sum(octet_length(e.data) + gap) AS size,
+                   array_agg(octet_length(e.data)) FILTER (WHERE recent IS NOT NULL) AS lengths INTO part
+              FROM (SELECT v.data FROM run_gateway.events v
+                     WHERE v.stream = source AND v.seq > find_page.after AND v.seq <= least(find_page.after + most, upto)
+                     ORDER BY v.seq) e;
+            IF part.n < least(most, upto - after) THEN
+                RAISE data_corrupted USING MESSAGE = format('Events of stream %s after its %s. are missing.', source, after);
             END IF;
-            missed := true;  -- or packed between the two looks: then the next one finds its page
-            CONTINUE;
+            IF part.size > room THEN
+                SELECT f.n, f.size, part.lengths[:f.n] AS lengths INTO part FROM run_gateway.fit(coalesce(part.lengths, (
+                    SELECT array_agg(octet_length(e.data))
+                      FROM (SELECT v.data FROM run_gateway.events v
+                             WHERE v.stream = source AND v.seq > find_page.after AND v.seq <= find_page.after + part.n
+                             ORDER BY v.seq) e)), gap, room) f;
+            END IF;
+            most := greatest(least(room - part.size, 262144) * part.n / greatest(part.size, 1), 16);
         END IF;
-        missed := false;
-        until := part.until;
-        lengths := lengths || part.lengths;
-        body := CASE WHEN body IS NULL THEN part.body ELSE body || separator || part.body END;
-        size := octet_length(body) + gap;
-        most := least(greatest((page_bytes - size) * part.found / octet_length(part.body) + 1, 16), 100000);
+        until := after + part.n;
+        room := room - part.size;
+        lengths := CASE WHEN recent IS NOT NULL THEN part.lengths END;
+        RETURN NEXT;
     END LOOP;
+END
+$$;
 
+
+-- The events of a stream after one position up to another: rows, or those of one page.
+CREATE OR REPLACE FUNCTION run_gateway.piece(source bigint, packed boolean, after bigint, until bigint, separator bytea)
+RETURNS bytea
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    IF NOT packed THEN
+        RETURN (SELECT string_agg(e.data, separator)
+                  FROM (SELECT v.data FROM run_gateway.events v
+                         WHERE v.stream = source AND v.seq > after AND v.seq <= until ORDER BY v.seq) e);
+    END IF;
+    RETURN (
+        SELECT CASE WHEN p.first = after + 1 AND p.last = until THEN p.body ELSE (
+                   SELECT substring(p.body FROM coalesce(sum(l.size) FILTER (WHERE p.first + l.i - 1 <= after), 0)::integer + 1
+                                           FOR (sum(l.size) FILTER (WHERE p.first + l.i - 1 > after))::integer - octet_length(separator))
+                     FROM (SELECT v.length + octet_length(separator) AS size, v.i
+                             FROM unnest(p.lengths[:until - p.first + 1]) WITH ORDINALITY AS v(length, i)) l) END
+          FROM run_gateway.pages p WHERE p.stream = source AND p.last >= until ORDER BY p.last LIMIT 1);
+END
+$$;
+
+
+-- The same as one row, the body in one piece: for what is small, and for Machines of the version before. It slides a TTL
+-- (§5.1) when `touch` is set.
+CREATE OR REPLACE FUNCTION run_gateway.read_page(
+    wanted text, after bigint, last_events bigint, page_bytes bigint, touch boolean,
+    known_id bigint DEFAULT NULL, known_until bigint DEFAULT NULL, known_full boolean DEFAULT NULL,
+    recent bigint DEFAULT NULL,
+    OUT id bigint, OUT content_type text, OUT tail bigint, OUT closed boolean, OUT gone boolean, OUT ttl bigint,
+    OUT start bigint, OUT until bigint, OUT body bytea, OUT same boolean, OUT lengths integer[]
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    p record;
+BEGIN
+    FOR p IN
+        SELECT f.*, CASE WHEN f.source IS NOT NULL
+                         THEN run_gateway.piece(f.source, f.packed, f.after, f.until, f.separator) END AS body
+          FROM run_gateway.find_page(wanted, after, last_events, page_bytes, known_id, known_until, known_full, recent) f
+    LOOP
+        id := p.id; content_type := p.content_type; tail := p.tail; closed := p.closed; gone := p.gone; ttl := p.ttl;
+        start := p.start; until := p.until; same := p.same;
+        lengths := lengths || p.lengths;
+        body := CASE WHEN body IS NULL THEN p.body ELSE body || p.separator || p.body END;
+    END LOOP;
     IF touch AND ttl IS NOT NULL THEN
         PERFORM run_gateway.touch(ARRAY[wanted]);
     END IF;
