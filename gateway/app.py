@@ -28,27 +28,19 @@ from gateway.http.upstream import Upstream
 from gateway.limits import Quotas
 from gateway.log.database import Database
 from gateway.log.direct import listening_addresses
-from gateway.log.housekeeping import Housekeeping
-from gateway.log.lifecycle import Created, Lifecycle
-from gateway.log.listener import Listener
-from gateway.log.reader import Reader
-from gateway.log.writer import Writer
+from gateway.log.face import Log
 from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
 from gateway.protocol.batch import News
-from gateway.protocol.create import CreateRequest
-from gateway.protocol.errors import Unavailable
 from gateway.runs import Runs
 from gateway.runs.quota import RunQuota
 from gateway.settings import Settings
 from gateway.subscriptions import Subscriptions
 
-WRITER_LANES = 3  # batches of appends that may be on their way to the database at once
-
 
 class Gateway:
-    """One Machine, as an ASGI application. Streams are answered here; everything else by FastAPI."""
+    """One Machine, as an ASGI application. Streams are answered straight over ASGI, everything else by FastAPI."""
 
     def __init__(
         self,
@@ -60,39 +52,15 @@ class Gateway:
         self.settings = settings
         self.machine = secrets.token_hex(4)
         self.address = f"http://{settings.host}:{settings.port}"  # until the server knows better
+        self.cors = Cors(settings.origins)
         self._database = Database(
             database_url,
             pool_size=settings.pool_size,
             statement_timeout=settings.statement_timeout,
             max_age=settings.connection_max_age,
         )
-        self.cors = Cors(settings.origins)
         self._auth = Auth(settings, self._database)
-        self._reader = Reader(
-            self._database,
-            page_bytes=settings.page_bytes,
-            most=settings.max_reads,
-            patience=settings.statement_timeout,
-        )
-        self._lifecycle = Lifecycle(self._database, machine=self.machine)
-        self._housekeeping = Housekeeping(
-            self._database,
-            machine=self.machine,
-            interval=settings.housekeeping_interval,
-            pack=settings.pack,
-            retention=settings.retention,
-        )
-        self._hub = Hub(
-            read=self._reader.live,
-            positions=self._reader.positions,
-            touch=self._reader.touch,
-            now=time.time,
-            clock=time.monotonic,
-            heartbeat=settings.heartbeat,
-            sweep_interval=self._sweep_interval,
-        )
-        runs_full = RunQuota(self._database, settings.max_runs_per_tenant or 0).full
-        self._quotas = Quotas(settings, runs_full)
+        self._quotas = Quotas(settings, RunQuota(self._database, settings.max_runs_per_tenant or 0).full)
         limits = Limits(
             settings.max_body,
             settings.long_poll_timeout,
@@ -102,35 +70,38 @@ class Gateway:
             max_event=settings.max_event,
             streams=self._quotas.streams,
         )
-        self._flue = Flue(settings, self._database, limits, self._listens) if settings.flue else None
-        self._hubs = [self._hub, self._flue.hub] if self._flue else [self._hub]
-        self._writer = Writer(
+
+        # The logs, and the hubs that follow them
+        self._flue = Flue(settings, self._database, limits, lambda: self._log.listens) if settings.flue else None
+        self._log = Log(
+            settings,
             self._database,
-            machine=lambda: None if self._listener.alone else self.machine,
-            lanes=WRITER_LANES,
-            timeout=settings.append_timeout,
-            max_pending=settings.max_pending,
-            on_commit=self._committed,
-            on_doubt=self._hub.look_again,
-        )
-        self._listener = Listener(
             listening_addresses(database_url, listen_database_url),
-            self._database,
             machine=self.machine,
-            heartbeat=settings.heartbeat,
+            on_commit=self._committed,
+            on_create=lambda path: self._subscriptions.appended(path),
             on_news=self._flue.hears(self._heard) if self._flue else self._heard,
+            on_doubt=lambda paths: self._hub.look_again(paths),
             on_change=self._look_again,
         )
-        self._subscriptions = Subscriptions(
-            self._database, base_url=self._base_url, allow_local_webhooks=settings.local_webhooks
-        )
-        self._streams = StreamRoutes(
-            _Log(self._reader, self._writer, self._lifecycle, self._heard, self._subscriptions),
-            self._hub,
-            limits,
+        self._hub = Hub(
+            read=self._log.reader.live,
+            positions=self._log.reader.positions,
+            touch=self._log.reader.touch,
             now=time.time,
-            public_url=settings.public_url,
+            clock=time.monotonic,
+            heartbeat=settings.heartbeat,
+            sweep_interval=lambda: settings.sweep_interval if self._log.listens else settings.poll_interval,
         )
+        self._hubs = [self._hub, self._flue.hub] if self._flue else [self._hub]
+
+        # What is served from them
+        self._subscriptions = Subscriptions(
+            self._database,
+            base_url=lambda: settings.public_url or self.address,
+            allow_local_webhooks=settings.local_webhooks,
+        )
+        self._streams = StreamRoutes(self._log, self._hub, limits, now=time.time, public_url=settings.public_url)
         self._runs = Runs(
             self._database,
             self._hub,
@@ -142,19 +113,7 @@ class Gateway:
             others=self._flue,
         )
         self._upstream = Upstream(settings.upstream) if settings.upstream else None
-        self.metrics = Exposition(
-            Parts(
-                settings.place | {"machine": self.machine},
-                self._database,
-                self._writer,
-                self._listener,
-                self._hubs,
-                [self._streams.reading, self._flue.reading] if self._flue else [self._streams.reading],
-                [self._reader, self._flue] if self._flue else [self._reader],
-                self._runs.leases,
-            ),
-            siblings,
-        )
+        self.metrics = Exposition(self._parts(), siblings)
         self._api = self._make_api()
         self._entry = self._make_entry()
 
@@ -186,33 +145,19 @@ class Gateway:
 
     def _committed(self, news: News) -> None:
         self._heard(news)
-        if news.last >= news.first:
+        if news.deleted:
+            self._subscriptions.deleted(news.path)
+        elif news.last >= news.first:
             self._subscriptions.appended(news.path)
 
     def _look_again(self) -> None:
         for hub in self._hubs:
             hub.look_again()
 
-    def _listens(self) -> bool:
-        return self._listener.news == "listen"
-
-    def _sweep_interval(self) -> float:
-        return self.settings.sweep_interval if self._listens() else self.settings.poll_interval
-
-    def _base_url(self) -> str:
-        return self.settings.public_url or self.address
-
     async def _readiness(self) -> Health:
-        database = True
-        try:
-            async with asyncio.timeout(2):
-                async with self._database.acquire() as connection:
-                    await connection.fetchval("SELECT 1")
-        except (Unavailable, TimeoutError):
-            database = False
         return Health(
-            database=database,
-            news=self._listener.news,
+            database=await self._log.answers(),
+            news=self._log.listener.news,
             flue=None if self._flue is None else self._flue.news,
             draining=self._hub.draining,
         )
@@ -222,33 +167,46 @@ class Gateway:
         await self._database.open()
         await self.metrics.open()
         # Each asks the database a dozen times.
-        await asyncio.gather(self._auth.start(), self._listener.start(), self._subscriptions.start())
+        await asyncio.gather(self._auth.start(), self._log.listener.start(), self._subscriptions.start())
         self._runs.start()
-        background = [asyncio.create_task(self._hub.run()), asyncio.create_task(self._housekeeping.run())]
+        background = [asyncio.create_task(self._hub.run()), asyncio.create_task(self._log.housekeeping.run())]
         if self._flue is not None:
             background += await self._flue.start()
         try:
             yield
         finally:
-            await self._writer.close()
+            await self._log.writer.close()
             for task in background:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
             await self._runs.stop()
             await self._subscriptions.stop()
-            await self._listener.stop()
+            await self._log.listener.stop()
             await self._auth.stop()
             await self.metrics.close()
             if self._upstream is not None:
                 await self._upstream.close()
             await self._database.close()
 
+    def _parts(self) -> Parts:
+        """What counts, for the metrics."""
+        return Parts(
+            self.settings.place | {"machine": self.machine},
+            self._database,
+            self._log.writer,
+            self._log.listener,
+            self._hubs,
+            [self._streams.reading, self._flue.reading] if self._flue else [self._streams.reading],
+            [self._log.reader, self._flue] if self._flue else [self._log.reader],
+            self._runs.leases,
+        )
+
     def _make_entry(self) -> Entry:
         streams: Routes = self._runs.streams
         append_directly = self._streams.append_directly
         if self._flue is not None:
-            routes = self._flue.routes(streams, append_directly, self._reader.stat)
+            routes = self._flue.routes(streams, append_directly, self._log.stat)
             streams, append_directly = routes, routes.append_directly
         return Entry(
             auth=self._auth,
@@ -273,37 +231,6 @@ class Gateway:
         render_refusals(api)
         api.openapi = lambda: describe(api, auth=self._auth.on)  # type: ignore[method-assign]
         return api
-
-
-class _Log:
-    """The log as the routes see it."""
-
-    def __init__(
-        self,
-        reader: Reader,
-        writer: Writer,
-        lifecycle: Lifecycle,
-        heard: Callable[[News], None],
-        subscriptions: Subscriptions,
-    ) -> None:
-        self._lifecycle = lifecycle
-        self._heard = heard
-        self._subscriptions = subscriptions
-        self.append = writer.append
-        self.submit = writer.submit
-        self.read = reader.read
-        self.stat = reader.stat
-
-    async def create(self, request: CreateRequest) -> Created:
-        created = await self._lifecycle.create(request)
-        if created.new and created.tail:
-            self._subscriptions.appended(request.path)
-        return created
-
-    async def delete(self, path: str) -> None:
-        await self._lifecycle.delete(path)
-        self._heard(News(path, 0, 0, deleted=True))
-        self._subscriptions.deleted(path)
 
 
 def create_app(

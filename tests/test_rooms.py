@@ -17,7 +17,7 @@ HOUSE = Path(gateway.__file__).parent
 ROOMS = {
     "protocol": set(),
     "counting": set(),
-    "log": {"counting", "protocol"},
+    "log": {"counting", "protocol", "settings"},
     "fanout": {"counting", "protocol"},
     "limits": {"auth", "protocol", "settings"},
     "http": {"auth", "counting", "fanout", "limits", "log", "protocol"},

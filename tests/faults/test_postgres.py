@@ -58,7 +58,7 @@ async def test_connections_are_replaced_before_anybody_cuts_them(database_url: s
         assert old, "a lane keeps its connection"
         while old & {row["pid"] for row in await look.fetch(backends)}:
             await scene.goes_on(1)
-        assert running.app._writer.outcomes.keys() == {"appended"}, "and nobody noticed"
+        assert running.app._log.writer.outcomes.keys() == {"appended"}, "and nobody noticed"
 
 
 @asynccontextmanager

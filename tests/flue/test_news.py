@@ -95,7 +95,7 @@ async def test_with_triggers_every_event_is_told_and_none_is_looked_for(
 ) -> None:
     await schema.attach(connection)
     with serving(url, "direct", flue=True, flue_workflows="*", sweep_interval=NEVER) as machine:
-        await until(lambda: machine.app._listener.news == "listen")
+        await until(lambda: machine.app._log.listener.news == "listen")
         assert await _news(machine) == "triggers"
         async with App.start(url) as app:
             await app.begin("r")
@@ -117,7 +117,7 @@ async def test_of_events_that_commit_together_one_is_told_and_the_others_are_fou
 ) -> None:
     await schema.attach(connection)
     with serving(url, "direct", flue=True, flue_workflows="*", sweep_interval=NEVER) as machine:
-        await until(lambda: machine.app._listener.news == "listen")
+        await until(lambda: machine.app._log.listener.news == "listen")
         async with App.start(url) as app, App.start(url) as silent:
             await app.begin("told")
             await app.begin("found")
@@ -152,7 +152,7 @@ async def test_triggers_that_come_and_go_are_noticed(
 ) -> None:
     monkeypatch.setattr("gateway.flue.news.INTERVAL", 0.05)
     with serving(url, "direct", flue=True, flue_workflows="*") as machine:
-        await until(lambda: machine.app._listener.news == "listen")
+        await until(lambda: machine.app._log.listener.news == "listen")
         await schema.attach(connection)
         await until(lambda: machine.app._flue is not None and machine.app._flue.news == "triggers")
         await schema.detach(connection)
@@ -165,7 +165,7 @@ async def test_a_gateways_own_run_of_the_same_name_does_not_hear_flues_news(
     """Should an app make a run whose id was taken here before, then neither shows the other's events."""
     await schema.attach(connection)
     with serving(url, "direct", flue=True, flue_workflows="*") as machine:
-        await until(lambda: machine.app._listener.news == "listen")
+        await until(lambda: machine.app._log.listener.news == "listen")
         async with httpx.AsyncClient(base_url=machine.url) as http:
             assert (await http.put("/runs/r", headers={"content-type": "application/json"})).status_code == 201
             following = asyncio.create_task(machine.get_raw("/v1/stream/runs/r?offset=-1&live=sse"))

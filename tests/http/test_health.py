@@ -24,7 +24,7 @@ async def test_what_nobody_expected_is_said_in_the_one_shape_and_nothing_of_the_
     def acquire() -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(gateway.app, "_database", SimpleNamespace(acquire=acquire))
+    monkeypatch.setattr(gateway.app._log, "_database", SimpleNamespace(acquire=acquire))
     with caplog.at_level(logging.ERROR):
         answer = await client("GET", "/ready")
     assert answer.status_code == 500

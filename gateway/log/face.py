@@ -1,0 +1,109 @@
+"""The log as the application uses it: its parts made from the settings, asked by routes and by the hub."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gateway.log.database import Database
+from gateway.log.housekeeping import Housekeeping
+from gateway.log.lifecycle import Created, Lifecycle
+from gateway.log.listener import Listener
+from gateway.log.reader import Reader
+from gateway.log.writer import Writer
+from gateway.protocol.batch import News
+from gateway.protocol.create import CreateRequest
+from gateway.protocol.errors import Unavailable
+from gateway.settings import Settings
+
+WRITER_LANES: Final = 3  # batches of appends that may be on their way to the database at once
+PROBE_TIMEOUT: Final = 2.0  # seconds that the database has to say that it is there
+
+
+class Log:
+    """One Machine's log. `addresses`: where to try LISTEN, best first.
+
+    `on_commit` hears of what was appended or deleted here, `on_create` of the paths of new streams that hold events
+    already, `on_news` of what other Machines have written. `on_doubt` hears of paths whose append may or may not have
+    been applied, and `on_change` that news arrives in another way from now on: both ask for a look at the log.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        addresses: Sequence[str],
+        *,
+        machine: str,
+        on_commit: Callable[[News], None],
+        on_create: Callable[[str], None],
+        on_news: Callable[[News], None],
+        on_doubt: Callable[[list[str]], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._on_commit = on_commit
+        self._on_create = on_create
+        self._lifecycle = Lifecycle(database, machine=machine)
+        self.reader = Reader(
+            database,
+            page_bytes=settings.page_bytes,
+            most=settings.max_reads,
+            patience=settings.statement_timeout,
+        )
+        self.listener = Listener(
+            addresses,
+            database,
+            machine=machine,
+            heartbeat=settings.heartbeat,
+            on_news=on_news,
+            on_change=on_change,
+        )
+        self.writer = Writer(
+            database,
+            machine=lambda: None if self.listener.alone else machine,
+            lanes=WRITER_LANES,
+            timeout=settings.append_timeout,
+            max_pending=settings.max_pending,
+            on_commit=on_commit,
+            on_doubt=on_doubt,
+        )
+        self.housekeeping = Housekeeping(
+            database,
+            machine=machine,
+            interval=settings.housekeeping_interval,
+            pack=settings.pack,
+            retention=settings.retention,
+        )
+        self.append = self.writer.append
+        self.submit = self.writer.submit
+        self.read = self.reader.read
+        self.stat = self.reader.stat
+
+    @property
+    def listens(self) -> bool:
+        """Whether LISTEN works, so that nothing has to be polled for."""
+        return self.listener.news == "listen"
+
+    async def create(self, request: CreateRequest) -> Created:
+        """Creates a stream or confirms it. Raises what `Lifecycle.create` raises."""
+        created = await self._lifecycle.create(request)
+        if created.new and created.tail:
+            self._on_create(request.path)
+        return created
+
+    async def delete(self, path: str) -> None:
+        """Deletes a stream. Raises what `Lifecycle.delete` raises."""
+        await self._lifecycle.delete(path)
+        self._on_commit(News(path, 0, 0, deleted=True))
+
+    async def answers(self) -> bool:
+        """Whether the database answers, within PROBE_TIMEOUT."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                async with self._database.acquire() as connection:
+                    await connection.fetchval("SELECT 1")
+        except (Unavailable, TimeoutError):
+            return False
+        return True
