@@ -52,7 +52,7 @@ def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool)
         raise InvalidRequest("A live read requires an offset.")
     position = START if offset is None else parse_offset(offset)
     if position is None:
-        raise InvalidRequest("Invalid offset format.")
+        raise InvalidRequest("offset must be -1, now, or one that was given out.")
     last_events = _last_events(params["tail"], position, resumed) if with_tail and "tail" in params else None
     return ReadRequest(
         path=path,

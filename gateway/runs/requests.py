@@ -6,16 +6,25 @@ Knows nothing of the database. JSON that a client sent is passed on as JSON text
 from __future__ import annotations
 
 import binascii
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any, Final, TypeVar, get_args
 from urllib.parse import parse_qsl
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails
 
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fields import MAX_LEASE
@@ -28,9 +37,44 @@ MAX_LIMIT: Final = 500
 MAX_REASON: Final = 1024  # characters
 MAX_METADATA: Final = 32  # names
 
+MAX_VALUE: Final = 1024  # characters of a string in metadata
+MAX_NUMBER: Final = 2**53  # a number in metadata is smaller: every client reads those exactly
+
 _PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
+_ID: Final = r"^[^/\x00-\x1f\x7f-\x9f]+$"
+_MEDIA_TYPE: Final = r"^[\w-]+/[\w-]+[\x20-\x7e]*$"
+_NO_NUL: Final = r"^[^\x00]*$"
+_IN_WORDS: Final = {
+    _PRINTABLE: "must not hold control characters",
+    _ID: "must not hold a slash or control characters",
+    _MEDIA_TYPE: "must be a media type, such as application/json",
+    _NO_NUL: "must not hold a NUL",
+}
+
+Scalar = str | int | float | bool
+
+
+def _scalar(value: object) -> Scalar:
+    # By hand: what a union of types says is wrong is as many lines as it has members.
+    if isinstance(value, str) and len(value) <= MAX_VALUE and re.fullmatch(_PRINTABLE, value):
+        return value
+    if isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < MAX_NUMBER):
+        return value
+    raise ValueError(
+        f"must be a string of at most {MAX_VALUE} characters, none of them a control character,"
+        " or a number below 2^53, or a boolean"
+    )
+
+
+_SCALAR: Final = {
+    "anyOf": [
+        {"type": "string", "maxLength": MAX_VALUE, "pattern": _PRINTABLE},
+        {"type": "number", "exclusiveMinimum": -MAX_NUMBER, "exclusiveMaximum": MAX_NUMBER},
+        {"type": "boolean"},
+    ]
+}
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_PRINTABLE)]
-Value = Annotated[str, StringConstraints(max_length=1024, pattern=_PRINTABLE)]
+Value = Annotated[Scalar, PlainValidator(_scalar), WithJsonSchema(_SCALAR)]
 
 
 class Body(BaseModel):
@@ -45,13 +89,15 @@ _Asked = TypeVar("_Asked", bound=Body)
 class CreateRun(Body):
     """The body of `POST /runs`. Everything may be left out."""
 
-    id: Annotated[str, StringConstraints(min_length=1, max_length=MAX_RUN_ID, pattern=r"^[^/\x00-\x1f\x7f-\x9f]+$")] = (
-        Field("", description="The run's id, without a slash; otherwise `run_` and a ULID.", examples=["run_1"])
+    id: Annotated[str, StringConstraints(min_length=1, max_length=MAX_RUN_ID, pattern=_ID)] = Field(
+        "", description="The run's id, without a slash; otherwise `run_` and a ULID.", examples=["run_1"]
     )
     workflow_name: Name | None = Field(None, description="What kind of run it is; runs can be listed by it.")
     input: Any = Field(None, description="What the run was started with: any JSON, shown in its record.")
     metadata: Annotated[dict[Name, Value], Field(max_length=MAX_METADATA)] | None = Field(
-        None, description="Strings by name; runs can be listed by them.", examples=[{"user": "u_1"}]
+        None,
+        description="Strings, numbers and booleans by name; runs can be listed by them.",
+        examples=[{"user": "u_1", "attempt": 2}],
     )
     lease: Annotated[int, Field(ge=1, le=MAX_LEASE)] | None = Field(
         None, description="Seconds within which the producer promises a sign of life; else the run is ended."
@@ -65,7 +111,7 @@ class CreateRun(Body):
     control: bool = Field(
         False, description="Whether the token that comes back may also cancel the run; whoever asks must be able to."
     )
-    content_type: Annotated[str, StringConstraints(pattern=r"^[\w-]+/[\w-]+[\x20-\x7e]*$")] = Field(
+    content_type: Annotated[str, StringConstraints(pattern=_MEDIA_TYPE)] = Field(
         "application/json", description="The stream's content type."
     )
 
@@ -73,7 +119,7 @@ class CreateRun(Body):
 class CancelRun(Body):
     """The body of `POST /runs/<id>/cancel`. May be left out."""
 
-    reason: Annotated[str, StringConstraints(max_length=MAX_REASON, pattern=r"^[^\x00]*$")] | None = Field(
+    reason: Annotated[str, StringConstraints(max_length=MAX_REASON, pattern=_NO_NUL)] | None = Field(
         None, description="Why, for the producer."
     )
 
@@ -94,11 +140,13 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True)
 class ListRequest:
-    """`GET /runs`. `before`: the last run of the page before."""
+    """`GET /runs`. `metadata`: of each name that is asked for, the JSON objects of which the record's holds one.
+    `before`: the last run of the page before.
+    """
 
     status: Status | None
     workflow_name: str | None
-    metadata: str | None
+    metadata: list[list[str]]
     limit: int
     before: int | None
 
@@ -147,16 +195,18 @@ def parse_meta(query: bytes) -> float | None:
 def parse_list(query: str) -> ListRequest:
     """`?status=&workflowName=&metadata.k=v&limit=&cursor=`. Raises InvalidRequest, for what it does not know too."""
     params = _query(query)
-    metadata = {
-        name.removeprefix("metadata."): params.pop(name) for name in list(params) if name.startswith("metadata.")
-    }
+    metadata = [
+        [_text({name.removeprefix("metadata."): meant}) for meant in _meant(params.pop(name))]
+        for name in list(params)
+        if name.startswith("metadata.")
+    ]
     status = params.pop("status", None)
     if status is not None and status not in STATUSES:
         raise InvalidRequest(f"status must be one of {', '.join(get_args(Status))}.")
     request = ListRequest(
         status,
         params.pop("workflowName", None),
-        _text(metadata) if metadata else None,
+        metadata,
         _limit(params.pop("limit", None)),
         _before(params.pop("cursor", None)),
     )
@@ -167,6 +217,15 @@ def parse_list(query: str) -> ListRequest:
     return request
 
 
+def _meant(text: str) -> list[Scalar]:
+    """What a text in a query may stand for: itself, and the number or boolean that it reads as."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return [text]
+    return [text, value] if isinstance(value, int | float) and abs(value) < MAX_NUMBER else [text]
+
+
 def format_cursor(stream: int) -> str:
     """Where a page of a list ended, for the client to send back as it is."""
     return urlsafe_b64encode(b"%d" % stream).rstrip(b"=").decode()
@@ -175,15 +234,26 @@ def format_cursor(stream: int) -> str:
 def parse(model: type[_Asked], body: bytes) -> _Asked:
     """A body as what it asks for; an empty one asks for nothing in particular. Raises InvalidRequest."""
     try:
-        return model.model_validate(orjson.loads(body or b"{}"))
+        asked = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError:
-        raise InvalidRequest("The body must be a JSON object.") from None
+        asked = None
+    if not isinstance(asked, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    try:
+        return model.model_validate(asked)
     except ValidationError as error:
-        raise InvalidRequest("; ".join(_explain(fault["loc"], fault["msg"]) for fault in error.errors())) from None
+        raise InvalidRequest("; ".join(map(_explain, error.errors()))) from None
 
 
-def _explain(place: Iterable[int | str], message: str) -> str:
-    return f"{'.'.join(map(str, place)) or 'body'}: {message}"
+def _explain(fault: ErrorDetails) -> str:
+    match fault["type"]:
+        case "extra_forbidden":
+            words = "is not known here"
+        case "string_pattern_mismatch":
+            words = _IN_WORDS[fault["ctx"]["pattern"]]
+        case _:
+            words = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{'.'.join(map(str, fault['loc']))} {words}"
 
 
 def _text(value: object) -> str:

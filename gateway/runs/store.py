@@ -91,12 +91,15 @@ class Store:
         for condition, value in (
             ("r.status = $%d", request.status),
             ("r.workflow_name = $%d", request.workflow_name),
-            ("r.metadata @> $%d::text::jsonb", request.metadata),
             ("r.stream < $%d", request.before),
         ):
             if value is not None:
                 arguments.append(value)
                 statement += " AND " + condition % len(arguments)
+        for alternatives in request.metadata:
+            numbers = range(len(arguments) + 1, len(arguments) + 1 + len(alternatives))
+            statement += f" AND ({' OR '.join(f'r.metadata @> ${number}::text::jsonb' for number in numbers)})"
+            arguments += alternatives
         arguments.append(request.limit + 1)
         async with self._database.acquire() as connection:
             rows = await connection.fetch(f"{statement} ORDER BY r.stream DESC LIMIT ${len(arguments)}", *arguments)

@@ -63,25 +63,30 @@ async def test_of_many_that_make_it_at_once_one_does(a: Client, b: Client, id: s
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "words"),
     [
-        b"[]",
-        b"{",
-        b'{"id":"a/b"}',
-        b'{"id":"a\\u001fb"}',
-        b'{"id":"%b"}' % (b"x" * 257),
-        b'{"lease":0}',
-        b'{"lease":3601}',
-        b'{"lease":"5"}',
-        b'{"ttl":-1}',
-        b'{"metadata":{"a":1}}',
-        b'{"metadata":{"a":"\\u0000"}}',
-        b'{"contentType":"nonsense"}',
-        b'{"workflow":"misspelt"}',
+        (b"[]", "The body must be a JSON object."),
+        (b"{", "The body must be a JSON object."),
+        (b'{"id":"a/b"}', "id must not hold a slash or control characters"),
+        (b'{"id":"a\\u001fb"}', "id must not hold a slash or control characters"),
+        (b'{"id":"%b"}' % (b"x" * 257), "id String should have at most 256 characters"),
+        (b'{"id":5}', "id should be a valid string"),
+        (b'{"lease":0}', "lease should be greater than or equal to 1"),
+        (b'{"lease":3601}', "lease should be less than or equal to 3600"),
+        (b'{"lease":"5"}', "lease should be a valid integer"),
+        (b'{"ttl":-1}', "ttl should be greater than or equal to 0"),
+        (b'{"metadata":{"a":null}}', "metadata.a must be a string of at most 1024 characters"),
+        (b'{"metadata":{"a":["b"]}}', "metadata.a must be a string"),
+        (b'{"metadata":{"a":"\\u0000"}}', "metadata.a must be a string"),
+        (b'{"metadata":{"a":9007199254740992}}', "metadata.a must be a string"),
+        (b'{"contentType":"nonsense"}', "contentType must be a media type, such as application/json"),
+        (b'{"workflow":"misspelt"}', "workflow is not known here"),
     ],
 )
-async def test_a_request_that_cannot_be_meant_is_refused(b: Client, body: bytes) -> None:
-    assert refusal(await b("POST", "/runs", content=body)) == (400, "invalid_request")
+async def test_a_request_that_cannot_be_meant_is_refused_in_plain_words(b: Client, body: bytes, words: str) -> None:
+    answer = await b("POST", "/runs", content=body)
+    assert refusal(answer) == (400, "invalid_request")
+    assert answer.json()["error"]["details"].startswith(words)
 
 
 async def test_links_are_right_behind_a_proxy(a: Client, b: Client, machines: tuple[Running, Running]) -> None:
@@ -226,6 +231,25 @@ async def test_runs_are_listed_newest_first_page_by_page(a: Client, b: Client) -
         assert refusal(await b("GET", f"/runs?{wrong}")) == (400, "invalid_request")
 
 
+async def test_metadata_are_kept_as_they_are_and_found_by_what_they_read_as(a: Client, b: Client) -> None:
+    group = uuid4().hex
+    values = {"number": 2, "text": "2", "fraction": 2.5, "yes": True, "word": "true"}
+    for name, kept in values.items():
+        await make(a, f"{group}-{name}", metadata={"group": group, "v": kept})
+
+    async def found(query: str) -> dict[str, Any]:
+        answer = await b("GET", f"/runs?metadata.group={group}&{query}")
+        assert answer.status_code == 200, answer.text
+        return {run["runId"].rpartition("-")[2]: run["metadata"]["v"] for run in answer.json()["runs"]}
+
+    assert await found("") == values
+    assert await found("metadata.v=2") == {"number": 2, "text": "2"}
+    assert await found("metadata.v=2.50") == {"fraction": 2.5}
+    assert await found("metadata.v=true") == {"yes": True, "word": "true"}
+    for none in ("null", "[2]", "%222%22", "1e999", "9007199254740993"):
+        assert await found(f"metadata.v={none}") == {}
+
+
 async def test_every_filter_has_its_index(database: Database) -> None:
     async with database.acquire() as connection, connection.transaction():
         await connection.execute("SET LOCAL enable_seqscan = off")
@@ -239,5 +263,6 @@ async def test_every_filter_has_its_index(database: Database) -> None:
                 f"EXPLAIN SELECT * FROM run_gateway.runs WHERE tenant = '' AND {condition} ORDER BY stream DESC LIMIT 5"
             )
             assert f"Index Scan Backward using {index}" in "\n".join(row[0] for row in plan)
-        plan = await connection.fetch('EXPLAIN SELECT * FROM run_gateway.runs WHERE metadata @> \'{"k": "v"}\'')
+        either = 'metadata @> \'{"k": "2"}\' OR metadata @> \'{"k": 2}\''
+        plan = await connection.fetch(f"EXPLAIN SELECT * FROM run_gateway.runs WHERE {either}")
         assert "runs_metadata" in "\n".join(row[0] for row in plan)

@@ -112,7 +112,7 @@ async def test_closed_is_closed(a: Client, id: str, app: Connection) -> None:
 async def test_a_run_is_created_with_its_record(a: Client, id: str, app: Connection) -> None:
     create = (
         "SELECT run_gateway.create($1, lease => $2, workflow_name => 'chat', input => '{\"q\": 1}',"
-        ' metadata => \'{"user": "u"}\')'
+        ' metadata => \'{"user": "u", "attempt": 2, "last": false}\')'
     )
     assert await app.fetchval(create, f"runs/{id}", 60) is True
     assert await app.fetchval(create, f"runs/{id}", 60) is False
@@ -120,7 +120,7 @@ async def test_a_run_is_created_with_its_record(a: Client, id: str, app: Connect
         await app.execute(create, f"runs/{id}", 61)
     record = await meta(a, id)
     assert (record["workflowName"], record["input"], record["metadata"], record["lease"]) == (
-        "chat", {"q": 1}, {"user": "u"}, 60,
+        "chat", {"q": 1}, {"user": "u", "attempt": 2, "last": False}, 60,
     )  # fmt: skip
     assert await app.fetchval("SELECT run_gateway.create($1, 'text/plain')", f"plain/{id}") is True
     with pytest.raises(asyncpg.DuplicateObjectError):
@@ -140,7 +140,8 @@ async def test_a_run_is_created_with_its_record(a: Client, id: str, app: Connect
         "'runs/x', lease => 0",
         "'runs/x', ttl => -1",
         "'runs/x', metadata => '[]'",
-        "'runs/x', metadata => '{\"a\": 1}'",
+        "'runs/x', metadata => '{\"a\": null}'",
+        "'runs/x', metadata => '{\"a\": [\"b\"]}'",
         "'plain', lease => 5",
     ],
 )

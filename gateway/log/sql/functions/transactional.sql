@@ -83,7 +83,8 @@ BEGIN
        OR path ~ E'^([^\x1f]*\x1f)?runs/[^/]+/(control|cancel|heartbeat|token)$' OR content_type IS NULL
        OR content_type !~ '^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+[ -~]*$' OR ttl < 0 OR lease NOT BETWEEN 1 AND 3600
        OR (NOT run AND num_nonnulls(lease, workflow_name, input, metadata) > 0)
-       OR jsonb_typeof(metadata) <> 'object' OR jsonb_path_exists(metadata, '$.* ? (@.type() != "string")') THEN
+       OR jsonb_typeof(metadata) <> 'object'
+       OR jsonb_path_exists(metadata, 'strict $.* ? (@ == null || @.type() == "object" || @.type() == "array")') THEN
         RAISE invalid_parameter_value USING MESSAGE = format('No such stream can be created: %s', path);
     END IF;
     IF run THEN
