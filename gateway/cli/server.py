@@ -52,6 +52,7 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
             application,
             http=connections(
                 request_timeout=settings.request_timeout,
+                send_timeout=settings.send_timeout,
                 max_head=settings.max_head,
                 max_connections=settings.max_connections,
                 common=app.cors.constant,

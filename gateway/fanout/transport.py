@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 import sys
 from asyncio import Transport
 from collections.abc import Collection
@@ -27,6 +28,7 @@ Cycle = RequestResponseCycle  # uvicorn's state of one request
 
 LINGER: Final = 2.0  # seconds that a refused connection is still read from
 IDLE_END: Final = 0.5  # seconds that an idle connection outlives the port
+_WHOLE: Final = -1
 _HELD: Final = 32 << 10  # bytes of a body that may gather before its request is given to a handler after all
 
 
@@ -76,6 +78,7 @@ class DirectProtocol(HttpToolsProtocol):
     """
 
     patience: ClassVar[float] = 60.0  # seconds that a request may take to arrive
+    send_patience: ClassVar[float] = 120.0  # seconds that a client may take no byte of what waits for it
     head_limit: ClassVar[int] = 32 << 10  # bytes of a request's line and headers, give or take a read
     most: ClassVar[int] = sys.maxsize  # connections; those beyond are refused what is not in `always`
     always: ClassVar[Collection[str]] = ()  # paths that even they may ask for
@@ -83,14 +86,16 @@ class DirectProtocol(HttpToolsProtocol):
     # uvicorn's own attributes fill the dict that instances of a class share the keys of (30): one more, and each
     # connection has a dict of its own, of 1.5 kB.
     __slots__ = (
-        "_append_directly", "_due", "_ending", "_head", "_held", "_over", "_socket", "_surplus", "follower", "send",
+        "_append_directly", "_due", "_ending", "_head", "_held", "_over", "_socket", "_surplus", "_unsent", "follower",
+        "send",
     )  # fmt: skip
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
         self.follower: Follower | None = None
         self._due = self.loop.time() + self.patience  # when it has kept us waiting for too long; 0: it does not
-        self._head = 0  # bytes of a head that has not come whole
+        self._head = 0  # bytes that have come since anything of a request was whole
+        self._unsent: tuple[int, float] | None = None  # bytes that wait for the client, and since when so many do
         self._ending = False
         self._held: tuple[Cycle, ASGI3Application] | None = None
         self.pipeline = cast("Any", _Pipeline())
@@ -126,13 +131,20 @@ class DirectProtocol(HttpToolsProtocol):
             except HttpParserError:
                 self._refuse(MalformedHttp())
                 return
-            if self.scope is None or "method" not in self.scope:
-                self._head += len(piece)
-                if self._head > step:
-                    self._refuse(HeadTooLarge(f"At most {step} bytes."))
+            # Heads, and whatever else is none of the body: trailers, and what may stand behind a chunk's size.
+            self._head = 0 if self._head == _WHOLE else self._head + len(piece)
+            if self._head > step:
+                self._refuse(HeadTooLarge(f"At most {step} bytes."))
 
     def lapse(self, now: float) -> None:
-        """Ends a connection that has kept us waiting: for a request to come whole, or for the next one."""
+        """Ends a connection that has kept us waiting: for a request to come whole, for the next one, or for somebody to
+        read what was sent.
+        """
+        if self._takes_nothing(now):
+            # Reset: or else the system would go on offering megabytes to somebody who takes none.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
+            return
         if not self._due or now < self._due or self.flow.read_paused:
             return  # what we do not read ourselves is not late
         begun = self.scope is not None and (
@@ -142,6 +154,16 @@ class DirectProtocol(HttpToolsProtocol):
             self._refuse(RequestTimeout())
         else:
             self.transport.close()
+
+    def _takes_nothing(self, now: float) -> bool:
+        """Whether the client has read nothing for too long; it has until then to come back to what waits for it."""
+        if not self.flow.write_paused:
+            self._unsent = None
+            return False
+        left = self.transport.get_write_buffer_size() + _in_kernel(self._socket)
+        if self._unsent is None or self._unsent[0] != left:
+            self._unsent = left, now
+        return now - self._unsent[1] > self.send_patience
 
     def _refuse(self, error: ProtocolError) -> None:
         """Says why, unless that would be taken for the answer to an earlier request, and ends the connection."""
@@ -213,13 +235,21 @@ class DirectProtocol(HttpToolsProtocol):
         else:
             super()._start_asgi_task(cycle, app)
 
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._head = _WHOLE
+        self.headers = []  # what still comes are trailers, and no part of the head (RFC 9110 §6.5.1)
+
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
+        self._head = _WHOLE
         if self._held is not None and len(self._held[0].body) > _HELD:
             self._let_go()
 
     def on_message_complete(self) -> None:
-        self._due = 0.0
+        self._head = _WHOLE
+        if not self.cycle.response_complete:  # else the next request is waited for already
+            self._due = 0.0
         super().on_message_complete()
         if self._ending:
             self.cycle.keep_alive = False
@@ -271,11 +301,39 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # once a second
-            now = asyncio.get_running_loop().time()
-            for connection in tuple(self.server_state.connections):
-                if isinstance(connection, DirectProtocol):
-                    connection.lapse(now)
+            self._lapse()
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's own, which waits for all connections to end: those that keep it waiting are ended as before."""
+        ticking = asyncio.ensure_future(self._tick())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ticking.cancel()
+
+    def _lapse(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for connection in tuple(self.server_state.connections):
+            if isinstance(connection, DirectProtocol):
+                connection.lapse(now)
+
+    async def _tick(self) -> None:
+        while True:
+            self._lapse()
+            await asyncio.sleep(1)
+
+
+def _in_kernel(sock: socket.SocketType) -> int:
+    """Bytes that have been sent and are not acknowledged yet, as far as the system tells."""
+    if sys.platform == "win32":
+        return 0
+    import fcntl
+    import termios
+
+    size: int
+    (size,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))
+    return size
 
 
 def answer(cycle: Cycle, status: int, head: bytes, body: bytes) -> None:

@@ -13,15 +13,19 @@ PROBES: Final = ("/health", "/ready")
 """What whoever watches over a Machine asks of it, also when it is full: it shall not be replaced for that."""
 
 
-def connections(*, request_timeout: float, max_head: int, max_connections: int, common: Common) -> type[DirectProtocol]:
-    """The class of this server's connections: seconds that a request may take to arrive, bytes of its head, connections
-    at once. `common`: what the answer carries to what is no request.
+def connections(
+    *, request_timeout: float, send_timeout: float, max_head: int, max_connections: int, common: Common
+) -> type[DirectProtocol]:
+    """The class of this server's connections: seconds that a request may take to arrive, and that a client may read
+    nothing of what waits for it, bytes of a head, connections at once. `common`: what the answer carries to what is no
+    request.
     """
 
     class Connection(DirectProtocol):
         __slots__ = ()
 
         patience = request_timeout
+        send_patience = send_timeout
         head_limit = max_head
         most = max_connections
         always = PROBES

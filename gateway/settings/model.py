@@ -205,6 +205,9 @@ class Settings(BaseSettings):
         description="Seconds of silence after which an SSE response gets a comment, so that nobody takes it for dead.",
     )
     request_timeout: Seconds = Field(60.0, description="Seconds that a request, its body included, may take to arrive.")
+    send_timeout: Seconds = Field(
+        120.0, description="Seconds that a client may read nothing of what waits for it; then its connection is cut."
+    )
     keep_alive: Seconds = Field(75.0, description="Seconds that a connection may wait for its next request.")
     drain_timeout: float = Field(
         10.0,

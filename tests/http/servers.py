@@ -32,6 +32,7 @@ from tests.protocol.event_source import Reading, read
 PROTOCOLS: dict[str, Callable[[Settings], Any]] = {
     "direct": lambda settings: connections(
         request_timeout=settings.request_timeout,
+        send_timeout=settings.send_timeout,
         max_head=settings.max_head,
         max_connections=settings.max_connections,
         common=Cors(settings.origins).constant,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 
 import pytest
 
@@ -101,6 +102,63 @@ async def test_an_idle_connection_is_closed_after_the_keep_alive_time(database_u
             assert await reader.read() == b""
             writer.close()
         await until(lambda: not gateway.server.server_state.connections)
+
+
+async def test_a_connection_that_was_answered_before_its_request_had_come_is_closed_after_it_too(
+    database_url: str,
+) -> None:
+    with serving(database_url, "direct", max_body=1_000) as gateway:
+        gateway.server.config.timeout_keep_alive = 1
+        async with asyncio.timeout(TIMEOUT):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            request = post("/runs/none", b"1" * 100_000)
+            writer.write(request[:50_000])
+            assert (await reader.readuntil(b"}}")).startswith(b"HTTP/1.1 413 ")
+            writer.write(request[50_000:])
+            assert await reader.read() == b""
+            writer.close()
+
+
+async def test_trailers_are_no_headers(client: Client, gateways: dict[str, Running], path: str) -> None:
+    """RFC 9110 §6.5.1: what stands behind a body may not pass for what was said before it."""
+    await client("PUT", path, headers=JSON)
+    head = post(path, b"", "Transfer-Encoding: chunked", "Connection: close").replace(b"Content-Length: 0\r\n", b"")
+    for body in (b"1", b"[%b]" % (b" " * 50_000 + b"1")):  # the one is answered past ASGI
+        chunks = b"%x\r\n%b\r\n0\r\nStream-Closed: true\r\nContent-Type: text/plain\r\n\r\n" % (len(body), body)
+        assert (await gateways["direct"].raw(head + chunks)).startswith(b"HTTP/1.1 204 ")
+    answer = await client("GET", path)
+    assert (answer.json(), "stream-closed" in answer.headers) == ([1, 1], False)
+
+
+@pytest.mark.parametrize("query", ["", "?offset=-1&live=sse"])
+async def test_who_reads_nothing_is_cut_and_who_reads_slowly_is_not(database_url: str, query: str) -> None:
+    events = json.dumps(["x" * 9_000] * 900).encode()  # more than a socket holds
+    with serving(database_url, "direct", send_timeout=1.5, keep_alive=60, page_bytes=16 << 20) as gateway:
+        await gateway.raw(post("/runs/long", b"", "Connection: close").replace(b"POST", b"PUT"))
+        await gateway.raw(post("/runs/long", events, "Connection: close"))
+        request = f"GET /runs/long{query} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
+        connections = gateway.server.server_state.connections
+        (idle, idle_writer), (slow, slow_writer) = [await _small(gateway.port, request) for _ in range(2)]
+        async with asyncio.timeout(TIMEOUT):
+            began = asyncio.get_running_loop().time()
+            while len(connections) > 1 or asyncio.get_running_loop().time() < began + 4:
+                assert await slow.read(1_000)  # far too little for the server to be told that it may write again
+                await asyncio.sleep(0.05)
+            assert len(connections) == 1
+            with pytest.raises(ConnectionResetError):
+                await idle.read(-1)
+        for writer in (idle_writer, slow_writer):
+            writer.transport.abort()
+        await until(lambda: not connections)
+
+
+async def _small(port: int, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that takes a few kilobytes of what comes before anybody reads."""
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    reader, writer = await asyncio.open_connection(sock=sock, limit=1_024)
+    writer.write(request)
+    return reader, writer
 
 
 async def test_a_connection_in_use_is_not_closed_by_an_earlier_requests_timer(database_url: str) -> None:
