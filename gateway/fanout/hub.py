@@ -77,6 +77,7 @@ class Hub:
         self._cursor = cursor(now(), None, 0)  # of this tick
         self._tasks: set[asyncio.Task[None]] = set()
         self._look = asyncio.Event()
+        self._well = True  # the log could be read when it was last asked
 
     @property
     def followers(self) -> dict[str, int]:
@@ -242,7 +243,7 @@ class Hub:
         except (StreamNotFound, StreamGone):
             self._drop(tail)
         except ProtocolError:
-            logger.warning("The log cannot be read; followers of a stream wait for the next sweep.")
+            self._ail()  # the next sweep fills the gap
         finally:
             tail.filling = False
             tail.early.clear()
@@ -306,7 +307,7 @@ class Hub:
             try:
                 await self.sweep()
             except ProtocolError:
-                logger.warning("The sweep cannot read the log.")
+                self._ail()
 
     async def sweep(self) -> None:
         """Compares every open tail with the log: lost news makes readers late, never wrong. Raises Unavailable."""
@@ -317,6 +318,7 @@ class Hub:
         if alive:
             await self._touch(alive)  # a stream with live readers does not expire (§5.1)
         known = await self._positions([tail.path for tail in tails])
+        self._recovered()
         for tail in tails:
             assert tail.stream is not None and tail.position is not None
             id, last, closed = known.get(tail.path, (None, 0, False))
@@ -325,6 +327,16 @@ class Hub:
             elif last > tail.position or (closed and not tail.closed):
                 self.missed += not tail.filling
                 self._want(tail, last)
+
+    def _ail(self) -> None:
+        if self._well:
+            logger.warning("The log cannot be read; followers wait until it can.")
+        self._well = False
+
+    def _recovered(self) -> None:
+        if not self._well:
+            logger.info("The log can be read again.")
+        self._well = True
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(work)

@@ -106,7 +106,6 @@ class Dispatcher:
             self._rung.clear()
             try:
                 await self._turn(loop.time())
-                self._recovered()
             except Unavailable:
                 self._ail()
             except Exception:
@@ -142,6 +141,7 @@ class Dispatcher:
                 self._look_at = now + min(took * _LEISURE, _LONGEST_PAUSE)
             await self._wake(neglected)
             self._may_deliver = True
+        self._recovered()  # a turn without a round may have asked the database nothing
 
     @property
     def _some(self) -> bool:

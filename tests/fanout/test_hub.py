@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+
+import pytest
 
 from gateway.fanout.follower import Follower
 from gateway.fanout.hub import Hub
 from gateway.protocol.batch import Batch, News, Page, Stream
+from gateway.protocol.errors import Unavailable
 
 EVENT = b'{"token":"hello"}'
 
@@ -35,7 +38,7 @@ class Log:
         return Page(Stream(1, path, "application/json", tail, False), batch)
 
 
-def hub_of(log: Log) -> Hub:
+def hub_of(log: Log, sweep_interval: float = 1) -> Hub:
     async def nothing(*_: object) -> dict[str, tuple[int, int, bool]]:
         return {}
 
@@ -46,7 +49,7 @@ def hub_of(log: Log) -> Hub:
         now=lambda: 1_800_000_000,
         clock=lambda: 0,
         heartbeat=15,
-        sweep_interval=lambda: 1,
+        sweep_interval=lambda: sweep_interval,
     )
 
 
@@ -129,3 +132,31 @@ async def test_a_reader_that_is_cancelled_while_it_waits_leaves_nothing_behind()
         assert not hub.tails["run"].waiting
         assert hub.tails["run"].users == 1
     assert not hub.tails
+
+
+async def test_a_log_that_cannot_be_read_is_told_of_once_and_so_is_its_return(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "gateway.fanout.hub")
+    hub = hub_of(Log(100), sweep_interval=0.001)
+    answers, done = [*[False] * 5, *[True] * 5], asyncio.Event()
+
+    async def positions(paths: Iterable[str]) -> dict[str, tuple[int, int, bool]]:
+        if not answers:
+            done.set()
+        elif not answers.pop(0):
+            raise Unavailable
+        return dict.fromkeys(paths, (1, 100, False))
+
+    hub._positions = positions
+    with followers(hub, 1) as (follower,):
+        await follower.begin(100)
+        running = asyncio.create_task(hub.run())
+        async with asyncio.timeout(20):
+            await done.wait()
+        assert caplog.messages == [
+            "The log cannot be read; followers wait until it can.",
+            "The log can be read again.",
+        ]
+        running.cancel()
+        await asyncio.wait([running])

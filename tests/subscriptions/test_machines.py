@@ -13,6 +13,7 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.log.database import Database
+from gateway.protocol.errors import Unavailable
 from gateway.subscriptions import Subscriptions
 from gateway.subscriptions.keyring import read_keys
 from gateway.subscriptions.rules import Ack, Settlement
@@ -327,25 +328,43 @@ async def test_an_append_noticed_while_the_database_is_away_is_not_forgotten(
 
 
 async def test_it_waits_for_a_database_that_is_away_and_goes_on(
-    database: Database, streams: Streams, store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    streams: Streams,
+    store: Store,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", "gateway.subscriptions.dispatcher")
     receiver.answer = says(DONE)
     away = Database("postgresql://postgres@127.0.0.1:1/none", pool_size=1, statement_timeout=1)
-    monkeypatch.setattr(away, "acquire", _unavailable)
-    machine = Subscriptions(away, base_url=BASE, scan_interval=0.05)
+    asked = 0
+
+    def unavailable() -> object:
+        nonlocal asked
+        asked += 1
+        raise Unavailable
+
+    monkeypatch.setattr(away, "acquire", unavailable)
+    machine = Subscriptions(away, base_url=BASE, scan_interval=0.3)  # between two rounds there is time to ring
     await machine.start()
     try:
         assert machine._dispatcher is not None
-        await eventually(lambda: not machine._dispatcher._well)  # type: ignore[union-attr]
+
+        def rung() -> bool:
+            machine._dispatcher.ring()  # type: ignore[union-attr]
+            return asked > 5
+
+        await eventually(rung)
+        assert caplog.messages == ["Subscriptions wait for the database."], "once, and not that they go on"
         monkeypatch.setattr(away, "acquire", database.acquire)
         await store.create("s", webhook(receiver.url))
         await streams.create("runs/1", b"1")
         await eventually(lambda: len(receiver.received) == 1)
+        assert caplog.messages[1] == "Subscriptions go on."
     finally:
         await machine.stop()
 
 
 def _unavailable() -> object:
-    from gateway.protocol.errors import Unavailable
-
     raise Unavailable
