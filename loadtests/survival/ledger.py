@@ -7,7 +7,7 @@ hold what its writer was told that it holds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -50,6 +50,7 @@ class Read:
     places: list[tuple[str, int]] = field(default_factory=list)
     ended: bool = False
     early: bool = False  # it was told the end before the writer had asked for it
+    whole: bool = True  # it began at the beginning
 
 
 @dataclass
@@ -81,10 +82,24 @@ def judge_readers(run: str, log: Read, readers: Iterable[Read]) -> Findings:
     """Where readers were given something else than the log."""
     findings = Findings()
     known: dict[str, int] = {}
-    for reader in (log, *readers):
-        _judge_reader(findings, f"{run}, a reader by {reader.mode}", log, reader)
-        _judge_places(findings, run, known, reader.places)
+    for reader in (log, *sorted(readers, key=lambda reader: not reader.whole)):
+        before = 0 if reader.whole else _before(log.given, known, reader)
+        _judge_reader(findings, f"{run}, a reader by {reader.mode}", log, before, reader)
+        _judge_places(findings, run, known, [(offset, before + count) for offset, count in reader.places])
     return findings
+
+
+def _before(log: Sequence[int], known: Mapping[str, int], reader: Read) -> int:
+    """How many events of the log came before the first of a reader that began in the middle.
+
+    Its first offset tells, if that is known from somebody who has read from the beginning on.
+    """
+    if not reader.places:
+        return len(log)
+    offset, count = reader.places[0]
+    if offset in known:
+        return known[offset] - count
+    return log.index(reader.given[0]) if reader.given and reader.given[0] in log else len(log)
 
 
 def _judge_log(findings: Findings, log: Read, written: Written) -> None:
@@ -105,8 +120,8 @@ def _judge_log(findings: Findings, log: Read, written: Written) -> None:
     findings.add(REORDERED, f"{written.run}: in the log after a later one: {_some(late)}", len(late))
 
 
-def _judge_reader(findings: Findings, who: str, truth: Read, reader: Read) -> None:
-    log = truth.given
+def _judge_reader(findings: Findings, who: str, truth: Read, before: int, reader: Read) -> None:
+    log = truth.given[before:]
     if reader.ended and (reader.early or reader.places[-1][0] != truth.places[-1][0]):
         findings.add(EARLY, f"{who}: told the end after {len(reader.given)} events of {len(log)}")
     if not reader.ended:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import httpx
@@ -16,6 +16,8 @@ from loadtests.survival.clients import PATIENCE, Client, Seen
 from loadtests.survival.ledger import Read
 
 MODES = ("sse", "event-source", "long-poll", "catch-up")
+MOST = 0.75  # of all readers begin at the beginning
+WHOLE: Mapping[str, str] = {"offset": START}
 STAY = 3.0  # seconds that a reader stays at a Machine, on average, before it moves to another for no reason
 
 
@@ -41,16 +43,29 @@ class Run(Protocol):
         ...
 
 
+def beginning(rng: random.Random) -> Mapping[str, str]:
+    """Most read all; some begin at whatever is the end when they come, or so many events before that."""
+    if rng.random() < MOST:
+        return WHOLE
+    last = rng.randrange(30)
+    return {"offset": START, "tail": str(last)} if last else {"offset": "now"}
+
+
 class Reader(Client):
-    """Reads a stream from its start to its end, in one mode, and leaves a Machine now and then for no reason."""
+    """Reads a stream to its end, in one mode, and leaves a Machine now and then for no reason.
+
+    `begin`: the parameters of its first request.
+    """
 
     def __init__(
-        self, http: httpx.AsyncClient, doors: Sequence[str], run: Run, rng: random.Random, seen: Seen, mode: str
-    ) -> None:
+        self, http: httpx.AsyncClient, doors: Sequence[str], run: Run, rng: random.Random, seen: Seen, mode: str,
+        begin: Mapping[str, str] = WHOLE,
+    ) -> None:  # fmt: skip
         super().__init__(http, doors, run.path, rng, seen)
-        self.account = Read(mode)
+        self.account = Read(mode, whole=begin == WHOLE)
+        self._begin = dict(begin)
         self._run = run
-        self._offset = START
+        self._offset = ""  # where it goes on, as it was told
         self._last = 0.0
 
     async def run(self) -> None:
@@ -67,10 +82,13 @@ class Reader(Client):
                 self._seen.wrong.append(f"{self._path}: an answer by {self.account.mode} cannot be read: {error}")
                 return
 
+    def _query(self) -> dict[str, str]:
+        return {"offset": self._offset} if self._offset else self._begin
+
     async def _follow(self) -> None:
         browser = self.account.mode == "event-source"  # it asks for the same URL again, and tells the last id
-        query = {"offset": START if browser else self._offset, "live": "sse"}
-        last = {"last-event-id": self._offset} if browser and self._offset != START else {}
+        query = (self._begin if browser else self._query()) | {"live": "sse"}
+        last = {"last-event-id": self._offset} if browser and self._offset else {}
         async with self._http.stream("GET", self._url, params=query, headers=last, timeout=PATIENCE) as response:
             self._demand(response)
             lines, rest = Ids() if browser else Lines(), b""
@@ -87,7 +105,7 @@ class Reader(Client):
 
     async def _poll(self) -> None:
         live = {"live": "long-poll"} if self.account.mode == "long-poll" else {}
-        response = await self._http.get(self._url, params={"offset": self._offset, **live}, timeout=PATIENCE)
+        response = await self._http.get(self._url, params=self._query() | live, timeout=PATIENCE)
         self._demand(response)
         headers = response.headers
         closed = headers.get("stream-closed") == "true"

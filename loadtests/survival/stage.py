@@ -16,7 +16,7 @@ from loadtests.survival.clients import Seen
 from loadtests.survival.fates import Cancelled, Dying
 from loadtests.survival.flue import App, FlueRun
 from loadtests.survival.ledger import STUCK, WRONG, Findings, Read
-from loadtests.survival.readers import MODES, Reader, Run
+from loadtests.survival.readers import MODES, Reader, Run, beginning
 from loadtests.survival.writers import Writer
 
 LASTS = (2.0, 5.0)  # seconds that a run is written, from and to
@@ -109,7 +109,7 @@ class Stage:
                 await scene.create()
                 for number in range(self.readers):
                     mode = MODES[number % len(MODES)]
-                    reader = Reader(http, self.doors, scene, self._chance(), self.seen, mode)
+                    reader = Reader(http, self.doors, scene, self._chance(), self.seen, mode, beginning(self.rng))
                     readers.append(reader)
                     tasks.create_task(self._later(reader, scene.seconds))
                 await scene.write()

@@ -10,10 +10,10 @@ from loadtests.survival import ledger
 from loadtests.survival.ledger import Findings, Read, Written, judge
 
 
-def read(given: Sequence[int], *, ended: bool = True, early: bool = False) -> Read:
-    """A reader that was given these events one by one."""
-    places = [(f"{count:04}", count) for count in range(len(given) + 1)]
-    return Read("sse", list(given), places, ended, early)
+def read(given: Sequence[int], *, ended: bool = True, early: bool = False, begin: int | None = None) -> Read:
+    """A reader that was given these events one by one, from the `begin`th on."""
+    places = [(f"{(begin or 0) + count:04}", count) for count in range(len(given) + 1)]
+    return Read("sse", list(given), places, ended, early, begin is None)
 
 
 def written(*hands: Sequence[int]) -> Written:
@@ -40,6 +40,16 @@ def test_a_run_that_everybody_was_given_is_right() -> None:
 )
 def test_a_log_that_is_not_what_its_writer_was_told_is_found(log: list[int], kind: str, count: int) -> None:
     assert judged(log).counts[kind] == count
+
+
+def test_who_begins_in_the_middle_is_to_be_given_all_from_there() -> None:
+    whole = read([0, 1, 2, 3])
+    for begin in range(5):
+        assert not judged([0, 1, 2, 3], whole, read([0, 1, 2, 3][begin:], begin=begin)).counts
+    assert judged([0, 1, 2, 3], read([2, 3], begin=1), whole).counts[ledger.LOST] == 1
+    assert judged([0, 1, 2, 3], read([1, 3], begin=1), whole).counts[ledger.LOST] == 1
+    assert judged([0, 1, 2, 3], read([1, 1, 2, 3], begin=1), whole).counts[ledger.REPEATED] == 1
+    assert judged([0, 1, 2, 3], read([], begin=4, ended=False)).counts == {ledger.STUCK: 1}
 
 
 def test_what_was_not_acknowledged_may_be_there_or_not_but_not_twice() -> None:

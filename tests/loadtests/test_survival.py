@@ -33,8 +33,9 @@ async def test_a_rolling_deploy_cuts_nobody_off() -> None:
     ("broken", "kinds"),
     [
         ("early_end", {"early ends"}),
-        ("trusted_news", {"lost", "early ends"}),  # whichever of its readers comes first to its run's end
-        ("tail_position", {"lost", "early ends"}),
+        # Whichever of its readers comes first to its run's end; or to a body with nothing where an event should be.
+        ("trusted_news", {"lost", "early ends", "wrong answers"}),
+        ("tail_position", {"lost", "early ends", "wrong offsets"}),
     ],
 )
 async def test_a_gateway_with_a_law_broken_on_purpose_is_found_out(broken: str, kinds: set[str]) -> None:
