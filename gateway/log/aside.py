@@ -38,13 +38,6 @@ class Aside(Generic[Entry]):
         self._since: dict[str, float] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    def __bool__(self) -> bool:
-        return bool(self._entries)
-
-    @property
-    def paths(self) -> Collection[str]:
-        return self._entries.keys()
-
     def put(self, path: str, entry: Entry) -> None:
         """Until the row is free, or patience is at its end. One that comes back has waited since it first came."""
         self._entries[path] = entry

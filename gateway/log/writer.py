@@ -196,7 +196,10 @@ class Writer:
         return dict(sorted(entries.items()))  # the order in which every batch locks its streams
 
     async def _commit(self, entries: dict[str, Entry], lane: Lane) -> None:
-        """One batch, from its call to its outcomes; then the lane is free for the next."""
+        """One batch, from its call to its outcomes; then the lane is free for the next.
+
+        What is put aside meanwhile leaves `entries`: by the end it may be in a batch of its own, or told.
+        """
         try:
             await self._call(entries, lane)
         except Exception:
@@ -208,8 +211,6 @@ class Writer:
         finally:
             self._busy.difference_update(entries)
             self._aside.settled(entries)
-            if self._aside:
-                self._busy.update(self._aside.paths)
             self._free.append(lane)
             if self._queue:
                 self._flush()
@@ -232,8 +233,12 @@ class Writer:
             if not isinstance(error.__cause__, _DEFINITE):
                 self._doubt(entries, error)
             elif len(entries) > 1:
-                for path, entry in entries.items():  # one request's fault never fails its neighbours
-                    await self._call({path: entry}, lane)
+                for path in tuple(entries):  # one request's fault never fails its neighbours
+                    alone = {path: entries.pop(path)}
+                    try:
+                        await self._call(alone, lane)
+                    finally:
+                        entries.update(alone)
             else:
                 logger.error("An append failed in the database.", exc_info=error.__cause__)
                 self._fail(entries, error, "refused")
@@ -259,12 +264,11 @@ class Writer:
             self._doubt(entries, error)
             return
         for path in held:
-            entry = entries[path]
+            entry = entries.pop(path)
             self._queued_bytes += sum(waiting.size for waiting in entry.waiting)
             self._aside.put(path, entry)
-        free = {path: entry for path, entry in entries.items() if path not in held}
-        if free:
-            await self._call(free, lane, again=True)
+        if entries:
+            await self._call(entries, lane, again=True)
 
     async def _held(self, paths: list[str]) -> list[str]:
         async with self._database.acquire() as connection:

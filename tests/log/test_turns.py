@@ -1,12 +1,16 @@
-"""The database is never kept waiting: what has gathered is on its way before the outcomes of the last are told."""
+"""Which batch goes when: the database is never kept waiting, and no stream is in two batches at a time."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
+from gateway.log.appends import CALL
 from gateway.log.writer import Writer
 from gateway.protocol.append import AppendRequest
+from gateway.protocol.errors import StreamHeld
 
 
 class Database:
@@ -52,3 +56,81 @@ async def test_the_next_batch_is_sent_before_the_outcomes_of_the_last_are_told()
     await second
     assert said == ["sent first", "sent second", "told first", "told second"]
     await writer.close()
+
+
+class Rows:
+    """A database in which somebody holds rows; each batch is answered when it is let. It is its own lanes, too."""
+
+    def __init__(self) -> None:
+        self.held: set[str] = set()
+        self.sent: list[tuple[list[str], asyncio.Event]] = []
+        self.arrived = asyncio.Semaphore(0)
+
+    def lane(self, _: float) -> Rows:
+        return self
+
+    async def fetchrow(self, statement: str, *arguments: Any) -> dict[str, Any]:
+        if statement != CALL:
+            return {"paths": await self.fetchval(statement, *arguments)}
+        paths = arguments[1]
+        if self.held & set(paths):
+            raise StreamHeld
+        let = asyncio.Event()
+        self.sent.append((paths, let))
+        self.arrived.release()
+        await let.wait()
+        some = [None] * len(paths)
+        accepted = {
+            "verdicts": ["appended" for _ in paths],
+            "tails": [1 for _ in paths],
+            "closed": [False for _ in paths],
+        }
+        return {**accepted, "cancels": some, "known_epochs": some, "known_seqs": some}
+
+    async def fetchval(self, _: str, paths: list[str]) -> list[str]:
+        return [path for path in paths if path in self.held]
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Rows]:
+        yield self
+
+    async def close(self) -> None: ...
+
+
+async def test_a_stream_whose_row_was_held_is_in_one_batch_at_a_time() -> None:
+    """Its first append goes on while its neighbour of before is still on its way: the second has to wait for both."""
+    rows = Rows()
+    writer = Writer(
+        cast("Any", rows),
+        machine=lambda: None,
+        lanes=3,
+        timeout=5,
+        max_pending=10_000,
+        on_commit=lambda _: None,
+        on_doubt=lambda _: None,
+    )
+
+    def append(path: str) -> asyncio.Task[Any]:
+        return asyncio.create_task(writer.append(AppendRequest(path, "application/json", [b"1"])))
+
+    async with asyncio.timeout(5):
+        warm = append("warm")  # so that what comes behind it gathers
+        await rows.arrived.acquire()
+        rows.held = {"a"}
+        both = [append("a"), append("b")]
+        await asyncio.sleep(0)
+        rows.sent[0][1].set()
+        await rows.arrived.acquire()
+        rows.held = set()
+        await rows.arrived.acquire()
+        assert [paths for paths, _ in rows.sent] == [["warm"], ["b"], ["a"]]
+        rows.sent[1][1].set()
+        await asyncio.gather(warm, both[1])
+        again = append("a")
+        await asyncio.sleep(0.05)  # far longer than anything that may go is kept
+        assert len(rows.sent) == 3, "two batches hold one stream: its second append may come before its first"
+        rows.sent[2][1].set()
+        await rows.arrived.acquire()
+        rows.sent[3][1].set()
+        await asyncio.gather(both[0], again)
+        await writer.close()
