@@ -20,7 +20,7 @@ from gateway.cli.endings import Failure
 from gateway.log.connect import FAULTS, connect, hears
 from gateway.log.direct import listening_addresses
 from gateway.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from gateway.log.migrations import migrate
+from gateway.log.migrations import migrate, missing, names
 from gateway.settings import Settings
 
 logger = logging.getLogger("gateway.cli.database")
@@ -66,17 +66,21 @@ async def update(url: str) -> list[str]:
 
 
 async def must_be_there(url: str) -> None:
-    """Make sure that there is a schema where nobody asked to make it; of what age is another matter. Raises Failure."""
+    """Make sure that there is a schema, no older than this program, where nobody asked to make it. Raises Failure.
+
+    A newer one is that of a deploy that is under way.
+    """
     try:
-        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
-        try:
-            there = await connection.fetchval("SELECT to_regnamespace('run_gateway') IS NOT NULL")
-        finally:
-            await connection.close()
+        lacking = await missing(url)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Failure(f"cannot reach the database {name(url)}: {line(error)}") from error
-    if not there:
+        raise Failure(f"cannot read the schema of {name(url)}: {line(error)}") from error
+    if lacking == names():
         raise Failure(f"{name(url)} has no schema run_gateway: `run-gateway migrate` makes it")
+    if lacking:
+        raise Failure(
+            f"{name(url)} has a schema run_gateway that is older than this program: `run-gateway migrate` applies"
+            f" {', '.join(lacking)}"
+        )
 
 
 async def must_listen(url: str, given: str | None) -> None:

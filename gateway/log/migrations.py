@@ -10,7 +10,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
 
-from gateway.log.connect import connect
+from gateway.log.connect import LogConnection, connect
 
 _LOCK: Final = 0x72756E67  # an advisory lock's number of our own: "rung"
 
@@ -30,19 +30,34 @@ async def migrate(database_url: str) -> list[str]:
                 "CREATE TABLE IF NOT EXISTS run_gateway.migrations ("
                 " name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
             )
-            rows = await connection.fetch("SELECT name FROM run_gateway.migrations")
-            known = {row["name"] for row in rows}
-            missing = [name for name in tables() if name not in known]
-            # An older version that starts again beside a newer one leaves the newer one's functions alone.
-            if functions() > max((name for name in known if name.startswith("functions")), default=""):
-                missing.append(functions())
-            for name in missing:
+            lacking = await _missing(connection)
+            for name in lacking:
                 for script in _scripts(name):
                     await connection.execute(script.read_text())
                 await connection.execute("INSERT INTO run_gateway.migrations (name) VALUES ($1)", name)
-        return missing
+        return lacking
     finally:
         await connection.close()
+
+
+async def missing(database_url: str) -> list[str]:
+    """The names that `migrate` would apply; all of them where there is no schema. Changes nothing."""
+    connection = await connect(database_url, timeout=30)
+    try:
+        there = await connection.fetchval("SELECT to_regclass('run_gateway.migrations') IS NOT NULL")
+        return await _missing(connection) if there else names()
+    finally:
+        await connection.close()
+
+
+async def _missing(connection: LogConnection) -> list[str]:
+    rows = await connection.fetch("SELECT name FROM run_gateway.migrations")
+    known = {row["name"] for row in rows}
+    lacking = [name for name in tables() if name not in known]
+    # An older version that starts again beside a newer one leaves the newer one's functions alone.
+    if functions() > max((name for name in known if name.startswith("functions")), default=""):
+        lacking.append(functions())
+    return lacking
 
 
 def names() -> list[str]:
