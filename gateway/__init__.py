@@ -1,4 +1,5 @@
-"""The run gateway. Its laws, which comments cite by number:
+"""The run gateway. A § in a comment is a section of PROTOCOL.md of durable-streams/durable-streams, unless it names
+another document. A law is one of these, by its number:
 
 1. Durable before visible: no reader is shown an event whose transaction has not committed.
 2. The log is the truth, a notification a hint: without any, readers are late, never wrong.

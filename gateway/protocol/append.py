@@ -10,7 +10,7 @@ from gateway.protocol.batch import JSON_TYPE, media_type
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fields import RawHeaders, is_true, lease_of, safe_integer, single_headers, token
 
-UNNUMBERED: Final = -1  # the sequence of a heartbeat, which counts as no request of its producer
+UNNUMBERED: Final = -1  # the `seq` of a heartbeat, which is not one of the requests that its producer counts
 
 APPEND_HEADERS: Final = frozenset(
     (b"content-type", b"stream-closed", b"stream-seq", b"producer-id", b"producer-epoch", b"producer-seq", b"run-lease")
@@ -29,9 +29,10 @@ class Producer:
 
 @dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
 class AppendRequest:
-    """POST (§5.2). `media_type` None: nothing to compare. No events: it only closes, or is a run's sign of life.
+    """POST (§5.2). Without events it only closes the stream, or is a run's sign of life.
 
-    `lease`: seconds within which a run's producer promises the next sign of life.
+    `media_type` None: there is no body, so none to compare with the stream's. `lease`: seconds within which a run's
+    producer promises its next sign of life.
     """
 
     path: str
@@ -44,7 +45,7 @@ class AppendRequest:
 
     @property
     def plain(self) -> bool:
-        """Whether it may be merged with its neighbours: nothing in it is judged but the stream's state."""
+        """Whether the log may merge it with its neighbours, since only the stream's own state can refuse it."""
         return not self.close and self.producer is None and self.stream_seq is None and self.lease is None
 
 
@@ -70,7 +71,7 @@ def parse_append(path: str, headers: RawHeaders, body: bytes) -> AppendRequest:
 def parse_heartbeat(run: str, headers: RawHeaders, body: bytes) -> AppendRequest:
     """A POST to a run's `/heartbeat` as an AppendRequest without events: a sign of life. Raises InvalidRequest.
 
-    A producer that tells its epoch, and no sequence, is told when another has taken over.
+    A producer that sends its id and epoch (there is no sequence) is refused once another has taken over.
     """
     if body:
         raise InvalidRequest("A heartbeat has no body; what has one is appended to the run itself.")

@@ -51,8 +51,8 @@ class Batch:
     """The events after position `start` up to position `end`.
 
     `body` holds them as they travel: JSON messages joined by commas, without brackets, or plain bytes.
-    `up_to_date`: `end` was the tail when the batch was read. `closed`: and nothing will ever follow.
-    `lengths`: the bytes of each event, where they are known, so that a reader can begin in the middle.
+    `up_to_date`: `end` was the tail when the batch was read. `closed`: it was, and nothing will ever follow.
+    `lengths`: the bytes of each event, if they are known; without them no reader can begin in the middle.
     """
 
     start: int
@@ -80,7 +80,7 @@ class News:
     """Events `first` to `last` of a stream were committed; none when first > last. A hint (law 2).
 
     `body` holds them as a Batch's body does, or is None when they have to be read from the log. `heard`: when this
-    process learnt of it, in monotonic seconds; 0 where nobody has looked at a clock.
+    process learnt of it, in monotonic seconds; 0 when that was not measured.
     """
 
     path: str
@@ -93,7 +93,7 @@ class News:
 
 
 def after(encoding: Encoding, batch: Batch, position: int) -> Batch | None:
-    """What a batch holds after a position; None when that is outside, or nobody knows where in the bytes it is."""
+    """The part of a batch after a position; None when the position is outside, or its place in the bytes is unknown."""
     if position == batch.start:
         return batch
     if not batch.start < position <= batch.end:
@@ -108,7 +108,7 @@ def after(encoding: Encoding, batch: Batch, position: int) -> Batch | None:
 
 
 def join(encoding: Encoding, batches: list[Batch]) -> Batch:
-    """Adjacent batches as one; the last one tells whether it is up to date and closed."""
+    """Adjacent batches as one, as up to date and as closed as the last of them."""
     if len(batches) == 1:
         return batches[0]
     first, last = batches[0], batches[-1]

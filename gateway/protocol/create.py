@@ -38,7 +38,7 @@ CREATE_HEADERS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Where a new stream branches off (§4.2). `anchor` None: at the source's tail."""
+    """Where a new stream branches off (§4.2): `sub_offset` messages or bytes after `anchor`; None: after the tail."""
 
     source: str
     anchor: int | None
@@ -47,7 +47,7 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """PUT (§5.1). `content_type` None: a fork that takes its source's. `lease`: a run's, in seconds."""
+    """PUT (§5.1). `content_type` None: a fork that has its source's. `ttl` and `lease` are seconds."""
 
     path: str
     content_type: str | None
@@ -60,7 +60,7 @@ class CreateRequest:
     lease: int | None = None
 
     def events(self, content_type: str) -> list[bytes]:
-        """The initial events, as the stream's type has them (§9.1.3: an empty array is none)."""
+        """The initial events, as the stream's type has them (§9.1.3: an empty array is none). Raises InvalidJson."""
         if not self.body:
             return []
         if media_type(content_type) == JSON_TYPE:
@@ -119,5 +119,5 @@ def _timestamp(value: bytes) -> datetime:
         try:
             return datetime.fromisoformat(text).astimezone(UTC)
         except (ValueError, OverflowError):
-            pass  # such as the 30th of February, or a year outside the calendar: refused below like any other
+            pass  # such as the 30th of February, or a year outside the calendar: refused below
     raise InvalidRequest("Stream-Expires-At must be a timestamp of RFC 3339.")

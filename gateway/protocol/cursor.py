@@ -19,7 +19,7 @@ def parse_cursor(token: bytes) -> int | None:
 def cursor(now: float, client: int | None, jitter: float) -> int:
     """The next cursor: that of the time `now` (seconds since 1970), and always greater than the client's own.
 
-    A client that is not behind is sent ahead by 1 to 3600 seconds; `jitter` in [0, 1) says by how many.
+    A client whose cursor is not behind `now` is sent ahead of it, by 1 to 3600 seconds as `jitter` in [0, 1) says.
     """
     current = int(now - EPOCH) // INTERVAL
     if client is None or client < current:

@@ -1,6 +1,7 @@
-"""How a log is told to its readers: how positions are written, and what the headers of each mode are.
+"""A dialect is how a log's positions and headers are written for its readers.
 
-The gateway's own is the Durable Streams protocol as it stands; another system's log may have its own spelling of it.
+The gateway's own is the Durable Streams protocol as it stands. Another system's log, such as Flue's, may spell the same
+things in its own way.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One tree of refusals. A class's docstring is its message; `status` and `type` are what a client sees.
+"""The one tree of refusals. A class's docstring is the message that a client is shown, beside `status` and `type`.
 
-Knows nothing of HTTP beyond numbers and header names; `gateway.http.responses` renders it.
+Knows nothing of HTTP beyond numbers and header names; `gateway.http.responses` renders a refusal.
 """
 
 from __future__ import annotations
@@ -12,8 +12,20 @@ from gateway.protocol.offset import format_offset
 Headers = list[tuple[bytes, bytes]]
 
 
+def _challenge(*parameters: bytes) -> Headers:
+    """The header that says how to be let in, and why one was not (RFC 6750, §3)."""
+    return [(b"www-authenticate", b" ".join([b"Bearer", b", ".join(parameters)]).rstrip())]
+
+
+def _closed_at(tail: int) -> Headers:
+    """The headers of a refusal because the stream has ended at this position."""
+    return [(b"stream-closed", b"true"), (b"stream-next-offset", format_offset(tail))]
+
+
 class ProtocolError(Exception):
     """The request cannot be answered."""
+
+    # `details` says what in this very request was refused; `headers` are added to the answer.
 
     status: ClassVar[int] = 400
     type: ClassVar[str] = "invalid_request"
@@ -83,7 +95,7 @@ class CredentialMissing(ProtocolError):
     type = "credential_missing"
 
     def __init__(self, details: str | None = None) -> None:
-        super().__init__(details, [(b"www-authenticate", b"Bearer")])  # RFC 6750, §3.1: no error code
+        super().__init__(details, _challenge())  # §3.1: no error code where no credential was sent
 
 
 class CredentialMalformed(ProtocolError):
@@ -93,7 +105,7 @@ class CredentialMalformed(ProtocolError):
     type = "credential_malformed"
 
     def __init__(self, details: str | None = None) -> None:
-        super().__init__(details, [(b"www-authenticate", b'Bearer error="invalid_request"')])
+        super().__init__(details, _challenge(b'error="invalid_request"'))
 
 
 class TokenInvalid(ProtocolError):
@@ -103,7 +115,7 @@ class TokenInvalid(ProtocolError):
     type = "token_invalid"
 
     def __init__(self, details: str | None = None) -> None:
-        super().__init__(details, [(b"www-authenticate", b'Bearer error="invalid_token"')])
+        super().__init__(details, _challenge(b'error="invalid_token"'))
 
 
 class TokenExpired(ProtocolError):
@@ -113,8 +125,7 @@ class TokenExpired(ProtocolError):
     type = "token_expired"
 
     def __init__(self, details: str | None = None) -> None:
-        header = b'Bearer error="invalid_token", error_description="expired"'
-        super().__init__(details, [(b"www-authenticate", header)])
+        super().__init__(details, _challenge(b'error="invalid_token"', b'error_description="expired"'))
 
 
 class ScopeMissing(ProtocolError):
@@ -124,8 +135,8 @@ class ScopeMissing(ProtocolError):
     type = "scope_missing"
 
     def __init__(self, scope: str) -> None:
-        header = b'Bearer error="insufficient_scope", scope="%b"' % scope.encode()
-        super().__init__(f"It needs the scope {scope}.", [(b"www-authenticate", header)])
+        headers = _challenge(b'error="insufficient_scope"', b'scope="%b"' % scope.encode())
+        super().__init__(f"It needs the scope {scope}.", headers)
 
 
 class WrongStream(ProtocolError):
@@ -135,7 +146,7 @@ class WrongStream(ProtocolError):
     type = "wrong_stream"
 
     def __init__(self, details: str | None = None) -> None:
-        super().__init__(details, [(b"www-authenticate", b'Bearer error="insufficient_scope"')])
+        super().__init__(details, _challenge(b'error="insufficient_scope"'))
 
 
 class StaleEpoch(ProtocolError):
@@ -155,12 +166,11 @@ class ProducerLost(ProtocolError):
     type = "producer_lost"
 
     def __init__(self, tail: int, epoch: int | None = None) -> None:
-        offset = format_offset(tail)
-        super().__init__(
-            f"Its lease ran out; it ended at offset {offset.decode()}, and takes nothing more.",
-            [(b"stream-closed", b"true"), (b"stream-next-offset", offset)]
-            + ([] if epoch is None else [(b"producer-epoch", b"%d" % epoch)]),
-        )
+        headers = _closed_at(tail)
+        if epoch is not None:
+            headers.append((b"producer-epoch", b"%d" % epoch))
+        offset = format_offset(tail).decode()
+        super().__init__(f"Its lease ran out; it ended at offset {offset}, and takes nothing more.", headers)
 
 
 class StreamNotFound(ProtocolError):
@@ -205,11 +215,7 @@ class StreamClosed(ProtocolError):
     type = "stream_closed"
 
     def __init__(self, tail: int) -> None:
-        offset = format_offset(tail)
-        super().__init__(
-            f"It ended at offset {offset.decode()}.",
-            [(b"stream-closed", b"true"), (b"stream-next-offset", offset)],
-        )
+        super().__init__(f"It ended at offset {format_offset(tail).decode()}.", _closed_at(tail))
 
 
 class ContentTypeMismatch(ProtocolError):

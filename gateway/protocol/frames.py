@@ -18,7 +18,7 @@ def body(encoding: Encoding, batch: Batch) -> bytes:
 
 
 def parts(encoding: Encoding, batch: Batch) -> tuple[bytes, ...]:
-    """The same as pieces, the batch's own bytes among them."""
+    """The same in pieces, so that the batch's own bytes need not be copied."""
     return (b"[", batch.body, b"]") if encoding is Encoding.JSON else (batch.body,)
 
 
@@ -32,16 +32,16 @@ def sse(
 ) -> bytes:
     """A batch as one piece of an event stream: its data, if there is any, and always its control event.
 
-    Both carry `id:`, the offset after the data: an EventSource remembers the id of the last event that came whole,
-    and whichever of the two that was, going on from there neither skips nor repeats. The id stands before `event:`,
-    for clients may expect nothing between `event: control` and its data. `first` adds how soon to reconnect; `offset`
-    writes a position as the reader's dialect does.
+    Both carry `id:`, the offset after the data. An EventSource remembers the id of the last event that came whole;
+    whichever of the two that was, going on from there neither skips nor repeats. The id stands before `event:`, since
+    clients may expect nothing between `event: control` and its data. `first` adds how soon to reconnect; `offset`
+    writes positions in the reader's dialect.
     """
     end = offset(batch.end)
     retry = RETRY if first else b""
     data = b"" if batch.empty else b"id: %b\nevent: data\n%b\n" % (end, _data_lines(encoding, batch.body))
     if batch.closed:
-        state = b',"streamClosed":true'  # no cursor: nobody is to come back (§5.8)
+        state = b',"streamClosed":true'  # no cursor: nobody comes back (§5.8)
     elif batch.up_to_date:
         state = b',"streamCursor":"%b","upToDate":true' % cursor
     else:
@@ -65,6 +65,6 @@ def _data_lines(encoding: Encoding, payload: bytes) -> bytes:
         return b"data:[%b]\n" % payload  # messages are stored without line breaks
     if encoding is Encoding.BASE64:
         return b"data:%b\n" % b64encode(payload)
-    # CRLF, CR and LF all end a line of an event stream: none may slip a field of its own into the frame.
+    # CRLF, CR and LF all end a line of an event stream: no payload may smuggle a field of its own into the frame.
     lines = payload.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     return b"".join([b"data:%b\n" % line if not line.startswith(b" ") else b"data: %b\n" % line for line in lines])

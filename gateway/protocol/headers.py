@@ -10,8 +10,8 @@ from gateway.protocol.offset import format_offset
 Headers = list[tuple[bytes, bytes]]
 
 NO_STORE: Final = (b"cache-control", b"no-store")
-# Runs hold what agents said to somebody: a shared cache must not keep it (§10.1). What ends at the tail of an open
-# stream is asked for again (the ETag makes that cheap), for a reader must see what it has written itself.
+# Always private: runs hold what agents said to somebody, which no shared cache may keep (§10.1). An answer that ends at
+# the tail of an open stream has to be revalidated, which its ETag makes cheap: a reader must see its own writes.
 _CACHEABLE: Final = (b"cache-control", b"private, max-age=60, stale-while-revalidate=300")
 _REVALIDATE: Final = (b"cache-control", b"private, no-cache")
 _TRUE: Final = b"true"
@@ -20,7 +20,7 @@ CLOSED: Final = (b"stream-closed", _TRUE)
 
 
 def etag(stream: Stream, start: bytes, end: int, closed: bool) -> bytes:
-    """`{internal_stream_id}:{start}:{end}`, and `:c` once closed, for then the answer means more (§10.1)."""
+    """`{internal_stream_id}:{start}:{end}` (§10.1), with `:c` once closed: then the same events are another answer."""
     return b'"%d:%b:%b%b"' % (stream.id, start, format_offset(end), b":c" if closed else b"")
 
 
@@ -48,7 +48,7 @@ def of_stream(stream: Stream) -> Headers:
 
 
 def of_batch(stream: Stream, batch: Batch, start: bytes, *, cursor: int | None, now: bool) -> Headers:
-    """A response with data (§5.6, §5.7). `now`: it says where the tail is, which no cache may remember (§8)."""
+    """A response with data (§5.6, §5.7). `now`: the offset was `now`, so no cache may keep where the tail was (§8)."""
     headers = [
         (b"content-type", stream.content_type.encode("latin-1")),
         (b"stream-next-offset", format_offset(batch.end)),

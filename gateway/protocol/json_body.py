@@ -1,7 +1,7 @@
 """JSON mode (§9.1): a body as the messages that it holds, each as the very bytes that came.
 
 Messages are judged by parsing, and stored as they were written: numbers keep their digits, objects their order.
-Only line breaks, which JSON allows between tokens alone, become spaces: an SSE frame is made of lines.
+Only line breaks become spaces, since an SSE frame is made of lines; JSON allows them nowhere but between tokens.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]')
 def messages(body: bytes, *, may_be_empty: bool = False) -> list[bytes]:
     """The messages of a body: one level of an array is flattened (§9.1.2).
 
-    An empty array is no message at all: right in a PUT, refused in a POST (§9.1.3), as `may_be_empty` says.
-    Raises InvalidJson when the body is not JSON (RFC 8259), too deep, or an empty array where it must not be.
+    `may_be_empty`: whether an empty array is allowed, as in a PUT, but not in a POST (§9.1.3). Raises InvalidJson when
+    the body is not JSON (RFC 8259), is nested too deep, or is an empty array where that is not allowed.
     """
     try:
         value = orjson.loads(body)
@@ -36,15 +36,15 @@ def messages(body: bytes, *, may_be_empty: bool = False) -> list[bytes]:
     if not value:
         if not may_be_empty:
             raise InvalidJson("An empty array appends nothing.")
-        return []  # here, for `[ ]` is not what dumping gives, and would be split into one event of no bytes
+        return []  # now: `[ ]` is not what dumping gives, so it would be split below, into one event of no bytes
     if len(value) == 1:
         return [body[1:-1].strip(b" \t")]
     # Compact JSON, which most clients send, comes back byte for byte from dumping each element. The copies (b"%b")
-    # matter: a result of dumps keeps its whole buffer of a kilobyte or more alive.
+    # matter: what `dumps` returns keeps its whole buffer alive, a kilobyte or more.
     try:
         elements = [b"%b" % orjson.dumps(element) for element in value]
     except orjson.JSONEncodeError:
-        return _split(body)  # it reads what is nested 1,024 deep, and writes no more than 254
+        return _split(body)  # orjson reads 1,024 levels of nesting, and writes no more than 254
     if b"[%b]" % b",".join(elements) == body:
         return elements
     return _split(body)

@@ -46,7 +46,7 @@ def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool)
         raise InvalidRequest("live must be long-poll or sse.")
     offset = params["offset"].encode("latin-1", "replace") if "offset" in params else None
     resumed = found.get(b"last-event-id") if live is Live.SSE else None
-    if resumed:  # the browser's own reconnect: it repeats the URL and says where it stands
+    if resumed:  # an EventSource reconnects with the same URL, and says here where it stands
         offset = resumed
     if offset is None and live is not Live.NO:
         raise InvalidRequest("A live read requires an offset.")

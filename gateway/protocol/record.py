@@ -1,7 +1,7 @@
 """A run's record as its readers see it (`?meta`): Flue's RunRecord, byte for byte, and then what is the gateway's own.
 
-JSON that a client gave stands here as its text and is passed on untouched: numbers keep their digits, objects their
-order. What is None is absent; a JSON `null` that somebody wrote is not None.
+JSON that a client gave is kept as text and passed on untouched: numbers keep their digits, objects their order. A field
+that is None is absent; a JSON `null` that somebody wrote is the text `null`.
 """
 
 from __future__ import annotations

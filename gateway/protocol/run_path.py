@@ -1,7 +1,7 @@
-"""Where runs are: the stream `runs/<id>` is a run, `runs/<id>/control` the stream that goes the other way, and
-`runs/<id>/cancel` and `/heartbeat` and `/token` are requests and never streams.
+"""Where runs are: the stream `runs/<id>` is a run, and `runs/<id>/control` the stream to its producer. At
+`runs/<id>/cancel`, `/heartbeat` and `/token` there are requests, and never streams.
 
-A path may stand behind its tenant, as it does in the log.
+A path may have its tenant in front, as it does in the log.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def is_run(path: str) -> bool:
 
 
 def part_of(path: str) -> tuple[str, Part] | None:
-    """The run that a path lies below, and as what; None for every other path. Asked for every append: kept cheap."""
+    """The run below which a path lies, and as which part; None for other paths. Cheap, since every append asks."""
     if not path.endswith(_ENDINGS):
         return None
     run, slash, name = path.rpartition("/")

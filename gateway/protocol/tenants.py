@@ -11,7 +11,7 @@ SEPARATOR: Final = "\x1f"  # ASCII's own "unit separator"
 
 
 def within(tenant: str, name: str) -> str:
-    """A client's path or id as it is stored; the default tenant, "", has its own as they are."""
+    """A client's path or id as it is stored; those of the default tenant, "", are stored as they are."""
     return f"{tenant}{SEPARATOR}{name}" if tenant else name
 
 
@@ -21,10 +21,10 @@ def without(name: str) -> str:
 
 
 def shown(name: str) -> str:
-    """A stored path or id for people who look after all tenants, in logs: `acme:runs/17`."""
+    """A stored path or id as the operator's log shows it: `acme:runs/17`."""
     return name.replace(SEPARATOR, ":")
 
 
 def tenant_of(name: str) -> str:
-    """Whose a stored path or id is."""
+    """The tenant of a stored path or id; the default one is ""."""
     return name.rpartition(SEPARATOR)[0]
