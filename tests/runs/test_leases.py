@@ -20,6 +20,7 @@ from tests.log.rig import Log, connected, opened
 from tests.runs.tools import (
     CLOSED,
     JSON,
+    LONG_WATCHED,
     append,
     at,
     break_promise,
@@ -207,6 +208,7 @@ async def leased(log: Log, *paths: str, seconds: int = 60) -> None:
 async def due(log: Log, *, broken: bool, path: str = "runs/%") -> None:
     """Moves time: the look is due, and the promise is `broken` or not."""
     async with log.database.acquire() as connection:
+        await connection.execute(LONG_WATCHED)
         await connection.execute("UPDATE run_gateway.leases SET check_at = now() - interval '1 s'")
         if broken:
             await connection.execute(
@@ -229,6 +231,23 @@ async def test_one_machine_looks_for_all_and_another_takes_over_when_it_dies(dat
         look = await second.end_lost(10, again=False)
         assert [news.path for news in look.ended] == ["runs/a"]
         assert look.wait == 1
+
+
+async def test_while_nobody_looks_no_lease_runs_out(database_url: str) -> None:
+    """No Machine was there, or no database: that a producer was not heard says nothing of it."""
+    async with opened(database_url) as log, connected(database_url) as look:
+        store = Store(log.database, machine="m1")
+        await leased(log, "runs/a")
+        for gap in ("4 s", "1 h", "-4 s"):  # the last is a failover to a server whose clock is behind
+            await due(log, broken=True)
+            await look.execute("UPDATE run_gateway.lease_looks SET at = now() - $1::text::interval", gap)
+            assert (await store.end_lost(10, again=False)).ended == []
+            left = "SELECT extract(epoch FROM check_at - now()) FROM run_gateway.leases"
+            assert 55 < await look.fetchval(left) <= 60, "it has its whole time again"
+            await look.execute("UPDATE run_gateway.leases SET check_at = now()")
+            assert (await store.end_lost(10, again=True)).ended == []
+        await due(log, broken=True)
+        assert [news.path for news in (await store.end_lost(10, again=True)).ended] == ["runs/a"]
 
 
 async def test_of_machines_that_look_at_once_one_does(database_url: str) -> None:

@@ -13,6 +13,13 @@ JSON = {"Content-Type": "application/json"}
 CLOSED = {"Stream-Closed": "true"}
 
 
+# Whoever looks at leases has done so for an hour.
+LONG_WATCHED = (
+    "INSERT INTO run_gateway.lease_looks (at, since) VALUES (now() - interval '1.5 s', now() - interval '1 h')"
+    " ON CONFLICT (one) DO UPDATE SET since = excluded.since"
+)
+
+
 def at(position: int) -> str:
     return f"0000000000000000_{position:016}"
 
@@ -57,6 +64,7 @@ async def value(database: Database, query: str, *arguments: Any) -> Any:
 
 async def break_promise(database: Database, id: str) -> None:
     """Moves time: the run's lease has run out. What comes of it is the next look's matter."""
+    await value(database, LONG_WATCHED)
     await value(
         database,
         "WITH s AS (UPDATE run_gateway.streams SET lease_until = clock_timestamp() - interval '1 ms'"

@@ -294,6 +294,13 @@ END
 $$;
 
 
+-- When a lease runs out: no sooner than a whole one after the looks began, for until then there was no database, or no
+-- Machine, to show a sign of life to. Five seconds at least, as who was refused waits before he tries again.
+CREATE OR REPLACE FUNCTION run_gateway.lease_end(lease_until timestamptz, lease integer, watched timestamptz)
+RETURNS timestamptz LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN lease_until IS NOT NULL THEN greatest(lease_until, watched + greatest(lease, 5) * interval '1 second') END;
+
+
 -- The look of every second, by one Machine at a time: ends the runs whose leases have run out, and moves on the look
 -- at those that have shown a sign of life. `wait`: when this Machine is to come again. Whoever looked comes again after
 -- a second; the others when a look is overdue, because that one has died. `more`: not all that was due has been seen
@@ -306,27 +313,35 @@ LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    this   timestamptz := clock_timestamp();
-    looked timestamptz;
-    due    bigint[];
-    doomed record;
-    ended  record;
-    moved  bigint;
-    seen   bigint;
+    this    timestamptz := clock_timestamp();
+    looked  timestamptz;
+    watched timestamptz;   -- since when somebody has looked every few seconds
+    due     bigint[];
+    doomed  record;
+    ended   record;
+    moved   bigint;
+    seen    bigint;
 BEGIN
     more := false;
     wait := interval '1.5 seconds';
     IF NOT pg_try_advisory_xact_lock(1920298604) THEN   -- a number of our own: "rusl"
         RETURN;
     END IF;
-    IF NOT again THEN
-        -- By its key: with sequential scans off, a plan without one costs so much that a server with JIT compiles it.
-        SELECT l.at INTO looked FROM run_gateway.lease_looks l WHERE l.one;
+    -- By its key: with sequential scans off, a plan without one costs so much that a server with JIT compiles it.
+    IF again THEN
+        UPDATE run_gateway.lease_looks l SET at = this WHERE l.one RETURNING l.since INTO watched;
+    ELSE
+        SELECT l.at, l.since INTO looked, watched FROM run_gateway.lease_looks l WHERE l.one;
         IF looked BETWEEN this - interval '0.9 seconds' AND this THEN
             wait := looked + wait - this;
             RETURN;
         END IF;
-        INSERT INTO run_gateway.lease_looks (at) VALUES (this) ON CONFLICT (one) DO UPDATE SET at = excluded.at;
+        IF looked NOT BETWEEN this - interval '3 seconds' AND this THEN
+            watched := NULL;
+        END IF;
+        watched := coalesce(watched, this);
+        INSERT INTO run_gateway.lease_looks (at, since) VALUES (this, watched)
+        ON CONFLICT (one) DO UPDATE SET at = excluded.at, since = excluded.since;
     END IF;
     wait := interval '1 second';
     SELECT array_agg(l.stream) INTO due
@@ -335,10 +350,10 @@ BEGIN
         RETURN;
     END IF;
     -- Alive. `check_at` is asked for once more: a shorter lease may have been promised at this moment.
-    UPDATE run_gateway.leases l SET check_at = s.lease_until
+    UPDATE run_gateway.leases l SET check_at = run_gateway.lease_end(s.lease_until, s.lease, watched)
       FROM run_gateway.streams s
      WHERE l.stream = ANY (due) AND s.id = l.stream AND l.check_at <= this
-       AND s.lease_until > this AND NOT s.closed AND s.path IS NOT NULL;
+       AND run_gateway.lease_end(s.lease_until, s.lease, watched) > this AND NOT s.closed AND s.path IS NOT NULL;
     GET DIAGNOSTICS seen = ROW_COUNT;
     DELETE FROM run_gateway.leases l
      WHERE l.stream = ANY (due)
@@ -349,12 +364,14 @@ BEGIN
 
     FOR doomed IN
         SELECT s.id, s.path FROM run_gateway.streams s
-         WHERE s.id = ANY (due) AND s.lease_until <= this AND NOT s.closed AND NOT s.gone AND run_gateway.live(s)
+         WHERE s.id = ANY (due) AND run_gateway.lease_end(s.lease_until, s.lease, watched) <= this
+           AND NOT s.closed AND NOT s.gone AND run_gateway.live(s)
          ORDER BY s.path
     LOOP
         -- Whoever holds the row is appending: a sign of life. What it committed by now is judged here.
         PERFORM 1 FROM run_gateway.streams s
-          WHERE s.id = doomed.id AND s.lease_until <= this AND NOT s.closed AND NOT s.gone AND s.path IS NOT NULL
+          WHERE s.id = doomed.id AND run_gateway.lease_end(s.lease_until, s.lease, watched) <= this
+            AND NOT s.closed AND NOT s.gone AND s.path IS NOT NULL
             FOR NO KEY UPDATE SKIP LOCKED;
         CONTINUE WHEN NOT FOUND;
         BEGIN
