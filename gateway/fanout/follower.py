@@ -21,7 +21,7 @@ class Direct(Protocol):
     """A connection that can be written to without its handler: see `gateway.fanout.transport`.
 
     While it is writable nothing is buffered for it, and `send` goes straight to the socket: it returns how many bytes
-    went, or raises OSError. What is left is for `write`, which buffers it.
+    it took, or raises OSError. `write` takes the rest, and buffers what the socket does not take.
     """
 
     follower: Follower | None
@@ -34,26 +34,27 @@ class Direct(Protocol):
 
 
 def direct(scope: Mapping[str, Any]) -> Direct | None:
-    """The connection that a request came on, when it can be written to directly.
+    """The connection that a request came on, if it can be written to directly.
 
-    Not to HTTP/1.0, which knows no chunks, and not behind another server.
+    It cannot with HTTP/1.0, which has no chunked coding, nor under another server than ours.
     """
     connection: Direct | None = scope.get("extensions", {}).get(EXTENSION)
     return connection if scope["http_version"] == "1.1" else None
 
 
 class Signal(Enum):
-    """What a follower may be woken for instead of a batch."""
+    """What `next` may give instead of a batch."""
 
-    HEARTBEAT = "heartbeat"
-    OVER = "over"
+    HEARTBEAT = "heartbeat"  # nothing was sent for long: say that the connection is alive
+    OVER = "over"  # nothing more comes here: the response ends
 
 
 class Follower:
     """A reader of one stream from `position` on.
 
     Use as a context manager: it is registered with the hub before its first read (law 4), and leaves at the end.
-    `direct` None: batches are handed out one by one, and nothing is written behind the handler's back.
+    With `direct`, what is new is written to that connection by the tail itself, without a turn of its handler. Without,
+    every batch is given out by `next`.
     """
 
     __slots__ = ("_direct", "_hub", "_over", "_parked", "_signal", "position", "slot", "tail")
@@ -69,13 +70,13 @@ class Follower:
         self._signal: Signal | None = None
         if direct is not None:
             direct.follower = self
-            self._over = direct.lost()  # it went before anybody could be told
+            self._over = direct.lost()  # it may have been lost before there was a follower to be told
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._leave()  # if it was cancelled where it waited
+        self._leave()  # it is still in the tail if it was cancelled while it waited
         if self._direct is not None:
             self._direct.follower = None
         self._hub.deadlines.unschedule(self, self.slot)
@@ -91,12 +92,12 @@ class Follower:
         return page
 
     def expire(self, after: float) -> None:
-        """Ends by itself in `after` seconds; soon on a Machine that is draining."""
+        """Has it end in `after` seconds, or within a second or so on a Machine that is draining."""
         deadlines = self._hub.deadlines
         self.slot = deadlines.schedule(self, deadlines.time_for(after))
 
     async def next(self) -> Batch | Signal:
-        """What comes after `position`, which moves on to its end; waits as long as there is nothing.
+        """The next batch, which `position` moves past, or a signal. Waits while there is nothing.
 
         Raises what a read of the log raises.
         """
@@ -121,7 +122,7 @@ class Follower:
                 if batch.start != self.position or tail.ended:
                     continue
                 if batch.empty and not batch.closed:
-                    # Nothing there, and yet not at the tail: it is filling up, or this reader is ahead of the log.
+                    # Nothing there, though this is not the tail: the tail is behind, or the reader is ahead of the log.
                     await self._park(None)
                     continue
             self.position = batch.end
@@ -129,29 +130,29 @@ class Follower:
         return Signal.OVER
 
     def wake(self) -> None:
-        """Something has changed: look again."""
+        """Something has changed: `next` looks again."""
         self._leave()
         parked, self._parked = self._parked, None
         if parked is not None and not parked.done():
             parked.set_result(None)
 
     def beat(self) -> None:
-        """Nothing has happened for a while."""
+        """Nothing has been sent for a while."""
         self._signal = Signal.HEARTBEAT
         self.wake()
 
     def spill(self, rest: bytes) -> None:
-        """The end of what the tail has sent did not go: the transport keeps it, and says that it is full."""
+        """The socket did not take all that the tail sent: the transport buffers the rest, and reports that it is full."""
         assert self._direct is not None
         self._direct.write(rest)
 
     def end(self) -> None:
-        """There is nothing more to come here: closed, drained, too old, disconnected."""
+        """Nothing more comes here: the stream is closed, the Machine drains, its time is up, or its client has gone."""
         self._over = True
         self.wake()
 
     def _park(self, direct: Direct | None) -> asyncio.Future[None]:
-        """Is done when there is reason to look again; meanwhile `direct`, standing at the tail, is written to."""
+        """Joins the tail, which writes to `direct` from now on. The future is done when there is a reason to look."""
         if direct is not None:
             self.tail.direct[self] = direct.send
         else:

@@ -1,7 +1,7 @@
-"""Pages for those who only read: bytes from memory, but whether and how far the stream is there always from the log.
+"""Pages for plain reads: their bytes may come from memory, the state of their stream always comes from the log.
 
-What a page holds never changes, so many readers of one run cost one read of it each page. A request may join a look
-at the log that has not begun yet, never one under way: it sees every append that was acknowledged before it came.
+The events in a page never change, so many readers of one run cost one read of each page's bytes. A request may share a
+query that has not begun, and never one under way: so it sees every append that was acknowledged before it came.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from typing import Final, Protocol
 from gateway.fanout.shared import shared
 from gateway.protocol.batch import Page
 
-MOST_PAGES: Final = 512  # that are kept: to read a small page costs no more than to ask whether it still holds
+MOST_PAGES: Final = 512  # kept at once: for a small page, asking whether it is still valid costs as much as reading it
 
 Key = tuple[str, int]
 
 
 class Log(Protocol):
-    """Reads the page after a position; `known`, an older one from there, spares its bytes the way."""
+    """Reads the page after a position. `known`: an older page from there, whose bytes need not be sent again."""
 
     async def read(self, path: str, position: int, *, known: Page | None = None) -> Page: ...
 
 
 class Pages:
-    """The most recent pages that fit in `most` bytes."""
+    """The pages that were read last, as many as fit in `most` bytes. `joined` counts reads without a query of their own."""
 
     def __init__(self, log: Log, most: int) -> None:
         self.bytes = 0
-        self.joined = 0  # reads that somebody else had asked for
+        self.joined = 0
         self._log = log
         self._most = most
         self._kept: OrderedDict[Key, Page] = OrderedDict()
-        self._next: dict[Key, asyncio.Task[Page]] = {}  # looks that have not begun
+        self._next: dict[Key, asyncio.Task[Page]] = {}  # queries that have not begun, which may be joined
         self._running: dict[Key, asyncio.Task[Page]] = {}
 
     async def read(self, path: str, position: int) -> Page:
-        """The page after a position, as fresh as if it were all read now. Raises what the read does."""
+        """The page after a position, as fresh as if it were read now. Raises what the read raises."""
         key = (path, position)
         look = self._next.get(key)
         if look is None:

@@ -1,7 +1,7 @@
-"""The tail of one stream that somebody follows here: where it stands, what was new lately, who is to be told.
+"""The tail of one stream that is followed here: its position, its latest batches, and the followers to be told.
 
-Everything here happens between two awaits: a follower that compares its position with the tail's and joins cannot
-miss what comes in between (law 4).
+Nothing here awaits, so a follower that compares its position with the tail's, and then joins, cannot miss anything that
+comes in between (law 4).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RING_BYTES: Final = 64 << 10  # of recent batches, for readers that are a little behind
 RING_BATCHES: Final = 128
-EARLY: Final = 32  # pieces of news, of an EARLYth of RING_BYTES each, that wait for a read that is under way
+EARLY: Final = 32  # news that may wait for a read that is under way, each of at most RING_BYTES / EARLY bytes
 
 Send = Callable[[bytes], int]  # as socket.send: how much of it went, or OSError
 
@@ -27,8 +27,9 @@ Send = Callable[[bytes], int]  # as socket.send: how much of it went, or OSError
 class Tail:
     """Position, recent batches and followers of one stream.
 
-    `position` is None until a read has reached the end of the log. `direct` holds the followers that stand at
-    `position` and are written to by `publish` itself; `waiting` those that are woken and fetch for themselves.
+    `position` is None until a read has reached the end of the log. `direct` holds the followers that have
+    everything up to `position`, and are written to by `publish` itself; `waiting` those that are woken, and fetch for
+    themselves.
     """
 
     __slots__ = (
@@ -61,11 +62,11 @@ class Tail:
         self.position: int | None = None
         self.closed = False
         self.ended = False  # deleted, expired or replaced by another stream: every follower has to go
-        self.wanted = 0  # the highest position that any news has named
+        self.wanted = 0  # the highest position that any news has named: the log is read up to there
         self.filling = False
-        self.heard = 0.0  # when the first news came that waits for a read; 0: none does
-        self.opening: asyncio.Task[Page] | None = None  # the read that will give it a position, if all goes well
-        self.early: list[News] = []
+        self.heard = 0.0  # when the first of the news came that wait for a read, monotonic seconds; 0: none waits
+        self.opening: asyncio.Task[Page] | None = None  # the first follower's first read
+        self.early: list[News] = []  # news that has come before the read that it goes on from
         self.ring: list[Batch] = []  # no deque: one takes 0.6 kB while it is empty
         self.ring_bytes = 0
         self.direct: dict[Follower, Send] = {}
@@ -75,14 +76,14 @@ class Tail:
         self.quiet_since = now
 
     def take(self, stream: Stream) -> None:
-        """What the first read has found at this path."""
+        """Takes the stream that the first read has found at this path."""
         self.stream = stream
         self.encoding = stream.encoding
 
     def publish(self, batch: Batch, cursor: int, now: float) -> None:
         """Moves the tail by a batch that begins where it stands, and writes it to whoever stands there too."""
         assert batch.start == self.position, "a tail never skips (law 3)"
-        self.position = batch.end  # before the writes: a follower that has to leave meanwhile was given this batch
+        self.position = batch.end  # before the writes: a follower that leaves during them was given this batch
         self.closed = batch.closed
         self._remember(batch)
         if self.direct:
@@ -93,7 +94,7 @@ class Tail:
                 follower.wake()
         if batch.closed:
             for follower in tuple(self.direct):
-                follower.end()  # its last frame said so
+                follower.end()  # the frame that it was just sent says that the stream is closed
 
     def write(self, data: bytes) -> None:
         """Sends the same bytes to everybody who stands at the tail. This loop is what a delivery costs."""
@@ -101,15 +102,15 @@ class Tail:
         for follower, send in tuple(self.direct.items()):
             try:
                 sent = send(data)
-            except OSError:  # full, or lost: its transport knows what to do about either
+            except OSError:  # full or lost, which its transport deals with
                 sent = 0
             if sent < size:
                 follower.spill(data[sent:])
 
     def remembered(self, position: int) -> Page | None:
-        """Everything after `position`, without a look at the log; None where memory is not enough.
+        """A page of everything after `position`, from memory; None when the log has to be read.
 
-        Not for streams with a TTL, which every read of the log prolongs (§5.1).
+        That is so for a stream with a TTL, since it is a read of the log that prolongs it (§5.1).
         """
         stream = self.stream
         if stream is None or stream.ttl is not None or self.position is None or self.ended:
@@ -121,9 +122,9 @@ class Tail:
         """Everything after `position`, from memory; None when it is not all there."""
         if self.position is None or position > self.position:
             return None
-        known = self.closed or self.wanted <= self.position  # whether this is the end, as far as anybody has heard
+        up_to_date = self.closed or self.wanted <= self.position  # as far as any news tells
         if position == self.position:
-            return Batch(position, position, b"", known, self.closed)
+            return Batch(position, position, b"", up_to_date, self.closed)
         recent: list[Batch] = []
         for batch in reversed(self.ring):
             recent.append(batch)
@@ -134,18 +135,18 @@ class Tail:
                 recent[-1] = rest
                 recent.reverse()
                 joined = join(self.encoding, recent)
-                return Batch(position, self.position, joined.body, known, self.closed)
+                return Batch(position, self.position, joined.body, up_to_date, self.closed)
         return None
 
     def expect(self, news: News) -> None:
-        """Keeps what has come too early: the log is being read up to where it will fit."""
+        """Keeps news that has come too early: the log is being read up to where the news begins."""
         self.wanted = max(self.wanted, news.last)
         size = 0 if news.body is None else len(news.body)
         if news.body is not None and len(self.early) < EARLY and size <= RING_BYTES // EARLY:
             self.early.append(news)
 
     def due(self) -> News | None:
-        """What came early and fits now. What does not fit, nor ever will, is forgotten."""
+        """The news that came early and begins where the tail is now, or None. Forgets what is known already."""
         assert self.position is not None
         while self.early and self.early[0].first <= self.position:
             del self.early[0]
@@ -154,7 +155,7 @@ class Tail:
         return None
 
     def finish(self) -> None:
-        """The stream is not there any more: every follower ends, and learns why when it asks again."""
+        """The stream is gone: every follower ends. Its client learns why when it asks again."""
         self.ended = True
         self.early.clear()
         for follower in (*self.direct, *self.waiting):
@@ -176,7 +177,7 @@ class Tail:
 
 
 def _end_of(encoding: Encoding, batch: Batch) -> Batch:
-    """The last events of a batch that is too large to remember; the batch itself, if nobody knows where they begin."""
+    """The last events of a batch, as many as can be remembered; the whole batch, if its events' lengths are unknown."""
     start, room = batch.end, RING_BYTES
     for length in reversed(batch.lengths or ()):
         room -= length + 1
