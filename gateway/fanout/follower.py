@@ -142,7 +142,7 @@ class Follower:
         self.wake()
 
     def spill(self, rest: bytes) -> None:
-        """The socket did not take all that the tail sent: the transport buffers the rest, and reports that it is full."""
+        """The socket did not take all that the tail sent: the transport buffers the rest, and says that it is full."""
         assert self._direct is not None
         self._direct.write(rest)
 

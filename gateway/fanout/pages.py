@@ -25,7 +25,7 @@ class Log(Protocol):
 
 
 class Pages:
-    """The pages that were read last, as many as fit in `most` bytes. `joined` counts reads without a query of their own."""
+    """The pages that were read last, as many as fit in `most` bytes. `joined` counts reads that shared a query."""
 
     def __init__(self, log: Log, most: int) -> None:
         self.bytes = 0

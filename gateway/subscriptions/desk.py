@@ -1,4 +1,4 @@
-"""The handlers of the reserved control APIs (§6, §7): each reads, asks the store, answers.
+"""The handlers of the reserved control APIs (§6, §7): each parses, asks the store, and answers.
 
 Bodies are read by hand: the protocol's own rules and codes judge them (`rules`), not a schema.
 """
@@ -16,6 +16,7 @@ from fastapi.responses import Response
 
 from gateway.auth.gate import principal_of
 from gateway.auth.principal import NOBODY
+from gateway.protocol.record import instant
 from gateway.protocol.tenants import tenant_of, within, without
 from gateway.subscriptions import http, rules
 from gateway.subscriptions.errors import Code, Refusal
@@ -34,7 +35,11 @@ Id = Annotated[str, Path(description="The subscription's id, chosen by its creat
 
 
 class Desk:
-    """The handlers. `changed`: what is subscribed to is different now; `ring`: there may be a wake to deliver."""
+    """The handlers, one a route.
+
+    They call `changed` when other things are subscribed to than before, and `ring` when there may be a wake to deliver.
+    `address` makes the URL of a path below the router's prefix.
+    """
 
     def __init__(
         self,
@@ -143,8 +148,8 @@ class Desk:
             stored, generation = keys.check_token(token, id, time.time())
         except Refusal as refusal:
             if principal_of(request.scope) is NOBODY:
-                raise  # whoever has shown nothing is told nothing
-            refused = refusal  # that there is no such subscription would go before
+                raise  # without any valid credential one is not told whether there is such a subscription
+            refused = refusal  # told only if the subscription is there: that it is not goes first
         try:
             next_wake = await self._store.settle(stored, type, generation, settlement.within(tenant_of(stored)))
         except Refusal as refusal:
@@ -163,7 +168,7 @@ class Desk:
             "webhook": await self._webhook(subscription.webhook_url),
             "wake_stream": subscription.wake_stream and without(subscription.wake_stream),
             "lease_ttl_ms": subscription.lease_ttl_ms,
-            "created_at": subscription.created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "created_at": instant(subscription.created_at),
             "status": "failed" if subscription.failing else "active",
             "description": subscription.description,
         }

@@ -1,7 +1,7 @@
-"""What a Machine does for subscriptions by itself: it looks for work, wakes, and delivers webhooks.
+"""What a Machine does for subscriptions by itself: it looks for work, wakes subscriptions, and delivers webhooks.
 
-Law: it keeps nothing that another Machine would miss. All it remembers are hints (which paths were appended to) and
-the attempts that it is making; a Machine that dies leaves its attempts to be taken over when their time is up.
+It keeps nothing that another Machine would miss: only hints (which paths were appended to) and the attempts that it is
+making. When a Machine dies, others make its attempts again as soon as their time is up.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ logger = logging.getLogger("gateway.subscriptions.dispatcher")
 
 _MOST_DELIVERIES: Final = 64  # at once
 _MOST_WAKES: Final = 200  # in one turn
-_HOLD: Final = TIMEOUT + 5.0  # seconds until an attempt that nobody has reported is made again
-_BREATH: Final = 0.05  # seconds between two turns: a busy log is looked at some times a second, not at every commit
-_LEISURE: Final = 20  # looking for idle ones takes at most one part in so many of the time
+_HOLD: Final = TIMEOUT + 5.0  # seconds after which an attempt whose outcome was not reported is made again
+_BREATH: Final = 0.05  # seconds between two turns: on a busy log it looks some times a second, not at every commit
+_LEISURE: Final = 20  # looking for idle subscriptions may take one part in so many of the time
 _TIDY_INTERVAL: Final = 300.0  # seconds, give or take a half
 _TIDY_SOON: Final = 30.0
 _TIDY_ROWS: Final = 5_000
@@ -37,7 +37,7 @@ _PARTING: Final = 2.0  # seconds that attempts have to end at shutdown
 
 
 class Dispatcher:
-    """One loop. `ring` makes it look at what this Machine's own appends and requests have brought."""
+    """The one loop. `scan_interval`: seconds between looks for work that no hint has told of."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Dispatcher:
         self._deliveries: dict[asyncio.Task[None], Delivery] = {}
         self._task: asyncio.Task[None] | None = None
         self._tidy_at = float("inf")
-        self._round_at = 0.0  # when to look at what is done every second
+        self._round_at = 0.0  # when the next round is due
         self._look_at = 0.0  # when to look for idle subscriptions with work, which may take longer
         self._may_deliver = False
         self._stopping = False
@@ -67,7 +67,7 @@ class Dispatcher:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Ends. Attempts that do not end in time are another Machine's at once."""
+        """Ends. Attempts that do not end in time are given back, for another Machine to make at once."""
         self._stopping = True
         self.ring()
         if self._task is not None:
@@ -75,7 +75,7 @@ class Dispatcher:
         under_way = dict(self._deliveries)
         for task in await _end(list(under_way)):
             delivery = under_way[task]
-            with suppress(Unavailable):  # then it is made again when its time is up
+            with suppress(Unavailable):  # then another Machine makes it when its time is up
                 await self._store.give_back(delivery)
 
     def ring(self) -> None:
@@ -84,15 +84,15 @@ class Dispatcher:
         self._rung.set()
 
     def hint(self) -> None:
-        """The watch has noticed an append."""
+        """The watch has noticed an append that may concern a subscription."""
         self._rung.set()
 
     def tidy_soon(self) -> None:
-        """A stream has gone, or a subscription: what is left of it may go as well."""
+        """A stream or a subscription was deleted: its links are to be removed before long."""
         self._tidy_at = min(self._tidy_at, asyncio.get_running_loop().time() + _TIDY_SOON)
 
     async def refresh(self) -> None:
-        """Learns what is subscribed to, now: a request has changed it here. Raises Unavailable."""
+        """Learns at once what is subscribed to, since a request has changed it here. Raises Unavailable."""
         self._watch.learn(await self._store.interest(self._watch.interest))
         self.ring()
 
@@ -107,9 +107,9 @@ class Dispatcher:
             try:
                 await self._turn(loop.time())
             except Unavailable:
-                self._ail()
+                self._failed()
             except Exception:
-                # A fault of ours must not end this Machine's deliveries: the next round tries again.
+                # A defect here must not end this Machine's deliveries: the next round tries again.
                 logger.exception("Subscriptions could not be looked after; the next round tries again.")
                 self._watch.overflowed = True
             await asyncio.sleep(_BREATH)
@@ -126,7 +126,7 @@ class Dispatcher:
             await self._deliver()
 
     async def _round(self, now: float) -> None:
-        """What is done once a second, rung or not: this is what takes over from a dead Machine."""
+        """What is done every `scan_interval`, with or without a hint: this takes over what a dead Machine has left."""
         self._watch.learn(await self._store.interest(self._watch.interest))
         if now >= self._tidy_at:
             await self._tidy()
@@ -152,13 +152,13 @@ class Dispatcher:
             if await self._store.wake(subscription, path):
                 self._may_deliver = True
         if len(candidates) == _MOST_WAKES:
-            self._watch.overflowed = True  # there may be more
+            self._watch.overflowed = True  # there may be more of them: look again at once
             self._round_at = 0.0
 
     async def _deliver(self) -> None:
         free = _MOST_DELIVERIES - len(self._deliveries)
         if not free:
-            return  # the first attempt that ends rings
+            return  # the next attempt to end rings
         keys = await self._keys()
         for delivery in await self._store.claim_deliveries(_HOLD, free):
             task = asyncio.create_task(self._attempt(delivery, keys))
@@ -167,7 +167,7 @@ class Dispatcher:
 
     def _attempted(self, task: asyncio.Task[None]) -> None:
         del self._deliveries[task]
-        self.ring()  # for the next wake, and for what waited for a place
+        self.ring()  # there may be a next wake, and there is room for one more attempt
         if not task.cancelled() and task.exception() is not None:
             logger.error("A delivery ended badly; it is made again.", exc_info=task.exception())
 
@@ -194,7 +194,7 @@ class Dispatcher:
             now = asyncio.get_running_loop().time()
             self._tidy_at = now + _TIDY_INTERVAL * random.uniform(0.5, 1.5)
 
-    def _ail(self) -> None:
+    def _failed(self) -> None:
         self._watch.overflowed = True  # what was gathered is lost: the next round looks at everything
         if self._well:
             logger.warning("Subscriptions wait for the database.")
@@ -207,7 +207,7 @@ class Dispatcher:
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> list[asyncio.Task[None]]:
-    """Gives tasks a moment, then cancels them; those that were cancelled."""
+    """Gives tasks a moment to end, then cancels them. Returns those that it cancelled."""
     if not tasks:
         return []
     _, late = await asyncio.wait(tasks, timeout=_PARTING)

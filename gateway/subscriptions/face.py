@@ -55,25 +55,25 @@ class Subscriptions:
         self._dispatcher = Dispatcher(
             self._store, self._watch, self._webhooks, self._keyring.keys, scan_interval=self._scan_interval
         )
-        with suppress(Unavailable):  # both are asked for again when they are needed
+        with suppress(Unavailable):  # keys and subscriptions are asked for again when they are needed
             await self._keyring.keys()
             await self._dispatcher.refresh()
         self._dispatcher.start()
 
     async def stop(self) -> None:
-        """Ends; deliveries that are under way have a moment, and are then left to another Machine."""
+        """Ends. Deliveries that are under way get a moment, and are then left to another Machine."""
         if self._dispatcher is not None:
             await self._dispatcher.stop()
         if self._webhooks is not None:
             await self._webhooks.close()
 
     def appended(self, path: str) -> None:
-        """This Machine has committed an append. Costs a look into a dictionary at most times."""
+        """This Machine has committed an append. Mostly costs no more than a look into a dictionary."""
         if self._watch.notice(path) and self._dispatcher is not None:
             self._dispatcher.hint()
 
     def deleted(self, path: str) -> None:
-        """This Machine has deleted a stream. Its links count no more already; they are tidied away."""
+        """This Machine has deleted a stream. Its links no longer count, and are removed later."""
         if self._dispatcher is not None:
             self._dispatcher.tidy_soon()
 
@@ -95,7 +95,7 @@ class Subscriptions:
 
     async def _changed(self) -> None:
         if self._dispatcher is not None:
-            with suppress(Unavailable):  # the change is made, and the next look learns of it
+            with suppress(Unavailable):  # the change is committed: the next round learns of it
                 await self._dispatcher.refresh()
 
     def _ring(self) -> None:

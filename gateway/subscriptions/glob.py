@@ -1,7 +1,7 @@
 """Patterns over stream paths (§6.2): `*` is one segment, `**` any number of them, everything else is literal.
 
-One pattern, two forms with the same meaning: a test in Python and a regular expression for Postgres. Empty segments
-count as none on both sides.
+A pattern has two forms of the same meaning: a test in Python, and a regular expression for Postgres. Empty segments, as
+in `a//b`, are ignored in patterns and in paths.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Final
 
 from gateway.protocol.tenants import tenant_of, without
 
-_STAR: Final = re.compile("%2[Aa]")  # an asterisk that is meant literally
+_STAR: Final = re.compile("%2[Aa]")  # how a literal asterisk is written
 _SPECIAL: Final = re.compile(r"([^0-9A-Za-z\x80-\U0010ffff])")
 
 
 class Glob:
-    """A pattern that has been taken apart once.
+    """A parsed pattern.
 
-    `tenant`: whose paths it takes, and no others'.
-    `head`: what every matching path begins with, but for slashes: the first segment when it is literal.
-    `regex`: the same test as `matches` for Postgres, on `'/' || path`, where the path is without its tenant.
+    `tenant`: only paths of this tenant match.
+    `head`: the first segment if it is literal, with which every matching path begins, apart from slashes; else "".
+    `regex`: the same test as `matches`, for Postgres, on `'/' || path`, where the path is without its tenant.
     """
 
     def __init__(self, pattern: str, tenant: str = "") -> None:
@@ -28,19 +28,19 @@ class Glob:
         self.tenant = tenant
         segments: list[str] = []
         for segment in _split(pattern):
-            if segment != "**" or segments[-1:] != ["**"]:  # `**/**` says no more than `**`
+            if segment != "**" or segments[-1:] != ["**"]:  # `**/**` means the same as `**`
                 segments.append(segment)
         self._segments = tuple(segments)
         self.head = "" if not segments or segments[0] in ("*", "**") else _literal(segments[0])
         self.regex = "^" + "".join(map(_regex, segments)) + "/*$"
 
     def matches(self, path: str) -> bool:
-        """Whether it takes the stored path; never more than segments of the one times segments of the other."""
+        """Whether a stored path matches. Takes at most (segments of the pattern) x (segments of the path) steps."""
         if tenant_of(path) != self.tenant:
             return False
         parts = _split(without(path))
         at, part = 0, 0
-        resume: tuple[int, int] | None = None  # after the last `**`: where it stands, and how far it has eaten
+        resume: tuple[int, int] | None = None  # the last `**`: its segment, and the first part that it does not take
         while part < len(parts):
             segment = self._segments[at] if at < len(self._segments) else None
             if segment == "**":

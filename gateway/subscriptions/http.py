@@ -55,7 +55,7 @@ async def body(request: Request) -> object:
 
 
 def answer(status: int, content: bytes, content_type: str, cache_control: str = "no-store") -> Response:
-    """A response whose headers are these and no others of the framework's."""
+    """A response with these headers, and none of the framework's."""
     response = Response(status_code=status)
     response.body = content
     response.raw_headers = [(b"cache-control", cache_control.encode())]
@@ -78,7 +78,7 @@ def empty() -> Response:
 
 
 def refuse(refusal: Refusal) -> Response:
-    """The protocol's error, `code`, in the shape that all of the gateway's errors have."""
+    """The answer to a refused request: the protocol's `code`, in the shape of all errors of the gateway."""
     name = refusal.code.name
     fields = {"code": name, "type": name.lower(), "message": refusal.message, "details": None, **refusal.more}
     return json(refusal.code.number, {"error": fields})

@@ -1,6 +1,6 @@
 """The rules of §6 and §7 as pure functions: what a request asks for, or a Refusal that changes nothing.
 
-Lenient where the reference is: a field of the wrong type that may be left out counts as left out.
+As in the reference server, an optional field of the wrong type counts as left out.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from gateway.subscriptions.targets import check_webhook_url
 from gateway.subscriptions.values import Type
 
 DEFAULT_LEASE_TTL: Final = 30_000  # milliseconds
-LEASE_TTLS: Final = (1_000, 600_000)
-MAX_ID: Final = 256
+LEASE_TTLS: Final = (1_000, 600_000)  # milliseconds, least and most
+MAX_ID: Final = 256  # characters
 MAX_STREAMS: Final = 10_000  # named in one request
-MAX_DESCRIPTION: Final = 4096
+MAX_DESCRIPTION: Final = 4096  # characters
 MAX_RETRY_DELAY: Final = 60.0  # seconds
 
 
@@ -46,14 +46,14 @@ class Wanted:
 
     @property
     def config_hash(self) -> str:
-        """The same for every way to ask for the same (§6.2)."""
+        """Equal for requests that ask for the same, however they spell it (§6.2)."""
         canonical = {name: getattr(self, name) for name in self.__slots__}
         return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """One cursor to be moved. `position` None: the offset is none, or `-1`."""
+    """One cursor to be moved. `position` None: the offset is `-1`, or no offset at all."""
 
     path: str
     position: int | None
@@ -61,7 +61,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What a callback, an ack or a release says. `generation` and `wake_id` None: never the current ones."""
+    """What a callback, an ack or a release says. `generation` and `wake_id` None match no wake."""
 
     generation: int | None
     wake_id: str | None
@@ -74,12 +74,12 @@ class Settlement:
 
 
 def parse_id(text: str) -> str:
-    """A subscription's id, when it may be one."""
+    """A subscription's id. Raises Refusal for what cannot be one."""
     return _checked(text, "the subscription's id", MAX_ID)
 
 
 def parse_path(text: str) -> str:
-    """A stream's path, normalised."""
+    """A stream's path, normalised. Raises Refusal for what cannot be one."""
     return _checked(normalise(text), "the stream's path", MAX_PATH)
 
 

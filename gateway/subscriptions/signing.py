@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gateway.protocol.tenants import without
 from gateway.subscriptions.errors import Code, Refusal
 
-# A token ends with its generation or its lease, whichever is first. Its own expiry must not cut off a worker that
-# has kept a lease alive for hours.
+# A token is good until its generation or its lease ends. Its own expiry is late, so that it cuts off no worker that has
+# kept a lease alive for hours.
 TOKEN_TTL: Final = 24 * 3600  # seconds
 
 
 class Ticket(NamedTuple):
-    """One generation of one subscription, whose id is the stored one: the token tells which tenant's it is."""
+    """What a token is for: one generation of one subscription. The id is the stored one, with its tenant."""
 
     subscription: str
     generation: int
@@ -49,11 +49,11 @@ class Signer:
 
 @dataclass(frozen=True)
 class Keys:
-    """Every key there is. The last signer signs; all are published, so that what it signed before stays verifiable."""
+    """All keys. The last of `signers` signs; all are published, so that older signatures can still be verified."""
 
     signers: Sequence[Signer]
     token_key: bytes = field(repr=False)
-    coming: Sequence[Signer] = ()  # published, and not yet signing: not every Machine may know of them
+    coming: Sequence[Signer] = ()  # published but not signing yet, since other Machines may not know of them
 
     @property
     def signer(self) -> Signer:
@@ -78,11 +78,11 @@ class Keys:
         return f"{payload}.{self._mac(payload)}"
 
     def check_token(self, token: str, subscription_id: str, now: float) -> Ticket:
-        """What the token is for, if for this id as clients know it. Raises Refusal: TOKEN_INVALID or TOKEN_EXPIRED."""
+        """What a token is for. Raises Refusal: TOKEN_INVALID, also for another id than this one, or TOKEN_EXPIRED."""
         payload, _, mac = token.partition(".")
         if not hmac.compare_digest(mac.encode("utf-8", "replace"), self._mac(payload).encode()):
             raise Refusal(Code.TOKEN_INVALID, "Token invalid")
-        claims = orjson.loads(_decode(payload))  # it is ours: its form is known
+        claims = orjson.loads(_decode(payload))  # we signed it, so its form is known
         subscription: str = claims["sub"].removeprefix("subscription:")
         if without(subscription) != subscription_id:
             raise Refusal(Code.TOKEN_INVALID, "Token invalid")

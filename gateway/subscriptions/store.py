@@ -54,7 +54,7 @@ class Store:
         self._database = database
 
     async def create(self, id: str, wanted: Wanted) -> bool:
-        """Whether it was made now; False: it exists just so. Raises Refusal."""
+        """Creates it. False: it exists already, with the same configuration. Raises Refusal."""
         glob = None if wanted.pattern is None else Glob(wanted.pattern)
         async with self._database.acquire() as connection:
             verdict = await connection.fetchval(
@@ -95,19 +95,19 @@ class Store:
         )
 
     async def delete(self, id: str) -> None:
-        """Deletes it, if it exists. Its links count no more; `tidy` takes them away."""
+        """Deletes it, if it exists. Its links no longer count; `tidy` removes them."""
         async with self._database.acquire() as connection:
             await connection.execute("SELECT run_gateway.delete_subscription($1)", id)
 
     async def add_streams(self, id: str, paths: Sequence[str]) -> None:
-        """Links streams at their present tail. Raises Refusal."""
+        """Links streams at their present tail. Raises Refusal without such a subscription."""
         async with self._database.acquire() as connection:
             found = await connection.fetchval("SELECT run_gateway.add_subscription_streams($1, $2)", id, paths)
         if not found:
             raise Refusal(*_NOT_FOUND)
 
     async def remove_stream(self, id: str, path: str) -> None:
-        """Takes an explicit link away, if there is one. Raises Refusal."""
+        """Removes an explicit link, if there is one. Raises Refusal without such a subscription."""
         async with self._database.acquire() as connection:
             found = await connection.fetchval("SELECT run_gateway.remove_subscription_stream($1, $2)", id, path)
         if not found:
@@ -129,7 +129,7 @@ class Store:
         return Claim(row["wake_id"], row["generation"], _milliseconds(row["lease_ttl"]), _links(row["streams"]))
 
     async def settle(self, id: str, type: Type | None, token_generation: int | None, settlement: Settlement) -> bool:
-        """Applies acks, extends the lease or ends the wake; whether the next wake follows. Raises Refusal.
+        """Applies acks, and extends the lease or ends the wake. Returns whether the next wake follows. Raises Refusal.
 
         `type`: what the subscription must be. `token_generation` None: the token was not valid.
         """
@@ -163,13 +163,13 @@ class Store:
         return [(row[0], None) for row in rows]
 
     async def wake(self, subscription: int, trigger_path: str | None) -> bool:
-        """Wakes it if it is idle and has work; whether this call did."""
+        """Wakes it if it is idle and has work. Returns whether this call did."""
         row = await self._row("SELECT * FROM run_gateway.wake_subscription($1, $2)", subscription, trigger_path)
         _warn(row["lost_event"])
         return bool(row["woken"])
 
     async def claim_deliveries(self, hold: float, most: int) -> list[Delivery]:
-        """Deliveries that are due, for this Machine to make and report within `hold` seconds."""
+        """Deliveries that are due. This Machine is to make each, and report on it within `hold` seconds."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(
                 "SELECT * FROM run_gateway.claim_deliveries($1, $2, $3)",
@@ -203,7 +203,7 @@ class Store:
         await self._report(delivery, failed=False, retry_in=0)
 
     async def finished(self, delivery: Delivery) -> bool:
-        """The handler is done with what the wake told it of (§7.1); whether the next wake follows."""
+        """The handler is done with what the wake told it of (§7.1). Returns whether the next wake follows."""
         row = await self._row(
             "SELECT * FROM run_gateway.finish_delivery($1, $2, $3, $4)",
             delivery.subscription,
@@ -217,7 +217,7 @@ class Store:
     async def interest(self, known: Interest | None) -> Interest:
         """What is subscribed to; `known` itself while nothing has changed since."""
         async with self._database.acquire() as connection:
-            # The version first: what is read after it is at least as new.
+            # The version is read first, so that what is read after it is at least as new.
             version = await connection.fetchval("SELECT version FROM run_gateway.subscription_changes")
             if known is not None and version == known.version:
                 return known
@@ -232,7 +232,7 @@ class Store:
         )
 
     async def tidy(self, most: int) -> int:
-        """Takes away links that count no more, some at a time; how many rows it touched."""
+        """Removes links that no longer count, at most `most`. Returns how many rows it touched."""
         async with self._database.acquire() as connection:
             return cast(int, await connection.fetchval("SELECT run_gateway.tidy_links($1)", most))
 

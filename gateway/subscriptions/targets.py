@@ -1,4 +1,4 @@
-"""Where webhooks may go (§6.2, §12.8): judged when a subscription is made, and again when its name has an address.
+"""Where webhooks may go (§6.2, §12.8). The URL is judged when a subscription is created, addresses at every delivery.
 
 Pure: it resolves no names and opens nothing.
 """
@@ -22,7 +22,7 @@ _NUMERIC: Final = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}
 
 
 def check_webhook_url(raw: str, *, allow_local: bool) -> str:
-    """The URL, when a webhook may have it. `allow_local`: http to this very host, for development.
+    """The URL, if a webhook may have it. `allow_local`: plain http to this very host is allowed, for development.
 
     Raises Refusal. A name that is accepted may still lead to a forbidden address: see `choose_address`.
     """
@@ -50,7 +50,7 @@ def check_webhook_url(raw: str, *, allow_local: bool) -> str:
 def choose_address(url: str, addresses: Sequence[str], attempt: int) -> str:
     """The address to connect to, out of those that the URL's host has now; another one at each attempt.
 
-    Raises Refusal when one of them may not be called: a name that also leads inside is not to be trusted at all.
+    Raises Refusal if any of them may not be called: a name that also leads to an inner address is not trusted at all.
     """
     parsed = [ipaddress.ip_address(address.partition("%")[0]) for address in addresses]
     local = httpx.URL(url).scheme == "http"
@@ -83,7 +83,7 @@ def _is_this_host(host: str) -> bool:
 
 
 def _numeric(host: str) -> ipaddress.IPv4Address | None:
-    # As the resolver reads it: 2130706433, 0x7f.1 and 127.1 are all 127.0.0.1.
+    # Parsed as resolvers do: 2130706433, 0x7f.1 and 127.1 are all 127.0.0.1.
     try:
         return ipaddress.IPv4Address(socket.inet_aton(host))
     except OSError:
@@ -92,7 +92,7 @@ def _numeric(host: str) -> ipaddress.IPv4Address | None:
 
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
-        # Addresses that carry an IPv4 address inside lead where that one leads.
+        # An IPv6 address with an IPv4 address inside leads to that one.
         inner = address.ipv4_mapped or address.sixtofour
         if inner is None and address in ipaddress.IPv6Network("64:ff9b::/96"):
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)

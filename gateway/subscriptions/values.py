@@ -1,4 +1,4 @@
-"""What the rooms of subscriptions hand each other: subscriptions, claims and deliveries as they stand at one moment."""
+"""Values that the files of this room pass to one another: a subscription, a claim, a delivery, each at one moment."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A subscription as it stands. `links`: at most so many as one answer lists."""
+    """A subscription. `links`: at most as many as one answer lists. `failing`: a delivery waits for its retry."""
 
     id: str
     type: Type
@@ -55,7 +55,7 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A wake that a worker holds now."""
+    """A wake that a worker has claimed."""
 
     wake_id: str
     generation: int
@@ -65,7 +65,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An attempt to deliver a webhook's wake, which this Machine has been given to make."""
+    """A webhook's wake that this Machine is to deliver, once. `failures`: attempts that have failed before."""
 
     subscription: int
     id: str

@@ -1,7 +1,7 @@
-"""Which appends of this Machine may concern a subscription: asked at every commit, so it must cost next to nothing.
+"""Which appends of this Machine may concern a subscription. Every commit asks, so the answer must cost next to nothing.
 
-Pure memory: it is told what is subscribed to, and may be some moments behind. What it misses for that reason, the
-look of every second finds.
+It only remembers what it was told is subscribed to, and may be some moments behind. What it misses for that reason, the
+dispatcher's regular rounds find.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.subscriptions.values import Interest
 
-_MOST_REMEMBERED: Final = 50_000  # paths whose answer is kept
+_MOST_REMEMBERED: Final = 50_000  # paths whose answers are kept
 _MOST_GATHERED: Final = 5_000  # paths kept until the next look
 
 
@@ -19,7 +19,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.interest: Interest | None = None
-        self.overflowed = False  # more was gathered than is kept: look at everything
+        self.overflowed = False  # more paths were gathered than are kept, so that everything has to be looked at
         self._answers: dict[str, bool] = {}
         self._gathered: set[str] = set()
 
@@ -30,7 +30,7 @@ class Watch:
             self._answers.clear()
 
     def notice(self, path: str) -> bool:
-        """Takes note of an append; whether it may concern a subscription."""
+        """Takes note of an append. Returns whether it may concern a subscription."""
         if self.interest is None or not self.interest.subscriptions:
             return False
         answer = self._answers.get(path)

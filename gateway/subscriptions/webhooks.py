@@ -1,8 +1,8 @@
 """One attempt to deliver a wake to a webhook (§7.1): the request, its signature, and what the answer means.
 
-Knows HTTP and addresses, not the database. Whoever answers is not trusted: no redirect is followed, no proxy is
-asked, the address is judged after its name is resolved and the connection goes to that very address, and neither
-time nor bytes are unlimited.
+Knows HTTP and addresses, not the database. The other side is not trusted: no redirect is followed and no proxy used;
+the address is judged after its name has been resolved, and the connection goes to that very address; time and bytes
+are limited.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _MOST_ANSWER: Final = 64 << 10  # bytes of an answer that are read
 class Outcome(Enum):
     """What came of an attempt."""
 
-    DONE = "done"  # the handler is through with the wake
-    TAKEN = "taken"  # it has the wake, and will call back
+    DONE = "done"  # the handler has done its work already
+    TAKEN = "taken"  # the handler has the wake, and will call back
     FAILED = "failed"
 
 
@@ -47,7 +47,7 @@ class Webhooks:
         self._describe = describe
         self._allow_local = allow_local
         self._resolve = resolve or resolve_host
-        # Connections are not kept: each serves the one name that its certificate was checked for.
+        # Connections are not reused: each is for the one name that its certificate was checked for.
         self._client = httpx.AsyncClient(
             timeout=TIMEOUT,
             follow_redirects=False,
@@ -59,7 +59,7 @@ class Webhooks:
         await self._client.aclose()
 
     async def deliver(self, delivery: Delivery, keys: Keys) -> tuple[Outcome, str]:
-        """Makes the attempt; its outcome, and the reason of a failure in words for the log."""
+        """Makes the attempt. Returns its outcome and, for the log, the reason of a failure in words."""
         body = orjson.dumps(self._describe(delivery, keys))
         headers = {
             "content-type": "application/json",
@@ -99,7 +99,7 @@ async def resolve_host(host: str, port: int) -> Sequence[str]:
 
 
 async def _read(response: httpx.Response) -> bytes:
-    """The answer's body; nothing when it is longer than an answer has any reason to be."""
+    """The answer's body; empty if it is longer than _MOST_ANSWER."""
     pieces: list[bytes] = []
     size = 0
     async for piece in response.aiter_raw():
@@ -114,5 +114,5 @@ def _says_done(body: bytes) -> bool:
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return False  # an empty answer, or words for people: the handler has the wake
+        return False  # an empty answer or some text: the handler has the wake
     return isinstance(answer, dict) and answer.get("done") is True
