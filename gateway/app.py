@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
@@ -13,13 +13,13 @@ from fastapi import FastAPI
 from gateway.auth.face import Auth
 from gateway.descriptors import room_for
 from gateway.fanout.hub import Hub, Published
-from gateway.fanout.transport import Cycle
 from gateway.flue.face import Flue
 from gateway.http.cors import Cors
 from gateway.http.docs import docs_router
 from gateway.http.entry import Entry, render_refusals
 from gateway.http.health import Health, health_router
 from gateway.http.openapi import describe
+from gateway.http.post import Appends
 from gateway.http.reading import Limits
 from gateway.http.responses import Receive, Scope, Send
 from gateway.http.routes import Routes
@@ -135,9 +135,9 @@ class Gateway:
         await (self._entry if scope["type"] == "http" else self._api)(scope, receive, send)
 
     @property
-    def append_directly(self) -> Callable[[Cycle], bool]:
-        """What gateway.fanout.transport offers each POST to."""
-        return self._entry.append_directly
+    def appends(self) -> Appends:
+        """What gateway.http.post offers POSTs to."""
+        return self._entry
 
     def _heard(self, news: News) -> None:
         self._hub.ring(news)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from gateway.auth.claims import ClaimNames
@@ -53,9 +53,9 @@ class Auth:
             if isinstance(self._source, Jwks):
                 await self._source.stop()
 
-    def known(self, scope: Any, stream: str) -> Principal | None:
+    def known(self, headers: Mapping[bytes, bytes], stream: str) -> Principal | None:
         """Who appends to this stream, when memory tells; None: `admit` has to find out."""
-        return ANONYMOUS if self._gate is None else self._gate.known(scope, stream)
+        return ANONYMOUS if self._gate is None else self._gate.known(headers, stream)
 
     async def admit(self, scope: Any) -> Principal:
         """Who makes this request, when it is allowed. Raises the refusals of `gate.Gate.admit`."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
@@ -57,14 +57,15 @@ class Gate:
         self._now = now
         self._verified: OrderedDict[bytes, Principal] = OrderedDict()
 
-    def known(self, scope: Any, stream: str) -> Principal | None:
-        """Who appends to this stream, when that is known and allowed; None: `admit` has to find out, and to refuse."""
-        if scope["query_string"]:
+    def known(self, headers: Mapping[bytes, bytes], stream: str) -> Principal | None:
+        """Who appends to this stream, when that is known and allowed; None: `admit` has to find out, and to refuse.
+
+        `headers` of a request without a query; each is there once.
+        """
+        shown = headers.get(b"authorization", b"")
+        if not shown.startswith(b"Bearer "):
             return None
-        shown = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(shown) != 1 or not shown[0].startswith(b"Bearer "):
-            return None
-        principal = self._remembered(sha256(shown[0][7:]).digest())
+        principal = self._remembered(sha256(shown[7:]).digest())
         if principal is None or "write" not in principal.scopes:
             return None
         if principal.bound and not principal.reaches(_about(stream)):

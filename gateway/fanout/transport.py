@@ -22,14 +22,12 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.protocol.errors import HeadTooLarge, MalformedHttp, ProtocolError, RequestTimeout, TooManyConnections
-from gateway.protocol.stream_path import stream_path_of
 
 Cycle = RequestResponseCycle  # uvicorn's state of one request
 
 LINGER: Final = 2.0  # seconds that a refused connection is still read from
 IDLE_END: Final = 0.5  # seconds that an idle connection outlives the port
-_WHOLE: Final = -1
-_HELD: Final = 32 << 10  # bytes of a body that may gather before its request is given to a handler after all
+WHOLE: Final = -1  # bytes of a head: something of a request has just come whole
 
 
 class _Event:
@@ -71,11 +69,7 @@ class _Pipeline(list[Any]):
 
 
 class DirectProtocol(HttpToolsProtocol):
-    """A connection that tells its follower when it is full, empty again, or gone.
-
-    An application may have `append_directly(cycle) -> bool`: it is then offered each POST once its body is there, and
-    may answer it without a task of its own. What it declines, and whatever is unusual, goes to ASGI.
-    """
+    """A connection that tells its follower when it is full, empty again, or gone."""
 
     patience: ClassVar[float] = 60.0  # seconds that a request may take to arrive
     send_patience: ClassVar[float] = 120.0  # seconds that a client may take no byte of what waits for it
@@ -86,20 +80,18 @@ class DirectProtocol(HttpToolsProtocol):
     # uvicorn's own attributes fill the dict that instances of a class share the keys of (30): one more, and each
     # connection has a dict of its own, of 1.5 kB.
     __slots__ = (
-        "_append_directly", "_due", "_ending", "_head", "_held", "_over", "_socket", "_surplus", "_unsent", "follower",
-        "send",
+        "_due", "_ending", "_head", "_in_head", "_over", "_socket", "_surplus", "_unsent", "follower", "send",
     )  # fmt: skip
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
         self.follower: Follower | None = None
         self._due = self.loop.time() + self.patience  # when it has kept us waiting for too long; 0: it does not
+        self._in_head = False  # a request has begun, and its head has not come whole
         self._head = 0  # bytes that have come since anything of a request was whole
         self._unsent: tuple[int, float] | None = None  # bytes that wait for the client, and since when so many do
         self._ending = False
-        self._held: tuple[Cycle, ASGI3Application] | None = None
         self.pipeline = cast("Any", _Pipeline())
-        self._append_directly = getattr(config.app, "append_directly", None)
         self._over = False  # refused; what still comes is of no interest
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -132,7 +124,7 @@ class DirectProtocol(HttpToolsProtocol):
                 self._refuse(MalformedHttp())
                 return
             # Heads, and whatever else is none of the body: trailers, and what may stand behind a chunk's size.
-            self._head = 0 if self._head == _WHOLE else self._head + len(piece)
+            self._head = 0 if self._head == WHOLE else self._head + len(piece)
             if self._head > step:
                 self._refuse(HeadTooLarge(f"At most {step} bytes."))
 
@@ -147,9 +139,8 @@ class DirectProtocol(HttpToolsProtocol):
             return
         if not self._due or now < self._due or self.flow.read_paused:
             return  # what we do not read ourselves is not late
-        begun = self.scope is not None and (
-            "method" not in self.scope or (self.cycle.more_body and not self.cycle.response_complete)
-        )
+        cycle = self.cycle
+        begun = self._in_head or (cycle is not None and cycle.more_body and not cycle.response_complete)
         if begun and not self._over:
             self._refuse(RequestTimeout())
         else:
@@ -169,14 +160,12 @@ class DirectProtocol(HttpToolsProtocol):
         """Says why, unless that would be taken for the answer to an earlier request, and ends the connection."""
         cycle = self.cycle
         ours = cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
-        self._held = None
         rendered = self.refusal(error) if ours and not self.pipeline else None
         if rendered is None:
             self.transport.close()
             return
         status, head, body = rendered
-        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
-        self.transport.write(b"".join([STATUS_LINE[status], *lines, head, b"connection: close\r\n\r\n", body]))
+        self.transport.write(whole(status, self.server_state.default_headers, head, body, keep_alive=False))
         if cycle is not None:
             cycle.disconnected = True
             cycle.message_event.set()
@@ -229,47 +218,44 @@ class DirectProtocol(HttpToolsProtocol):
             self._refuse(TooManyConnections(f"At most {self.most} at once."))
             return
         cycle.message_event = cast("Any", _Event(cycle.message_event.is_set()))
-        direct = self._append_directly is not None and app is self.app and not cycle.waiting_for_100_continue
-        if direct and cycle.more_body and scope["method"] == "POST" and stream_path_of(scope["path"]) is not None:
-            self._held = (cycle, app)
-        else:
-            super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, app)
+
+    def on_message_begin(self) -> None:
+        """uvicorn's own, without the scope."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._in_head = True
+        self._head = 0
+        self._due = self.loop.time() + self.patience
 
     def on_headers_complete(self) -> None:
+        """uvicorn's own, and the scope, for which there was no need before."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers  # the list is the scope's
+        self.scope["extensions"] = {EXTENSION: cast("dict[object, object]", self)}
         super().on_headers_complete()
-        self._head = _WHOLE
+        self._in_head = False
+        self._head = WHOLE
         self.headers = []  # what still comes are trailers, and no part of the head (RFC 9110 §6.5.1)
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
-        self._head = _WHOLE
-        if self._held is not None and len(self._held[0].body) > _HELD:
-            self._let_go()
+        self._head = WHOLE
 
     def on_message_complete(self) -> None:
-        self._head = _WHOLE
+        self.arrived()
+        super().on_message_complete()
+
+    def arrived(self) -> None:
+        """A request has come whole."""
+        self._head = WHOLE
         if not self.cycle.response_complete:  # else the next request is waited for already
             self._due = 0.0
-        super().on_message_complete()
         if self._ending:
             self.cycle.keep_alive = False
-        if self._held is not None and self._held[0] is self.cycle:
-            assert self._append_directly is not None
-            if self._append_directly(self.cycle):
-                self._held = None
-            else:
-                self._let_go()
-
-    def _let_go(self) -> None:
-        assert self._held is not None
-        held, self._held = self._held, None
-        super()._start_asgi_task(*held)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._due = self.loop.time() + self.patience
-        self._head = 0
-        self.scope["extensions"] = {EXTENSION: cast("dict[object, object]", self)}
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
@@ -336,21 +322,39 @@ def _in_kernel(sock: socket.SocketType) -> int:
     return size
 
 
+class _Joined:
+    """The lines of the server's own headers. uvicorn makes a list of them once a second, in which the date stands."""
+
+    def __init__(self) -> None:
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._lines = b""
+
+    def of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        if headers is not self._headers:
+            self._headers, self._lines = headers, b"".join([b"%b: %b\r\n" % header for header in headers])
+        return self._lines
+
+
+_own: Final = _Joined()
+
+
+def whole(status: int, own: list[tuple[bytes, bytes]], head: bytes, body: bytes, keep_alive: bool) -> bytes:
+    """A whole response. `own`: the server's headers; `head`: the other header lines, each with its CRLF."""
+    end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+    return b"".join((STATUS_LINE[status], _own.of(own), head, end, body))
+
+
 def answer(cycle: Cycle, status: int, head: bytes, body: bytes) -> None:
     """Writes a whole response at once, past ASGI's two messages: checking every header's characters again, as they
-    do, is a third of an append. `head` is the header lines, each with its CRLF, without the server's own.
+    do, is a third of an append. `head`: as for `whole`.
     """
     if cycle.disconnected:
         return
-    lines = [STATUS_LINE[status]]
-    lines += [b"%b: %b\r\n" % header for header in cycle.default_headers]
-    lines += (head, b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
-    if cycle.scope["method"] != "HEAD":
-        lines.append(body)
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
     cycle.message_event.set()
-    cycle.transport.write(b"".join(lines))
+    shown = b"" if cycle.scope["method"] == "HEAD" else body
+    cycle.transport.write(whole(status, cycle.default_headers, head, shown, cycle.keep_alive))
     if not cycle.keep_alive:
         connection = cycle.scope.get("extensions", {}).get(EXTENSION)
         if cycle.more_body and isinstance(connection, DirectProtocol):

@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gateway.auth.gate import principal_of
-from gateway.fanout.transport import Cycle
 from gateway.flue import dialect
 from gateway.flue.errors import NoSuchRun, ReadOnly
 from gateway.flue.records import Records
 from gateway.flue.source import Source, run_of
 from gateway.http import responses
+from gateway.http.post import Post
 from gateway.http.reading import Reading
 from gateway.http.responses import Receive, Scope, Send
 from gateway.http.routes import AppendDirectly, Routes
@@ -63,11 +63,11 @@ class FlueRoutes:
             return self._native(path, scope, receive, send)
         return self._either(path, scope, receive, send)
 
-    def append_directly(self, path: str, tenant: str, cycle: Cycle) -> bool:
+    def append_directly(self, post: Post) -> bool:
         """The same as the native one; the first append to a run takes the long way."""
-        if not tenant and run_of(path) is not None and path not in self._own:
+        if run_of(post.stored) is not None and post.stored not in self._own:
             return False
-        return self._append_directly(path, tenant, cycle)
+        return self._append_directly(post)
 
     async def _either(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:

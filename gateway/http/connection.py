@@ -7,6 +7,7 @@ from typing import Final
 from gateway.fanout.transport import DirectProtocol
 from gateway.http import responses
 from gateway.http.cors import Common
+from gateway.http.post import PostProtocol
 from gateway.protocol.errors import ProtocolError
 
 PROBES: Final = ("/health", "/ready")
@@ -21,7 +22,7 @@ def connections(
     request.
     """
 
-    class Connection(DirectProtocol):
+    class Connection(PostProtocol):
         __slots__ = ()
 
         patience = request_timeout

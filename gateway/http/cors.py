@@ -66,10 +66,11 @@ class Cors:
         """What the answer to this request carries."""
         if not self._several:
             return self.constant
-        for name, value in scope["headers"]:
-            if name == b"origin":
-                return self._of_origin.get(value, self.constant)
-        return self.constant
+        return self.to(next((value for name, value in scope["headers"] if name == b"origin"), None))
+
+    def to(self, origin: bytes | None) -> Common:
+        """What the answer to a page of this origin carries."""
+        return self.constant if origin is None else self._of_origin.get(origin, self.constant)
 
 
 def _allowing(origin: bytes) -> Headers:

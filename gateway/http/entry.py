@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -18,16 +18,17 @@ from starlette.exceptions import HTTPException
 from gateway.auth.face import Auth
 from gateway.auth.gate import let_in
 from gateway.auth.rules import ours
-from gateway.fanout.transport import Cycle
 from gateway.http import request_log, responses
 from gateway.http.cors import Cors, is_preflight
+from gateway.http.post import Post
 from gateway.http.responses import Receive, Scope, Send, Sending
 from gateway.http.routes import AppendDirectly, Routes
 from gateway.http.upstream import Upstream
 from gateway.limits import Quotas
 from gateway.limits.face import open_at
 from gateway.protocol.errors import Draining, InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound
-from gateway.protocol.stream_path import stream_path_of
+from gateway.protocol.stream_path import check_path, stream_path_of
+from gateway.protocol.tenants import within
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -70,20 +71,27 @@ class Entry:
         with self._quotas.addresses.one(address):
             await self._answer(scope, receive, sending)
 
-    def append_directly(self, cycle: Cycle) -> bool:
-        """What gateway.fanout.transport offers each POST to."""
+    def expects(self, post: Post) -> bool:
+        """As any Appends: whether the head of a POST lets it in, as far as memory tells."""
+        if self._quotas.judging or post.stream.startswith("__ds"):
+            return False
+        principal = self._auth.known(post.headers, post.stream)
+        if principal is None:
+            return False
         try:
-            path = stream_path_of(cycle.scope["path"])
-            if path is None or path.startswith("__ds"):
-                return False
-            responses.note(cycle.scope, self._cors.common(cycle.scope))
-            principal = self._auth.known(cycle.scope, path)
-            if principal is None or self._quotas.judging:
-                return False
-            return self._append_directly(path, principal.tenant, cycle)
+            post.stored = within(principal.tenant, check_path(post.stream))
+        except ProtocolError:
+            return False
+        post.common = self._cors.to(post.headers.get(b"origin"))
+        return True
+
+    def takes(self, post: Post) -> bool:
+        """As any Appends: gives a POST to the log."""
+        try:
+            return self._append_directly(post)
         except Exception as error:  # noqa: BLE001  logged with its traceback
-            request_log.failed(cast("Scope", cycle.scope), error)
-            responses.refuse_directly(cycle, InternalFault())
+            request_log.failed(post.scope, error)
+            post.refuse(InternalFault())
             return True
 
     async def _answer(self, scope: Scope, receive: Receive, sending: Sending) -> None:

@@ -29,7 +29,7 @@ _EVENT_STREAM: Final[Headers] = [(b"content-type", b"text/event-stream"), (b"cac
 _LAST: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": False}
 _UNREFERRED: Final = (b"referrer-policy", b"no-referrer")
 _COMMON: Final = "run_gateway.common"
-_NOTHING: Final = Common.of([])
+NOTHING: Final = Common.of([])
 
 
 class Sending:
@@ -81,17 +81,16 @@ async def respond(send: Send, status: int, headers: Headers, body: bytes = b"") 
 
 def answer_directly(cycle: Cycle, status: int, headers: Headers, body: bytes = b"") -> None:
     """The same in one write."""
+    # Who answers in front of the application, in its place, has nothing to add.
+    common = cast("Scope", cycle.scope).get(_COMMON, NOTHING)
+    answer(cycle, status, lines(status, headers, common, body), body)
+
+
+def lines(status: int, headers: Headers, common: Common, body: bytes) -> bytes:
+    """The header lines of a whole response."""
     if status not in _BODYLESS:
         headers = [*headers, (b"content-length", b"%d" % len(body))]
-    # Who answers in front of the application, in its place, has nothing to add.
-    common = cast("Scope", cycle.scope).get(_COMMON, _NOTHING)
-    answer(cycle, status, b"".join([b"%b: %b\r\n" % header for header in headers]) + common.lines, body)
-
-
-def refuse_directly(cycle: Cycle, error: ProtocolError) -> None:
-    """A ProtocolError in one write."""
-    headers, body = refusal(cast("Scope", cycle.scope), error)
-    answer_directly(cycle, error.status, headers, body)
+    return b"".join([b"%b: %b\r\n" % header for header in headers]) + common.lines
 
 
 async def head(send: Send, status: int, headers: Headers) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from gateway.fanout.transport import Cycle
+from gateway.http.post import Post
 from gateway.http.responses import Receive, Scope, Send
 
 
@@ -15,5 +15,5 @@ class Routes(Protocol):
     def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
 
 
-AppendDirectly = Callable[[str, str, Cycle], bool]
-"""Path and tenant of an append, and its request, which it may answer; False: it has to come in by ASGI."""
+AppendDirectly = Callable[[Post], bool]
+"""Takes a POST, and will answer it; False: it has to come in by ASGI."""

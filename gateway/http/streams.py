@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 from urllib.parse import quote
 
 from gateway.auth.gate import principal_of
 from gateway.auth.principal import Principal
 from gateway.fanout.hub import Hub
-from gateway.fanout.transport import Cycle
 from gateway.http import reading, responses
 from gateway.http.address import base_url
 from gateway.http.bodies import read_body
+from gateway.http.post import Post
 from gateway.http.reading import Limits, Reading
 from gateway.http.responses import Headers, Receive, Scope, Send
 from gateway.log.appends import Appended, Settle
@@ -32,7 +33,7 @@ from gateway.protocol.errors import (
     StreamClosed,
     WrongStream,
 )
-from gateway.protocol.fields import RawHeaders
+from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.offset import format_offset
 from gateway.protocol.read import parse_read
 from gateway.protocol.run_path import Part, part_of
@@ -98,18 +99,18 @@ class StreamRoutes:
         status, answer = _appended(request, await self._log.append(request))
         await responses.respond(send, status, answer)
 
-    def append_directly(self, path: str, tenant: str, cycle: Cycle) -> bool:
+    def append_directly(self, post: Post) -> bool:
         """Answers a POST whose whole body is there, without a task; False leaves it to `_append`.
 
         Only what is going to be asked of the log is taken: every refusal before that is `_append`'s.
         """
-        if len(cycle.body) > self._limits.max_body or path.endswith(_INDIRECT):
+        if len(post.body) > self._limits.max_body or post.stored.endswith(_INDIRECT):
             return False
         try:
-            request = _parse_post(within(tenant, check_path(path)), cycle.scope["headers"], bytes(cycle.body))
+            request = _parse_post(post.stored, post.headers, post.body)
             if self._bounded:
                 check_size(request.events, self._limits)
-            self._log.submit(request, lambda outcome: _settle(cycle, request, outcome))
+            self._log.submit(request, partial(_settle, post, request))
         except ProtocolError:
             return False
         return True
@@ -170,7 +171,7 @@ def _forked(fork: Fork, principal: Principal) -> Fork:
     return replace(fork, source=within(principal.tenant, fork.source))
 
 
-def _parse_post(path: str, headers: RawHeaders, body: bytes) -> AppendRequest:
+def _parse_post(path: str, headers: GivenHeaders, body: bytes) -> AppendRequest:
     part = part_of(path)
     if part is not None and part[1] is Part.HEARTBEAT:
         return parse_heartbeat(part[0], headers, body)
@@ -191,11 +192,11 @@ def _appended(request: AppendRequest, result: Appended) -> tuple[int, Headers]:
     return (200 if request.producer and request.events and not result.duplicate else 204), headers
 
 
-def _settle(cycle: Cycle, request: AppendRequest, outcome: Appended | ProtocolError) -> None:
+def _settle(post: Post, request: AppendRequest, outcome: Appended | ProtocolError) -> None:
     if isinstance(outcome, ProtocolError):
-        responses.refuse_directly(cycle, outcome)
+        post.refuse(outcome)
     else:
-        responses.answer_directly(cycle, *_appended(request, outcome))
+        post.answer(*_appended(request, outcome))
 
 
 def _path(scope: Scope) -> str:

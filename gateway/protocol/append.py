@@ -8,7 +8,7 @@ from typing import Final
 from gateway.protocol import json_body
 from gateway.protocol.batch import JSON_TYPE, media_type
 from gateway.protocol.errors import InvalidRequest
-from gateway.protocol.fields import RawHeaders, is_true, lease_of, safe_integer, single_headers, token
+from gateway.protocol.fields import GivenHeaders, is_true, lease_of, safe_integer, single_headers, token
 
 UNNUMBERED: Final = -1  # the `seq` of a heartbeat, which is not one of the requests that its producer counts
 
@@ -49,7 +49,7 @@ class AppendRequest:
         return not self.close and self.producer is None and self.stream_seq is None and self.lease is None
 
 
-def parse_append(path: str, headers: RawHeaders, body: bytes) -> AppendRequest:
+def parse_append(path: str, headers: GivenHeaders, body: bytes) -> AppendRequest:
     """A POST as an AppendRequest. Raises InvalidRequest, or InvalidJson for a body in JSON mode."""
     found = single_headers(headers, APPEND_HEADERS)
     close = is_true(found.get(b"stream-closed"))
@@ -68,7 +68,7 @@ def parse_append(path: str, headers: RawHeaders, body: bytes) -> AppendRequest:
     return AppendRequest(path, media, events, close, stream_seq, producer, lease)
 
 
-def parse_heartbeat(run: str, headers: RawHeaders, body: bytes) -> AppendRequest:
+def parse_heartbeat(run: str, headers: GivenHeaders, body: bytes) -> AppendRequest:
     """A POST to a run's `/heartbeat` as an AppendRequest without events: a sign of life. Raises InvalidRequest.
 
     A producer that sends its id and epoch (there is no sequence) is refused once another has taken over.

@@ -21,10 +21,14 @@ NUMBER: Final = re.compile(rb"[0-9]+")
 DECIMAL: Final = re.compile(rb"0|[1-9][0-9]{0,9}")  # no sign, no leading zero, no exponent (§5.1)
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
+GivenHeaders = RawHeaders | dict[bytes, bytes]
+"""As they came; or a dict, where it is known already that none is there twice."""
 
 
-def single_headers(headers: RawHeaders, names: frozenset[bytes]) -> dict[bytes, bytes]:
-    """Those of the named headers that are present. Raises InvalidRequest when one is there twice."""
+def single_headers(headers: GivenHeaders, names: frozenset[bytes]) -> dict[bytes, bytes]:
+    """The named headers that are present, if not more. Raises InvalidRequest when one of them is there twice."""
+    if isinstance(headers, dict):
+        return headers
     found: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in names:

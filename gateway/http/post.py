@@ -1,0 +1,185 @@
+"""A POST that appends, answered past ASGI: no scope, no cycle and no task are made for it, which is half of its cost.
+
+Only what is plain comes this way: HTTP/1.1 with nothing before it that is unanswered, a stream's path without a query,
+no header twice, a body that is short and whose length was said. Everything else goes to ASGI, and so does whatever is
+refused before the log is asked: nothing has been done with it by then. The answers are the same, to the byte.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+from urllib.parse import unquote
+
+from uvicorn.config import Config
+
+from gateway.fanout.transport import WHOLE, DirectProtocol, whole
+from gateway.http import responses
+from gateway.http.responses import Headers, Scope
+from gateway.protocol.errors import ProtocolError
+from gateway.protocol.stream_path import stream_path_of
+
+MOST_BODY: Final = 32 << 10  # bytes; a longer one is read by whoever may refuse it half way
+
+# What a path is made of, where nothing in it means something else (RFC 3986, §3.3).
+_PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/%"
+_UNUSUAL: Final = frozenset((b"upgrade", b"transfer-encoding"))
+
+
+class _Nobody:
+    """Who waits for more of a POST that is answered without a task."""
+
+    def set(self) -> None:
+        pass
+
+
+class Post:
+    """One of them, in the place of uvicorn's cycle: what that is asked by the protocol class, this can answer too.
+
+    `path` is the URL's, `stream` the one that it names, and `stored` the same as the log knows it; `headers` have
+    lower-case names, each of them once.
+    """
+
+    __slots__ = (
+        "_connection", "_scope", "body", "common", "disconnected", "headers", "keep_alive", "more_body", "path",
+        "response_complete", "stored", "stream", "url",
+    )  # fmt: skip
+
+    message_event: Final = _Nobody()
+
+    def __init__(self, connection: PostProtocol, path: str, stream: str, headers: dict[bytes, bytes]) -> None:
+        self.url = connection.url
+        self.path = path
+        self.stream = self.stored = stream
+        self.headers = headers
+        self.body = b""
+        self.more_body = True
+        self.keep_alive: bool = connection.parser.should_keep_alive()
+        self.disconnected = False
+        self.response_complete = False
+        self.common = responses.NOTHING
+        self._connection = connection
+        self._scope: Scope | None = None
+
+    @property
+    def response_started(self) -> bool:
+        return self.response_complete
+
+    @property
+    def scope(self) -> Scope:
+        """What a refusal has to know for the log."""
+        if self._scope is None:
+            self._scope = {
+                "type": "http",
+                "method": "POST",
+                "path": self.path,
+                "raw_path": self.url,
+                "query_string": b"",
+                "headers": [*self.headers.items()],
+            }
+        return self._scope
+
+    def answer(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """The whole response, in one write; the second one is not sent."""
+        if self.disconnected or self.response_complete:
+            return
+        self.response_complete = True
+        self._connection.answer(status, responses.lines(status, headers, self.common, body), body, self.keep_alive)
+
+    def refuse(self, error: ProtocolError) -> None:
+        """A ProtocolError as the response."""
+        headers, body = responses.refusal(self.scope, error)
+        self.answer(error.status, headers, body)
+
+
+class Appends(Protocol):
+    """What an application has as `appends`, if it answers POSTs past ASGI. Both leave to ASGI what they decline."""
+
+    def expects(self, post: Post) -> bool:
+        """Whether the POST whose head has come is let in. Notes its `stored` path, and what its answer carries."""
+        ...
+
+    def takes(self, post: Post) -> bool:
+        """Whether the POST, which is there now, is going to be answered."""
+        ...
+
+
+class PostProtocol(DirectProtocol):
+    """A connection that offers POSTs to the application's `appends` before it makes anything for ASGI."""
+
+    __slots__ = ("_appends",)
+
+    def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
+        super().__init__(config, *arguments, **more)
+        self._appends: Appends | None = getattr(config.app, "appends", None)
+        if config.root_path or config.limit_concurrency is not None:
+            self._appends = None  # uvicorn's own business, which it does for ASGI alone
+
+    def on_headers_complete(self) -> None:
+        post = self._plain()
+        if post is None:
+            super().on_headers_complete()
+        else:
+            self.cycle = post  # type: ignore[assignment]
+            self._in_head = False
+            self._head = WHOLE
+
+    def on_body(self, body: bytes) -> None:
+        post = self.cycle
+        if isinstance(post, Post):
+            post.body += body
+            self._head = WHOLE
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        post = self.cycle
+        if not isinstance(post, Post):
+            super().on_message_complete()
+            return
+        post.more_body = False
+        self.arrived()
+        assert self._appends is not None
+        if not self._appends.takes(post):
+            self._to_asgi(post)
+
+    def answer(self, status: int, head: bytes, body: bytes, keep_alive: bool) -> None:
+        """Writes a whole response."""
+        self.transport.write(whole(status, self.server_state.default_headers, head, body, keep_alive))
+        if not keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _plain(self) -> Post | None:
+        """The request whose head has come, where it may be answered past ASGI."""
+        if self._appends is None or self.parser.get_method() != b"POST":
+            return None
+        if (self.cycle is not None and not self.cycle.response_complete) or self._surplus:
+            return None
+        headers, url = dict(self.headers), self.url
+        if (
+            len(headers) != len(self.headers)
+            or b"host" not in headers
+            or self.expect_100_continue
+            or not _UNUSUAL.isdisjoint(headers)
+            or int(headers.get(b"content-length", 0)) > MOST_BODY
+            or self.parser.get_http_version() != "1.1"
+            or url.translate(None, _PLAIN)
+        ):
+            return None
+        path = url.decode("ascii")
+        if "%" in path:
+            path = unquote(path)
+        stream = stream_path_of(path)
+        if stream is None:
+            return None
+        post = Post(self, path, stream, headers)
+        return post if self._appends.expects(post) else None
+
+    def _to_asgi(self, post: Post) -> None:
+        """What was declined begins anew, and goes the way of all others."""
+        self.cycle = None  # type: ignore[assignment]
+        super().on_headers_complete()
+        self.cycle.keep_alive = post.keep_alive
+        if post.body:
+            super().on_body(post.body)
+        super().on_message_complete()
