@@ -1,6 +1,7 @@
-"""What rooms count with where it is hot: plain numbers, read by `gateway.metrics` when somebody asks.
+"""Counters cheap enough for hot paths: plain numbers in memory, which `gateway.metrics` reads when it is scraped.
 
-Knows nothing of Prometheus, of names or of labels. A count is an int attribute; here is what an int cannot say.
+Knows nothing of Prometheus, of names or of labels. A simple count is an int attribute of whoever counts; here is the
+rest.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ SIZES: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2
 
 
 class Histogram:
-    """How often values were at most each of the rising `bounds`; `counts` has one more, for those above all of them."""
+    """Counts of values by size: `counts[i]` are those above `bounds[i - 1]` and up to `bounds[i]`; the last, the rest."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -24,13 +25,13 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """For once a commit or a batch, not once a delivery: it takes a fifth of a microsecond."""
+        """Counts a value. Takes a fifth of a microsecond: good for each commit or batch, too slow for each delivery."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
 
 def together(histograms: Sequence[Histogram]) -> Histogram:
-    """What several with the same bounds have counted."""
+    """The sum of histograms that have the same bounds."""
     one = Histogram(histograms[0].bounds)
     one.counts = [sum(counts) for counts in zip(*(each.counts for each in histograms), strict=True)]
     one.total = sum(each.total for each in histograms)
@@ -38,7 +39,7 @@ def together(histograms: Sequence[Histogram]) -> Histogram:
 
 
 class Inside:
-    """How many are in the middle of something: `with inside:`. One object for all of them, nothing for each."""
+    """How many are inside a block: `with inside:`. It is one object for all of them, and costs nothing for each."""
 
     __slots__ = ("count",)
 

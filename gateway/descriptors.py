@@ -1,7 +1,7 @@
 """How many sockets this process may have open, and how many of those are for readers.
 
-Out of descriptors nothing can be accepted any more: no writer, no look at /health, and no new connection to the
-database. Readers alone are limited, so that there is always room for the others.
+A process without free descriptors accepts nothing any more: no writer, no request for /health, no connection to the
+database. Only readers are limited here, so that there is always room for the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _OTHERS = 256  # descriptors that are no readers': writers, probes, the database
 
 
 def raise_limit() -> None:
-    """As many as the system allows: shells often give 1,024, though thousands are allowed."""
+    """Raises the limit of open files to what the system allows: shells often set 1,024, where thousands are allowed."""
     if sys.platform == "win32":
         return
     import resource
@@ -26,7 +26,7 @@ def raise_limit() -> None:
 
 
 def room_for(readers: int) -> int:
-    """So many readers, or as many as there are descriptors for."""
+    """`readers`, or fewer if there are not enough descriptors for them."""
     if sys.platform == "win32":
         return readers
     import resource

@@ -1,4 +1,4 @@
-"""The credential that a request carries: `Authorization: Bearer`, or `?token=` where no header can be set."""
+"""The credential that a request carries: `Authorization: Bearer`, or `?token=` for clients that cannot set a header."""
 
 from __future__ import annotations
 

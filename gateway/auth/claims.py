@@ -1,4 +1,4 @@
-"""From the claims of a JWT whose signature is right to a Principal. Pure."""
+"""The claims of a JWT become a Principal. The signature has been verified before. Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from gateway.auth.principal import TENANT, Principal, scopes_of
 from gateway.protocol.errors import TokenInvalid
 
 MOST_PATTERNS: Final = 64
-_LONGEST_PATTERN: Final = 256
+_LONGEST_PATTERN: Final = 256  # characters
 _SUBJECT: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimNames:
-    """Which claims say what. `tenant` None: there are no tenants, all are the default one; else it has to be there."""
+    """Which claims say what. `tenant` None: everybody is of the default tenant; otherwise the claim is required."""
 
     scopes: str = "scope"
     tenant: str | None = None
@@ -25,7 +25,10 @@ class ClaimNames:
 
 
 def principal_of_claims(claims: Mapping[str, Any], names: ClaimNames, *, leeway: float, unnamed: str) -> Principal:
-    """Who bears these. `unnamed`: what to call somebody without a `sub`. Raises TokenInvalid."""
+    """Who these claims are about. `leeway`: seconds that they outlive `exp`. `unnamed`: an id for those without `sub`.
+
+    Raises TokenInvalid.
+    """
     scopes = _words(claims, names.scopes)
     tenant = "" if names.tenant is None else claims.get(names.tenant)
     if not isinstance(tenant, str) or (names.tenant is not None and not TENANT.fullmatch(tenant)):
@@ -46,7 +49,7 @@ def principal_of_claims(claims: Mapping[str, Any], names: ClaimNames, *, leeway:
 
 
 def _words(claims: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
-    """A list of strings, or one string with spaces between (RFC 8693, §4.2); None: no such claim."""
+    """A claim that is a list of strings, or one string of words (RFC 8693, §4.2); None: there is no such claim."""
     value = claims.get(name)
     if value is None:
         return None

@@ -1,7 +1,7 @@
 """The public keys of an issuer, fetched from its JWKS address (RFC 7517), kept, and fetched again in the background.
 
-While the address does not answer, the keys that are there stay valid: an issuer's outage locks nobody out. What cannot
-be told meanwhile is answered 503, and neither let in nor called invalid.
+While the address does not answer, the known keys stay valid: an issuer's outage locks nobody out. A token whose key is
+not known meanwhile is answered 503: it is neither let in nor called invalid.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from gateway.protocol.errors import IssuerUnavailable
 
 logger = logging.getLogger("gateway.auth.jwks")
 
-REFRESH: Final = 300.0  # seconds between looks, give or take a tenth
-RETRY: Final = (1.0, 60.0)  # seconds between looks that fail, from and to
-PAUSE: Final = 10.0  # seconds, at least, between looks for keys that are not known: anyone may name some
-_TIMEOUT: Final = 5.0
-_MOST_BYTES: Final = 1 << 20
+REFRESH: Final = 300.0  # seconds between fetches, give or take a tenth
+RETRY: Final = (1.0, 60.0)  # seconds between fetches that fail, shortest and longest
+PAUSE: Final = 10.0  # seconds, at least, between fetches for unknown keys, since a token may name any key
+_TIMEOUT: Final = 5.0  # seconds
+_MOST_BYTES: Final = 1 << 20  # of a set of keys
 _MOST_KEYS: Final = 100
 
 _ALGORITHMS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
-"""By type and curve: no `oct` among them, for a secret is nothing to be published."""
+"""By type and curve. `oct` is not among them: a secret is never published."""
 
 
 class Jwks:
-    """The keys at `url`. `on_change` hears of it when they are others than before."""
+    """The keys at `url`. `on_change` is called when they differ from those before."""
 
     def __init__(self, url: str, on_change: Callable[[], None], *, refresh: float = REFRESH) -> None:
         self._url = url
@@ -50,7 +50,7 @@ class Jwks:
         self._http: httpx.AsyncClient | None = None
 
     async def start(self) -> None:
-        """Fetches once, then keeps at it: without an answer this Machine serves all the same."""
+        """Fetches once, then again and again in the background. Without an answer this Machine serves all the same."""
         self._http = httpx.AsyncClient(timeout=_TIMEOUT, headers={"accept": "application/json"})
         await self._look_now()
         self._task = asyncio.create_task(self._run())
@@ -65,7 +65,7 @@ class Jwks:
             await self._http.aclose()
 
     async def find(self, kid: str | None) -> Key | None:
-        """The key of that name; looks for one that it does not know. Raises IssuerUnavailable."""
+        """The key of that name, which is fetched if it is not known. Raises IssuerUnavailable."""
         key = self._known(kid)
         if key is None and asyncio.get_running_loop().time() - self._looked_at > PAUSE:
             await self._look_now()
@@ -92,7 +92,7 @@ class Jwks:
             await self._look_now()
 
     async def _look_now(self) -> None:
-        """One look for all that ask for it at once."""
+        """One fetch for all that ask for one at the same time."""
         if self._look is None or self._look.done():
             self._look = asyncio.create_task(self._fetch())
         await asyncio.shield(self._look)
@@ -120,7 +120,7 @@ class Jwks:
         assert self._http is not None, "it has been started"
         raw = bytearray()
         async with self._http.stream("GET", self._url) as response:
-            if response.status_code != 200:  # a redirect too: it leads where nobody said that keys are
+            if response.status_code != 200:  # a redirect too: it leads to an address that nobody has set
                 raise ValueError(f"status {response.status_code}")
             async for piece in response.aiter_bytes():
                 raw += piece
@@ -130,14 +130,14 @@ class Jwks:
 
 
 def _usable(document: Any) -> Iterator[tuple[str | None, Key]]:
-    """The keys that are for signatures that are accepted here. Raises ValueError for what is no set of keys."""
+    """The keys for algorithms that are accepted here. Raises ValueError for what is no set of keys."""
     keys = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(keys, list) or len(keys) > _MOST_KEYS:
         raise ValueError("not a set of keys")
     for key in keys:
         algorithm = _algorithm(key) if isinstance(key, dict) else None
         if algorithm is not None:
-            with suppress(PyJWTError):  # one that is broken takes no other along
+            with suppress(PyJWTError):  # a broken key does not spoil the others
                 kid = key.get("kid")
                 yield kid if isinstance(kid, str) else None, Key(PyJWK(key, algorithm).key, algorithm)
 

@@ -1,7 +1,7 @@
 """JWTs: signed with one secret (HS256), or by an issuer whose public keys are at an address (RS256, ES256, EdDSA).
 
-The key says which algorithm it is for, never the token: no token can have a public key taken for a secret, or `none`
-for a signature.
+The key determines the algorithm, never the token. So no token can have a public key used as a secret, or be accepted
+with `none` for a signature.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.auth.claims import ClaimNames, principal_of_claims
 from gateway.auth.principal import Principal
 from gateway.protocol.errors import TokenExpired, TokenInvalid
 
-SHORTEST_SECRET: Final = 32  # bytes, of what is as long as the hash (RFC 7518, §3.2)
+SHORTEST_SECRET: Final = 32  # bytes, as long as the hash (RFC 7518, §3.2)
 
 _WRONG: Final[dict[type[Exception], str]] = {
     exceptions.InvalidAudienceError: "It is for another audience.",
@@ -35,7 +35,7 @@ class Key:
     algorithm: str
 
 
-# The library lets through what Python's own parsers raise, such as for a header of a thousand brackets.
+# The library also lets through what Python's own parsers raise, for example for a header of a thousand brackets.
 _UNREADABLE: Final = (exceptions.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
 
 
@@ -43,12 +43,12 @@ class KeySource(Protocol):
     """Where keys come from."""
 
     async def find(self, kid: str | None) -> Key | None:
-        """The key of that name; without one, the only key there is. Raises IssuerUnavailable when nobody can tell."""
+        """The key of that name; without a name, the only key. Raises IssuerUnavailable when it cannot be known."""
         ...
 
 
 class Secret:
-    """The one secret of HS256. Raises ValueError for one that is none."""
+    """The one secret of HS256. Raises ValueError, with words that follow the setting's name, for a bad one."""
 
     def __init__(self, secret: str) -> None:
         if len(secret.encode()) < SHORTEST_SECRET:

@@ -1,6 +1,6 @@
 """Keys: named secrets with scopes, from the environment and from a file that can be read again while serving.
 
-A name may stand there twice, with an old secret and a new one: both are valid while clients change over.
+A name may occur twice, with an old secret and a new one: both are valid while clients change over.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ logger = logging.getLogger("gateway.auth.keys")
 
 _KEY: Final = "key:"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SECRET: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")  # what a Bearer token may hold; shorter ones can be guessed
+_SECRET: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")  # what a Bearer token may hold, and too long to guess
 
 
 class Keys:
     """All keys, by digest of the secret. Raises BadSetting, whose message holds no secret.
 
-    A look-up in a dict takes no time that tells of the secret: what it compares are digests, and whoever tries
-    secrets cannot steer those towards one that is there (as two hashes that are compared instead of the secrets).
+    The time of a look-up in the dict tells nothing of the secrets. It compares digests, and whoever guesses secrets
+    cannot choose their digests so that they approach one that is there.
     """
 
     def __init__(self, text: str | None, file: Path | None) -> None:
@@ -67,7 +67,7 @@ def _gathered(entries: Iterable[tuple[bytes, Principal]]) -> dict[bytes, Princip
         other = found.setdefault(digest, principal)
         if other.id != principal.id:
             raise BadSetting(f"{_owner(other)} and {_owner(principal)} have the same secret: each needs its own")
-        if other != principal:  # the same key once more is no harm
+        if other != principal:  # the very same key twice does no harm
             raise BadSetting(f"{_owner(other)} has the same secret twice, with different scopes")
     return found
 
@@ -82,7 +82,7 @@ def _parse(text: str, source: str) -> Iterator[tuple[bytes, Principal]]:
         owner, _, rest = entry.partition(":")
         names, _, secret = rest.partition(":")
         name, at, tenant = owner.partition("@")
-        # The number alone is told: who mixes the order up may have written the secret first.
+        # The message has only the number: whoever mixed up the order may have written the secret first.
         if entry.count(":") != 2 or not _NAME.fullmatch(name) or (at and not TENANT.fullmatch(tenant)):
             raise BadSetting(f"{where}: must be NAME:SCOPES:SECRET or NAME@TENANT:SCOPES:SECRET")
         asked = names.split(",")

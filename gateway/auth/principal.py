@@ -1,4 +1,4 @@
-"""Who is asking, and how far that reaches. Pure values; where they come from is for the other files of this room."""
+"""Who makes a request, and what they may reach. Pure values, which the other files of this room make."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 Scope = Literal["read", "write", "control", "admin"]
 
 SCOPES: Final[frozenset[Scope]] = frozenset(get_args(Scope))
-"""None includes another: who shall read and write is given both."""
+"""No scope includes another: a credential for reading and writing has both."""
 
 TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RUNS: Final = "runs/"
@@ -33,7 +33,7 @@ class Principal:
 
     @property
     def bound(self) -> bool:
-        """Whether it is for some streams alone: then it may ask nothing that concerns others as well."""
+        """Whether it is for certain streams only: then it may ask for nothing that concerns others as well."""
         return self.runs is not None or self.stream is not None
 
     def reaches(self, path: str) -> bool:
@@ -46,9 +46,9 @@ class Principal:
 
 
 ANONYMOUS: Final = Principal("anonymous", SCOPES)
-"""Whoever asks where AUTH is none."""
+"""Everyone, where AUTH is none."""
 NOBODY: Final = Principal("nobody", frozenset())
-"""Whoever asks what needs no credential of the gateway's, where AUTH is on."""
+"""Where AUTH is on: whoever makes a request that needs no credential of the gateway's."""
 
 
 def matches(pattern: str, run: str) -> bool:
@@ -69,5 +69,5 @@ def matches(pattern: str, run: str) -> bool:
 
 
 def scopes_of(names: Sequence[str]) -> frozenset[Scope]:
-    """Those of the names that are scopes; others are for somebody else to know."""
+    """Those of the names that are scopes. Others are ignored: they may mean something to another service."""
     return SCOPES & frozenset(names)

@@ -1,7 +1,7 @@
 """Read tokens: a signed capability for one run, for whoever holds it, until it expires. Pure.
 
-`rgt_`, eight characters that name the key, what it is for, and a MAC. Nothing has to be looked up to check one, so any
-Machine that knows the key can; and none can be taken back before its time, so that should be short.
+A token is `rgt_`, eight characters that name the key, what it is for, and a MAC. Every Machine that knows the key can
+check one without looking anything up. For the same reason none can be revoked, so they should not live long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway.auth.principal import Principal
 from gateway.protocol.errors import TokenInvalid
 
 PREFIX: Final = "rgt_"  # so that people, and programs that look for secrets, see what it is
-_ID: Final = 8  # characters of a key's name
+_ID: Final = 8  # characters of a key's id
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class Capability:
 
 
 def key_id(key: bytes) -> str:
-    """What tokens call the key; tells nothing of it."""
+    """The id by which tokens name the key. It reveals nothing of the key."""
     return sha256(b"run-gateway key id" + key).hexdigest()[:_ID]
 
 
 def key_id_of(token: str) -> str:
-    """The name of the key that a token says it was signed with."""
+    """The id of the key that a token says it was signed with."""
     return token[len(PREFIX) : len(PREFIX) + _ID]
 
 
@@ -61,15 +61,17 @@ def sign(capability: Capability, key: bytes) -> str:
 
 
 def read(token: str, keys: Mapping[str, bytes]) -> Capability:
-    """What the token is for, if one of these keys has signed it; whether it has expired is not judged here.
+    """What a token is for. `keys` are by id.
 
-    Raises TokenInvalid.
+    Raises TokenInvalid if none of them signed it; expiry is not checked here.
     """
     signed, _, mac = token.partition(".")
     key = keys.get(key_id_of(token))
     if key is None or not hmac.compare_digest(mac.encode(), _encode(_mac(signed, key)).encode()):
         raise TokenInvalid
-    tenant, stream, control, expires = orjson.loads(_decode(signed[len(PREFIX) + _ID :]))  # ours: its form is known
+    tenant, stream, control, expires = orjson.loads(
+        _decode(signed[len(PREFIX) + _ID :])
+    )  # we signed it, so its form is known
     return Capability(tenant, stream, control, expires)
 
 

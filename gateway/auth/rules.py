@@ -1,6 +1,6 @@
-"""What each route asks of whoever comes: one table, from which the tests' matrix is made as well.
+"""Which scope each route needs: one table, from which the tests' matrix is made as well.
 
-A route that is not in it is not there for anyone while AUTH is on: forgetting it fails closed, and fails a test.
+While AUTH is on, a route that is not in the table is 404 for everyone: forgetting one fails closed, and fails a test.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ ROUTES: Final[dict[str, Methods]] = {
     "/ready": {"GET": "nothing"},
     "/metrics": {"GET": "admin"},
     "/runs": {"POST": "write", "GET": "read"},
-    # A map of the doors, which is public as the source is; but nobody's who has no business here.
+    # What is served here. The source is public, and so is this; but only for those who were let in.
     "/": {"GET": "read"},
     "/openapi.json": {"GET": "read"},
     "/docs": {"GET": "read"},
     "/docs/start.js": {"GET": "read"},
     "/docs/swagger-ui-bundle.js": {"GET": "read"},
     "/docs/swagger-ui.css": {"GET": "read"},
-    # Subscriptions make the gateway call others and see the whole tenant. Workers bear the token of their wake.
+    # Subscriptions make the gateway call others, and see the whole tenant. Workers show the token of their wake.
     _SUBSCRIPTION: {"PUT": "control", "GET": "control", "DELETE": "control"},
     f"{_SUBSCRIPTION}/streams": {"POST": "control"},
     f"{_SUBSCRIPTION}/streams/{{path:path}}": {"DELETE": "control"},
@@ -57,7 +57,7 @@ ROUTES: Final[dict[str, Methods]] = {
     f"{_SUBSCRIPTION}/ack": {"POST": "own"},
     f"{_SUBSCRIPTION}/release": {"POST": "own"},
     "/v1/stream/__ds/jwks.json": {"GET": "nothing"},  # public keys, for whoever is called
-    "/v1/stream/__ds": _CONTROL,  # where there is nothing
+    "/v1/stream/__ds": _CONTROL,  # reserved (§6): below here, nothing else exists
     "/v1/stream/__ds/{rest:path}": _CONTROL,
 }
 """Every route but the streams' own, as the framework writes it; the first that fits counts. HEAD is as GET."""
@@ -66,7 +66,7 @@ ROUTES: Final[dict[str, Methods]] = {
 class Asked(NamedTuple):
     """What a request needs, and the stream that it is about, if it is about one.
 
-    `in_body`: its body says which run is meant, so that the handler has to judge whether it is one of theirs.
+    `in_body`: only its body says which run is meant, so that the handler has to check whether that one may be reached.
     """
 
     need: Need
@@ -81,7 +81,7 @@ class _Route:
 
     @staticmethod
     def of(template: str, methods: Methods) -> _Route:
-        # What a parameter may hold is the framework's: a segment, or anything with `:path`.
+        # As in the framework: a parameter is one segment of a path, or any number of them with `:path`.
         parts = re.split(r"\{(\w+)(:path)?\}", template)
         form = re.escape(parts[0])
         for _, path, literal in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
@@ -93,9 +93,9 @@ _ROUTES: Final = [_Route.of(template, methods) for template, methods in ROUTES.i
 
 
 def ours(path: str) -> bool:
-    """Whether a path of a URL is the gateway's own, and not the application's behind it.
+    """Whether a URL's path is for the gateway itself, and not for the application behind it.
 
-    In every spelling: one that only the application takes for `/runs/x` would be a way around what is asked here.
+    That goes for every spelling: one that only the application takes for `/runs/x` would be a way around the gate.
     """
     return _ours(path) or _ours(_plainest(path))
 
@@ -107,7 +107,7 @@ def _ours(path: str) -> bool:
 
 
 def _plainest(path: str) -> str:
-    """What the most lenient of servers would make of it: escapes undone once more, no dots, `//`, case, `;x`."""
+    """The path as the most lenient server reads it: unescaped once more, without dots, `//`, upper case or `;x`."""
     segments: list[str] = []
     for part in re.split(r"[/\\]+", unquote(path).casefold()):
         segment = part.partition(";")[0]

@@ -1,6 +1,6 @@
-"""The keys that sign read tokens: those of the settings, or else one that all Machines find in the database.
+"""The keys that sign read tokens: those of the settings, or else those that all Machines share in the database.
 
-Several are valid, and the newest signs, so that they can be changed while tokens are out.
+Several are valid at a time, and the newest signs, so that a key can be changed while its tokens are in use.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from gateway.log import shared_secrets
 from gateway.log.database import Database
 from gateway.protocol.errors import Unavailable
 
-REFRESH: Final = 60.0  # seconds between looks into the database: how long a key that was taken away may go on
-PAUSE: Final = 1.0  # seconds, at least, between looks for keys that are not known: anyone may name some
+REFRESH: Final = 60.0  # seconds between reads of the database, after which a deleted key is no longer accepted
+PAUSE: Final = 1.0  # seconds, at least, between reads for unknown keys, since a token may name any key
 
 
 def derived(secret: bytes) -> bytes:
@@ -33,7 +33,7 @@ def derived(secret: bytes) -> bytes:
 class ReadTokens:
     """Signs and verifies. `secrets`: of the settings, newest first; none: the database's.
 
-    `on_change` hears of it when keys are others than before. Raises Unavailable where it needs the database in vain.
+    `on_change` is called when the keys differ from those before. Raises Unavailable when it needs the database in vain.
     """
 
     def __init__(self, database: Database, secrets: Sequence[str], on_change: Callable[[], None]) -> None:
@@ -47,7 +47,7 @@ class ReadTokens:
 
     async def start(self) -> None:
         if not self._set:
-            with suppress(Unavailable):  # they are asked for again when they are needed
+            with suppress(Unavailable):  # the keys are read again when they are needed
                 await self._look()
             self._task = asyncio.create_task(self._run())
 
@@ -81,7 +81,7 @@ class ReadTokens:
                 await self._look()
 
     async def _look_soon(self) -> None:
-        """A look that begins from now on, shared by all that ask for it: another Machine may have a newer key."""
+        """Reads the keys anew, once for all that ask: another Machine may have signed with a newer key."""
         if self._set:
             return
         if self._soon is None or self._soon.done():
@@ -89,7 +89,7 @@ class ReadTokens:
         await asyncio.shield(self._soon)
 
     async def _look(self, after: float = 0.0) -> None:
-        """`after`: seconds to be passed since the last one."""
+        """Reads the keys, at least `after` seconds after the last time."""
         await asyncio.sleep(self._looked_at + after - asyncio.get_running_loop().time())
         found = await shared_secrets.read(self._database)
         self._looked_at = asyncio.get_running_loop().time()

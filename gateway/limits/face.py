@@ -1,4 +1,4 @@
-"""Quotas as the application uses them: made from the settings, and asked once a request's principal is known."""
+"""Quotas as the application uses them: made from the settings, and asked as soon as a request's principal is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ Full = Callable[[str, str | None], Awaitable[bool]]
 
 
 class Quotas:
-    """What one holder may take. `full`: whether a tenant has all the runs that it may, and not already this one."""
+    """The quotas of all holders.
+
+    `full`: see `RunQuota.full` of `gateway.runs.quota`. `judging`: whether `judge` has a use.
+    """
 
     def __init__(self, settings: Settings, full: Full) -> None:
         self.streams = _share(settings.max_streams_per_token)
@@ -47,12 +50,12 @@ class Quotas:
                     raise TooManyRuns
 
     def appends(self, scope: Any, principal: Principal) -> bool:
-        """Takes one append of the credential's; False: it has had its second's."""
+        """Takes one append from the holder's quota. False: it has had as many as it may in a second."""
         return self._appends is None or self._appends.take(holder(scope, principal), time.monotonic())
 
 
 def open_at(share: Share, scope: Any) -> str:
-    """The client's address, as a trusted proxy says it, if it may have one more request. Raises TooManyRequests."""
+    """The client's address, or the one that a trusted proxy names. Raises TooManyRequests if that has its share."""
     address = "" if scope["client"] is None else scope["client"][0]
     if share.full(address):
         raise TooManyRequests(f"At most {share.limit} at once.")
@@ -60,14 +63,14 @@ def open_at(share: Share, scope: Any) -> str:
 
 
 def holder(scope: Any, principal: Principal) -> str:
-    """Who it is that takes: the credential; where nobody needs one, the client's address."""
+    """Who is counted: the credential or, where nobody needs one, the client's address."""
     if principal is not ANONYMOUS:
         return principal.id
     return "" if scope["client"] is None else str(scope["client"][0])
 
 
 def _appends_to(path: str) -> bool:
-    # A heartbeat is never refused: it would end the run.
+    # A heartbeat is not counted, since refusing it would end the run.
     part = part_of(path)
     return not path.startswith("__ds/") and (part is None or part[1] is Part.CONTROL)
 

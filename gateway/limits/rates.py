@@ -1,27 +1,27 @@
-"""So many a second for each holder: a token bucket each, as large as a second's worth.
+"""So many a second for each holder: a token bucket for each, with room for the tokens of one second.
 
-Own code, for it stands on the append's path: `limits` takes five times as long for the same, 10 µs (its storage keeps
-windows by name, for many processes). Time is an argument.
+This is own code because every append may need it: the library `limits`, whose storage is made for many processes, takes
+five times as long for the same, 10 µs. Time is an argument.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-MOST: Final = 10_000  # holders that are remembered; who is forgotten has a full bucket again
+MOST: Final = 10_000  # holders that are remembered; one that is forgotten has a full bucket again
 
 
 class Rate:
-    """At most `limit` a second, and as many at once; counts begin anew with each process."""
+    """At most `limit` a second, and as many at once. Each process counts for itself."""
 
     __slots__ = ("_buckets", "limit")
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self._buckets: dict[str, tuple[float, float]] = {}  # what is left, and as of when
+        self._buckets: dict[str, tuple[float, float]] = {}  # tokens that are left, and as of when
 
     def take(self, holder: str, now: float) -> bool:
-        """Whether there is one more for this holder at `now` (seconds, of a clock that never goes back)."""
+        """Takes a token, if this holder has one left at `now` (monotonic seconds). Returns whether it had."""
         most = max(self.limit, 1.0)
         left, since = self._buckets.get(holder, (most, now))
         left = min(most, left + (now - since) * self.limit)
@@ -32,7 +32,7 @@ class Rate:
         return allowed
 
     def _forget(self, now: float, most: float) -> None:
-        # Full again: remembering says nothing. If all are busy, the older half begins anew.
+        # A full bucket need not be remembered. If none is full, the older half of the holders begins anew.
         busy = {
             holder: (left, since)
             for holder, (left, since) in self._buckets.items()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Share:
-    """At most `limit` at once for each holder. Who has nothing is not remembered."""
+    """At most `limit` at once for each holder. Holders that hold none are not remembered."""
 
     __slots__ = ("held", "limit")
 

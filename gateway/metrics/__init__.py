@@ -1,1 +1,1 @@
-"""What this Machine counts, told to Prometheus: `catalogue` names it, `page` serves it."""
+"""What this Machine counts, for Prometheus: `catalogue` names it, `collector` translates it, `page` serves it."""

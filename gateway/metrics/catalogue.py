@@ -1,7 +1,7 @@
-"""Every metric once: its name, its help, and where its value stands.
+"""Every metric: its name, its help, and where its value is found.
 
 To add one: keep an int, or something of `gateway.counting`, in the room that knows; add a line here, and the table in
-the README (`python -m gateway.metrics.catalogue` prints it). Nothing here counts, and nothing is asked of the database.
+the README (`python -m gateway.metrics.catalogue` prints it). Nothing is counted here, and the database is never asked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gateway.runs.leases import LeaseWatch
 PREFIX: Final = "run_gateway_"
 
 Value = float | Mapping[str, float | str] | Histogram | None
-"""A number; one for each value of the metric's label; the labels of an info; None: not known at the moment."""
+"""A number; or numbers by the values of the metric's label; or the labels of an info; None: not known at the moment."""
 
 
 class Kind(Enum):
@@ -37,7 +37,7 @@ class Kind(Enum):
 
 
 class Source(Protocol):
-    """A log, as it is read; `reads` counts its pages."""
+    """A log that is read. `reads` counts the pages."""
 
     @property
     def reads(self) -> int: ...
@@ -45,9 +45,9 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of a Machine that count, one of a kind for each log that it reads: its own first, then Flue's.
+    """The parts of a Machine that count. Of those that exist once for each log, its own comes first, then Flue's.
 
-    `machine`: what it is called, for `run_gateway_machine_info`.
+    `machine`: the labels of `run_gateway_machine_info`.
     """
 
     machine: Mapping[str, str]
@@ -62,7 +62,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One family. `name` is without the prefix, and without the suffix of its kind. `label`: the one that it has."""
+    """One family. `name` lacks the prefix and the suffix of its kind; `label` is the name of its only label, if any."""
 
     name: str
     kind: Kind

@@ -1,7 +1,7 @@
-"""From the rooms' plain numbers to Prometheus's families, when somebody asks, and to text.
+"""Turns the plain numbers of the rooms into Prometheus's families and text, when a scrape asks for them.
 
-Families travel between workers as JSON: `dump` and `load` are inverse. Each worker's samples get its number as a
-label, so that a counter belongs to one process, and never goes back because another one was asked.
+Families travel between workers as JSON, by `dump` and `load`. Each worker's samples are labelled with its number, so
+that a counter belongs to one process, and does not go back because another worker was asked.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def dump(collector: Collector) -> bytes:
 
 
 def load(data: bytes) -> list[Family]:
-    """What `dump` has written. Raises ValueError for anything that it has not."""
+    """The families that `dump` has written. Raises ValueError for anything else."""
     families: list[Family] = []
     document: Any = orjson.loads(data)
     for name, documentation, kind, samples in document:

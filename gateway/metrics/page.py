@@ -12,14 +12,14 @@ from gateway.metrics.siblings import Siblings
 
 
 class Exposition:
-    """The text of a scrape: of this process, and of its siblings where it has some."""
+    """The text of a scrape: this process, and its siblings if it has any."""
 
     def __init__(self, parts: Parts, siblings: Siblings | None) -> None:
         self._machine = Machine(parts)
         self._siblings = siblings
 
     async def open(self) -> None:
-        """From now on siblings are answered."""
+        """From now on, siblings that ask get an answer."""
         if self._siblings is not None:
             await self._siblings.open(lambda: dump(self._machine))
 
@@ -42,7 +42,7 @@ def metrics_router(exposition: Callable[[str], Awaitable[tuple[bytes, str]]]) ->
     @router.get("/metrics", summary="Counts and gauges for Prometheus", response_class=Response)
     async def metrics(request: Request) -> Response:
         text, content_type = await exposition(request.headers.get("accept", ""))
-        # As it is: Starlette would add a second charset to this type.
+        # As a header, since Starlette would add a second charset to a media type.
         return Response(text, headers={"content-type": content_type, "cache-control": "no-store"})
 
     return router

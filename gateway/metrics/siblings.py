@@ -1,7 +1,7 @@
-"""The workers that share a port, to one another: a scrape reaches any of them, and is answered for all.
+"""How workers that share a port ask one another for metrics: a scrape reaches one of them, which answers for all.
 
-Each listens on a socket of its own in a folder that the supervisor has made for them alone. A worker that has died,
-or hangs, is left out; its replacement takes its number, and its counts begin again, as those of any process do.
+Each listens on a socket of its own, in a folder that the supervisor has made for them. A worker that has died or hangs
+is left out. Its replacement takes its number, and counts from zero, as any new process does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prometheus_client import Metric as Family
 
 from gateway.metrics.collector import load
 
-PATIENCE: Final = 1.0  # seconds that a sibling has to answer: a scrape has ten, by Prometheus's default
+PATIENCE: Final = 1.0  # seconds that a sibling has to answer; by default Prometheus gives a scrape ten
 SUFFIX: Final = ".metrics"
 
 
@@ -29,7 +29,7 @@ class Siblings:
         self._server: asyncio.Server | None = None
 
     async def open(self, answer: Callable[[], bytes]) -> None:
-        """Answers whoever connects with what `answer` gives then."""
+        """From now on, whoever connects gets what `answer` returns at that moment."""
 
         def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(answer())

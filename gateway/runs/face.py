@@ -20,9 +20,11 @@ from gateway.runs.tokens import Sign, Tokens
 
 
 class Runs:
-    """One Machine's part in all runs. `streams`: the routes of all streams. `sign` makes tokens for runs' readers.
-    `on_commit` hears of what was written here; `public_url` is what clients call this server, where that is set.
-    `others`: runs of another system beside them.
+    """One Machine's part in all runs.
+
+    `streams`: the routes of all streams. `sign` makes tokens for runs' readers. `on_commit` hears of what is written
+    here. `public_url`: the address by which clients know this server, if it is set. `others`: another system's runs,
+    which are served beside the gateway's own.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Runs:
         await self.leases.stop()
 
     def heard(self, news: News) -> None:
-        """A run that is closed or deleted takes its control stream along, whose readers are told."""
+        """When a run is closed or deleted, so is its control stream, whose readers have to be told."""
         if (news.closed or news.deleted) and is_run(news.path):
             self._hub.look_again([control_of(news.path)])
 

@@ -1,7 +1,8 @@
-"""What sees to it that every leased run ends: a look at the database each second, by one Machine of all.
+"""Ends runs whose leases have run out: once a second, one of all Machines looks for them in the database.
 
-Which one, the database says: whoever looked last comes again a second later, the others a little after that, so that
-they find nothing to do unless it has died. No state is kept here: any Machine goes on with what another has left.
+The database says which one. The Machine that looked last is told to come again in a second, the others a little later,
+so that they find nothing to do unless that one has died. No state is kept here: any Machine goes on where another
+stopped.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from gateway.runs.store import Look
 
 logger = logging.getLogger("gateway.runs.leases")
 
-_MOST: Final = 500  # leases that one transaction sees to
-_RETRY: Final = 1.0  # seconds, while the database is away
-_JITTER: Final = 0.1  # seconds, so that not all others come at once
+_MOST: Final = 500  # runs that one transaction ends
+_RETRY: Final = 1.0  # seconds between looks while the database is away
+_JITTER: Final = 0.1  # seconds, so that the other Machines do not all come at once
 
 
 class EndLost(Protocol):
@@ -32,7 +33,7 @@ class EndLost(Protocol):
 
 
 class LeaseWatch:
-    """One Machine's part in it. `on_end` hears of every run that was ended here; `ended` counts them."""
+    """One Machine's part in that. `on_end` hears of every run that is ended here; `ended` counts them."""
 
     def __init__(self, end_lost: EndLost, on_end: Callable[[News], None]) -> None:
         self.ended = 0
@@ -61,13 +62,13 @@ class LeaseWatch:
                     logger.warning("Leases wait for the database (%r).", error.__cause__)
                 self._well = False
             except Exception:
-                # A fault of ours must not end this Machine's looks: the next one tries again.
+                # A defect here must not end this Machine's looks: the next one tries again.
                 logger.exception("Leases could not be looked at; the next look tries again.")
                 wait = _RETRY
             await asyncio.sleep(wait + random.uniform(0, _JITTER))
 
     async def _look(self) -> float:
-        """Sees to all that is due; seconds until the next look."""
+        """Ends all runs that are due. Returns the seconds until the next look."""
         again = False
         while True:
             look = await self._end_lost(_MOST, again=again)

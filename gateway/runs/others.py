@@ -1,4 +1,4 @@
-"""Runs of another system, served beside the gateway's own of the default tenant."""
+"""The port for another system's runs, which are served beside the gateway's own as runs of the default tenant."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Others(Protocol):
-    """What the gateway's own runs have to know of them."""
+    """What has to be known of them where the gateway makes a run, or a token for one."""
 
     async def taken(self, run: str) -> bool:
-        """Whether there is one of this id, be it shown here or not."""
+        """Whether there is one with this id, even one that may not be read here."""
         ...
 
     async def find(self, run: str) -> None:

@@ -1,4 +1,4 @@
-"""How many runs a tenant has, asked of the database once in a while and counted on from there."""
+"""How many runs a tenant has: counted by the database every few seconds, and here in between."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from gateway.log.database import Database
 
 _COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM run_gateway.runs WHERE tenant = $1 LIMIT $2) counted"
 _EXISTS: Final = "SELECT EXISTS (SELECT 1 FROM run_gateway.streams WHERE path = $1)"
-_FRESH: Final = 5.0  # seconds that a count is good for: so much later other Machines' runs, and removals, are seen
+_FRESH: Final = 5.0  # seconds that a count is good for; only then are deletions and other Machines' runs seen
 
 
 class RunQuota:
-    """At most about `limit` runs for each tenant: what several Machines make within seconds may be more."""
+    """At most `limit` runs for each tenant, give or take what several Machines make within _FRESH seconds."""
 
     def __init__(self, database: Database, limit: int) -> None:
         self._database = database
         self._limit = limit
-        self._counts: dict[str, tuple[int, float]] = {}  # and until when it is good
+        self._counts: dict[str, tuple[int, float]] = {}  # by tenant; and until when it is good (monotonic seconds)
 
     async def full(self, tenant: str, path: str | None) -> bool:
-        """Whether the tenant may make no run more, and has not this one already. Raises Unavailable."""
+        """Whether the tenant has all the runs that it may, and the one at `path` is not among them.
+
+        Raises Unavailable.
+        """
         count, until = self._counts.get(tenant, (0, 0.0))
         now = time.monotonic()
         if until <= now:

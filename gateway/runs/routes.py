@@ -1,4 +1,4 @@
-"""`POST /runs` and `GET /runs`: what the house answers with FastAPI, for neither is hot."""
+"""`POST /runs` and `GET /runs`, answered by FastAPI, since neither is a hot path."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class RunRoutes:
         self._others = others
 
     async def create(self, request: Request) -> Response:
-        """Makes a run and answers with its coordinates, all that a reader needs. The same request for the same id
-        again is answered with the same.
+        """Makes a run and answers with its coordinates, which are all that a reader needs. The same request, repeated,
+        gets the same answer.
         """
         asked, control, run = parse_create(await read_body(request.scope, request.receive, MAX_BODY))
         id = asked or run_id(time.time(), secrets.token_bytes(CHANCE_BYTES))
@@ -76,7 +76,7 @@ class RunRoutes:
             raise WrongStream
         if asked and self._others is not None and not principal.tenant and await self._others.taken(asked):
             raise RunExists("A Flue app has a run of this id.")
-        signed = await self._sign(principal, f"runs/{id}", control=control)  # if refused, nothing is made
+        signed = await self._sign(principal, f"runs/{id}", control=control)  # first, since it may be refused
         new, tail = await self._store.create(within(principal.tenant, f"runs/{id}"), run)
         url = f"{base_url(request.scope, self._public_url)}/runs/{quote(id, safe='')}"
         # To be read from its beginning, whatever the producer has written by now.

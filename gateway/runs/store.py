@@ -37,7 +37,7 @@ _LIST: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look at the leases has brought: runs that were ended, whether there is `more`, and seconds to `wait`."""
+    """What came of a look at the leases: runs that were ended, whether there are `more`, and seconds to `wait`."""
 
     ended: Sequence[News]
     more: bool
@@ -52,7 +52,10 @@ class Store:
         self._machine = machine
 
     async def create(self, path: str, run: NewRun) -> tuple[bool, int]:
-        """Whether it was made now, and its tail; False: it was asked for just so. Raises RunExists, PathBlocked."""
+        """Makes a run. Returns whether it is new (False: the same request made it before), and its tail.
+
+        Raises RunExists, PathBlocked.
+        """
         row = await self._row(
             _CREATE,
             path,
@@ -83,8 +86,8 @@ class Store:
         return _record(row, row["input"], row["result"], row["error"])
 
     async def page(self, request: ListRequest, tenant: str) -> tuple[list[RunRecord], int | None]:
-        """A page of records, newest first, without what may be large: input, result and error. And where it ended,
-        when there is more.
+        """A page of records, newest first, without what may be large (input, result, error), and where it ended; None:
+        it is the last page.
         """
         statement = _LIST
         arguments: list[str | int] = [tenant]
@@ -107,12 +110,12 @@ class Store:
         return [_record(row) for row in page], page[-1]["stream"] if len(rows) > len(page) else None
 
     async def open_control(self, run: str) -> bool:
-        """Makes sure that the run has its control stream; False: there is no such run."""
+        """Makes sure that the run has its control stream. False: there is no such run."""
         async with self._database.acquire() as connection:
             return bool(await connection.fetchval(_OPEN_CONTROL, run))
 
     async def cancel(self, run: str, reason: str | None) -> News | None:
-        """Asks the run to stop; what is new in its control stream, if this was the first to ask.
+        """Asks the run to stop. Returns the new event of its control stream; None: it had been asked before.
 
         Raises RunNotFound, StreamGone, RunEnded.
         """

@@ -1,4 +1,4 @@
-"""What lies at and below `/runs/<id>` besides its stream, straight over ASGI: `?meta`, `/control` and the like."""
+"""What is at and below `/runs/<id>` besides its stream, straight over ASGI: `?meta`, `/control` and so on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ JSON: Final = (b"content-type", b"application/json")
 
 
 class Below(Protocol):
-    """What is asked below the run at this stored path."""
+    """Answers a request below the run at this stored path."""
 
     def __call__(self, run: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
 
@@ -49,7 +49,7 @@ class RunStreams:
     def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answers a request for `path`. Raises ProtocolError while nothing has been sent.
 
-        No coroutine of its own: each would be held by every reader that follows.
+        It returns another's coroutine and has none of its own, which every open reader would keep in memory.
         """
         part = part_of(path)
         if part is not None:
@@ -76,7 +76,7 @@ class RunStreams:
         raise MethodNotAllowed(None, [(b"allow", allow)])
 
     async def _meta(self, run: str, wait: float, receive: Receive, send: Send) -> None:
-        """The record; once the run has ended, or the time is up."""
+        """Answers with the record: at once, or when the run has ended or `wait` seconds have passed."""
         record = await self._store.record(run)
         if wait and not record.ended:
             await self._until_closed(run, wait, receive)
@@ -91,7 +91,7 @@ class RunStreams:
                 batch = await follower.next()
 
     async def _control(self, run: str, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """The stream that goes the other way, made by the first who asks for it."""
+        """The stream from readers to the producer. The first request for it creates it."""
         if not await self._store.open_control(_stored(run, scope)):
             raise StreamNotFound
         await self._streams(path, scope, receive, send)
@@ -105,5 +105,5 @@ class RunStreams:
 
 
 def _stored(run: str, scope: Scope) -> str:
-    """A run's path as the log has it. Raises InvalidRequest."""
+    """A run's path as it is stored. Raises InvalidRequest."""
     return within(principal_of(scope).tenant, check_path(run))

@@ -1,4 +1,4 @@
-"""`POST /runs/<id>/token`: a token for one run, for whoever shall read it."""
+"""`POST /runs/<id>/token`: a token with which others can read one run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Sign(Protocol):
 
 
 class Tokens:
-    """The handler. `others`: runs that stand beside those of the default tenant."""
+    """The handler. `others`: another system's runs, which are served beside those of the default tenant."""
 
     def __init__(self, sign: Sign, store: Store, others: Others | None = None) -> None:
         self._sign = sign
@@ -52,7 +52,7 @@ class Tokens:
         """Answers with a token for the run at this stored path. Raises RunNotFound and its like."""
         asked = parse(TokenRequest, await read_body(scope, receive, MAX_BODY))
         if "read" not in principal_of(scope).scopes:
-            raise ScopeMissing("read")  # else whoever may only write could read everything by way of a token
+            raise ScopeMissing("read")  # otherwise a credential for writing could read everything by a token
         await self._find(run)
         signed = await self._sign(principal_of(scope), without(run), control=asked.control, ttl=asked.ttl)
         if signed is None:

@@ -1,9 +1,9 @@
-"""A run's way from append to delivery, as spans.
+"""Appends and deliveries as spans.
 
-`append` is one POST: its parent is the caller's (`traceparent`), and it ends when the append is durable. `deliver` is
-one batch written to its followers on one Machine: a trace of its own, since a batch may be of many appends, and other
-Machines learn of it by a notification that carries no trace. On the Machine of the append the two are linked;
-everywhere, both name the stream and the offset.
+`append` is one POST: its parent is the caller's span (`traceparent`), and it ends when the append is durable. `deliver`
+is one batch that is written to its followers on one Machine. It is a trace of its own, since a batch may hold several
+appends, and since other Machines learn of it by a notification that carries no trace. On the Machine of the append the
+two are linked; everywhere, both name the stream and the offset.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ STATUS: Final = "http.response.status_code"
 METHOD: Final = "http.request.method"
 
 Published = Callable[[str, int, int, int], None]
-RECENT: Final = 1_024  # deliveries that are remembered until their appends are answered, a moment later
+RECENT: Final = 1_024  # deliveries that are remembered: their appends are answered a moment later, and link to them
 
 
 class Deliveries:
-    """A span for each batch that is written to followers, and which one it was, for its appends to link to."""
+    """Makes a span for each batch that is written to followers, and remembers it, for its appends to link to."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -42,7 +42,7 @@ class Deliveries:
     def published(self, path: str, start: int, end: int, readers: int) -> None:
         """A batch of the stream at `path`, from one position to another, has been written to so many sockets."""
         attributes = {STREAM: shown(path), START: format_offset(start).decode(), OFFSET: format_offset(end).decode()}
-        # Whatever is current here is the span of just one of the appends that were committed together.
+        # Not a child of the current span, which is only one of the appends that were committed together.
         span = self._tracer.start_span("deliver", Context(), SpanKind.PRODUCER, attributes | {READERS: readers})
         span.end()
         self._recent[path, end] = (start, span.get_span_context())
@@ -50,7 +50,7 @@ class Deliveries:
             self._recent.popitem(last=False)
 
     def of(self, path: str, offset: str) -> SpanContext | None:
-        """The delivery of the event before this offset, if it was here and lately."""
+        """The delivery of the event before this offset, if it was on this Machine and not long ago."""
         for (known, end), (start, context) in reversed(self._recent.items()):
             if known == path and format_offset(start).decode() < offset <= format_offset(end).decode():
                 return context
@@ -58,7 +58,7 @@ class Deliveries:
 
 
 class Traced:
-    """An application, and a span for each append. They go the longer way through ASGI then."""
+    """Wraps an application, and makes a span for each append. Appends then take the slower path, through ASGI."""
 
     def __init__(self, app: App, tracer: Tracer, observe: Callable[[Published], None]) -> None:
         self._app = app
