@@ -15,7 +15,7 @@ SIZES: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2
 
 
 class Histogram:
-    """Counts of values by size: `counts[i]` are those above `bounds[i - 1]` and up to `bounds[i]`; the last, the rest."""
+    """Values counted by size: `counts[i]` are those above `bounds[i - 1]` and up to `bounds[i]`; the last, the rest."""
 
     __slots__ = ("bounds", "counts", "total")
 
