@@ -15,7 +15,7 @@ from loadtests.proxy import Proxy
 from loadtests.survival.database import Database
 from tests.databases import OwnPostgres
 from tests.machines import Machine
-from tests.traffic import MODES, Reader, Writer
+from tests.traffic import MODES, Reader, Writer, under_way
 
 PATH = "/runs/run-1"
 # Seconds that a whole test may take; a reader that waits for ever is a failure, not a hang.
@@ -51,15 +51,8 @@ async def test_readers_of_a_machine_that_is_killed_go_on_at_another(database_url
         writer = Writer(PATH, urls(b))
         await writer.create()
         readers = [Reader(mode, PATH, urls(a, b)) for mode in MODES]
-        async with asyncio.TaskGroup() as tasks:
-            for reader in readers:
-                tasks.create_task(reader.run())
-            tasks.create_task(writer.write(300, pause=0.003))
-            for reader in readers:
-                await reader.reached(50)
+        async with under_way(writer, readers, 300, pause=0.003):
             await a.kill()
-        for reader in readers:
-            assert reader.given == list(range(1, 301)), reader.mode
 
 
 async def test_a_writer_whose_machine_is_killed_goes_on_at_another_and_nothing_is_written_twice(
@@ -87,15 +80,8 @@ async def test_a_restart_of_postgres_in_the_middle_loses_and_repeats_nothing(
         writer = Writer(PATH, urls(a))
         await writer.create()
         readers = [Reader(mode, PATH, urls(b, a)) for mode in MODES]
-        async with asyncio.TaskGroup() as tasks:
-            for reader in readers:
-                tasks.create_task(reader.run())
-            tasks.create_task(writer.write(300, pause=0.003))
-            for reader in readers:
-                await reader.reached(50)
+        async with under_way(writer, readers, 300, pause=0.003):
             await server.restart("immediate" if mode == "immediate" else "fast")
-        for reader in readers:
-            assert reader.given == list(range(1, 301)), reader.mode
         assert "Traceback" not in a.log + b.log, "a restart is no surprise: a line says all"
 
 
@@ -104,15 +90,8 @@ async def test_a_machine_that_is_asked_to_stop_ends_every_reader_cleanly_and_exi
         writer = Writer(PATH, urls(b))
         await writer.create()
         readers = [Reader(mode, PATH, urls(a, b)) for mode in MODES for _ in range(5)]
-        async with asyncio.TaskGroup() as tasks:
-            for reader in readers:
-                tasks.create_task(reader.run())
-            tasks.create_task(writer.write(400, pause=0.005))
-            for reader in readers:
-                await reader.reached(50)
+        async with under_way(writer, readers, 400, pause=0.005):
             assert await a.terminate() == 0
-        for reader in readers:
-            assert reader.given == list(range(1, 401)), reader.mode
 
 
 async def test_a_stream_that_is_deleted_ends_its_readers_on_every_machine(database_url: str) -> None:

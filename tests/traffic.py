@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import httpx
 
@@ -129,3 +130,22 @@ class Writer:
             self._urls.append(self._urls.pop(0))
             await asyncio.sleep(0.05)
         raise TimeoutError(f"event {n} was not acknowledged")
+
+
+@asynccontextmanager
+async def under_way(
+    writer: Writer, readers: Sequence[Reader], events: int, *, pause: float, after: int = 50
+) -> AsyncIterator[None]:
+    """A stream that is being written and read: the block begins when every reader was given `after` events.
+
+    When it has ended, the writer goes on to the last of its `events`, and every reader must be given all of them.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        for reader in readers:
+            tasks.create_task(reader.run())
+        tasks.create_task(writer.write(events, pause=pause))
+        for reader in readers:
+            await reader.reached(after)
+        yield
+    for reader in readers:
+        assert reader.given == list(range(1, events + 1)), reader.mode

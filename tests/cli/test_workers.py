@@ -23,7 +23,7 @@ from gateway.settings import load
 from tests.cli.commands import end, refuses, running
 from tests.cli.workers import alive, children, stopped, until, worker_of, workers
 from tests.machines import Machine
-from tests.traffic import MODES, Reader, Writer
+from tests.traffic import MODES, Reader, Writer, under_way
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -93,15 +93,8 @@ async def test_a_worker_that_is_killed_is_replaced_and_its_readers_go_on(databas
         writer = Writer(PATH, [machine.url])
         await writer.create()
         readers = [Reader(mode, PATH, [machine.url]) for mode in MODES for _ in range(3)]
-        async with asyncio.TaskGroup() as tasks:
-            for reader in readers:
-                tasks.create_task(reader.run())
-            tasks.create_task(writer.write(200, pause=0.003))
-            for reader in readers:
-                await reader.reached(50)
+        async with under_way(writer, readers, 200, pause=0.003):
             os.kill(before[0], signal.SIGKILL)
-        for reader in readers:
-            assert reader.given == list(range(1, 201)), reader.mode
         await until(lambda: workers(machine) != before)
         assert re.search(r"worker 1 ended \(exit code -9\); another one starts in 0\.1 s", machine.log)
         assert workers(machine)[1:] == before[1:]
