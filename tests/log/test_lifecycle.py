@@ -216,18 +216,23 @@ async def test_a_forks_expiry_is_its_own_or_its_sources(
 # Delete
 
 
+async def is_not_there(log: Log, path: str) -> None:
+    """Whatever is asked of a stream at this path is refused."""
+    for attempt in (
+        log.reader.stat(path),
+        log.reader.read(path, 0),
+        log.append(path, b"1"),
+        log.lifecycle.delete(path),
+    ):
+        with pytest.raises(errors.StreamNotFound):
+            await attempt
+
+
 async def test_a_deleted_stream_is_not_there_and_its_path_is_free(database_url: str) -> None:
     async with opened(database_url) as log:
         await log.create("s", body=b"[1,2]")
         await log.lifecycle.delete("s")
-        for attempt in (
-            log.reader.stat("s"),
-            log.reader.read("s", 0),
-            log.append("s", b"1"),
-            log.lifecycle.delete("s"),
-        ):
-            with pytest.raises(errors.StreamNotFound):
-                await attempt
+        await is_not_there(log, "s")
         assert await log.create("s", "text/plain", body=b"x") == Created(True, "text/plain", 1, False)
         assert (await log.reader.read("s", 0)).batch.body == b"x"
 
@@ -319,14 +324,7 @@ async def test_what_has_expired_is_not_there(database_url: str, how: str) -> Non
     async with opened(database_url) as log:
         await log.lifecycle.create(wanted("s", ttl=60, body=b"[1]") if how == "ttl" else wanted("s", expires=DAWN))
         await age(database_url, "s", -1)
-        for attempt in (
-            log.reader.stat("s"),
-            log.reader.read("s", 0),
-            log.append("s", b"1"),
-            log.lifecycle.delete("s"),
-        ):
-            with pytest.raises(errors.StreamNotFound):
-                await attempt
+        await is_not_there(log, "s")
         assert await log.reader.positions(["s"]) == {}
         with pytest.raises(errors.SourceNotFound):
             await log.create("fork", None, fork=Fork("s", None, 0))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -19,13 +18,22 @@ from gateway.subscriptions.keyring import read_keys
 from gateway.subscriptions.rules import Ack, Settlement
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.store import Store
-from tests.subscriptions.tools import Received, Receiver, Streams, die, eventually, idle, pull_wake, says, webhook
+from tests.subscriptions.tools import (
+    Received,
+    Receiver,
+    Streams,
+    die,
+    eventually,
+    hangs,
+    idle,
+    pull_wake,
+    says,
+    webhook,
+)
 
 BASE = "https://gateway.example"
 DONE = b'{"done":true}'
 OFFSET = "0000000000000000_000000000000000%d"
-
-Start = Callable[[], "asyncio.Future[Subscriptions]"]
 
 
 @pytest_asyncio.fixture
@@ -151,18 +159,12 @@ async def test_a_machine_that_dies_before_it_looks_leaves_its_append_to_another(
 async def test_a_delivery_under_way_on_a_dead_machine_is_made_again(
     database: Database, store: Store, streams: Streams, receiver: Receiver
 ) -> None:
-    stuck = asyncio.Event()
-
-    async def never(_: Received) -> bytes:
-        stuck.set()
-        return await asyncio.Future[bytes]()
-
-    receiver.answer = never
+    receiver.answer, called = hangs()
     first = Subscriptions(database, base_url=BASE, scan_interval=0.1)
     await first.start()
     await store.create("s", webhook(receiver.url))
     await streams.create("runs/1", b"1")
-    await stuck.wait()
+    await called.wait()
     await die(first)
 
     receiver.answer = says(DONE)
@@ -198,18 +200,12 @@ async def test_a_machine_that_stops_hands_its_deliveries_over_at_once(
     database: Database, store: Store, streams: Streams, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.subscriptions.dispatcher._PARTING", 0.05)
-    stuck = asyncio.Event()
-
-    async def never(_: Received) -> bytes:
-        stuck.set()
-        return await asyncio.Future[bytes]()
-
-    receiver.answer = never
+    receiver.answer, called = hangs()
     machine = Subscriptions(database, base_url=BASE, scan_interval=0.1)
     await machine.start()
     await store.create("s", webhook(receiver.url))
     await streams.create("runs/1", b"1")
-    await stuck.wait()
+    await called.wait()
     await machine.stop()
     assert [delivery.generation for delivery in await store.claim_deliveries(15, 1)] == [1]
 

@@ -158,6 +158,17 @@ def says(body: bytes, status: str = "200 OK") -> Answer:
     return answer
 
 
+def hangs() -> tuple[Answer, asyncio.Event]:
+    """A handler that never answers, and what is set when it has been called."""
+    called = asyncio.Event()
+
+    async def answer(_: Received) -> bytes:
+        called.set()
+        return await asyncio.Future[bytes]()
+
+    return answer, called
+
+
 async def eventually(condition: Callable[[], Any], seconds: float = 40.0) -> None:
     """Waits for a condition, plain or awaitable."""
     deadline = time.monotonic() + seconds
