@@ -80,8 +80,8 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
 
     def force() -> None:
         server.force_exit = True
-        # What is cancelled from here on is cancelled on purpose, and no error of the application's.
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        # What ends from here on, and what is missed in an embedded database that stops, is meant to: nothing to report.
+        logging.disable()
 
     stop.serving(drain=drain, force=force, read_again=app.read_keys_again)
     try:

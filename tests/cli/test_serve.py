@@ -65,6 +65,7 @@ async def test_a_second_ctrl_c_waits_for_nobody(folder: dict[str, str]) -> None:
         await refuses(machine.port)
         assert await machine.terminate(signal.SIGINT) == 0
         writer.close()
+        assert '"level": "warning"' not in machine.log
 
 
 async def test_a_signal_while_it_starts_ends_it_with_0(folder: dict[str, str]) -> None:
