@@ -14,6 +14,7 @@ from gateway.auth.face import Auth
 from gateway.descriptors import room_for
 from gateway.fanout.hub import Hub, Published
 from gateway.flue.face import Flue
+from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.cors import Cors
 from gateway.http.docs import docs_router
 from gateway.http.entry import Entry, render_refusals
@@ -21,7 +22,6 @@ from gateway.http.health import Health, health_router
 from gateway.http.openapi import describe
 from gateway.http.post import Appends
 from gateway.http.reading import Limits
-from gateway.http.responses import Receive, Scope, Send
 from gateway.http.routes import Routes
 from gateway.http.streams import StreamRoutes
 from gateway.http.upstream import Upstream

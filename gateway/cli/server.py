@@ -24,9 +24,10 @@ from gateway.cli.logs import identify
 from gateway.cli.metrics_port import metrics_port
 from gateway.cli.stop import Stop
 from gateway.fanout.transport import Server
+from gateway.http.asgi import App
 from gateway.http.connection import connections
 from gateway.http.replay import Replay
-from gateway.http.request_log import AccessLog, App
+from gateway.http.request_log import AccessLog
 from gateway.metrics.siblings import Siblings
 from gateway.settings import Settings
 

@@ -16,9 +16,9 @@ from gateway.flue.errors import NoSuchRun, ReadOnly
 from gateway.flue.records import Records
 from gateway.flue.source import Source, run_of
 from gateway.http import responses
+from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.post import Post
 from gateway.http.reading import Reading
-from gateway.http.responses import Receive, Scope, Send
 from gateway.http.routes import AppendDirectly, Routes
 from gateway.protocol.batch import Stream
 from gateway.protocol.errors import InvalidRequest, RunNotFound, StreamExists, StreamNotFound

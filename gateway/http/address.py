@@ -1,8 +1,8 @@
-"""What clients call this server: the links in answers begin with it."""
+"""The address by which clients know this server, with which the links in answers begin."""
 
 from __future__ import annotations
 
-from gateway.http.responses import Scope
+from gateway.http.asgi import Scope
 
 
 def base_url(scope: Scope, public_url: str | None) -> str:

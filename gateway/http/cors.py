@@ -1,7 +1,7 @@
 """Which pages of other origins may read answers (the Fetch standard, §3.3), and what every answer carries (§12.7).
 
-Pages that may read may also write: what they are let do is authentication's matter, which is by a header or a token
-and never by a cookie, so that no page can act in the name of whoever looks at it.
+Pages that may read may also write. What they may do is decided by a credential in a header or in the address, never by
+a cookie, so no page can act in the name of the person who looks at it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-Headers = list[tuple[bytes, bytes]]
+from gateway.http.asgi import Headers
 
 EVERY: Final = "*"
-MOST_AGE: Final = 7200  # seconds that a preflight is remembered: the most that every browser takes
+MOST_AGE: Final = 7200  # seconds that a browser may remember a preflight; Chromium allows no more
 
 EXPOSED: Final = (
     b"etag, location, retry-after, www-authenticate, x-request-id, gateway-machine, stream-next-offset, stream-cursor,"
@@ -35,7 +35,7 @@ _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """Headers that an answer has whatever it says; `lines` is the same, as it stands on the wire."""
+    """Headers that every answer carries. `lines` is the same as it is on the wire."""
 
     headers: Headers
     lines: bytes
@@ -46,15 +46,15 @@ class Common:
 
 
 class Cors:
-    """The policy of one server: `*`, for pages of every origin, or those that may read; none of them may be none."""
+    """The policy of one server. `origins`: those whose pages may read; `*` for all; there may be none."""
 
     def __init__(self, origins: Sequence[str]) -> None:
         allowed = [_allowing(origin.encode()) for origin in origins]
         every = EVERY in origins
-        # An image or a script of a run is for pages that may read it; the others get no byte of it into their process.
+        # A page that may not read a run may not embed it as an image or a script either: no byte gets into its process.
         embedding = (b"cross-origin-resource-policy", b"cross-origin" if every else b"same-origin")
         self._several = len(origins) > 1
-        # One policy for all is a constant; with several, a cache has to know that answers differ (Fetch, §3.3.7).
+        # With several origins the answer depends on who asks, which caches have to be told (Fetch, §3.3.7).
         constant: Headers = [(b"vary", b"origin")] if self._several else [header for each in allowed for header in each]
         self.constant: Final = Common.of([_NOSNIFF, embedding, *constant])
         self._of_origin = {
@@ -78,7 +78,7 @@ def _allowing(origin: bytes) -> Headers:
 
 
 def is_preflight(scope: Any) -> bool:
-    """Whether a browser asks if a page may ask."""
+    """Whether this is a browser's question whether a page may make a request."""
     return scope["method"] == "OPTIONS" and any(
         name == b"access-control-request-method" for name, _ in scope["headers"]
     )

@@ -63,5 +63,5 @@ def docs_router() -> APIRouter:
 
 @cache
 def _file(name: str) -> bytes:
-    # The package patches applications, too; only its files are used, which are those of the npm package.
+    # Only the package's files are used, which are those of the npm package, and not what it does to applications.
     return (resources.files("fastapi_swagger.resources") / name).read_bytes()

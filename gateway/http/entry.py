@@ -7,7 +7,6 @@ behind it. Whatever any of them raises becomes a refusal here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -19,9 +18,10 @@ from gateway.auth.face import Auth
 from gateway.auth.gate import let_in
 from gateway.auth.rules import ours
 from gateway.http import request_log, responses
+from gateway.http.asgi import App, Receive, Scope, Send
 from gateway.http.cors import Cors, is_preflight
 from gateway.http.post import Post
-from gateway.http.responses import Receive, Scope, Send, Sending
+from gateway.http.responses import Sending
 from gateway.http.routes import AppendDirectly, Routes
 from gateway.http.upstream import Upstream
 from gateway.limits import Quotas
@@ -29,8 +29,6 @@ from gateway.limits.face import open_at
 from gateway.protocol.errors import Draining, InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound
 from gateway.protocol.stream_path import check_path, stream_path_of
 from gateway.protocol.tenants import within
-
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Entry:

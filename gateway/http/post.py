@@ -14,7 +14,7 @@ from uvicorn.config import Config
 
 from gateway.fanout.transport import WHOLE, DirectProtocol, whole
 from gateway.http import responses
-from gateway.http.responses import Headers, Scope
+from gateway.http.asgi import Headers, Scope
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.stream_path import stream_path_of
 

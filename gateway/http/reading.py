@@ -19,7 +19,7 @@ from gateway.fanout.follower import Direct, Follower, Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.fanout.pages import Pages
 from gateway.http import responses
-from gateway.http.responses import Headers, Receive, Scope, Send
+from gateway.http.asgi import Headers, Receive, Scope, Send
 from gateway.limits.face import holder
 from gateway.limits.shares import Share
 from gateway.protocol import frames, headers

@@ -1,7 +1,7 @@
 """Appends sent on to the primary region by Fly's proxy, where a setting asks for it: `fly-replay`.
 
-A group commit needs one round trip to the database whichever Machine makes it, so this saves nothing for a lone
-append; it gathers the appends of several regions in the same commits, and spares far Machines the database's answers.
+A commit takes one round trip to the database from whichever Machine, so a single append gains nothing. But the appends
+of several regions then share commits, and far Machines need fewer connections to the database.
 https://fly.io/docs/networking/dynamic-request-routing/
 """
 
@@ -11,20 +11,21 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.http import responses
-from gateway.http.request_log import App, Receive, Scope, Send, appended_to
+from gateway.http.asgi import App, Headers, Receive, Scope, Send
+from gateway.http.request_log import appended_to
 
 MOST_BYTES: Final = 1_000_000  # of a body; a larger one cannot be replayed
 
 
 class Replay:
-    """An application, in front of which appends are told to go to `region`; once, and if they can.
+    """Wraps an application: appends are told to go to `region`, each at most once, and only if Fly can replay them.
 
-    The answer is for the proxy. It is a 503, so that nobody who sees it all the same takes it for an append.
+    The answer is for Fly's proxy. It is a 503, so that a client which does see it does not take it for a success.
     """
 
     def __init__(self, app: App, region: str) -> None:
         self._app = app
-        self._answer: responses.Headers = [(b"fly-replay", f"region={region}".encode()), (b"retry-after", b"1")]
+        self._answer: Headers = [(b"fly-replay", f"region={region}".encode()), (b"retry-after", b"1")]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if appended_to(scope) is not None and replayable(dict(scope["headers"])):

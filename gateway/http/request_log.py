@@ -1,8 +1,8 @@
-"""What the log says of requests: one line at most, with an id that the client was told too, and never a query.
+"""What the log says of requests: at most one line each, with an id that the client is told too, and never the query.
 
-A fault says so by itself, at warning or error: the database is away, or something broke. Every other refusal is the
-client's business: it is counted (`run_gateway_refusals_total`) and told at debug. `AccessLog` tells of every request,
-and is wrapped around an application where that is asked for; where it is not, it costs nothing.
+What goes wrong here is logged at warning or error: the database is away, or something broke. Every other refusal is the
+client's own affair: it is counted (`run_gateway_refusals_total`) and logged at debug. `AccessLog` logs every request.
+It is wrapped around the application where that is asked for, and costs nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -11,28 +11,22 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
+from gateway.http.asgi import App, Message, Receive, Scope, Send
 from gateway.protocol.errors import InternalFault, ProtocolError, Unavailable
 from gateway.protocol.stream_path import stream_path_of
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 logger = logging.getLogger("gateway.http")
 
-_GIVEN: Final = (b"fly-request-id", b"x-request-id")  # by whom the request came through, best first
+_GIVEN: Final = (b"fly-request-id", b"x-request-id")  # by a proxy or the client, best first
 _PLAIN: Final = re.compile(rb"[\w.:/+=-]{1,128}")
 _ID: Final = "gateway.request_id"
-_OUTCOME: Final = "gateway.outcome"  # where an AccessLog that is in charge is told what was refused
+_OUTCOME: Final = "gateway.outcome"  # where an AccessLog, if there is one, is told of a refusal
 
 
 def appended_to(scope: Scope) -> str | None:
-    """The path of the stream that a request is to append to, as its client knows it; None: it is another request."""
+    """The path, as the client knows it, of the stream that a request appends to; None for any other request."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
     path = stream_path_of(scope["path"])
@@ -50,14 +44,17 @@ def request_id(scope: Scope) -> str:
 
 
 def request(scope: Scope) -> dict[str, Any]:
-    """What names a request in the log. The path is as it came, escapes and all; the query may hold a token."""
+    """The fields that name a request in the log.
+
+    The path is as it came, with its escapes; the query may hold a token.
+    """
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
     path = raw.partition(b"?")[0].decode("ascii", "backslashreplace")
     return {"request_id": request_id(scope), "method": scope["method"], "path": path}
 
 
 def refused(scope: Scope, error: ProtocolError) -> None:
-    """Tells of a refusal, if anybody has to know; of an InternalFault `failed` has told."""
+    """Logs a refusal at the level that it deserves. An InternalFault was logged by `failed` already."""
     if _OUTCOME in scope:
         scope[_OUTCOME]["refusal"] = error.type
         return
@@ -69,14 +66,14 @@ def refused(scope: Scope, error: ProtocolError) -> None:
 
 
 def failed(scope: Scope, error: BaseException) -> None:
-    """Tells of what nobody expected: here, and never to the client."""
+    """Logs a fault that nobody expected. The client is told none of it."""
     logger.error("A request failed.", exc_info=error, extra={"request": request(scope) | {"status": 500}})
 
 
 class AccessLog:
-    """An application, and a line at info for each request when its response has ended.
+    """Wraps an application, and logs a line at info for each request when its response has ended.
 
-    Appends go the longer way through ASGI then: what writes past it could not be seen from here.
+    Appends then take the slower path, through ASGI: an answer that is written past it could not be seen from here.
     """
 
     def __init__(self, app: App) -> None:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, cast
 
 import orjson
 
 from gateway.fanout.transport import Cycle, answer, cycle_of
 from gateway.http import request_log
+from gateway.http.asgi import Headers, Message, Scope, Send
 from gateway.http.cors import PREFLIGHT, Common
 from gateway.protocol.errors import ProtocolError
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 refused: Final[Counter[str]] = Counter()
 """Refusals that this process has rendered, by their type."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.post import Post
-from gateway.http.responses import Receive, Scope, Send
 
 
 class Routes(Protocol):

@@ -13,10 +13,10 @@ from gateway.auth.principal import Principal
 from gateway.fanout.hub import Hub
 from gateway.http import reading, responses
 from gateway.http.address import base_url
+from gateway.http.asgi import Headers, Receive, Scope, Send
 from gateway.http.bodies import read_body
 from gateway.http.post import Post
 from gateway.http.reading import Limits, Reading
-from gateway.http.responses import Headers, Receive, Scope, Send
 from gateway.log.appends import Appended, Settle
 from gateway.log.lifecycle import Created
 from gateway.protocol import headers

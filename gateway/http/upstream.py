@@ -1,8 +1,8 @@
-"""The application behind the gateway: whatever is not the gateway's own goes there, and back, as it is.
+"""The application behind the gateway, to which every request goes that is not for the gateway itself.
 
-A request is sent on as it arrives and an answer as it comes; nothing is gathered, unpacked or followed, and nothing is
-sent twice but what RFC 9110 §9.2.2 lets a proxy repeat. Made with httpcore, the layer below httpx: its headers are the
-bytes of the wire, and it has no opinion on any of them.
+Requests and answers are passed on piece by piece as they come: nothing is gathered, decompressed or redirected, and
+nothing is sent twice except what RFC 9110 §9.2.2 lets a proxy repeat. It uses httpcore, the layer below httpx, which
+leaves headers as the bytes that they are.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import httpcore
 
 from gateway.http import responses
+from gateway.http.asgi import Headers, Receive, Scope, Send
 from gateway.http.request_log import request as named
-from gateway.http.responses import Headers, Receive, Scope, Send
 from gateway.protocol.errors import BadGateway, UpgradeNotPassed
 
 logger = logging.getLogger("gateway.http.upstream")
@@ -38,7 +38,7 @@ _FAULTS: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.Pro
 
 
 class Upstream:
-    """The ASGI application that another server is, at this origin (`http://127.0.0.1:3000`)."""
+    """Another server as an ASGI application. `origin` is such as `http://127.0.0.1:3000`."""
 
     def __init__(self, origin: str) -> None:
         url = urlsplit(origin)
@@ -46,17 +46,17 @@ class Upstream:
         self._host = (url.hostname or "").encode("idna")
         self._port = url.port
         self._pool = httpcore.AsyncConnectionPool(
-            max_connections=None,  # as many as there are requests, which the gateway itself has a limit for
+            max_connections=None,  # one for each request: the gateway limits those itself
             max_keepalive_connections=IDLE_CONNECTIONS,
             keepalive_expiry=IDLE,
         )
 
     async def close(self) -> None:
-        """Ends what is kept for later."""
+        """Closes the connections that are kept for later requests."""
         await self._pool.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises BadGateway while nothing has been sent, and UpgradeNotPassed."""
+        """Answers with what the application answers. Raises UpgradeNotPassed, and BadGateway while nothing was sent."""
         if any(name == b"upgrade" and value.lower() == b"websocket" for name, value in scope["headers"]):
             raise UpgradeNotPassed
         request = _Request(receive)
@@ -64,7 +64,7 @@ class Upstream:
         gone = asyncio.ensure_future(request.client_gone())
         try:
             await asyncio.wait((exchange, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:  # also when this is cancelled itself: what nobody waits for is not computed
+        finally:  # also when this is cancelled: the application need not go on with what nobody waits for
             for task in (exchange, gone):
                 task.cancel()
         with suppress(asyncio.CancelledError):
@@ -90,7 +90,7 @@ class Upstream:
                 extensions={"timeout": {"connect": CONNECT_TIMEOUT}},
             ) as response:
                 started = True
-                request.forgo()  # whatever of it was not sent is not wanted: only the client is waited for
+                request.forgo()  # what was not sent of it is not wanted; from here on only the client's end matters
                 answer = returned(response.status, response.headers)
                 await send({"type": "http.response.start", "status": response.status, "headers": answer})
                 async for piece in response.aiter_stream():
@@ -102,12 +102,12 @@ class Upstream:
             except _CUT:
                 if started or not repeatable:
                     raise
-                await once()  # a connection kept from before may have ended just as it was used again
+                await once()  # a kept connection may have ended in the moment in which it was used again
         except _FAULTS as error:
             told = named(scope) if started else named(scope) | {"status": BadGateway.status}
             logger.warning("The upstream failed (%s).", type(error).__name__, extra={"request": told})
             if started:
-                return  # what was begun ends without its end, so that the client can tell
+                return  # without a proper end, so that the client can tell that it is cut off
             raise BadGateway from error
         await responses.finish(send)
 
@@ -126,24 +126,24 @@ class _Request:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self._read.set()
-                await asyncio.Event().wait()  # never to be taken for the end of a body; whoever waits is cancelled
+                await asyncio.Event().wait()  # until cancelled: this must not be taken for the end of the body
             self._more = message.get("more_body", False)
             yield message.get("body", b"")
         self._read.set()
 
     async def client_gone(self) -> None:
-        """Returns when there is nobody any more to answer."""
+        """Returns when the client has gone."""
         await self._read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
     def forgo(self) -> None:
-        """There is no body, or no use for more of it."""
+        """There is no body, or no need for the rest of it."""
         self._read.set()
 
 
 def forwarded(scope: Scope) -> Headers:
-    """A request's headers as the upstream gets them: untouched, less those of the connection, and whom it is from."""
+    """A request's headers as the upstream gets them: untouched, without the connection's own, with X-Forwarded-*."""
     headers = _end_to_end(scope["headers"])
     there = {name for name, _ in headers}
     if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
@@ -163,7 +163,7 @@ def forwarded(scope: Scope) -> Headers:
 
 
 def returned(status: int, headers: Headers) -> Headers:
-    """An answer's headers as the client gets them. Date is left to the server in front, which writes its own."""
+    """An answer's headers as the client gets them. Without Date, which our own server writes."""
     dropped = (b"date", b"content-length") if status in _NO_BODY else (b"date",)
     return [header for header in _end_to_end(headers) if header[0].lower() not in dropped]
 

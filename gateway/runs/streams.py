@@ -9,9 +9,9 @@ from gateway.auth.gate import principal_of
 from gateway.fanout.follower import Follower, Signal
 from gateway.fanout.hub import Hub
 from gateway.http import responses
+from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.bodies import read_body
 from gateway.http.reading import Hangup
-from gateway.http.responses import Receive, Scope, Send
 from gateway.http.routes import Routes
 from gateway.protocol.batch import Batch, News
 from gateway.protocol.errors import MethodNotAllowed, StreamNotFound

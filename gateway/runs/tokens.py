@@ -10,8 +10,8 @@ from pydantic import Field
 from gateway.auth.gate import principal_of
 from gateway.auth.principal import Principal
 from gateway.http import responses
+from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.bodies import read_body
-from gateway.http.responses import Receive, Scope, Send
 from gateway.protocol.errors import RouteNotFound, RunNotFound, ScopeMissing
 from gateway.protocol.headers import NO_STORE
 from gateway.protocol.tenants import tenant_of, without

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from gateway.http import responses
+from gateway.http.asgi import Receive, Scope, Send
 from gateway.protocol.errors import BodyTooLarge
 from gateway.subscriptions.errors import Refusal, invalid
 
@@ -35,7 +36,7 @@ class Route(APIRoute):
 class Preflight(Response):
     """The answer to OPTIONS."""
 
-    async def __call__(self, scope: responses.Scope, receive: responses.Receive, send: responses.Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await responses.preflight(send)
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from gateway.auth.gate import let_in
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.fanout.hub import Hub
+from gateway.http.asgi import Message, Scope
 from gateway.http.reading import Limits
-from gateway.http.responses import Message, Scope
 from gateway.http.streams import StreamRoutes
 from gateway.protocol.batch import Batch, News, Page, Stream
 from gateway.protocol.errors import ProtocolError, Unavailable
@@ -120,7 +120,6 @@ class Connection:
     cut_off: bool = False
     status: int = 0
     headers: dict[bytes, bytes] = field(default_factory=dict)
-    complete: bool = False
     _chunks: bytearray = field(default_factory=bytearray)
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -196,7 +195,6 @@ class Connection:
             self.headers = dict(message["headers"])
         else:
             self.received += message["body"]
-            self.complete = not message["more_body"]
 
 
 class Reader:

@@ -9,7 +9,6 @@ from gateway.counting import Histogram, together
 from gateway.metrics.catalogue import METRICS, Kind, table
 
 README = Path(__file__).parent.parent.parent / "README.md"
-UNITS = ("seconds", "bytes", "ratio")
 
 
 def test_the_readme_lists_the_metrics_as_they_are() -> None:

@@ -13,8 +13,6 @@ from gateway.runs.ids import CHANCE_BYTES, run_id
 from tests.http.servers import Client, Running
 from tests.runs.tools import CLOSED, JSON, append, at, events, make, meta, refusal, value
 
-FAULT = {"name": "E", "message": "it failed"}
-
 
 def test_ids_are_ulids_which_sort_by_time() -> None:
     # The example of github.com/ulid/spec: its time, 1469918176385, is written 01ARYZ6S41.
