@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 
+from gateway.asgi import Receive, Scope, Send
 from gateway.auth.face import Auth
 from gateway.descriptors import room_for
 from gateway.fanout.hub import Hub, Published
 from gateway.flue.face import Flue
-from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.cors import Cors
 from gateway.http.docs import docs_router
 from gateway.http.entry import Entry, render_refusals

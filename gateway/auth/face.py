@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
+from gateway.asgi import Scope
 from gateway.auth.claims import ClaimNames
 from gateway.auth.gate import Gate
 from gateway.auth.jwks import Jwks
@@ -57,7 +58,7 @@ class Auth:
         """Who appends to this stream, when memory tells; None: `admit` has to find out."""
         return ANONYMOUS if self._gate is None else self._gate.known(headers, stream)
 
-    async def admit(self, scope: Any) -> Principal:
+    async def admit(self, scope: Scope) -> Principal:
         """Who makes this request, when it is allowed. Raises the refusals of `gate.Gate.admit`."""
         return ANONYMOUS if self._gate is None else await self._gate.admit(scope)
 

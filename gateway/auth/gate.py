@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from hashlib import sha256
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
+from gateway.asgi import Scope
 from gateway.auth import bearer
 from gateway.auth.principal import ANONYMOUS, NOBODY, Principal
 from gateway.auth.rules import asked
@@ -74,7 +75,7 @@ class Gate:
             return None
         return principal
 
-    async def admit(self, scope: Any) -> Principal:
+    async def admit(self, scope: Scope) -> Principal:
         """Who makes this request, when it is allowed.
 
         Raises what the table of refusals has: CredentialMissing and its like (401), ScopeMissing and WrongStream (403),
@@ -98,7 +99,7 @@ class Gate:
         """Has every signature checked again: what is trusted has changed."""
         self._verified.clear()
 
-    async def _identify(self, scope: Any) -> Principal:
+    async def _identify(self, scope: Scope) -> Principal:
         header, query = bearer.in_header(scope["headers"]), bearer.in_query(scope["query_string"])
         if header is not None and query is not None:
             raise CredentialMalformed("Authorization and token= are both there.")  # RFC 6750, §2
@@ -142,13 +143,13 @@ def _about(stream: str) -> str:
     return stream if part is None else part[0]
 
 
-def principal_of(scope: Any) -> Principal:
+def principal_of(scope: Scope) -> Principal:
     """Who makes the request. There is nobody else to fall back on: a request that missed the gate is a fault."""
     principal = scope[PRINCIPAL]
     assert isinstance(principal, Principal)
     return principal
 
 
-def let_in(scope: Any, principal: Principal = ANONYMOUS) -> None:
+def let_in(scope: Scope, principal: Principal = ANONYMOUS) -> None:
     """Notes who makes the request."""
     scope[PRINCIPAL] = principal

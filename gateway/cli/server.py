@@ -18,13 +18,13 @@ import click
 import uvicorn
 
 from gateway.app import Gateway, create_app
+from gateway.asgi import App
 from gateway.cli.endings import Failure
 from gateway.cli.listening import Sockets, address
 from gateway.cli.logs import identify
 from gateway.cli.metrics_port import metrics_port
 from gateway.cli.stop import Stop
 from gateway.fanout.transport import Server
-from gateway.http.asgi import App
 from gateway.http.connection import connections
 from gateway.http.replay import Replay
 from gateway.http.request_log import AccessLog

@@ -10,13 +10,13 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from gateway.asgi import Receive, Scope, Send
 from gateway.auth.gate import principal_of
 from gateway.flue import dialect
 from gateway.flue.errors import NoSuchRun, ReadOnly
 from gateway.flue.records import Records
 from gateway.flue.source import Source, run_of
 from gateway.http import responses
-from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.post import Post
 from gateway.http.reading import Reading
 from gateway.http.routes import AppendDirectly, Routes

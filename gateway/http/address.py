@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.http.asgi import Scope
+from gateway.asgi import Scope
 
 
 def base_url(scope: Scope, public_url: str | None) -> str:

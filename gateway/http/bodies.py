@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.http.asgi import Receive, Scope
+from gateway.asgi import Receive, Scope
 from gateway.protocol.errors import BodyTooLarge, InvalidRequest
 
 

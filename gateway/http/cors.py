@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from gateway.http.asgi import Headers
+from gateway.asgi import Headers, Scope
 
 EVERY: Final = "*"
 MOST_AGE: Final = 7200  # seconds that a browser may remember a preflight; Chromium allows no more
@@ -62,7 +62,7 @@ class Cors:
             for origin in origins
         }
 
-    def common(self, scope: Any) -> Common:
+    def common(self, scope: Scope) -> Common:
         """What the answer to this request carries."""
         if not self._several:
             return self.constant
@@ -77,7 +77,7 @@ def _allowing(origin: bytes) -> Headers:
     return [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", EXPOSED)]
 
 
-def is_preflight(scope: Any) -> bool:
+def is_preflight(scope: Scope) -> bool:
     """Whether this is a browser's question whether a page may make a request."""
     return scope["method"] == "OPTIONS" and any(
         name == b"access-control-request-method" for name, _ in scope["headers"]

@@ -14,11 +14,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from gateway.asgi import App, Receive, Scope, Send
 from gateway.auth.face import Auth
 from gateway.auth.gate import let_in
 from gateway.auth.rules import ours
 from gateway.http import request_log, responses
-from gateway.http.asgi import App, Receive, Scope, Send
 from gateway.http.cors import Cors, is_preflight
 from gateway.http.post import Post
 from gateway.http.responses import Sending

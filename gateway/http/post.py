@@ -12,9 +12,9 @@ from urllib.parse import unquote
 
 from uvicorn.config import Config
 
+from gateway.asgi import Headers, Scope
 from gateway.fanout.transport import WHOLE, DirectProtocol, whole
 from gateway.http import responses
-from gateway.http.asgi import Headers, Scope
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.stream_path import stream_path_of
 

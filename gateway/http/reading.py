@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
+from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.auth.gate import principal_of
 from gateway.counting import Inside
 from gateway.fanout.follower import Direct, Follower, Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.fanout.pages import Pages
 from gateway.http import responses
-from gateway.http.asgi import Headers, Receive, Scope, Send
 from gateway.limits.face import holder
 from gateway.limits.shares import Share
 from gateway.protocol import frames, headers

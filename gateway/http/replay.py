@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from gateway.asgi import App, Headers, Receive, Scope, Send
 from gateway.http import responses
-from gateway.http.asgi import App, Headers, Receive, Scope, Send
 from gateway.http.request_log import appended_to
 
 MOST_BYTES: Final = 1_000_000  # of a body; a larger one cannot be replayed

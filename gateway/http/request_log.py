@@ -13,7 +13,7 @@ import secrets
 import time
 from typing import Any, Final
 
-from gateway.http.asgi import App, Message, Receive, Scope, Send
+from gateway.asgi import App, Message, Receive, Scope, Send
 from gateway.protocol.errors import InternalFault, ProtocolError, Unavailable
 from gateway.protocol.stream_path import stream_path_of
 

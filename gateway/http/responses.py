@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import orjson
 
+from gateway.asgi import Headers, Message, Scope, Send
 from gateway.fanout.transport import Cycle, answer, cycle_of
 from gateway.http import request_log
-from gateway.http.asgi import Headers, Message, Scope, Send
 from gateway.http.cors import PREFLIGHT, Common
 from gateway.protocol.errors import ProtocolError
 
@@ -51,7 +51,7 @@ def carrying(scope: Scope, send: Send, common: Common) -> Sending:
     return Sending(send, common)
 
 
-def note(scope: Any, common: Common) -> None:
+def note(scope: Scope, common: Common) -> None:
     """Says what the answer to this request carries when it is written at once."""
     scope[_COMMON] = common
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from gateway.http.asgi import Receive, Scope, Send
+from gateway.asgi import Receive, Scope, Send
 from gateway.http.post import Post
 
 

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Final, Protocol
 from urllib.parse import quote
 
+from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.auth.gate import principal_of
 from gateway.auth.principal import Principal
 from gateway.fanout.hub import Hub
 from gateway.http import reading, responses
 from gateway.http.address import base_url
-from gateway.http.asgi import Headers, Receive, Scope, Send
 from gateway.http.bodies import read_body
 from gateway.http.post import Post
 from gateway.http.reading import Limits, Reading

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import httpcore
 
+from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.http import responses
-from gateway.http.asgi import Headers, Receive, Scope, Send
 from gateway.http.request_log import request as named
 from gateway.protocol.errors import BadGateway, UpgradeNotPassed
 

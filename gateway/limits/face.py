@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
+from gateway.asgi import Scope
 from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.limits.rates import Rate
 from gateway.limits.shares import Share
@@ -33,7 +33,7 @@ class Quotas:
         limits = (settings.max_appends_per_token, settings.max_creates_per_token, settings.max_runs_per_tenant)
         self.judging = any(limit is not None for limit in limits)
 
-    async def judge(self, scope: Any, principal: Principal) -> None:
+    async def judge(self, scope: Scope, principal: Principal) -> None:
         """Raises TooManyAppends, TooManyCreates, TooManyRuns."""
         method, url_path = scope["method"], scope["path"]
         path = stream_path_of(url_path)
@@ -49,12 +49,12 @@ class Quotas:
                 if await self._full(principal.tenant, stored):
                     raise TooManyRuns
 
-    def appends(self, scope: Any, principal: Principal) -> bool:
+    def appends(self, scope: Scope, principal: Principal) -> bool:
         """Takes one append from the holder's quota. False: it has had as many as it may in a second."""
         return self._appends is None or self._appends.take(holder(scope, principal), time.monotonic())
 
 
-def open_at(share: Share, scope: Any) -> str:
+def open_at(share: Share, scope: Scope) -> str:
     """The client's address, or the one that a trusted proxy names. Raises TooManyRequests if that has its share."""
     address = "" if scope["client"] is None else scope["client"][0]
     if share.full(address):
@@ -62,7 +62,7 @@ def open_at(share: Share, scope: Any) -> str:
     return address
 
 
-def holder(scope: Any, principal: Principal) -> str:
+def holder(scope: Scope, principal: Principal) -> str:
     """Who is counted: the credential or, where nobody needs one, the client's address."""
     if principal is not ANONYMOUS:
         return principal.id

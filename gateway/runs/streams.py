@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
+from gateway.asgi import Receive, Scope, Send
 from gateway.auth.gate import principal_of
 from gateway.fanout.follower import Follower, Signal
 from gateway.fanout.hub import Hub
 from gateway.http import responses
-from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.bodies import read_body
 from gateway.http.reading import Hangup
 from gateway.http.routes import Routes

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final, Protocol
 import orjson
 from pydantic import Field
 
+from gateway.asgi import Receive, Scope, Send
 from gateway.auth.gate import principal_of
 from gateway.auth.principal import Principal
 from gateway.http import responses
-from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.bodies import read_body
 from gateway.protocol.errors import RouteNotFound, RunNotFound, ScopeMissing
 from gateway.protocol.headers import NO_STORE

@@ -10,8 +10,8 @@ from fastapi import Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
+from gateway.asgi import Receive, Scope, Send
 from gateway.http import responses
-from gateway.http.asgi import Receive, Scope, Send
 from gateway.protocol.errors import BodyTooLarge
 from gateway.subscriptions.errors import Refusal, invalid
 

@@ -16,8 +16,8 @@ from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Tracer
 
+from gateway.asgi import App, Message, Receive, Scope, Send
 from gateway.auth.gate import PRINCIPAL, principal_of
-from gateway.http.asgi import App, Message, Receive, Scope, Send
 from gateway.http.request_log import appended_to
 from gateway.protocol.offset import format_offset
 from gateway.protocol.tenants import shown, within

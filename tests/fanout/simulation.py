@@ -14,10 +14,10 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from gateway.asgi import Message, Scope
 from gateway.auth.gate import let_in
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.fanout.hub import Hub
-from gateway.http.asgi import Message, Scope
 from gateway.http.reading import Limits
 from gateway.http.streams import StreamRoutes
 from gateway.protocol.batch import Batch, News, Page, Stream

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 import uvicorn
 
-from gateway.http.asgi import Headers, Receive, Scope, Send
+from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.http.upstream import forwarded, returned
 from tests.databases import Postgres
 from tests.http.servers import Running, body_of, serving, until

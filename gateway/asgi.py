@@ -1,4 +1,4 @@
-"""The types of ASGI 3 (asgi.readthedocs.io), which the routes of streams speak directly."""
+"""The types of ASGI 3 (asgi.readthedocs.io), which the entry and the routes of streams speak directly."""
 
 from __future__ import annotations
 
