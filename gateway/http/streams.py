@@ -121,7 +121,7 @@ class StreamRoutes:
         if stream.closed:
             raise StreamClosed(stream.tail)
         if media_type(stream.content_type) != JSON_TYPE:
-            raise ContentTypeMismatch(f"The request's is {JSON_TYPE}.")
+            raise ContentTypeMismatch(f"The request's is {JSON_TYPE}; HEAD tells the stream's.")
 
     async def _create(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(scope, receive, self._limits.max_body)

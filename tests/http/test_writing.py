@@ -213,7 +213,7 @@ async def test_another_content_type_is_named_since_curl_sets_one_by_itself(clien
     await client("PUT", path, headers=JSON)
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     refused = (await client("POST", path, headers=form, content=b"1")).json()["error"]
-    assert refused["details"] == "The request's is application/x-www-form-urlencoded."
+    assert refused["details"] == "The request's is application/x-www-form-urlencoded; HEAD tells the stream's."
 
 
 async def test_what_is_nested_deep_is_kept_and_what_is_nested_too_deep_refused(client: Client, path: str) -> None:
