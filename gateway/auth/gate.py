@@ -1,6 +1,6 @@
 """The gate: asked once for each request, before anything else is done with it.
 
-`known` answers from memory, for the path on which an append costs next to nothing; `admit` may ask others.
+`known` answers from memory alone, for the fast path of an append; `admit` may have to ask others.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from gateway.protocol.errors import (
 from gateway.protocol.run_path import part_of
 
 PRINCIPAL: Final = "run_gateway.principal"
-"""Where an ASGI scope holds who asks, once the gate has let the request in."""
+"""The key under which an ASGI scope holds its Principal, once the gate has let the request in."""
 
 MOST_VERIFIED: Final = 10_000  # tokens whose signature need not be checked again
 
 
 class Find(Protocol):
-    """Whose secret has this SHA-256 digest; None: nobody's."""
+    """The owner of the secret that has this SHA-256 digest; None if there is none."""
 
     def __call__(self, digest: bytes) -> Principal | None: ...
 
 
 class Verifier(Protocol):
-    """One kind of signed tokens. Whoever changes what it trusts has to call the gate's `forget`."""
+    """Verifies one kind of signed tokens. Whenever it trusts other keys than before, the gate has to `forget`."""
 
     def takes(self, token: str) -> bool:
-        """Whether it looks like one of this kind."""
+        """Whether a token looks like one of this kind."""
         ...
 
     async def verify(self, token: str, digest: bytes) -> Principal:
-        """Raises TokenInvalid, TokenExpired, and what is wrong when nobody can tell."""
+        """The token's bearer. Raises TokenInvalid, TokenExpired; IssuerUnavailable when it cannot be verified now."""
         ...
 
 
@@ -59,9 +59,9 @@ class Gate:
         self._verified: OrderedDict[bytes, Principal] = OrderedDict()
 
     def known(self, headers: Mapping[bytes, bytes], stream: str) -> Principal | None:
-        """Who appends to this stream, when that is known and allowed; None: `admit` has to find out, and to refuse.
+        """Who appends to this stream, if memory tells that and they may; None: `admit` has to find out, or to refuse.
 
-        `headers` of a request without a query; each is there once.
+        `headers`: of a request without a query, none of them repeated.
         """
         shown = headers.get(b"authorization", b"")
         if not shown.startswith(b"Bearer "):
@@ -84,7 +84,7 @@ class Gate:
         try:
             need, stream, in_body = asked(scope["method"], scope["path"])
         except ProtocolError:
-            await self._identify(scope)  # what there is not is nobody's business who was not let in
+            await self._identify(scope)  # without a credential one is not even told that there is no such route
             raise
         if need in ("nothing", "own"):
             return NOBODY
@@ -96,7 +96,7 @@ class Gate:
         return principal
 
     def forget(self) -> None:
-        """Has every signature checked again: what is trusted has changed."""
+        """Has every signature checked again, because other keys are trusted than before."""
         self._verified.clear()
 
     async def _identify(self, scope: Scope) -> Principal:
@@ -124,7 +124,8 @@ class Gate:
             if len(self._verified) > MOST_VERIFIED:
                 self._verified.popitem(last=False)
         if in_url and principal.stream is None:
-            # Addresses are kept in histories and logs: what is good for one stream and some minutes may be in one.
+            # Addresses are kept in histories and logs: only what is good for one stream, and not for long, may be
+            # there.
             raise TokenInvalid("Only a run's token may be in an address.")
         return principal
 
@@ -138,13 +139,13 @@ class Gate:
 
 
 def _about(stream: str) -> str:
-    """The stream that a request for this path is about: a heartbeat is its run's."""
+    """The stream that a request for this path concerns; below a run, such as for a heartbeat, that is the run."""
     part = part_of(stream)
     return stream if part is None else part[0]
 
 
 def principal_of(scope: Scope) -> Principal:
-    """Who makes the request. There is nobody else to fall back on: a request that missed the gate is a fault."""
+    """Who makes the request. It is a defect to ask for one that has not passed the gate: there is no default."""
     principal = scope[PRINCIPAL]
     assert isinstance(principal, Principal)
     return principal

@@ -11,15 +11,17 @@ from gateway.http.post import PostProtocol
 from gateway.protocol.errors import ProtocolError
 
 PROBES: Final = ("/health", "/ready")
-"""What whoever watches over a Machine asks of it, also when it is full: it shall not be replaced for that."""
+"""What a load balancer asks a Machine, also when that is full: it should not be replaced because of that."""
 
 
 def connections(
     *, request_timeout: float, send_timeout: float, max_head: int, max_connections: int, common: Common
 ) -> type[DirectProtocol]:
-    """The class of this server's connections: seconds that a request may take to arrive, and that a client may read
-    nothing of what waits for it, bytes of a head, connections at once. `common`: what the answer carries to what is no
-    request.
+    """The class of this server's connections.
+
+    `request_timeout`: seconds that a request may take to arrive. `send_timeout`: seconds in which a client must read
+    some of what waits for it. `max_head`: bytes of a request's line and headers. `max_connections`: at once. `common`:
+    the headers of an answer to what is no request.
     """
 
     class Connection(PostProtocol):

@@ -1,4 +1,4 @@
-"""Where every request comes in: who asks, whether there is room for him, and which of the houses answers.
+"""Where every request comes in: who makes it, whether there is room for it, and who answers it.
 
 Streams are answered straight over ASGI, the rest by FastAPI, and what is not the gateway's own by the application
 behind it. Whatever any of them raises becomes a refusal here.
@@ -27,12 +27,15 @@ from gateway.http.upstream import Upstream
 from gateway.limits import Quotas
 from gateway.limits.face import open_at
 from gateway.protocol.errors import Draining, InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound
-from gateway.protocol.stream_path import check_path, stream_path_of
+from gateway.protocol.stream_path import RESERVED, check_path, is_reserved, stream_path_of
 from gateway.protocol.tenants import within
 
 
 class Entry:
-    """The application that the server sees. `api` answers what is no stream; `upstream` what is not ours."""
+    """The application that the server runs.
+
+    `api` answers what is no stream, `upstream` what is not the gateway's own.
+    """
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class Entry:
 
     def expects(self, post: Post) -> bool:
         """As any Appends: whether the head of a POST lets it in, as far as memory tells."""
-        if self._quotas.judging or post.stream.startswith("__ds"):
+        if self._quotas.judging or post.stream.startswith(RESERVED):
             return False
         principal = self._auth.known(post.headers, post.stream)
         if principal is None:
@@ -101,13 +104,13 @@ class Entry:
         elif not await self._admit(scope, sending):
             return
         path = stream_path_of(scope["path"])
-        if path is not None and not path.startswith("__ds/") and path != "__ds":
+        if path is not None and not is_reserved(path):
             await self._stream(path, scope, receive, sending)
         else:
             await self._described(scope, receive, sending)
 
     async def _admit(self, scope: Scope, send: Send) -> bool:
-        """Whether the request is let in; if not, it is answered."""
+        """Whether the request is let in. If it is not, it has been answered."""
         try:
             principal = await self._auth.admit(scope)
             let_in(scope, principal)
@@ -136,7 +139,7 @@ class Entry:
 
     async def _passed_on(self, upstream: Upstream, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await upstream(scope, receive, send)  # whose answers are not ours, and carry what they do
+            await upstream(scope, receive, send)  # its answers are passed on as they are, without our headers
         except ProtocolError as error:
             await responses.refuse(scope, responses.carrying(scope, send, self._cors.common(scope)), error)
 
@@ -153,7 +156,7 @@ def render_refusals(api: FastAPI) -> None:
 
 
 def _told(scope: Scope, error: Exception) -> ProtocolError:
-    """What the client is told of it."""
+    """The refusal that the client is told for an error."""
     if isinstance(error, ProtocolError):
         return error
     request_log.failed(scope, error)

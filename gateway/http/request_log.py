@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from gateway.asgi import App, Message, Receive, Scope, Send
 from gateway.protocol.errors import InternalFault, ProtocolError, Unavailable
-from gateway.protocol.stream_path import stream_path_of
+from gateway.protocol.stream_path import is_reserved, stream_path_of
 
 logger = logging.getLogger("gateway.http")
 
@@ -30,7 +30,7 @@ def appended_to(scope: Scope) -> str | None:
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
     path = stream_path_of(scope["path"])
-    return None if path is None or path.partition("/")[0] == "__ds" else path
+    return None if path is None or is_reserved(path) else path
 
 
 def request_id(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""What whoever answers requests for streams looks like: the stream routes, runs around them, a Flue app's in front."""
+"""The ports of whoever answers requests for streams: the stream routes, runs around them, a Flue app's in front."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ class Routes(Protocol):
 
 
 AppendDirectly = Callable[[Post], bool]
-"""Takes a POST, and will answer it; False: it has to come in by ASGI."""
+"""Takes a POST, and will answer it; False: it has to come by ASGI."""

@@ -11,7 +11,7 @@ from gateway.limits.rates import Rate
 from gateway.limits.shares import Share
 from gateway.protocol.errors import TooManyAppends, TooManyCreates, TooManyRequests, TooManyRuns
 from gateway.protocol.run_path import Part, is_run, part_of
-from gateway.protocol.stream_path import stream_path_of
+from gateway.protocol.stream_path import is_reserved, stream_path_of
 from gateway.protocol.tenants import within
 from gateway.settings import Settings
 
@@ -72,7 +72,7 @@ def holder(scope: Scope, principal: Principal) -> str:
 def _appends_to(path: str) -> bool:
     # A heartbeat is not counted, since refusing it would end the run.
     part = part_of(path)
-    return not path.startswith("__ds/") and (part is None or part[1] is Part.CONTROL)
+    return not is_reserved(path) and (part is None or part[1] is Part.CONTROL)
 
 
 def _share(limit: int | None) -> Share | None:

@@ -10,6 +10,7 @@ from gateway.protocol.run_path import LONGEST_PART, part_of
 
 MAX_PATH: Final = 1024  # characters
 MAX_RUN_ID: Final = 256  # characters
+RESERVED: Final = "__ds"  # the first segment of the control APIs' paths (§6): no stream is there
 
 
 def stream_path_of(url_path: str) -> str | None:
@@ -19,6 +20,11 @@ def stream_path_of(url_path: str) -> str | None:
     if url_path.startswith("/runs/"):
         return url_path[1:] if len(url_path) > 6 else None
     return None
+
+
+def is_reserved(path: str) -> bool:
+    """Whether a path is one of the control APIs', and no stream's."""
+    return path.partition("/")[0] == RESERVED
 
 
 def check_path(path: str) -> str:
