@@ -123,7 +123,8 @@ async def _answers(url: str, patience: float) -> None:
 async def _ask(url: str) -> None:
     connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
     try:
-        await connection.fetchval("SELECT 1", timeout=CONNECT_TIMEOUT)  # a pooler takes clients without a server
+        # A pooler takes clients without a server; and it may give the halves of a prepared statement different ones.
+        await connection.execute("SELECT 1", timeout=CONNECT_TIMEOUT)
         await connection.close(timeout=CONNECT_TIMEOUT)
     finally:
         connection.terminate()

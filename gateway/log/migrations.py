@@ -22,6 +22,8 @@ async def migrate(database_url: str) -> list[str]:
     """Applies what is missing and returns the names applied. Safe to repeat, and to run from several at once."""
     connection = await connect(database_url, timeout=30)
     try:
+        if not await _look(connection):
+            return []  # which a role that may not create anything is told as well, and on a database that is read-only
         # One transaction, with a lock that ends with it: also right behind a pooler in transaction mode.
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
@@ -44,10 +46,15 @@ async def missing(database_url: str) -> list[str]:
     """The names that `migrate` would apply; all of them where there is no schema. Changes nothing."""
     connection = await connect(database_url, timeout=30)
     try:
-        there = await connection.fetchval("SELECT to_regclass('run_gateway.migrations') IS NOT NULL")
-        return await _missing(connection) if there else names()
+        return await _look(connection)
     finally:
         await connection.close()
+
+
+async def _look(connection: LogConnection) -> list[str]:
+    async with connection.transaction(readonly=True):  # a pooler may give each statement another server outside of one
+        there = await connection.fetchval("SELECT to_regclass('run_gateway.migrations') IS NOT NULL")
+        return await _missing(connection) if there else names()
 
 
 async def _missing(connection: LogConnection) -> list[str]:

@@ -46,6 +46,12 @@ async def test_applying_them_again_keeps_what_is_there(database_url: str) -> Non
         assert await log.content("s") == b"1"
 
 
+async def test_where_nothing_is_missing_nothing_is_written(postgres: Postgres, database_url: str) -> None:
+    database = database_url.split("?")[0].rpartition("/")[2]
+    await postgres.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    assert await migrate(database_url) == []
+
+
 async def test_one_that_fails_leaves_nothing_behind(bare_url: str) -> None:
     async with connected(bare_url) as connection:
         # Something is in the way of the first one, after it has made some of its tables.
