@@ -31,7 +31,7 @@ CALL: Final = (
     "CALL run_gateway.append("
     "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, NULL, NULL, NULL, NULL, NULL, NULL)"
 )
-_BODY_LIMIT: Final = 7_000  # bytes of events that a notification carries; run_gateway.news has the last word
+_BODY_LIMIT: Final = 7_000  # bytes of events that a notification may carry; run_gateway.news has the last word
 
 
 @dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
@@ -53,7 +53,7 @@ Settle = Callable[["Appended | ProtocolError"], None]
 
 
 class Waiting:
-    """A request, and who is to be told what became of it."""
+    """A request, and who is to be told its outcome."""
 
     __slots__ = ("_settle", "request", "size")
 
@@ -63,14 +63,14 @@ class Waiting:
         self.size = sum(map(len, request.events)) + 200
 
     def settle(self, outcome: Appended | ProtocolError) -> None:
-        """Tells it, once: an HTTP request has one answer, whatever fails after it was given."""
+        """Tells the outcome, once: an HTTP request has one answer, whatever fails afterwards."""
         settle, self._settle = self._settle, None
         if settle is None:
             return
         try:
             settle(outcome)
         except Exception:
-            logger.exception("An append's outcome could not be told.")  # and its neighbours are told theirs
+            logger.exception("An append's outcome could not be told.")  # the others of its batch are told theirs
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ class Entry:
 
 
 def arguments(entries: dict[str, Entry], *, told: bool) -> list[object]:
-    """The parallel arrays of run_gateway.append, after the machine's name. `told`: others hear of it."""
+    """The parallel arrays of run_gateway.append, after the Machine's name. `told`: other Machines are notified."""
     firsts = [entry.waiting[0].request for entry in entries.values()]
     producers = [request.producer for request in firsts]
     with_producers = any(producers)
@@ -135,7 +135,7 @@ def arguments(entries: dict[str, Entry], *, told: bool) -> list[object]:
 
 
 def _notified(entry: Entry) -> str | None:
-    """The events as a notification carries them: JSON alone, which is text without NUL, and only when it fits."""
+    """The events as a notification carries them; None if it cannot: only JSON, which is text without NUL, and small."""
     if not entry.events:
         return ""
     if entry.waiting[0].request.media_type != JSON_TYPE:

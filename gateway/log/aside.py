@@ -1,7 +1,7 @@
 """Appends to streams whose rows somebody else holds: set aside, so that nobody waits behind them.
 
-A transaction that was left idle in front of a stream's row may hold it for hours. Its neighbours in a batch go on
-without it, no lane waits for it, and whoever asked for it is told so in time.
+A transaction that was left idle may hold a stream's row for hours. The other streams of a batch go on without that one,
+no lane waits for it, and its appends are refused in time.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from typing import Final, Generic, TypeVar
 
 from gateway.protocol.errors import Unavailable
 
-_LOOK: Final = 0.05  # seconds between looks whether a row is free again
+_LOOK: Final = 0.05  # seconds between checks whether rows are free again
 
 Entry = TypeVar("Entry")
 
 
 class Aside(Generic[Entry]):
-    """What waits for a row, by path. `held` asks the log which paths are; `free` and `over` are told what has become
-    of one: it may go on, or has waited for `patience` seconds.
+    """What waits for a row, by path.
+
+    `held` asks the log which paths' rows are held. `free` is called when one may go on, `over` when it has waited for
+    `patience` seconds.
     """
 
     def __init__(
@@ -39,14 +41,14 @@ class Aside(Generic[Entry]):
         self._looking: asyncio.Task[None] | None = None
 
     def put(self, path: str, entry: Entry) -> None:
-        """Until the row is free, or patience is at its end. One that comes back has waited since it first came."""
+        """Sets an entry aside. One that was set aside before has waited since then, until `settled` says otherwise."""
         self._entries[path] = entry
         self._since.setdefault(path, asyncio.get_running_loop().time())
         if self._looking is None:
             self._looking = asyncio.create_task(self._look())
 
     def settled(self, paths: Iterable[str]) -> None:
-        """What became of these is told, but for those that have been put aside: whoever comes next has not waited."""
+        """These have their outcome, except those that are aside: the next entry for such a path has not waited yet."""
         if self._since:
             for path in paths:
                 if path not in self._entries:

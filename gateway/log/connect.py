@@ -1,4 +1,4 @@
-"""One connection to Postgres: how it is opened, how long it may be used, and what stands in between.
+"""One connection to Postgres: how it is opened, how long it may be used, and whether a pooler is in between.
 
 Knows nothing of the log: `gateway.log.database` keeps a pool of these, the listener one of its own.
 """
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
-# What a lost, refused or overloaded database looks like from here.
+# What the driver raises for a database that is lost, refuses, or is overloaded.
 FAULTS: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
-# After which the connection itself is in doubt: the server has gone, or does not answer.
+# After these the connection itself is in doubt: the server has gone, or does not answer.
 LOSSES: Final = (
     OSError,  # TimeoutError is one
     asyncpg.InterfaceError,
@@ -34,24 +34,25 @@ LOSSES: Final = (
     asyncpg.OperatorInterventionError,
 )
 
-_SILENCE: Final = 10  # seconds: a peer that has not answered for so long is not there any more
+_SILENCE: Final = 10  # seconds after which a peer that does not answer counts as gone
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _ECHO: Final = 1.0  # seconds for a notification to come back
 _PROBE: Final = "run_gateway_probe"
 _FIRST_OWN_OID: Final = 16_384  # FirstNormalObjectId, access/transam.h: those below are the catalog's
-_NOT_ASKED: Final = SimpleNamespace(name="none")  # the driver looks whether its question took a statement's place
+_NOT_ASKED: Final = SimpleNamespace(name="none")  # for the driver, which checks the name of the statement that it used
 
-# Of every element of an array the driver asks two abstract classes whether it is one itself: a fifth of a microsecond
-# each, more than all else that it does with it. Ours are lists, and what is in them is none.
+# For every element of an array the driver checks against two abstract classes whether it is an array itself. That
+# takes a fifth of a microsecond for each, more than all else that it does with it. Our arrays are lists, and none has
+# lists inside.
 for _name in ("IterableABC", "SizedABC"):
-    if hasattr(driver, _name):  # its own business: elsewhere it may be called otherwise, and is slower then
+    if hasattr(driver, _name):  # a private name: a version that has another one works too, and is slower
         setattr(driver, _name, (list, tuple))
 
 
 class LogConnection(Connection):
-    """A connection without session state: nothing to reset when it goes back, so no round trip for it.
+    """A connection without session state, so that no round trip is needed to reset it when it goes back to the pool.
 
-    Nor does each ask the server anew what the types are that statements use, for which the driver takes four.
+    Nor does every connection ask the server for the types that statements use, which takes the driver four round trips.
     """
 
     born = 0.0  # by the loop's clock
@@ -62,7 +63,7 @@ class LogConnection(Connection):
         return ""
 
     async def _introspect_types(self, oids: Collection[int], timeout: float) -> tuple[Any, Any]:
-        """The driver's own question. Types of the catalog are the same in every Postgres, and asked for once."""
+        """The driver's own method. Types of the catalog are the same in every Postgres, so they are asked for once."""
         asked = frozenset(oids)
         for known, types in self._types:
             if asked <= known:
@@ -102,14 +103,14 @@ async def connect(
     )
     connection.born = asyncio.get_running_loop().time()
     connection.retires = connection.born + max_age * random.uniform(0.8, 1)
-    # A statement goes to the kernel at once, and not after all else that this turn of the loop has to do.
+    # Statements go to the kernel at once, not at the end of this turn of the loop.
     connection._transport.set_write_buffer_limits(0)  # type: ignore[attr-defined]
     _keep_honest(connection)
     return connection
 
 
 def _keep_honest(connection: Connection) -> None:
-    """A peer that vanishes without a word is noticed by the kernel, though nothing is said meanwhile."""
+    """Has the kernel notice a peer that vanished, even if nothing is sent."""
     sock = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -121,22 +122,22 @@ def _keep_honest(connection: Connection) -> None:
 
 
 async def keeps_statements(open: Callable[[], Awaitable[LogConnection]]) -> bool:
-    """Whether a statement that a connection has prepared is its own, and still there in its next transaction.
+    """Whether a prepared statement is still there, and still the same, in the connection's next transaction.
 
-    Not behind a pooler in transaction mode that knows nothing of prepared statements, where the name may be another
-    client's by then: doubt means no. `open` gives connections that keep none. Raises one of FAULTS.
+    Behind a pooler in transaction mode that does not support prepared statements it is not: the name may belong to
+    another client by then. Doubt means no. `open` opens a connection that keeps no statements. Raises one of FAULTS.
     """
     connection = await open()
     try:
         if connection.get_server_pid() == await connection.fetchval("SELECT pg_backend_pid()"):
-            return True  # a pooler makes up the pid that it tells
+            return True  # a pooler reports a pid of its own making
         return await _names_are_translated(connection) or await hears(connection, open)
     finally:
         connection.terminate()
 
 
 async def _names_are_translated(connection: LogConnection) -> bool:
-    """PgBouncer >= 1.21 with max_prepared_statements gives statements names of its own, and brings them along."""
+    """Whether this is PgBouncer >= 1.21 with max_prepared_statements, which gives statements names of its own."""
     name = f"{_PROBE}_{secrets.token_hex(4)}"
     async with connection.transaction():
         prepared = await connection.prepare("SELECT 1", name=name)
@@ -148,9 +149,9 @@ async def _names_are_translated(connection: LogConnection) -> bool:
 
 
 async def hears(connection: LogConnection, open: Callable[[], Awaitable[LogConnection]]) -> bool:
-    """Whether what is notified on another connection arrives on this one. Raises one of FAULTS.
+    """Whether a notification that is sent on another connection arrives on this one. Raises one of FAULTS.
 
-    Between its transactions a client is told of notifications only where its backend is its own.
+    It does only if the server's side of the connection stays the client's own between its transactions.
     """
     heard = asyncio.Event()
     nonce = secrets.token_hex(8)

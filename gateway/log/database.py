@@ -1,7 +1,7 @@
 """The way to Postgres: a small pool, and the driver's errors as the protocol's.
 
-A connection is held for one statement at a time, never while a reader waits (law 7). One that was lost, has not
-answered, or has been open for long is closed and replaced; nothing waits for a server that may not be there.
+A connection is held for one statement at a time, never while a reader waits (law 7). A connection that was lost, did
+not answer, or has been open for long is closed and replaced; nothing waits for a server that may not be there.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("gateway.log.database")
 
-_ENOUGH = 4  # connections in a pool that can spare some for writers alone
+_ENOUGH = 4  # connections in a pool that is large enough for the writer to keep some of them
 _CONNECT = 5.0  # seconds for a new connection, at most
-_DEMOTED = 5.0  # seconds between looks whether another server is the primary by now
+_DEMOTED = 5.0  # seconds between reconnects in search of the new primary
 
 # All types that our statements use and the driver does not know by itself: asked for once, see LogConnection.
 _TYPES = "SELECT NULL::text[], NULL::integer[], NULL::bigint[], NULL::boolean[], NULL::bytea[]"
 
-# A pooler has handed the statement to a server that does not know it, or knows another by that name.
+# Raised behind a pooler that has sent a statement to a server which does not know it, or knows another by that name.
 _FORGOTTEN = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 
 
 class Lane:
-    """One connection of the pool, replaced when it has failed or was lost; with `keep`, kept between statements.
+    """One connection of the pool, replaced when it has failed or was lost. `keep`: it is held between statements too.
 
     `timeout`: seconds for one statement, and as many for a connection to send it on.
     """
@@ -63,7 +63,7 @@ class Lane:
             await self.close()
             raise _told(error) from error
         except BaseException:
-            self._database.discard(self._connection)  # cancelled in the middle: nobody knows what it is doing
+            self._database.discard(self._connection)  # cancelled in the middle of a statement: its state is unknown
             await self.close()
             raise
         if not self._keep:
@@ -74,7 +74,7 @@ class Lane:
     async def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(*FAULTS):  # it has failed already, and that was told
+            with suppress(*FAULTS):  # it has failed already, which was reported
                 await self._database.give_back(connection)
 
 
@@ -91,7 +91,7 @@ class Database:
         self._timeout = statement_timeout
         self._max_age = max_age
         self._cached = False
-        self._since = 0.0  # connections that were opened before are not trusted any more
+        self._since = 0.0  # connections that were opened before this time are not used any more
         self._pool: Pool | None = None
 
     async def open(self) -> None:
@@ -101,7 +101,7 @@ class Database:
             self._cached = await keeps_statements(lambda: connect(self._dsn, timeout=10, command_timeout=10))
             if not self._cached:
                 logger.warning("A pooler that loses prepared statements: each statement takes two round trips.")
-            # min_size 0: the driver would see to a least number by itself, and fill the log when it cannot.
+            # min_size 0: the driver would open connections by itself, and fill the log when it cannot.
             self._pool = await asyncpg.create_pool(
                 self._dsn,
                 min_size=0,
@@ -140,7 +140,7 @@ class Database:
         return Lane(self, keep=self._size >= _ENOUGH, timeout=timeout or self._timeout)
 
     async def take(self, timeout: float | None = None) -> Pooled:
-        """A connection that `give_back` must be told of. Raises what the driver does."""
+        """A connection, to be returned by `give_back`. Raises what the driver raises."""
         assert self._pool is not None, "opened before it is used"
         began = time.monotonic()
         while True:
@@ -166,7 +166,7 @@ class Database:
             self.judge(connection, error)
             raise _told(error) from error
         except asyncio.CancelledError:
-            self.discard(connection)  # in the middle of a statement, for all that is known
+            self.discard(connection)  # it may be in the middle of a statement
             raise
         finally:
             if connection is not None:
@@ -179,23 +179,23 @@ class Database:
         return _is_open(connection) and own.born >= self._since and own.retires > self._loop.time()
 
     def judge(self, connection: Pooled | None, error: BaseException) -> None:
-        """What an error says of the connection that it came on, and of the others."""
+        """Draws the consequences of an error for the connection that it came on, and for the others."""
         if isinstance(error, _FORGOTTEN) and self._cached:
             self._cached = False
             self._since = self._loop.time()
             logger.warning("A pooler has lost a prepared statement: from now on each takes two round trips.")
         elif isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-            # A primary that became a standby keeps its connections: whoever asks anew may find the new one.
+            # A primary that became a standby keeps its connections: new ones may lead to the new primary.
             if self._loop.time() - self._since > _DEMOTED:
                 self._since = self._loop.time()
         elif isinstance(error, LOSSES):
             self.discard(connection)
             if isinstance(error, TimeoutError) and connection is not None:
-                # Half-open, most likely, and then so are those that lie idle: none of them is waited for again.
+                # It is most likely half-open, and so are the idle ones then: none of them is used again.
                 self._since = self._loop.time()
 
     def discard(self, connection: Pooled | None) -> None:
-        """Closes it without a word: there may be nobody to hear it."""
+        """Closes a connection at once, without a farewell to a server that may be gone."""
         if connection is not None and _is_open(connection):
             connection.terminate()
 
@@ -214,7 +214,7 @@ def _is_open(connection: Pooled) -> bool:
     try:
         return not connection.is_closed()
     except asyncpg.InterfaceError:
-        return False  # lost while nobody looked: the driver has taken it back
+        return False  # it was lost while it lay idle, and the driver has taken it back
 
 
 def _told(error: BaseException) -> Unavailable:

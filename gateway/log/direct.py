@@ -1,6 +1,7 @@
 """Where LISTEN goes: past the pooler, where its direct address is known or follows from the pooled one.
 
-On Fly's managed Postgres that is direct.<cluster>.flympg.net for pgbouncer.<cluster>.flympg.net: https://fly.io/docs/mpg/
+On Fly's managed Postgres that is direct.<cluster>.flympg.net for pgbouncer.<cluster>.flympg.net:
+https://fly.io/docs/mpg/
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def direct_address(url: str) -> str | None:
 
 
 def listening_addresses(database_url: str, given: str | None) -> list[str]:
-    """Where to try LISTEN, best first. What was given is meant; what is derived is tried, and has to prove itself."""
+    """Where to try LISTEN, best first: only what was given; or else a derived address, and then the database's."""
     if given is not None:
         return [given]
     derived = direct_address(database_url)
@@ -33,5 +34,5 @@ def listening_addresses(database_url: str, given: str | None) -> list[str]:
 
 
 def host_of(url: str) -> str:
-    """The host alone, as a log may name it: a password may stand before the @."""
+    """The host alone, which may be logged: the rest of the address may hold a password."""
     return urlsplit(url).hostname or "a local socket"

@@ -1,4 +1,4 @@
-"""What nobody waits for: events that have come to rest are packed, old runs removed, and what was removed is purged.
+"""Background work on the log: events at rest are packed, old streams removed, and the rows of removed ones purged.
 
 One Machine at a time, in small steps with pauses in between, so that whoever appends or reads goes first. Each step is
 one transaction: a Machine that dies in the middle of it leaves nothing half done, and another goes on.
@@ -20,10 +20,10 @@ logger = logging.getLogger("gateway.log.housekeeping")
 PAGE_BYTES: Final = 64 << 10  # of a page before it is compressed: what a live reader is sent at once (reader.LIVE_PAGE)
 PAGE_EVENTS: Final = 1_000  # in a page at most, so that one of an open stream is full whatever the size of its events
 MARGIN: Final = 500  # last events of an open stream that stay rows: they are read most, and every reader begins there
-HOLD: Final = timedelta(seconds=10)  # that a Machine which has vanished keeps the others away
-PAUSE: Final = 3.0  # times what a step took: the slower the database answers, the more it is left alone
+HOLD: Final = timedelta(seconds=10)  # for which a Machine that has vanished still keeps the others away
+PAUSE: Final = 3.0  # times the duration of the step before: the slower the database, the longer it is left alone
 LEAST_PAUSE: Final = 0.002  # seconds
-STREAMS: Final = 1_000  # looked at in one step
+STREAMS: Final = 1_000  # examined in one step
 
 _STEP: Final = "SELECT CASE WHEN run_gateway.keeps_house($1, $2) THEN run_gateway.{} END"
 _PACK: Final = _STEP.format("pack_page($3, $4, $5, $6)")
@@ -33,7 +33,7 @@ _PACKABLE: Final = "SELECT ids, until FROM run_gateway.packable($1, $2, $3)"
 
 
 class KeptElsewhere(Exception):
-    """Another Machine keeps house."""
+    """Another Machine does the housekeeping at the moment."""
 
 
 class Housekeeping:
@@ -52,7 +52,7 @@ class Housekeeping:
         self._interval = interval
         self._pack = pack
         self._retention = retention
-        self._after = 0  # the stream that was looked at last: one that cannot be packed does not keep others waiting
+        self._after = 0  # the stream examined last, so that one that cannot be packed does not block the others
 
     async def run(self) -> None:
         """Rounds, until cancelled."""
@@ -69,7 +69,7 @@ class Housekeeping:
                 logger.info("Packed pages: %d, purged rows: %d.", self.packed - packed, self.purged - purged)
 
     async def round(self) -> None:
-        """Everything that there is to do now. Raises KeptElsewhere, Unavailable."""
+        """Does everything that there is to do now. Raises KeptElsewhere, Unavailable."""
         if self._retention is not None:
             while await self.retire(self._retention):
                 pass
@@ -87,7 +87,7 @@ class Housekeeping:
         return int(await self._step(_RETIRE, timedelta(seconds=keep), most))
 
     async def purge(self, most: int = 5_000) -> int:
-        """Takes away what has expired and some rows of what was removed; returns how many rows went.
+        """Removes what has expired, and some rows of what was removed before. Returns how many rows it deleted.
 
         Raises KeptElsewhere, Unavailable.
         """
@@ -96,7 +96,7 @@ class Housekeeping:
         return rows
 
     async def pack(self) -> bool:
-        """Packs what can be packed of the next streams; returns whether there are more. Raises as `purge` does."""
+        """Packs what can be packed of the next streams. Returns whether there are more. Raises what `purge` raises."""
         async with self._database.acquire() as connection:
             row = await connection.fetchrow(_PACKABLE, self._after, STREAMS, PAGE_EVENTS + MARGIN)
         assert row is not None, "an aggregate is one row"

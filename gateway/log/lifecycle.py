@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gateway.log.database import Database
 from gateway.protocol.batch import media_type
-from gateway.protocol.create import CreateRequest
+from gateway.protocol.create import DEFAULT_TYPE, CreateRequest
 from gateway.protocol.errors import (
     ContentTypeMismatch,
     ForkOffsetBeyondTail,
@@ -38,7 +38,10 @@ _REFUSALS: dict[str, type[ProtocolError]] = {
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A stream that exists as asked for; `new` when this request made it."""
+    """A stream that exists as it was asked for.
+
+    `new`: this request created it. `tail`: the position after its events.
+    """
 
     new: bool
     content_type: str
@@ -58,7 +61,7 @@ class Lifecycle:
         fork = request.fork
         async with self._database.acquire() as connection:
             inherited = await connection.fetchval(_CONTENT_TYPE, fork.source) if fork and request.body else None
-            content_type = request.content_type or inherited or "application/octet-stream"
+            content_type = request.content_type or inherited or DEFAULT_TYPE
             row = await connection.fetchrow(
                 _CREATE if request.lease is None else _CREATE_LEASED,
                 request.path,

@@ -1,7 +1,7 @@
 """The one LISTEN connection of a Machine: self-test, heartbeat, reconnect, then "everyone look again".
 
-A nonce sent through the pool must come back here. Where it does not (a pooler in transaction mode swallows LISTEN
-without an error), news arrives by polling, and this goes on trying.
+A nonce that is sent through the pool must come back here. Where it does not (a pooler in transaction mode accepts
+LISTEN and delivers nothing), the log is polled, and this goes on trying.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from gateway.protocol.errors import Unavailable
 logger = logging.getLogger("gateway.log.listener")
 
 CHANNEL = "run_gateway"
-_ECHO_TIMEOUT = 2.0  # seconds for a nonce to come back, three times
-_ALONE_AFTER = 3.0  # seconds of listening without hearing of another Machine
+_ECHO_TIMEOUT = 2.0  # seconds for a nonce to come back; three are tried
+_ALONE_AFTER = 3.0  # seconds of listening, without hearing of another Machine, until there is none
 _PING = "\n\n0\n0\nping "
 _NOTIFY = "SELECT usage FROM pg_notification_queue_usage() AS usage, pg_notify($1, $2)"
 _RETRY = (0.1, 5.0)  # seconds between attempts to connect, from and to
@@ -34,7 +34,7 @@ _RETRY = (0.1, 5.0)  # seconds between attempts to connect, from and to
 class Listener:
     """Hears other Machines' news. `news` is "listen" or "polling": how it arrives at the moment.
 
-    `addresses`: where to try LISTEN, best first; each has to prove itself.
+    `addresses`: where to try LISTEN, best first; each is used only after a nonce has come back. `heartbeat`: seconds.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Listener:
 
     @property
     def alone(self) -> bool:
-        """Whether no other Machine listens: then there is nobody to tell. Doubt means no."""
+        """Whether no other Machine listens, so that nobody has to be notified. Doubt means no."""
         if self.news != "listen" or self._others:
             return False
         return time.monotonic() > self._alone_after
@@ -108,7 +108,7 @@ class Listener:
             delay = min(delay * 2, _RETRY[1])
 
     async def _listen(self, address: str, last: bool, ready: asyncio.Event) -> None:
-        """One connection's life: returns or raises when it is no good any more, or another address may be better."""
+        """Listens on one connection, until it has failed or another address may be better."""
         connection: Connection = await connect(address, timeout=10, command_timeout=10)
         lost = asyncio.Event()
         try:
@@ -129,7 +129,7 @@ class Listener:
                         return
                     ready.set()
                 else:
-                    raise TimeoutError  # it worked before: a half-open connection, most likely
+                    raise TimeoutError  # it worked before, so the connection is most likely half-open
                 ready.set()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(lost.wait(), self._heartbeat)
@@ -151,22 +151,22 @@ class Listener:
         return False
 
     async def _ping(self) -> None:
-        """Tells every Machine, this one included, that this one is there."""
+        """Notifies every Machine, this one included, that this one is there."""
         async with self._database.acquire() as connection:
             self.queue_usage = await connection.fetchval(_NOTIFY, CHANNEL, f"{self._machine}{_PING}{self._nonce}")
 
     def _forget(self) -> None:
-        """Machines that have been silent for three heartbeats are not there any more."""
+        """Forgets Machines that have been silent for three heartbeats."""
         old = time.monotonic() - 3 * self._heartbeat
         self._others = {machine: heard for machine, heard in self._others.items() if heard > old}
 
     def _met(self, machine: str) -> None:
         if machine not in self._others:
-            self._greeting = asyncio.ensure_future(self._greet())
+            self._greeting = asyncio.ensure_future(self._greet())  # kept, since the loop holds tasks only weakly
         self._others[machine] = time.monotonic()
 
     async def _greet(self) -> None:
-        """A Machine that has just come is told at once that it is not alone."""
+        """Tells a Machine that has just come, at once, that it is not alone."""
         with suppress(Unavailable):  # then the next heartbeat tells it
             await self._ping()
 
@@ -175,11 +175,11 @@ class Listener:
             self.news = news
             self._alone_after = time.monotonic() + _ALONE_AFTER
             logger.info("News arrives by %s.", news)
-            self._on_change()  # what was said while nobody listened has to be read
+            self._on_change()  # what was notified meanwhile was not heard, and has to be read
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         text = str(payload)
-        if text.startswith(self._own):  # its own commits were told of when they landed
+        if text.startswith(self._own):  # this Machine's own commits were reported when they were made
             if text.endswith(self._nonce) and _PING in text:
                 self._echo.set()
             return
@@ -195,7 +195,7 @@ class Listener:
 
 
 def parse_news(payload: str) -> News | None:
-    """A notification's payload as run_gateway.news writes it; None when it is none of that."""
+    """The news in a notification's payload, as run_gateway.news writes it; None if it is something else."""
     fields = payload.split("\n", 5)
     try:
         _, path, first, last, state, *body = fields

@@ -12,7 +12,7 @@ from typing import Final
 
 from gateway.log.connect import LogConnection, connect
 
-_LOCK: Final = 0x72756E67  # an advisory lock's number of our own: "rung"
+_LOCK: Final = 0x72756E67  # the number of our own advisory lock: "rung" in ASCII
 
 FUNCTIONS: Final = ("read", "pack", "append", "lifecycle", "subscriptions", "runs", "transactional", "waiting", "flue")
 """The files of functions, each after those that it needs when it is made."""
@@ -24,7 +24,7 @@ async def migrate(database_url: str) -> list[str]:
     try:
         if not await _look(connection):
             return []  # which a role that may not create anything is told as well, and on a database that is read-only
-        # One transaction, with a lock that ends with it: also right behind a pooler in transaction mode.
+        # One transaction, with a lock that ends with it: this is safe behind a pooler in transaction mode, too.
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
             await connection.execute("CREATE SCHEMA IF NOT EXISTS run_gateway")
@@ -78,7 +78,7 @@ def tables() -> list[str]:
 
 
 def functions() -> str:
-    """The functions' own entry: it goes up with every change of their text."""
+    """The name under which the functions are recorded. It goes up with every change of their text."""
     return (_folder() / "functions" / "REVISION").read_text().split()[0]
 
 
