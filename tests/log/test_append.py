@@ -377,7 +377,7 @@ async def test_a_stream_that_appears_in_the_middle_is_not_judged_unlocked(databa
         await other.execute(  # else it would wait for 0.1 s, and go on without `a`
             "DO $$ BEGIN EXECUTE (SELECT string_agg("
             "format('ALTER FUNCTION %s SET lock_timeout = 0', oid::regprocedure), ';')"
-            " FROM pg_proc WHERE proname = 'append_batch'); END $$"
+            " FROM pg_proc WHERE proname IN ('append_plain', 'append_batch')); END $$"
         )
         await log.create("a")
         await holder.execute("BEGIN; SELECT FROM run_gateway.streams WHERE path = 'a' FOR UPDATE")

@@ -36,6 +36,102 @@ CREATE OR REPLACE FUNCTION run_gateway.fence(
 RETURN CASE WHEN lost AND verdict = 'closed' AND (producer IS NULL OR epoch < known_epoch) THEN 'lost' ELSE verdict END;
 
 
+-- When a stream expires, and when the lease of a run does, after a sign of life at this moment.
+CREATE OR REPLACE FUNCTION run_gateway.slid(ttl bigint, expires_at timestamptz) RETURNS timestamptz LANGUAGE sql
+RETURN CASE WHEN ttl IS NULL THEN expires_at ELSE clock_timestamp() + ttl * interval '1 second' END;
+
+CREATE OR REPLACE FUNCTION run_gateway.leased_until(lease integer) RETURNS timestamptz LANGUAGE sql
+RETURN CASE WHEN lease IS NOT NULL THEN clock_timestamp() + lease * interval '1 second' END;
+
+
+-- What append_batch does, for requests that name no producer, no Stream-Seq and no lease, and close nothing: whether one
+-- of these is accepted is decided by its stream's row alone. So one statement finds the rows, waits for them in the same
+-- order, judges each as it is by then (Postgres asks its WHERE once more of a row that it had to wait for), and changes
+-- them. ANY is there for the plan: no join but a nested loop can use it, so paths come in their order.
+CREATE OR REPLACE FUNCTION run_gateway.append_plain(
+    paths text[], media_types text[], counts integer[],
+    event_entries integer[], event_ordinals integer[], events bytea[],
+    OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[],
+    OUT cancels boolean[]
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_nestloop = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    n    integer := cardinality(paths);
+    done bigint[];
+BEGIN
+    WITH appended AS (
+        UPDATE run_gateway.streams s
+           SET tail = s.tail + e.n, expires_at = run_gateway.slid(s.ttl, s.expires_at),
+               lease_until = run_gateway.leased_until(s.lease)
+          FROM unnest(paths, media_types, counts) WITH ORDINALITY AS e(path, media_type, n, i)
+         WHERE s.path = ANY (ARRAY[e.path]) AND run_gateway.live(s)
+           AND run_gateway.verdict(
+                   s.id, s.gone, s.closed, s.media_type, NULL, NULL, NULL, NULL, NULL, NULL,
+                   e.n, false, e.media_type, NULL, NULL, NULL, NULL) = 'appended'
+        RETURNING e.i, s.id, s.tail - e.n AS base, s.tail, s.cancel_requested
+    ), added AS (
+        INSERT INTO run_gateway.events (stream, seq, data)
+        SELECT a.id, a.base + e.ordinal, e.data
+          FROM unnest(event_entries, event_ordinals, events) AS e(entry, ordinal, data)
+          JOIN appended a ON a.i = e.entry
+    )
+    SELECT array_agg(a.i), array_agg(a.tail), array_agg(a.cancel_requested) INTO done, tails, cancels FROM appended a;
+    IF cardinality(done) = n THEN
+        verdicts := array_fill('appended'::text, ARRAY[n]);
+        closed := array_fill(false, ARRAY[n]);
+        known_epochs := array_fill(NULL::bigint, ARRAY[n]);
+        known_seqs := known_epochs;
+        RETURN;
+    END IF;
+
+    -- Of what no row was found for, none changes any more: a stream that is closed, or of another type, stays so. One
+    -- that could take the request now was not there when it was looked for.
+    SELECT array_agg(CASE WHEN d.i IS NOT NULL THEN 'appended' ELSE r.verdict END ORDER BY e.i),
+           array_agg(coalesce(d.tail, r.tail) ORDER BY e.i),
+           array_agg(CASE WHEN d.i IS NOT NULL THEN false ELSE r.closed END ORDER BY e.i),
+           array_agg(r.closing_epoch ORDER BY e.i), array_agg(r.closing_seq ORDER BY e.i),
+           array_agg(coalesce(d.cancel_requested, r.cancel_requested) ORDER BY e.i)
+      INTO verdicts, tails, closed, known_epochs, known_seqs, cancels
+      FROM unnest(paths, media_types, counts) WITH ORDINALITY AS e(path, media_type, n, i)
+      LEFT JOIN unnest(done, tails, cancels) AS d(i, tail, cancel_requested) ON d.i = e.i
+      LEFT JOIN LATERAL run_gateway.refused(e.path, e.media_type, e.n) r ON d.i IS NULL;
+END
+$$;
+
+
+-- Why a request of that kind was not accepted. The state is NULL where there was no such stream.
+CREATE OR REPLACE FUNCTION run_gateway.refused(
+    path text, media_type text, n integer,
+    OUT verdict text, OUT tail bigint, OUT closed boolean, OUT closing_epoch bigint, OUT closing_seq bigint,
+    OUT cancel_requested boolean
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    s record;
+BEGIN
+    SELECT v.* INTO s FROM run_gateway.streams v WHERE v.path = refused.path AND run_gateway.live(v);
+    verdict := run_gateway.fence(s.lost, NULL, NULL, NULL, run_gateway.verdict(
+        s.id, s.gone, s.closed, s.media_type, NULL, NULL, NULL, NULL, NULL, NULL,
+        n, false, media_type, NULL, NULL, NULL, NULL));
+    IF verdict = 'appended' THEN
+        verdict := 'not_found';
+    ELSE
+        tail := s.tail;
+        closed := s.closed;
+        cancel_requested := s.cancel_requested;
+        IF s.closed AND NOT s.lost THEN
+            closing_epoch := s.closing_epoch;
+            closing_seq := s.closing_seq;
+        END IF;
+    END IF;
+END
+$$;
+
+
 -- Judges one request per stream and appends what is accepted. Each path stands at most once in `paths`, in ascending
 -- order (the writer sees to it): every judgement is independent of its neighbours, and no two batches can wait for
 -- each other. `tails` and `closed` are the streams' state afterwards, `known_*` the producers'. `leases`: seconds that a
@@ -105,11 +201,9 @@ BEGIN
            closing_producer = CASE WHEN e.closing THEN e.producer END,
            closing_epoch = CASE WHEN e.closing THEN e.epoch END,
            closing_seq = CASE WHEN e.closing THEN e.seq END,
-           expires_at = CASE WHEN s.ttl IS NULL THEN s.expires_at
-                             ELSE clock_timestamp() + s.ttl * interval '1 second' END,
+           expires_at = run_gateway.slid(s.ttl, s.expires_at),
            lease = coalesce(e.lease, s.lease),
-           lease_until = CASE WHEN coalesce(e.lease, s.lease) IS NULL THEN NULL
-                              ELSE clock_timestamp() + coalesce(e.lease, s.lease) * interval '1 second' END
+           lease_until = run_gateway.leased_until(coalesce(e.lease, s.lease))
       FROM unnest(ids, counts, closes, stream_seqs, producers, epochs, seqs, leases)
            AS e(id, n, closing, stream_seq, producer, epoch, seq, lease)
      WHERE s.id = e.id;
@@ -135,7 +229,7 @@ END
 $$;
 
 
--- The same for a single request, in half the time: a lone writer waits for this. `verdict` is what they share.
+-- The same for a single request, in a fraction of the time: a lone writer waits for this. `verdict` is what they share.
 CREATE OR REPLACE FUNCTION run_gateway.append_one(
     path text, media_type text, closing boolean, stream_seq text, producer text, epoch bigint, seq bigint, events bytea[],
     lease integer,
@@ -146,43 +240,62 @@ LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    s record;
-    n integer := coalesce(cardinality(events), 0);
+    s     record;
+    n     integer := coalesce(cardinality(events), 0);
+    plain boolean := num_nonnulls(stream_seq, producer, lease) = 0 AND NOT closing;
 BEGIN
-    SELECT v.id, v.media_type, v.tail, v.closed, v.gone, v.stream_seq, v.closing_producer, v.closing_epoch, v.closing_seq,
-           v.lease, v.lost, v.cancel_requested
-      INTO s FROM run_gateway.streams v
-     WHERE v.path = append_one.path AND run_gateway.live(v) FOR NO KEY UPDATE;
-    IF append_one.producer IS NOT NULL THEN
-        SELECT p.epoch, p.seq INTO known_epoch, known_seq FROM run_gateway.producers p
-         WHERE p.stream = s.id AND p.producer = append_one.producer;
+    IF plain THEN  -- as in append_plain: judged and changed at once
+        UPDATE run_gateway.streams AS v
+           SET tail = v.tail + n, expires_at = run_gateway.slid(v.ttl, v.expires_at),
+               lease_until = run_gateway.leased_until(v.lease)
+         WHERE v.path = append_one.path AND run_gateway.live(v)
+           AND run_gateway.verdict(
+                   v.id, v.gone, v.closed, v.media_type, NULL, NULL, NULL, NULL, NULL, NULL,
+                   n, false, append_one.media_type, NULL, NULL, NULL, NULL) = 'appended'
+        RETURNING v.id, v.tail - n AS tail, v.cancel_requested INTO s;
+        plain := FOUND;
     END IF;
-    outcome := run_gateway.verdict(
-        s.id, s.gone, s.closed, s.media_type, s.stream_seq, s.closing_producer, s.closing_epoch, s.closing_seq,
-        known_epoch, known_seq,
-        n, closing, append_one.media_type, append_one.stream_seq, producer, epoch, seq);
-    tail := s.tail;
-    closed := s.closed;
-    cancel_requested := s.cancel_requested;
-    IF outcome <> 'appended' THEN
-        IF s.lost THEN
-            outcome := run_gateway.fence(true, producer, epoch, known_epoch, outcome);
-        ELSIF s.closed THEN
-            known_epoch := s.closing_epoch;
-            known_seq := s.closing_seq;
+    IF NOT plain THEN
+        SELECT v.id, v.media_type, v.tail, v.closed, v.gone, v.stream_seq, v.closing_producer, v.closing_epoch,
+               v.closing_seq, v.lease, v.lost, v.cancel_requested
+          INTO s FROM run_gateway.streams v
+         WHERE v.path = append_one.path AND run_gateway.live(v) FOR NO KEY UPDATE;
+        IF append_one.producer IS NOT NULL THEN
+            SELECT p.epoch, p.seq INTO known_epoch, known_seq FROM run_gateway.producers p
+             WHERE p.stream = s.id AND p.producer = append_one.producer;
         END IF;
-        RETURN;
+        outcome := run_gateway.verdict(
+            s.id, s.gone, s.closed, s.media_type, s.stream_seq, s.closing_producer, s.closing_epoch, s.closing_seq,
+            known_epoch, known_seq,
+            n, closing, append_one.media_type, append_one.stream_seq, producer, epoch, seq);
+        IF outcome <> 'appended' THEN
+            tail := s.tail;
+            closed := s.closed;
+            cancel_requested := s.cancel_requested;
+            IF s.lost THEN
+                outcome := run_gateway.fence(true, producer, epoch, known_epoch, outcome);
+            ELSIF s.closed THEN
+                known_epoch := s.closing_epoch;
+                known_seq := s.closing_seq;
+            END IF;
+            RETURN;
+        END IF;
     END IF;
 
+    outcome := 'appended';
     tail := s.tail + n;
     closed := closing;
     known_epoch := epoch;
     known_seq := seq;
+    cancel_requested := s.cancel_requested;
     IF n = 1 THEN
         INSERT INTO run_gateway.events AS v (stream, seq, data) VALUES (s.id, append_one.tail, events[1]);
     ELSE
         INSERT INTO run_gateway.events AS v (stream, seq, data)
         SELECT s.id, s.tail + e.i, e.data FROM unnest(events) WITH ORDINALITY AS e(data, i);
+    END IF;
+    IF plain THEN
+        RETURN;
     END IF;
     UPDATE run_gateway.streams AS v
        SET tail = append_one.tail,
@@ -192,11 +305,9 @@ BEGIN
            closing_producer = CASE WHEN closing THEN append_one.producer END,
            closing_epoch = CASE WHEN closing THEN append_one.epoch END,
            closing_seq = CASE WHEN closing THEN append_one.seq END,
-           expires_at = CASE WHEN v.ttl IS NULL THEN v.expires_at
-                             ELSE clock_timestamp() + v.ttl * interval '1 second' END,
+           expires_at = run_gateway.slid(v.ttl, v.expires_at),
            lease = coalesce(append_one.lease, v.lease),
-           lease_until = CASE WHEN coalesce(append_one.lease, v.lease) IS NULL THEN NULL
-                              ELSE clock_timestamp() + coalesce(append_one.lease, v.lease) * interval '1 second' END
+           lease_until = run_gateway.leased_until(coalesce(append_one.lease, v.lease))
      WHERE v.id = s.id;
     IF seq >= 0 THEN
         INSERT INTO run_gateway.producers AS p (stream, producer, epoch, seq)
@@ -243,6 +354,9 @@ BEGIN
           FROM run_gateway.append_one(
               paths[1], media_types[1], closes[1], stream_seqs[1], producers[1], epochs[1], seqs[1], events,
               leases[1]) o;
+    ELSIF num_nonnulls(stream_seqs, producers, leases) = 0 AND NOT true = ANY (closes) THEN
+        SELECT * INTO verdicts, tails, closed, known_epochs, known_seqs, cancels
+          FROM run_gateway.append_plain(paths, media_types, counts, event_entries, event_ordinals, events);
     ELSE
         SELECT * INTO verdicts, tails, closed, known_epochs, known_seqs, cancels
           FROM run_gateway.append_batch(paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs,
