@@ -111,10 +111,10 @@ class DirectProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """uvicorn's own, with a bound for what it keeps, and refusals in the shape of all others."""
         step = self.head_limit
-        for start in range(0, len(data), step):
+        pieces = (data,) if len(data) <= step else [data[at : at + step] for at in range(0, len(data), step)]
+        for piece in pieces:
             if self._over or self.transport.is_closing():
                 return
-            piece = data if len(data) <= step else data[start : start + step]
             try:
                 self.parser.feed_data(piece)
             except HttpParserUpgrade:

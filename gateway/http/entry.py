@@ -27,7 +27,7 @@ from gateway.http.upstream import Upstream
 from gateway.limits import Quotas
 from gateway.limits.face import open_at
 from gateway.protocol.errors import Draining, InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound
-from gateway.protocol.stream_path import RESERVED, check_path, is_reserved, stream_path_of
+from gateway.protocol.stream_path import RESERVED, is_reserved, stream_path_of
 from gateway.protocol.tenants import within
 
 
@@ -79,10 +79,7 @@ class Entry:
         principal = self._auth.known(post.headers, post.stream)
         if principal is None:
             return False
-        try:
-            post.stored = within(principal.tenant, check_path(post.stream))
-        except ProtocolError:
-            return False
+        post.stored = within(principal.tenant, post.stream)
         post.common = self._cors.to(post.headers.get(b"origin"))
         return True
 

@@ -7,6 +7,7 @@ refused before the log is asked: nothing has been done with it by then. The answ
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
@@ -15,14 +16,29 @@ from uvicorn.config import Config
 from gateway.asgi import Headers, Scope
 from gateway.fanout.transport import WHOLE, DirectProtocol, whole
 from gateway.http import responses
-from gateway.protocol.errors import ProtocolError
-from gateway.protocol.stream_path import stream_path_of
+from gateway.protocol.errors import InvalidRequest, ProtocolError
+from gateway.protocol.stream_path import check_path, stream_path_of
 
 MOST_BODY: Final = 32 << 10  # bytes; a longer one is read by whoever may refuse it half way
+MOST_URL: Final = 512  # bytes
 
 # What a path is made of, where nothing in it means something else (RFC 3986, §3.3).
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/%"
-_UNUSUAL: Final = frozenset((b"upgrade", b"transfer-encoding"))
+
+
+@lru_cache(maxsize=4_096)
+def _named(url: bytes) -> tuple[str, str] | None:
+    """The path of a URL that is nothing but a path, and the stream that it names; None where it names none, or the
+    stream cannot be. Remembered, for a stream is appended to many times.
+    """
+    if url.translate(None, _PLAIN):
+        return None
+    path = unquote(url.decode("ascii"))
+    stream = stream_path_of(path)
+    try:
+        return None if stream is None else (path, check_path(stream))
+    except InvalidRequest:
+        return None
 
 
 class _Nobody:
@@ -155,24 +171,22 @@ class PostProtocol(DirectProtocol):
             return None
         if (self.cycle is not None and not self.cycle.response_complete) or self._surplus:
             return None
-        headers, url = dict(self.headers), self.url
+        headers = dict(self.headers)
         if (
             len(headers) != len(self.headers)
             or b"host" not in headers
             or self.expect_100_continue
-            or not _UNUSUAL.isdisjoint(headers)
+            or b"upgrade" in headers
+            or b"transfer-encoding" in headers
             or int(headers.get(b"content-length", 0)) > MOST_BODY
             or self.parser.get_http_version() != "1.1"
-            or url.translate(None, _PLAIN)
+            or len(self.url) > MOST_URL
         ):
             return None
-        path = url.decode("ascii")
-        if "%" in path:
-            path = unquote(path)
-        stream = stream_path_of(path)
-        if stream is None:
+        named = _named(self.url)
+        if named is None:
             return None
-        post = Post(self, path, stream, headers)
+        post = Post(self, *named, headers)
         return post if self._appends.expects(post) else None
 
     def _to_asgi(self, post: Post) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from gateway.protocol import json_body
@@ -63,7 +64,7 @@ def parse_append(path: str, headers: GivenHeaders, body: bytes) -> AppendRequest
     content_type = found.get(b"content-type", b"")
     if not content_type:
         raise InvalidRequest("Content-Type is required.")
-    media = media_type(content_type.decode("latin-1"))
+    media = _media(content_type)
     events = json_body.messages(body) if media == JSON_TYPE else [body]
     return AppendRequest(path, media, events, close, stream_seq, producer, lease)
 
@@ -83,6 +84,11 @@ def parse_heartbeat(run: str, headers: GivenHeaders, body: bytes) -> AppendReque
     if producer_id is not None and epoch is not None:
         producer = Producer(producer_id, safe_integer(b"producer-epoch", epoch), UNNUMBERED)
     return AppendRequest(run, None, [], producer=producer, lease=lease_of(run, found))
+
+
+@lru_cache(maxsize=64)  # there are a few, and each comes with every append
+def _media(content_type: bytes) -> str:
+    return media_type(content_type.decode("latin-1"))
 
 
 def _producer(found: dict[bytes, bytes]) -> Producer | None:

