@@ -18,6 +18,7 @@ import uvicorn
 from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.fanout.follower import EXTENSION, Follower
@@ -68,6 +69,19 @@ class _Pipeline(list[Any]):
         self.insert(0, request)
 
 
+class _Flow(FlowControl):
+    """uvicorn's own, which goes on reading as soon as any request is looked at: not while others wait behind it."""
+
+    def __init__(self, transport: Transport, pipeline: Collection[Any]) -> None:
+        super().__init__(transport)
+        self._is_writable_event = cast("Any", _Event(True))
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
+
+
 class DirectProtocol(HttpToolsProtocol):
     """A connection that tells its follower when it is full, empty again, or gone."""
 
@@ -96,7 +110,7 @@ class DirectProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow._is_writable_event = cast("Any", _Event(True))
+        self.flow = _Flow(transport, self.pipeline)
         self._surplus = len(self.connections) > self.most
         # uvicorn knows of a socket that is full only from here; at a mark of 0 it is so as soon as a byte is buffered,
         # and while it is not, nothing can be overtaken by what `send` sends.
@@ -191,11 +205,20 @@ class DirectProtocol(HttpToolsProtocol):
         if self._ending:
             self.transport.close()
             return
-        self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         else:
-            self._due = self.loop.time() + self.timeout_keep_alive
+            self._due = self.loop.time() + (self.patience if self._in_head else self.timeout_keep_alive)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Takes more requests, unless there are some that wait, or answers that the client has not read."""
+        if self.flow.write_paused:
+            self.flow.pause_reading()
+            return
+        if self.flow.read_paused and self._due:
+            self._due = self.loop.time() + self.patience  # it is not late: we have not read
+        self.flow.resume_reading()
 
     def shutdown(self) -> None:
         """The server ends. A connection that is idle is kept for a moment longer, for a request may be on its way."""
@@ -274,6 +297,11 @@ class DirectProtocol(HttpToolsProtocol):
         super().pause_writing()
         if self.follower is not None:
             self.follower.wake()  # it leaves the tail, and catches up when the socket drains (law 6)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._read_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._socket.detach()  # from here on `send` fails, whoever the number belongs to by then

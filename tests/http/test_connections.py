@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -130,6 +131,36 @@ async def test_trailers_are_no_headers(client: Client, gateways: dict[str, Runni
     assert (answer.json(), "stream-closed" in answer.headers) == ([1, 1], False)
 
 
+async def test_who_asks_and_does_not_read_is_not_answered_without_end(database_url: str) -> None:
+    count = 12_000
+    request = b"POST /runs/none HTTP/1.1\r\nHost: h\r\nContent-Type: a/b\r\nContent-Length: 1\r\n\r\n1"
+    with serving(database_url, "direct") as gateway:
+        reader, writer = await _small(gateway.port, b"")
+        await until(lambda: bool(gateway.server.server_state.connections))
+        (connection,) = gateway.server.server_state.connections
+        assert isinstance(connection, DirectProtocol)
+        most = [0, 0]
+
+        async def watch() -> None:
+            while True:
+                size = connection.transport.get_write_buffer_size()
+                most[:] = max(most[0], size), max(most[1], len(connection.pipeline))
+                await asyncio.sleep(0.01)
+
+        watching = asyncio.create_task(watch())
+        async with asyncio.timeout(60):
+            writer.write(request * count)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(until(lambda: connection.flow.read_paused and not connection.pipeline), 5)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            for _ in range(count):
+                assert (await reader.readuntil(b"}}")).startswith(b"HTTP/1.1 404 ")
+        watching.cancel()
+        assert most[0] < 6 << 20, "bytes of answers"
+        assert most[1] < 6_000, "requests: those of one read, which is 256 kB"
+        writer.close()
+
+
 @pytest.mark.parametrize("query", ["", "?offset=-1&live=sse"])
 async def test_who_reads_nothing_is_cut_and_who_reads_slowly_is_not(database_url: str, query: str) -> None:
     events = json.dumps(["x" * 9_000] * 900).encode()  # more than a socket holds
@@ -156,7 +187,7 @@ async def _small(port: int, request: bytes) -> tuple[asyncio.StreamReader, async
     """A connection that takes a few kilobytes of what comes before anybody reads."""
     sock = socket.create_connection(("127.0.0.1", port))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-    reader, writer = await asyncio.open_connection(sock=sock, limit=1_024)
+    reader, writer = await asyncio.open_connection(sock=sock, limit=2_048)
     writer.write(request)
     return reader, writer
 
