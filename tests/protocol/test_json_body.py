@@ -123,6 +123,23 @@ def test_each_message_stands_in_the_body_byte_for_byte_but_for_line_breaks(case:
         at = one_line.index(message, at) + len(message)
 
 
+OBJECTS = st.lists(
+    st.dictionaries(
+        st.sampled_from(["a", "},{", "}, {"]), st.sampled_from([1, "},{", "} ,\t{", {}, [{}, {}]]), max_size=2
+    ),
+    min_size=2,
+    max_size=4,
+)
+
+
+@given(OBJECTS.flatmap(lambda value: st.tuples(*map(written, value))), st.lists(SPACE, min_size=8, max_size=8))
+def test_objects_are_cut_where_they_meet_and_nowhere_else(objects: tuple[str, ...], spaces: list[str]) -> None:
+    """Whatever stands between them, and whatever looks like that inside."""
+    body = ",".join(spaces[n] + each + spaces[n + 4] for n, each in enumerate(objects))
+    one_line = [each.replace("\r", " ").replace("\n", " ").encode() for each in objects]
+    assert messages(f"[{body}]".encode()) == one_line
+
+
 @given(st.binary(max_size=60) | st.text(alphabet='[]{},:"\\ 1ean\n').map(str.encode))
 def test_any_bytes_are_messages_or_refused(body: bytes) -> None:
     try:
