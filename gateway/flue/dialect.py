@@ -1,4 +1,4 @@
-"""Flue's spelling of Durable Streams (`runtime/handle-stream-routes.ts`): offsets, headers, and the order of judgement.
+"""Flue's dialect of Durable Streams (`runtime/handle-stream-routes.ts`): offsets, headers, and which error goes first.
 
 An offset names the last event that was read, the first one being 0, and `-1` is the one before it. A position counts
 the events before it. So offset = position - 1.
@@ -22,7 +22,7 @@ from gateway.protocol.read import Live, ReadRequest
 
 _OFFSET: Final = re.compile(rb"[0-9]+_([0-9]+)")
 _TAIL: Final = re.compile(r"[1-9][0-9]*")
-_DIGITS: Final = 19  # more than these are beyond every position
+_DIGITS: Final = 19  # a number of as many digits is beyond every position
 _JSON: Final = (b"content-type", b"application/json")
 
 

@@ -6,7 +6,7 @@ from gateway.protocol.errors import MethodNotAllowed, StreamNotFound
 
 
 class NoSuchRun(StreamNotFound):
-    """There is no such run, or it may not be read here: the two cannot be told apart."""
+    """There is no such run, or it may not be read here, which a client cannot tell apart."""
 
     type = "run_not_found"
 

@@ -1,4 +1,4 @@
-"""A Flue app's runs as the application uses them: made from the settings, started, told of news, asked for routes."""
+"""A Flue app's runs as the application uses them: made from the settings, started, and mounted as routes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gateway.log.database import Database
 from gateway.protocol.batch import News, Stream
 from gateway.settings import Settings
 
-ECHO: Final = 0.02  # seconds after news until a look for what was committed beside it
+ECHO: Final = 0.02  # seconds after news until a look for events that were committed beside it without notifying
 
 
 class Flue:
@@ -89,7 +89,7 @@ class Flue:
         return "triggers" if self._triggers.there and self._listens() else "polling"
 
     def hears(self, ring: Callable[[News], None]) -> Callable[[News], None]:
-        """What is to hear all news: that of Flue's runs stays here, the gateway's own goes on to `ring`."""
+        """What is to hear all news. It keeps what concerns Flue's runs, and hands the rest on to `ring`."""
 
         def hear(news: News) -> None:
             if news.path.startswith(PREFIX):
@@ -103,7 +103,7 @@ class Flue:
         return hear
 
     def _look_soon(self) -> None:
-        """Of transactions that commit at the same time one tells: the others' events are found by a look."""
+        """Of transactions that commit at the same time, only one notifies: a look finds the events of the others."""
         if self._look is None and self.hub.tails:
             self._look = asyncio.get_running_loop().call_later(ECHO, self._look_now)
 

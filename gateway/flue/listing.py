@@ -5,11 +5,8 @@ Pages and cursors are those of Flue's own store (`runtime/run-store.ts`), which 
 
 from __future__ import annotations
 
-import binascii
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
@@ -19,10 +16,7 @@ from fastapi.responses import Response
 from gateway.auth.gate import principal_of
 from gateway.flue.records import After, Records
 from gateway.protocol.errors import InvalidRequest
-from gateway.protocol.record import STATUSES, to_json
-
-DEFAULT_LIMIT: Final = 50  # runs in a page, as in lists of the gateway's own
-MAX_LIMIT: Final = 500
+from gateway.protocol.run_list import decode_cursor, encode_cursor, page, parse_limit, parse_status
 
 ListRuns = Callable[[Request], Awaitable[Response]]
 
@@ -51,9 +45,8 @@ def make_router(records: Records, own: ListRuns) -> APIRouter:
             scope = dict(request.scope) | {"query_string": urlencode(rest).encode()}
             return await own(Request(scope, request.receive))
         asked = parse_list(rest)
-        page, end = await records.page(asked.status, asked.workflow_name, asked.limit, asked.after)
-        cursor = b"" if end is None else b',"nextCursor":%b' % orjson.dumps(format_cursor(end))
-        content = b'{"runs":[%b]%b}' % (b",".join(map(to_json, page)), cursor)
+        found, end = await records.page(asked.status, asked.workflow_name, asked.limit, asked.after)
+        content = page(found, None if end is None else format_cursor(end))
         return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
 
     router.add_api_route("/runs", list_runs, methods=["GET"], include_in_schema=False)
@@ -67,13 +60,12 @@ def parse_list(query: list[tuple[str, str]]) -> ListRequest:
         raise InvalidRequest("A query parameter is there more than once.")
     if any("\0" in value for value in params.values()):
         raise InvalidRequest("The query holds a NUL.")
-    status = params.pop("status", None)
-    if status is not None and status not in STATUSES:
-        raise InvalidRequest(f"status must be one of {', '.join(STATUSES)}.")
-    limit = params.pop("limit", str(DEFAULT_LIMIT))
-    if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 1 <= int(limit) <= MAX_LIMIT):
-        raise InvalidRequest(f"limit must be a whole number from 1 to {MAX_LIMIT}.")
-    request = ListRequest(status, params.pop("workflowName", None), int(limit), _after(params.pop("cursor", None)))
+    request = ListRequest(
+        parse_status(params.pop("status", None)),
+        params.pop("workflowName", None),
+        parse_limit(params.pop("limit", None)),
+        _after(params.pop("cursor", None)),
+    )
     if params:
         raise InvalidRequest(f"Flue's runs cannot be listed by {', '.join(sorted(params))}.")
     return request
@@ -81,16 +73,16 @@ def parse_list(query: list[tuple[str, str]]) -> ListRequest:
 
 def format_cursor(after: After) -> str:
     """As Flue's encodeRunCursor."""
-    return urlsafe_b64encode(orjson.dumps({"s": after.started_at, "r": after.run_id})).rstrip(b"=").decode()
+    return encode_cursor(orjson.dumps({"s": after.started_at, "r": after.run_id}))
 
 
 def _after(cursor: str | None) -> After | None:
     if cursor is None:
         return None
     try:
-        found = orjson.loads(urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)))
+        found = orjson.loads(decode_cursor(cursor))
         started_at, run_id = found["s"], found["r"]
-    except (binascii.Error, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         started_at = run_id = None
     if not isinstance(started_at, str) or not isinstance(run_id, str) or "\0" in started_at + run_id:
         raise InvalidRequest("cursor is none that was given out.")

@@ -15,9 +15,9 @@ logger = logging.getLogger("gateway.flue.news")
 How = Literal["triggers", "polling"]
 
 PREFIX: Final = "\x1f"
-"""Stands before a run's path in what the triggers tell: no stream of the gateway's own can begin with it."""
+"""What a path begins with in the triggers' notifications. No path of the gateway's own streams can begin so."""
 
-INTERVAL: Final = 5.0  # seconds between looks whether the triggers are still there
+INTERVAL: Final = 5.0  # seconds between checks whether the triggers are still there
 # Both, enabled, on the tables that the search path finds.
 _THERE: Final = """
     SELECT count(*) = 2 FROM pg_trigger

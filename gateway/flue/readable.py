@@ -1,4 +1,4 @@
-"""Which workflows' runs may be read here: the app's own middleware, which decides that in Flue, is not asked."""
+"""Which workflows' runs may be read here. In Flue the app's own middleware decides that, which is not asked here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Readable:
 
 
 def readable(workflows: str | None, *, gated: bool) -> Readable:
-    """A list of names, or `*` for all. Without one: all, where `gated` readers show a key; else nothing."""
+    """`workflows`: names with commas between, or `*`. None: all if readers need a credential (`gated`), else none."""
     if workflows == "*" or (workflows is None and gated):
         return Readable(None)
     return Readable(frozenset(name.strip() for name in (workflows or "").split(",")))

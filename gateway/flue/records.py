@@ -53,8 +53,8 @@ class Records:
     async def page(
         self, status: str | None, workflow: str | None, limit: int, after: After | None
     ) -> tuple[list[RunRecord], After | None]:
-        """Records, newest first, without what may be large: input, result and error. And where the page ended, when
-        there is more.
+        """A page of records, newest first, without what may be large (input, result, error), and where it ended; None:
+        it is the last page.
         """
         start = (after.started_at, after.run_id) if after else (None, None)
         names = None if self._readable.names is None else list(self._readable.names)

@@ -1,7 +1,7 @@
-"""Which log a run's path belongs to, and the answers for those that are Flue's.
+"""Finds out whether a run is Flue's or the gateway's own, and answers requests for those that are Flue's.
 
-Flue's table is asked first, by the read itself: a run of Flue's costs no look-up. A run never changes its kind, so
-those that were found to be the gateway's own are remembered, and go straight to its own routes from then on.
+Flue's tables are asked first, by the read itself, so that a run of Flue's costs no extra look-up. A run stays what it
+is, so those that were found to be the gateway's own are remembered, and from then on go straight to its own routes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REMEMBERED: Final = 10_000  # runs of the gateway's own
 
 
 class FlueRoutes:
-    """The same routes, with Flue's runs among them. `reading` reads from `source`.
+    """The routes of all streams, Flue's runs among them. `reading` reads from `source`.
 
     `native`, `append_directly` and `stat` are the gateway's own, for whatever is not Flue's.
     """
@@ -58,13 +58,13 @@ class FlueRoutes:
 
     def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """As any Routes."""
-        # An app has no tenants: its runs are the default one's.
+        # A Flue app has no tenants: its runs are those of the default tenant.
         if run_of(path) is None or path in self._own or scope["method"] == "OPTIONS" or principal_of(scope).tenant:
             return self._native(path, scope, receive, send)
         return self._either(path, scope, receive, send)
 
     def append_directly(self, post: Post) -> bool:
-        """The same as the native one; the first append to a run takes the long way."""
+        """As the native one, except that the first append to a run has to come by ASGI, which finds out whose it is."""
         if run_of(post.stored) is not None and post.stored not in self._own:
             return False
         return self._append_directly(post)
@@ -80,7 +80,7 @@ class FlueRoutes:
                 await self._native(path, scope, receive, send)
             except InvalidRequest:
                 if scope["method"] == "GET":
-                    await self._stat(path)  # that there is no such run is said first, here as well
+                    await self._stat(path)  # as in Flue, a run that does not exist is a 404 before a bad query is a 400
                 raise
         except (StreamNotFound, RunNotFound):
             raise unknown from None
@@ -89,7 +89,7 @@ class FlueRoutes:
             self._own.popitem(last=False)
 
     async def _get(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        run = path[5:]
+        run = path.removeprefix("runs/")
         try:
             query = dialect.parse_query(scope["query_string"])
             if any(name == "meta" for name, _ in query):
@@ -98,7 +98,7 @@ class FlueRoutes:
                 return
             request = dialect.parse_read(path, scope["headers"], query)
         except InvalidRequest:
-            await self._source.find(run)  # that there is no such run is said first
+            await self._source.find(run)  # a run that does not exist is a 404 before a bad query is a 400
             raise
         await self._reading(request, scope, receive, send)
 
@@ -106,10 +106,10 @@ class FlueRoutes:
         await responses.head(send, 200, dialect.of_stream(await self._source.stat(path)))
 
     async def _put(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        if await self._source.taken(path[5:]):
+        if await self._source.taken(path.removeprefix("runs/")):
             raise StreamExists("Flue has a run of this id.")
-        raise NoSuchRun(path[5:])
+        raise NoSuchRun(path.removeprefix("runs/"))
 
     async def _refuse(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._source.find(path[5:])
+        await self._source.find(path.removeprefix("runs/"))
         raise ReadOnly(scope["method"])

@@ -16,7 +16,7 @@ else:
 
 VERSION: Final = "4"  # of Flue 1.0.0-beta.9
 TABLES: Final = ("flue_runs", "flue_event_streams", "flue_event_stream_entries")
-_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '5s'"  # whoever waits for a table makes all others wait behind them
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '5s'"  # all others queue behind whoever waits for a table's lock
 
 _MISSING: Final = "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NULL"
 _DENIED: Final = """
@@ -26,7 +26,10 @@ _DENIED: Final = """
 
 
 async def check(connection: Connection, *, ends_runs: bool) -> None:
-    """Whether this is a database of a Flue app that is known here, with the rights that are needed. Raises Unfit."""
+    """Checks that this is the database of a Flue app of a known version, with the rights that are needed.
+
+    Raises Unfit.
+    """
     tables = ["flue_meta", *TABLES]
     missing = [row["name"] for row in await connection.fetch(_MISSING, tables)]
     if missing:

@@ -1,4 +1,4 @@
-"""Flue's event streams as the hub, the followers and the routes read a log: the port of `gateway.log.reader`.
+"""Flue's event streams, to be read by hub, followers and routes just as `gateway.log.reader` is.
 
 Each read is one statement, so "closed", the tail and the rows are one snapshot (laws 3 and 4). Flue's row lock makes
 the order of its sequence numbers that of their commits, and its rows never change. Nothing is written here. The
@@ -18,7 +18,7 @@ from gateway.log.database import Database
 from gateway.protocol.batch import JSON_TYPE, Batch, Page, Stream
 
 PAGE: Final = 100  # events: Flue's own pages
-LIVE_PAGE: Final = 256 << 10  # bytes: what a slow reader may be holding up, for it is written all at once
+LIVE_PAGE: Final = 256 << 10  # bytes, which a slow reader may hold in memory, since a page is written at once
 _ID: Final = 0  # Flue's streams have no identity but their path
 _ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 
@@ -69,20 +69,20 @@ _POSITIONS: Final = "SELECT path, next_offset, closed FROM flue_event_streams WH
 
 
 def run_of(path: str) -> str | None:
-    """The run that a stream's path may name here; None for paths that are none of Flue's."""
-    run = path[5:]
-    return run if path.startswith("runs/") and run and "/" not in run and "\0" not in run else None
+    """The id of the run that a stream's path names, if it can be one of Flue's; else None."""
+    run = path.removeprefix("runs/")
+    return run if run != path and run and "/" not in run and "\0" not in run else None
 
 
 def one_line(body: bytes) -> bytes:
-    """Events as an event stream can hold them. Flue writes no line breaks; JSON allows them between tokens."""
+    """Events without line breaks, as an SSE frame needs them. Flue writes none, but JSON allows them between tokens."""
     return body.translate(_ONE_LINE) if b"\n" in body or b"\r" in body else body
 
 
 class Source:
     """Reads of Flue's tables. Every method is one round trip and raises Unavailable when there is no database.
 
-    A run whose workflow is not `readable` is not there at all.
+    A run whose workflow is not `readable` does not exist here.
     """
 
     def __init__(self, database: Database, *, page_bytes: int, readable: Readable) -> None:
@@ -107,7 +107,7 @@ class Source:
         most = min(self._page_bytes, LIVE_PAGE)
         page = _page(path, await self._page(path, position, last_events, most, None, None, recent), position)
         if page.batch.start < position and page.batch.lengths is None:
-            # Rows before it are missing, so nobody can tell where in these bytes it is.
+            # Rows before it are missing, so that its place in these bytes is unknown.
             return _page(path, await self._page(path, position, last_events, most, None, None, 0), position)
         return page
 
@@ -133,12 +133,12 @@ class Source:
             raise NoSuchRun(run)
 
     async def taken(self, run: str) -> bool:
-        """Whether Flue has a run of this id, be it to be read here or not."""
+        """Whether Flue has a run of this id, even one that may not be read here."""
         async with self._database.acquire() as connection:
             return await connection.fetchval(_WORKFLOW, run) is not None
 
     async def positions(self, paths: Iterable[str]) -> dict[str, tuple[int, int, bool]]:
-        """Tail and closed of those streams that exist: what the sweep, and polling, compare tails with."""
+        """Id, tail and closed of those streams that exist, with which the sweep compares its tails."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(_POSITIONS, list(paths))
         return {row["path"]: (_ID, row["next_offset"], row["closed"]) for row in rows}
@@ -153,7 +153,7 @@ class Source:
         return run
 
     def _found(self, run: str, row: asyncpg.Record | None) -> asyncpg.Record:
-        # For a moment a new run has a record and no stream yet: to a reader it is not there, as Flue has it.
+        # For a moment a new run has a record and no stream yet. As in Flue, it does not exist for readers then.
         if row is None or row["next_offset"] is None or row["workflow_name"] not in self._readable:
             raise NoSuchRun(run)
         return row
@@ -167,7 +167,7 @@ def _page(path: str, row: asyncpg.Record, position: int, known: Page | None = No
         return Page(stream, Batch(position, end, known.batch.body, at_tail, at_tail and stream.closed))
     start = row["start"]
     at_tail = not row["more"]
-    # Rows may have been taken away by somebody: what is not there cannot be read, and nobody waits for it.
+    # Rows may have been deleted by somebody: a reader skips them rather than wait for them.
     end = max(start, stream.tail) if at_tail else row["last"] + 1
     body = one_line(row["body"] or b"")
     lengths = row["lengths"] if row["found"] == end - start else None

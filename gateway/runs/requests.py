@@ -5,12 +5,10 @@ Knows nothing of the database. JSON that a client sent is passed on as JSON text
 
 from __future__ import annotations
 
-import binascii
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated, Any, Final, TypeVar, get_args
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
@@ -28,12 +26,11 @@ from pydantic_core import ErrorDetails
 
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fields import MAX_LEASE
-from gateway.protocol.record import STATUSES, Status
+from gateway.protocol.record import Status
+from gateway.protocol.run_list import decode_cursor, encode_cursor, parse_limit, parse_status
 from gateway.protocol.stream_path import MAX_RUN_ID
 
 MAX_WAIT: Final = 300.0  # seconds that a request may wait for a run's end
-DEFAULT_LIMIT: Final = 50  # runs in a page
-MAX_LIMIT: Final = 500
 MAX_REASON: Final = 1024  # characters
 MAX_METADATA: Final = 32  # names
 
@@ -200,14 +197,11 @@ def parse_list(query: str) -> ListRequest:
         for name in list(params)
         if name.startswith("metadata.")
     ]
-    status = params.pop("status", None)
-    if status is not None and status not in STATUSES:
-        raise InvalidRequest(f"status must be one of {', '.join(get_args(Status))}.")
     request = ListRequest(
-        status,
+        parse_status(params.pop("status", None)),
         params.pop("workflowName", None),
         metadata,
-        _limit(params.pop("limit", None)),
+        parse_limit(params.pop("limit", None)),
         _before(params.pop("cursor", None)),
     )
     if params:
@@ -228,7 +222,7 @@ def _meant(text: str) -> list[Scalar]:
 
 def format_cursor(stream: int) -> str:
     """Where a page of a list ended, for the client to send back as it is."""
-    return urlsafe_b64encode(b"%d" % stream).rstrip(b"=").decode()
+    return encode_cursor(b"%d" % stream)
 
 
 def parse(model: type[_Asked], body: bytes) -> _Asked:
@@ -274,21 +268,10 @@ def _query(query: str) -> dict[str, str]:
     return params
 
 
-def _limit(text: str | None) -> int:
-    if text is None:
-        return DEFAULT_LIMIT
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT):
-        raise InvalidRequest(f"limit must be a whole number from 1 to {MAX_LIMIT}.")
-    return int(text)
-
-
 def _before(cursor: str | None) -> int | None:
     if cursor is None:
         return None
-    try:
-        number = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
-    except (binascii.Error, UnicodeEncodeError):
-        number = b""
+    number = decode_cursor(cursor)
     if not number.isdigit() or len(number) > 18:
         raise InvalidRequest("cursor is none that was given out.")
     return int(number)

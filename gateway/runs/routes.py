@@ -16,11 +16,12 @@ from gateway.http.address import base_url
 from gateway.http.bodies import read_body
 from gateway.protocol.errors import RunExists, WrongStream
 from gateway.protocol.offset import START, format_offset
-from gateway.protocol.record import STATUSES, to_json
+from gateway.protocol.record import STATUSES
+from gateway.protocol.run_list import DEFAULT_LIMIT, MAX_LIMIT, page
 from gateway.protocol.tenants import within
 from gateway.runs.ids import CHANCE_BYTES, run_id
 from gateway.runs.others import Others
-from gateway.runs.requests import DEFAULT_LIMIT, MAX_LIMIT, CreateRun, format_cursor, parse_create, parse_list
+from gateway.runs.requests import CreateRun, format_cursor, parse_create, parse_list
 from gateway.runs.store import Store
 from gateway.runs.streams import MAX_BODY
 from gateway.runs.tokens import Sign
@@ -91,8 +92,7 @@ class RunRoutes:
         there is more.
         """
         records, end = await self._store.page(parse_list(request.url.query), principal_of(request.scope).tenant)
-        cursor = b"" if end is None else b',"nextCursor":%b' % orjson.dumps(format_cursor(end))
-        return _json(200, b'{"runs":[%b]%b}' % (b",".join(map(to_json, records)), cursor))
+        return _json(200, page(records, None if end is None else format_cursor(end)))
 
 
 def make_router(routes: RunRoutes, *, beside_others: bool) -> APIRouter:
@@ -115,7 +115,7 @@ def make_router(routes: RunRoutes, *, beside_others: bool) -> APIRouter:
             503: _refusal("`unavailable`"),
         },
     )
-    page = {
+    a_page = {
         "type": "object",
         "properties": {"runs": {"type": "array", "items": {"type": "object"}}, "nextCursor": _TEXT},
     }
@@ -131,7 +131,7 @@ def make_router(routes: RunRoutes, *, beside_others: bool) -> APIRouter:
             ]
         },
         responses={
-            200: _answer("A page.", page),
+            200: _answer("A page.", a_page),
             400: _refusal("`invalid_request`"),
             503: _refusal("`unavailable`"),
         },

@@ -1,0 +1,54 @@
+"""What the gateway's own lists of runs and a Flue app's have in common: `?status=&limit=&cursor=`, and pages."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
+from typing import Final
+
+import orjson
+
+from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.record import STATUSES, RunRecord, Status, to_json
+
+DEFAULT_LIMIT: Final = 50  # runs in a page
+MAX_LIMIT: Final = 500
+
+
+def parse_status(text: str | None) -> Status | None:
+    """The status that runs must have; None: any. Raises InvalidRequest."""
+    if text is None:
+        return None
+    for status in STATUSES:
+        if text == status:
+            return status
+    raise InvalidRequest(f"status must be one of {', '.join(STATUSES)}.")
+
+
+def parse_limit(text: str | None) -> int:
+    """How many runs a page has at most. Raises InvalidRequest."""
+    if text is None:
+        return DEFAULT_LIMIT
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT):
+        raise InvalidRequest(f"limit must be a whole number from 1 to {MAX_LIMIT}.")
+    return int(text)
+
+
+def encode_cursor(end: bytes) -> str:
+    """Where a page ended, for the client to send back as it is."""
+    return urlsafe_b64encode(end).rstrip(b"=").decode()
+
+
+def decode_cursor(cursor: str) -> bytes:
+    """What `encode_cursor` was given; empty for what it cannot have made."""
+    try:
+        return urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+    except (binascii.Error, UnicodeEncodeError):
+        return b""
+
+
+def page(records: Iterable[RunRecord], next_cursor: str | None) -> bytes:
+    """A page as `GET /runs` answers it. `next_cursor` None: it is the last one."""
+    cursor = b"" if next_cursor is None else b',"nextCursor":%b' % orjson.dumps(next_cursor)
+    return b'{"runs":[%b]%b}' % (b",".join(map(to_json, records)), cursor)
