@@ -41,7 +41,7 @@ def settings(**flags: Any) -> Settings:
 
 
 def finish(work: Coroutine[Any, Any, None]) -> None:
-    """Run the work of a command that talks to Machines, and turn what stops it into an exit code."""
+    """Run the work of a command, and turn what stops it into an exit code. Raises Failure."""
     try:
         asyncio.run(work)
     except NotLetIn as error:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.endings import Failure, Misuse, settings
+from gateway.cli.endings import Failure, Misuse, finish, settings
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ def attach(database_url: str | None) -> None:
 @flue.command()
 @click.option("--database-url", metavar="URL", help="Instead of DATABASE_URL.")
 def detach(database_url: str | None) -> None:
-    """Take the triggers away: runs that are followed are polled for then. It may be repeated."""
+    """Remove the triggers; runs that are followed are then polled for. It may be repeated."""
     from gateway.flue import schema
 
     _finish(database_url, schema.detach)
@@ -42,7 +40,7 @@ def detach(database_url: str | None) -> None:
 
 
 async def fit(url: str, settings: Settings) -> None:
-    """What `serve` needs before it shows a Flue app's runs. Raises Failure."""
+    """Makes sure that `serve` can show a Flue app's runs from this database. Raises Failure."""
     from gateway.flue.schema import check
 
     await _connected(url, lambda connection: check(connection, ends_runs=settings.flue_orphan_after is not None))
@@ -52,10 +50,7 @@ def _finish(database_url: str | None, work: Callable[[Connection], Awaitable[Non
     url = settings(database_url=database_url).database_url
     if url is None:
         raise Misuse("DATABASE_URL is not set: which database is the Flue app's?")
-    try:
-        asyncio.run(_connected(url, work))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    finish(_connected(url, work))
 
 
 async def _connected(url: str, work: Callable[[Connection], Awaitable[None]]) -> None:

@@ -31,10 +31,10 @@ class Sockets:
         return cls(main, metrics)
 
 
-# Seconds after which a client that vanished without a word is let go: before it is asked for a sign of life, between
-# questions, and while it leaves unanswered what it was sent, longer than any reader may pause.
+# When a client that has vanished is given up: seconds until it is probed, seconds between probes, how many of those,
+# and milliseconds for which it may leave unacknowledged what it was sent, longer than any reader may pause.
 _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4), ("TCP_USER_TIMEOUT", 120_000))
-_HONEST = [
+_SOCKET_OPTIONS = [
     ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
     *(((socket.IPPROTO_TCP, getattr(socket, name)), value) for name, value in _KEEPALIVE if hasattr(socket, name)),
 ]
@@ -66,7 +66,7 @@ def _bind(sock: socket.socket, address: tuple[str | int, ...]) -> None:
     if sock.family == socket.AF_INET6:
         # `::` means everything, IPv4 included; any other address means itself.
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
-    for option, value in _HONEST:  # a connection that is accepted here has them too
+    for option, value in _SOCKET_OPTIONS:  # a connection that is accepted here has them too
         sock.setsockopt(*option, value)
     sock.bind(address)
     sock.setblocking(False)

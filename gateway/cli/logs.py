@@ -1,4 +1,4 @@
-"""Where the log goes: to stderr, a line for each thing said; JSON for collectors, plain words at a terminal.
+"""The log: lines on stderr, of JSON for collectors, and of plain words at a terminal.
 
 A line of JSON has `time`, `level`, `logger` and `message`; what names the process (`machine`, `worker`, on Fly `region`
 and `fly_machine`) where it is known; what names the request where there is one; and `exception`, a traceback.
@@ -19,7 +19,7 @@ _process: dict[str, str | int] = {}
 
 
 def log_to_stderr(settings: Settings, **process: str | int) -> None:
-    """What is at least of the level that is set, from now on. `process`: what every line says of it."""
+    """Begins to log at the level that is set. `process`: fields that name the process in every line of JSON."""
     json_lines = not sys.stderr.isatty() if settings.log_format == "auto" else settings.log_format == "json"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if json_lines else Words(_WORDS))
@@ -27,16 +27,16 @@ def log_to_stderr(settings: Settings, **process: str | int) -> None:
     root.addHandler(handler)
     root.setLevel(settings.log_level.upper())
     identify(**settings.place, **process)
-    # The HTTP client tells whole addresses, and those of webhooks may hold what is nobody else's business.
+    # The HTTP client logs whole addresses, and those of webhooks may hold secrets.
     for client in ("httpx", "httpcore"):
         logging.getLogger(client).setLevel(logging.WARNING)
-    # uvicorn tells of its own start and stop at INFO, in five lines that say what ours says in one.
+    # uvicorn logs its start and stop at INFO, in five lines that say what one of ours says.
     if settings.log_level == "info":
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
 
 def identify(**process: str | int) -> None:
-    """What every line of JSON says of this process, besides what it says already."""
+    """Adds fields that name this process in every line of JSON."""
     _process.update(process)
 
 

@@ -1,4 +1,4 @@
-"""A second, small server beside the real one: /metrics on a port of its own, which the public need not reach."""
+"""A second, small server beside the main one: /metrics on a port of its own, which the public need not reach."""
 
 from __future__ import annotations
 
@@ -34,4 +34,4 @@ async def metrics_port(
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # signals are the real server's
+        yield  # signals are handled by the main server

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-
 import click
 
-from gateway.cli.endings import settings
+from gateway.cli.endings import finish, settings
 from gateway.settings import Settings
 
 
@@ -19,10 +16,7 @@ def migrate(database_url: str | None, data_dir: str | None) -> None:
 
     It may be repeated, and several may run at once.
     """
-    try:
-        asyncio.run(_migrate(settings(database_url=database_url, data_dir=data_dir)))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    finish(_migrate(settings(database_url=database_url, data_dir=data_dir)))
 
 
 async def _migrate(settings: Settings) -> None:

@@ -1,16 +1,14 @@
-"""`run-gateway rotate-token-key` and `rotate-webhook-key`: a new key signs from now on; what is out stays valid."""
+"""`run-gateway rotate-token-key` and `rotate-webhook-key`: a new key, beside the old ones, which stay valid."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.endings import settings
+from gateway.cli.endings import finish, settings
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,28 +19,23 @@ if TYPE_CHECKING:
 @click.option("--database-url", metavar="URL", help="Instead of DATABASE_URL.")
 @click.option("--data-dir", metavar="FOLDER", help="Instead of GATEWAY_DATA_DIR.")
 def rotate_token_key(database_url: str | None, data_dir: str | None) -> None:
-    """Sign runs' tokens with a new key (in DATABASE_URL, or the embedded database). Machines take it up in a minute.
+    """Sign runs' tokens with a new key (in DATABASE_URL, or the embedded database). Machines use it within a minute.
 
-    Tokens of the keys before stay valid until they expire. Where GATEWAY_TOKEN_SECRETS is set, that goes before.
+    Tokens of older keys stay valid until they expire. Where GATEWAY_TOKEN_SECRETS is set, those sign instead.
     """
-    try:
-        asyncio.run(_rotate(settings(database_url=database_url, data_dir=data_dir)))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    finish(_rotate(settings(database_url=database_url, data_dir=data_dir)))
 
 
 @click.command("rotate-webhook-key")
 @click.option("--database-url", metavar="URL", help="Instead of DATABASE_URL.")
 @click.option("--data-dir", metavar="FOLDER", help="Instead of GATEWAY_DATA_DIR.")
 def rotate_webhook_key(database_url: str | None, data_dir: str | None) -> None:
-    """Sign webhooks with a new key (in DATABASE_URL, or the embedded database), which is published two minutes before.
+    """Sign webhooks with a new key (in DATABASE_URL, or the embedded database), which is published at once and used two
+    minutes later.
 
-    The two keys before it stay published: what they signed can still be verified. Older ones are deleted.
+    The two keys before it stay published, so that what they signed can still be verified. Older ones are deleted.
     """
-    try:
-        asyncio.run(_rotate_webhooks(settings(database_url=database_url, data_dir=data_dir)))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    finish(_rotate_webhooks(settings(database_url=database_url, data_dir=data_dir)))
 
 
 async def _rotate(settings: Settings) -> None:

@@ -50,7 +50,7 @@ async def _run(settings: Settings) -> None:
             if settings.workers > 1:
                 await supervise(settings, url, sockets, stop)
             else:
-                # The web framework takes half a second to import, which a parent of workers needs not.
+                # Imported here, since the web framework takes half a second, and a parent of workers does not need it.
                 from gateway.cli.server import serve
 
                 await serve(settings, url, sockets, stop)

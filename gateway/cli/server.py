@@ -34,7 +34,7 @@ from gateway.settings import Settings
 logger = logging.getLogger("gateway.cli.server")
 
 LATE: Final = 3.0
-"""Seconds after the drain that an ending which was slow to be told may take, before it is cut."""
+"""Seconds after the drain in which responses may still end, before they are cut."""
 
 
 async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblings: Siblings | None = None) -> None:
@@ -66,7 +66,7 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
             server_header=False,
             headers=[("gateway-machine", "/".join(settings.place.values()))] if settings.place else [],
             backlog=4096,
-            # Longer than proxies keep an idle connection: it is they who end it, between requests.
+            # Longer than proxies keep an idle connection, so that it is they who end it, between requests.
             timeout_keep_alive=math.ceil(settings.keep_alive),
             timeout_graceful_shutdown=math.ceil(settings.drain_timeout + LATE),
         ),
@@ -126,8 +126,8 @@ class _Server(Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What has been made until now stays for ever, and what a request makes is gone with it: the collector need not
-        # look at the former again, nor at the latter every few requests.
+        # What exists by now stays for ever, and what a request makes is freed with it: the garbage collector need not
+        # look at the former again, nor for the latter every few requests.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)

@@ -1,11 +1,11 @@
-"""Several Machines on one port: a worker process each, and this parent, which begins, replaces and ends them.
+"""Several Machines on one port: each is a worker process, and this parent starts, replaces and ends them.
 
 The parent binds the port and keeps it; workers inherit it, and the kernel hands each connection to one that is free
-to accept. One shared queue, and not one per worker (SO_REUSEPORT), since a worker that dies would take its own
-queue along: here what has not been accepted is served by the others, or by the one that replaces it. libuv accepts
-one connection at a time, so that a busy worker leaves the next to an idle one.
+to accept. There is one shared queue, not one for each worker (SO_REUSEPORT): a worker that dies would take its own
+queue with it, whereas here others accept what it has not, or the worker that replaces it. libuv accepts one connection
+at a time, so that a busy worker leaves the next one to an idle one.
 
-The parent is never in the way of a request, and a worker needs it for nothing but its end.
+Requests never pass through the parent, and a worker needs it only to be told to end.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class _Supervisor:
                 reason = f"could not be started: {error.strerror}"
             if self._draining.is_set():
                 return
-            if number in self._expected:  # the first start is a person's matter: it works, or says why not
+            if number in self._expected:  # it never listened: at the start somebody is there to be told, so give up
                 self.failure = f"worker {number} {reason}"
                 self.drain()
                 return

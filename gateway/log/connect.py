@@ -105,11 +105,11 @@ async def connect(
     connection.retires = connection.born + max_age * random.uniform(0.8, 1)
     # Statements go to the kernel at once, not at the end of this turn of the loop.
     connection._transport.set_write_buffer_limits(0)  # type: ignore[attr-defined]
-    _keep_honest(connection)
+    _keep_alive(connection)
     return connection
 
 
-def _keep_honest(connection: Connection) -> None:
+def _keep_alive(connection: Connection) -> None:
     """Has the kernel notice a peer that vanished, even if nothing is sent."""
     sock = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):

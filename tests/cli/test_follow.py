@@ -13,6 +13,7 @@ from gateway.client import (
     BadAnswer,
     Follower,
     NoSuchStream,
+    NotLetIn,
     Refused,
     Session,
     StreamGone,
@@ -102,7 +103,7 @@ async def test_what_the_server_asks_for_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(404, NoSuchStream), (410, StreamGone), (400, Refused), (401, Refused), (307, Refused)]
+    ("status", "error"), [(404, NoSuchStream), (410, StreamGone), (400, Refused), (401, NotLetIn), (307, Refused)]
 )
 async def test_a_refusal_is_the_end(status: int, error: type[Exception]) -> None:
     async with scripted(faults=[Fault(status=status)]) as stream, session() as (http, _):
