@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from gateway.fanout.follower import Follower
+from gateway.fanout.follower import Follower, Signal
 from gateway.fanout.hub import Hub
 from gateway.protocol.batch import Batch, News, Page, Stream
 from gateway.protocol.errors import Unavailable
@@ -22,25 +22,26 @@ class Log:
 
     def __init__(self, tail: int) -> None:
         self.tail = tail
+        self.closed = False
         self.reads = 0
         self.page = 1000
 
     async def live(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page:
         self.reads += 1
-        tail = self.tail
+        tail, closed = self.tail, self.closed
         for _ in range(5):
             await asyncio.sleep(0)
         start = max(position - min(recent // len(EVENT), 128), 0) if tail - position < 256 else position
         end = min(start + self.page, tail)
         count = end - start
         body = b",".join([EVENT] * count)
-        batch = Batch(start, end, body, end == tail, False, [len(EVENT)] * count)
-        return Page(Stream(1, path, "application/json", tail, False), batch)
+        batch = Batch(start, end, body, end == tail, end == tail and closed, [len(EVENT)] * count)
+        return Page(Stream(1, path, "application/json", tail, closed), batch)
 
 
-def hub_of(log: Log, sweep_interval: float = 1) -> Hub:
+def hub_of(log: Log, sweep_interval: float = 1, there: dict[str, tuple[int, int, bool]] | None = None) -> Hub:
     async def nothing(*_: object) -> dict[str, tuple[int, int, bool]]:
-        return {}
+        return there or {}
 
     return Hub(
         read=log.live,
@@ -116,6 +117,89 @@ async def test_news_that_names_more_than_it_holds_is_read_without_waiting_for_a_
         batch = await follower.next()
         assert isinstance(batch, Batch)
         assert (batch.start, batch.end) == (100, 110)
+
+
+async def until_read(log: Log, reads: int) -> None:
+    """Until that many reads have begun: the last of them has seen how long the log is."""
+    async with asyncio.timeout(5):
+        while log.reads < reads:  # noqa: ASYNC110  turns are what this log's reads take
+            await asyncio.sleep(0)
+
+
+async def rest(follower: Follower, end: int) -> None:
+    """Follows up to a position. Nobody sweeps."""
+    async with asyncio.timeout(5):
+        while follower.position < end:
+            assert isinstance(await follower.next(), Batch)
+
+
+async def test_what_is_told_of_while_a_gap_is_read_is_read_at_once_too() -> None:
+    log = Log(100)
+    hub = hub_of(log)
+    with followers(hub, 1) as (follower,):
+        await follower.begin(100)
+        for last in (101, 102, 103):  # none of which a notification had room for
+            log.tail = last
+            hub.ring(News("run", last, last))
+            await until_read(log, 2)
+        await rest(follower, 103)
+        assert log.reads <= 3
+
+
+async def test_a_gap_is_not_filled_by_a_read_that_began_before_it() -> None:
+    log = Log(100)
+    hub = hub_of(log)
+    with followers(hub, 1) as (follower,):
+        await follower.begin(100)
+        somebodys = asyncio.ensure_future(hub.read("run", 100))
+        await until_read(log, 2)
+        log.tail = 101
+        hub.ring(News("run", 101, 101))
+        await rest(follower, 101)
+        assert (await somebodys).batch.empty
+
+
+async def test_news_that_comes_while_a_gap_is_read_and_fits_behind_it_costs_no_read() -> None:
+    log = Log(100)
+    hub = hub_of(log)
+    with followers(hub, 1) as (follower,):
+        await follower.begin(100)
+        for last in range(101, 110):
+            log.tail = last
+            hub.ring(News("run", last, last, body=None if last == 101 else EVENT))
+            await until_read(log, 2)
+        await rest(follower, 109)
+        assert log.reads == 2
+
+
+async def test_an_end_that_one_reader_has_found_is_told_to_all_at_once() -> None:
+    log = Log(5000)
+    hub = hub_of(log)
+    with followers(hub, 2) as (first, second):
+        await first.begin(5000)
+        waiting = asyncio.ensure_future(first.next())
+        log.closed = True
+        await second.begin(4000)
+        async with asyncio.timeout(5):
+            batch = await waiting
+        assert isinstance(batch, Batch)
+        assert (batch.empty, batch.closed, first.position) == (True, True, 5000)
+
+
+@pytest.mark.parametrize("found", [(2, 100, False), (2, 3, False), (2, 200, True), None])
+async def test_the_sweep_ends_readers_of_a_stream_that_another_has_taken_the_place_of(
+    found: tuple[int, int, bool] | None,
+) -> None:
+    """Nobody has told of it, and its tail may be anywhere: none of its events may come behind the old ones."""
+    hub = hub_of(Log(100), there={} if found is None else {"run": found})
+    with followers(hub, 1) as (follower,):
+        await follower.begin(100)
+        waiting = asyncio.ensure_future(follower.next())
+        await asyncio.sleep(0)
+        await hub.sweep()
+        async with asyncio.timeout(5):
+            assert await waiting is Signal.OVER
+        assert not hub.tails, "whoever comes next finds the new one"
 
 
 async def test_a_reader_that_is_cancelled_while_it_waits_leaves_nothing_behind() -> None:
