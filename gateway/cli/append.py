@@ -39,8 +39,9 @@ def _producer_id(_: click.Context, __: click.Parameter, value: str | None) -> st
 def append(run: str, url: str, token: str | None, create: bool, close: bool, producer_id: str | None) -> None:
     """Append events from stdin to RUN, one JSON text per line, and print the next offset.
 
-    RUN is the id of a run, or the path of any stream with its leading slash: /v1/stream/orders. Lines are
-    sent as they come, and sent again until it is certain that each one is in the log exactly once.
+    RUN is the id of a run, its address (streamUrl), or the path of any stream with its leading slash:
+    /v1/stream/orders. Lines are sent as they come, and sent again until it is certain that each one is in the
+    log exactly once.
     """
     if sys.stdin is None:  # closed: its descriptor may by now be anything
         raise Misuse("there is no stdin")

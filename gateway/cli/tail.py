@@ -23,8 +23,9 @@ from gateway.client import Follower, Session, Step, elements, stream_url, unbase
 def tail(run: str, offset: str, url: str, token: str | None, verbose: bool) -> None:
     """Follow RUN and print its events, one JSON text per line, until it is closed.
 
-    RUN is the id of a run, or the path of any stream with its leading slash: /v1/stream/orders. Lost
-    connections and restarts of Machines are resumed from the last offset: every event is printed once.
+    RUN is the id of a run, its address (streamUrl), or the path of any stream with its leading slash:
+    /v1/stream/orders. Lost connections and restarts of Machines are resumed from the last offset: every event
+    is printed once.
     """
     finish(_tail(stream_url(url, run), offset, token, verbose))
 

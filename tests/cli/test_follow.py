@@ -155,5 +155,6 @@ def test_each_wait_is_longer_to_a_limit_and_never_below_what_was_asked() -> None
 
 def test_the_address_of_a_run_and_of_any_stream() -> None:
     assert stream_url("http://h:1/", "17") == "http://h:1/runs/17"
+    assert stream_url("http://h", "https://other:1/runs/a%20b") == "https://other:1/runs/a%20b"
     assert stream_url("http://h", "a b/c?d") == "http://h/runs/a%20b%2Fc%3Fd"
     assert stream_url("http://h", "/v1/stream/a/b%2Fc") == "http://h/v1/stream/a/b%2Fc"
