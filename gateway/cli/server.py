@@ -24,7 +24,7 @@ from gateway.cli.listening import Sockets, address
 from gateway.cli.logs import identify
 from gateway.cli.metrics_port import metrics_port
 from gateway.cli.stop import Stop
-from gateway.fanout.transport import Server
+from gateway.fanout.server import Server
 from gateway.http.connection import connections
 from gateway.http.replay import Replay
 from gateway.http.request_log import AccessLog

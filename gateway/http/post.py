@@ -14,7 +14,8 @@ from urllib.parse import unquote
 from uvicorn.config import Config
 
 from gateway.asgi import Headers, Scope
-from gateway.fanout.transport import WHOLE, DirectProtocol, whole
+from gateway.fanout.answers import whole
+from gateway.fanout.transport import WHOLE, DirectProtocol
 from gateway.http import responses
 from gateway.protocol.errors import InvalidRequest, ProtocolError
 from gateway.protocol.stream_path import check_path, stream_path_of

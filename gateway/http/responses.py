@@ -9,7 +9,7 @@ from typing import Final, cast
 import orjson
 
 from gateway.asgi import Headers, Message, Scope, Send
-from gateway.fanout.transport import Cycle, answer, cycle_of
+from gateway.fanout.answers import Cycle, answer, cycle_of
 from gateway.http import request_log
 from gateway.http.cors import PREFLIGHT, Common
 from gateway.protocol.errors import ProtocolError

@@ -20,7 +20,7 @@ import uvicorn
 
 from gateway.app import Gateway, create_app
 from gateway.fanout.hub import Hub
-from gateway.fanout.transport import Server
+from gateway.fanout.server import Server
 from gateway.http.connection import connections
 from gateway.http.cors import Cors
 from gateway.protocol.batch import Page

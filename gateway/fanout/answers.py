@@ -1,0 +1,62 @@
+"""Whole responses in one write, past ASGI's two messages, which check every character of every header again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from gateway.fanout.follower import EXTENSION
+
+if TYPE_CHECKING:
+    from gateway.fanout.transport import DirectProtocol
+
+Cycle = RequestResponseCycle  # uvicorn's state of one request
+
+
+class _Joined:
+    """The lines of the server's own headers, of which uvicorn makes a new list once a second, for the date."""
+
+    def __init__(self) -> None:
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._lines = b""
+
+    def of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        if headers is not self._headers:
+            self._headers, self._lines = headers, b"".join([b"%b: %b\r\n" % header for header in headers])
+        return self._lines
+
+
+_own: Final = _Joined()
+
+
+def whole(status: int, own: list[tuple[bytes, bytes]], head: bytes, body: bytes, keep_alive: bool) -> bytes:
+    """A whole response. `own`: the server's headers; `head`: the other header lines, each with its CRLF."""
+    end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+    return b"".join((STATUS_LINE[status], _own.of(own), head, end, body))
+
+
+def answer(cycle: Cycle, status: int, head: bytes, body: bytes) -> None:
+    """Answers a request that uvicorn has begun for ASGI. `head`: as for `whole`."""
+    if cycle.disconnected:
+        return
+    cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = False
+    cycle.message_event.set()
+    shown = b"" if cycle.scope["method"] == "HEAD" else body
+    cycle.transport.write(whole(status, cycle.default_headers, head, shown, cycle.keep_alive))
+    if not cycle.keep_alive:
+        connection: DirectProtocol | None = cycle.scope.get("extensions", {}).get(EXTENSION)  # type: ignore[assignment]
+        if cycle.more_body and connection is not None:
+            connection.linger()
+        else:
+            cycle.transport.close()
+    cycle.on_response()
+
+
+def cycle_of(send: Any) -> Cycle | None:
+    """uvicorn's state of a request, if `send` is uvicorn's own, and nothing was sent, and the socket is not full."""
+    cycle = getattr(send, "__self__", None)
+    if type(cycle) is Cycle and not cycle.response_started and not cycle.flow.write_paused:
+        return cycle
+    return None

@@ -1,0 +1,38 @@
+"""uvicorn's server, with one timer for all connections that keep it waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import uvicorn
+
+from gateway.fanout.transport import DirectProtocol
+
+
+class Server(uvicorn.Server):
+    """Once a second, also while it shuts down, it has every connection look whether its client has kept it waiting."""
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # once a second
+            self._lapse()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's own, which waits for all connections to end: those that keep it waiting are ended as before."""
+        ticking = asyncio.ensure_future(self._tick())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ticking.cancel()
+
+    def _lapse(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for connection in tuple(self.server_state.connections):
+            if isinstance(connection, DirectProtocol):
+                connection.lapse(now)
+
+    async def _tick(self) -> None:
+        while True:
+            self._lapse()
+            await asyncio.sleep(1)
