@@ -65,6 +65,7 @@ class Rows:
         self.held: set[str] = set()
         self.sent: list[tuple[list[str], asyncio.Event]] = []
         self.arrived = asyncio.Semaphore(0)
+        self.events: list[bytes] = []
 
     def lane(self, _: float) -> Rows:
         return self
@@ -77,6 +78,7 @@ class Rows:
             raise StreamHeld
         let = asyncio.Event()
         self.sent.append((paths, let))
+        self.events += arguments[11]
         self.arrived.release()
         await let.wait()
         some = [None] * len(paths)
@@ -97,10 +99,8 @@ class Rows:
     async def close(self) -> None: ...
 
 
-async def test_a_stream_whose_row_was_held_is_in_one_batch_at_a_time() -> None:
-    """Its first append goes on while its neighbour of before is still on its way: the second has to wait for both."""
-    rows = Rows()
-    writer = Writer(
+def writer_of(rows: Rows) -> Writer:
+    return Writer(
         cast("Any", rows),
         machine=lambda: None,
         lanes=3,
@@ -109,6 +109,12 @@ async def test_a_stream_whose_row_was_held_is_in_one_batch_at_a_time() -> None:
         on_commit=lambda _: None,
         on_doubt=lambda _: None,
     )
+
+
+async def test_a_stream_whose_row_was_held_is_in_one_batch_at_a_time() -> None:
+    """Its first append goes on while its neighbour of before is still on its way: the second has to wait for both."""
+    rows = Rows()
+    writer = writer_of(rows)
 
     def append(path: str) -> asyncio.Task[Any]:
         return asyncio.create_task(writer.append(AppendRequest(path, "application/json", [b"1"])))
@@ -133,4 +139,32 @@ async def test_a_stream_whose_row_was_held_is_in_one_batch_at_a_time() -> None:
         await rows.arrived.acquire()
         rows.sent[3][1].set()
         await asyncio.gather(both[0], again)
+        await writer.close()
+
+
+async def test_what_waited_for_a_row_goes_before_what_came_later_in_the_order_in_which_it_came() -> None:
+    rows = Rows()
+    rows.held = {"a"}
+    writer = writer_of(rows)
+    appends: list[asyncio.Task[Any]] = []
+
+    def append(path: str, event: bytes) -> None:
+        appends.append(asyncio.create_task(writer.append(AppendRequest(path, "application/json", [event]))))
+
+    async with asyncio.timeout(5):
+        append("warm", b"0")  # so that what comes behind it gathers
+        await rows.arrived.acquire()
+        append("a", b"1")
+        append("a", b"2")
+        await asyncio.sleep(0)
+        rows.sent[0][1].set()
+        await appends[0]
+        append("a", b"3")
+        append("a", b"4")
+        await asyncio.sleep(0)
+        rows.held = set()
+        await rows.arrived.acquire()
+        rows.sent[1][1].set()
+        await asyncio.gather(*appends)
+        assert b"".join(rows.events) == b"01234"
         await writer.close()
