@@ -168,3 +168,30 @@ async def test_what_waited_for_a_row_goes_before_what_came_later_in_the_order_in
         await asyncio.gather(*appends)
         assert b"".join(rows.events) == b"01234"
         await writer.close()
+
+
+async def test_every_batch_names_its_streams_in_the_order_in_which_all_lock_them() -> None:
+    """That of the bytes, as Postgres's collation "C" has it: so no two batches wait for each other."""
+    rows = Rows()
+    writer = writer_of(rows)
+    paths = [
+        "runs/b",
+        "runs/é",
+        "runs/B",
+        "runs/\U0001f600",
+        "runs/\uff5e",
+        "acme\x1fruns/a",
+        "runs/a/control",
+        "runs/a",
+    ]
+    async with asyncio.timeout(5):
+        warm = asyncio.create_task(writer.append(AppendRequest("warm", "application/json", [b"0"])))
+        await rows.arrived.acquire()
+        appends = [asyncio.create_task(writer.append(AppendRequest(path, "text/plain", [b"1"]))) for path in paths]
+        await asyncio.sleep(0)
+        rows.sent[0][1].set()
+        await rows.arrived.acquire()
+        rows.sent[1][1].set()
+        await asyncio.gather(warm, *appends)
+    assert rows.sent[1][0] == sorted(paths, key=str.encode)
+    await writer.close()
