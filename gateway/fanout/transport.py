@@ -163,10 +163,10 @@ class DirectProtocol(HttpToolsProtocol):
         """Goes on reading, unless requests wait already, or answers that the client has not read."""
         if self.flow.write_paused:
             self.flow.pause_reading()
-            return
-        if self.flow.read_paused and self._due:
-            self._due = self.loop.time() + self.patience  # the client is not late: we have not read
-        self.flow.resume_reading()
+        elif self.flow.read_paused:
+            if self._due:
+                self._due = self.loop.time() + self.patience  # the client is not late: we have not read
+            self.flow.resume_reading()
 
     def shutdown(self) -> None:
         """The server ends. An idle connection is kept for IDLE_END longer, since a request may be on its way."""

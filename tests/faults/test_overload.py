@@ -96,8 +96,9 @@ class SlowDatabase:
         finally:
             self.inside -= 1
 
-    async def fetchrow(self, *_: object) -> None:
+    async def fetch(self, *_: object) -> list[object]:
         await self.go.wait()
+        return []
 
 
 async def test_a_stampede_of_catch_up_reads_waits_its_turn_and_not_for_ever() -> None:
