@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
+from unittest.mock import patch
 
 import uvicorn
 from uvicorn.server import ServerState
 
 from gateway.app import Gateway, create_app
+from gateway.fanout import transport
 from gateway.http.connection import connections
 from gateway.http.post import Post
 from gateway.log.appends import Appended, Settle
@@ -185,9 +187,12 @@ class Ways:
 
 @contextmanager
 def both_ways(**settings: Any) -> Iterator[Ways]:
-    """An application that is never started: its log is a stub, and nothing else is asked for."""
+    """An application that is never started: its log is a stub, and nothing else is asked for.
+
+    A drain ends no connection by the clock here: a busy machine would decide what is heard.
+    """
     app = create_app(Settings(**settings), "postgresql://nowhere/none")
-    with asyncio.Runner() as runner, socket.socket() as sock:
+    with asyncio.Runner() as runner, socket.socket() as sock, patch.object(transport, "IDLE_END", 3600.0):
         yield Ways(app, runner, sock)
 
 
