@@ -82,6 +82,19 @@ async def see(log: Log, path: str, position: int, page_bytes: int, recent: int |
     return replace(batch), batch.lengths
 
 
+async def test_the_last_events_of_an_open_stream_stay_rows(database_url: str) -> None:
+    async with packing(database_url) as (log, packer):
+        await log.create("s")
+        for tail, kept in ((5, (0, 5)), (6, (1, 2)), (9, (1, 5)), (10, (2, 2))):  # pages of 4, and a margin of 2
+            while (await log.append("s", b"1")).tail < tail:
+                pass
+            await packer.all("s")
+            assert await packer.rows("s") == kept
+        await log.append("s", close=True)
+        await packer.all("s")
+        assert await packer.rows("s") == (3, 0)
+
+
 @pytest.mark.parametrize("type", [JSON, "text/plain", "application/octet-stream"])
 async def test_every_read_is_the_same_before_between_and_after_all_steps(database_url: str, type: str) -> None:
     """From every position, with several page sizes, with forks in the middle of pages, of open and closed streams."""

@@ -294,6 +294,21 @@ async def test_rows_that_somebody_holds_keep_nobody_from_ending(database_url: st
         assert [news.path for news in (await store.end_lost(3, again=True)).ended] == ["runs/a", "runs/b"]
 
 
+async def test_a_sign_of_life_that_is_being_committed_keeps_the_run(database_url: str) -> None:
+    """The look does not wait for it, to end the run when the row is free: that would be after the sign."""
+    async with opened(database_url) as log, connected(database_url) as holder:
+        store = Store(log.database, machine="m1")
+        await leased(log, "runs/a")
+        await due(log, broken=True)
+        async with holder.transaction():
+            await holder.execute("UPDATE run_gateway.streams SET lease_until = now() + interval '1 min'")
+            look = asyncio.create_task(store.end_lost(3, again=True))
+            await asyncio.sleep(0.05)
+        assert (await look).ended == []
+        assert (await store.end_lost(3, again=True)).ended == []
+        assert not (await log.reader.stat("runs/a")).closed
+
+
 async def test_a_look_uses_the_index_however_many_leases_there_are(database_url: str) -> None:
     async with connected(database_url) as connection:
         await connection.execute(

@@ -77,7 +77,8 @@ BEGIN
           FROM unnest(event_entries, event_ordinals, events) AS e(entry, ordinal, data)
           JOIN appended a ON a.i = e.entry
     )
-    SELECT array_agg(a.i), array_agg(a.tail), array_agg(a.cancel_requested) INTO done, tails, cancels FROM appended a;
+    SELECT array_agg(a.i), array_agg(a.tail), array_agg(a.cancel_requested) INTO done, tails, cancels
+      FROM (SELECT * FROM appended ORDER BY i) a;  -- in any plan: each is told its own tail
     IF cardinality(done) = n THEN
         verdicts := array_fill('appended'::text, ARRAY[n]);
         closed := array_fill(false, ARRAY[n]);
