@@ -14,8 +14,8 @@ from fastapi import APIRouter
 from gateway.log.database import Database
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import without
-from gateway.subscriptions.desk import Desk
 from gateway.subscriptions.dispatcher import Dispatcher
+from gateway.subscriptions.handlers import Handlers
 from gateway.subscriptions.keyring import Keyring
 from gateway.subscriptions.routes import PREFIX, make_router
 from gateway.subscriptions.signing import Keys
@@ -79,7 +79,7 @@ class Subscriptions:
 
     def router(self) -> APIRouter:
         """The reserved control APIs, at `/v1/stream/__ds`."""
-        desk = Desk(
+        handlers = Handlers(
             self._store,
             self._keyring.keys,
             changed=self._changed,
@@ -87,7 +87,7 @@ class Subscriptions:
             address=self._address,
             allow_local_webhooks=self._allow_local,
         )
-        return make_router(desk)
+        return make_router(handlers)
 
     def _address(self, path: str) -> str:
         base = self._base_url if isinstance(self._base_url, str) else self._base_url()

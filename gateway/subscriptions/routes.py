@@ -10,8 +10,8 @@ from fastapi.security import HTTPBearer
 
 from gateway.protocol.errors import MethodNotAllowed
 from gateway.subscriptions import schemas
-from gateway.subscriptions.desk import Desk
 from gateway.subscriptions.errors import Code, Refusal
+from gateway.subscriptions.handlers import Handlers
 from gateway.subscriptions.http import Preflight, Route
 from gateway.subscriptions.schemas import body_of
 
@@ -22,15 +22,15 @@ _METHODS: Final = ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"]
 _TOKEN: Final = [Depends(HTTPBearer(auto_error=False, description="The token of a claim or of a webhook's wake."))]
 
 
-def make_router(desk: Desk) -> APIRouter:
+def make_router(handlers: Handlers) -> APIRouter:
     """All routes, those that do not exist included: the whole prefix is reserved (§6)."""
     router = APIRouter(prefix=PREFIX, route_class=Route, tags=["subscriptions"])
-    _add_subscription_routes(router, desk)
-    _add_stream_routes(router, desk)
-    _add_wake_routes(router, desk)
+    _add_subscription_routes(router, handlers)
+    _add_stream_routes(router, handlers)
+    _add_wake_routes(router, handlers)
     router.add_api_route(
         "/jwks.json",
-        desk.jwks,
+        handlers.jwks,
         methods=["GET"],
         summary="Webhook signing keys (§6.5)",
         response_class=Response,
@@ -52,10 +52,10 @@ def make_router(desk: Desk) -> APIRouter:
     return router
 
 
-def _add_subscription_routes(router: APIRouter, desk: Desk) -> None:
+def _add_subscription_routes(router: APIRouter, handlers: Handlers) -> None:
     router.add_api_route(
         _ONE,
-        desk.create,
+        handlers.create,
         methods=["PUT"],
         status_code=201,
         summary="Create or confirm a subscription (§6.2)",
@@ -68,14 +68,14 @@ def _add_subscription_routes(router: APIRouter, desk: Desk) -> None:
     )
     router.add_api_route(
         _ONE,
-        desk.read,
+        handlers.read,
         methods=["GET"],
         summary="Read a subscription (§6.3)",
         responses={200: {"model": schemas.Subscription}, **_errors(Code.SUBSCRIPTION_NOT_FOUND)},
     )
     router.add_api_route(
         _ONE,
-        desk.delete,
+        handlers.delete,
         methods=["DELETE"],
         status_code=204,
         summary="Delete a subscription (§6.3)",
@@ -83,10 +83,10 @@ def _add_subscription_routes(router: APIRouter, desk: Desk) -> None:
     )
 
 
-def _add_stream_routes(router: APIRouter, desk: Desk) -> None:
+def _add_stream_routes(router: APIRouter, handlers: Handlers) -> None:
     router.add_api_route(
         f"{_ONE}/streams",
-        desk.add_streams,
+        handlers.add_streams,
         methods=["POST"],
         status_code=204,
         summary="Link streams (§6.4)",
@@ -95,7 +95,7 @@ def _add_stream_routes(router: APIRouter, desk: Desk) -> None:
     )
     router.add_api_route(
         f"{_ONE}/streams/{{path:path}}",
-        desk.remove_stream,
+        handlers.remove_stream,
         methods=["DELETE"],
         status_code=204,
         summary="Unlink a stream (§6.4)",
@@ -103,7 +103,7 @@ def _add_stream_routes(router: APIRouter, desk: Desk) -> None:
     )
 
 
-def _add_wake_routes(router: APIRouter, desk: Desk) -> None:
+def _add_wake_routes(router: APIRouter, handlers: Handlers) -> None:
     settling = _errors(
         Code.INVALID_REQUEST,
         Code.TOKEN_INVALID,
@@ -114,7 +114,7 @@ def _add_wake_routes(router: APIRouter, desk: Desk) -> None:
     )
     router.add_api_route(
         f"{_ONE}/claim",
-        desk.claim,
+        handlers.claim,
         methods=["POST"],
         summary="Claim a pull-wake (§7.2)",
         openapi_extra=body_of(schemas.ClaimRequest),
@@ -124,8 +124,8 @@ def _add_wake_routes(router: APIRouter, desk: Desk) -> None:
         },
     )
     for name, handler, summary in (
-        ("callback", desk.callback, "Call back from a webhook (§7.1)"),
-        ("ack", desk.ack, "Ack a pull-wake (§7.2)"),
+        ("callback", handlers.callback, "Call back from a webhook (§7.1)"),
+        ("ack", handlers.ack, "Ack a pull-wake (§7.2)"),
     ):
         router.add_api_route(
             f"{_ONE}/{name}",
@@ -138,7 +138,7 @@ def _add_wake_routes(router: APIRouter, desk: Desk) -> None:
         )
     router.add_api_route(
         f"{_ONE}/release",
-        desk.release,
+        handlers.release,
         methods=["POST"],
         status_code=204,
         summary="Release a pull-wake (§7.2)",

@@ -34,7 +34,7 @@ def _stored(request: Request, id: str) -> str:
 Id = Annotated[str, Path(description="The subscription's id, chosen by its creator: 1 to 256 characters, no slash.")]
 
 
-class Desk:
+class Handlers:
     """The handlers, one a route.
 
     They call `changed` when other things are subscribed to than before, and `ring` when there may be a wake to deliver.
