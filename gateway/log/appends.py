@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Protocol
 
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import JSON_TYPE
@@ -31,6 +31,8 @@ CALL: Final = (
     "CALL run_gateway.append("
     "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, NULL, NULL, NULL, NULL, NULL, NULL)"
 )
+# For plain requests to one stream: a lone writer waits for less. A tail of NULL: not accepted, and CALL says why.
+CALL_ALONE: Final = "CALL run_gateway.append($1, $2, $3, $4, $5, NULL, NULL)"
 _BODY_LIMIT: Final = 7_000  # bytes of events that a notification may carry; run_gateway.news has the last word
 
 
@@ -47,6 +49,12 @@ class Appended:
     epoch: int | None = None
     seq: int | None = None
     cancel_requested: bool = False
+
+
+class Row(Protocol):
+    """What the database answers, by the names of its columns."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
 
 
 Settle = Callable[["Appended | ProtocolError"], None]
@@ -132,6 +140,28 @@ def arguments(entries: dict[str, Entry], *, told: bool) -> list[object]:
         bodies or None,
         leases if any(leases) else None,
     ]
+
+
+def arguments_alone(entries: dict[str, Entry], *, told: bool) -> list[object] | None:
+    """The same for CALL_ALONE; None where these entries are more than it takes."""
+    if len(entries) > 1:
+        return None
+    ((path, entry),) = entries.items()
+    if not entry.mergeable or not entry.events:
+        return None
+    return [path, entry.waiting[0].request.media_type, entry.events, _notified(entry) if told else None]
+
+
+def accepted_alone(row: Row) -> Row:
+    """What CALL would have given for what CALL_ALONE has accepted."""
+    return {
+        "verdicts": ["appended"],
+        "tails": [row["tail"]],
+        "closed": [False],
+        "known_epochs": [None],
+        "known_seqs": [None],
+        "cancels": [row["cancel_requested"]],
+    }
 
 
 def _notified(entry: Entry) -> str | None:

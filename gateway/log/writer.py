@@ -17,7 +17,19 @@ from typing import Final
 import asyncpg
 
 from gateway.counting import SECONDS, SIZES, Histogram
-from gateway.log.appends import CALL, Appended, Entry, Settle, Waiting, arguments, refusal
+from gateway.log.appends import (
+    CALL,
+    CALL_ALONE,
+    Appended,
+    Entry,
+    Row,
+    Settle,
+    Waiting,
+    accepted_alone,
+    arguments,
+    arguments_alone,
+    refusal,
+)
 from gateway.log.aside import Aside
 from gateway.log.database import Database, Lane
 from gateway.protocol.append import AppendRequest
@@ -221,7 +233,7 @@ class Writer:
         machine = self._machine()
         began = time.monotonic()
         try:
-            row = await lane.fetchrow(CALL, machine, *arguments(entries, told=machine is not None))
+            row = await self._ask(entries, lane, machine)
         except NotWritable as error:
             if not self._refused:
                 self._refused = True
@@ -253,6 +265,16 @@ class Writer:
                 self._flush()
                 await asyncio.sleep(0)
             self._tell(entries, row, landed)
+
+    @staticmethod
+    async def _ask(entries: dict[str, Entry], lane: Lane, machine: str | None) -> Row:
+        told = machine is not None
+        alone = arguments_alone(entries, told=told)
+        if alone is not None:
+            row = await lane.fetchrow(CALL_ALONE, machine, *alone)
+            if row["tail"] is not None:
+                return accepted_alone(row)
+        return await lane.fetchrow(CALL, machine, *arguments(entries, told=told))
 
     async def _part(self, entries: dict[str, Entry], lane: Lane, *, all_held: bool) -> None:
         """Somebody holds a stream's row, and nothing was applied: the others go on, without it."""
@@ -303,7 +325,7 @@ class Writer:
             for waiting in entry.waiting:
                 waiting.settle(error)
 
-    def _tell(self, entries: dict[str, Entry], row: asyncpg.Record, landed: float) -> None:
+    def _tell(self, entries: dict[str, Entry], row: Row, landed: float) -> None:
         told = 0
         columns = zip(
             entries.items(),

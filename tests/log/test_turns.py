@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from gateway.log.appends import CALL
+from gateway.log.appends import CALL, CALL_ALONE
 from gateway.log.writer import Writer
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.errors import StreamHeld
@@ -24,12 +24,11 @@ class Database:
     def lane(self, _: float) -> Database:
         return self
 
-    async def fetchrow(self, _: str, __: str | None, paths: list[str], *___: object) -> dict[str, Any]:
-        self._said.append(f"sent {paths[0]}")
+    async def fetchrow(self, _: str, __: str | None, path: str, *___: object) -> dict[str, Any]:
+        self._said.append(f"sent {path}")
         self.asked.release()
         await self.let.acquire()
-        accepted: dict[str, Any] = {"verdicts": ["appended"], "tails": [1], "closed": [False], "cancels": [False]}
-        return accepted | {"known_epochs": [None], "known_seqs": [None]}
+        return {"tail": 1, "cancel_requested": False}
 
     async def close(self) -> None: ...
 
@@ -71,14 +70,14 @@ class Rows:
         return self
 
     async def fetchrow(self, statement: str, *arguments: Any) -> dict[str, Any]:
-        if statement != CALL:
+        if statement not in (CALL, CALL_ALONE):
             return {"paths": await self.fetchval(statement, *arguments)}
-        paths = arguments[1]
+        paths, events = (arguments[1], arguments[11]) if statement == CALL else ([arguments[1]], arguments[3])
         if self.held & set(paths):
             raise StreamHeld
         let = asyncio.Event()
         self.sent.append((paths, let))
-        self.events += arguments[11]
+        self.events += events
         self.arrived.release()
         await let.wait()
         some = [None] * len(paths)
@@ -87,7 +86,8 @@ class Rows:
             "tails": [1 for _ in paths],
             "closed": [False for _ in paths],
         }
-        return {**accepted, "cancels": some, "known_epochs": some, "known_seqs": some}
+        more = {"cancels": some, "known_epochs": some, "known_seqs": some}
+        return {**accepted, **more, "tail": 1, "cancel_requested": False}
 
     async def fetchval(self, _: str, paths: list[str]) -> list[str]:
         return [path for path in paths if path in self.held]

@@ -26,9 +26,9 @@ BEGIN
     FOR waiting IN
         SELECT p.oid::regprocedure AS function, w.patience
           FROM pg_proc p
-          JOIN (VALUES ('append_one', '100ms'), ('append_plain', '100ms'), ('append_batch', '100ms'),
-                       ('create_stream', '2s'), ('create_leased_stream', '2s'), ('delete_stream', '2s'), ('purge', '2s'),
-                       ('retire', '2s')
+          JOIN (VALUES ('append_one', '100ms'), ('append_alone', '100ms'), ('append_plain', '100ms'),
+                       ('append_batch', '100ms'), ('create_stream', '2s'), ('create_leased_stream', '2s'),
+                       ('delete_stream', '2s'), ('purge', '2s'), ('retire', '2s')
                ) AS w(name, patience) ON w.name = p.proname
          WHERE p.pronamespace = 'run_gateway'::regnamespace
     LOOP
