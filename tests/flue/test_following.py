@@ -194,6 +194,22 @@ async def test_what_another_way_of_writing_puts_there_stays_one_line_of_an_event
     assert await follow(gateway, run) == [{"text": "a\nb"}]
 
 
+async def test_rows_beyond_the_tail_are_no_events_yet(
+    gateway: Running, http: httpx.AsyncClient, app: App, run: str
+) -> None:
+    await app.begin(run)
+    for i in range(2):
+        await app.append(run, event(run, i))
+    await app.connection.execute(
+        "INSERT INTO flue_event_stream_entries (path, seq, data) VALUES ($1, 2, '{}')", f"runs/{run}"
+    )
+    answer = await http.get(f"/runs/{run}")
+    assert [each["eventIndex"] for each in answer.json()] == [0, 1]
+    assert answer.headers["stream-next-offset"] == offset(1)
+    await app.close(run)
+    assert [each["eventIndex"] for each in await follow(gateway, run)] == [0, 1]
+
+
 async def test_rows_that_somebody_has_taken_away_keep_nobody_waiting(
     gateway: Running, http: httpx.AsyncClient, app: App, run: str
 ) -> None:

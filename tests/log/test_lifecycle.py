@@ -237,6 +237,17 @@ async def test_a_deleted_stream_is_not_there_and_its_path_is_free(database_url: 
         assert (await log.reader.read("s", 0)).batch.body == b"x"
 
 
+async def test_the_path_of_an_expired_stream_is_free_and_nothing_of_it_is_in_the_next(database_url: str) -> None:
+    async with opened(database_url) as log:
+        await log.create("s", ttl=60, body=b"[1,2]")
+        await log.append("s", b"3", producer=Producer("p", 0, 0), stream_seq="a", close=True)
+        await age(database_url, "s", -1)
+        assert await log.create("s", ttl=60, body=b"[4]") == Created(True, JSON, 1, False)
+        assert await log.content("s") == b"4"
+        assert (await log.append("s", b"5", producer=Producer("p", 0, 0), stream_seq="a")).tail == 2
+        assert await log.content("s") == b"4,5"
+
+
 async def test_a_source_is_kept_for_its_forks_and_for_nobody_else(database_url: str) -> None:
     async with opened(database_url) as log:
         await log.create("source", body=b"[1,2]")
