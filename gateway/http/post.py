@@ -1,4 +1,4 @@
-"""A POST that appends, answered past ASGI: no scope, no cycle and no task are made for it, which is half of its cost.
+"""POSTs that append, answered past ASGI: without a scope, a cycle and a task, which are half of the cost of one.
 
 Only what is plain comes this way: HTTP/1.1 with nothing before it that is unanswered, a stream's path without a query,
 no header twice, a body that is short and whose length was said. Everything else goes to ASGI, and so does whatever is
@@ -43,14 +43,14 @@ def _named(url: bytes) -> tuple[str, str] | None:
 
 
 class _Nobody:
-    """Who waits for more of a POST that is answered without a task."""
+    """In the place of an event on which a handler waits for more of its request: here no handler waits."""
 
     def set(self) -> None:
         pass
 
 
 class Post:
-    """One of them, in the place of uvicorn's cycle: what that is asked by the protocol class, this can answer too.
+    """One such POST, in the place of uvicorn's cycle, with all that the protocol class uses of a cycle.
 
     `path` is the URL's, `stream` the one that it names, and `stored` the same as the log knows it; `headers` have
     lower-case names, each of them once.
@@ -83,7 +83,7 @@ class Post:
 
     @property
     def scope(self) -> Scope:
-        """What a refusal has to know for the log."""
+        """As much of an ASGI scope as a refusal needs for the log."""
         if self._scope is None:
             self._scope = {
                 "type": "http",
@@ -96,7 +96,7 @@ class Post:
         return self._scope
 
     def answer(self, status: int, headers: Headers, body: bytes = b"") -> None:
-        """The whole response, in one write; the second one is not sent."""
+        """Sends the whole response in one write, unless there was one already."""
         if self.disconnected or self.response_complete:
             return
         self.response_complete = True
@@ -191,7 +191,7 @@ class PostProtocol(DirectProtocol):
         return post if self._appends.expects(post) else None
 
     def _to_asgi(self, post: Post) -> None:
-        """What was declined begins anew, and goes the way of all others."""
+        """Hands a POST that was declined to ASGI, from its beginning."""
         self.cycle = None  # type: ignore[assignment]
         super().on_headers_complete()
         self.cycle.keep_alive = post.keep_alive

@@ -1,6 +1,6 @@
-"""All modes of reading (§5.6-5.8): what there is, a long-poll, an event stream. One loop serves them (law 4).
+"""All modes of reading (§5.6-5.8): catch-up, long-poll, event stream. One loop serves those that wait (law 4).
 
-What is read comes from a log and its hub, and a dialect says how it is told: there may be more than one of each.
+What is read comes from a log and its hub, in the words of a dialect; there may be several of each.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders, Too
 from gateway.protocol.offset import NOW
 from gateway.protocol.read import Live, ReadRequest
 
-SHARED: Final = 64 << 10  # bytes of a body that is worth not being copied
-# A writer picks the type of a stream, text/html or image/svg+xml as well: whoever opens its address sees it, and none
-# of it runs on this origin, which may be the application's behind the gateway, too.
+SHARED: Final = 64 << 10  # bytes of a body, from which on it is sent in parts rather than copied
+# A writer chooses a stream's type, which may be text/html or image/svg+xml. A browser may show it, but must run none
+# of it on this origin, which may also be that of the application behind the gateway.
 _SANDBOX: Final = (b"content-security-policy", b"default-src 'none'; sandbox")
 
 
@@ -46,7 +46,7 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds and bytes that a request may take."""
+    """What a request may take: timeouts in seconds, sizes in bytes, and numbers."""
 
     max_body: int
     long_poll_timeout: float
@@ -60,7 +60,7 @@ class Limits:
 
     @property
     def full(self) -> bool:
-        """Whether one more live reader would be too many. Those who are there stay."""
+        """Whether one more live reader would be too many. Those that are there stay (law 8)."""
         return sum(inside.count for inside in self.readers) >= self.max_readers
 
 
@@ -170,8 +170,8 @@ class Reading:
                 try:
                     batch = await follower.next()
                 except (ProtocolError, asyncio.CancelledError):
-                    # The log is away, the stream gone, or the time of a drain over while the log did not answer: a
-                    # clean end all the same, from which the client asks again (law 9).
+                    # The log is away, the stream is gone, or a drain is over before the log has answered. The response
+                    # ends cleanly all the same, so that the client asks again (law 9).
                     break
                 if batch is Signal.OVER:
                     break
@@ -181,7 +181,7 @@ class Reading:
                 token = self._hub.cursor(follower.tail)
                 await responses.piece(send, self._frame(encoding, batch, b"%d" % token))
                 closed = batch.closed
-                del batch  # nobody holds on to a page while he waits
+                del batch  # so that no page is kept in memory while this waits
         await responses.finish(send)
 
     async def _sse_begin(self, request: ReadRequest, follower: Follower, send: Send) -> tuple[Encoding, bool]:
@@ -196,7 +196,7 @@ class Reading:
 
 
 class Hangup:
-    """Ends a follower when its client has gone, for which a task listens."""
+    """Ends a follower when its client has gone, for which a task waits."""
 
     def __init__(self, follower: Follower, receive: Receive) -> None:
         self._follower = follower
@@ -218,13 +218,13 @@ _TOLD: Final = nullcontext()
 
 
 def _hangup(follower: Follower, receive: Receive, connection: Direct | None) -> AbstractContextManager[None]:
-    """A direct connection says by itself that it is lost."""
+    """What ends a follower whose client has gone. A direct connection does that by itself."""
     return Hangup(follower, receive) if connection is None else _TOLD
 
 
 def _forget(scope: Scope) -> None:
-    """Lets go of a request that has been understood, for its response may last for hours. Only where the server is
-    known to ask for no more than the method: that of `gateway.fanout.transport`.
+    """Frees the memory of a request that has been parsed, for its response may last for hours. Only under our own
+    server (`gateway.fanout.transport`), which is known to need no more of it than the method.
     """
     method = scope["method"]
     scope["headers"].clear()
@@ -233,7 +233,7 @@ def _forget(scope: Scope) -> None:
 
 
 async def _in_parts(send: Send, answer: Headers, parts: Sequence[bytes]) -> None:
-    """A large body without a copy of it: all who are sent the same page share its bytes."""
+    """Sends a large body without copying it: all readers of the same page share its bytes."""
     length = sum(len(part) for part in parts)
     await responses.start(send, 200, [*answer, (b"content-length", b"%d" % length)])
     for part in parts:

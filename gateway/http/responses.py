@@ -27,7 +27,7 @@ NOTHING: Final = Common.of([])
 
 
 class Sending:
-    """A request's `send`, which adds what every answer carries, and knows whether one has begun."""
+    """A request's `send`. Adds the headers that every answer carries, and knows whether an answer has begun."""
 
     __slots__ = ("_common", "begun", "send")
 
@@ -94,7 +94,7 @@ async def head(send: Send, status: int, headers: Headers) -> None:
 
 
 async def preflight(send: Send) -> None:
-    """OPTIONS, for streams that exist and those that do not."""
+    """The answer to OPTIONS, the same whether or not the stream exists."""
     await respond(send, 204, PREFLIGHT)
 
 
@@ -151,8 +151,8 @@ def without_request(error: ProtocolError, common: Common) -> tuple[int, bytes, b
 
 
 def _would_give_up(scope: Scope) -> bool:
-    """Whether a browser's EventSource comes back: told of a status but 200, it never would (HTML, §9.2.2).
-    What ends at once it takes for a lost connection.
+    """Whether this is a browser's EventSource that reconnects: at any status but 200 it would give up for good (HTML,
+    §9.2.2), while an answer of 200 that ends at once is a lost connection to it.
     """
     return (
         scope["method"] == "GET"

@@ -40,7 +40,7 @@ from gateway.protocol.run_path import Part, part_of
 from gateway.protocol.stream_path import check_path
 from gateway.protocol.tenants import within, without
 
-_INDIRECT: Final = (Part.CONTROL.value, Part.CANCEL.value, Part.TOKEN.value)  # more than one question to the log
+_INDIRECT: Final = (Part.CONTROL.value, Part.CANCEL.value, Part.TOKEN.value)  # these ask the log more than once
 
 
 class Log(reading.Log, Protocol):
@@ -54,9 +54,9 @@ class Log(reading.Log, Protocol):
 
 
 class StreamRoutes:
-    """One handler a method; each parses, asks the log or the hub, and answers.
+    """A handler for each method, which parses, asks the log or the hub, and answers.
 
-    `now` gives seconds since 1970; `public_url` is what clients call this server, where that is set.
+    `now` gives seconds since 1970; `public_url` is the address by which clients know this server, if it is set.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class StreamRoutes:
         await responses.respond(send, status, answer)
 
     def append_directly(self, post: Post) -> bool:
-        """Answers a POST whose whole body is there, without a task; False leaves it to `_append`.
+        """Answers a POST whose whole body is there, without a task. False: it is left to `_append`.
 
-        Only what is going to be asked of the log is taken: every refusal before that is `_append`'s.
+        That is so for everything that is refused before the log is asked.
         """
         if len(post.body) > self._limits.max_body or post.stored.endswith(_INDIRECT):
             return False
@@ -116,7 +116,7 @@ class StreamRoutes:
         return True
 
     async def _refuse_before_json(self, path: str) -> None:
-        """§5.2's order: whether the stream exists, is closed, and has this type is judged before its content."""
+        """Raises what goes before bad JSON in §5.2's order: no such stream, a closed one, another content type."""
         stream = await self._log.stat(path)
         if stream.closed:
             raise StreamClosed(stream.tail)
@@ -129,7 +129,7 @@ class StreamRoutes:
         if self._bounded:
             check_size(request.events(request.content_type or DEFAULT_TYPE), self._limits)
         if request.fork is not None:
-            # Who reads the fork reads what it inherits: so its source has to be one of theirs as well.
+            # Whoever reads the fork reads what it inherits, so the source has to be within reach as well.
             request = replace(request, fork=_forked(request.fork, principal_of(scope)))
         created = await self._log.create(request)
         answer = [
