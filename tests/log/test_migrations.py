@@ -64,6 +64,17 @@ async def test_one_that_fails_leaves_nothing_behind(bare_url: str) -> None:
     assert await migrate(bare_url) == names()
 
 
+async def test_a_function_that_switches_plans_off_is_not_compiled_for_their_price(database_url: str) -> None:
+    # Before Postgres 18 a plan that is off and used all the same costs 1e10, and whatever costs much is given to JIT: a
+    # second for each call. The server of the tests has no JIT, so the settings are what can be looked at.
+    async with connected(database_url) as look:
+        compiled = await look.fetch(
+            "SELECT proname FROM pg_proc WHERE pronamespace = 'run_gateway'::regnamespace"
+            " AND proconfig && '{enable_nestloop=off,enable_bitmapscan=off}' AND NOT proconfig && '{jit=off}'"
+        )
+    assert compiled == []
+
+
 async def test_everything_is_in_a_schema_of_its_own(database_url: str) -> None:
     async with connected(database_url) as look:
         outside = await look.fetch(

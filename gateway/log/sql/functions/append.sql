@@ -48,6 +48,7 @@ RETURN CASE WHEN lease IS NOT NULL THEN clock_timestamp() + lease * interval '1 
 -- of these is accepted is decided by its stream's row alone. So one statement finds the rows, waits for them in the same
 -- order, judges each as it is by then (Postgres asks its WHERE once more of a row that it had to wait for), and changes
 -- them. ANY is there for the plan: no join but a nested loop can use it, so paths come in their order.
+-- Before Postgres 18 a plan with a join that is switched off is priced so high that JIT compiles it, a second each time.
 CREATE OR REPLACE FUNCTION run_gateway.append_plain(
     paths text[], media_types text[], counts integer[],
     event_entries integer[], event_ordinals integer[], events bytea[],
@@ -55,7 +56,8 @@ CREATE OR REPLACE FUNCTION run_gateway.append_plain(
     OUT cancels boolean[]
 )
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_nestloop = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_nestloop = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     n    integer := cardinality(paths);
