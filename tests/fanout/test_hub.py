@@ -22,6 +22,7 @@ class Log:
 
     def __init__(self, tail: int) -> None:
         self.tail = tail
+        self.id = 1
         self.closed = False
         self.reads = 0
         self.page = 1000
@@ -36,7 +37,7 @@ class Log:
         count = end - start
         body = b",".join([EVENT] * count)
         batch = Batch(start, end, body, end == tail, end == tail and closed, [len(EVENT)] * count)
-        return Page(Stream(1, path, "application/json", tail, closed), batch)
+        return Page(Stream(self.id, path, "application/json", tail, closed), batch)
 
 
 def hub_of(log: Log, sweep_interval: float = 1, there: dict[str, tuple[int, int, bool]] | None = None) -> Hub:
@@ -200,6 +201,26 @@ async def test_the_sweep_ends_readers_of_a_stream_that_another_has_taken_the_pla
         async with asyncio.timeout(5):
             assert await waiting is Signal.OVER
         assert not hub.tails, "whoever comes next finds the new one"
+
+
+@pytest.mark.parametrize("found_by", ["a reader", "a read up"])
+async def test_a_read_that_finds_another_stream_at_the_path_ends_the_readers_of_the_old_one(found_by: str) -> None:
+    log = Log(5000)
+    hub = hub_of(log)
+    with followers(hub, 2) as (first, second):
+        await first.begin(5000)
+        waiting = asyncio.ensure_future(first.next())
+        await asyncio.sleep(0)
+        if found_by == "a reader":
+            log.id, log.tail = 2, 4500  # shorter: nothing else would be noticed
+            await second.begin(4400)
+        else:
+            log.id, log.tail = 2, 6000
+            hub.ring(News("run", 5001, 6000))
+        async with asyncio.timeout(5):
+            assert await waiting is Signal.OVER
+        assert first.position == 5000
+        assert not hub.tails
 
 
 async def test_a_reader_that_is_cancelled_while_it_waits_leaves_nothing_behind() -> None:

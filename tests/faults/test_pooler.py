@@ -17,6 +17,7 @@ from gateway.log.listener import Listener
 from gateway.log.migrations import migrate
 from tests.databases import Postgres
 from tests.faults.pooler import PgBouncer
+from tests.log.rig import connected
 from tests.machines import Machine, free_port
 from tests.traffic import MODES, Reader, Writer
 
@@ -139,6 +140,35 @@ async def test_a_derived_address_that_does_not_work_gives_way_to_the_pooled_one(
     try:
         await listener.start()
         assert listener.news == "listen"
+    finally:
+        await listener.stop()
+        await database.close()
+
+
+async def test_whenever_news_arrives_otherwise_than_before_all_look_at_the_log(database_url: str) -> None:
+    """What was notified while nobody listened was not heard."""
+    database = Database(database_url, pool_size=2, statement_timeout=5)
+    await database.open()
+    looks: list[str] = []
+    looked = asyncio.Event()
+
+    def look() -> None:
+        looks.append(listener.news)
+        looked.set()
+
+    listener = Listener([database_url], database, machine="m", heartbeat=15, on_news=lambda _: None, on_change=look)
+    try:
+        await listener.start()
+        assert looks == ["listen"]
+        async with connected(database_url) as killer, asyncio.timeout(20):
+            await killer.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+            )
+            while len(looks) < 3:
+                looked.clear()
+                await looked.wait()
+        assert looks == ["listen", "polling", "listen"]
     finally:
         await listener.stop()
         await database.close()

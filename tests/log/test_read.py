@@ -37,6 +37,19 @@ async def test_a_page_ends_with_the_event_that_fills_it(database_url: str) -> No
         ]
 
 
+async def test_where_an_event_is_missing_no_read_goes_on_behind_it(database_url: str) -> None:
+    """A database that has lost a row is a fault: nobody is told that what comes next is all there is."""
+    async with opened(database_url) as log, connected(database_url) as thief:
+        await log.create("s", body=b"[1,2,3,4,5]")
+        await thief.execute("DELETE FROM run_gateway.events WHERE seq = 3")
+        for position in (0, 1, 2):
+            with pytest.raises(errors.Unavailable):
+                await log.reader.read("s", position)
+            with pytest.raises(errors.Unavailable):
+                await log.reader.live("s", position)
+        assert (await log.reader.read("s", 3)).batch.body == b"4,5"
+
+
 async def test_a_page_that_ends_at_the_tail_says_so(database_url: str) -> None:
     async with opened(database_url, page_bytes=8) as log:
         await log.create("s", "text/plain")

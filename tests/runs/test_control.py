@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from gateway.log.database import Database
+from gateway.runs.store import Store
 from tests.http.servers import Client, following, last_control, payloads
+from tests.log.rig import connected, opened, until_blocked
 from tests.runs.tools import CLOSED, JSON, append, at, events, make, meta, producer, refusal, value
 
 CANCEL = "run-cancel-requested"
@@ -47,6 +49,20 @@ async def test_cancel_is_idempotent_and_comes_too_late_for_what_has_ended(a: Cli
     assert refusal(await b("POST", f"/runs/{id}-not/cancel")) == (404, "run_not_found")
     for wrong in (b"{", b"[]", b'{"reason":1}', b'{"why":"x"}'):
         assert refusal(await b("POST", f"/runs/{id}/cancel", content=wrong)) == (400, "invalid_request")
+
+
+async def test_of_two_cancels_that_are_committed_one_after_the_other_one_is_an_event(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as other:
+        await log.create("runs/a")
+        store = Store(log.database, machine="m1")
+        async with other.transaction():
+            assert (
+                await other.fetchval("SELECT verdict FROM run_gateway.cancel_run('m2', 'runs/a', NULL)") == "requested"
+            )
+            second = asyncio.create_task(store.cancel("runs/a", None))
+            await until_blocked(other)
+        assert await second is None
+        assert (await log.reader.stat("runs/a/control")).tail == 1
 
 
 async def test_the_control_stream_is_there_as_soon_as_its_run_is(
