@@ -44,19 +44,20 @@ CREATE OR REPLACE FUNCTION run_gateway.leased_until(lease integer) RETURNS times
 RETURN CASE WHEN lease IS NOT NULL THEN clock_timestamp() + lease * interval '1 second' END;
 
 
--- What append_batch does, for requests that name no producer, no Stream-Seq and no lease, and close nothing: whether one
--- of these is accepted is decided by its stream's row alone. So one statement finds the rows, waits for them in the same
+-- What append_batch does, for requests of one media type and `count` events each, that name no producer, no Stream-Seq
+-- and no lease, and close nothing: whether one of these is accepted is decided by its stream's row alone. So one statement finds the rows, waits for them in the same
 -- order, judges each as it is by then (Postgres asks its WHERE once more of a row that it had to wait for), and changes
--- them. ANY is there for the plan: no join but a nested loop can use it, so paths come in their order.
+-- them. It joins nothing: the index is asked for one path after the other, and that is the only plan there is, also for
+-- a session that has planned on an empty table.
 -- Before Postgres 18 a plan with a join that is switched off is priced so high that JIT compiles it, a second each time.
 CREATE OR REPLACE FUNCTION run_gateway.append_plain(
-    paths text[], media_types text[], counts integer[],
+    paths text[], media_type text, count integer,
     event_entries integer[], event_ordinals integer[], events bytea[],
     OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[],
     OUT cancels boolean[]
 )
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_nestloop = off SET enable_mergejoin = off SET jit = off
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET enable_mergejoin = off SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
@@ -65,22 +66,24 @@ DECLARE
 BEGIN
     WITH appended AS (
         UPDATE run_gateway.streams s
-           SET tail = s.tail + e.n, expires_at = run_gateway.slid(s.ttl, s.expires_at),
+           SET tail = s.tail + count, expires_at = run_gateway.slid(s.ttl, s.expires_at),
                lease_until = run_gateway.leased_until(s.lease)
-          FROM unnest(paths, media_types, counts) WITH ORDINALITY AS e(path, media_type, n, i)
-         WHERE s.path = ANY (ARRAY[e.path]) AND run_gateway.live(s)
+         WHERE s.path = ANY (paths) AND run_gateway.live(s)
            AND run_gateway.verdict(
                    s.id, s.gone, s.closed, s.media_type, NULL, NULL, NULL, NULL, NULL, NULL,
-                   e.n, false, e.media_type, NULL, NULL, NULL, NULL) = 'appended'
-        RETURNING e.i, s.id, s.tail - e.n AS base, s.tail, s.cancel_requested
+                   count, false, append_plain.media_type, NULL, NULL, NULL, NULL) = 'appended'
+        RETURNING s.path, s.id, s.tail, s.cancel_requested
+    ), numbered AS (
+        SELECT e.i, a.id, a.tail, a.cancel_requested
+          FROM unnest(paths) WITH ORDINALITY AS e(path, i) JOIN appended a ON a.path = e.path
     ), added AS (
         INSERT INTO run_gateway.events (stream, seq, data)
-        SELECT a.id, a.base + e.ordinal, e.data
+        SELECT a.id, a.tail - count + e.ordinal, e.data
           FROM unnest(event_entries, event_ordinals, events) AS e(entry, ordinal, data)
-          JOIN appended a ON a.i = e.entry
+          JOIN numbered a ON a.i = e.entry
     )
     SELECT array_agg(a.i), array_agg(a.tail), array_agg(a.cancel_requested) INTO done, tails, cancels
-      FROM (SELECT * FROM appended ORDER BY i) a;  -- in any plan: each is told its own tail
+      FROM (SELECT * FROM numbered ORDER BY i) a;  -- in any plan: each is told its own tail
     IF cardinality(done) = n THEN
         verdicts := array_fill('appended'::text, ARRAY[n]);
         closed := array_fill(false, ARRAY[n]);
@@ -97,9 +100,9 @@ BEGIN
            array_agg(r.closing_epoch ORDER BY e.i), array_agg(r.closing_seq ORDER BY e.i),
            array_agg(coalesce(d.cancel_requested, r.cancel_requested) ORDER BY e.i)
       INTO verdicts, tails, closed, known_epochs, known_seqs, cancels
-      FROM unnest(paths, media_types, counts) WITH ORDINALITY AS e(path, media_type, n, i)
+      FROM unnest(paths) WITH ORDINALITY AS e(path, i)
       LEFT JOIN unnest(done, tails, cancels) AS d(i, tail, cancel_requested) ON d.i = e.i
-      LEFT JOIN LATERAL run_gateway.refused(e.path, e.media_type, e.n) r ON d.i IS NULL;
+      LEFT JOIN LATERAL run_gateway.refused(e.path, append_plain.media_type, count) r ON d.i IS NULL;
 END
 $$;
 
@@ -149,7 +152,8 @@ CREATE OR REPLACE FUNCTION run_gateway.append_batch(
     OUT cancels boolean[]
 )
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     ids   bigint[];   -- 0 where the request is not accepted
@@ -196,20 +200,22 @@ BEGIN
           LEFT JOIN run_gateway.streams s ON s.path = e.path;
     END IF;
 
+    -- No join, for which a session that has planned on an empty table might read all of it (OFFSET: one look for `i`).
     UPDATE run_gateway.streams s
-       SET tail = s.tail + e.n,
-           closed = s.closed OR e.closing,
-           closed_at = CASE WHEN e.closing THEN clock_timestamp() END,
-           stream_seq = coalesce(e.stream_seq, s.stream_seq),
-           closing_producer = CASE WHEN e.closing THEN e.producer END,
-           closing_epoch = CASE WHEN e.closing THEN e.epoch END,
-           closing_seq = CASE WHEN e.closing THEN e.seq END,
-           expires_at = run_gateway.slid(s.ttl, s.expires_at),
-           lease = coalesce(e.lease, s.lease),
-           lease_until = run_gateway.leased_until(coalesce(e.lease, s.lease))
-      FROM unnest(ids, counts, closes, stream_seqs, producers, epochs, seqs, leases)
-           AS e(id, n, closing, stream_seq, producer, epoch, seq, lease)
-     WHERE s.id = e.id;
+       SET (tail, closed, closed_at, stream_seq, closing_producer, closing_epoch, closing_seq,
+            expires_at, lease, lease_until) = (
+            SELECT s.tail + counts[e.i],
+                   s.closed OR closes[e.i],
+                   CASE WHEN closes[e.i] THEN clock_timestamp() END,
+                   coalesce(stream_seqs[e.i], s.stream_seq),
+                   CASE WHEN closes[e.i] THEN producers[e.i] END,
+                   CASE WHEN closes[e.i] THEN epochs[e.i] END,
+                   CASE WHEN closes[e.i] THEN seqs[e.i] END,
+                   run_gateway.slid(s.ttl, s.expires_at),
+                   coalesce(leases[e.i], s.lease),
+                   run_gateway.leased_until(coalesce(leases[e.i], s.lease))
+              FROM (SELECT array_position(ids, s.id) OFFSET 0) AS e(i))
+     WHERE s.id = ANY (ids);
 
     INSERT INTO run_gateway.events (stream, seq, data)
     SELECT ids[e.entry], bases[e.entry] + e.ordinal, e.data
@@ -371,9 +377,12 @@ BEGIN
           FROM run_gateway.append_one(
               paths[1], media_types[1], closes[1], stream_seqs[1], producers[1], epochs[1], seqs[1], events,
               leases[1]) o;
-    ELSIF num_nonnulls(stream_seqs, producers, leases) = 0 AND NOT true = ANY (closes) THEN
+    ELSIF num_nonnulls(stream_seqs, producers, leases) = 0 AND NOT true = ANY (closes)
+          AND counts = array_fill(counts[1], ARRAY[cardinality(counts)])
+          AND media_types = array_fill(media_types[1], ARRAY[cardinality(media_types)]) THEN
         SELECT * INTO verdicts, tails, closed, known_epochs, known_seqs, cancels
-          FROM run_gateway.append_plain(paths, media_types, counts, event_entries, event_ordinals, events);
+          FROM run_gateway.append_plain(
+              paths, media_types[1], counts[1], event_entries, event_ordinals, events);
     ELSE
         SELECT * INTO verdicts, tails, closed, known_epochs, known_seqs, cancels
           FROM run_gateway.append_batch(paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs,
