@@ -94,6 +94,16 @@ async def test_every_event_begins_the_silence_anew(app: App) -> None:
     assert await look(app) == ["r"]
 
 
+async def test_after_an_outage_of_the_database_every_run_has_its_time_again(app: App) -> None:
+    await app.begin("r")
+    await look(app)
+    await app.connection.execute("UPDATE run_gateway.flue_silence SET since = since - interval '1 hour'")
+    await app.connection.execute("INSERT INTO run_gateway.lease_looks (at, since) VALUES (now(), now())")
+    assert await look(app, silence=60) == []
+    await app.connection.execute("UPDATE run_gateway.lease_looks SET since = since - interval '61 seconds'")
+    assert await look(app, silence=60) == ["r"]
+
+
 async def test_nothing_is_ended_under_the_hands_of_its_server(app: App, postgres: Postgres) -> None:
     await app.begin("r")
     await look(app)
