@@ -209,7 +209,7 @@ async def test_those_who_wait_are_given_the_same_when_it_comes(urls: tuple[str, 
         if flues.status == 200 and seen[0] == seen[1]:
             assert compare(request, flues, ours) is None
             compared += 1
-        elif flues.status == 200:
+        elif flues.status == 200 and at != "now":  # which may be before an event for one, and behind it for the other
             shorter, longer = sorted((flues.body[:-1], ours.body[:-1]), key=len)
             assert longer.startswith(shorter), "one may have seen more than the other, and nothing else"
         at, closed = flues.headers["stream-next-offset"], "stream-closed" in flues.headers
