@@ -16,5 +16,5 @@ async def test_runs_of_a_flue_app_survive_every_fault_once() -> None:
     assert code == 0
     kinds = {*schedule.KINDS, *schedule.OF_FLUE}
     assert {kind for kind in kinds if f"fault: {kind}" in report} == kinds
-    runs, abandoned = map(int, report["of these Flue's; ended for a dead server"].split("; "))
-    assert runs > abandoned > 0
+    # Whether one of them was on the server that was killed is chance; that its readers end is in test_followed.
+    assert int(report["of these Flue's; ended for a dead server"].split("; ")[0]) > 2
