@@ -45,10 +45,10 @@ RETURN CASE WHEN lease IS NOT NULL THEN clock_timestamp() + lease * interval '1 
 
 
 -- What append_batch does, for requests of one media type and `count` events each, that name no producer, no Stream-Seq
--- and no lease, and close nothing: whether one of these is accepted is decided by its stream's row alone. So one statement finds the rows, waits for them in the same
--- order, judges each as it is by then (Postgres asks its WHERE once more of a row that it had to wait for), and changes
--- them. It joins nothing: the index is asked for one path after the other, and that is the only plan there is, also for
--- a session that has planned on an empty table.
+-- and no lease, and close nothing: whether one of these is accepted is decided by its stream's row alone. So one
+-- statement finds the rows, waits for them in the same order, judges each as it is by then (Postgres asks its WHERE once
+-- more of a row that it had to wait for), and changes them. The table is joined with nothing: its index is asked for one
+-- path after the other, and there is no other plan, also for a session that has planned on an empty table.
 -- Before Postgres 18 a plan with a join that is switched off is priced so high that JIT compiles it, a second each time.
 CREATE OR REPLACE FUNCTION run_gateway.append_plain(
     paths text[], media_type text, count integer,
