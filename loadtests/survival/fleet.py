@@ -8,13 +8,14 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from gateway.cli.machine import Machine, MachineFailed
 from loadtests.proxy import Proxy
 from loadtests.survival.database import Database
 from loadtests.survival.ledger import EXITS, Findings
 
-START_PATIENCE = 60.0  # seconds for a Machine to come, when its Postgres may be away
+START_PATIENCE = 60.0  # seconds for a process to come, when its Postgres may be away
 SETTINGS = {
     "GATEWAY_HEARTBEAT": "2",
     "GATEWAY_LONG_POLL_TIMEOUT": "3",
@@ -24,6 +25,36 @@ SETTINGS = {
     "GATEWAY_HOUSEKEEPING_INTERVAL": "1",  # runs are packed while they are read
     "GATEWAY_MIGRATE": "false",
 }
+
+
+class Process(Protocol):
+    """What a platform starts and stops."""
+
+    async def launch(self) -> None: ...
+
+    def send_signal(self, number: signal.Signals) -> None: ...
+
+
+async def launch(process: Process, failed: type[Exception]) -> None:
+    """Starts a process, as a platform does: again and again. Raises `failed` in the end."""
+    deadline = time.monotonic() + START_PATIENCE
+    while True:
+        try:
+            return await process.launch()
+        except failed:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+
+
+@contextmanager
+def frozen(process: Process) -> Iterator[None]:
+    """SIGSTOP, and SIGCONT at the end."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 class Site:
@@ -38,16 +69,8 @@ class Site:
         self._exits = exits
 
     async def start(self) -> None:
-        """Starts the process, as a platform does: again and again. Raises MachineFailed in the end."""
-        deadline = time.monotonic() + START_PATIENCE
-        while True:
-            try:
-                await self.machine.launch()
-                break
-            except MachineFailed:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.2)
+        """Starts the process. Raises MachineFailed."""
+        await launch(self.machine, MachineFailed)
         self.front.target = self.machine.url
 
     async def terminate(self) -> None:
@@ -60,15 +83,6 @@ class Site:
         else:
             self._exits.append(time.monotonic() - began)
             self._findings.add(EXITS, f"a Machine ended with code {code} after SIGTERM", int(code != 0))
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """SIGSTOP, and SIGCONT at the end."""
-        self.machine.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.machine.send_signal(signal.SIGCONT)
 
 
 class Fleet:

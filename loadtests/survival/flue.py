@@ -10,11 +10,10 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGCONT, SIGSTOP
 from typing import Any, NamedTuple, TypeVar
 
 import httpx
@@ -24,13 +23,13 @@ from loadtests.flue_server import FlueFailed, FlueServer
 from loadtests.proxy import Proxy
 from loadtests.survival.clients import AGAIN, PATIENCE, Seen
 from loadtests.survival.database import GONE, Connection, Database
+from loadtests.survival.fleet import launch
 from loadtests.survival.ledger import LOST, Findings, Read, judge_readers
 
 Answer = TypeVar("Answer")
 
 SERVERS = 2
 ORPHAN_AFTER = 3.0  # seconds; longer than a run of these is ever silent while its server writes
-START_PATIENCE = 60.0  # seconds for a server to come, when its Postgres may be away
 STOP_PATIENCE = 5.0  # seconds from SIGTERM to SIGKILL, as a platform has it
 INTERVAL = (20, 120)  # milliseconds between two events, from and to
 LOOK = 0.2  # seconds between two looks at a run's record
@@ -56,15 +55,8 @@ class Site:
         self.busy = asyncio.Lock()
 
     async def start(self) -> None:
-        """Starts the process, again and again while there is no Postgres. Raises FlueFailed in the end."""
-        deadline = time.monotonic() + START_PATIENCE
-        while True:
-            try:
-                return await self.server.launch()
-            except FlueFailed:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.2)
+        """Starts the process. Raises FlueFailed."""
+        await launch(self.server, FlueFailed)
 
     async def terminate(self) -> None:
         """SIGTERM, and SIGKILL if that is not enough."""
@@ -73,15 +65,6 @@ class Site:
                 await self.server.terminate()
         except TimeoutError:
             await self.server.kill()
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """SIGSTOP, and SIGCONT at the end."""
-        self.server.send_signal(SIGSTOP)
-        try:
-            yield
-        finally:
-            self.server.send_signal(SIGCONT)
 
 
 class App(NamedTuple):

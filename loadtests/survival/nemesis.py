@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from loadtests.proxy import Proxy
 from loadtests.survival import schedule
 from loadtests.survival.database import GONE
-from loadtests.survival.fleet import Fleet, Site
+from loadtests.survival.fleet import Fleet, Site, frozen
 from loadtests.survival.flue import App
 from loadtests.survival.flue import Site as FlueSite
 from loadtests.survival.schedule import Fault
@@ -93,7 +93,7 @@ class Nemesis:
 
     async def _freeze(self, site: Site, seconds: float) -> None:
         async with site.busy:
-            with site.frozen():
+            with frozen(site.machine):
                 await asyncio.sleep(seconds)
 
     async def _cut(self, site: Site, seconds: float) -> None:
@@ -148,7 +148,7 @@ class Nemesis:
 
     async def _freeze_flue(self, app: App, fault: Fault) -> None:
         async with _one_of(app, fault) as site:
-            with site.frozen():
+            with frozen(site.server):
                 await asyncio.sleep(fault.lasts)
 
     async def _cut_flue(self, app: App, fault: Fault) -> None:
