@@ -18,18 +18,19 @@ ROOMS = {
     "protocol": set(),
     "counting": set(),
     "asgi": set(),
+    "wording": set(),
     "log": {"counting", "protocol", "settings"},
     "fanout": {"counting", "protocol"},
     "limits": {"asgi", "auth", "protocol", "settings"},
     "http": {"asgi", "auth", "counting", "fanout", "limits", "log", "protocol"},
     "metrics": {"counting", "fanout", "http", "log", "runs"},
     "settings": set(),
-    "auth": {"asgi", "log", "protocol", "settings"},
+    "auth": {"asgi", "log", "protocol", "settings", "wording"},
     "flue": {"asgi", "auth", "fanout", "http", "log", "protocol", "settings"},
     "subscriptions": {"asgi", "auth", "log", "protocol", "http"},
     "runs": {"asgi", "auth", "fanout", "http", "log", "protocol"},
     "tracing": {"asgi", "auth", "http", "protocol"},
-    "client": {"protocol"},
+    "client": {"protocol", "wording"},
 }
 
 

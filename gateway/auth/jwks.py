@@ -20,6 +20,7 @@ from jwt.exceptions import PyJWTError
 
 from gateway.auth.jwt import Key
 from gateway.protocol.errors import IssuerUnavailable
+from gateway.wording import one_line
 
 logger = logging.getLogger("gateway.auth.jwks")
 
@@ -105,7 +106,7 @@ class Jwks:
             keys = dict(_usable(orjson.loads(raw)))
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
             if not self._failed:
-                logger.warning("The issuer's keys cannot be fetched (%s); those that are known stay.", _line(error))
+                logger.warning("The issuer's keys cannot be fetched (%s); those that are known stay.", one_line(error))
             self._failed = True
             return
         if self._failed:
@@ -148,7 +149,3 @@ def _algorithm(key: Mapping[str, Any]) -> str | None:
     if key.get("use", "sig") != "sig" or key.get("alg", algorithm) != algorithm:
         return None
     return algorithm
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

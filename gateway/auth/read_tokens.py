@@ -6,8 +6,6 @@ check one without looking anything up. For the same reason none can be revoked, 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Final
 import orjson
 
 from gateway.auth.principal import Principal
+from gateway.protocol import base64url
 from gateway.protocol.errors import TokenInvalid
 
 PREFIX: Final = "rgt_"  # so that people, and programs that look for secrets, see what it is
@@ -56,8 +55,8 @@ def key_id_of(token: str) -> str:
 def sign(capability: Capability, key: bytes) -> str:
     """The token."""
     fields = [capability.tenant, capability.stream, capability.control, capability.expires]
-    signed = f"{PREFIX}{key_id(key)}{_encode(orjson.dumps(fields))}"
-    return f"{signed}.{_encode(_mac(signed, key))}"
+    signed = f"{PREFIX}{key_id(key)}{base64url.encode(orjson.dumps(fields))}"
+    return f"{signed}.{base64url.encode(_mac(signed, key))}"
 
 
 def read(token: str, keys: Mapping[str, bytes]) -> Capability:
@@ -67,24 +66,12 @@ def read(token: str, keys: Mapping[str, bytes]) -> Capability:
     """
     signed, _, mac = token.partition(".")
     key = keys.get(key_id_of(token))
-    if key is None or not hmac.compare_digest(mac.encode(), _encode(_mac(signed, key)).encode()):
+    if key is None or not hmac.compare_digest(mac.encode(), base64url.encode(_mac(signed, key)).encode()):
         raise TokenInvalid
-    tenant, stream, control, expires = orjson.loads(
-        _decode(signed[len(PREFIX) + _ID :])
-    )  # we signed it, so its form is known
+    # We signed it, so its form is known.
+    tenant, stream, control, expires = orjson.loads(base64url.decode(signed[len(PREFIX) + _ID :]))
     return Capability(tenant, stream, control, expires)
 
 
 def _mac(signed: str, key: bytes) -> bytes:
     return hmac.digest(key, signed.encode(), "sha256")
-
-
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _decode(text: str) -> bytes:
-    try:
-        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except binascii.Error:
-        raise TokenInvalid from None

@@ -22,6 +22,7 @@ from gateway.log.direct import listening_addresses
 from gateway.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from gateway.log.migrations import migrate, missing, names
 from gateway.settings import Settings
+from gateway.wording import one_line
 
 logger = logging.getLogger("gateway.cli.database")
 
@@ -62,7 +63,7 @@ async def update(url: str) -> list[str]:
     try:
         return await migrate(url)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Failure(f"cannot bring the schema of {name(url)} up to date: {line(error)}") from error
+        raise Failure(f"cannot bring the schema of {name(url)} up to date: {one_line(error)}") from error
 
 
 async def must_be_there(url: str) -> None:
@@ -73,7 +74,7 @@ async def must_be_there(url: str) -> None:
     try:
         lacking = await missing(url)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Failure(f"cannot read the schema of {name(url)}: {line(error)}") from error
+        raise Failure(f"cannot read the schema of {name(url)}: {one_line(error)}") from error
     if lacking == names():
         raise Failure(f"{name(url)} has no schema run_gateway: `run-gateway migrate` makes it")
     if lacking:
@@ -107,7 +108,7 @@ async def _answers(url: str, patience: float) -> None:
         try:
             await _ask(url)
         except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            reason = line(error)
+            reason = one_line(error)
             if not isinstance(error, _PASSING) or clock() >= until:
                 raise Failure(f"cannot reach the database {name(url)}: {reason}") from error
         else:
@@ -136,8 +137,3 @@ def name(url: str) -> str:
     address = urlsplit(url)
     host = address.netloc.rpartition("@")[2] or parse_qs(address.query).get("host", ["localhost"])[0]
     return f"{address.path.removeprefix('/') or 'postgres'} at {host}"
-
-
-def line(error: BaseException) -> str:
-    """What is wrong, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__

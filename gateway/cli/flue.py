@@ -9,6 +9,7 @@ import click
 
 from gateway.cli.endings import Failure, Misuse, finish, settings
 from gateway.settings import Settings
+from gateway.wording import one_line
 
 if TYPE_CHECKING:
     from gateway.flue.schema import Connection
@@ -56,7 +57,7 @@ def _finish(database_url: str | None, work: Callable[[Connection], Awaitable[Non
 async def _connected(url: str, work: Callable[[Connection], Awaitable[None]]) -> None:
     import asyncpg
 
-    from gateway.cli.database import CONNECT_TIMEOUT, line, name
+    from gateway.cli.database import CONNECT_TIMEOUT, name
     from gateway.flue.errors import Unfit
 
     try:
@@ -66,4 +67,4 @@ async def _connected(url: str, work: Callable[[Connection], Awaitable[None]]) ->
         finally:
             await connection.close()
     except (Unfit, OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Failure(f"{name(url)} cannot be used as a Flue app's: {line(error)}") from error
+        raise Failure(f"{name(url)} cannot be used as a Flue app's: {one_line(error)}") from error

@@ -14,8 +14,9 @@ import httpx
 
 from gateway.client.errors import BadAnswer
 from gateway.client.retry import RETRIED, retry_after
-from gateway.client.session import Session, Trouble, describe, explain, refusal
+from gateway.client.session import Session, Trouble, explain, refusal
 from gateway.client.sse import Step, Steps
+from gateway.wording import one_line
 
 HEALTHY = 1.0
 """Seconds: a connection that lived so long is no failure, even if it brought nothing."""
@@ -81,7 +82,7 @@ class Follower:
                     for step in parse.feed(chunk):
                         yield step
         except httpx.RequestError as error:
-            raise _Lost(f"{url}: {describe(error)}") from error
+            raise _Lost(f"{url}: {one_line(error)}") from error
 
     async def _accept(self, response: httpx.Response) -> None:
         if response.status_code != 200:

@@ -15,6 +15,7 @@ import httpx
 
 from gateway.client.errors import ClientError, GaveUp, NoSuchStream, NotLetIn, Refused, StreamClosed, StreamGone
 from gateway.client.retry import RETRIED, Backoff, retry_after
+from gateway.wording import one_line
 
 
 class Trouble(NamedTuple):
@@ -58,7 +59,7 @@ class Session:
             try:
                 response = await self.http.request(method, url, headers=headers, content=content)
             except httpx.RequestError as error:
-                reason = describe(error)
+                reason = one_line(error)
                 doubtful |= not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
             else:
                 if response.status_code not in RETRIED:
@@ -94,11 +95,6 @@ def client(token: str | None = None) -> httpx.AsyncClient:
         headers={"user-agent": "run-gateway", "accept-encoding": "identity"}
         | ({} if token is None else {"authorization": f"Bearer {token}"}),
     )
-
-
-def describe(error: httpx.RequestError) -> str:
-    """A network error in one line; many of them come without words."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def explain(response: httpx.Response) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import binascii
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from typing import Final
 
 import orjson
 
+from gateway.protocol import base64url
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.record import STATUSES, RunRecord, Status, to_json
 
@@ -37,14 +36,14 @@ def parse_limit(text: str | None) -> int:
 
 def encode_cursor(end: bytes) -> str:
     """Where a page ended, for the client to send back as it is."""
-    return urlsafe_b64encode(end).rstrip(b"=").decode()
+    return base64url.encode(end)
 
 
 def decode_cursor(cursor: str) -> bytes:
     """What `encode_cursor` was given; empty for what it cannot have made."""
     try:
-        return urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
-    except (binascii.Error, UnicodeEncodeError):
+        return base64url.decode(cursor)
+    except ValueError:
         return b""
 
 

@@ -5,7 +5,6 @@ Pure: time and chance are arguments. The keys come from `gateway.subscriptions.k
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway.protocol import base64url
 from gateway.protocol.tenants import without
 from gateway.subscriptions.errors import Code, Refusal
 
@@ -35,15 +35,15 @@ class Signer:
 
     def __init__(self, seed: bytes) -> None:
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
-        x = _encode(self._key.public_key().public_bytes_raw())
+        x = base64url.encode(self._key.public_key().public_bytes_raw())
         # A thumbprint (RFC 7638): stable for the life of the key.
         thumbprint = hashlib.sha256(b'{"crv":"Ed25519","kty":"OKP","x":"%b"}' % x.encode()).digest()
-        self.kid = f"ds_{_encode(thumbprint)}"
+        self.kid = f"ds_{base64url.encode(thumbprint)}"
         self.jwk = {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": self.kid, "use": "sig", "alg": "EdDSA"}
 
     def sign(self, body: bytes, now: int) -> str:
         """The Webhook-Signature header of a body sent at `now` (Unix seconds)."""
-        signature = _encode(self._key.sign(b"%d.%b" % (now, body)))
+        signature = base64url.encode(self._key.sign(b"%d.%b" % (now, body)))
         return f"t={now},kid={self.kid},ed25519={signature}"
 
 
@@ -65,7 +65,7 @@ class Keys:
 
     def issue_token(self, subscription_id: str, generation: int, now: float, nonce: str) -> str:
         """A token for one generation of one subscription."""
-        payload = _encode(
+        payload = base64url.encode(
             orjson.dumps(
                 {
                     "sub": f"subscription:{subscription_id}",
@@ -82,7 +82,7 @@ class Keys:
         payload, _, mac = token.partition(".")
         if not hmac.compare_digest(mac.encode("utf-8", "replace"), self._mac(payload).encode()):
             raise Refusal(Code.TOKEN_INVALID, "Token invalid")
-        claims = orjson.loads(_decode(payload))  # we signed it, so its form is known
+        claims = orjson.loads(base64url.decode(payload))  # we signed it, so its form is known
         subscription: str = claims["sub"].removeprefix("subscription:")
         if without(subscription) != subscription_id:
             raise Refusal(Code.TOKEN_INVALID, "Token invalid")
@@ -93,12 +93,4 @@ class Keys:
         return Ticket(subscription, generation)
 
     def _mac(self, payload: str) -> str:
-        return _encode(hmac.digest(self.token_key, payload.encode("utf-8", "replace"), "sha256"))
-
-
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _decode(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        return base64url.encode(hmac.digest(self.token_key, payload.encode("utf-8", "replace"), "sha256"))
