@@ -6,7 +6,7 @@ import re
 from typing import Final
 from urllib.parse import parse_qsl
 
-from gateway.protocol.errors import CredentialMalformed
+from gateway.auth.errors import CredentialMalformed
 from gateway.protocol.fields import RawHeaders
 
 MAX_TOKEN: Final = 8 << 10  # bytes

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gateway.auth.errors import TokenInvalid
 from gateway.auth.principal import TENANT, Principal, scopes_of
-from gateway.protocol.errors import TokenInvalid
 
 MOST_PATTERNS: Final = 64
 _LONGEST_PATTERN: Final = 256  # characters

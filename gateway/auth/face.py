@@ -8,6 +8,7 @@ from typing import Final
 
 from gateway.asgi import Scope
 from gateway.auth.claims import ClaimNames
+from gateway.auth.errors import ScopeMissing
 from gateway.auth.gate import Gate
 from gateway.auth.jwks import Jwks
 from gateway.auth.jwt import Jwts, KeySource, Secret
@@ -16,7 +17,6 @@ from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.auth.read_tokens import Capability
 from gateway.auth.token_keys import ReadTokens
 from gateway.log.database import Database
-from gateway.protocol.errors import ScopeMissing
 from gateway.settings import BadSetting, Settings, variable
 
 _CREDENTIALS: Final = {"keys": "keys", "keys_file": "keys", "jwt_secret": "jwt", "jwt_jwks_url": "jwt"}

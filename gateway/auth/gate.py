@@ -12,17 +12,17 @@ from typing import Final, Protocol
 
 from gateway.asgi import Scope
 from gateway.auth import bearer
-from gateway.auth.principal import ANONYMOUS, NOBODY, Principal
-from gateway.auth.rules import asked
-from gateway.protocol.errors import (
+from gateway.auth.errors import (
     CredentialMalformed,
     CredentialMissing,
-    ProtocolError,
     ScopeMissing,
     TokenExpired,
     TokenInvalid,
     WrongStream,
 )
+from gateway.auth.principal import ANONYMOUS, NOBODY, Principal
+from gateway.auth.rules import asked
+from gateway.protocol.errors import ProtocolError
 from gateway.protocol.run_path import part_of
 
 PRINCIPAL: Final = "run_gateway.principal"

@@ -18,8 +18,8 @@ import orjson
 from jwt import PyJWK
 from jwt.exceptions import PyJWTError
 
+from gateway.auth.errors import IssuerUnavailable
 from gateway.auth.jwt import Key
-from gateway.protocol.errors import IssuerUnavailable
 from gateway.wording import one_line
 
 logger = logging.getLogger("gateway.auth.jwks")

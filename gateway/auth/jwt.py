@@ -14,8 +14,8 @@ from jwt import exceptions
 from jwt.algorithms import HMACAlgorithm
 
 from gateway.auth.claims import ClaimNames, principal_of_claims
+from gateway.auth.errors import TokenExpired, TokenInvalid
 from gateway.auth.principal import Principal
-from gateway.protocol.errors import TokenExpired, TokenInvalid
 
 SHORTEST_SECRET: Final = 32  # bytes, as long as the hash (RFC 7518, §3.2)
 

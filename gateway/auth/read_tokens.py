@@ -14,9 +14,9 @@ from typing import Final
 
 import orjson
 
+from gateway.auth.errors import TokenInvalid
 from gateway.auth.principal import Principal
 from gateway.protocol import base64url
-from gateway.protocol.errors import TokenInvalid
 
 PREFIX: Final = "rgt_"  # so that people, and programs that look for secrets, see what it is
 _ID: Final = 8  # characters of a key's id

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from gateway.auth import errors as auth_errors
+from gateway.limits import errors as limit_errors
 from gateway.protocol import errors
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.fields import MAX_LEASE, MAX_TOKEN
@@ -79,14 +81,14 @@ RESPONSE_HEADERS: Final[dict[str, tuple[Json, str]]] = {
 Refusals = tuple[type[ProtocolError], ...]
 
 _OF_CREDENTIALS: Final[Refusals] = (
-    errors.CredentialMissing, errors.CredentialMalformed, errors.TokenInvalid, errors.TokenExpired,
-    errors.ScopeMissing, errors.WrongStream,
+    auth_errors.CredentialMissing, auth_errors.CredentialMalformed, auth_errors.TokenInvalid, auth_errors.TokenExpired,
+    auth_errors.ScopeMissing, auth_errors.WrongStream,
 )  # fmt: skip
-AT_THE_GATE: Final[Refusals] = (*_OF_CREDENTIALS, errors.IssuerUnavailable)
+AT_THE_GATE: Final[Refusals] = (*_OF_CREDENTIALS, auth_errors.IssuerUnavailable)
 """What every route may refuse while AUTH is on."""
 
 EVERYWHERE: Final[Refusals] = (
-    errors.InvalidRequest, errors.TooManyRequests, errors.InternalFault, errors.Unavailable, *AT_THE_GATE,
+    errors.InvalidRequest, limit_errors.TooManyRequests, errors.InternalFault, errors.Unavailable, *AT_THE_GATE,
 )  # fmt: skip
 """What every stream route may refuse."""
 
@@ -139,7 +141,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         {201: Answer("Created.", (*_CREATED, "Location")), 200: Answer("It exists as asked for.", _CREATED)},
         (errors.InvalidJson, errors.ForkOffsetBeyondTail, errors.ForkSubOffsetBeyondData, errors.SourceNotFound,
          errors.StreamExists, errors.PathBlocked, errors.SourceGone, errors.ContentTypeMismatch, errors.BodyTooLarge,
-         errors.BatchTooLarge, errors.EventTooLarge, errors.TooManyCreates, errors.TooManyRuns,
+         errors.BatchTooLarge, errors.EventTooLarge, limit_errors.TooManyCreates, limit_errors.TooManyRuns,
          errors.NotWritable, errors.StreamHeld),
         "The first events, as in an append; a JSON stream also takes an empty array, for none.",
     ),
@@ -154,7 +156,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         (errors.InvalidJson, errors.NewEpochMustStartAtZero, errors.StaleEpoch, errors.ProducerLost,
          errors.StreamNotFound, errors.StreamClosed, errors.ContentTypeMismatch, errors.StreamSeqConflict,
          errors.ProducerSequenceGap, errors.StreamGone, errors.BodyTooLarge, errors.BatchTooLarge,
-         errors.EventTooLarge, errors.TooManyAppends, errors.TooManyPending,
+         errors.EventTooLarge, limit_errors.TooManyAppends, errors.TooManyPending,
          errors.NotWritable, errors.StreamHeld),
         "The events, in the stream's content type.",
     ),
@@ -170,7 +172,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
          204: Answer("Long-poll: nothing new.", _POLLED),
          304: Answer("What the client has still holds.", ("ETag",))},
         (errors.StreamNotFound, errors.RunNotFound, errors.StreamGone, errors.Draining, errors.TooManyReaders,
-         errors.TooManyReads, errors.TooManyStreams),
+         errors.TooManyReads, limit_errors.TooManyStreams),
     ),
     "head": Operation(
         "A stream's metadata",

@@ -20,13 +20,14 @@ from gateway.fanout.follower import Direct, Follower, Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.fanout.pages import Pages
 from gateway.http import responses
+from gateway.limits.errors import TooManyStreams
 from gateway.limits.face import holder
 from gateway.limits.shares import Share
 from gateway.protocol import frames, headers
 from gateway.protocol.batch import Batch, Encoding, Page
 from gateway.protocol.cursor import cursor
 from gateway.protocol.dialect import GATEWAYS, Dialect
-from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders, TooManyStreams
+from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.offset import NOW
 from gateway.protocol.read import Live, ReadRequest
 

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from urllib.parse import quote
 
 from gateway.asgi import Headers, Receive, Scope, Send
+from gateway.auth.errors import WrongStream
 from gateway.auth.gate import principal_of
 from gateway.auth.principal import Principal
 from gateway.fanout.hub import Hub
@@ -31,7 +32,6 @@ from gateway.protocol.errors import (
     MethodNotAllowed,
     ProtocolError,
     StreamClosed,
-    WrongStream,
 )
 from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.offset import format_offset

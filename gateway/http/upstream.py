@@ -19,7 +19,7 @@ import httpcore
 from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.http import responses
 from gateway.http.request_log import request as named
-from gateway.protocol.errors import BadGateway, UpgradeNotPassed
+from gateway.protocol.errors import ProtocolError
 
 logger = logging.getLogger("gateway.http.upstream")
 
@@ -35,6 +35,20 @@ _NO_BODY: Final = (204, 304)
 _REPEATABLE: Final = ("GET", "HEAD", "OPTIONS")  # without a body, that is
 _CUT: Final = (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError)
 _FAULTS: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
+
+
+class BadGateway(ProtocolError):
+    """The application behind the gateway cannot be reached, or has not answered in HTTP."""
+
+    status = 502
+    type = "bad_gateway"
+
+
+class UpgradeNotPassed(ProtocolError):
+    """The gateway passes no WebSocket on to the application behind it."""
+
+    status = 501
+    type = "upgrade_not_passed"
 
 
 class Upstream:

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 
 from gateway.asgi import Scope
 from gateway.auth.principal import ANONYMOUS, Principal
+from gateway.limits.errors import TooManyAppends, TooManyCreates, TooManyRequests, TooManyRuns
 from gateway.limits.rates import Rate
 from gateway.limits.shares import Share
-from gateway.protocol.errors import TooManyAppends, TooManyCreates, TooManyRequests, TooManyRuns
 from gateway.protocol.run_path import Part, is_run, part_of
 from gateway.protocol.stream_path import is_reserved, stream_path_of
 from gateway.protocol.tenants import within

@@ -34,13 +34,7 @@ from gateway.log.aside import Aside
 from gateway.log.database import Database, Lane
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import News
-from gateway.protocol.errors import (
-    NotWritable,
-    ProtocolError,
-    StreamHeld,
-    TooManyPending,
-    Unavailable,
-)
+from gateway.protocol.errors import NotWritable, ProtocolError, StreamHeld, TooManyPending, Unavailable
 
 logger = logging.getLogger("gateway.log.writer")
 

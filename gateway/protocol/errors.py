@@ -1,6 +1,8 @@
-"""The one tree of refusals. A class's docstring is the message that a client is shown, beside `status` and `type`.
+"""The one tree of refusals: a class's docstring is the message that a client is shown, beside `status` and `type`.
 
-Knows nothing of HTTP beyond numbers and header names; `gateway.http.responses` renders a refusal.
+Here are its root and the refusals of streams and runs. Those that one room alone knows of stand there: `auth.errors`,
+`limits.errors`, `flue.errors`, `http.upstream`. Knows nothing of HTTP beyond numbers and names of headers;
+`gateway.http.responses` renders a refusal.
 """
 
 from __future__ import annotations
@@ -10,11 +12,6 @@ from typing import ClassVar
 from gateway.protocol.offset import format_offset
 
 Headers = list[tuple[bytes, bytes]]
-
-
-def _challenge(*parameters: bytes) -> Headers:
-    """The header that says how to be let in, and why one was not (RFC 6750, §3)."""
-    return [(b"www-authenticate", b" ".join([b"Bearer", b", ".join(parameters)]).rstrip())]
 
 
 def _closed_at(tail: int) -> Headers:
@@ -86,67 +83,6 @@ class ForkSubOffsetBeyondData(ProtocolError):
     """The fork sub-offset names a position past the next data boundary."""
 
     type = "invalid_fork_sub_offset"
-
-
-class CredentialMissing(ProtocolError):
-    """A credential is required."""
-
-    status = 401
-    type = "credential_missing"
-
-    def __init__(self, details: str | None = None) -> None:
-        super().__init__(details, _challenge())  # §3.1: no error code where no credential was sent
-
-
-class CredentialMalformed(ProtocolError):
-    """The credential cannot be read."""
-
-    status = 401
-    type = "credential_malformed"
-
-    def __init__(self, details: str | None = None) -> None:
-        super().__init__(details, _challenge(b'error="invalid_request"'))
-
-
-class TokenInvalid(ProtocolError):
-    """The credential is not one of this gateway's."""
-
-    status = 401
-    type = "token_invalid"
-
-    def __init__(self, details: str | None = None) -> None:
-        super().__init__(details, _challenge(b'error="invalid_token"'))
-
-
-class TokenExpired(ProtocolError):
-    """The credential has expired: get another."""
-
-    status = 401
-    type = "token_expired"
-
-    def __init__(self, details: str | None = None) -> None:
-        super().__init__(details, _challenge(b'error="invalid_token"', b'error_description="expired"'))
-
-
-class ScopeMissing(ProtocolError):
-    """The credential is not for this."""
-
-    status = 403
-    type = "scope_missing"
-
-    def __init__(self, scope: str) -> None:
-        headers = _challenge(b'error="insufficient_scope"', b'scope="%b"' % scope.encode())
-        super().__init__(f"It needs the scope {scope}.", headers)
-
-
-class WrongStream(ProtocolError):
-    """The credential is for other streams."""
-
-    status = 403
-    type = "wrong_stream"
-
-    def __init__(self, details: str | None = None) -> None:
-        super().__init__(details, _challenge(b'error="insufficient_scope"'))
 
 
 class StaleEpoch(ProtocolError):
@@ -315,20 +251,6 @@ class InternalFault(ProtocolError):
     type = "internal_error"
 
 
-class BadGateway(ProtocolError):
-    """The application behind the gateway cannot be reached, or has not answered in HTTP."""
-
-    status = 502
-    type = "bad_gateway"
-
-
-class UpgradeNotPassed(ProtocolError):
-    """The gateway passes no WebSocket on to the application behind it."""
-
-    status = 501
-    type = "upgrade_not_passed"
-
-
 class TooManyConnections(ProtocolError):
     """This Machine has as many connections as it takes."""
 
@@ -341,41 +263,6 @@ class TooManyPending(ProtocolError):
 
     status = 429
     type = "too_many_pending"
-
-
-class TooManyAppends(ProtocolError):
-    """This credential has made as many appends as it may in a second."""
-
-    status = 429
-    type = "too_many_appends"
-
-
-class TooManyCreates(ProtocolError):
-    """This credential has made as many streams as it may in a second."""
-
-    status = 429
-    type = "too_many_creates"
-
-
-class TooManyStreams(ProtocolError):
-    """This credential has as many live reads open on this Machine as it may."""
-
-    status = 429
-    type = "too_many_streams"
-
-
-class TooManyRequests(ProtocolError):
-    """This client address has as many requests open on this Machine as it may."""
-
-    status = 429
-    type = "too_many_requests"
-
-
-class TooManyRuns(ProtocolError):
-    """The tenant has as many runs as it may: delete some."""
-
-    status = 429
-    type = "too_many_runs"
 
 
 class Unavailable(ProtocolError):
@@ -395,13 +282,6 @@ class NotWritable(Unavailable):
     """The database takes no writes at the moment; nothing was changed."""
 
     type = "not_writable"
-
-
-class IssuerUnavailable(ProtocolError):
-    """The keys of the token's issuer cannot be fetched, so that nobody can tell whether it is valid."""
-
-    status = 503
-    type = "issuer_unavailable"
 
 
 class TooManyReaders(ProtocolError):

@@ -11,10 +11,11 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from gateway.auth.errors import WrongStream
 from gateway.auth.gate import principal_of
 from gateway.http.address import base_url
 from gateway.http.bodies import read_body
-from gateway.protocol.errors import RunExists, WrongStream
+from gateway.protocol.errors import RunExists
 from gateway.protocol.offset import START, format_offset
 from gateway.protocol.record import STATUSES
 from gateway.protocol.run_list import DEFAULT_LIMIT, MAX_LIMIT, page

@@ -8,11 +8,12 @@ import orjson
 from pydantic import Field
 
 from gateway.asgi import Receive, Scope, Send
+from gateway.auth.errors import ScopeMissing
 from gateway.auth.gate import principal_of
 from gateway.auth.principal import Principal
 from gateway.http import responses
 from gateway.http.bodies import read_body
-from gateway.protocol.errors import RouteNotFound, RunNotFound, ScopeMissing
+from gateway.protocol.errors import RouteNotFound, RunNotFound
 from gateway.protocol.headers import NO_STORE
 from gateway.protocol.tenants import tenant_of, without
 from gateway.runs.others import Others

@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.auth import jwks
 from gateway.auth.claims import ClaimNames
+from gateway.auth.errors import IssuerUnavailable, TokenExpired, TokenInvalid
 from gateway.auth.gate import Gate
 from gateway.auth.jwks import Jwks
 from gateway.auth.jwt import Jwts, KeySource, Secret
 from gateway.auth.principal import Principal
-from gateway.protocol.errors import IssuerUnavailable, ProtocolError, TokenExpired, TokenInvalid
+from gateway.protocol.errors import ProtocolError
 from tests.auth.issuer import AUDIENCE, ISSUER, Issuer, issuing, right
 from tests.http.servers import client_of, serving
 

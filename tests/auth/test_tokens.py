@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from gateway.auth import token_keys
+from gateway.auth.errors import TokenInvalid
 from gateway.auth.read_tokens import PREFIX, Capability, read, sign
 from gateway.auth.token_keys import ReadTokens, derived
 from gateway.log.database import Database
-from gateway.protocol.errors import TokenInvalid
 from tests.auth.people import as_jwt, as_key, settings
 from tests.cli.commands import command
 from tests.databases import Postgres

@@ -9,7 +9,16 @@ import pytest
 from fastapi import FastAPI
 
 from gateway.app import create_app
+from gateway.auth.errors import (
+    CredentialMalformed,
+    CredentialMissing,
+    ScopeMissing,
+    TokenExpired,
+    TokenInvalid,
+    WrongStream,
+)
 from gateway.http import cors, openapi, operations
+from gateway.http.upstream import BadGateway, UpgradeNotPassed
 from gateway.protocol import errors
 from gateway.protocol.append import APPEND_HEADERS
 from gateway.protocol.create import CREATE_HEADERS
@@ -18,6 +27,7 @@ from gateway.protocol.read import Live, parse_read
 from gateway.runs.requests import parse_list
 from gateway.settings import load
 from tests.http.servers import Client
+from tests.refusals import refusals
 
 ROUTES = ("/v1/stream/{path}", "/runs/{id}")
 METHODS = set(operations.OPERATIONS)
@@ -31,13 +41,6 @@ def document() -> dict[str, Any]:
 def parameters(document: dict[str, Any], route: str, method: str, place: str) -> set[str]:
     found = document["paths"][route][method]["parameters"]
     return {parameter["name"].lower() for parameter in found if parameter["in"] == place}
-
-
-def refusals(root: type[ProtocolError] = ProtocolError) -> Iterator[type[ProtocolError]]:
-    for error in root.__subclasses__():
-        if error.__module__ == errors.__name__:
-            yield error
-            yield from refusals(error)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -80,8 +83,8 @@ def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[s
         errors.HeadTooLarge,
         errors.RequestTimeout,
         errors.TooManyConnections,
-        errors.BadGateway,
-        errors.UpgradeNotPassed,
+        BadGateway,
+        UpgradeNotPassed,
         errors.RunExists,
     }
     for error in set(refusals()) - elsewhere:
@@ -103,8 +106,8 @@ def test_no_status_is_described_that_no_refusal_has(document: dict[str, Any]) ->
 def test_a_refusals_own_headers_are_described() -> None:
     samples: list[ProtocolError] = [errors.StaleEpoch(1), errors.StreamClosed(1), errors.ProducerSequenceGap(1, 2)]
     samples += [errors.ProducerLost(1, 1)]
-    samples += [errors.CredentialMissing(), errors.CredentialMalformed(), errors.TokenInvalid(), errors.TokenExpired()]
-    samples += [errors.ScopeMissing("read"), errors.WrongStream()]
+    samples += [CredentialMissing(), CredentialMalformed(), TokenInvalid(), TokenExpired()]
+    samples += [ScopeMissing("read"), WrongStream()]
     for sample in samples:
         names = {name.decode() for name, _ in sample.headers}
         assert names == {name.lower() for name in operations.REFUSAL_HEADERS[type(sample)]}

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from gateway.protocol import errors
 from gateway.protocol.errors import ProtocolError
+from tests.refusals import refusals
 
 
-def leaves(root: type[ProtocolError] = ProtocolError) -> Iterator[type[ProtocolError]]:
-    for error in root.__subclasses__():
-        if error.__module__ == errors.__name__:
-            yield error
-            yield from leaves(error)
-
-
-@pytest.mark.parametrize("error", list(leaves()))
+@pytest.mark.parametrize("error", list(refusals()))
 def test_a_refusal_has_a_sentence_and_a_status_of_the_protocol(error: type[ProtocolError]) -> None:
     assert error.__doc__ is not None
     assert error.__doc__.strip().endswith(".")
@@ -26,7 +18,7 @@ def test_a_refusal_has_a_sentence_and_a_status_of_the_protocol(error: type[Proto
 
 
 def test_no_two_refusals_share_a_name() -> None:
-    names = [error.type for error in leaves()]
+    names = [error.type for error in refusals()]
     assert len(names) == len(set(names))
 
 
