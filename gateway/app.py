@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 from fastapi import FastAPI
 
@@ -19,9 +20,9 @@ from gateway.http.cors import Cors
 from gateway.http.docs import docs_router
 from gateway.http.entry import Entry, render_refusals
 from gateway.http.health import Health, health_router
+from gateway.http.limits import Limits, LiveReaders
 from gateway.http.openapi import describe
 from gateway.http.post import Appends
-from gateway.http.reading import Limits
 from gateway.http.routes import Routes
 from gateway.http.streams import StreamRoutes
 from gateway.http.upstream import Upstream
@@ -38,9 +39,15 @@ from gateway.runs.quota import RunQuota
 from gateway.settings import Settings
 from gateway.subscriptions import Subscriptions
 
+DRAINING: Final = 0.8  # part of the drain time in which followers are ended; in the rest, their last bytes are sent
+
 
 class Gateway:
-    """One Machine, as an ASGI application. Streams are answered straight over ASGI, everything else by FastAPI."""
+    """One Machine over a migrated database, as an ASGI application.
+
+    Streams are answered straight over ASGI, everything else by FastAPI. `listen_database_url`: the database past any
+    pooler, for LISTEN. `siblings`: other workers that share this one's port.
+    """
 
     def __init__(
         self,
@@ -59,59 +66,19 @@ class Gateway:
             statement_timeout=settings.statement_timeout,
             max_age=settings.connection_max_age,
         )
+        # Who may ask, and for how much
         self._auth = Auth(settings, self._database)
         self._quotas = Quotas(settings, RunQuota(self._database, settings.max_runs_per_tenant or 0).full)
-        limits = Limits(
-            settings.max_body,
-            settings.long_poll_timeout,
-            settings.sse_max_age,
-            max_readers=room_for(settings.max_readers),
-            max_batch=settings.max_batch,
-            max_event=settings.max_event,
-            streams=self._quotas.streams,
-        )
-
+        self._limits = self._make_limits()
         # The logs, and the hubs that follow them
-        self._flue = Flue(settings, self._database, limits, lambda: self._log.listens) if settings.flue else None
-        self._log = Log(
-            settings,
-            self._database,
-            listening_addresses(database_url, listen_database_url),
-            machine=self.machine,
-            on_commit=self._committed,
-            on_create=lambda path: self._subscriptions.appended(path),
-            on_news=self._flue.hears(self._heard) if self._flue else self._heard,
-            on_doubt=lambda paths: self._hub.look_again(paths),
-            on_change=self._look_again,
-        )
-        self._hub = Hub(
-            read=self._log.reader.live,
-            positions=self._log.reader.positions,
-            touch=self._log.reader.touch,
-            now=time.time,
-            clock=time.monotonic,
-            heartbeat=settings.heartbeat,
-            sweep_interval=lambda: settings.sweep_interval if self._log.listens else settings.poll_interval,
-        )
+        self._flue = self._make_flue() if settings.flue else None
+        self._log = self._make_log(listening_addresses(database_url, listen_database_url))
+        self._hub = self._make_hub()
         self._hubs = [self._hub, self._flue.hub] if self._flue else [self._hub]
-
         # What is served from them
-        self._subscriptions = Subscriptions(
-            self._database,
-            base_url=lambda: settings.public_url or self.address,
-            allow_local_webhooks=settings.local_webhooks,
-        )
-        self._streams = StreamRoutes(self._log, self._hub, limits, now=time.time, public_url=settings.public_url)
-        self._runs = Runs(
-            self._database,
-            self._hub,
-            self._streams,
-            self._auth.token_for,
-            machine=self.machine,
-            public_url=settings.public_url,
-            on_commit=self._committed,
-            others=self._flue,
-        )
+        self._subscriptions = self._make_subscriptions()
+        self._streams = StreamRoutes(self._log, self._hub, self._limits, now=time.time, public_url=settings.public_url)
+        self._runs = self._make_runs()
         self._upstream = Upstream(settings.upstream) if settings.upstream else None
         self.metrics = Exposition(self._parts(), siblings)
         self._api = self._make_api()
@@ -124,10 +91,10 @@ class Gateway:
     def begin_drain(self) -> None:
         """Ends what is open, cleanly and spread over the drain time; `/ready` turns 503 at once."""
         for hub in self._hubs:
-            hub.drain(self.settings.drain_timeout * 0.8)
+            hub.drain(self.settings.drain_timeout * DRAINING)
 
     def observe(self, published: Published) -> None:
-        """Whoever traces deliveries hears of each batch that is written to followers here."""
+        """Has `published` called for each batch that is written to followers here, for traces."""
         for hub in self._hubs:
             hub.published = published
 
@@ -139,11 +106,15 @@ class Gateway:
         """What gateway.http.post offers POSTs to."""
         return self._entry
 
+    # What one part tells the others
+
     def _heard(self, news: News) -> None:
+        """A stream has changed, here or at another Machine: its readers here are told."""
         self._hub.ring(news)
         self._runs.heard(news)
 
     def _committed(self, news: News) -> None:
+        """A stream was changed here: readers are told, and of all Machines this one looks whom it wakes."""
         self._heard(news)
         if news.deleted:
             self._subscriptions.deleted(news.path)
@@ -151,6 +122,7 @@ class Gateway:
             self._subscriptions.appended(news.path)
 
     def _look_again(self) -> None:
+        """News may have been missed."""
         for hub in self._hubs:
             hub.look_again()
 
@@ -166,7 +138,7 @@ class Gateway:
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
         await self._database.open()
         await self.metrics.open()
-        # Each asks the database a dozen times.
+        # At the same time, since each asks the database a dozen times.
         await asyncio.gather(self._auth.start(), self._log.listener.start(), self._subscriptions.start())
         self._runs.start()
         background = [asyncio.create_task(self._hub.run()), asyncio.create_task(self._log.housekeeping.run())]
@@ -189,6 +161,68 @@ class Gateway:
                 await self._upstream.close()
             await self._database.close()
 
+    # The parts, made from the settings
+
+    def _make_limits(self) -> Limits:
+        settings = self.settings
+        return Limits(
+            settings.max_body,
+            settings.long_poll_timeout,
+            settings.sse_max_age,
+            max_batch=settings.max_batch,
+            max_event=settings.max_event,
+            readers=LiveReaders(room_for(settings.max_readers)),
+            streams=self._quotas.streams,
+        )
+
+    def _make_flue(self) -> Flue:
+        return Flue(self.settings, self._database, self._limits, lambda: self._log.listens)
+
+    def _make_log(self, addresses: Sequence[str]) -> Log:
+        # The lambdas name parts that are made after the log.
+        return Log(
+            self.settings,
+            self._database,
+            addresses,
+            machine=self.machine,
+            on_commit=self._committed,
+            on_create=lambda path: self._subscriptions.appended(path),
+            on_news=self._flue.hears(self._heard) if self._flue else self._heard,
+            on_doubt=lambda paths: self._hub.look_again(paths),
+            on_change=self._look_again,
+        )
+
+    def _make_hub(self) -> Hub:
+        settings, log = self.settings, self._log
+        return Hub(
+            read=log.reader.live,
+            positions=log.reader.positions,
+            touch=log.reader.touch,
+            now=time.time,
+            clock=time.monotonic,
+            heartbeat=settings.heartbeat,
+            sweep_interval=lambda: settings.sweep_interval if log.listens else settings.poll_interval,
+        )
+
+    def _make_subscriptions(self) -> Subscriptions:
+        return Subscriptions(
+            self._database,
+            base_url=lambda: self.settings.public_url or self.address,
+            allow_local_webhooks=self.settings.local_webhooks,
+        )
+
+    def _make_runs(self) -> Runs:
+        return Runs(
+            self._database,
+            self._hub,
+            self._streams,
+            self._auth.token_for,
+            machine=self.machine,
+            public_url=self.settings.public_url,
+            on_commit=self._committed,
+            others=self._flue,
+        )
+
     def _parts(self) -> Parts:
         """What counts, for the metrics."""
         return Parts(
@@ -196,6 +230,7 @@ class Gateway:
             self._database,
             self._log.writer,
             self._log.listener,
+            self._limits.readers,
             self._hubs,
             [self._streams.reading, self._flue.reading] if self._flue else [self._streams.reading],
             [self._log.reader, self._flue] if self._flue else [self._log.reader],
@@ -231,13 +266,3 @@ class Gateway:
         render_refusals(api)
         api.openapi = lambda: describe(api, auth=self._auth.on)  # type: ignore[method-assign]
         return api
-
-
-def create_app(
-    settings: Settings,
-    database_url: str,
-    listen_database_url: str | None = None,
-    siblings: Siblings | None = None,
-) -> Gateway:
-    """The application of one Machine over a migrated database. `siblings`: other workers that share its port."""
-    return Gateway(settings, database_url, listen_database_url, siblings)

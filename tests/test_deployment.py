@@ -15,7 +15,7 @@ import httpx
 import pytest
 from packaging.requirements import Requirement
 
-from gateway.app import create_app
+from gateway.app import Gateway
 from gateway.cli import main
 from gateway.cli.supervisor import GRACE
 from gateway.log.reader import LIVE_PAGE
@@ -87,7 +87,7 @@ def test_the_paths_that_fly_asks_for_are_routes(settings: Settings) -> None:
     asked = {check["path"] for check in SERVICE["checks"]}
     assert "/health" in asked
     settings = settings.model_copy(update={"keys": "agent:write:a-secret-of-sixteen-letters"})
-    assert asked <= set(create_app(settings, "postgres://nowhere")._api.openapi()["paths"])
+    assert asked <= set(Gateway(settings, "postgres://nowhere")._api.openapi()["paths"])
 
 
 def test_fly_scrapes_the_port_of_the_metrics_which_is_not_the_publics(settings: Settings) -> None:

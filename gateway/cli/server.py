@@ -17,7 +17,7 @@ from typing import Final
 import click
 import uvicorn
 
-from gateway.app import Gateway, create_app
+from gateway.app import Gateway
 from gateway.asgi import App
 from gateway.cli.endings import Failure
 from gateway.cli.listening import Sockets, address
@@ -39,7 +39,7 @@ LATE: Final = 3.0
 
 async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblings: Siblings | None = None) -> None:
     """Serve until told to stop; prints where it listens as soon as it does. Raises Failure."""
-    app = create_app(settings, url, settings.listen_database_url, siblings)
+    app = Gateway(settings, url, settings.listen_database_url, siblings)
     app.address = address(bound.main[0])
     identify(machine=app.machine)
     with _asked_for(settings, app) as application:

@@ -18,7 +18,8 @@ from gateway.flue.readable import readable
 from gateway.flue.records import Records
 from gateway.flue.routes import FlueRoutes
 from gateway.flue.source import Source, one_line
-from gateway.http.reading import Limits, Reading
+from gateway.http.limits import Limits
+from gateway.http.reading import Reading
 from gateway.http.routes import AppendDirectly, Routes
 from gateway.log.database import Database
 from gateway.protocol.batch import News, Stream

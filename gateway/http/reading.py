@@ -9,17 +9,16 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
 from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.auth.gate import principal_of
-from gateway.counting import Inside
 from gateway.fanout.follower import Direct, Follower, Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.fanout.pages import Pages
 from gateway.http import responses
+from gateway.http.limits import Limits
 from gateway.limits.errors import TooManyStreams
 from gateway.limits.face import holder
 from gateway.limits.shares import Share
@@ -45,35 +44,12 @@ class Log(Protocol):
     ) -> Page: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a request may take: timeouts in seconds, sizes in bytes, and numbers."""
-
-    max_body: int
-    long_poll_timeout: float
-    sse_max_age: float
-    pages: int = 8 << 20  # kept in memory, for those who read a long run at the same time
-    max_readers: int = 10_000  # live ones, of all that share this object
-    readers: list[Inside] = field(default_factory=list)
-    max_batch: int | None = None  # events of one request
-    max_event: int | None = None
-    streams: Share | None = None  # live readers of each credential
-
-    @property
-    def full(self) -> bool:
-        """Whether one more live reader would be too many. Those that are there stay (law 8)."""
-        return sum(inside.count for inside in self.readers) >= self.max_readers
-
-
 class Reading:
     """Answers reads of one log. `now` gives seconds since 1970."""
 
     def __init__(
         self, log: Log, hub: Hub, limits: Limits, now: Callable[[], float], dialect: Dialect = GATEWAYS
     ) -> None:
-        self.sse = Inside()
-        self.long_polls = Inside()
-        limits.readers.extend((self.sse, self.long_polls))
         self.catch_ups = 0  # reads that were answered with what there was
         self._log = log
         self._hub = hub
@@ -92,7 +68,7 @@ class Reading:
             return self._plain(request, send)
         if self._hub.drained:
             raise Draining
-        if self._limits.full:
+        if self._limits.readers.full:
             raise TooManyReaders
         if self._limits.streams is not None:
             return self._shared(self._limits.streams, request, scope, receive, send)
@@ -141,7 +117,7 @@ class Reading:
             await _in_parts(send, answer, frames.parts(stream.encoding, batch))
 
     async def _long_poll(self, request: ReadRequest, receive: Receive, send: Send) -> None:
-        with self.long_polls, Follower(self._hub, request.path) as follower, Hangup(follower, receive):
+        with self._limits.readers.long_polls, Follower(self._hub, request.path) as follower, Hangup(follower, receive):
             page = await follower.begin(request.position, request.last_events)
             follower.expire(self._limits.long_poll_timeout)
             batch: Batch | Signal = page.batch
@@ -159,7 +135,7 @@ class Reading:
     async def _sse(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> None:
         connection = direct(scope)
         with (
-            self.sse,
+            self._limits.readers.sse,
             Follower(self._hub, request.path, connection) as follower,
             _hangup(follower, receive, connection),
         ):

@@ -16,8 +16,9 @@ from gateway.fanout.hub import Hub
 from gateway.http import reading, responses
 from gateway.http.address import base_url
 from gateway.http.bodies import read_body
+from gateway.http.limits import Limits
 from gateway.http.post import Post
-from gateway.http.reading import Limits, Reading
+from gateway.http.reading import Reading
 from gateway.log.appends import Appended, Settle
 from gateway.log.lifecycle import Created
 from gateway.protocol import headers
@@ -25,9 +26,7 @@ from gateway.protocol.append import UNNUMBERED, AppendRequest, parse_append, par
 from gateway.protocol.batch import JSON_TYPE, Stream, media_type
 from gateway.protocol.create import DEFAULT_TYPE, CreateRequest, Fork, parse_create
 from gateway.protocol.errors import (
-    BatchTooLarge,
     ContentTypeMismatch,
-    EventTooLarge,
     InvalidJson,
     MethodNotAllowed,
     ProtocolError,
@@ -95,7 +94,7 @@ class StreamRoutes:
         except InvalidJson:
             await self._refuse_before_json(path)
             raise
-        check_size(request.events, self._limits)
+        self._limits.check(request.events)
         status, answer = _appended(request, await self._log.append(request))
         await responses.respond(send, status, answer)
 
@@ -109,7 +108,7 @@ class StreamRoutes:
         try:
             request = _parse_post(post.stored, post.headers, post.body)
             if self._bounded:
-                check_size(request.events, self._limits)
+                self._limits.check(request.events)
             self._log.submit(request, partial(_settle, post, request))
         except ProtocolError:
             return False
@@ -127,7 +126,7 @@ class StreamRoutes:
         body = await read_body(scope, receive, self._limits.max_body)
         request = parse_create(path, scope["headers"], body)
         if self._bounded:
-            check_size(request.events(request.content_type or DEFAULT_TYPE), self._limits)
+            self._limits.check(request.events(request.content_type or DEFAULT_TYPE))
         if request.fork is not None:
             # Whoever reads the fork reads what it inherits, so the source has to be within reach as well.
             request = replace(request, fork=_forked(request.fork, principal_of(scope)))
@@ -154,14 +153,6 @@ class StreamRoutes:
         with_tail = without(path).startswith("runs/")
         request = parse_read(path, scope["headers"], scope["query_string"], with_tail=with_tail)
         return self.reading(request, scope, receive, send)
-
-
-def check_size(events: list[bytes], limits: Limits) -> None:
-    """Raises BatchTooLarge, EventTooLarge."""
-    if limits.max_batch is not None and len(events) > limits.max_batch:
-        raise BatchTooLarge(f"At most {limits.max_batch} events.")
-    if limits.max_event is not None and any(len(event) > limits.max_event for event in events):
-        raise EventTooLarge(f"At most {limits.max_event} bytes.")
 
 
 def _forked(fork: Fork, principal: Principal) -> Fork:

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from gateway.counting import Histogram, together
 from gateway.fanout.hub import Hub
 from gateway.http import responses
+from gateway.http.limits import LiveReaders
 from gateway.http.reading import Reading
 from gateway.log.database import Database
 from gateway.log.listener import Listener
@@ -54,6 +55,7 @@ class Parts:
     database: Database
     writer: Writer
     listener: Listener
+    readers: LiveReaders
     hubs: Sequence[Hub]
     readings: Sequence[Reading]
     sources: Sequence[Source]
@@ -118,8 +120,8 @@ METRICS: Final = (
         Kind.GAUGE,
         "Open live reads, by mode: sse, long_poll.",
         lambda parts: {
-            "sse": sum(reading.sse.count for reading in parts.readings),
-            "long_poll": sum(reading.long_polls.count for reading in parts.readings),
+            "sse": parts.readers.sse.count,
+            "long_poll": parts.readers.long_polls.count,
         },
         "mode",
     ),

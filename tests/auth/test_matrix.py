@@ -13,7 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from gateway.app import create_app
+from gateway.app import Gateway
 from gateway.auth.principal import Scope
 from gateway.auth.read_tokens import Capability
 from gateway.auth.rules import BELOW_A_RUN, ROUTES, STREAM, STREAMS, Need, need_of
@@ -72,7 +72,7 @@ def of_the_framework(api: FastAPI) -> Iterator[Door]:
 
 
 def of_the_streams() -> Iterator[Door]:
-    app = create_app(load(), "postgres://nowhere")
+    app = Gateway(load(), "postgres://nowhere")
     for method in app._streams._methods:
         yield from (Door(method, route) for route in STREAMS)
         if method != "DELETE":
@@ -80,7 +80,7 @@ def of_the_streams() -> Iterator[Door]:
     yield from (Door("POST", f"/runs/{{id}}{part.value}") for part in Part if part is not Part.CONTROL)
 
 
-DOORS = sorted({*of_the_framework(create_app(load(), "postgres://nowhere")._api), *of_the_streams()})
+DOORS = sorted({*of_the_framework(Gateway(load(), "postgres://nowhere")._api), *of_the_streams()})
 
 
 def test_every_route_has_a_rule_and_every_rule_a_route() -> None:

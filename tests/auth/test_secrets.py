@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 import pytest
 
-from gateway.app import create_app
+from gateway.app import Gateway
 from gateway.auth.jwt import Secret
 from gateway.auth.keys import Keys
 from gateway.cli.worker import Orders
@@ -129,7 +129,7 @@ async def test_a_fault_says_no_secret_to_anyone(postgres: Postgres) -> None:
 def test_printed_values_hold_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"postgres://user:{PASSWORD}@127.0.0.1:1/nowhere"
     whole = Settings(database_url=url, listen_database_url=url, **GIVEN)
-    app = create_app(whole, url)
+    app = Gateway(whole, url)
     key = asyncio.run(Secret(GIVEN["jwt_secret"]).find(None))
     printed = [
         repr(value)

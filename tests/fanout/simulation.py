@@ -18,7 +18,7 @@ from gateway.asgi import Message, Scope
 from gateway.auth.gate import let_in
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.fanout.hub import Hub
-from gateway.http.reading import Limits
+from gateway.http.limits import Limits
 from gateway.http.streams import StreamRoutes
 from gateway.protocol.batch import Batch, News, Page, Stream
 from gateway.protocol.errors import ProtocolError, Unavailable

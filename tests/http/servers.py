@@ -18,7 +18,7 @@ import httpx
 import pytest
 import uvicorn
 
-from gateway.app import Gateway, create_app
+from gateway.app import Gateway
 from gateway.fanout.hub import Hub
 from gateway.fanout.server import Server
 from gateway.http.connection import connections
@@ -115,7 +115,7 @@ def serving(
     database_url: str, protocol: str, *, around: Callable[[Gateway], Any] = lambda app: app, **settings: Any
 ) -> Iterator[Running]:
     """A gateway over this database, until the block ends. `around`: what is served in its place."""
-    app = create_app(Settings(drain_timeout=0, **settings), database_url)
+    app = Gateway(Settings(drain_timeout=0, **settings), database_url)
     config = uvicorn.Config(
         around(app),
         http=PROTOCOLS[protocol](app.settings),

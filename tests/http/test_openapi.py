@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from gateway.app import create_app
+from gateway.app import Gateway
 from gateway.auth.errors import (
     CredentialMalformed,
     CredentialMissing,
@@ -131,7 +131,7 @@ def test_pages_of_other_origins_may_send_and_see_what_is_described() -> None:
 
 @pytest.mark.parametrize("flue", [False, True])
 def test_a_list_of_runs_is_described_with_all_that_it_knows(flue: bool) -> None:
-    app = create_app(load(flue=flue, flue_workflows="*"), "postgres://nowhere")
+    app = Gateway(load(flue=flue, flue_workflows="*"), "postgres://nowhere")
     described = app._api.openapi()["paths"]["/runs"]["get"]["parameters"]
     names = {"status", "workflowName", "metadata.NAME", "limit", "cursor"}
     assert {parameter["name"] for parameter in described} == names | ({"source"} if flue else set())

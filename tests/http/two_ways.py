@@ -14,7 +14,7 @@ from unittest.mock import patch
 import uvicorn
 from uvicorn.server import ServerState
 
-from gateway.app import Gateway, create_app
+from gateway.app import Gateway
 from gateway.fanout import transport
 from gateway.http.connection import connections
 from gateway.http.post import Post
@@ -191,7 +191,7 @@ def both_ways(**settings: Any) -> Iterator[Ways]:
 
     A drain ends no connection by the clock here: a busy machine would decide what is heard.
     """
-    app = create_app(Settings(**settings), "postgresql://nowhere/none")
+    app = Gateway(Settings(**settings), "postgresql://nowhere/none")
     with asyncio.Runner() as runner, socket.socket() as sock, patch.object(transport, "IDLE_END", 3600.0):
         yield Ways(app, runner, sock)
 

@@ -48,7 +48,7 @@ async def test_what_was_appended_read_followed_and_refused_is_counted(machine: R
         assert (await client("POST", path, headers={"content-type": "text/plain"}, content=b"x")).status_code == 409
         assert (await client("GET", "/v1/stream/none")).status_code == 404
         assert (await client("GET", path)).json() == ["one", "two", "three"]
-        await until(lambda: machine.app._streams.reading.sse.count == 0)
+        await until(lambda: machine.app._limits.readers.sse.count == 0)
         after = await scrape(client)
 
     def grown(name: str) -> float:

@@ -1,0 +1,50 @@
+"""How much one request may ask of this Machine, and how many live readers it has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.counting import Inside
+from gateway.limits.shares import Share
+from gateway.protocol.errors import BatchTooLarge, EventTooLarge
+
+
+class LiveReaders:
+    """The SSE responses and long-polls that are open here, whichever log they read. At most `limit` of them begin."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit: Final = limit
+        self.sse = Inside()
+        self.long_polls = Inside()
+
+    @property
+    def full(self) -> bool:
+        """Whether one more would be too many. Those that are open stay open (law 8)."""
+        return self.sse.count + self.long_polls.count >= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Timeouts are in seconds, sizes in bytes; None is no limit.
+
+    `pages`: of the log, kept in memory for those who read a long run at the same time. `readers`: all live readers.
+    `streams`: the live readers of each credential.
+    """
+
+    max_body: int
+    long_poll_timeout: float
+    sse_max_age: float
+    pages: int = 8 << 20
+    max_batch: int | None = None  # events of one request
+    max_event: int | None = None
+    readers: LiveReaders = field(default_factory=lambda: LiveReaders(10_000))
+    streams: Share | None = None
+
+    def check(self, events: Sequence[bytes]) -> None:
+        """Whether one request may append these. Raises BatchTooLarge, EventTooLarge."""
+        if self.max_batch is not None and len(events) > self.max_batch:
+            raise BatchTooLarge(f"At most {self.max_batch} events.")
+        if self.max_event is not None and any(len(event) > self.max_event for event in events):
+            raise EventTooLarge(f"At most {self.max_event} bytes.")
