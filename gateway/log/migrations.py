@@ -6,40 +6,69 @@ are never changed, nor is one dropped; a call with other arguments is another fu
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
 
+import asyncpg
+
 from gateway.log.connect import LogConnection, connect
 
+logger = logging.getLogger(__name__)
+
 _LOCK: Final = 0x72756E67  # the number of our own advisory lock: "rung" in ASCII
+# Whoever waits to change a table holds up everybody who comes after, Machines that serve among them. So it waits for a
+# moment only, and lets them go first: a backup reads every table for as long as it takes.
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '500ms'"
+_PAUSE: Final = 1.0  # seconds
+_PATIENCE: Final = 60.0  # seconds
 
 FUNCTIONS: Final = ("read", "pack", "append", "lifecycle", "subscriptions", "runs", "transactional", "waiting", "flue")
 """The files of functions, each after those that it needs when it is made."""
 
 
-async def migrate(database_url: str) -> list[str]:
-    """Applies what is missing and returns the names applied. Safe to repeat, and to run from several at once."""
+async def migrate(database_url: str, patience: float = _PATIENCE) -> list[str]:
+    """Applies what is missing and returns the names applied. Safe to repeat, and to run from several at once.
+
+    A table that another transaction holds is tried again for `patience` seconds. Raises asyncpg.LockNotAvailableError.
+    """
     connection = await connect(database_url, timeout=30)
     try:
         if not await _look(connection):
             return []  # which a role that may not create anything is told as well, and on a database that is read-only
-        # One transaction, with a lock that ends with it: this is safe behind a pooler in transaction mode, too.
-        async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-            await connection.execute("CREATE SCHEMA IF NOT EXISTS run_gateway")
-            await connection.execute(
-                "CREATE TABLE IF NOT EXISTS run_gateway.migrations ("
-                " name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
-            )
-            lacking = await _missing(connection)
-            for name in lacking:
-                for script in _scripts(name):
-                    await connection.execute(script.read_text())
-                await connection.execute("INSERT INTO run_gateway.migrations (name) VALUES ($1)", name)
-        return lacking
+        until, told = asyncio.get_running_loop().time() + patience, False
+        while True:
+            try:
+                return await _apply(connection)
+            except asyncpg.LockNotAvailableError:
+                if asyncio.get_running_loop().time() >= until:
+                    raise
+            if not told:
+                logger.warning("Another transaction holds a table that has to be changed; trying for %g s.", patience)
+            told = True
+            await asyncio.sleep(_PAUSE)
     finally:
         await connection.close()
+
+
+async def _apply(connection: LogConnection) -> list[str]:
+    # One transaction, with a lock that ends with it: this is safe behind a pooler in transaction mode, too.
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        await connection.execute(_LOCK_TIMEOUT)
+        await connection.execute("CREATE SCHEMA IF NOT EXISTS run_gateway")
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS run_gateway.migrations ("
+            " name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        lacking = await _missing(connection)
+        for name in lacking:
+            for script in _scripts(name):
+                await connection.execute(script.read_text())
+            await connection.execute("INSERT INTO run_gateway.migrations (name) VALUES ($1)", name)
+    return lacking
 
 
 async def missing(database_url: str) -> list[str]:

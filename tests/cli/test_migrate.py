@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
+import httpx
 
 from gateway.log.embedded import EmbeddedPostgres
 from gateway.log.migrations import functions, migrate, names
 from tests.cli.commands import command, running
+from tests.databases import Postgres
+from tests.machines import Machine
+
+README = Path(__file__).parent.parent.parent / "README.md"
 
 
 async def test_migrate_prints_what_it_applied_and_then_that_there_is_nothing_to_do(tmp_path: Path) -> None:
@@ -51,3 +58,37 @@ async def test_serve_that_may_not_migrate_refuses_a_database_without_the_schema_
     assert (bare.code, old.code) == (1, 1)
     assert bare.err.endswith(" has no schema run_gateway: `run-gateway migrate` makes it\n")
     assert old.err.endswith(f" is older than this program: `run-gateway migrate` applies {functions()}\n")
+
+
+async def test_a_role_with_the_rights_that_the_readme_grants_can_serve(postgres: Postgres) -> None:
+    role = f"serving_{uuid4().hex}"
+    await postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    try:
+        async with postgres.database() as url:
+            for grant in re.findall(r"```sql\n(GRANT .*?)```", README.read_text(), re.DOTALL):
+                await Postgres(url).execute(grant.replace(" serving;", f" {role};"))
+            await Postgres(url).execute(
+                "CREATE TABLE run_gateway.of_a_later_version (id bigint GENERATED ALWAYS AS IDENTITY)"
+            )
+            serving = url.replace("postgres@", f"{role}:x@")
+            env = {"GATEWAY_MIGRATE": "false"}
+            async with (
+                Machine.start(serving, env=env) as machine,
+                httpx.AsyncClient(base_url=machine.url, timeout=60) as http,
+            ):
+                assert (await http.post("/runs", json={"id": "1", "lease": 1})).status_code == 201
+                assert (await http.post("/runs/1", json=[1])).status_code == 204
+                assert (await http.post("/runs/1/cancel")).status_code == 202
+                record = (await http.get("/runs/1?meta&wait=30")).json()
+                assert record["error"]["name"] == "ProducerLost"
+                assert (await http.delete("/runs/1")).status_code == 204
+                webhook = {"type": "webhook", "pattern": "*", "webhook": {"url": "http://127.0.0.1:9/"}}
+                made = await http.put("/v1/stream/__ds/subscriptions/s", json=webhook)
+                assert made.status_code == 201
+            await Postgres(serving).execute("INSERT INTO run_gateway.of_a_later_version DEFAULT VALUES")
+            for command_name in ("rotate-token-key", "rotate-webhook-key"):
+                assert (await command(command_name, DATABASE_URL=serving)).code == 0
+            refused = await command("migrate", DATABASE_URL=serving)
+            assert refused.out == "Nothing to apply: the schema is up to date\n"
+    finally:
+        await postgres.execute(f"DROP ROLE {role}")

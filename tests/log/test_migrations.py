@@ -75,6 +75,25 @@ async def test_a_function_that_switches_plans_off_is_not_compiled_for_their_pric
     assert compiled == []
 
 
+async def test_one_that_has_to_wait_for_a_table_lets_others_use_it(
+    bare_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await migrate(bare_url)
+    async with connected(bare_url) as backup, connected(bare_url) as machine:
+        await machine.execute("ALTER TABLE run_gateway.lease_looks DROP COLUMN since")
+        await machine.execute("DELETE FROM run_gateway.migrations WHERE name = '0007_lease_looks.sql'")
+        async with asyncio.timeout(30):
+            async with backup.transaction():
+                await backup.execute("SELECT FROM run_gateway.lease_looks")
+                with pytest.raises(asyncpg.LockNotAvailableError):
+                    await migrate(bare_url, patience=0)
+                waiting = asyncio.create_task(migrate(bare_url))
+                while "Another transaction holds a table" not in caplog.text:
+                    await machine.execute("SELECT FROM run_gateway.lease_looks")
+                assert not waiting.done()
+            assert await waiting == ["0007_lease_looks.sql"]
+
+
 async def test_everything_is_in_a_schema_of_its_own(database_url: str) -> None:
     async with connected(database_url) as look:
         outside = await look.fetch(
