@@ -27,13 +27,13 @@ _JITTER: Final = 0.1  # seconds, so that the other Machines do not all come at o
 
 
 class EndLost(Protocol):
-    """The look itself: see `gateway.runs.store`."""
+    """`Store.end_lost` of `gateway.runs.store`: the look itself."""
 
     def __call__(self, most: int, *, again: bool) -> Awaitable[Look]: ...
 
 
 class LeaseWatch:
-    """One Machine's part in that. `on_end` hears of every run that is ended here; `ended` counts them."""
+    """This Machine's looks. `on_end` is told of every run that one of them ends; `ended` counts those runs."""
 
     def __init__(self, end_lost: EndLost, on_end: Callable[[News], None]) -> None:
         self.ended = 0

@@ -1,4 +1,7 @@
-"""The port for another system's runs, which are served beside the gateway's own as runs of the default tenant."""
+"""The port for another system's runs, which are served beside the gateway's own, as runs of the default tenant.
+
+`gateway.flue` is the one that there is.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ from typing import Protocol
 
 
 class Others(Protocol):
-    """What has to be known of them where the gateway makes a run, or a token for one."""
+    """What the gateway asks before it makes a run of its own, or a token for a run."""
 
     async def taken(self, run: str) -> bool:
-        """Whether there is one with this id, even one that may not be read here."""
+        """Whether one of them has this id, even if it may not be read here: then the gateway makes none of this id."""
         ...
 
     async def find(self, run: str) -> None:
-        """Raises a 404 unless there is one that may be read here."""
+        """Raises a refusal with status 404 unless one of them has this id and may be read here."""
         ...

@@ -21,9 +21,8 @@ class RunQuota:
         self._counts: dict[str, tuple[int, float]] = {}  # by tenant; and until when it is good (monotonic seconds)
 
     async def full(self, tenant: str, path: str | None) -> bool:
-        """Whether the tenant has all the runs that it may, and the one at `path` is not among them.
-
-        Raises Unavailable.
+        """Whether the tenant may not make the run at `path`, or, when that is None, one more. A run that it has
+        already may be asked for again. Raises Unavailable.
         """
         count, until = self._counts.get(tenant, (0, 0.0))
         now = time.monotonic()

@@ -20,9 +20,10 @@ from gateway.protocol.offset import START, format_offset
 from gateway.protocol.record import STATUSES
 from gateway.protocol.run_list import DEFAULT_LIMIT, MAX_LIMIT, page
 from gateway.protocol.tenants import within
+from gateway.runs.bodies import CreateRun, parse_create
 from gateway.runs.ids import CHANCE_BYTES, run_id
 from gateway.runs.others import Others
-from gateway.runs.requests import CreateRun, format_cursor, parse_create, parse_list
+from gateway.runs.queries import format_cursor, parse_list
 from gateway.runs.store import Store
 from gateway.runs.streams import MAX_BODY
 from gateway.runs.tokens import Sign
@@ -71,17 +72,17 @@ class RunRoutes:
         """Makes a run and answers with its coordinates, which are all that a reader needs. The same request, repeated,
         gets the same answer.
         """
-        asked, control, run = parse_create(await read_body(request.scope, request.receive, MAX_BODY))
-        id = asked or run_id(time.time(), secrets.token_bytes(CHANCE_BYTES))
+        asked = parse_create(await read_body(request.scope, request.receive, MAX_BODY))
+        id = asked.id or run_id(time.time(), secrets.token_bytes(CHANCE_BYTES))
         principal = principal_of(request.scope)
         if not principal.reaches(f"runs/{id}"):
             raise WrongStream
-        if asked and self._others is not None and not principal.tenant and await self._others.taken(asked):
+        if asked.id and self._others is not None and not principal.tenant and await self._others.taken(id):
             raise RunExists("A Flue app has a run of this id.")
-        signed = await self._sign(principal, f"runs/{id}", control=control)  # first, since it may be refused
-        new, tail = await self._store.create(within(principal.tenant, f"runs/{id}"), run)
+        signed = await self._sign(principal, f"runs/{id}", control=asked.control)  # first, since it may be refused
+        new, tail = await self._store.create(within(principal.tenant, f"runs/{id}"), asked.run)
         url = f"{base_url(request.scope, self._public_url)}/runs/{quote(id, safe='')}"
-        # To be read from its beginning, whatever the producer has written by now.
+        # Not the tail: a repeated request may come when the producer has written already, and readers want all of it.
         coordinates = {"runId": id, "streamUrl": url, "offset": format_offset(START).decode()}
         if signed is not None:
             coordinates["token"] = signed[0]

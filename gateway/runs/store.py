@@ -19,7 +19,8 @@ from gateway.protocol.batch import News, media_type
 from gateway.protocol.errors import PathBlocked, RunEnded, RunExists, RunNotFound, StreamGone
 from gateway.protocol.record import RunRecord, instant
 from gateway.protocol.run_path import control_of
-from gateway.runs.requests import ListRequest, NewRun
+from gateway.runs.bodies import NewRun
+from gateway.runs.queries import ListRequest
 
 _CREATE: Final = (
     "SELECT * FROM run_gateway.create_run($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9::text::jsonb, $10::text::json)"

@@ -21,7 +21,8 @@ from gateway.protocol.record import to_json
 from gateway.protocol.run_path import Part, is_run, part_of
 from gateway.protocol.stream_path import check_path
 from gateway.protocol.tenants import within
-from gateway.runs.requests import parse_cancel, parse_meta
+from gateway.runs.bodies import parse_cancel
+from gateway.runs.queries import parse_meta
 from gateway.runs.store import Store
 
 MAX_BODY: Final = 1 << 20  # bytes

@@ -16,8 +16,8 @@ from gateway.http.bodies import read_body
 from gateway.protocol.errors import RouteNotFound, RunNotFound
 from gateway.protocol.headers import NO_STORE
 from gateway.protocol.tenants import tenant_of, without
+from gateway.runs.bodies import Body, parse
 from gateway.runs.others import Others
-from gateway.runs.requests import Body, parse
 from gateway.runs.store import Store
 
 MAX_BODY: Final = 4096  # bytes

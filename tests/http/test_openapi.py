@@ -24,7 +24,7 @@ from gateway.protocol.append import APPEND_HEADERS
 from gateway.protocol.create import CREATE_HEADERS
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.read import Live, parse_read
-from gateway.runs.requests import parse_list
+from gateway.runs.queries import parse_list
 from gateway.settings import load
 from tests.http.servers import Client
 from tests.refusals import refusals

@@ -17,7 +17,7 @@ from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.headers import etag_matches
 from gateway.protocol.offset import format_offset, parse_offset, parse_position
-from gateway.runs import requests as of_runs
+from gateway.runs import bodies, queries
 
 # What is close to what is meant gets further than noise does.
 VALUES = st.one_of(
@@ -64,10 +64,10 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "part": lambda draw: run_path.part_of(draw(PATHS)),
     "cursor": lambda draw: parse_cursor(draw(VALUES)),
     "etag": lambda draw: etag_matches(draw(VALUES), b'"1"'),
-    "run": lambda draw: of_runs.parse_create(draw(BODIES)),
-    "cancel": lambda draw: of_runs.parse_cancel(draw(BODIES)),
-    "meta": lambda draw: of_runs.parse_meta(draw(RAW_QUERIES)),
-    "list": lambda draw: of_runs.parse_list(draw(QUERIES)),
+    "run": lambda draw: bodies.parse_create(draw(BODIES)),
+    "cancel": lambda draw: bodies.parse_cancel(draw(BODIES)),
+    "meta": lambda draw: queries.parse_meta(draw(RAW_QUERIES)),
+    "list": lambda draw: queries.parse_list(draw(QUERIES)),
     "bearer": lambda draw: (bearer.in_header(draw(HEADERS)), bearer.in_query(draw(RAW_QUERIES))),
     "rules": lambda draw: asked(draw(st.sampled_from(["GET", "POST", "PUT", "FOO"])), "/" + draw(PATHS)),
 }
@@ -109,4 +109,4 @@ def test_a_tenants_path_comes_apart_as_it_was_put_together(tenant: str, name: st
 
 @given(st.integers(1, 10**17))
 def test_a_lists_cursor_comes_back(stream: int) -> None:
-    assert of_runs.parse_list(f"cursor={of_runs.format_cursor(stream)}").before == stream
+    assert queries.parse_list(f"cursor={queries.format_cursor(stream)}").before == stream

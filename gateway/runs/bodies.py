@@ -1,6 +1,6 @@
-"""Requests for runs: bodies and queries become values, or an InvalidRequest that changes nothing.
+"""The JSON bodies of requests for runs: checked against a model, or refused by an InvalidRequest that changes nothing.
 
-Knows nothing of the database. JSON that a client sent is passed on as JSON text: what it means is the client's.
+Knows nothing of the database. `input` and `metadata` go on as JSON text: the gateway does not interpret them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import re
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any, Final, TypeVar
-from urllib.parse import parse_qsl
 
 import orjson
 from pydantic import (
@@ -26,14 +25,10 @@ from pydantic_core import ErrorDetails
 
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fields import MAX_LEASE
-from gateway.protocol.record import Status
-from gateway.protocol.run_list import decode_cursor, encode_cursor, parse_limit, parse_status
 from gateway.protocol.stream_path import MAX_RUN_ID
 
-MAX_WAIT: Final = 300.0  # seconds that a request may wait for a run's end
 MAX_REASON: Final = 1024  # characters
 MAX_METADATA: Final = 32  # names
-
 MAX_VALUE: Final = 1024  # characters of a string in metadata
 MAX_NUMBER: Final = 2**53  # a number in metadata is smaller: every client reads those exactly
 
@@ -52,7 +47,7 @@ Scalar = str | int | float | bool
 
 
 def _scalar(value: object) -> Scalar:
-    # By hand: what a union of types says is wrong is as many lines as it has members.
+    # By hand, since pydantic's error for a union of types has a line for each of them.
     if isinstance(value, str) and len(value) <= MAX_VALUE and re.fullmatch(_PRINTABLE, value):
         return value
     if isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < MAX_NUMBER):
@@ -123,7 +118,10 @@ class CancelRun(Body):
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run to be made. `digest` is that of the whole request: the same one again is no conflict."""
+    """A run to be made. `digest` is that of everything that was asked for: the same request again is no conflict.
+
+    `input`, `metadata` and `lost_event` are JSON.
+    """
 
     digest: bytes
     content_type: str
@@ -136,93 +134,35 @@ class NewRun:
 
 
 @dataclass(frozen=True, slots=True)
-class ListRequest:
-    """`GET /runs`. `metadata`: of each name that is asked for, the JSON objects of which the record's holds one.
-    `before`: the last run of the page before.
-    """
+class RunRequest:
+    """What `POST /runs` asks for. `id` None: any id. `control`: whether the run's token shall be for control, too."""
 
-    status: Status | None
-    workflow_name: str | None
-    metadata: list[list[str]]
-    limit: int
-    before: int | None
+    id: str | None
+    control: bool
+    run: NewRun
 
 
-def parse_create(body: bytes) -> tuple[str | None, bool, NewRun]:
-    """The id that was asked for, whether the token shall be for control too, and the run. Raises InvalidRequest."""
+def parse_create(body: bytes) -> RunRequest:
+    """The body of `POST /runs`. Raises InvalidRequest."""
     asked = parse(CreateRun, body)
-    # The token is of the answer, and no part of the run.
-    run = {name: value for name, value in orjson.loads(body or b"{}").items() if name != "control"}
-    digest = sha256(orjson.dumps(run, option=orjson.OPT_SORT_KEYS)).digest()
-    return (
-        asked.id or None,
-        asked.control,
-        NewRun(
-            digest,
-            asked.content_type,
-            asked.ttl,
-            asked.lease,
-            asked.workflow_name,
-            _text(asked.input) if "input" in asked.model_fields_set else None,
-            None if asked.metadata is None else _text(asked.metadata),
-            None if asked.lost_event is None else _text(asked.lost_event),
-        ),
+    # `control` is about the token in the answer: a repetition may ask for another one.
+    about_the_run = {name: value for name, value in orjson.loads(body or b"{}").items() if name != "control"}
+    run = NewRun(
+        digest=sha256(orjson.dumps(about_the_run, option=orjson.OPT_SORT_KEYS)).digest(),
+        content_type=asked.content_type,
+        ttl=asked.ttl,
+        lease=asked.lease,
+        workflow_name=asked.workflow_name,
+        input=_text(asked.input) if "input" in asked.model_fields_set else None,
+        metadata=None if asked.metadata is None else _text(asked.metadata),
+        lost_event=None if asked.lost_event is None else _text(asked.lost_event),
     )
+    return RunRequest(asked.id or None, asked.control, run)
 
 
 def parse_cancel(body: bytes) -> str | None:
     """The reason, if one is given. Raises InvalidRequest."""
     return parse(CancelRun, body).reason
-
-
-def parse_meta(query: bytes) -> float | None:
-    """How many seconds a GET of a run's record waits; None: it asks for the stream. Raises InvalidRequest."""
-    params = _query(query.decode("latin-1"))
-    if "meta" not in params:
-        return None
-    try:
-        wait = float(params.get("wait", "0"))
-    except ValueError:
-        wait = -1
-    if not 0 <= wait <= MAX_WAIT:
-        raise InvalidRequest(f"wait must be a number of seconds from 0 to {MAX_WAIT:g}.")
-    return wait
-
-
-def parse_list(query: str) -> ListRequest:
-    """`?status=&workflowName=&metadata.k=v&limit=&cursor=`. Raises InvalidRequest, for what it does not know too."""
-    params = _query(query)
-    metadata = [
-        [_text({name.removeprefix("metadata."): meant}) for meant in _meant(params.pop(name))]
-        for name in list(params)
-        if name.startswith("metadata.")
-    ]
-    request = ListRequest(
-        parse_status(params.pop("status", None)),
-        params.pop("workflowName", None),
-        metadata,
-        parse_limit(params.pop("limit", None)),
-        _before(params.pop("cursor", None)),
-    )
-    if params:
-        raise InvalidRequest(f"Runs cannot be listed by {', '.join(sorted(params))}.")
-    if "\0" in query or "%00" in query:
-        raise InvalidRequest("The query holds a NUL.")
-    return request
-
-
-def _meant(text: str) -> list[Scalar]:
-    """What a text in a query may stand for: itself, and the number or boolean that it reads as."""
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return [text]
-    return [text, value] if isinstance(value, int | float) and abs(value) < MAX_NUMBER else [text]
-
-
-def format_cursor(stream: int) -> str:
-    """Where a page of a list ended, for the client to send back as it is."""
-    return encode_cursor(b"%d" % stream)
 
 
 def parse(model: type[_Asked], body: bytes) -> _Asked:
@@ -255,23 +195,3 @@ def _text(value: object) -> str:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError:
         raise InvalidRequest("The body is nested too deep.") from None
-
-
-def _query(query: str) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=64, errors="strict")
-    except ValueError:
-        raise InvalidRequest("The query string cannot be read.") from None
-    params = dict(pairs)
-    if len(params) < len(pairs):
-        raise InvalidRequest("A query parameter is there more than once.")
-    return params
-
-
-def _before(cursor: str | None) -> int | None:
-    if cursor is None:
-        return None
-    number = decode_cursor(cursor)
-    if not number.isdigit() or len(number) > 18:
-        raise InvalidRequest("cursor is none that was given out.")
-    return int(number)
