@@ -113,6 +113,12 @@ class Gateway:
         self._hub.ring(news)
         self._runs.heard(news)
 
+    def _created(self, path: str, tail: int) -> None:
+        """A stream was made here: readers of one that was before are told, and work is looked for if it holds any."""
+        self._hub.created(path)
+        if tail:
+            self._subscriptions.appended(path)
+
     def _committed(self, news: News) -> None:
         """A stream was changed here: readers are told, and of all Machines this one looks whom it wakes."""
         self._heard(news)
@@ -186,7 +192,7 @@ class Gateway:
             addresses,
             machine=self.machine,
             on_commit=self._committed,
-            on_create=lambda path: self._subscriptions.appended(path),
+            on_create=self._created,
             on_news=self._flue.hears(self._heard) if self._flue else self._heard,
             on_doubt=lambda paths: self._hub.look_again(paths),
             on_change=self._look_again,
@@ -202,6 +208,7 @@ class Gateway:
             clock=time.monotonic,
             heartbeat=settings.heartbeat,
             sweep_interval=lambda: settings.sweep_interval if log.listens else settings.poll_interval,
+            trusted=lambda: log.listens,
         )
 
     def _make_subscriptions(self) -> Subscriptions:

@@ -6,7 +6,11 @@ import asyncio
 
 import asyncpg
 import httpx
+import pytest
 
+from gateway.log.database import Database
+from gateway.log.housekeeping import Housekeeping, KeptElsewhere
+from gateway.protocol.errors import Unavailable
 from tests.log.rig import connected, opened
 from tests.machines import Machine
 from tests.traffic import Reader
@@ -101,3 +105,29 @@ async def test_readers_of_a_run_that_was_kept_for_long_enough_are_told_that_it_i
             await http.post("/runs/fork", content='{"n":301}', headers={"stream-closed": "true"})
         ).status_code == 204
         assert await Reader("sse", "/runs/fork", [a.url]).run() == list(range(1, 302))
+
+
+async def test_an_outage_is_told_of_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "gateway.log.housekeeping")
+    outcomes: list[Exception | None] = [
+        None, Unavailable(), Unavailable(), KeptElsewhere(), None, Unavailable(), RuntimeError("a defect"), None,
+    ]  # fmt: skip
+    done = asyncio.Event()
+
+    class Rounds(Housekeeping):
+        async def round(self) -> None:
+            if not outcomes:
+                done.set()
+            elif (outcome := outcomes.pop(0)) is not None:
+                raise outcome
+
+    running = asyncio.create_task(
+        Rounds(Database("", pool_size=1, statement_timeout=1), machine="m", interval=0.001).run()
+    )
+    async with asyncio.timeout(PATIENCE):
+        await done.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    waits, goes_on = "Housekeeping waits for the database (None).", "Housekeeping goes on."
+    failed = "Housekeeping failed; the next round tries again."
+    assert caplog.messages == [waits, goes_on, waits, failed, goes_on]

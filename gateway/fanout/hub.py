@@ -20,12 +20,13 @@ from gateway.fanout.tail import Tail
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, News, Page, after
 from gateway.protocol.cursor import cursor
-from gateway.protocol.errors import ProtocolError, StreamGone, StreamNotFound
+from gateway.protocol.errors import ProtocolError, StreamGone, StreamNotFound, Unavailable
 from gateway.protocol.offset import format_offset
 
 logger = logging.getLogger("gateway.fanout.hub")
 
 RECENT: Final = 16 << 10  # bytes before its position that the first reader of a tail fetches for all who come with it
+KEEP: Final = 5.0  # seconds between touches of a stream that would expire; a third of its TTL, where that is less
 ROUNDS: Final = 2  # how often a newcomer waits for another newcomer's first read, before it reads for itself
 _HEARTBEAT: Final = frames.chunk(frames.HEARTBEAT)
 
@@ -42,6 +43,7 @@ Published = Callable[[str, int, int, int], None]
 class Hub:
     """All tails of a Machine. `read`, `positions` and `touch` ask the log.
 
+    `trusted`: whether a stream's deletion elsewhere is heard of at once, so that newcomers may begin from memory.
     `now` gives seconds since 1970, for cursors; `clock` monotonic seconds, for everything that is measured. `heartbeat`
     and `sweep_interval` are seconds. `offset` writes positions as the readers of this log know them.
     """
@@ -56,6 +58,7 @@ class Hub:
         clock: Callable[[], float],
         heartbeat: float,
         sweep_interval: Callable[[], float],
+        trusted: Callable[[], bool] = lambda: True,
         offset: Callable[[int], bytes] = format_offset,
     ) -> None:
         self.tails: dict[str, Tail] = {}
@@ -73,9 +76,11 @@ class Hub:
         self._clock = clock
         self._heartbeat = heartbeat
         self._sweep_interval = sweep_interval
+        self._trusted = trusted
         self._offset = offset
         self._cursor = cursor(now(), None, 0)  # of this tick
         self._tasks: set[asyncio.Task[None]] = set()
+        self._keep_at: dict[Tail, float] = {}  # tails of streams with a TTL, and when each is to be touched next
         self._look = asyncio.Event()
         self._well = True  # the log could be read when it was last asked
 
@@ -98,8 +103,10 @@ class Hub:
 
     def unfollow(self, tail: Tail) -> None:
         tail.users -= 1
-        if not tail.users and self.tails.get(tail.path) is tail:
-            del self.tails[tail.path]
+        if not tail.users:
+            self._keep_at.pop(tail, None)
+            if self.tails.get(tail.path) is tail:
+                del self.tails[tail.path]
 
     async def enter(self, tail: Tail, position: int) -> Page:
         """The first page of a reader: from memory where its stream is followed here already, else from the log.
@@ -110,14 +117,19 @@ class Hub:
         for _ in range(ROUNDS):
             if tail.opening is not None:
                 await asyncio.wait((tail.opening,))
-        page = tail.remembered(position)
-        if page is not None:
+        known = None if tail.doubted else tail.remembered(position)
+        if known is not None and (self._trusted() or not self._well):
             self.remembered += 1
-            return page
+            return known
         if tail.position is None and tail.opening is None:
             page = await self._open(tail, position)
         else:
-            page = await self.read(tail.path, position)
+            try:
+                page = await self.read(tail.path, position)
+            except Unavailable:
+                if known is None:
+                    raise
+                return known  # as long as the log cannot be asked, nothing better is known
             self.observe(tail, page)
         rest = after(page.stream.encoding, page.batch, position)
         assert rest is not None, "a page that begins earlier reaches the position that it was asked for"
@@ -145,6 +157,8 @@ class Hub:
         """Takes note of a page that a follower has read: the first at the end of the log positions the tail."""
         if tail.stream is None:
             tail.take(page.stream)
+            if page.stream.ttl is not None and tail.users:
+                self._keep_at[tail] = self._clock() + min(page.stream.ttl / 3, KEEP)
         elif tail.stream.id != page.stream.id:
             self._drop(tail)  # another stream at the same path: its positions mean something else
             return
@@ -187,6 +201,17 @@ class Hub:
             tail.heard = tail.heard or news.heard
             self._want(tail, news.last)
 
+    def created(self, path: str) -> None:
+        """Hears that a stream was made at this path: one that was followed here before, and has expired, is no more."""
+        tail = self.tails.get(path)
+        if tail is None or tail.stream is None:
+            return
+        if tail.closed:
+            self._drop(tail)
+        elif tail.position is not None:
+            tail.doubted = True  # it may be the new one's already, which a read tells
+            self._want(tail, tail.position + 1)
+
     def _publish(self, tail: Tail, batch: Batch, heard: float = 0.0) -> None:
         now = self._clock()
         direct = len(tail.direct)
@@ -228,11 +253,13 @@ class Hub:
         try:
             while not tail.closed and not tail.ended and tail.users:
                 assert tail.position is not None and tail.stream is not None
-                wanted = tail.wanted
+                wanted, doubted = tail.wanted, tail.doubted
                 page = await self.read(tail.path, tail.position, fresh=True)
                 if page.stream.id != tail.stream.id:
                     self._drop(tail)
                     return
+                if doubted:
+                    tail.doubted = False
                 if page.batch.start == tail.position and (not page.batch.empty or page.batch.closed):
                     self._publish(tail, page.batch, tail.heard)
                     tail.heard = 0.0
@@ -251,6 +278,7 @@ class Hub:
     def _drop(self, tail: Tail) -> None:
         if self.tails.get(tail.path) is tail:
             del self.tails[tail.path]
+        self._keep_at.pop(tail, None)
         tail.finish()
 
     # Draining
@@ -277,7 +305,10 @@ class Hub:
         try:
             while True:
                 await asyncio.sleep(TICK)
-                self.tick()
+                try:
+                    self.tick()
+                except Exception:
+                    logger.exception("The timer of this Machine's readers failed; it goes on.")
         finally:
             sweeping.cancel()
             for task in tuple(self._tasks):
@@ -291,6 +322,9 @@ class Hub:
         self._cursor = cursor(self._now(), None, 0)
         for follower in self.deadlines.due(now):
             follower.end()
+        due = [tail for tail, at in self._keep_at.items() if at <= now]
+        if due:
+            self._spawn(self._keep(due, now))
         silent = now - self._heartbeat
         for tail in self.tails.values():
             if tail.quiet_since <= silent:
@@ -298,6 +332,16 @@ class Hub:
                 tail.write(_HEARTBEAT)
                 for follower in tuple(tail.waiting):
                     follower.beat()
+
+    async def _keep(self, tails: list[Tail], now: float) -> None:
+        """A stream with live readers does not expire (§5.1)."""
+        for tail in tails:
+            assert tail.stream is not None and tail.stream.ttl is not None
+            self._keep_at[tail] = now + min(tail.stream.ttl / 3, KEEP)
+        try:
+            await self._touch([tail.path for tail in tails])
+        except ProtocolError:
+            self._ail()
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -308,15 +352,16 @@ class Hub:
                 await self.sweep()
             except ProtocolError:
                 self._ail()
+            except Exception:
+                # A defect here must not end this Machine's sweeps: without them lost news is never found.
+                logger.exception("The tails could not be compared with the log; the next sweep tries again.")
 
     async def sweep(self) -> None:
         """Compares every open tail with the log: lost news makes readers late, never wrong. Raises Unavailable."""
         tails = [tail for tail in self.tails.values() if tail.position is not None and not tail.closed]
         if not tails:
             return
-        alive = [tail.path for tail in tails if tail.stream is not None and tail.stream.ttl is not None]
-        if alive:
-            await self._touch(alive)  # a stream with live readers does not expire (§5.1)
+        doubted = [tail for tail in tails if tail.doubted]
         known = await self._positions([tail.path for tail in tails])
         self._recovered()
         for tail in tails:
@@ -327,6 +372,8 @@ class Hub:
             elif last > tail.position or (closed and not tail.closed):
                 self.missed += not tail.filling
                 self._want(tail, last)
+        for tail in doubted:
+            tail.doubted = False  # of one that was dropped it does not matter
 
     def _ail(self) -> None:
         if self._well:

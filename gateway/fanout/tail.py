@@ -36,6 +36,7 @@ class Tail:
         "closed",
         "cursor_floor",
         "direct",
+        "doubted",
         "early",
         "encoding",
         "ended",
@@ -61,6 +62,7 @@ class Tail:
         self.encoding: Encoding  # there as soon as `stream` is
         self.position: int | None = None
         self.closed = False
+        self.doubted = False  # there may be another stream at its path by now: nobody begins from memory
         self.ended = False  # deleted, expired or replaced by another stream: every follower has to go
         self.wanted = 0  # the highest position that any news has named: the log is read up to there
         self.filling = False

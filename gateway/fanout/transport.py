@@ -6,6 +6,7 @@ writes through ASGI's `send`, which is slower, and otherwise the same.
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
 import sys
@@ -13,7 +14,7 @@ from asyncio import Transport
 from collections.abc import Collection
 from typing import Any, ClassVar, Final, cast
 
-from httptools import HttpParserError, HttpParserUpgrade
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -21,7 +22,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.fanout.answers import Cycle, whole
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.fanout.parts import Event, Flow, Pipeline, in_kernel
-from gateway.protocol.errors import HeadTooLarge, MalformedHttp, ProtocolError, RequestTimeout, TooManyConnections
+from gateway.protocol.errors import (
+    HeadTooLarge,
+    InternalFault,
+    MalformedHttp,
+    ProtocolError,
+    RequestTimeout,
+    TooManyConnections,
+)
+
+logger = logging.getLogger("gateway.fanout.transport")
 
 LINGER: Final = 2.0  # seconds that a refused connection is still read from
 IDLE_END: Final = 0.5  # seconds that an idle connection outlives the port
@@ -82,8 +92,8 @@ class DirectProtocol(HttpToolsProtocol):
             except HttpParserUpgrade:
                 self.cycle.keep_alive = False  # it may be ignored (RFC 9110 §7.8), but what follows may be no HTTP/1.1
                 return
-            except HttpParserError:
-                self._refuse(MalformedHttp())
+            except HttpParserError as error:
+                self._refuse(_judged(error))
                 return
             # Counts heads, and all else that is not the body: trailers, and extensions of chunks.
             self._head = 0 if self._head == WHOLE else self._head + len(piece)
@@ -256,3 +266,14 @@ class DirectProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if self.follower is not None:
             self.follower.end()
+
+
+def _judged(error: HttpParserError) -> ProtocolError:
+    """Whose fault it is that a request could not be taken: what is raised while the parser calls us is our own, unless
+    it says that the request's target is none.
+    """
+    cause = error.__context__
+    if not isinstance(error, HttpParserCallbackError) or isinstance(cause, HttpParserError | UnicodeError):
+        return MalformedHttp()
+    logger.error("A request failed before it had come whole.", exc_info=cause)
+    return InternalFault()

@@ -24,9 +24,9 @@ PROBE_TIMEOUT: Final = 2.0  # seconds that the database has to say that it is th
 class Log:
     """One Machine's log. `addresses`: where to try LISTEN, best first.
 
-    `on_commit` hears of what was appended or deleted here, `on_create` of the paths of new streams that hold events
-    already, `on_news` of what other Machines have written. `on_doubt` hears of paths whose append may or may not have
-    been applied, and `on_change` that news arrives in another way from now on: both ask for a look at the log.
+    `on_commit` hears of what was appended or deleted here, `on_create` of the paths and tails of new streams, `on_news`
+    of what other Machines have written. `on_doubt` hears of paths whose append may or may not have been applied, and
+    `on_change` that news arrives in another way from now on: both ask for a look at the log.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Log:
         *,
         machine: str,
         on_commit: Callable[[News], None],
-        on_create: Callable[[str], None],
+        on_create: Callable[[str, int], None],
         on_news: Callable[[News], None],
         on_doubt: Callable[[list[str]], None],
         on_change: Callable[[], None],
@@ -89,8 +89,8 @@ class Log:
     async def create(self, request: CreateRequest) -> Created:
         """Creates a stream or confirms it. Raises what `Lifecycle.create` raises."""
         created = await self._lifecycle.create(request)
-        if created.new and created.tail:
-            self._on_create(request.path)
+        if created.new:
+            self._on_create(request.path, created.tail)
         return created
 
     async def delete(self, path: str) -> None:

@@ -52,6 +52,7 @@ class Housekeeping:
         self._interval = interval
         self._pack = pack
         self._retention = retention
+        self._well = True
         self._after = 0  # the stream examined last, so that one that cannot be packed does not block the others
 
     async def run(self) -> None:
@@ -61,12 +62,23 @@ class Housekeeping:
             packed, purged = self.packed, self.purged
             try:
                 await self.round()
+                self._recovered()
             except KeptElsewhere:
+                self._recovered()
                 continue
             except ProtocolError as error:
-                logger.warning("Housekeeping was interrupted (%r); the next round goes on.", error.__cause__)
+                if self._well:
+                    logger.warning("Housekeeping waits for the database (%r).", error.__cause__)
+                self._well = False
+            except Exception:
+                logger.exception("Housekeeping failed; the next round tries again.")
             if (self.packed, self.purged) != (packed, purged):
                 logger.info("Packed pages: %d, purged rows: %d.", self.packed - packed, self.purged - purged)
+
+    def _recovered(self) -> None:
+        if not self._well:
+            logger.info("Housekeeping goes on.")
+        self._well = True
 
     async def round(self) -> None:
         """Does everything that there is to do now. Raises KeptElsewhere, Unavailable."""

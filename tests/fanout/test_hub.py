@@ -26,6 +26,7 @@ class Log:
         self.closed = False
         self.reads = 0
         self.page = 1000
+        self.ttl: int | None = None
 
     async def live(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page:
         self.reads += 1
@@ -37,7 +38,7 @@ class Log:
         count = end - start
         body = b",".join([EVENT] * count)
         batch = Batch(start, end, body, end == tail, end == tail and closed, [len(EVENT)] * count)
-        return Page(Stream(self.id, path, "application/json", tail, closed), batch)
+        return Page(Stream(self.id, path, "application/json", tail, closed, self.ttl), batch)
 
 
 def hub_of(log: Log, sweep_interval: float = 1, there: dict[str, tuple[int, int, bool]] | None = None) -> Hub:
@@ -265,3 +266,130 @@ async def test_a_log_that_cannot_be_read_is_told_of_once_and_so_is_its_return(
         ]
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_nobody_begins_with_the_events_of_a_stream_that_has_expired_and_was_made_anew_here() -> None:
+    log = Log(100)
+    hub = hub_of(log)
+    with followers(hub, 2) as (old, new):
+        await old.begin(100)
+        waiting = asyncio.ensure_future(old.next())
+        await asyncio.sleep(0)
+        log.id, log.tail = 2, 3
+        hub.created("run")
+        page = await new.begin(0)
+        assert (page.stream.id, page.batch.end) == (2, 3)
+        async with asyncio.timeout(5):
+            assert await waiting is Signal.OVER
+        assert not hub.tails, "whoever comes next finds the new one"
+
+
+async def test_a_reader_of_the_new_stream_itself_is_not_disturbed_by_the_news_that_it_was_made() -> None:
+    log = Log(1)
+    hub = hub_of(log)
+    with followers(hub, 2) as (early, late):
+        await early.begin(1)
+        waiting = asyncio.ensure_future(early.next())
+        await asyncio.sleep(0)
+        hub.created("run")
+        await until_read(log, 2)
+        log.tail = 2
+        hub.ring(News("run", 2, 2, body=EVENT))
+        async with asyncio.timeout(5):
+            assert isinstance(batch := await waiting, Batch)
+            assert (batch.start, batch.end) == (1, 2)
+            while hub.tails["run"].filling:  # noqa: ASYNC110  turns are what this log's reads take
+                await asyncio.sleep(0)
+        reads = log.reads
+        assert (await late.begin(1)).batch.end == 2
+        assert log.reads == reads, "it is known to be the right one, so newcomers begin from memory again"
+
+
+async def test_where_deletions_are_heard_of_late_every_newcomer_begins_with_the_log() -> None:
+    log = Log(100)
+    hub = hub_of(log)
+    hub._trusted = lambda: False
+    with followers(hub, 2) as (first, second):
+        await first.begin(100)
+        log.id, log.tail = 2, 3
+        page = await second.begin(0)
+        assert (page.stream.id, page.batch.end) == (2, 3)
+
+
+async def test_where_deletions_are_heard_of_late_memory_serves_while_the_log_is_away() -> None:
+    hub = hub_of(Log(100))
+    hub._trusted = lambda: False
+    with followers(hub, 2) as (first, second):
+        await first.begin(100)
+
+        async def away(*_: object) -> Page:
+            raise Unavailable
+
+        hub.read._read = away  # type: ignore[assignment]
+        assert (await second.begin(50)).batch.end == 100
+
+
+@pytest.mark.parametrize("ttl", [1, 60])
+async def test_a_stream_with_a_reader_is_kept_from_expiring_in_time(ttl: int) -> None:
+    """One of a second as well; and one whose reader is still far from the tail."""
+    log = Log(5000)
+    log.ttl = ttl
+    hub = hub_of(log, sweep_interval=3600)
+    now, touched, kept = 0.0, 0.0, asyncio.Event()
+
+    async def touch(paths: Iterable[str]) -> None:
+        nonlocal touched
+        assert list(paths) == ["run"]
+        assert now - touched < ttl - 0.3, "a touch takes some time, too"
+        touched = now
+        kept.set()
+
+    hub._touch, hub._clock = touch, lambda: now
+    with followers(hub, 1) as (follower,):
+        await follower.begin(0)
+        for _ in range(3):
+            kept.clear()
+            while not kept.is_set():
+                now += 0.25
+                hub.tick()
+                for _ in range(3):
+                    await asyncio.sleep(0)
+    kept.clear()
+    now += 3600
+    hub.tick()
+    await asyncio.sleep(0)
+    assert not kept.is_set(), "nobody reads it any more"
+
+
+async def test_a_defect_ends_neither_the_sweeps_nor_the_timer(caplog: pytest.LogCaptureFixture) -> None:
+    hub = hub_of(Log(100), sweep_interval=0.001)
+    defects, swept = [RuntimeError("no"), TypeError("nor this")], asyncio.Event()
+
+    async def positions(paths: Iterable[str]) -> dict[str, tuple[int, int, bool]]:
+        if defects:
+            raise defects.pop()
+        swept.set()
+        return {}
+
+    class Broken:
+        slot = 0
+
+        def end(self) -> None:
+            raise RuntimeError("it does not end")
+
+    hub._positions = positions
+    with followers(hub, 1) as (follower,):
+        await follower.begin(100)
+        hub.deadlines.schedule(Broken(), 0)
+        hub._clock = lambda: 3600
+        running = asyncio.create_task(hub.run())
+        async with asyncio.timeout(20):
+            await swept.wait()
+            while not any("timer" in message for message in caplog.messages):  # noqa: ASYNC110  a log tells nobody
+                await asyncio.sleep(0.01)
+            while hub.tails:  # noqa: ASYNC110  nor do tails
+                await asyncio.sleep(0.01)
+        assert not running.done()
+        running.cancel()
+        await asyncio.wait([running])
+    assert sum("compared" in message for message in caplog.messages) == 2

@@ -11,7 +11,7 @@ import socket
 import pytest
 
 from gateway.fanout.transport import DirectProtocol
-from tests.http.servers import Client, Running, serving, until
+from tests.http.servers import Client, Running, body_of, serving, until
 from tests.http.test_writing import JSON
 
 TIMEOUT = 15
@@ -229,3 +229,35 @@ def test_the_protocol_class_overrides_what_uvicorn_still_has() -> None:
     """A uvicorn that has moved these would make the class answer in ways that nobody tested."""
     for name in ("_start_asgi_task", "on_body", "on_message_complete", "on_response_complete", "pause_writing"):
         assert any(name in vars(base) for base in DirectProtocol.__mro__[1:]), name
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_fault_of_ours_is_told_as_one_and_logged(
+    database_url: str, path: str, answered: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> bool:
+        raise KeyError("a secret")
+
+    before = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n" if answered else b""
+    with serving(database_url, "direct") as gateway:
+        gateway.app.appends.expects = fail  # type: ignore[method-assign, assignment]
+        async with asyncio.timeout(TIMEOUT):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            if before:
+                writer.write(before)
+                await reader.readuntil(b"}")
+            writer.write(post(path, b"1"))
+            _, answer = (await reader.read()).split(b"HTTP/1.1 ")
+            writer.close()
+    assert answer.startswith(b"500 ")
+    assert b"\r\nconnection: close\r\n" in answer
+    assert json.loads(body_of(answer))["error"]["type"] == "internal_error"
+    assert b"secret" not in answer
+    (record,) = [record for record in caplog.records if record.name.startswith("gateway.fanout")]
+    assert record.exc_info and record.exc_info[0] is KeyError
+
+
+@pytest.mark.parametrize("target", ["//[", "http://", "/ä", "*"])
+async def test_a_target_that_is_none_is_the_clients_fault(gateway: Running, protocol: str, target: str) -> None:
+    answer = await gateway.get_raw(target)
+    assert int(answer.split()[1]) in (400, 404), answer

@@ -22,6 +22,7 @@ from tests.http.servers import (
     until,
 )
 from tests.http.test_writing import JSON, at, refusal
+from tests.log.rig import connected
 from tests.protocol.event_source import Reading
 
 
@@ -185,6 +186,21 @@ async def test_a_deleted_stream_ends_its_readers_cleanly(client: Client, path: s
         await follow.until(up_to_date)
         await client("DELETE", path)
         assert "streamClosed" not in last_control(await follow.end())
+
+
+async def test_who_follows_a_stream_made_anew_is_given_nothing_of_the_one_that_has_expired(
+    client: Client, gateway: Running, path: str, database_of_all: str
+) -> None:
+    stream = path.removeprefix("/v1/stream/")
+    await client("PUT", path, headers=JSON | {"Stream-Expires-At": "2999-01-01T00:00:00Z"}, content="[1,2]")
+    async with following(client, f"{path}?offset=-1&live=sse") as old:
+        await old.until(up_to_date)
+        async with connected(database_of_all) as database:
+            await database.execute("UPDATE run_gateway.streams SET expires_at = now() WHERE path = $1", stream)
+        assert (await client("PUT", path, headers=JSON, content="[3]")).status_code == 201
+        async with following(client, f"{path}?offset=-1&live=sse") as new:
+            assert payloads(await new.until(up_to_date)) == [3]
+        assert payloads(await old.end()) == [1, 2]
 
 
 async def test_a_source_that_grows_wakes_no_reader_of_its_fork(client: Client, path: str) -> None:
