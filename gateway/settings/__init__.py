@@ -4,6 +4,8 @@ It knows names, types, bounds and words for people. It opens nothing and checks 
 database answers or a port is free is for those who use it.
 """
 
-from gateway.settings.model import BadSetting, Settings, load, variable
+from gateway.settings.environment import variable
+from gateway.settings.loading import BadSetting, load
+from gateway.settings.model import Settings
 
 __all__ = ["BadSetting", "Settings", "load", "variable"]

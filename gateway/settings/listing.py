@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from pydantic.fields import FieldInfo
 
-from gateway.settings.model import SECTIONS, Settings, variable
+from gateway.settings.environment import variable
+from gateway.settings.model import SECTIONS, Settings
 
 
 class Row(NamedTuple):

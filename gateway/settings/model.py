@@ -1,4 +1,4 @@
-"""Every setting with its type, bounds, default and description, and how the environment is read.
+"""Every setting with its type, its bounds, its default and its description.
 
 The fields stand in groups (SECTIONS), and in the order in which the README and `serve --help` list them.
 """
@@ -6,13 +6,12 @@ The fields stand in groups (SECTIONS), and in the order in which the README and 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from pydantic import Field, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway.settings.environment import Environment
 from gateway.settings.values import (
     KIB,
     MIB,
@@ -25,21 +24,6 @@ from gateway.settings.values import (
     Seconds,
     is_loopback,
 )
-
-UNPREFIXED: Final = frozenset(
-    {
-        "auth",
-        "database_url",
-        "listen_database_url",
-        "host",
-        "port",
-        "public_url",
-        "fly_region",
-        "fly_machine_id",
-        "primary_region",
-    }
-)
-"""Fields whose variables have a name that is in general use, or Fly's; all others begin with `GATEWAY_`."""
 
 SECTIONS: Final = {
     "host": "Where it listens",
@@ -54,10 +38,6 @@ SECTIONS: Final = {
     "fly_region": "Fly",
 }
 """What the groups of settings are about, each under the name of its first field."""
-
-
-class BadSetting(Exception):
-    """A setting has a value that cannot be used; the message is one line and names the variable."""
 
 
 class Settings(BaseSettings):
@@ -352,32 +332,4 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments go before the environment; there is nothing else, no file of settings."""
-        return init_settings, _Environment(settings_cls)
-
-
-class _Environment(EnvSettingsSource):
-    # The library knows one prefix for all fields; aliases instead would admit a second name for each.
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return self.env_vars.get(variable(field_name).lower()), field_name, False
-
-
-def load(**flags: Any) -> Settings:
-    """The settings from the environment; flags that are not None go before it. Raises BadSetting."""
-    given = {name: value for name, value in flags.items() if value is not None}
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        raise BadSetting("; ".join(_explain(fault, given) for fault in error.errors())) from None
-
-
-def _explain(fault: ErrorDetails, given: dict[str, Any]) -> str:
-    name = str(fault["loc"][0])
-    source = f"--{name.replace('_', '-')}" if name in given else variable(name)
-    # What is not shown in repr may hold a password.
-    value = f"={str(fault['input'])!r}" if Settings.model_fields[name].repr else ""
-    return f"{source}{value} {fault['msg'].removeprefix('Value error, ').removeprefix('Input ')}"
-
-
-def variable(name: str) -> str:
-    """The environment variable of a field: `data_dir` -> `GATEWAY_DATA_DIR`, `port` -> `PORT`."""
-    return name.upper() if name in UNPREFIXED else f"GATEWAY_{name.upper()}"
+        return init_settings, Environment(settings_cls)
