@@ -1,7 +1,7 @@
-"""A small client of the Durable Streams protocol, for the commands that talk to Machines over HTTP.
+"""A small client of the Durable Streams protocol, for agents in Python and for the commands that talk to Machines.
 
 It knows the protocol and httpx; nothing of the gateway's inside, so that it works with any server of the
-protocol.
+protocol. Only `Run` is for a run gateway.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from gateway.client.errors import (
 from gateway.client.follow import Follower
 from gateway.client.producer import Producer
 from gateway.client.retry import Backoff
+from gateway.client.run import Run, RunCancelled
 from gateway.client.session import Session, Trouble, client, refusal
 from gateway.client.sse import Parser, Step, Steps, elements, unbase64
 
@@ -36,6 +37,8 @@ __all__ = [
     "Parser",
     "Producer",
     "Refused",
+    "Run",
+    "RunCancelled",
     "Session",
     "Step",
     "Steps",

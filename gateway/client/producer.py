@@ -32,6 +32,8 @@ class Producer:
         self._id = producer_id or str(uuid.uuid4())
         self._epoch = fresh_epoch() if producer_id else 0
         self._seq = 0
+        self.cancel_requested = False
+        """Whether a run gateway has said that somebody asks for the run to stop."""
 
     async def create(self) -> str:
         """Ensure that the stream exists, and return its next offset. Raises ClientError."""
@@ -48,24 +50,26 @@ class Producer:
         """Close the stream and return its final offset. Raises ClientError."""
         return await self._post(b"", close=True)
 
+    async def heartbeat(self) -> None:
+        """A sign of life, which a run gateway takes from a run's producer. Raises ClientError."""
+        await self._ask(f"{self._url}/heartbeat", {})
+
     async def _post(self, body: bytes, close: bool) -> str:
+        headers = {"content-type": "application/json", "producer-seq": str(self._seq)}
+        answer = await self._ask(self._url, headers | {"stream-closed": "true"} if close else headers, body)
+        self._seq += 1
+        return _next_offset(answer)
+
+    async def _ask(self, url: str, headers: dict[str, str], body: bytes = b"") -> Answer:
         while True:
-            answer = await self._session.send("POST", self._url, self._headers(close), body)
+            named = {"producer-id": self._id, "producer-epoch": str(self._epoch)}
+            answer = await self._session.send("POST", url, named | headers, body)
             if answer.response.status_code == 403 and self._can_claim(answer):
                 self._epoch = _number(answer, "producer-epoch") + 1
                 continue
             self._judge(answer)
-            self._seq += 1
-            return _next_offset(answer)
-
-    def _headers(self, close: bool) -> dict[str, str]:
-        headers = {
-            "content-type": "application/json",
-            "producer-id": self._id,
-            "producer-epoch": str(self._epoch),
-            "producer-seq": str(self._seq),
-        }
-        return headers | {"stream-closed": "true"} if close else headers
+            self.cancel_requested |= answer.response.headers.get("run-cancel-requested") == "true"
+            return answer
 
     def _can_claim(self, answer: Answer) -> bool:
         # Only before anything of ours can have been accepted; later it is we who have been replaced.
