@@ -86,7 +86,7 @@ class Store:
         async with _database(self.url) as database:
             lifecycle = Lifecycle(database, machine="loadtest")
             writer = Writer(
-                database, machine=lambda: None, lanes=1, timeout=60, max_pending=1 << 30,
+                database, machine=lambda: None, lanes=1, timeout=60, max_pending=1 << 30, pack=False,
                 on_commit=lambda _: None, on_doubt=lambda _: None,
             )  # fmt: skip
             for run in range(len(self.checksums)):

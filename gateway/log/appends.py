@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from gateway.log.pages import MANY, Pages
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import JSON_TYPE
 from gateway.protocol.errors import (
@@ -27,10 +28,7 @@ from gateway.protocol.errors import (
 
 logger = logging.getLogger("gateway.log.appends")
 
-CALL: Final = (
-    "CALL run_gateway.append("
-    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, NULL, NULL, NULL, NULL, NULL, NULL)"
-)
+CALL: Final = f"CALL run_gateway.append({', '.join(f'${n}' for n in range(1, 20))}, NULL, NULL, NULL, NULL, NULL, NULL)"
 # For plain requests to one stream: a lone writer waits for less. A tail of NULL: not accepted, and CALL says why.
 CALL_ALONE: Final = "CALL run_gateway.append($1, $2, $3, $4, $5, NULL, NULL)"
 _BODY_LIMIT: Final = 7_000  # bytes of events that a notification may carry; run_gateway.news has the last word
@@ -88,6 +86,7 @@ class Entry:
     waiting: list[Waiting]
     events: list[bytes]
     mergeable: bool = field(init=False)
+    _body: bytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.mergeable = self.waiting[0].request.plain
@@ -97,14 +96,20 @@ class Entry:
 
     @property
     def body(self) -> bytes:
-        """All events as they travel (gateway.protocol.batch)."""
-        if len(self.events) == 1:
-            return self.events[0]
-        return (b"," if self.waiting[0].request.media_type == JSON_TYPE else b"").join(self.events)
+        """All events as they travel (gateway.protocol.batch). Asked for once no more are added."""
+        if self._body is None:
+            self._body = self.events[0] if len(self.events) == 1 else self.separator.join(self.events)
+        return self._body
+
+    @property
+    def separator(self) -> bytes:
+        return b"," if self.waiting[0].request.media_type == JSON_TYPE else b""
 
 
-def arguments(entries: dict[str, Entry], *, told: bool) -> list[object]:
-    """The parallel arrays of run_gateway.append, after the Machine's name. `told`: other Machines are notified."""
+def arguments(entries: dict[str, Entry], *, told: bool, pack: bool) -> list[object]:
+    """The parallel arrays of run_gateway.append, after the Machine's name. `told`: other Machines are notified; `pack`:
+    events that come in numbers are sent as pages.
+    """
     firsts = [entry.waiting[0].request for entry in entries.values()]
     producers = [request.producer for request in firsts]
     with_producers = any(producers)
@@ -113,16 +118,20 @@ def arguments(entries: dict[str, Entry], *, told: bool) -> list[object]:
     event_entries: list[int] = []
     event_ordinals: list[int] = []
     events: list[bytes] = []
+    pages = Pages()
     bodies: list[str | None] = []
     for number, entry in enumerate(entries.values(), 1):
         count = len(entry.events)
         if count == 1:
             event_entries.append(number)
             event_ordinals.append(1)
+            events += entry.events
+        elif pack and count >= MANY and not entry.waiting[0].request.close:  # the last event is read as it is closed
+            pages.add(number, entry.body, list(map(len, entry.events)), len(entry.separator))
         else:
             event_entries += [number] * count
             event_ordinals += range(1, count + 1)
-        events += entry.events
+            events += entry.events
         if told:
             bodies.append(_notified(entry))
     return [
@@ -139,15 +148,16 @@ def arguments(entries: dict[str, Entry], *, told: bool) -> list[object]:
         events,
         bodies or None,
         leases if any(leases) else None,
+        *pages.arguments(),
     ]
 
 
-def arguments_alone(entries: dict[str, Entry], *, told: bool) -> list[object] | None:
+def arguments_alone(entries: dict[str, Entry], *, told: bool, pack: bool) -> list[object] | None:
     """The same for CALL_ALONE; None where these entries are more than it takes."""
     if len(entries) > 1:
         return None
     ((path, entry),) = entries.items()
-    if not entry.mergeable or not entry.events:
+    if not entry.mergeable or not entry.events or (pack and len(entry.events) >= MANY):
         return None
     return [path, entry.waiting[0].request.media_type, entry.events, _notified(entry) if told else None]
 
@@ -170,9 +180,8 @@ def _notified(entry: Entry) -> str | None:
         return ""
     if entry.waiting[0].request.media_type != JSON_TYPE:
         return None
-    if sum(map(len, entry.events)) + len(entry.events) > _BODY_LIMIT:
-        return None
-    return entry.body.decode()
+    body = entry.body
+    return body.decode() if len(body) <= _BODY_LIMIT else None
 
 
 def refusal(verdict: str, request: AppendRequest, tail: int, epoch: int | None, seq: int | None) -> ProtocolError:

@@ -66,6 +66,7 @@ class Log:
             lanes=WRITER_LANES,
             timeout=settings.append_timeout,
             max_pending=settings.max_pending,
+            pack=settings.pack,
             on_commit=on_commit,
             on_doubt=on_doubt,
         )

@@ -56,7 +56,8 @@ _DEFINITE: Final = (
 class Writer:
     """Appends of a Machine, on `lanes` connections of its own.
 
-    `timeout`: seconds that the database has for a batch; then its outcome counts as unknown.
+    `timeout`: seconds that the database has for a batch; then its outcome counts as unknown. `pack`: events that come
+    in numbers may be written as pages.
     `machine` names this Machine to the others, or is None while there are none to be told. `on_commit` hears of every
     committed change, `on_doubt` of every unknown outcome.
     """
@@ -69,6 +70,7 @@ class Writer:
         lanes: int,
         timeout: float,
         max_pending: int,
+        pack: bool = True,
         on_commit: Callable[[News], None],
         on_doubt: Callable[[list[str]], None],
     ) -> None:
@@ -79,6 +81,7 @@ class Writer:
         self.commit_seconds = Histogram(SECONDS)
         self._machine = machine
         self._max_pending = max_pending
+        self._pack = pack
         self._on_commit = on_commit
         self._on_doubt = on_doubt
         self._queue: deque[Waiting] = deque()
@@ -260,15 +263,14 @@ class Writer:
                 await asyncio.sleep(0)
             self._tell(entries, row, landed)
 
-    @staticmethod
-    async def _ask(entries: dict[str, Entry], lane: Lane, machine: str | None) -> Row:
+    async def _ask(self, entries: dict[str, Entry], lane: Lane, machine: str | None) -> Row:
         told = machine is not None
-        alone = arguments_alone(entries, told=told)
+        alone = arguments_alone(entries, told=told, pack=self._pack)
         if alone is not None:
             row = await lane.fetchrow(CALL_ALONE, machine, *alone)
             if row["tail"] is not None:
                 return accepted_alone(row)
-        return await lane.fetchrow(CALL, machine, *arguments(entries, told=told))
+        return await lane.fetchrow(CALL, machine, *arguments(entries, told=told, pack=self._pack))
 
     async def _part(self, entries: dict[str, Entry], lane: Lane, *, all_held: bool) -> None:
         """Somebody holds a stream's row, and nothing was applied: the others go on, without it."""

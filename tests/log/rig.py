@@ -83,6 +83,7 @@ async def opened(
     max_pending: int = 1 << 20,
     page_bytes: int = 1 << 20,
     pool: int = 4,
+    pack: bool = True,
 ) -> AsyncIterator[Log]:
     """A Log over a migrated database; closing it waits for what its writer took."""
     database = Database(url, pool_size=pool, statement_timeout=30)
@@ -95,6 +96,7 @@ async def opened(
         lanes=lanes,
         timeout=timeout,
         max_pending=max_pending,
+        pack=pack,
         on_commit=news.append,
         on_doubt=doubts.extend,
     )

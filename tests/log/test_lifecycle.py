@@ -394,7 +394,7 @@ async def test_a_refused_append_keeps_nothing_alive(database_url: str) -> None:
 
 
 async def test_purging_takes_what_nobody_can_read_any_more_in_small_steps(database_url: str) -> None:
-    async with opened(database_url) as log:
+    async with opened(database_url, pack=False) as log:
         await log.create("kept", body=b"[1]")
         await log.append("kept", b"2", producer=Producer("p", 0, 0))
         await log.create("deleted")

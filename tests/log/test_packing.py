@@ -59,7 +59,7 @@ class Packer:
 
 @asynccontextmanager
 async def packing(url: str, *sizes: int) -> AsyncIterator[tuple[Log, Packer]]:
-    async with opened(url) as log, connected(url) as connection:
+    async with opened(url, pack=False) as log, connected(url) as connection:
         yield log, Packer(connection, *sizes)
 
 
@@ -256,7 +256,7 @@ async def test_whoever_appends_does_not_wait_for_packing_and_packing_for_nobody(
 
 async def test_a_page_is_tens_of_kilobytes_and_smaller_than_its_rows(database_url: str) -> None:
     event = b'{"type":"text_delta","runId":"run_01M83592K3KQH18JXMZ31JKCTT","text":"%d"}'
-    async with opened(database_url) as log, connected(database_url) as look:
+    async with opened(database_url, pack=False) as log, connected(database_url) as look:
         await log.create("s")
         await log.append("s", *[event % n for n in range(5000)], close=True)
         await log.create("small")

@@ -362,7 +362,7 @@ async def test_a_fork_of_nothing_yet_begins_empty(database_url: str) -> None:
 
 
 async def test_reads_of_a_long_log_touch_only_their_page(database_url: str) -> None:
-    async with opened(database_url, page_bytes=1000) as log, connected(database_url) as look:
+    async with opened(database_url, page_bytes=1000, pack=False) as log, connected(database_url) as look:
         await log.create("s")
         for _ in range(20):
             await log.append("s", *[b"%d" % (10**9 + n) for n in range(1000)])

@@ -355,6 +355,66 @@ RETURN concat_ws(E'\n', machine, path, first, last, CASE WHEN closed THEN 'close
                  CASE WHEN octet_length(machine) + octet_length(path) + octet_length(body) <= 7900 THEN body END);
 
 
+-- Many events of one request, written as the pages that they would be packed into later: a third of what rows cost. A
+-- stream's pages are its oldest events (pack.sql): when there are a few rows before these, they go into the page as well,
+-- and when there are more, these become rows like them. `entries` and `ordinals` say where a page begins: at which event of
+-- which request of the batch that has just been judged; `counts` how many it holds, `lengths` the bytes of each, page after
+-- page. None of them closes its stream, since end_run has looked for the last event by now. Whoever appends holds the
+-- streams' rows, so nothing but packing can move events here at the same time.
+CREATE OR REPLACE FUNCTION run_gateway.add_pages(
+    paths text[], verdicts text[], tails bigint[], events integer[],
+    entries integer[], ordinals integer[], counts integer[], bodies bytea[], lengths integer[]
+) RETURNS void
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    page   record;
+    before record;
+BEGIN
+    FOR page IN
+        SELECT s.id, run_gateway.separator(s.media_type) AS separator, p.ordinal, p.body,
+               lengths[p.until - p.count + 1 : p.until] AS lengths,
+               tails[p.entry] - events[p.entry] + p.ordinal + p.count - 1 AS last,
+               tails[p.entry] - events[p.entry] - run_gateway.packed_until(s.id, s.lineage_ends) AS rows,
+               least(events[p.entry], 100) AS few  -- and too few for pack_page to begin with
+          FROM (SELECT u.*, sum(u.count) OVER (ORDER BY u.i)::integer AS until
+                  FROM unnest(entries, ordinals, counts, bodies) WITH ORDINALITY AS u(entry, ordinal, count, body, i)) p
+         CROSS JOIN LATERAL (SELECT * FROM run_gateway.streams v WHERE v.path = paths[p.entry] LIMIT 1) s
+         WHERE verdicts[p.entry] = 'appended'
+         ORDER BY p.until
+    LOOP
+        IF page.rows > page.few THEN
+            INSERT INTO run_gateway.events (stream, seq, data)
+            SELECT page.id, page.last - cardinality(page.lengths) + e.i, substring(page.body FROM e.past - e.length FOR e.length)
+              FROM (SELECT l.i, l.length,
+                           sum(l.length + octet_length(page.separator)) OVER (ORDER BY l.i)::integer
+                               - octet_length(page.separator) + 1 AS past
+                      FROM unnest(page.lengths) WITH ORDINALITY AS l(length, i)) e;
+            CONTINUE;
+        END IF;
+        IF page.rows > 0 AND page.ordinal = 1 THEN
+            WITH moved AS (
+                DELETE FROM run_gateway.events e
+                 WHERE e.stream = page.id AND e.seq > page.last - cardinality(page.lengths) - page.rows
+                RETURNING e.seq, e.data
+            )
+            SELECT count(*) AS n, string_agg(m.data, page.separator ORDER BY m.seq) AS body,
+                   array_agg(octet_length(m.data) ORDER BY m.seq) AS lengths INTO before FROM moved m;
+            IF before.n <> page.rows THEN
+                RAISE serialization_failure USING MESSAGE = 'Rows were packed by somebody else at the same time.';
+            END IF;
+            page.body := before.body || page.separator || page.body;
+            page.lengths := before.lengths || page.lengths;
+        END IF;
+        INSERT INTO run_gateway.pages (stream, first, last, body, lengths)
+        VALUES (page.id, page.last - cardinality(page.lengths) + 1, page.last, page.body, page.lengths);
+    END LOOP;
+END
+$$;
+
+
 -- The hot append: one round trip, two transactions. Events are committed first and told of afterwards, because a
 -- transaction that notifies holds a lock of the whole database while it is flushed, so such commits run one by one.
 -- A crash between the two loses a hint and no data: readers elsewhere are late until the next sweep.
@@ -365,12 +425,14 @@ CREATE OR REPLACE PROCEDURE run_gateway.append(
     IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],
     IN producers text[], IN epochs bigint[], IN seqs bigint[],
     IN event_entries integer[], IN event_ordinals integer[], IN events bytea[], IN bodies text[], IN leases integer[],
+    IN page_entries integer[], IN page_ordinals integer[], IN page_counts integer[], IN page_bodies bytea[],
+    IN page_lengths integer[],
     OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[],
     OUT cancels boolean[]
 )
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF cardinality(paths) = 1 THEN
+    IF cardinality(paths) = 1 AND page_entries IS NULL THEN
         SELECT ARRAY[o.outcome], ARRAY[o.tail], ARRAY[o.closed], ARRAY[o.known_epoch], ARRAY[o.known_seq],
                ARRAY[o.cancel_requested]
           INTO verdicts, tails, closed, known_epochs, known_seqs, cancels
@@ -387,6 +449,10 @@ BEGIN
         SELECT * INTO verdicts, tails, closed, known_epochs, known_seqs, cancels
           FROM run_gateway.append_batch(paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs,
                                         event_entries, event_ordinals, events, leases);
+    END IF;
+    IF page_entries IS NOT NULL THEN
+        PERFORM run_gateway.add_pages(
+            paths, verdicts, tails, counts, page_entries, page_ordinals, page_counts, page_bodies, page_lengths);
     END IF;
     IF machine IS NOT NULL THEN
         COMMIT;
@@ -424,7 +490,26 @@ END
 $$;
 
 
--- As Machines of the version before call it, who know no leases.
+-- As Machines of the version before call it, who send no pages.
+CREATE OR REPLACE PROCEDURE run_gateway.append(
+    IN machine text,
+    IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],
+    IN producers text[], IN epochs bigint[], IN seqs bigint[],
+    IN event_entries integer[], IN event_ordinals integer[], IN events bytea[], IN bodies text[], IN leases integer[],
+    OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[],
+    OUT cancels boolean[]
+)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL run_gateway.append(
+        machine, paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs, event_entries,
+        event_ordinals, events, bodies, leases, NULL::integer[], NULL::integer[], NULL::integer[], NULL::bytea[],
+        NULL::integer[], verdicts, tails, closed, known_epochs, known_seqs, cancels);
+END
+$$;
+
+
+-- And those before that, who know no leases.
 CREATE OR REPLACE PROCEDURE run_gateway.append(
     IN machine text,
     IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],

@@ -50,6 +50,7 @@ DECLARE
     s         record;
     since     bigint;
     upto      bigint;
+    moved     bigint;
     separator bytea;
 BEGIN
     -- What a crash takes back is as good as what it leaves: nobody has to wait for a disk.
@@ -76,6 +77,10 @@ BEGIN
      WHERE w.before < page_bytes
     RETURNING last INTO upto;
     DELETE FROM run_gateway.events e WHERE e.stream = wanted AND e.seq > since AND e.seq <= upto;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    IF moved <> upto - since THEN
+        RAISE serialization_failure USING MESSAGE = 'Rows were packed by somebody else at the same time.';
+    END IF;
     UPDATE run_gateway.streams SET packed = true WHERE id = wanted AND s.ended AND s.tail = upto;
     RETURN true;
 END
