@@ -20,6 +20,7 @@ from jwt.exceptions import PyJWTError
 
 from gateway.auth.errors import IssuerUnavailable
 from gateway.auth.jwt import Key
+from gateway.outage import Outage
 from gateway.wording import one_line
 
 logger = logging.getLogger("gateway.auth.jwks")
@@ -45,7 +46,11 @@ class Jwks:
         self._keys: dict[str | None, Key] | None = None  # None: never fetched
         self._raw = b""
         self._looked_at = float("-inf")
-        self._failed = False
+        self._outage = Outage(
+            logger,
+            "The issuer's keys cannot be fetched (%s); those that are known stay.",
+            "The issuer's keys can be fetched again.",
+        )
         self._look: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._http: httpx.AsyncClient | None = None
@@ -71,7 +76,7 @@ class Jwks:
         if key is None and asyncio.get_running_loop().time() - self._looked_at > PAUSE:
             await self._look_now()
             key = self._known(kid)
-        if key is None and (self._failed or self._keys is None):
+        if key is None and (self._outage.lasts or self._keys is None):
             raise IssuerUnavailable
         return key
 
@@ -84,7 +89,7 @@ class Jwks:
     async def _run(self) -> None:
         delay = RETRY[0]
         while True:
-            if self._failed:
+            if self._outage.lasts:
                 await asyncio.sleep(delay * random.uniform(0.5, 1.5))
                 delay = min(delay * 2, RETRY[1])
             else:
@@ -105,13 +110,9 @@ class Jwks:
                 raw = await self._read()
             keys = dict(_usable(orjson.loads(raw)))
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
-            if not self._failed:
-                logger.warning("The issuer's keys cannot be fetched (%s); those that are known stay.", one_line(error))
-            self._failed = True
+            self._outage.begin(one_line(error))
             return
-        if self._failed:
-            logger.info("The issuer's keys can be fetched again.")
-        self._failed = False
+        self._outage.end()
         self._keys = keys
         if raw != self._raw:
             self._raw = raw

@@ -17,6 +17,7 @@ from gateway.counting import SECONDS, Histogram
 from gateway.fanout.deadlines import TICK, Deadlines
 from gateway.fanout.shared import Read, SharedReads, shared
 from gateway.fanout.tail import Tail
+from gateway.outage import Outage
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, News, Page, after
 from gateway.protocol.cursor import cursor
@@ -82,7 +83,9 @@ class Hub:
         self._tasks: set[asyncio.Task[None]] = set()
         self._keep_at: dict[Tail, float] = {}  # tails of streams with a TTL, and when each is to be touched next
         self._look = asyncio.Event()
-        self._well = True  # the log could be read when it was last asked
+        self._outage = Outage(
+            logger, "The log cannot be read; followers wait until it can.", "The log can be read again."
+        )
 
     @property
     def followers(self) -> dict[str, int]:
@@ -118,7 +121,7 @@ class Hub:
             if tail.opening is not None:
                 await asyncio.wait((tail.opening,))
         known = None if tail.doubted else tail.remembered(position)
-        if known is not None and (self._trusted() or not self._well):
+        if known is not None and (self._trusted() or self._outage.lasts):
             self.remembered += 1
             return known
         if tail.position is None and tail.opening is None:
@@ -270,7 +273,7 @@ class Hub:
         except (StreamNotFound, StreamGone):
             self._drop(tail)
         except ProtocolError:
-            self._ail()  # the next sweep fills the gap
+            self._outage.begin()  # the next sweep fills the gap
         finally:
             tail.filling = False
             tail.early.clear()
@@ -341,7 +344,7 @@ class Hub:
         try:
             await self._touch([tail.path for tail in tails])
         except ProtocolError:
-            self._ail()
+            self._outage.begin()
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -351,7 +354,7 @@ class Hub:
             try:
                 await self.sweep()
             except ProtocolError:
-                self._ail()
+                self._outage.begin()
             except Exception:
                 # A defect here must not end this Machine's sweeps: without them lost news is never found.
                 logger.exception("The tails could not be compared with the log; the next sweep tries again.")
@@ -363,7 +366,7 @@ class Hub:
             return
         doubted = [tail for tail in tails if tail.doubted]
         known = await self._positions([tail.path for tail in tails])
-        self._recovered()
+        self._outage.end()
         for tail in tails:
             assert tail.stream is not None and tail.position is not None
             id, last, closed = known.get(tail.path, (None, 0, False))
@@ -374,16 +377,6 @@ class Hub:
                 self._want(tail, last)
         for tail in doubted:
             tail.doubted = False  # of one that was dropped it does not matter
-
-    def _ail(self) -> None:
-        if self._well:
-            logger.warning("The log cannot be read; followers wait until it can.")
-        self._well = False
-
-    def _recovered(self) -> None:
-        if not self._well:
-            logger.info("The log can be read again.")
-        self._well = True
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(work)

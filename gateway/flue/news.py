@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from gateway.log.database import Database
+from gateway.outage import Outage
 from gateway.protocol.errors import Unavailable
 
 logger = logging.getLogger("gateway.flue.news")
@@ -34,6 +35,11 @@ class Triggers:
         self.there = False
         self._database = database
         self._on_change = on_change
+        self._outage = Outage(
+            logger,
+            "Whether Flue's tables have their triggers cannot be told; the next look tries again.",
+            "Whether Flue's tables have their triggers is known again.",
+        )
 
     async def look(self) -> None:
         """Raises Unavailable."""
@@ -50,5 +56,6 @@ class Triggers:
             await asyncio.sleep(INTERVAL)
             try:
                 await self.look()
+                self._outage.end()
             except Unavailable:
-                logger.warning("Whether Flue's tables have their triggers cannot be told; the next look tries again.")
+                self._outage.begin()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from gateway.log.database import Database
+from gateway.outage import Outage
 from gateway.protocol.errors import Unavailable
 
 logger = logging.getLogger("gateway.flue.orphans")
@@ -41,6 +42,9 @@ class Orphans:
         self._silence = silence
         self._followed = followed
         self._on_end = on_end
+        self._outage = Outage(
+            logger, "Runs without a server could not be looked for (%r).", "Runs without a server are looked for again."
+        )
 
     async def look(self) -> list[str]:
         """The ids of the runs that it has ended. Raises Unavailable."""
@@ -63,5 +67,6 @@ class Orphans:
             await asyncio.sleep(interval * random.uniform(0.75, 1.25))
             try:
                 await self.look()
+                self._outage.end()
             except Unavailable as error:
-                logger.warning("Runs without a server could not be looked for (%r).", error.__cause__)
+                self._outage.begin(error.__cause__)

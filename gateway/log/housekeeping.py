@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from gateway.log.database import Database
+from gateway.outage import Outage
 from gateway.protocol.errors import ProtocolError
 
 logger = logging.getLogger("gateway.log.housekeeping")
@@ -52,7 +53,7 @@ class Housekeeping:
         self._interval = interval
         self._pack = pack
         self._retention = retention
-        self._well = True
+        self._outage = Outage(logger, "Housekeeping waits for the database (%r).", "Housekeeping goes on.")
         self._after = 0  # the stream examined last, so that one that cannot be packed does not block the others
 
     async def run(self) -> None:
@@ -62,23 +63,16 @@ class Housekeeping:
             packed, purged = self.packed, self.purged
             try:
                 await self.round()
-                self._recovered()
+                self._outage.end()
             except KeptElsewhere:
-                self._recovered()
+                self._outage.end()
                 continue
             except ProtocolError as error:
-                if self._well:
-                    logger.warning("Housekeeping waits for the database (%r).", error.__cause__)
-                self._well = False
+                self._outage.begin(error.__cause__)
             except Exception:
                 logger.exception("Housekeeping failed; the next round tries again.")
             if (self.packed, self.purged) != (packed, purged):
                 logger.info("Packed pages: %d, purged rows: %d.", self.packed - packed, self.purged - purged)
-
-    def _recovered(self) -> None:
-        if not self._well:
-            logger.info("Housekeeping goes on.")
-        self._well = True
 
     async def round(self) -> None:
         """Does everything that there is to do now. Raises KeptElsewhere, Unavailable."""

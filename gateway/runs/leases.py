@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
+from gateway.outage import Outage
 from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import shown
@@ -40,7 +41,7 @@ class LeaseWatch:
         self._end_lost = end_lost
         self._on_end = on_end
         self._task: asyncio.Task[None] | None = None
-        self._well = True
+        self._outage = Outage(logger, "Leases wait for the database (%r).", "Leases are looked at again.")
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -55,12 +56,10 @@ class LeaseWatch:
         while True:
             try:
                 wait = await self._look()
-                self._well = True
+                self._outage.end()
             except Unavailable as error:
                 wait = _RETRY
-                if self._well:
-                    logger.warning("Leases wait for the database (%r).", error.__cause__)
-                self._well = False
+                self._outage.begin(error.__cause__)
             except Exception:
                 # A defect here must not end this Machine's looks: the next one tries again.
                 logger.exception("Leases could not be looked at; the next look tries again.")

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+from gateway.outage import Outage
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import shown
 from gateway.subscriptions.rules import retry_delay
@@ -61,7 +62,7 @@ class Dispatcher:
         self._look_at = 0.0  # when to look for idle subscriptions with work, which may take longer
         self._may_deliver = False
         self._stopping = False
-        self._well = True
+        self._outage = Outage(logger, "Subscriptions wait for the database.", "Subscriptions go on.")
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -107,7 +108,8 @@ class Dispatcher:
             try:
                 await self._turn(loop.time())
             except Unavailable:
-                self._failed()
+                self._watch.overflowed = True  # what was gathered is lost: the next round looks at everything
+                self._outage.begin()
             except Exception:
                 # A defect here must not end this Machine's deliveries: the next round tries again.
                 logger.exception("Subscriptions could not be looked after; the next round tries again.")
@@ -141,7 +143,7 @@ class Dispatcher:
                 self._look_at = now + min(took * _LEISURE, _LONGEST_PAUSE)
             await self._wake(neglected)
             self._may_deliver = True
-        self._recovered()  # a turn without a round may have asked the database nothing
+        self._outage.end()  # a turn without a round may have asked the database nothing
 
     @property
     def _some(self) -> bool:
@@ -193,17 +195,6 @@ class Dispatcher:
         if not await self._store.tidy(_TIDY_ROWS):
             now = asyncio.get_running_loop().time()
             self._tidy_at = now + _TIDY_INTERVAL * random.uniform(0.5, 1.5)
-
-    def _failed(self) -> None:
-        self._watch.overflowed = True  # what was gathered is lost: the next round looks at everything
-        if self._well:
-            logger.warning("Subscriptions wait for the database.")
-        self._well = False
-
-    def _recovered(self) -> None:
-        if not self._well:
-            logger.info("Subscriptions go on.")
-        self._well = True
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> list[asyncio.Task[None]]:

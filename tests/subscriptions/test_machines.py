@@ -317,7 +317,7 @@ async def test_an_append_noticed_while_the_database_is_away_is_not_forgotten(
             outage.setattr(database, "acquire", _unavailable)
             dispatcher._look_at = float("inf")  # by itself it would not look for what it has missed
             machine.appended("runs/1")
-            await eventually(lambda: not dispatcher._well)
+            await eventually(lambda: dispatcher._outage.lasts)
         await eventually(lambda: len(receiver.received) == 1)
     finally:
         await machine.stop()
