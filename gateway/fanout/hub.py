@@ -360,8 +360,8 @@ class Hub:
                 logger.exception("The tails could not be compared with the log; the next sweep tries again.")
 
     async def sweep(self) -> None:
-        """Compares every open tail with the log: lost news makes readers late, never wrong. Raises Unavailable."""
-        tails = [tail for tail in self.tails.values() if tail.position is not None and not tail.closed]
+        """Compares every tail with the log: lost news makes readers late, never wrong. Raises Unavailable."""
+        tails = [tail for tail in self.tails.values() if tail.position is not None]  # of closed ones there are few
         if not tails:
             return
         doubted = [tail for tail in tails if tail.doubted]

@@ -49,7 +49,6 @@ _DEFINITE: Final = (
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.TransactionRollbackError,
     asyncpg.SyntaxOrAccessError,
-    asyncpg.exceptions.InvalidTransactionStateError,
 )
 
 

@@ -172,7 +172,7 @@ class Store:
         """Deliveries that are due. This Machine is to make each, and report on it within `hold` seconds."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(
-                "SELECT * FROM run_gateway.claim_deliveries($1, $2, $3)",
+                "SELECT * FROM run_gateway.due_deliveries($1, $2, $3)",
                 timedelta(seconds=hold),
                 most,
                 MOST_WORK,
@@ -205,11 +205,12 @@ class Store:
     async def finished(self, delivery: Delivery) -> bool:
         """The handler is done with what the wake told it of (§7.1). Returns whether the next wake follows."""
         row = await self._row(
-            "SELECT * FROM run_gateway.finish_delivery($1, $2, $3, $4)",
+            "SELECT * FROM run_gateway.finish_delivery($1, $2, $3, $4, $5)",
             delivery.subscription,
             delivery.wake_id,
             [link.path for link in delivery.links],
             [link.tail for link in delivery.links],
+            [link.stream for link in delivery.links],
         )
         _warn(row["lost_event"])
         return bool(row["next_wake"])

@@ -16,13 +16,17 @@ Type = Literal["webhook", "pull-wake"]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One stream of a subscription, at one moment. `acked` -1: before the first event."""
+    """One stream of a subscription, at one moment. `acked` -1: before the first event.
+
+    `stream` tells it from another one at the same path; None where there is none yet, or nobody has to know.
+    """
 
     path: str
     explicit: bool
     acked: int
     tail: int
     pending: bool
+    stream: int | None = None
 
     def cursor(self) -> dict[str, Any]:
         """As §6.3 shows it."""

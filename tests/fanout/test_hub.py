@@ -204,6 +204,20 @@ async def test_the_sweep_ends_readers_of_a_stream_that_another_has_taken_the_pla
         assert not hub.tails, "whoever comes next finds the new one"
 
 
+async def test_what_is_remembered_of_a_closed_stream_goes_with_it_whoever_still_reads_it() -> None:
+    log = Log(100)
+    log.closed = True
+    hub = hub_of(log, there={"run": (1, 100, True)})
+    with followers(hub, 2) as (slow, next_one):
+        await slow.begin(0)
+        await hub.sweep()
+        assert (await next_one.begin(0)).batch.closed
+        assert log.reads == 1
+        hub._positions = hub_of(log)._positions
+        await hub.sweep()
+        assert not hub.tails
+
+
 @pytest.mark.parametrize("found_by", ["a reader", "a read up"])
 async def test_a_read_that_finds_another_stream_at_the_path_ends_the_readers_of_the_old_one(found_by: str) -> None:
     log = Log(5000)

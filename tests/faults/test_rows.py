@@ -54,3 +54,39 @@ async def test_a_stream_that_cannot_be_made_or_deleted_is_told_of_in_time(databa
             outcomes = await asyncio.gather(log.create("held"), log.lifecycle.delete("held"), return_exceptions=True)
             assert [type(outcome) for outcome in outcomes] == [errors.StreamHeld, errors.StreamHeld]
         assert not (await log.create("held")).new
+
+
+_COMMIT_THAT_WAITS = """
+CREATE TABLE told (one text);
+CREATE TABLE door ();
+CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN LOCK TABLE door IN SHARE MODE; RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON told DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait();
+CREATE OR REPLACE FUNCTION run_gateway.news(
+    machine text, path text, first bigint, last bigint, closed boolean, body text) RETURNS text LANGUAGE sql VOLATILE
+BEGIN ATOMIC INSERT INTO public.told VALUES (path) RETURNING one; END;
+"""
+
+
+async def test_an_append_whose_notification_has_to_wait_is_appended_once(database_url: str) -> None:
+    """A commit that notifies waits for that of another, while a disk is slow; and a role may have a lock_timeout."""
+    async with asyncio.timeout(60), connected(database_url) as slow:
+        await slow.execute(_COMMIT_THAT_WAITS)
+        name = await slow.fetchval("SELECT current_database()")
+        await slow.execute(f"ALTER DATABASE {name} SET lock_timeout = '50ms'")
+        async with opened(database_url, timeout=30) as log:
+            for path in ("alone", "a", "b"):
+                await log.create(path)
+            for paths in (["alone"], ["a", "b"]):
+                async with slow.transaction():
+                    await slow.execute("LOCK TABLE door IN EXCLUSIVE MODE")
+                    appends = [asyncio.create_task(log.append(path, b"1", close=path == "b")) for path in paths]
+                    async with connected(database_url) as look:
+                        while not await look.fetchval(  # noqa: ASYNC110  a database tells nobody
+                            "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'door'::regclass)"
+                        ):
+                            await asyncio.sleep(0.005)
+                    await asyncio.wait(appends, timeout=0.2)  # four times as long as anybody may wait for a lock
+                await asyncio.gather(*appends)
+            for path in ("alone", "a", "b"):
+                assert await log.content(path) == b"1"
+            assert log.doubts == []

@@ -133,3 +133,19 @@ async def test_names_of_requests_are_no_streams(a: Client, b: Client, id: str) -
         assert (await b("OPTIONS", f"/runs/{id}/{name}")).status_code == 204
     for path in (f"/runs/{id}/a/cancel", f"/v1/stream/{id}/heartbeat", f"/v1/stream/{id}/control"):
         assert (await b("PUT", path)).status_code == 201, "only right below a run are they reserved"
+
+
+async def test_a_cancel_tells_of_no_event_where_the_control_stream_is_closed_and_took_none(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as listening:
+        told: list[object] = []
+        await listening.add_listener("run_gateway", lambda *message: told.append(message[-1]))
+        store = Store(log.database, machine="m1")
+        await log.create("runs/1")
+        assert await store.open_control("runs/1")
+        await log.append("runs/1/control", b'{"type":"stop"}', close=True)
+        assert await store.cancel("runs/1", None) is None
+        assert (await log.append("runs/1", b"1")).cancel_requested, "the producer is told all the same"
+        assert (await store.record("runs/1")).cancel_requested_at is not None
+        assert await log.content("runs/1/control") == b'{"type":"stop"}'
+        await listening.execute("SELECT 1")
+        assert not [payload for payload in told if "cancel" in str(payload)]

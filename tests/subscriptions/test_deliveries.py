@@ -51,6 +51,23 @@ async def test_done_does_not_take_back_what_was_acked_further(store: Store, stre
     assert cursors(await store.get("s")) == {"runs/1": 2}
 
 
+async def test_done_acks_nothing_of_a_stream_that_was_made_anew_meanwhile(store: Store, streams: Streams) -> None:
+    await store.create("s", HOOK)
+    await streams.create("runs/1", b"1", b"2")
+    await streams.create("runs/2", b"1")
+    assert await store.wake(*(await store.neglected(9))[0])
+    (delivery,) = await store.claim_deliveries(60, 9)
+    await streams.delete("runs/1")
+    await streams.create("runs/1", b"3", b"4", b"5")
+    assert await store.finished(delivery), "there is more to be told"
+    (following,) = await store.claim_deliveries(60, 9)
+    assert {link.path: (link.acked, link.tail, link.pending) for link in following.links} == {
+        "runs/1": (-1, 3, True),
+        "runs/2": (1, 1, False),
+    }
+    assert not await store.finished(following)
+
+
 async def test_done_acks_what_the_wake_told_of_and_nothing_that_came_since(store: Store, streams: Streams) -> None:
     await store.create("s", HOOK)
     await streams.create("runs/1", b"1")

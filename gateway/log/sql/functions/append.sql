@@ -456,6 +456,8 @@ BEGIN
     END IF;
     IF machine IS NOT NULL THEN
         COMMIT;
+        -- From here on no lock_timeout, that a role or a database may have: an error would say that nothing was appended.
+        PERFORM set_config('lock_timeout', '0', true);
         BEGIN
             PERFORM pg_notify(
                 'run_gateway', run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, n.body))
@@ -479,6 +481,7 @@ BEGIN
     SELECT * INTO tail, cancel_requested FROM run_gateway.append_alone(path, media_type, events);
     IF machine IS NOT NULL AND tail IS NOT NULL THEN
         COMMIT;
+        PERFORM set_config('lock_timeout', '0', true);
         BEGIN
             PERFORM pg_notify('run_gateway', run_gateway.news(
                 machine, path, tail - cardinality(events) + 1, tail, false, body));

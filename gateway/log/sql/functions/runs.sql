@@ -221,6 +221,7 @@ AS $$
 DECLARE
     s         record;
     requested timestamptz;
+    outcome   text;
 BEGIN
     SELECT v.id, v.gone, v.closed, v.tail, v.cancel_requested INTO s FROM run_gateway.streams v
      WHERE v.path = wanted AND run_gateway.live(v) AND run_gateway.is_run(v.path) FOR NO KEY UPDATE;
@@ -234,10 +235,14 @@ BEGIN
     PERFORM run_gateway.open_control(wanted);
     body := '{"type":"cancel","runId":' || to_json(substring(wanted FROM '[^/]+$'))
             || coalesce(',"reason":' || to_json(reason), '') || ',"timestamp":"' || run_gateway.iso(requested) || '"}';
-    SELECT o.tail INTO tail FROM run_gateway.append_one(
+    SELECT o.outcome, o.tail INTO outcome, tail FROM run_gateway.append_one(
         wanted || '/control', 'application/json', false, NULL, NULL, NULL, NULL, ARRAY[convert_to(body, 'UTF8')], NULL) o;
     UPDATE run_gateway.streams v SET cancel_requested = true WHERE v.id = s.id;
     UPDATE run_gateway.runs r SET cancel_requested_at = requested WHERE r.stream = s.id;
+    IF outcome <> 'appended' THEN
+        verdict := 'known';  -- somebody has closed the control stream: there is no event, and the mark has to do
+        RETURN;
+    END IF;
     PERFORM pg_notify('run_gateway', run_gateway.news(machine, wanted || '/control', tail, tail, false, body));
 END
 $$;

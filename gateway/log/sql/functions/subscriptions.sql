@@ -73,17 +73,17 @@ END
 $$;
 
 
--- The streams of a subscription, as [path, explicit, acked, tail, pending], those with work first. Without
+-- The streams of a subscription, as [path, explicit, acked, tail, pending, stream], those with work first. Without
 -- `with_settled` those are left out that will never have work again.
-CREATE OR REPLACE FUNCTION run_gateway.linked_streams(wanted bigint, with_settled boolean, most integer) RETURNS jsonb
+CREATE OR REPLACE FUNCTION run_gateway.links_of(wanted bigint, with_settled boolean, most integer) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     RETURN (
-        SELECT coalesce(jsonb_agg(jsonb_build_array(v.path, v.explicit, v.acked, v.tail, v.pending)
+        SELECT coalesce(jsonb_agg(jsonb_build_array(v.path, v.explicit, v.acked, v.tail, v.pending, v.stream)
                                   ORDER BY v.pending DESC, v.path), '[]')
-          FROM (SELECT l.path, l.explicit, l.acked, coalesce(s.tail, 0) AS tail,
+          FROM (SELECT l.path, l.explicit, l.acked, l.stream, coalesce(s.tail, 0) AS tail,
                        coalesce(s.tail, 0) > greatest(l.acked, 0) AS pending
                   FROM run_gateway.subscription_links l LEFT JOIN run_gateway.streams s ON s.id = l.stream
                  WHERE l.subscription = wanted AND (with_settled OR NOT l.settled)
@@ -91,6 +91,13 @@ BEGIN
                  ORDER BY pending DESC, l.path LIMIT most) v);
 END
 $$;
+
+
+-- The same without which stream each is.
+CREATE OR REPLACE FUNCTION run_gateway.linked_streams(wanted bigint, with_settled boolean, most integer) RETURNS jsonb
+LANGUAGE sql STABLE
+RETURN (SELECT coalesce(jsonb_agg(l.link - 5 ORDER BY l.i), '[]')
+          FROM jsonb_array_elements(run_gateway.links_of(wanted, with_settled, most)) WITH ORDINALITY AS l(link, i));
 
 
 -- §6.2: creates a subscription or confirms it. Existing streams are linked at their tail: history is not replayed.
@@ -263,7 +270,7 @@ END;
 
 -- Webhook deliveries that are due: first ones, retries, and those of Machines that died on the way. The caller has
 -- `hold` to deliver each and report. The lease outlasts the attempt: a handler that answers at last has not failed.
-CREATE OR REPLACE FUNCTION run_gateway.claim_deliveries(hold interval, most integer, most_streams integer)
+CREATE OR REPLACE FUNCTION run_gateway.due_deliveries(hold interval, most integer, most_streams integer)
 RETURNS TABLE (subscription bigint, id text, url text, wake_id text, generation bigint, retry_count integer,
                streams jsonb)
 LANGUAGE plpgsql AS $$
@@ -279,9 +286,21 @@ BEGIN
            SET next_attempt_at = clock_timestamp() + hold, lease_until = clock_timestamp() + hold + u.lease_ttl
          WHERE u.number = s.number;
         RETURN QUERY SELECT s.number, s.id, s.webhook_url, s.wake_id, s.generation, s.retry_count,
-                            run_gateway.linked_streams(s.number, false, most_streams);
+                            run_gateway.links_of(s.number, false, most_streams);
     END LOOP;
 END
+$$;
+
+
+-- As Machines of the version before call it.
+CREATE OR REPLACE FUNCTION run_gateway.claim_deliveries(hold interval, most integer, most_streams integer)
+RETURNS TABLE (subscription bigint, id text, url text, wake_id text, generation bigint, retry_count integer,
+               streams jsonb)
+LANGUAGE sql AS $$
+    SELECT d.subscription, d.id, d.url, d.wake_id, d.generation, d.retry_count,
+           (SELECT coalesce(jsonb_agg(l.link - 5 ORDER BY l.i), '[]')
+              FROM jsonb_array_elements(d.streams) WITH ORDINALITY AS l(link, i))
+      FROM run_gateway.due_deliveries(hold, most, most_streams) d
 $$;
 
 
@@ -298,16 +317,18 @@ LANGUAGE sql BEGIN ATOMIC
 END;
 
 
--- §7.1: the handler answered `done`: acks what the wake told it of, and goes on with what has come since.
+-- §7.1: the handler answered `done`: acks what the wake told it of, and goes on with what has come since. `streams`:
+-- those that were at the paths then; of a stream that was made anew there, nothing has been told yet.
 CREATE OR REPLACE FUNCTION run_gateway.finish_delivery(
-    wanted bigint, wanted_wake text, paths text[], positions bigint[], OUT next_wake boolean, OUT lost_event text
+    wanted bigint, wanted_wake text, paths text[], positions bigint[], streams bigint[],
+    OUT next_wake boolean, OUT lost_event text
 )
 LANGUAGE plpgsql AS $$
 BEGIN
     next_wake := false;
     PERFORM 1 FROM run_gateway.subscriptions WHERE number = wanted AND wake_id = wanted_wake FOR NO KEY UPDATE;
     IF FOUND THEN
-        PERFORM run_gateway.advance_links(wanted, paths, positions);
+        PERFORM run_gateway.advance_links(wanted, paths, positions, streams);
         PERFORM run_gateway.end_wake(wanted);
         SELECT w.woken, w.lost_event INTO next_wake, lost_event FROM run_gateway.wake_subscription(wanted, NULL) w;
     END IF;
@@ -315,12 +336,23 @@ END
 $$;
 
 
-CREATE OR REPLACE FUNCTION run_gateway.advance_links(wanted bigint, paths text[], positions bigint[]) RETURNS void
+-- As Machines of the version before call it.
+CREATE OR REPLACE FUNCTION run_gateway.finish_delivery(
+    wanted bigint, wanted_wake text, paths text[], positions bigint[], OUT next_wake boolean, OUT lost_event text
+)
+LANGUAGE sql AS $$ SELECT * FROM run_gateway.finish_delivery(wanted, wanted_wake, paths, positions, NULL) $$;
+
+
+-- `streams` NULL: whichever is at each path.
+CREATE OR REPLACE FUNCTION run_gateway.advance_links(
+    wanted bigint, paths text[], positions bigint[], streams bigint[]
+) RETURNS void
 LANGUAGE sql BEGIN ATOMIC
     UPDATE run_gateway.subscription_links l
        SET acked = greatest(l.acked, a.position), settled = s.closed AND greatest(l.acked, a.position) >= s.tail
-      FROM unnest(paths, positions) AS a(path, position), run_gateway.streams s
-     WHERE l.subscription = wanted AND l.path = a.path AND s.id = l.stream;
+      FROM unnest(paths, positions, streams) AS a(path, position, stream), run_gateway.streams s
+     WHERE l.subscription = wanted AND l.path = a.path AND s.id = l.stream
+       AND (streams IS NULL OR l.stream = a.stream);
 END;
 
 
@@ -402,7 +434,7 @@ BEGIN
             RETURN;
         END IF;
         verdict := 'settled';
-        PERFORM run_gateway.advance_links(s.number, paths, positions);
+        PERFORM run_gateway.advance_links(s.number, paths, positions, NULL);
         IF done THEN
             PERFORM run_gateway.end_wake(s.number);
             SELECT w.woken, w.lost_event INTO next_wake, lost_event FROM run_gateway.wake_subscription(s.number, NULL) w;
