@@ -24,7 +24,7 @@ _CREDENTIALS: Final = {"keys": "keys", "keys_file": "keys", "jwt_secret": "jwt",
 
 
 class Auth:
-    """What stands at the entry of one Machine. Raises BadSetting for settings that cannot be meant."""
+    """Asked about every request that comes in. Raises BadSetting for settings that cannot be meant."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
@@ -55,7 +55,7 @@ class Auth:
                 await self._source.stop()
 
     def known(self, headers: Mapping[bytes, bytes], stream: str) -> Principal | None:
-        """Who appends to this stream, when memory tells; None: `admit` has to find out."""
+        """Who appends to this stream, if that is known without asking anybody. None: ask `admit`."""
         return ANONYMOUS if self._gate is None else self._gate.known(headers, stream)
 
     async def admit(self, scope: Scope) -> Principal:

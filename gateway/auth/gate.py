@@ -59,7 +59,7 @@ class Gate:
         self._verified: OrderedDict[bytes, Principal] = OrderedDict()
 
     def known(self, headers: Mapping[bytes, bytes], stream: str) -> Principal | None:
-        """Who appends to this stream, if memory tells that and they may; None: `admit` has to find out, or to refuse.
+        """Who appends to this stream, if that is known without asking anybody, and if they may. None: ask `admit`.
 
         `headers`: of a request without a query, none of them repeated.
         """
@@ -84,7 +84,7 @@ class Gate:
         try:
             need, stream, in_body = asked(scope["method"], scope["path"])
         except ProtocolError:
-            await self._identify(scope)  # without a credential one is not even told that there is no such route
+            await self._identify(scope)  # who has no credential is told so, and not which routes there are
             raise
         if need in ("nothing", "own"):
             return NOBODY

@@ -1,6 +1,6 @@
-"""Which scope each route needs: one table, from which the tests' matrix is made as well.
+"""Which scope each route needs: one table. The tests try every route with every kind of credential by it.
 
-While AUTH is on, a route that is not in the table is 404 for everyone: forgetting one fails closed, and fails a test.
+While AUTH is on, a route that is not in the table is 404 for everyone. So a forgotten one is closed, and fails a test.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BELOW_A_RUN: Final[dict[Part, Methods]] = {
     Part.HEARTBEAT: {"POST": "write"},
     Part.TOKEN: {"POST": "write"},  # who makes runs may say who reads them; `runs.tokens` asks for "read" besides
 }
-"""What is asked below a run is about that run."""
+"""The routes below a run. A credential for some runs only must be for that one."""
 
 _CONTROL: Final[Methods] = dict.fromkeys(("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"), "control")
 _SUBSCRIPTION: Final = "/v1/stream/__ds/subscriptions/{id}"
@@ -95,7 +95,8 @@ _ROUTES: Final = [_Route.of(template, methods) for template, methods in ROUTES.i
 def ours(path: str) -> bool:
     """Whether a URL's path is for the gateway itself, and not for the application behind it.
 
-    That goes for every spelling: one that only the application takes for `/runs/x` would be a way around the gate.
+    So is every other spelling of such a path, like `/RUNS/x`: an application that takes it for `/runs/x` would show the
+    run to somebody whom the gate has not let in.
     """
     return _ours(path) or _ours(_plainest(path))
 

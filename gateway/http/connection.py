@@ -1,4 +1,4 @@
-"""The protocol class of a server: refusals in the one shape, also where there is no request to answer."""
+"""uvicorn's protocol class for one server, made from its settings. What is not a request is refused like any other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.http.post import PostProtocol
 from gateway.protocol.errors import ProtocolError
 
 PROBES: Final = ("/health", "/ready")
-"""What a load balancer asks a Machine, also when that is full: it should not be replaced because of that."""
+"""What a load balancer asks. A Machine without room for more connections answers it still, and is not replaced."""
 
 
 def connections(

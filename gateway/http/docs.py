@@ -1,6 +1,7 @@
-"""`/`: what is here. `/docs`: the description for people, by Swagger UI, whose files come from here and nowhere else.
+"""`/`: links to what is here. `/docs`: the API described for people, by Swagger UI.
 
-A page that sends keys must not run what a third party may change any day: its policy lets in the two files beside it.
+Visitors type keys into that page, so it must run no script that a third party could change. All its files are served
+from here, and its Content-Security-Policy allows no others.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Entry:
             await self._answer(scope, receive, sending)
 
     def expects(self, post: Post) -> bool:
-        """As any Appends: whether the head of a POST lets it in, as far as memory tells."""
+        """Whether a POST may come past ASGI: its sender is known already, and no quota has to be asked. See Appends."""
         if self._quotas.judging or post.stream.startswith(RESERVED):
             return False
         principal = self._auth.known(post.headers, post.stream)
@@ -84,7 +84,7 @@ class Entry:
         return True
 
     def takes(self, post: Post) -> bool:
-        """As any Appends: gives a POST to the log."""
+        """Hands a POST to the log, and says whether it will be answered. See Appends."""
         try:
             return self._append_directly(post)
         except Exception as error:  # noqa: BLE001  logged with its traceback
@@ -104,17 +104,17 @@ class Entry:
         if path is not None and not is_reserved(path):
             await self._stream(path, scope, receive, sending)
         else:
-            await self._described(scope, receive, sending)
+            await self._by_fastapi(scope, receive, sending)
 
     async def _admit(self, scope: Scope, send: Send) -> bool:
-        """Whether the request is let in. If it is not, it has been answered."""
+        """Whether the request is let in. If it is not, this has answered it."""
         try:
             principal = await self._auth.admit(scope)
             let_in(scope, principal)
             if self._quotas.judging:
                 await self._quotas.judge(scope, principal)
         except Exception as error:  # noqa: BLE001  logged with its traceback, unless it is a refusal
-            await responses.refuse(scope, send, _told(scope, error))
+            await responses.refuse(scope, send, _refusal_for(scope, error))
             return False
         return True
 
@@ -128,10 +128,10 @@ class Entry:
         except Exception as error:
             if send.begun:
                 raise  # nothing true can be said any more: the connection is closed
-            await responses.refuse(scope, send, _told(scope, error))
+            await responses.refuse(scope, send, _refusal_for(scope, error))
 
-    async def _described(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(Exception):  # raised again by Starlette when `_render_fault` has logged and answered it
+    async def _by_fastapi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(Exception):  # Starlette raises once more what `_render_fault` has logged and answered
             await self._api(scope, receive, send)
 
     async def _passed_on(self, upstream: Upstream, scope: Scope, receive: Receive, send: Send) -> None:
@@ -152,8 +152,8 @@ def render_refusals(api: FastAPI) -> None:
         api.add_exception_handler(error, handler)
 
 
-def _told(scope: Scope, error: Exception) -> ProtocolError:
-    """The refusal that the client is told for an error."""
+def _refusal_for(scope: Scope, error: Exception) -> ProtocolError:
+    """What the client is told: a refusal as it is, and of anything else only that it went wrong. The log tells more."""
     if isinstance(error, ProtocolError):
         return error
     request_log.failed(scope, error)
@@ -168,7 +168,7 @@ async def _render(request: Request, error: ProtocolError) -> Response:
 
 
 async def _render_fault(request: Request, error: Exception) -> Response:
-    return await _render(request, _told(request.scope, error))
+    return await _render(request, _refusal_for(request.scope, error))
 
 
 async def _render_http(request: Request, error: HTTPException) -> Response:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 
 class Alive(BaseModel):
-    """Always the same: that it comes at all shows that the event loop turns."""
+    """Always the same: the answer itself shows that the event loop is running."""
 
     status: Literal["ok"] = "ok"
 

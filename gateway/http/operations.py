@@ -1,6 +1,6 @@
-"""What the stream routes are asked with, how they answer, and what they refuse: the tables that `openapi` describes.
+"""The stream routes in tables, for OpenAPI: what may be asked of them, how they answer, and what they refuse.
 
-These routes answer without FastAPI, which could have found out by itself. Tests hold the tables against the parser, the
+FastAPI describes its routes by itself, but these are answered without it. Tests compare the tables with the parser, the
 tree of errors and real answers.
 """
 
@@ -113,8 +113,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of a route. `asks`: names of its REQUEST_FIELDS; `body`: what its body holds; `refuses`: besides
-    EVERYWHERE.
+    """One method of a route. `asks`: names of its REQUEST_FIELDS. `body`: what its body holds. `refuses`: what it may
+    refuse, besides EVERYWHERE.
     """
 
     summary: str

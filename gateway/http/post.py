@@ -29,8 +29,9 @@ _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 
 @lru_cache(maxsize=4_096)
 def _named(url: bytes) -> tuple[str, str] | None:
-    """The path of a URL that is nothing but a path, and the stream that it names; None where it names none, or the
-    stream cannot be. Remembered, for a stream is appended to many times.
+    """A URL's path, and the stream that it names. None if the URL has more than a path, or names no stream.
+
+    The answers are kept, since a stream is appended to many times.
     """
     if url.translate(None, _PLAIN):
         return None
@@ -43,17 +44,17 @@ def _named(url: bytes) -> tuple[str, str] | None:
 
 
 class _Nobody:
-    """In the place of an event on which a handler waits for more of its request: here no handler waits."""
+    """Stands in for the event by which uvicorn wakes a handler that waits for its request: here no handler waits."""
 
     def set(self) -> None:
         pass
 
 
 class Post:
-    """One such POST, in the place of uvicorn's cycle, with all that the protocol class uses of a cycle.
+    """One such POST. It stands in for uvicorn's cycle, so it has everything that the protocol class uses of a cycle.
 
-    `path` is the URL's, `stream` the one that it names, and `stored` the same as the log knows it; `headers` have
-    lower-case names, each of them once.
+    `path` is the URL's. `stream` is the stream that it names, and `stored` the path of that stream in the log, with its
+    tenant. `headers` have lower-case names, each of them once.
     """
 
     __slots__ = (
@@ -109,7 +110,7 @@ class Post:
 
 
 class Appends(Protocol):
-    """What an application has as `appends`, if it answers POSTs past ASGI. Both leave to ASGI what they decline."""
+    """An application's `appends`, if it answers POSTs past ASGI. If either says False, the POST goes to ASGI."""
 
     def expects(self, post: Post) -> bool:
         """Whether the POST whose head has come is let in. Notes its `stored` path, and what its answer carries."""

@@ -1,6 +1,6 @@
 """All modes of reading (§5.6-5.8): catch-up, long-poll, event stream. One loop serves those that wait (law 4).
 
-What is read comes from a log and its hub, in the words of a dialect; there may be several of each.
+A Reading serves the readers of one log, in that log's dialect of the protocol. A Machine may have several.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Log(Protocol):
 
 
 class Reading:
-    """Answers reads of one log. `now` gives seconds since 1970."""
+    """Answers reads of `log`, which `hub` follows. `now` gives seconds since 1970."""
 
     def __init__(
         self, log: Log, hub: Hub, limits: Limits, now: Callable[[], float], dialect: Dialect = GATEWAYS
@@ -71,7 +71,7 @@ class Reading:
         if self._limits.readers.full:
             raise TooManyReaders
         if self._limits.streams is not None:
-            return self._shared(self._limits.streams, request, scope, receive, send)
+            return self._live_within(self._limits.streams, request, scope, receive, send)
         return self._live(request, scope, receive, send)
 
     def _live(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -79,7 +79,10 @@ class Reading:
             return self._long_poll(request, receive, send)
         return self._sse(request, scope, receive, send)
 
-    async def _shared(self, streams: Share, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _live_within(
+        self, streams: Share, request: ReadRequest, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """A live read that counts as one of its credential's."""
         who = holder(scope, principal_of(scope))
         if streams.full(who):
             raise TooManyStreams(f"At most {streams.limit} at once.")
@@ -162,7 +165,7 @@ class Reading:
         await responses.finish(send)
 
     async def _sse_begin(self, request: ReadRequest, follower: Follower, send: Send) -> tuple[Encoding, bool]:
-        """The head and the first page; tells whether that is all."""
+        """Sends the head and the first page. Returns how the stream is encoded, and whether that was all of it."""
         page = await follower.begin(request.position, request.last_events)
         follower.expire(self._limits.sse_max_age * random.uniform(1, 1.2))
         encoding = page.stream.encoding
@@ -173,7 +176,7 @@ class Reading:
 
 
 class Hangup:
-    """Ends a follower when its client has gone, for which a task waits."""
+    """While the block runs, a task waits for the client to go, and then ends the follower."""
 
     def __init__(self, follower: Follower, receive: Receive) -> None:
         self._follower = follower
@@ -191,17 +194,18 @@ class Hangup:
         self._follower.end()
 
 
-_TOLD: Final = nullcontext()
+_NOTHING: Final = nullcontext()
 
 
 def _hangup(follower: Follower, receive: Receive, connection: Direct | None) -> AbstractContextManager[None]:
-    """What ends a follower whose client has gone. A direct connection does that by itself."""
-    return Hangup(follower, receive) if connection is None else _TOLD
+    """Ends the follower when its client has gone. A direct connection does so by itself, and saves the task."""
+    return Hangup(follower, receive) if connection is None else _NOTHING
 
 
 def _forget(scope: Scope) -> None:
-    """Frees the memory of a request that has been parsed, for its response may last for hours. Only under our own
-    server (`gateway.fanout.transport`), which is known to need no more of it than the method.
+    """Frees the memory of a request that has been parsed, since its response may last for hours.
+
+    Only for connections of our own server (`gateway.fanout.transport`), which needs nothing but the method later on.
     """
     method = scope["method"]
     scope["headers"].clear()

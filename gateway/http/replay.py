@@ -1,4 +1,4 @@
-"""Appends sent on to the primary region by Fly's proxy, where a setting asks for it: `fly-replay`.
+"""Has Fly's proxy send appends on to the primary region (`fly-replay`), if a setting asks for it.
 
 A commit takes one round trip to the database from whichever Machine, so a single append gains nothing. But the appends
 of several regions then share commits, and far Machines need fewer connections to the database.
@@ -18,9 +18,9 @@ MOST_BYTES: Final = 1_000_000  # of a body; a larger one cannot be replayed
 
 
 class Replay:
-    """Wraps an application: appends are told to go to `region`, each at most once, and only if Fly can replay them.
+    """Wraps an application: an append is answered with the order to replay it in `region`, if Fly's proxy can do so.
 
-    The answer is for Fly's proxy. It is a 503, so that a client which does see it does not take it for a success.
+    The answer is for the proxy. Its status is 503, so that a client who sees it all the same takes it for no success.
     """
 
     def __init__(self, app: App, region: str) -> None:

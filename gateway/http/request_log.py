@@ -1,8 +1,8 @@
 """What the log says of requests: at most one line each, with an id that the client is told too, and never the query.
 
-What goes wrong here is logged at warning or error: the database is away, or something broke. Every other refusal is the
-client's own affair: it is counted (`run_gateway_refusals_total`) and logged at debug. `AccessLog` logs every request.
-It is wrapped around the application where that is asked for, and costs nothing elsewhere.
+A request that fails by the gateway's own fault, or because the database is away, is logged at error or warning. Every
+other refusal is due to the client: it is counted (`run_gateway_refusals_total`) and logged at debug. `AccessLog` logs
+every request. It is wrapped around the application only if a setting asks for it, and costs nothing otherwise.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def failed(scope: Scope, error: BaseException) -> None:
 class AccessLog:
     """Wraps an application, and logs a line at info for each request when its response has ended.
 
-    Appends then take the slower path, through ASGI: an answer that is written past it could not be seen from here.
+    Appends then come through ASGI, which is slower: an answer that is written past ASGI could not be seen here.
     """
 
     def __init__(self, app: App) -> None:

@@ -44,7 +44,7 @@ class Sending:
 
 
 def carrying(scope: Scope, send: Send, common: Common) -> Sending:
-    """`send` for all answers to this request. Where a token may stand in its address, no page hands that on."""
+    """`send` for all answers to this request. If its address may hold a token, pages must not pass the address on."""
     if b"token=" in scope["query_string"]:
         common = Common.of([*common.headers, _UNREFERRED])
     note(scope, common)
@@ -52,7 +52,7 @@ def carrying(scope: Scope, send: Send, common: Common) -> Sending:
 
 
 def note(scope: Scope, common: Common) -> None:
-    """Says what the answer to this request carries when it is written at once."""
+    """Keeps, for `answer_directly`, what the answer to this request carries."""
     scope[_COMMON] = common
 
 
@@ -74,8 +74,8 @@ async def respond(send: Send, status: int, headers: Headers, body: bytes = b"") 
 
 
 def answer_directly(cycle: Cycle, status: int, headers: Headers, body: bytes = b"") -> None:
-    """The same in one write."""
-    # Who answers in front of the application, in its place, has nothing to add.
+    """A whole response in one write, past ASGI."""
+    # Nothing was noted if an application in front of the entry answers, such as `gateway.http.replay`.
     common = cast("Scope", cycle.scope).get(_COMMON, NOTHING)
     answer(cycle, status, lines(status, headers, common, body), body)
 
@@ -122,11 +122,11 @@ def error_headers(error: ProtocolError) -> Headers:
 
 
 def refusal(scope: Scope, error: ProtocolError) -> tuple[Headers, bytes]:
-    """Headers and body of a refusal, which is counted, and logged where somebody has to know."""
+    """Headers and body of a refusal. Counts it, and logs it if the fault is not the client's."""
     refused[error.type] += 1
     request_log.refused(scope, error)
     headers = error_headers(error)
-    if error.status >= 500:  # what was logged can be found by it
+    if error.status >= 500:  # the line in the log has the same id
         headers.append((b"x-request-id", request_log.request_id(scope).encode()))
     return headers, error_body(error.type, error.message, error.details)
 
@@ -143,7 +143,7 @@ async def refuse(scope: Scope, send: Send, error: ProtocolError) -> None:
 
 
 def without_request(error: ProtocolError, common: Common) -> tuple[int, bytes, bytes]:
-    """A refusal of what is no request: status, header lines and body."""
+    """A refusal of something that is not a request of HTTP: status, header lines and body."""
     refused[error.type] += 1
     body = error_body(error.type, error.message, error.details)
     headers = [*error_headers(error), (b"content-length", b"%d" % len(body))]

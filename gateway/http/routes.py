@@ -1,4 +1,4 @@
-"""The ports of whoever answers requests for streams: the stream routes, runs around them, a Flue app's in front."""
+"""What each layer of routes offers to the next one around it: streams, then runs, then the runs of a Flue app."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ class Routes(Protocol):
 
 
 AppendDirectly = Callable[[Post], bool]
-"""Takes a POST, and will answer it; False: it has to come by ASGI."""
+"""Takes a POST, and will answer it. False: it has taken nothing, and the POST has to come by ASGI."""

@@ -19,9 +19,10 @@ Full = Callable[[str, str | None], Awaitable[bool]]
 
 
 class Quotas:
-    """The quotas of all holders.
+    """The quotas of all holders. `full`: `RunQuota.full` of `gateway.runs.quota`.
 
-    `full`: see `RunQuota.full` of `gateway.runs.quota`. `judging`: whether `judge` has a use.
+    `judging`: whether `judge` can refuse anything, so that it has to be asked. `streams` and `addresses` are asked by
+    those who open a live read or a request.
     """
 
     def __init__(self, settings: Settings, full: Full) -> None:
@@ -55,7 +56,7 @@ class Quotas:
 
 
 def open_at(share: Share, scope: Scope) -> str:
-    """The client's address, or the one that a trusted proxy names. Raises TooManyRequests if that has its share."""
+    """The client's address, or the one that a trusted proxy names. Raises TooManyRequests if it has none left."""
     address = "" if scope["client"] is None else scope["client"][0]
     if share.full(address):
         raise TooManyRequests(f"At most {share.limit} at once.")

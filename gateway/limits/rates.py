@@ -1,7 +1,7 @@
-"""So many a second for each holder: a token bucket for each, with room for the tokens of one second.
+"""At most so many a second for each holder: a token bucket with room for the tokens of one second. Time is an argument.
 
-This is own code because every append may need it: the library `limits`, whose storage is made for many processes, takes
-five times as long for the same, 10 µs. Time is an argument.
+It is written here because every append may need it: the library `limits`, whose storage is made for many processes,
+takes 10 µs for the same, five times as long.
 """
 
 from __future__ import annotations

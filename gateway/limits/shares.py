@@ -1,4 +1,4 @@
-"""So many at once for each holder."""
+"""At most so many at once for each holder."""
 
 from __future__ import annotations
 
