@@ -108,6 +108,20 @@ def test_where_the_events_of_a_page_begin_is_where_they_are() -> None:
         assert list(lengths) == []
 
 
+@pytest.mark.parametrize("count", [3, 30])
+async def test_large_events_before_many_make_no_page_that_is_larger_than_others(database_url: str, count: int) -> None:
+    """They are read one by one. Of some megabytes each they would be more than Postgres can hold in one page."""
+    async with opened(database_url) as log, connected(database_url) as look:
+        await log.create("run")
+        large = [b'"%b"' % (b"%d" % n * 50_000) for n in range(count)]
+        for event in large:
+            await log.append("run", event)
+        events = [b"%d" % n for n in range(2 * PAGE_EVENTS)]
+        await log.append("run", *events)
+        assert await places(look, "run") == []
+        assert await log.content("run") == b",".join([*large, *events])
+
+
 @pytest.mark.parametrize("type", [JSON, "text/plain"])
 async def test_whatever_is_written_is_read_from_every_position(database_url: str, type: str) -> None:
     """Rows, pages, forks in the middle of both, and packing in between."""

@@ -356,8 +356,8 @@ RETURN concat_ws(E'\n', machine, path, first, last, CASE WHEN closed THEN 'close
 
 
 -- Many events of one request, written as the pages that they would be packed into later: a third of what rows cost. A
--- stream's pages are its oldest events (pack.sql): when there are a few rows before these, they go into the page as well,
--- and when there are more, these become rows like them. `entries` and `ordinals` say where a page begins: at which event of
+-- stream's pages are its oldest events (pack.sql): when there are a few small rows before these, they go into the page as
+-- well, and when there are more, these become rows like them. `entries` and `ordinals` say where a page begins: at which event of
 -- which request of the batch that has just been judged; `counts` how many it holds, `lengths` the bytes of each, page after
 -- page. None of them closes its stream, since end_run has looked for the last event by now. Whoever appends holds the
 -- streams' rows, so nothing but packing can move events here at the same time.
@@ -377,15 +377,21 @@ BEGIN
         SELECT s.id, run_gateway.separator(s.media_type) AS separator, p.ordinal, p.body,
                lengths[p.until - p.count + 1 : p.until] AS lengths,
                tails[p.entry] - events[p.entry] + p.ordinal + p.count - 1 AS last,
-               tails[p.entry] - events[p.entry] - run_gateway.packed_until(s.id, s.lineage_ends) AS rows,
-               least(events[p.entry], 100) AS few  -- and too few for pack_page to begin with
+               b.rows,
+               CASE WHEN b.rows > least(events[p.entry], 100) THEN true  -- those are too few for pack_page to begin with
+                    WHEN b.rows > 0 THEN (  -- they may be megabytes each, and a page is read as a whole
+                        SELECT sum(octet_length(v.data)) > 65536 FROM run_gateway.events v
+                         WHERE v.stream = s.id AND v.seq > tails[p.entry] - events[p.entry] - b.rows)
+                    ELSE false END AS as_rows
           FROM (SELECT u.*, sum(u.count) OVER (ORDER BY u.i)::integer AS until
                   FROM unnest(entries, ordinals, counts, bodies) WITH ORDINALITY AS u(entry, ordinal, count, body, i)) p
          CROSS JOIN LATERAL (SELECT * FROM run_gateway.streams v WHERE v.path = paths[p.entry] LIMIT 1) s
+         CROSS JOIN LATERAL (
+            SELECT tails[p.entry] - events[p.entry] - run_gateway.packed_until(s.id, s.lineage_ends) OFFSET 0) b(rows)
          WHERE verdicts[p.entry] = 'appended'
          ORDER BY p.until
     LOOP
-        IF page.rows > page.few THEN
+        IF page.as_rows THEN
             INSERT INTO run_gateway.events (stream, seq, data)
             SELECT page.id, page.last - cardinality(page.lengths) + e.i, substring(page.body FROM e.past - e.length FOR e.length)
               FROM (SELECT l.i, l.length,
