@@ -44,7 +44,7 @@ class Machine(Process):
             await (machine.end() if database_url is None else machine.kill())
 
     async def restart(self) -> None:
-        """End the process, if it still runs, and start another one on the same port."""
+        """Ends the process, if it still runs, and starts another one on the same port."""
         await self.end()
         self._env["PORT"] = str(self.port)
         await self.launch()

@@ -91,7 +91,7 @@ class _Events:
         return self._valid(lines)
 
     def check(self) -> None:
-        """Raise Failure when there was a line that is not JSON; what stood before it has been given back."""
+        """Raises Failure if there was a line that is not JSON. The lines before it have been given back."""
         if self._fault is not None:
             raise Failure(self._fault)
 

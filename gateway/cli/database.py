@@ -1,7 +1,7 @@
 """The database of a Machine, before the Machine starts: which one, does it answer, is its schema up to date.
 
-One that does not answer is waited for: it may be starting as well, or fail over just now. What fails here is a person's
-matter and is said in one line that names the database, never its password.
+One that does not answer is waited for: it may be starting, or failing over. What fails here only a person can mend, who
+is told in one line that names the database, and never its password.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PASSING = (
     asyncpg.OperatorInterventionError,  # it starts, or stops
     asyncpg.InsufficientResourcesError,  # no room for one more connection
 )
-"""What may be different a moment later; a wrong password or a database that there is not will not."""
+"""Faults that may have gone a moment later, unlike a wrong password or a database that does not exist."""
 
 
 @asynccontextmanager
@@ -59,7 +59,7 @@ async def database(settings: Settings) -> AsyncIterator[str]:
 
 
 async def update(url: str) -> list[str]:
-    """Bring the schema up to date; the names of what was applied. Raises Failure."""
+    """Brings the schema up to date, and returns the names of what was applied. Raises Failure."""
     try:
         return await migrate(url)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -67,9 +67,9 @@ async def update(url: str) -> list[str]:
 
 
 async def must_be_there(url: str) -> None:
-    """Make sure that there is a schema, no older than this program, where nobody asked to make it. Raises Failure.
+    """Makes sure that there is a schema, no older than this program, when it is not to be made here. Raises Failure.
 
-    A newer one is that of a deploy that is under way.
+    It may be newer, while a deploy is under way.
     """
     try:
         lacking = await missing(url)
@@ -85,7 +85,7 @@ async def must_be_there(url: str) -> None:
 
 
 async def must_listen(url: str, given: str | None) -> None:
-    """Make sure that news will arrive by LISTEN. Raises Failure."""
+    """Makes sure that news will arrive by LISTEN. Raises Failure."""
     for address in listening_addresses(url, given):
         with contextlib.suppress(*FAULTS):
             connection = await connect(address, timeout=CONNECT_TIMEOUT, command_timeout=CONNECT_TIMEOUT)
@@ -101,7 +101,7 @@ async def must_listen(url: str, given: str | None) -> None:
 
 
 async def _answers(url: str, patience: float) -> None:
-    """Wait for its first answer, `patience` seconds at most. Raises Failure."""
+    """Waits for its first answer, `patience` seconds at most. Raises Failure."""
     clock = asyncio.get_running_loop().time
     until, told = clock() + patience, ""
     while True:
@@ -132,8 +132,8 @@ async def _ask(url: str) -> None:
 
 
 def name(url: str) -> str:
-    """A database as it may be shown."""
-    # Only these two parts: a password may stand before the @ as well as in the query.
+    """A database in words that may be shown, for they hold no password."""
+    # Only these two parts of the address: both the login and the query may hold a password.
     address = urlsplit(url)
     host = address.netloc.rpartition("@")[2] or parse_qs(address.query).get("host", ["localhost"])[0]
     return f"{address.path.removeprefix('/') or 'postgres'} at {host}"

@@ -17,7 +17,7 @@ class Failure(click.ClickException):
     """The command cannot do what was asked; one line on stderr, exit code 1."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print the one line."""
+        """Prints the one line."""
         note(self.message)
 
 
@@ -41,7 +41,7 @@ def settings(**flags: Any) -> Settings:
 
 
 def finish(work: Coroutine[Any, Any, None]) -> None:
-    """Run the work of a command, and turn what stops it into an exit code. Raises Failure."""
+    """Runs the work of a command, and turns what stops it into an exit code. Raises Failure."""
     try:
         asyncio.run(work)
     except NotLetIn as error:

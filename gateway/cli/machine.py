@@ -66,7 +66,7 @@ class Machine:
         return self._process is not None and self._process.returncode is None
 
     async def launch(self) -> None:
-        """Start the process and wait until it listens. Raises MachineFailed."""
+        """Starts the process and waits until it listens. Raises MachineFailed."""
         assert self._process is None or self._process.returncode is not None, "one process at a time"
         self._listening.clear()
         self._begin = len(self.log)
@@ -96,12 +96,12 @@ class Machine:
             raise MachineFailed(f"exit code {await self._reap()}:\n{self.log}")
 
     async def kill(self) -> None:
-        """SIGKILL: no warning, no goodbye. Nothing when it has ended already, or never begun."""
+        """Ends it by SIGKILL, without a warning. Does nothing if it has ended already, or was never started."""
         if self._process is not None:
             await self._end(signal.SIGKILL)
 
     async def terminate(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ask it to end, wait for it, and return the exit code. Raises TimeoutError, after killing it."""
+        """Asks it to end, waits for it, and returns the exit code. Raises TimeoutError, after killing it."""
         try:
             async with asyncio.timeout(STOP_PATIENCE):
                 return await self._end(number)
@@ -110,13 +110,13 @@ class Machine:
             raise TimeoutError(f"did not end within {STOP_PATIENCE:g} s of {number.name}:\n{self.log}") from None
 
     async def end(self) -> None:
-        """Make sure that it has ended: politely, then not. Nothing when it was never started."""
+        """Makes sure that it has ended: by SIGTERM first, then by SIGKILL. Does nothing if it was never started."""
         if self.running:
             with contextlib.suppress(TimeoutError):
                 await self.terminate()
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Only send it; `wait` tells what came of it."""
+        """Sends a signal, and waits for nothing: `wait` does."""
         assert self._process is not None, "it has been launched"
         self._process.send_signal(number)
 

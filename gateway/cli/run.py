@@ -19,7 +19,7 @@ from gateway.settings import Settings
 
 
 def run(settings: Settings) -> None:
-    """Serve until a signal says otherwise. Raises Failure."""
+    """Serves until a signal says otherwise. Raises Failure."""
     raise_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings))

@@ -38,7 +38,7 @@ LATE: Final = 3.0
 
 
 async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblings: Siblings | None = None) -> None:
-    """Serve until told to stop; prints where it listens as soon as it does. Raises Failure."""
+    """Serves until told to stop; prints where it listens as soon as it does. Raises Failure."""
     app = Gateway(settings, url, settings.listen_database_url, siblings)
     app.address = address(bound.main[0])
     identify(machine=app.machine)

@@ -36,7 +36,7 @@ class Stop:
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Take the signals until the very end, the stop of an embedded database included.
+        """Takes the signals until the very end, the stop of an embedded database included.
 
         The CancelledError of work that was abandoned ends here.
         """

@@ -38,7 +38,7 @@ LONGEST_PAUSE = 10.0
 
 
 async def supervise(settings: Settings, url: str, sockets: Sockets, stop: Stop) -> None:
-    """Serve with `settings.workers` processes until told to stop. Raises Failure."""
+    """Serves with `settings.workers` processes until told to stop. Raises Failure."""
     with tempfile.TemporaryDirectory(prefix="run-gateway-", ignore_cleanup_errors=True) as folder:
         supervisor = _Supervisor(settings, url, sockets, folder)
         stop.serving(drain=supervisor.drain, force=supervisor.kill, read_again=supervisor.read_again)
@@ -60,7 +60,7 @@ class _Supervisor:
         self._workers: set[asyncio.subprocess.Process] = set()
 
     def drain(self) -> None:
-        """End all workers, together."""
+        """Ends all workers at the same time."""
         self._draining.set()
         for sock in self._sockets:
             sock.close()  # else the port would accept, for nobody to answer
@@ -69,13 +69,13 @@ class _Supervisor:
         asyncio.get_running_loop().call_later(self._patience, self._lose_patience)
 
     def kill(self) -> None:
-        """Wait for nobody. Workers keep nothing that another Machine would miss."""
+        """Kills what still runs: workers keep nothing that another Machine would miss."""
         for worker in self._workers:
             with contextlib.suppress(ProcessLookupError):
                 worker.kill()
 
     def read_again(self) -> None:
-        """Hand SIGHUP on, by the pipe: a worker that has just begun would not survive the signal."""
+        """Hands SIGHUP on, by the pipe: a worker that has just begun would not survive the signal itself."""
         for worker in self._workers:
             assert worker.stdin is not None, "a pipe"
             worker.stdin.write(b"\n")
@@ -86,7 +86,7 @@ class _Supervisor:
             self.kill()
 
     async def keep(self, number: int) -> None:
-        """See to it that this worker runs, and runs again when it has died, until all are drained."""
+        """Runs this worker, and another one in its place when it has died, until all are drained."""
         clock = asyncio.get_running_loop().time
         pause = 0.0
         while True:

@@ -44,7 +44,7 @@ class Orders:
 
 
 def main() -> None:
-    """Serve as ordered; the exit code is that of `serve` without workers."""
+    """Serves as ordered; the exit code is that of `serve` without workers."""
     line = sys.stdin.buffer.readline()
     if not line:
         return  # the parent has gone already

@@ -36,18 +36,18 @@ class Producer:
         """Whether a run gateway has said that somebody asks for the run to stop."""
 
     async def create(self) -> str:
-        """Ensure that the stream exists, and return its next offset. Raises ClientError."""
+        """Makes sure that the stream exists, and returns its next offset. Raises ClientError."""
         answer = await self._session.send("PUT", self._url, {"content-type": "application/json"})
         if answer.response.status_code not in (200, 201):
             raise refusal(answer.response)
         return _next_offset(answer)
 
     async def append(self, events: Sequence[bytes], *, close: bool = False) -> str:
-        """Append events, each one JSON text, and return the next offset. Raises ClientError."""
+        """Appends events, each one JSON text, and returns the next offset. Raises ClientError."""
         return await self._post(b"[" + b",".join(events) + b"]", close)
 
     async def close(self) -> str:
-        """Close the stream and return its final offset. Raises ClientError."""
+        """Closes the stream, and returns its final offset. Raises ClientError."""
         return await self._post(b"", close=True)
 
     async def heartbeat(self) -> None:

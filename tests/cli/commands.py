@@ -51,20 +51,20 @@ async def running(*arguments: str, **env: str) -> AsyncIterator[asyncio.subproce
 
 
 async def end(process: asyncio.subprocess.Process, stdin: bytes = b"") -> Ended:
-    """Give it the rest of its stdin and wait until it ends."""
+    """Gives it the rest of its stdin and waits until it ends."""
     out, err = await process.communicate(stdin)
     assert process.returncode is not None, "communicate waits for the end"
     return Ended(process.returncode, out.decode(), err.decode())
 
 
 async def command(*arguments: str, stdin: bytes = b"", **env: str) -> Ended:
-    """Run a command to its end."""
+    """Runs a command to its end."""
     async with running(*arguments, **env) as process:
         return await end(process, stdin)
 
 
 async def refuses(port: int) -> None:
-    """Wait until nobody listens there any more."""
+    """Waits until nobody listens there any more."""
     while True:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)

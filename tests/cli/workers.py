@@ -44,7 +44,7 @@ def stopped(pid: int) -> bool:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for processes, which ring no bell. Raises TimeoutError."""
+    """Waits for processes, whose end nobody reports. Raises TimeoutError."""
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)

@@ -1,6 +1,6 @@
 """The data of one major version: what its files say, and how it comes to be.
 
-Pids in files are believed only where the process is seen to work here: a pid may by now be another's.
+A pid in a file may belong to another process by now. It is believed only if that process works in this folder.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Cluster:
             return False
 
     def clear_leftovers(self) -> None:
-        """Remove the lock file of a Postgres that was killed: it would refuse to start beside its pid."""
+        """Removes the lock file of a Postgres that was killed, since the next would not start while it is there."""
         pid = self.postmaster_pid()
         if pid is not None and self.runs_here(pid):
             raise EmbeddedPostgresError(f"A Postgres that no gateway started (process {pid}) runs on {self}.")

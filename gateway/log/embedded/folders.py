@@ -13,14 +13,14 @@ from gateway.log.embedded.accounts import Account
 
 
 def trusted(folder: Path, uid: int) -> None:
-    """Raise PermissionError unless `folder` is a real folder of that user that nobody else can write to."""
+    """Raises PermissionError unless `folder` is a real folder of that user, and nobody else can write to it."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o022:
         raise PermissionError("belongs to somebody else")
 
 
 def claim(folder: Path, uid: int) -> None:
-    """Make `folder` a private one of the user `uid`; PermissionError when somebody else has put one there."""
+    """Makes a private folder of the user `uid`. Raises PermissionError if somebody else has put one there."""
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
@@ -33,7 +33,7 @@ def claim(folder: Path, uid: int) -> None:
 
 
 def give(folder: Path, account: Account | None) -> None:
-    """Hand a cluster of ours to the account; also one that root has copied back from a backup."""
+    """Gives a cluster to the account, even if root has copied it back from a backup."""
     folder.chmod(0o700)
     if account is None or folder.stat().st_uid == account.uid:
         return

@@ -46,7 +46,7 @@ class Home:
 
 
 def find_home(folder: Path) -> Home:
-    """Make the folder if it is missing, and find out what belongs to it. Raises EmbeddedPostgresError, OSError."""
+    """Makes the folder if it is missing, and finds what belongs to it. Raises EmbeddedPostgresError, OSError."""
     if sys.platform == "win32":
         raise EmbeddedPostgresError(
             "There is no embedded Postgres on Windows: set DATABASE_URL to use a Postgres of your own."

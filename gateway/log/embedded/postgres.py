@@ -66,7 +66,7 @@ class EmbeddedPostgres:
         await self.stop()
 
     async def start(self) -> str:
-        """Start Postgres or attach to it; returns the DSN once it answers. Raises EmbeddedPostgresError."""
+        """Starts Postgres or attaches to it; returns the DSN once it answers. Raises EmbeddedPostgresError."""
         if self._keeper is not None:
             return self.dsn
         try:
@@ -86,7 +86,7 @@ class EmbeddedPostgres:
         return self.dsn
 
     async def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
-        """Stop what we own; "immediate" is a crash that the next start recovers from. Idempotent."""
+        """Stops what we own; "immediate" is a crash that the next start recovers from. May be repeated."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.cancel()

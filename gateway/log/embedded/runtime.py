@@ -31,6 +31,6 @@ def choose_runtime(data_dir: Path, uid: int) -> Path:
 
 
 def clear_runtime(runtime: Path) -> None:
-    """Remove the socket and the lock of a Postgres that was killed."""
+    """Removes the socket and the lock of a Postgres that was killed."""
     for name in (f".s.PGSQL.{PORT}", f".s.PGSQL.{PORT}.lock"):
         (runtime / name).unlink(missing_ok=True)

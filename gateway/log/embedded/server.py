@@ -87,7 +87,7 @@ class Server:
         return self._process.poll() if self._process is not None else None
 
     async def begin(self, *, create: bool) -> None:
-        """Start Postgres; `create` allows to make a new cluster. Returns when it answers."""
+        """Starts Postgres, and returns when it answers. `create`: whether a new cluster may be made."""
         cluster = self._home.cluster
         lock = await self._wait_for_predecessor()
         try:
@@ -108,7 +108,7 @@ class Server:
         await self._wait_until_ready(self._process)
 
     async def end(self, *, immediate: bool = False) -> None:
-        """Stop it, first politely; "immediate" is a crash that the next start recovers from. Idempotent."""
+        """Stops it, cleanly if it can; "immediate" is a crash that the next start recovers from. May be repeated."""
         if self._process is None:
             return
         for number, patience in STOP_LADDER[1:] if immediate else STOP_LADDER:

@@ -23,7 +23,7 @@ SCANS = "SELECT idx_scan FROM pg_stat_user_tables WHERE schemaname = 'run_gatewa
 
 
 async def cross(lab: Lab, peer: Peer) -> Values:
-    """Append on one Machine, frame at readers on another. A peer that is one process is both."""
+    """From an append on one Machine to the frame at readers on another. A peer that is one process is both."""
     if isinstance(peer, Direct):
         p50 = (await peer.run(rate=DELAY_RATE))["p50_ms"]
         return {f"p50_ms_{count}": p50 for count in lab.scale.cross_readers}

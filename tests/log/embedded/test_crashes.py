@@ -46,7 +46,7 @@ async def test_after_sigkill_no_postgres_is_left_and_every_acknowledged_row_is_t
 
 
 async def append_until_cut(dsn: str, gateway: Gateway) -> int:
-    """Append row after row, SIGKILL the gateway in the middle; the number that was acknowledged."""
+    """Appends row after row, kills the gateway in the middle, and returns how many were acknowledged."""
     connection = await asyncpg.connect(dsn)
     acknowledged = 0
     try:
