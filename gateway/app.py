@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from gateway.asgi import Receive, Scope, Send
 from gateway.auth.face import Auth
 from gateway.descriptors import room_for
+from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub, Published
 from gateway.flue.face import Flue
 from gateway.http.cors import Cors
@@ -71,6 +72,7 @@ class Gateway:
         self._quotas = Quotas(settings, RunQuota(self._database, settings.max_runs_per_tenant or 0).full)
         self._limits = self._make_limits()
         # The logs, and the hubs that follow them
+        self._broadcast = Broadcast()
         self._flue = self._make_flue() if settings.flue else None
         self._log = self._make_log(listening_addresses(database_url, listen_database_url))
         self._hub = self._make_hub()
@@ -144,6 +146,7 @@ class Gateway:
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
         await self._database.open()
         await self.metrics.open()
+        self._broadcast = Broadcast()
         # At the same time, since each asks the database a dozen times.
         await asyncio.gather(self._auth.start(), self._log.listener.start(), self._subscriptions.start())
         self._runs.start()
@@ -163,6 +166,7 @@ class Gateway:
             await self._log.listener.stop()
             await self._auth.stop()
             await self.metrics.close()
+            self._broadcast.close()
             if self._upstream is not None:
                 await self._upstream.close()
             await self._database.close()
@@ -182,7 +186,7 @@ class Gateway:
         )
 
     def _make_flue(self) -> Flue:
-        return Flue(self.settings, self._database, self._limits, lambda: self._log.listens)
+        return Flue(self.settings, self._database, self._limits, self._broadcast, lambda: self._log.listens)
 
     def _make_log(self, addresses: Sequence[str]) -> Log:
         # The lambdas name parts that are made after the log.
@@ -209,6 +213,7 @@ class Gateway:
             heartbeat=settings.heartbeat,
             sweep_interval=lambda: settings.sweep_interval if log.listens else settings.poll_interval,
             trusted=lambda: log.listens,
+            broadcast=self._broadcast,
         )
 
     def _make_subscriptions(self) -> Subscriptions:

@@ -21,12 +21,14 @@ class Direct(Protocol):
     """A connection that can be written to without its handler: see `gateway.fanout.transport`.
 
     While it is writable nothing is buffered for it, and `send` goes straight to the socket: it returns how many bytes
-    it took, or raises OSError. `write` takes the rest, and buffers what the socket does not take.
+    it took, or raises OSError. `write` takes the rest, and buffers what the socket does not take. `fileno` is the
+    socket's descriptor, or -1 if it is lost.
     """
 
     follower: Follower | None
 
     def lost(self) -> bool: ...
+    def fileno(self) -> int: ...
     def send(self, data: bytes) -> int: ...
     def write(self, data: bytes) -> None: ...
     def writable(self) -> bool: ...
@@ -77,7 +79,7 @@ class Follower:
 
     def __exit__(self, *_: object) -> None:
         self._leave()  # it is still in the tail if it was cancelled while it waited
-        if self._direct is not None:
+        if self._direct is not None and self._direct.follower is self:
             self._direct.follower = None
         self._hub.deadlines.unschedule(self, self.slot)
         self._hub.unfollow(self.tail)
@@ -155,14 +157,14 @@ class Follower:
     def _park(self, direct: Direct | None) -> asyncio.Future[None]:
         """Joins the tail, which writes to `direct` from now on. The future is done when there is a reason to look."""
         if direct is not None:
-            self.tail.direct[self] = direct.send
+            self.tail.direct.join(self, direct)
         else:
             self.tail.waiting.add(self)
         self._parked = asyncio.get_running_loop().create_future()
         return self._parked
 
     def _leave(self) -> None:
-        if self.tail.direct.pop(self, None) is not None:
+        if self.tail.direct.leave(self):
             assert self.tail.position is not None
             self.position = self.tail.position  # everything up to here has been written to it
         else:

@@ -14,9 +14,10 @@ from contextlib import suppress
 from typing import Final
 
 from gateway.counting import SECONDS, Histogram
+from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.deadlines import TICK, Deadlines
 from gateway.fanout.shared import Read, SharedReads, shared
-from gateway.fanout.tail import Tail
+from gateway.fanout.tail import ONE_BY_ONE, Tail
 from gateway.outage import Outage
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, News, Page, after
@@ -46,7 +47,8 @@ class Hub:
 
     `trusted`: whether a stream's deletion elsewhere is heard of at once, so that newcomers may begin from memory.
     `now` gives seconds since 1970, for cursors; `clock` monotonic seconds, for everything that is measured. `heartbeat`
-    and `sweep_interval` are seconds. `offset` writes positions as the readers of this log know them.
+    and `sweep_interval` are seconds. `offset` writes positions as the readers of this log know them. `broadcast` sends
+    frames.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Hub:
         sweep_interval: Callable[[], float],
         trusted: Callable[[], bool] = lambda: True,
         offset: Callable[[int], bytes] = format_offset,
+        broadcast: Broadcast = ONE_BY_ONE,
     ) -> None:
         self.tails: dict[str, Tail] = {}
         self.read: Final = SharedReads(read)
@@ -79,6 +82,7 @@ class Hub:
         self._sweep_interval = sweep_interval
         self._trusted = trusted
         self._offset = offset
+        self._broadcast = broadcast
         self._cursor = cursor(now(), None, 0)  # of this tick
         self._tasks: set[asyncio.Task[None]] = set()
         self._keep_at: dict[Tail, float] = {}  # tails of streams with a TTL, and when each is to be touched next
@@ -100,7 +104,7 @@ class Hub:
         """The tail of a stream, kept until `unfollow`. Comes before the first read of the log (law 4)."""
         tail = self.tails.get(path)
         if tail is None:
-            tail = self.tails[path] = Tail(path, self._clock(), self._offset)
+            tail = self.tails[path] = Tail(path, self._clock(), self._offset, self._broadcast)
         tail.users += 1
         return tail
 

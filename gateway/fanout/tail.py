@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from gateway.fanout.broadcast import Broadcast, Crowd
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, Encoding, News, Page, Stream, after, join
 from gateway.protocol.offset import format_offset
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
 
 RING_BYTES: Final = 64 << 10  # of recent batches, for readers that are a little behind
 RING_BATCHES: Final = 128
+ONE_BY_ONE: Final = Broadcast()
 EARLY: Final = 32  # news that may wait for a read that is under way, each of at most RING_BYTES / EARLY bytes
-
-Send = Callable[[bytes], int]  # as socket.send: how much of it went, or OSError
 
 
 class Tail:
@@ -33,6 +33,7 @@ class Tail:
     """
 
     __slots__ = (
+        "broadcast",
         "closed",
         "cursor_floor",
         "direct",
@@ -55,8 +56,15 @@ class Tail:
         "wanted",
     )
 
-    def __init__(self, path: str, now: float, offset: Callable[[int], bytes] = format_offset) -> None:
+    def __init__(
+        self,
+        path: str,
+        now: float,
+        offset: Callable[[int], bytes] = format_offset,
+        broadcast: Broadcast = ONE_BY_ONE,
+    ) -> None:
         self.path = path
+        self.broadcast = broadcast
         self.offset = offset
         self.stream: Stream | None = None
         self.encoding: Encoding  # there as soon as `stream` is
@@ -71,7 +79,7 @@ class Tail:
         self.early: list[News] = []  # news that has come before the read that it goes on from
         self.ring: list[Batch] = []  # no deque: one takes 0.6 kB while it is empty
         self.ring_bytes = 0
-        self.direct: dict[Follower, Send] = {}
+        self.direct = Crowd()
         self.waiting: set[Follower] = set()
         self.users = 0
         self.cursor_floor = 0
@@ -99,15 +107,8 @@ class Tail:
                 follower.end()  # the frame that it was just sent says that the stream is closed
 
     def write(self, data: bytes) -> None:
-        """Sends the same bytes to everybody who stands at the tail. This loop is what a delivery costs."""
-        size = len(data)
-        for follower, send in tuple(self.direct.items()):
-            try:
-                sent = send(data)
-            except OSError:  # full or lost, which its transport deals with
-                sent = 0
-            if sent < size:
-                follower.spill(data[sent:])
+        """Sends the same bytes to everybody who stands at the tail."""
+        self.broadcast(self.direct, data)
 
     def remembered(self, position: int) -> Page | None:
         """A page of everything after `position`, from memory; None when the log has to be read.

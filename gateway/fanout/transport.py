@@ -20,6 +20,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.fanout.answers import Cycle, whole
+from gateway.fanout.broadcast import Crowd
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.fanout.parts import Event, Flow, Pipeline, in_kernel
 from gateway.protocol.errors import (
@@ -245,6 +246,9 @@ class DirectProtocol(HttpToolsProtocol):
         """Whether the client can no longer be reached."""
         return self.transport.is_closing()
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     def writable(self) -> bool:
         return not self.flow.write_paused
 
@@ -263,6 +267,7 @@ class DirectProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._socket.detach()  # from here on `send` fails, even if the number belongs to another connection by then
+        Crowd.lost += 1
         super().connection_lost(exc)
         if self.follower is not None:
             self.follower.end()

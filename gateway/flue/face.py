@@ -9,6 +9,7 @@ from typing import Final
 
 from fastapi import APIRouter
 
+from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub
 from gateway.flue import dialect
 from gateway.flue.listing import ListRuns, make_router
@@ -31,7 +32,14 @@ ECHO: Final = 0.02  # seconds after news until a look for events that were commi
 class Flue:
     """Flue's runs on one Machine: a hub of their own, over Flue's tables. `listens`: whether LISTEN works."""
 
-    def __init__(self, settings: Settings, database: Database, limits: Limits, listens: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        limits: Limits,
+        broadcast: Broadcast,
+        listens: Callable[[], bool],
+    ) -> None:
         shown = readable(settings.flue_workflows, gated=settings.auth != "none")
         self._settings = settings
         self._listens = listens
@@ -46,6 +54,7 @@ class Flue:
             heartbeat=settings.heartbeat,
             sweep_interval=self._sweep_interval,
             offset=dialect.offset_of,
+            broadcast=broadcast,
         )
         self.reading = Reading(self._source, self.hub, limits, time.time, dialect.FLUES)
         self._look: asyncio.TimerHandle | None = None

@@ -188,6 +188,11 @@ class Settings(BaseSettings):
     send_timeout: Seconds = Field(
         120.0, description="Seconds that a client may read nothing of what waits for it; then its connection is cut."
     )
+    io_uring: bool = Field(
+        True,
+        description="Whether a frame goes to many readers in one system call, where the system has io_uring and lets"
+        " this process use it.",
+    )
     keep_alive: Seconds = Field(75.0, description="Seconds that a connection may wait for its next request.")
     drain_timeout: float = Field(
         10.0,

@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from gateway.asgi import Message, Scope
 from gateway.auth.gate import let_in
+from gateway.fanout.broadcast import Broadcast, Crowd
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.fanout.hub import Hub
 from gateway.http.limits import Limits
@@ -118,6 +120,7 @@ class Connection:
     follower: Follower | None = None
     full: bool = False
     cut_off: bool = False
+    descriptor: int = -1
     status: int = 0
     headers: dict[bytes, bytes] = field(default_factory=dict)
     _chunks: bytearray = field(default_factory=bytearray)
@@ -155,6 +158,9 @@ class Connection:
 
     def lost(self) -> bool:
         return self.cut_off
+
+    def fileno(self) -> int:
+        return self.descriptor
 
     def writable(self) -> bool:
         return not self.full or self.cut_off
@@ -197,10 +203,40 @@ class Connection:
             self.received += message["body"]
 
 
+class Sockets:
+    """The open connections by descriptor, of which a new one gets the lowest that is free; and io_uring for them."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, Connection] = {}
+
+    def add(self, connection: Connection) -> None:
+        connection.descriptor = next(fd for fd in range(len(self._open) + 1) if fd not in self._open)
+        self._open[connection.descriptor] = connection
+
+    def lose(self, connection: Connection) -> None:
+        if self._open.pop(connection.descriptor, None) is not None:
+            connection.descriptor = -1
+            Crowd.lost += 1
+
+    def send(self, fds: array[int], data: bytes) -> dict[int, int]:
+        short = {}
+        for place, fd in enumerate(fds):
+            try:
+                sent = self._open[fd].send(data)
+            except (KeyError, OSError):
+                sent = 0
+            if sent < len(data):
+                short[place] = sent
+        return short
+
+    def close(self) -> None:
+        pass
+
+
 class Reader:
     """A client: reads in its mode until it is told that the run has ended, reconnecting as often as need be."""
 
-    def __init__(self, mode: str, routes: StreamRoutes, log: SimulatedLog) -> None:
+    def __init__(self, mode: str, routes: StreamRoutes, log: SimulatedLog, sockets: Sockets) -> None:
         self.mode = mode
         self.start: int | None = None  # position: somewhere in what there is when it comes
         self.given: list[int] = []
@@ -209,6 +245,7 @@ class Reader:
         self.connection: Connection | None = None
         self._routes = routes
         self._log = log
+        self._sockets = sockets
         self._asked: tuple[int, bool] = (0, False)  # the log's tail and whether it was closed, when it was asked
         self._task: asyncio.Task[None] | None = None
 
@@ -219,6 +256,8 @@ class Reader:
                 return
             self._task.result()
             self._task = None
+            assert self.connection is not None
+            self._sockets.lose(self.connection)
             self._take_in()
         if self.start is None:
             self.start = self._log.rng.choice((0, self._log.rng.randint(0, len(self._log.events))))
@@ -226,6 +265,7 @@ class Reader:
         if not self.ended:
             self._asked = (len(self._log.events), self._log.closed)
             self.connection = Connection(self._log.rng)
+            self._sockets.add(self.connection)
             self._task = asyncio.ensure_future(self._request(self.connection))
 
     async def _request(self, connection: Connection) -> None:
@@ -289,6 +329,7 @@ class Simulation:
         self.rng = random.Random(seed)
         self.time = 1000.0
         self.log = SimulatedLog(self.rng)
+        self.sockets = Sockets()
         self.hub = Hub(
             read=self.log.live,
             positions=self.log.positions,
@@ -297,10 +338,13 @@ class Simulation:
             clock=lambda: self.time,
             heartbeat=15,
             sweep_interval=lambda: 1,
+            broadcast=Broadcast(self.sockets, many=self.rng.choice((1, 2, 3, 100))),
         )
         routes = StreamRoutes(self.log, self.hub, Limits(1 << 20, 5, 20, pages=300), now=lambda: 0)  # type: ignore[arg-type]
-        modes = ("direct", "pull", "long-poll", "plain")
-        self.readers = [Reader(self.rng.choice(modes), routes, self.log) for _ in range(self.rng.randint(1, 6))]
+        modes = self.rng.choice((("direct",), ("direct", "pull", "long-poll", "plain")))
+        self.readers = [
+            Reader(self.rng.choice(modes), routes, self.log, self.sockets) for _ in range(self.rng.randint(1, 6))
+        ]
         self._sweeps: set[asyncio.Task[None]] = set()
 
     async def run(self, steps: int) -> None:
@@ -380,6 +424,7 @@ class Simulation:
     def _cut(self) -> None:
         if (connection := self._connection()) is not None and not connection.cut_off:
             connection.cut(self.rng)
+            self.sockets.lose(connection)
 
     def _sweep(self) -> None:
         task = asyncio.ensure_future(self._swept())

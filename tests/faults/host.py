@@ -10,13 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
 
-def unless_ci(reason: str) -> None:
+def unless_ci(reason: str) -> NoReturn:
     """Skips the test; but CI is to have all that there is."""
     assert "CI" not in os.environ, f"CI has to be able to do this: {reason}"
     pytest.skip(reason)
