@@ -22,7 +22,7 @@ from gateway.auth.jwt import Jwts, KeySource, Secret
 from gateway.auth.principal import Principal
 from gateway.protocol.errors import ProtocolError
 from tests.auth.issuer import AUDIENCE, ISSUER, Issuer, issuing, right
-from tests.http.servers import client_of, serving
+from tests.servers import client_of, serving
 
 SECRET = "a secret of at least thirty-two bytes"
 

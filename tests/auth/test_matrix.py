@@ -20,7 +20,7 @@ from gateway.auth.rules import BELOW_A_RUN, ROUTES, STREAM, STREAMS, Need, need_
 from gateway.protocol.run_path import Part
 from gateway.settings import load
 from tests.auth.people import as_jwt, as_key
-from tests.http.servers import Client, Running
+from tests.servers import Client, Running
 
 JSON = {"content-type": "application/json"}
 ALL = as_key("all")

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from tests.auth.people import as_key
-from tests.http.servers import Client
+from tests.servers import Client
 
 JSON = {"content-type": "application/json"}
 OURS, THEIRS, PLAIN = as_key("all@acme"), as_key("all@globex"), as_key("all")

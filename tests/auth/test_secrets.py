@@ -21,8 +21,8 @@ from gateway.settings import Settings, load
 from gateway.subscriptions.signing import Keys as SigningKeys
 from tests.auth.people import as_jwt, as_key, secret, settings
 from tests.databases import Postgres
-from tests.http.servers import client_of, serving
 from tests.machines import Machine
+from tests.servers import client_of, serving
 
 PASSWORD, TOKEN_SECRET = "the-databases-own-password", "the-secret-that-signs-tokens-of-runs"
 JSON = {"content-type": "application/json"}

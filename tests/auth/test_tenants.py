@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from tests.auth.people import as_key
-from tests.http.servers import Client
+from tests.servers import Client
 from tests.subscriptions.tools import Receiver, eventually
 
 JSON = {"content-type": "application/json"}

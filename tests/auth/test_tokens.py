@@ -18,7 +18,7 @@ from gateway.log.database import Database
 from tests.auth.people import as_jwt, as_key, settings
 from tests.cli.commands import command
 from tests.databases import Postgres
-from tests.http.servers import Client, client_of, following, payloads, serving
+from tests.servers import Client, client_of, following, payloads, serving
 
 JSON = {"content-type": "application/json"}
 ALL, WRITER, CONTROLLER = as_key("all"), as_key("writer"), as_key("controller")

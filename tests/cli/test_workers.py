@@ -8,8 +8,8 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import httpx
@@ -21,7 +21,7 @@ from gateway.cli.stop import Stop
 from gateway.cli.supervisor import supervise
 from gateway.settings import load
 from tests.cli.commands import end, refuses, running
-from tests.cli.workers import alive, children, stopped, until, worker_of, workers
+from tests.cli.workers import alive, children, connections_to_each, gateway, stopped, until, worker_of, workers
 from tests.machines import Machine
 from tests.traffic import MODES, Reader, Writer, under_way
 
@@ -30,32 +30,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 PATH = "/runs/run-1"
 PATIENCE = 60
 JSON = {"content-type": "application/json"}
-
-
-@asynccontextmanager
-async def gateway(database_url: str, count: int = 2, **env: str) -> AsyncIterator[Machine]:
-    async with Machine.start(database_url, env={"GATEWAY_WORKERS": str(count), **env}) as machine:
-        pids = workers(machine)
-        try:
-            async with asyncio.timeout(PATIENCE):
-                yield machine
-        finally:
-            pids += workers(machine)
-            await machine.end()
-            for pid in pids:  # what a test has stopped with SIGSTOP would stay for ever
-                if alive(pid):
-                    os.kill(pid, signal.SIGKILL)
-
-
-@asynccontextmanager
-async def connections_to_each(machine: Machine) -> AsyncIterator[dict[int, httpx.AsyncClient]]:
-    """A client with one connection, kept alive, to each worker."""
-    async with AsyncExitStack() as stack:
-        clients: dict[int, httpx.AsyncClient] = {}
-        while set(clients) != set(workers(machine)):
-            client = await stack.enter_async_context(httpx.AsyncClient(base_url=machine.url, timeout=30))
-            clients[worker_of(machine, await client.get("/health"))] = client
-        yield clients
 
 
 async def test_it_says_once_that_it_listens_when_every_worker_does(database_url: str) -> None:

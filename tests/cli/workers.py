@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -82,3 +84,29 @@ def _parent(pid: int) -> int | None:
 def _stat(pid: int) -> list[str]:
     # After the name, which may hold spaces and brackets.
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+@asynccontextmanager
+async def gateway(database_url: str, count: int = 2, **env: str) -> AsyncIterator[Machine]:
+    async with Machine.start(database_url, env={"GATEWAY_WORKERS": str(count), **env}) as machine:
+        pids = workers(machine)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                yield machine
+        finally:
+            pids += workers(machine)
+            await machine.end()
+            for pid in pids:  # what a test has stopped with SIGSTOP would stay for ever
+                if alive(pid):
+                    os.kill(pid, signal.SIGKILL)
+
+
+@asynccontextmanager
+async def connections_to_each(machine: Machine) -> AsyncIterator[dict[int, httpx.AsyncClient]]:
+    """A client with one connection, kept alive, to each worker."""
+    async with AsyncExitStack() as stack:
+        clients: dict[int, httpx.AsyncClient] = {}
+        while set(clients) != set(workers(machine)):
+            client = await stack.enter_async_context(httpx.AsyncClient(base_url=machine.url, timeout=30))
+            clients[worker_of(machine, await client.get("/health"))] = client
+        yield clients

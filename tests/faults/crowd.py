@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from tests.http.servers import body_of
+from tests.servers import body_of
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.http.servers import Running, serving
+from tests.servers import Running, serving
 from tests.traffic import MODES, Reader, Writer
 
 PATH = "/runs/run-1"

@@ -15,7 +15,7 @@ from gateway.log.reader import Reader
 from gateway.protocol.errors import StreamNotFound, TooManyReads
 from tests.faults.crowd import Stream, follow
 from tests.faults.scene import PATH, gateway
-from tests.faults.test_rows import holding
+from tests.log.rig import holding
 
 PATIENCE = 60
 JSON = {"content-type": "application/json"}

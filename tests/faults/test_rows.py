@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from gateway.protocol import errors
-from tests.log.rig import connected, opened
+from tests.log.rig import connected, holding, opened
 
 HELD = [f"held-{number}" for number in range(8)]  # more than there are lanes, or connections
 OTHERS = [f"other-{number}" for number in range(8)]
-
-
-@asynccontextmanager
-async def holding(url: str, *paths: str) -> AsyncIterator[None]:
-    """An open transaction in front of these streams' rows, which does nothing else."""
-    async with connected(url) as idle, idle.transaction():
-        await idle.execute("SELECT FROM run_gateway.streams WHERE path = ANY ($1) FOR UPDATE", paths)
-        yield
 
 
 async def test_appends_to_held_streams_are_refused_in_time_and_their_neighbours_go_on(database_url: str) -> None:

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests.databases import Postgres
 from tests.flue.app import App
-from tests.http.servers import PROTOCOLS, Running, serving
+from tests.servers import PROTOCOLS, Running, serving
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.databases import Postgres
 from tests.flue.app import App, event
-from tests.http.servers import serving
+from tests.servers import serving
 
 SECRET = "0123456789abcdef0123456789abcdef"
 MAKER = SECRET[4:] + SECRET[:4]

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from tests.databases import Postgres
+from tests.event_source import read
 from tests.flue.app import App, event, recording
-from tests.http.servers import Running, body_of, serving
-from tests.protocol.event_source import read
+from tests.servers import Running, body_of, serving
 
 
 def offset(last: int) -> str:

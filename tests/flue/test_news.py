@@ -14,10 +14,10 @@ from gateway.flue import schema
 from gateway.log.listener import parse_news
 from gateway.protocol.batch import News
 from tests.databases import Postgres
+from tests.event_source import read
 from tests.flue.app import App, event
-from tests.http.servers import Running, body_of, serving, until
 from tests.log.rig import until_blocked
-from tests.protocol.event_source import read
+from tests.servers import Running, body_of, serving, until
 
 NEVER = 3600.0  # seconds between looks of the sweep: what arrives has been told
 

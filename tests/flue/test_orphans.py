@@ -13,7 +13,7 @@ import pytest
 
 from tests.databases import Postgres
 from tests.flue.app import App, event, stringify
-from tests.http.servers import serving
+from tests.servers import serving
 
 RECORD = {
     "runId": "r", "workflowName": "ticker", "startedAt": "2026-11-23T01:49:29.448Z", "input": {"n": 3},

@@ -10,7 +10,7 @@ import pytest
 
 from tests.flue.app import App
 from tests.flue.transcripts import Answer, parse, transcripts
-from tests.http.servers import Running
+from tests.servers import Running
 
 TRANSCRIPTS: Final = {transcript.name: transcript for transcript in transcripts()}
 

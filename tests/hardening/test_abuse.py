@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.databases import Postgres
-from tests.http.servers import Running, body_of, serving, until
+from tests.servers import Running, body_of, serving, until
 
 RUN = b"/runs/target"
 SSE = RUN + b"?offset=-1&live=sse"

@@ -14,7 +14,7 @@ import pytest_asyncio
 from gateway.http.cors import Cors
 from gateway.settings import BadSetting, load
 from tests.databases import Postgres
-from tests.http.servers import PROTOCOLS, Running, serving
+from tests.servers import PROTOCOLS, Running, serving
 
 APP, ADMIN, EVIL = "https://app.example", "https://admin.example:8443", "https://evil.example"
 POLICIES: dict[str, dict[str, Any]] = {

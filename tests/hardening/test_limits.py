@@ -13,7 +13,7 @@ import pytest
 
 from gateway.limits.rates import MOST, Rate
 from gateway.limits.shares import Share
-from tests.http.servers import Client, client_of, following, serving
+from tests.servers import Client, client_of, following, serving
 
 JSON = {"content-type": "application/json"}
 KEYS = " ".join(f"{name}:read,write:{name[-1] * 40}" for name in ("ada", "bob"))

@@ -14,7 +14,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import status_code_conformance
 
 from tests.databases import Postgres
-from tests.http.servers import Running, serving
+from tests.servers import Running, serving
 
 EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "8"))  # of each operation; more by hand
 

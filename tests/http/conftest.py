@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests.databases import Postgres
-from tests.http.servers import PROTOCOLS, Client, Running, client_of, serving
+from tests.servers import PROTOCOLS, Client, Running, client_of, serving
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")

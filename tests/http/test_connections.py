@@ -11,8 +11,8 @@ import socket
 import pytest
 
 from gateway.fanout.transport import DirectProtocol
-from tests.http.servers import Client, Running, body_of, serving, until
-from tests.http.test_writing import JSON
+from tests.http.answers import JSON
+from tests.servers import Client, Running, body_of, serving, until
 
 TIMEOUT = 15
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.http.servers import Client, Running
+from tests.servers import Client, Running
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/ready", "/openapi.json", "/docs", "/nothing"])

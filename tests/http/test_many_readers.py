@@ -9,10 +9,10 @@ import random
 import httpx
 import pytest
 
+from tests.event_source import read
 from tests.faults.host import unless_ci
-from tests.http.servers import Running, body_of, serving, until
-from tests.http.test_writing import JSON
-from tests.protocol.event_source import read
+from tests.http.answers import JSON
+from tests.servers import Running, body_of, serving, until
 
 READERS = 30  # of each run, of which FEWER are cut off at every turn
 FEWER = 5

@@ -26,8 +26,8 @@ from gateway.protocol.errors import ProtocolError
 from gateway.protocol.read import Live, parse_read
 from gateway.runs.queries import parse_list
 from gateway.settings import load
-from tests.http.servers import Client
 from tests.refusals import refusals
+from tests.servers import Client
 
 ROUTES = ("/v1/stream/{path}", "/runs/{id}")
 METHODS = set(operations.OPERATIONS)

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from tests.http.servers import Client, Running, client_of, until
-from tests.http.test_writing import JSON, START, at, refusal
+from tests.http.answers import JSON, START, at, refusal
+from tests.servers import Client, Running, client_of, until
 
 TEXT = {"Content-Type": "text/plain; charset=latin-1"}
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.databases import Postgres
-from tests.http.servers import Client, Running, client_of, fail_later_pages, following, last_control, payloads, serving
-from tests.http.test_writing import JSON, at, content, refusal
+from tests.http.answers import JSON, at, content, refusal
+from tests.servers import Client, Running, client_of, fail_later_pages, following, last_control, payloads, serving
 
 SECRET = 'relation "run_gateway.streams" does not exist: SELECT * FROM run_gateway.streams; /srv/gateway/log/writer.py'
 

@@ -9,7 +9,10 @@ from base64 import b64decode
 import pytest
 
 from gateway.protocol.errors import Unavailable
-from tests.http.servers import (
+from tests.event_source import Reading
+from tests.http.answers import JSON, at, refusal
+from tests.log.rig import connected
+from tests.servers import (
     Client,
     Running,
     body_of,
@@ -21,9 +24,6 @@ from tests.http.servers import (
     serving,
     until,
 )
-from tests.http.test_writing import JSON, at, refusal
-from tests.log.rig import connected
-from tests.protocol.event_source import Reading
 
 
 def without_cursors(stream: bytes) -> bytes:

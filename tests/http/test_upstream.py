@@ -19,8 +19,8 @@ import uvicorn
 from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.http.upstream import forwarded, returned
 from tests.databases import Postgres
-from tests.http.servers import Running, body_of, serving, until
 from tests.machines import free_port
+from tests.servers import Running, body_of, serving, until
 
 LARGE = 14 << 20
 

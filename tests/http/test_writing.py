@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-import httpx
 import pytest
 
-from tests.http.servers import Client, Running
-
-JSON = {"Content-Type": "application/json"}
-START = "0000000000000000_0000000000000000"
-
-
-def at(position: int) -> str:
-    return f"0000000000000000_{position:016}"
+from tests.http.answers import JSON, START, at, content, refusal
+from tests.servers import Client, Running
 
 
 def producer(epoch: int | str, seq: int | str, id: str = "p") -> dict[str, str]:
     return JSON | {"Producer-Id": id, "Producer-Epoch": str(epoch), "Producer-Seq": str(seq)}
-
-
-def refusal(response: httpx.Response) -> tuple[int, str]:
-    """Status and type, once the body has been seen to have the one shape of refusals."""
-    body = response.json()
-    assert set(body) == {"error"}
-    assert set(body["error"]) == {"type", "message", "details"}
-    assert response.headers["content-type"] == "application/json"
-    assert response.headers["cache-control"] == "no-store"
-    return response.status_code, body["error"]["type"]
-
-
-async def content(client: Client, path: str) -> Any:
-    return (await client("GET", path)).json()
 
 
 # PUT

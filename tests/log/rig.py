@@ -133,3 +133,11 @@ async def until_blocked(connection: asyncpg.Connection[asyncpg.Record], count: i
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         ):
             await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def holding(url: str, *paths: str) -> AsyncIterator[None]:
+    """An open transaction in front of these streams' rows, which does nothing else."""
+    async with connected(url) as idle, idle.transaction():
+        await idle.execute("SELECT FROM run_gateway.streams WHERE path = ANY ($1) FOR UPDATE", paths)
+        yield

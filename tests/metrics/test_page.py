@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.http.servers import Client, Running, client_of, following, last_control, serving, until
+from tests.servers import Client, Running, client_of, following, last_control, serving, until
 
 JSON = {"content-type": "application/json"}
 

@@ -14,8 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics.collector import merge, render
 from gateway.metrics.siblings import Siblings
-from tests.cli.test_workers import connections_to_each, gateway
-from tests.cli.workers import alive, until, workers
+from tests.cli.workers import alive, connections_to_each, gateway, until, workers
 
 JSON = {"content-type": "application/json"}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, Encoding, join
 from gateway.protocol.offset import format_offset, parse_position
-from tests.protocol.event_source import read
+from tests.event_source import read
 
 TEXTS = st.text(
     st.sampled_from("\r\n :\0ab") | st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff"), min_size=1

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from gateway.log.database import Database
 from tests.databases import Postgres
-from tests.http.servers import Client, Running, client_of, serving
+from tests.servers import Client, Running, client_of, serving
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")

@@ -6,9 +6,9 @@ import asyncio
 
 from gateway.log.database import Database
 from gateway.runs.store import Store
-from tests.http.servers import Client, following, last_control, payloads
 from tests.log.rig import connected, opened, until_blocked
 from tests.runs.tools import CLOSED, JSON, append, at, events, make, meta, producer, refusal, value
+from tests.servers import Client, following, last_control, payloads
 
 CANCEL = "run-cancel-requested"
 

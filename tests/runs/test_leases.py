@@ -14,7 +14,6 @@ from gateway.log.database import Database
 from gateway.protocol import errors
 from gateway.protocol.append import AppendRequest, Producer
 from gateway.runs.store import Store
-from tests.http.servers import Client, following, last_control, payloads
 from tests.log.rig import JSON as JSON_TYPE
 from tests.log.rig import Log, connected, opened
 from tests.runs.tools import (
@@ -32,6 +31,7 @@ from tests.runs.tools import (
     refusal,
     value,
 )
+from tests.servers import Client, following, last_control, payloads
 
 LEASE = (
     "SELECT {} FROM run_gateway.streams s LEFT JOIN run_gateway.leases l ON l.stream = s.id"

@@ -10,8 +10,8 @@ import pytest
 
 from gateway.log.database import Database
 from gateway.runs.ids import CHANCE_BYTES, run_id
-from tests.http.servers import Client, Running
 from tests.runs.tools import CLOSED, JSON, append, at, events, make, meta, refusal, value
+from tests.servers import Client, Running
 
 
 def test_ids_are_ulids_which_sort_by_time() -> None:

@@ -11,9 +11,9 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from tests.http.servers import Client, following, last_control, payloads
 from tests.log.rig import connected, until_blocked
 from tests.runs.tools import CLOSED, append, at, events, make, meta, refusal
+from tests.servers import Client, following, last_control, payloads
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from gateway.log.database import Database
-from tests.http.servers import Client
+from tests.servers import Client
 
 JSON = {"Content-Type": "application/json"}
 CLOSED = {"Stream-Closed": "true"}

@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gateway.tracing.spans import Traced
-from tests.http.servers import Client, client_of, following, last_control, serving, until
 from tests.machines import Machine
+from tests.servers import Client, client_of, following, last_control, serving, until
 
 JSON = {"content-type": "application/json"}
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

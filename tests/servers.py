@@ -27,7 +27,7 @@ from gateway.protocol.batch import Page
 from gateway.protocol.run_path import part_of
 from gateway.protocol.stream_path import stream_path_of
 from gateway.settings import Settings
-from tests.protocol.event_source import Reading, read
+from tests.event_source import Reading, read
 
 PROTOCOLS: dict[str, Callable[[Settings], Any]] = {
     "direct": lambda settings: connections(
