@@ -17,6 +17,7 @@ from gateway.descriptors import room_for
 from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub, Published
 from gateway.flue.face import Flue
+from gateway.http.bodies import Bodies
 from gateway.http.cors import Cors
 from gateway.http.docs import docs_router
 from gateway.http.entry import Entry, render_refusals
@@ -183,6 +184,7 @@ class Gateway:
             max_event=settings.max_event,
             readers=LiveReaders(room_for(settings.max_readers)),
             streams=self._quotas.streams,
+            bodies=Bodies(settings.max_pending),
         )
 
     def _make_flue(self) -> Flue:
@@ -221,6 +223,7 @@ class Gateway:
             self._database,
             base_url=lambda: self.settings.public_url or self.address,
             allow_local_webhooks=self.settings.local_webhooks,
+            bodies=self._limits.bodies,
         )
 
     def _make_runs(self) -> Runs:
@@ -230,6 +233,7 @@ class Gateway:
             self._streams,
             self._auth.token_for,
             machine=self.machine,
+            bodies=self._limits.bodies,
             public_url=self.settings.public_url,
             on_commit=self._committed,
             others=self._flue,

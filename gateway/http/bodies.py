@@ -1,26 +1,57 @@
-"""A request's body, whole and within its limit."""
+"""Requests' bodies: each whole and within its limit, and all that are arriving within one of their own."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.asgi import Receive, Scope
-from gateway.protocol.errors import BodyTooLarge, InvalidRequest
+from gateway.protocol.errors import BodyTooLarge, InvalidRequest, TooManyPending
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """At most `limit` bytes. Raises BodyTooLarge, or InvalidRequest when the request was cut off."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and int(value) > limit:
+class Bodies:
+    """The bodies that are arriving at one worker: together at most `most` bytes, besides what came of each at once.
+
+    Otherwise whoever begins large bodies and does not end them has the worker hold one for each connection. One that is
+    alone is taken in any case.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.held = 0
+        self._most: Final = most
+
+    async def read(self, scope: Scope, receive: Receive, limit: int) -> bytes:
+        """At most `limit` bytes. Raises BodyTooLarge, TooManyPending, or InvalidRequest for half a body."""
+        for name, value in scope["headers"]:
+            if name == b"content-length" and int(value) > limit:
+                raise BodyTooLarge(f"At most {limit} bytes.")
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body", False):
+            body = await self._rest(body, receive, limit)
+        elif message["type"] == "http.disconnect":
+            raise _cut_off()
+        if len(body) > limit:
             raise BodyTooLarge(f"At most {limit} bytes.")
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message.get("more_body", False):
-        parts = bytearray(body)
-        while message.get("more_body", False) and len(parts) <= limit:
-            message = await receive()
-            parts += message.get("body", b"")
-        body = bytes(parts)
-    if message["type"] == "http.disconnect":
-        raise InvalidRequest("The request was cut off.")  # half a body is no body: nothing is appended
-    if len(body) > limit:
-        raise BodyTooLarge(f"At most {limit} bytes.")
-    return body
+        return body
+
+    async def _rest(self, begun: bytes, receive: Receive, limit: int) -> bytes:
+        parts, held = bytearray(begun), 0
+        try:
+            more = True
+            while more and len(parts) <= limit:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _cut_off()
+                piece, more = message.get("body", b""), message.get("more_body", False)
+                self.held += len(piece)
+                held += len(piece)
+                if self.held > self._most and self.held > held:
+                    raise TooManyPending(f"At most {self._most} bytes of bodies may be arriving.")
+                parts += piece
+            return bytes(parts)
+        finally:
+            self.held -= held
+
+
+def _cut_off() -> InvalidRequest:
+    return InvalidRequest("The request was cut off.")  # half a body is no body: nothing is appended

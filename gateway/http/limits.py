@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.counting import Inside
+from gateway.http.bodies import Bodies
 from gateway.limits.shares import Share
 from gateway.protocol.errors import BatchTooLarge, EventTooLarge
 
@@ -30,7 +31,7 @@ class Limits:
     """Timeouts are in seconds, sizes in bytes; None is no limit.
 
     `pages`: of the log, kept in memory for those who read a long run at the same time. `readers`: all live readers.
-    `streams`: the live readers of each credential.
+    `streams`: the live readers of each credential. `bodies`: those that are arriving.
     """
 
     max_body: int
@@ -41,6 +42,7 @@ class Limits:
     max_event: int | None = None
     readers: LiveReaders = field(default_factory=lambda: LiveReaders(10_000))
     streams: Share | None = None
+    bodies: Bodies = field(default_factory=lambda: Bodies(64 << 20))
 
     def check(self, events: Sequence[bytes]) -> None:
         """Whether one request may append these. Raises BatchTooLarge, EventTooLarge."""

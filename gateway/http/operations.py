@@ -142,7 +142,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         (errors.InvalidJson, errors.ForkOffsetBeyondTail, errors.ForkSubOffsetBeyondData, errors.SourceNotFound,
          errors.StreamExists, errors.PathBlocked, errors.SourceGone, errors.ContentTypeMismatch, errors.BodyTooLarge,
          errors.BatchTooLarge, errors.EventTooLarge, limit_errors.TooManyCreates, limit_errors.TooManyRuns,
-         errors.NotWritable, errors.StreamHeld),
+         errors.TooManyPending, errors.NotWritable, errors.StreamHeld),
         "The first events, as in an append; a JSON stream also takes an empty array, for none.",
     ),
     "post": Operation(
@@ -218,8 +218,8 @@ BELOW_A_RUN: Final[dict[str, tuple[str, dict[str, Operation]]]] = {  # by route:
             "Appends a `cancel` event to the run's control stream, and tells the producer with each answer. Repeated "
             "it succeeds and appends nothing.",
             (), {202: Answer("It has been asked.")},
-            (errors.RunNotFound, errors.StreamGone, errors.RunEnded, errors.BodyTooLarge, errors.NotWritable,
-             errors.StreamHeld), _REASON),
+            (errors.RunNotFound, errors.StreamGone, errors.RunEnded, errors.BodyTooLarge, errors.TooManyPending,
+             errors.NotWritable, errors.StreamHeld), _REASON),
         "options": OPERATIONS["options"]}),
     "/runs/{id}/token": ("token", {
         "post": Operation(
@@ -227,7 +227,8 @@ BELOW_A_RUN: Final[dict[str, tuple[str, dict[str, Operation]]]] = {  # by route:
             "With AUTH on: a capability for this run alone, to be handed to a browser as `?token=` or as Bearer token. "
             "It cannot be taken back before it expires.",
             (), {201: Answer("The token, and when it expires in Unix seconds.", (), ("application/json",))},
-            (errors.RunNotFound, errors.RouteNotFound, errors.StreamGone, errors.BodyTooLarge),
+            (errors.RunNotFound, errors.RouteNotFound, errors.StreamGone, errors.BodyTooLarge,
+             errors.TooManyPending),
             "A JSON object that may have `control` (true: it may cancel the run too) and `ttl` (seconds); or nothing."),
         "options": OPERATIONS["options"]}),
     "/runs/{id}/heartbeat": ("heartbeat", {

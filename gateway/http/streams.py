@@ -15,7 +15,6 @@ from gateway.auth.principal import Principal
 from gateway.fanout.hub import Hub
 from gateway.http import reading, responses
 from gateway.http.address import base_url
-from gateway.http.bodies import read_body
 from gateway.http.limits import Limits
 from gateway.http.post import Post
 from gateway.http.reading import Reading
@@ -88,7 +87,7 @@ class StreamRoutes:
         raise MethodNotAllowed(None, [(b"allow", b"GET, HEAD, PUT, POST, DELETE, OPTIONS")])
 
     async def _append(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(scope, receive, self._limits.max_body)
+        body = await self._limits.bodies.read(scope, receive, self._limits.max_body)
         try:
             request = _parse_post(path, scope["headers"], body)
         except InvalidJson:
@@ -123,7 +122,7 @@ class StreamRoutes:
             raise ContentTypeMismatch(f"The request's is {JSON_TYPE}; HEAD tells the stream's.")
 
     async def _create(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(scope, receive, self._limits.max_body)
+        body = await self._limits.bodies.read(scope, receive, self._limits.max_body)
         request = parse_create(path, scope["headers"], body)
         if self._bounded:
             self._limits.check(request.events(request.content_type or DEFAULT_TYPE))

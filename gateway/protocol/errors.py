@@ -259,14 +259,14 @@ class TooManyConnections(ProtocolError):
 
 
 class TooManyPending(ProtocolError):
-    """More appends are waiting for the database than the limit allows."""
+    """More appends are arriving, or waiting for the database, than the limit allows."""
 
     status = 429
     type = "too_many_pending"
 
 
 class Unavailable(ProtocolError):
-    """The log cannot be reached; the outcome of a write is unknown: retry with the same producer headers."""
+    """The log cannot be reached: try again, a write with the same producer headers, since its outcome is unknown."""
 
     status = 503
     type = "unavailable"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from gateway.fanout.hub import Hub
+from gateway.http.bodies import Bodies
 from gateway.http.routes import Routes
 from gateway.log.database import Database
 from gateway.protocol.batch import News
@@ -35,6 +36,7 @@ class Runs:
         sign: Sign,
         *,
         machine: str,
+        bodies: Bodies,
         public_url: str | None,
         on_commit: Callable[[News], None],
         others: Others | None = None,
@@ -42,9 +44,10 @@ class Runs:
         self._hub = hub
         self._others = others
         self._store = Store(database, machine=machine)
-        self.streams = RunStreams(streams, self._store, Tokens(sign, self._store, others), hub, on_commit)
+        tokens = Tokens(sign, self._store, bodies, others)
+        self.streams = RunStreams(streams, self._store, tokens, hub, bodies, on_commit)
         self.leases = LeaseWatch(self._store.end_lost, on_commit)
-        self._routes = RunRoutes(self._store, sign, public_url, others)
+        self._routes = RunRoutes(self._store, sign, bodies, public_url, others)
         self.list = self._routes.list
 
     def start(self) -> None:

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from gateway.auth.errors import WrongStream
 from gateway.auth.gate import principal_of
 from gateway.http.address import base_url
-from gateway.http.bodies import read_body
+from gateway.http.bodies import Bodies
 from gateway.protocol.errors import RunExists
 from gateway.protocol.offset import START, format_offset
 from gateway.protocol.record import STATUSES
@@ -62,9 +62,12 @@ class RunRoutes:
     `others`: runs that stand beside those of the default tenant, and whose ids are taken.
     """
 
-    def __init__(self, store: Store, sign: Sign, public_url: str | None, others: Others | None = None) -> None:
+    def __init__(
+        self, store: Store, sign: Sign, bodies: Bodies, public_url: str | None, others: Others | None = None
+    ) -> None:
         self._store = store
         self._sign = sign
+        self._bodies = bodies
         self._public_url = public_url
         self._others = others
 
@@ -72,7 +75,7 @@ class RunRoutes:
         """Makes a run and answers with its coordinates, which are all that a reader needs. The same request, repeated,
         gets the same answer.
         """
-        asked = parse_create(await read_body(request.scope, request.receive, MAX_BODY))
+        asked = parse_create(await self._bodies.read(request.scope, request.receive, MAX_BODY))
         id = asked.id or run_id(time.time(), secrets.token_bytes(CHANCE_BYTES))
         principal = principal_of(request.scope)
         if not principal.reaches(f"runs/{id}"):
@@ -113,7 +116,7 @@ def make_router(routes: RunRoutes, *, beside_others: bool) -> APIRouter:
             400: _refusal("`invalid_request`"),
             409: _refusal("`run_exists`: with another body. `path_blocked`: deleted, and forks still need it."),
             413: _refusal("`body_too_large`"),
-            429: _refusal("`too_many_creates`, `too_many_runs`, `too_many_requests`"),
+            429: _refusal("`too_many_creates`, `too_many_runs`, `too_many_requests`, `too_many_pending`"),
             503: _refusal("`unavailable`"),
         },
     )

@@ -10,7 +10,7 @@ from gateway.auth.gate import principal_of
 from gateway.fanout.follower import Follower, Signal
 from gateway.fanout.hub import Hub
 from gateway.http import responses
-from gateway.http.bodies import read_body
+from gateway.http.bodies import Bodies
 from gateway.http.reading import Hangup
 from gateway.http.routes import Routes
 from gateway.protocol.batch import Batch, News
@@ -39,12 +39,13 @@ class RunStreams:
     """The stream routes, with what a run adds to them. `on_commit` hears of what was written here."""
 
     def __init__(
-        self, streams: Routes, store: Store, tokens: Below, hub: Hub, on_commit: Callable[[News], None]
+        self, streams: Routes, store: Store, tokens: Below, hub: Hub, bodies: Bodies, on_commit: Callable[[News], None]
     ) -> None:
         self._streams = streams
         self._store = store
         self._tokens = tokens
         self._hub = hub
+        self._bodies = bodies
         self._on_commit = on_commit
 
     def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -98,7 +99,7 @@ class RunStreams:
         await self._streams(path, scope, receive, send)
 
     async def _cancel(self, run: str, scope: Scope, receive: Receive, send: Send) -> None:
-        reason = parse_cancel(await read_body(scope, receive, MAX_BODY))
+        reason = parse_cancel(await self._bodies.read(scope, receive, MAX_BODY))
         news = await self._store.cancel(run, reason)
         if news is not None:
             self._on_commit(news)

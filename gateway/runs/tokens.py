@@ -12,7 +12,7 @@ from gateway.auth.errors import ScopeMissing
 from gateway.auth.gate import principal_of
 from gateway.auth.principal import Principal
 from gateway.http import responses
-from gateway.http.bodies import read_body
+from gateway.http.bodies import Bodies
 from gateway.protocol.errors import RouteNotFound, RunNotFound
 from gateway.protocol.headers import NO_STORE
 from gateway.protocol.tenants import tenant_of, without
@@ -44,14 +44,15 @@ class Sign(Protocol):
 class Tokens:
     """The handler. `others`: another system's runs, which are served beside those of the default tenant."""
 
-    def __init__(self, sign: Sign, store: Store, others: Others | None = None) -> None:
+    def __init__(self, sign: Sign, store: Store, bodies: Bodies, others: Others | None = None) -> None:
         self._sign = sign
+        self._bodies = bodies
         self._store = store
         self._others = others
 
     async def __call__(self, run: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers with a token for the run at this stored path. Raises RunNotFound and its like."""
-        asked = parse(TokenRequest, await read_body(scope, receive, MAX_BODY))
+        asked = parse(TokenRequest, await self._bodies.read(scope, receive, MAX_BODY))
         if "read" not in principal_of(scope).scopes:
             raise ScopeMissing("read")  # otherwise a credential for writing could read everything by a token
         await self._find(run)

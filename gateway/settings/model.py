@@ -223,7 +223,7 @@ class Settings(BaseSettings):
         64 * MIB,
         ge=1,
         le=64 * 1024 * MIB,
-        description="Bytes of appends that may wait for the database; beyond that, appends are answered 429.",
+        description="Bytes of appends that may wait for the database, and as many that may be arriving; then 429.",
     )
     max_head: int = Field(32 * KIB, ge=KIB, le=MIB, description="Bytes that the request line and headers may have.")
     max_body: int = Field(10 * MIB, ge=1, le=1024 * MIB, description="Bytes that the body of one request may have.")

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter
 
+from gateway.http.bodies import Bodies
 from gateway.log.database import Database
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import without
@@ -38,10 +39,12 @@ class Subscriptions:
         *,
         base_url: Callable[[], str] | str,
         allow_local_webhooks: bool = True,
+        bodies: Bodies | None = None,
         scan_interval: float = 1.0,
     ) -> None:
         self._base_url = base_url
         self._allow_local = allow_local_webhooks
+        self._bodies = bodies or Bodies(1 << 20)
         self._scan_interval = scan_interval
         self._store = Store(database)
         self._watch = Watch()
@@ -86,6 +89,7 @@ class Subscriptions:
             ring=self._ring,
             address=self._address,
             allow_local_webhooks=self._allow_local,
+            bodies=self._bodies,
         )
         return make_router(handlers)
 

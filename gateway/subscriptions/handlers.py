@@ -16,6 +16,7 @@ from fastapi.responses import Response
 
 from gateway.auth.gate import principal_of
 from gateway.auth.principal import NOBODY
+from gateway.http.bodies import Bodies
 from gateway.protocol.record import instant
 from gateway.protocol.tenants import tenant_of, within, without
 from gateway.subscriptions import http, rules
@@ -50,6 +51,7 @@ class Handlers:
         ring: Callable[[], None],
         address: Callable[[str], str],
         allow_local_webhooks: bool,
+        bodies: Bodies,
     ) -> None:
         self._store = store
         self._keys = keys
@@ -57,11 +59,12 @@ class Handlers:
         self._ring = ring
         self._address = address
         self._allow_local = allow_local_webhooks
+        self._bodies = bodies
 
     async def create(self, request: Request, id: Id) -> Response:
         """Creates a subscription, or confirms one that was asked for in just the same way."""
         stored, tenant = _stored(request, id), principal_of(request.scope).tenant
-        wanted = rules.parse_create(await http.body(request), allow_local_webhooks=self._allow_local)
+        wanted = rules.parse_create(await http.body(request, self._bodies), allow_local_webhooks=self._allow_local)
         created = await self._store.create(stored, wanted.within(tenant))
         if created:
             await self._changed()
@@ -80,7 +83,7 @@ class Handlers:
     async def add_streams(self, request: Request, id: Id) -> Response:
         """Links streams explicitly, at their present tail."""
         stored, tenant = _stored(request, id), principal_of(request.scope).tenant
-        paths = rules.parse_streams(await http.body(request))
+        paths = rules.parse_streams(await http.body(request, self._bodies))
         await self._store.add_streams(stored, [within(tenant, path) for path in paths])
         await self._changed()
         return http.empty()
@@ -100,7 +103,7 @@ class Handlers:
     async def claim(self, request: Request, id: Id) -> Response:
         """Claims a pull-wake: of all workers, the one that is answered 200 has the lease."""
         stored = _stored(request, id)
-        worker = rules.parse_worker(await http.body(request))
+        worker = rules.parse_worker(await http.body(request, self._bodies))
         keys = await self._keys()
         claim = await self._store.claim(stored, worker)
         return http.json(
@@ -125,7 +128,8 @@ class Handlers:
     async def release(self, request: Request, id: Id) -> Response:
         """A pull-wake's worker gives the lease back. If work is left, the next wake is made."""
         token = rules.parse_bearer(request.headers.get("authorization"))
-        asked = rules.parse_settlement({**rules.parse_object(await http.body(request)), "acks": [], "done": True})
+        released = rules.parse_object(await http.body(request, self._bodies))
+        asked = rules.parse_settlement({**released, "acks": [], "done": True})
         await self._apply(request, id, "pull-wake", token, asked)
         return http.empty()
 
@@ -136,7 +140,7 @@ class Handlers:
 
     async def _settle(self, request: Request, id: str, type: Type | None) -> Response:
         token = rules.parse_bearer(request.headers.get("authorization"))
-        settlement = rules.parse_settlement(await http.body(request))
+        settlement = rules.parse_settlement(await http.body(request, self._bodies))
         return http.json(200, {"ok": True, "next_wake": await self._apply(request, id, type, token, settlement)})
 
     async def _apply(self, request: Request, id: str, type: Type | None, token: str, settlement: Settlement) -> bool:

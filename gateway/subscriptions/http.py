@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.http import responses
-from gateway.protocol.errors import BodyTooLarge
+from gateway.http.bodies import Bodies
 from gateway.subscriptions.errors import Refusal, invalid
 
 MAX_BODY: Final = 1 << 20  # bytes
@@ -40,13 +40,9 @@ class Preflight(Response):
         await responses.preflight(send)
 
 
-async def body(request: Request) -> object:
-    """The request's JSON; an empty body is an empty object. Raises Refusal, BodyTooLarge."""
-    read = bytearray()
-    async for piece in request.stream():
-        read += piece
-        if len(read) > MAX_BODY:
-            raise BodyTooLarge(f"At most {MAX_BODY} bytes.")
+async def body(request: Request, bodies: Bodies) -> object:
+    """The request's JSON; an empty body is an empty object. Raises Refusal, and what `Bodies.read` raises."""
+    read = await bodies.read(request.scope, request.receive, MAX_BODY)
     if not read:
         return {}
     try:

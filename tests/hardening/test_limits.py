@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
@@ -107,6 +108,23 @@ async def test_a_batch_and_an_event_have_a_size(database_url: str, run: str) -> 
             assert is_refused(await client(method, run, headers=JSON, content='["123456789"]'), 413, "event_too_large")
             assert (await client(method, run, headers=JSON, content='[1,2,"12345678"]')).is_success
         assert len((await client("GET", run)).json()) == 6
+
+
+async def test_bodies_that_are_arriving_have_a_size_together(database_url: str, run: str) -> None:
+    async with limited(database_url, max_pending=500_000) as client, asyncio.timeout(60):
+        await client("PUT", run, headers=JSON)
+        large = b'["' + b"x" * 2_000_000 + b'"]'
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(client.url).port)
+        head = f"POST {run} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {len(large)}\r\n"
+        writer.write(head.encode() + b"\r\n" + large[:-1])
+        while (answer := await client("POST", run, headers=JSON, content=large)).status_code == 204:
+            pass  # the other has not come as far
+        assert is_refused(answer, 429, "too_many_pending")
+        assert (await client("POST", run, headers=JSON, content="1")).status_code == 204, "a small one needs no room"
+        writer.write(large[-1:])
+        assert (await reader.readline()).startswith(b"HTTP/1.1 204 ")
+        writer.close()
+        assert (await client("POST", run, headers=JSON, content=large)).status_code == 204
 
 
 async def test_a_tenant_has_so_many_runs(database_url: str, run: str) -> None:
