@@ -21,6 +21,7 @@ from jwt.exceptions import PyJWTError
 from gateway.auth.errors import IssuerUnavailable
 from gateway.auth.jwt import Key
 from gateway.outage import Outage
+from gateway.tasks import end
 from gateway.wording import one_line
 
 logger = logging.getLogger("gateway.auth.jwks")
@@ -62,11 +63,7 @@ class Jwks:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        for task in (self._task, self._look):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        await end(self._task, self._look)
         if self._http is not None:
             await self._http.aclose()
 

@@ -17,6 +17,7 @@ from gateway.auth.read_tokens import PREFIX, Capability, key_id, key_id_of
 from gateway.log import shared_secrets
 from gateway.log.database import Database
 from gateway.protocol.errors import Unavailable
+from gateway.tasks import end
 
 REFRESH: Final = 60.0  # seconds between reads of the database, after which a deleted key is no longer accepted
 PAUSE: Final = 1.0  # seconds, at least, between reads for unknown keys, since a token may name any key
@@ -52,11 +53,8 @@ class ReadTokens:
             self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        for task in (self._task, self._soon):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError, Unavailable):
-                    await task
+        with suppress(Unavailable):
+            await end(self._task, self._soon)
 
     def takes(self, token: str) -> bool:
         """Whether it looks like one of ours."""

@@ -24,6 +24,7 @@ from gateway.protocol.batch import Batch, News, Page, after
 from gateway.protocol.cursor import cursor
 from gateway.protocol.errors import ProtocolError, StreamGone, StreamNotFound, Unavailable
 from gateway.protocol.offset import format_offset
+from gateway.tasks import end
 
 logger = logging.getLogger("gateway.fanout.hub")
 
@@ -308,7 +309,7 @@ class Hub:
 
     async def run(self) -> None:
         """The one timer, and the sweep. Runs until cancelled."""
-        sweeping = self._spawn(self._sweep_forever())
+        self._spawn(self._sweep_forever())
         try:
             while True:
                 await asyncio.sleep(TICK)
@@ -317,11 +318,7 @@ class Hub:
                 except Exception:
                     logger.exception("The timer of this Machine's readers failed; it goes on.")
         finally:
-            sweeping.cancel()
-            for task in tuple(self._tasks):
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            await end(*self._tasks)
 
     def tick(self) -> None:
         """Ends the followers that are due, and sends a heartbeat where nothing was sent for long."""

@@ -20,6 +20,7 @@ from gateway.log.database import Database
 from gateway.log.direct import host_of
 from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
+from gateway.tasks import end
 
 logger = logging.getLogger("gateway.log.listener")
 
@@ -78,10 +79,7 @@ class Listener:
         return time.monotonic() > self._alone_after
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await end(self._task)
 
     async def _run(self, ready: asyncio.Event) -> None:
         delay = _RETRY[0]

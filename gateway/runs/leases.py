@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final, Protocol
 
 from gateway.outage import Outage
@@ -19,6 +18,7 @@ from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import shown
 from gateway.runs.store import Look
+from gateway.tasks import end
 
 logger = logging.getLogger("gateway.runs.leases")
 
@@ -47,10 +47,7 @@ class LeaseWatch:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await end(self._task)
 
     async def _run(self) -> None:
         while True:
