@@ -148,7 +148,8 @@ class Gateway:
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
         await self._database.open()
         await self.metrics.open()
-        self._broadcast = Broadcast()
+        if self.settings.io_uring:
+            self._broadcast.open()
         # At the same time, since each asks the database a dozen times.
         await asyncio.gather(self._auth.start(), self._log.listener.start(), self._subscriptions.start())
         self._runs.start()
