@@ -73,9 +73,10 @@ async def _demo(speed: float) -> None:
             click.echo(f"Run {run}: {len(events)} recorded events, written at B, followed at A\n")
             producer = Producer(session, stream_url(b.url, run))
             await producer.create()
-            writing = asyncio.create_task(_replay(producer, events, speed))
+            killed = asyncio.Event()
+            writing = asyncio.create_task(_replay(producer, events, speed, killed))
             try:
-                read = await _follow(session, run, a, b, kill_after=MIDDLE)
+                read = await _follow(session, run, a, b, killed)
                 await writing
             finally:
                 writing.cancel()
@@ -123,27 +124,30 @@ async def _machines() -> AsyncIterator[tuple[Machine, Machine]]:
             raise Failure(str(error)) from error
 
 
-async def _replay(producer: Producer, events: list[Recorded], speed: float) -> None:
+async def _replay(producer: Producer, events: list[Recorded], speed: float, killed: asyncio.Event) -> None:
+    """The last event comes when A has been killed, however far behind its reader was: there is more to come at B."""
     clock = asyncio.get_running_loop().time
     began = clock()
     for event in events:
         await asyncio.sleep(began + event.at / speed - clock())
+        if event is events[-1]:
+            await killed.wait()
         await producer.append([event.text.encode()])
     await producer.close()
 
 
-async def _follow(session: Session, run: str, a: Machine, b: Machine, kill_after: int) -> list[str]:
+async def _follow(session: Session, run: str, a: Machine, b: Machine, killed: asyncio.Event) -> list[str]:
     clock = asyncio.get_running_loop().time
-    began, read, killed = clock(), list[str](), False
+    began, read = clock(), list[str]()
     follower = Follower(session, [stream_url(machine.url, run) for machine in (a, b)])
     async for step in follower:
         name = "A" if follower.url.startswith(f"{a.url}/") else "B"
         for event in (event for data in step.data for event in elements(data)):
             read.append(event)
             click.echo(f"{clock() - began:6.2f} s  {name} {len(read):3}  {_summary(json.loads(event))}")
-        if len(read) >= kill_after and not killed:
-            killed = True
+        if len(read) >= MIDDLE and not killed.is_set():
             await a.kill()
+            killed.set()
             click.echo(f"{clock() - began:6.2f} s  A killed with SIGKILL; going on at B from {follower.offset}")
     return read
 
