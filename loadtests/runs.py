@@ -44,17 +44,18 @@ class Connection:
     async def __aexit__(self, *_: object) -> None:
         self._writer.close()
 
-    async def ask(self, method: str, path: str, body: object = None) -> int:
+    async def ask(self, method: str, path: str, body: object = None, *headers: str) -> int:
         """The status; what comes with it is read and let go of."""
-        await self.send(method, path, body)
+        await self.send(method, path, body, *headers)
         status, length = await self.head()
         await self.reader.readexactly(length)
         return status
 
-    async def send(self, method: str, path: str, body: object = None) -> None:
+    async def send(self, method: str, path: str, body: object = None, *headers: str) -> None:
         content = b"" if body is None else json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nhost: {self._address.netloc}\r\ncontent-type: application/json\r\n"
-        self._writer.write(head.encode() + b"content-length: %d\r\n\r\n" % len(content) + content)
+        lines = [f"{method} {path} HTTP/1.1", f"host: {self._address.netloc}", "content-type: application/json"]
+        head = "\r\n".join([*lines, *headers, f"content-length: {len(content)}", "", ""])
+        self._writer.write(head.encode() + content)
         await self._writer.drain()
 
     async def head(self) -> tuple[int, int]:
@@ -102,10 +103,10 @@ async def lose(database_url: str, *, open: int, lost: int, lease: int) -> Ends:
         living = [f"/runs/living-{n}" for n in range(open)]
         doomed = [f"/runs/doomed-{n}" for n in range(lost)]
         await _each(b.url, [("POST", "/runs", {"id": path[6:], "lease": 30}) for path in living])
-        await _each(a.url, [("POST", "/runs", {"id": path[6:], "lease": lease}) for path in doomed])
+        await _each(a.url, [("POST", "/runs", {"id": path[6:]}) for path in doomed])
         beating = asyncio.create_task(_beat(b.url, living, 30 * BEAT))
         producer = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "loadtests.runs", "produce", a.url, str(lost), str(lease * BEAT)
+            sys.executable, "-m", "loadtests.runs", "produce", a.url, str(lost), str(lease)
         )
         stack.callback(_end, producer)
         started = asyncio.Semaphore(0)
@@ -143,7 +144,7 @@ async def cancel(database_url: str, count: int) -> list[float]:
     return seconds
 
 
-async def _each(url: str, requests: list[tuple[str, str, object]]) -> list[int]:
+async def _each(url: str, requests: list[tuple[str, str, object]], *headers: str) -> list[int]:
     """Asks all of it, over a few connections; the statuses, in no order."""
     statuses: list[int] = []
     left = iter(requests)
@@ -151,7 +152,7 @@ async def _each(url: str, requests: list[tuple[str, str, object]]) -> list[int]:
     async def work() -> None:
         async with Connection(url) as connection:
             for method, path, body in left:
-                statuses.append(await connection.ask(method, path, body))
+                statuses.append(await connection.ask(method, path, body, *headers))
 
     await asyncio.gather(*(work() for _ in range(CONNECTIONS)))
     return statuses
@@ -178,12 +179,13 @@ async def _last(url: str, run: str, started: asyncio.Semaphore) -> float:
     raise EOFError(f"{run} ended without saying so")
 
 
-async def _produce(url: str, count: int, interval: float) -> None:
-    """Appends to each run again and again, until it is killed."""
+async def _produce(url: str, count: int, lease: int) -> None:
+    """Appends to each run again and again, until it is killed. Its first event is what the lease begins with."""
+    appends: list[tuple[str, str, object]] = [("POST", f"/runs/doomed-{n}", {"type": "token"}) for n in range(count)]
     while True:
         began = time.monotonic()
-        await _each(url, [("POST", f"/runs/doomed-{n}", {"type": "token"}) for n in range(count)])
-        await asyncio.sleep(max(began + interval - time.monotonic(), 0))
+        await _each(url, appends, f"run-lease: {lease}")
+        await asyncio.sleep(max(began + lease * BEAT - time.monotonic(), 0))
 
 
 def _end(process: asyncio.subprocess.Process) -> None:
@@ -240,10 +242,10 @@ def cancel_command(count: int) -> None:
 @main.command("produce", hidden=True)
 @click.argument("url")
 @click.argument("count", type=int)
-@click.argument("interval", type=float)
-def produce_command(url: str, count: int, interval: float) -> None:
+@click.argument("lease", type=int)
+def produce_command(url: str, count: int, lease: int) -> None:
     """The producer that is killed."""
-    asyncio.run(_produce(url, count, interval))
+    asyncio.run(_produce(url, count, lease))
 
 
 if __name__ == "__main__":
