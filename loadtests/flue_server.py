@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from loadtests.bench.processes import free_port
 
-PATIENCE = 30.0  # seconds for a server to listen
+PATIENCE = 60.0  # seconds for a server to listen
 _BETWEEN = 0.05  # seconds between two tries to connect to it
 
 

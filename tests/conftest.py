@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
+from hypothesis import HealthCheck, settings
 
 from tests.databases import OwnPostgres, Postgres, session_postgres
 
@@ -17,6 +19,14 @@ def pytest_configure() -> None:
     """Children inherit an ignored SIGINT, as a shell gives it to background jobs; but tests send them one."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    _take_any_time()
+
+
+def _take_any_time() -> None:
+    """A busy machine is no fault: an example may take as long as it does, and an answer longer than httpx's 5 s."""
+    settings.register_profile("any time", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any time")
+    DEFAULT_TIMEOUT_CONFIG.connect = DEFAULT_TIMEOUT_CONFIG.read = DEFAULT_TIMEOUT_CONFIG.write = 60.0
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -101,7 +101,7 @@ class Script:
         finally:
             await script._stop()
 
-    async def until(self, condition: Callable[[list[Any]], bool], timeout: float = 30) -> None:
+    async def until(self, condition: Callable[[list[Any]], bool], timeout: float = 60) -> None:
         """Waits until the condition holds for the lines printed so far; fails if the script ends or time is up."""
         try:
             async with asyncio.timeout(timeout), self._grown:
@@ -111,7 +111,7 @@ class Script:
         if not condition(self.lines):
             self._fail("ended before what the test waits for")
 
-    async def end(self, timeout: float = 60) -> list[Any]:
+    async def end(self, timeout: float = 120) -> list[Any]:
         """Waits until the script has ended by itself, with exit code 0; returns all that it printed."""
         try:
             async with asyncio.timeout(timeout):

@@ -29,6 +29,8 @@ from gateway.protocol.stream_path import stream_path_of
 from gateway.settings import Settings
 from tests.event_source import Reading, read
 
+PATIENCE = 60.0  # seconds that anything may take: a busy machine is no fault
+
 PROTOCOLS: dict[str, Callable[[Settings], Any]] = {
     "direct": lambda settings: connections(
         request_timeout=settings.request_timeout,
@@ -71,7 +73,7 @@ class Running:
 
     async def raw(self, request: bytes) -> bytes:
         """Sends bytes as they are, and returns all that comes until the server ends the connection."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             try:
                 writer.write(request)
@@ -88,7 +90,7 @@ class Running:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Waits until something in the gateway's own thread has come about. Raises TimeoutError."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110  it is nobody's business over there to tell
             await asyncio.sleep(0.005)
 
@@ -134,13 +136,13 @@ def serving(
         thread = threading.Thread(target=server.run, args=([sock],))
         thread.start()
         try:
-            assert server.ready.wait(30)
+            assert server.ready.wait(PATIENCE)
             assert server.started, "the application did not start"
             yield Running(app, sock.getsockname()[1], server)
         finally:
             app.begin_drain()
             server.should_exit = True
-            thread.join(30)
+            thread.join(PATIENCE)
     assert not thread.is_alive()
 
 
@@ -193,7 +195,9 @@ def _route(path: str) -> str:
 @contextlib.asynccontextmanager
 async def client_of(running: Running) -> AsyncIterator[Client]:
     document = running.app._api.openapi()
-    async with httpx.AsyncClient(base_url=running.url, timeout=15, limits=httpx.Limits(max_connections=50)) as http:
+    async with httpx.AsyncClient(
+        base_url=running.url, timeout=PATIENCE, limits=httpx.Limits(max_connections=50)
+    ) as http:
         yield Client(http, document)
 
 
@@ -206,14 +210,14 @@ class Follow:
         self.reading = read(b"")
         self._pieces = response.aiter_raw()
 
-    async def until(self, done: Callable[[Reading], bool], patience: float = 10) -> Reading:
+    async def until(self, done: Callable[[Reading], bool], patience: float = PATIENCE) -> Reading:
         """Reads on until `done`. Raises TimeoutError."""
         async with asyncio.timeout(patience):
             while not done(self.reading):
                 self._take(await anext(self._pieces))
         return self.reading
 
-    async def end(self, patience: float = 10) -> Reading:
+    async def end(self, patience: float = PATIENCE) -> Reading:
         """Reads to the end, which has to be a clean one. Raises TimeoutError, httpx.RemoteProtocolError."""
         async with asyncio.timeout(patience):
             async for piece in self._pieces:

@@ -63,7 +63,7 @@ async def test_it_serves_as_nobody_in_particular_is_healthy_and_drains_on_sigter
         process = await asyncio.create_subprocess_exec(*_entered(image, env, image.command), stdout=-1, stderr=-1)
         try:
             assert process.stdout is not None
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 assert await process.stdout.readline() == f"Listening on http://127.0.0.1:{env['PORT']}\n".encode()
             uids = (Path("/proc") / str(process.pid) / "status").read_text()
             assert "Uid:\t10001\t10001\t10001\t10001" in uids
@@ -72,7 +72,7 @@ async def test_it_serves_as_nobody_in_particular_is_healthy_and_drains_on_sigter
             checked = await asyncio.create_subprocess_exec(*_entered(image, env, image.health))
             assert await checked.wait() == 0
             os.kill(process.pid, signal.SIGTERM)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 assert await process.wait() == 0
             unwell = await asyncio.create_subprocess_exec(*_entered(image, env, image.health), stderr=-1)
             assert await unwell.wait() != 0, "nobody answers any more"

@@ -19,7 +19,7 @@ from tests.traffic import MODES, Reader, Writer, under_way
 
 PATH = "/runs/run-1"
 # Seconds that a whole test may take; a reader that waits for ever is a failure, not a hang.
-PATIENCE = 60
+PATIENCE = 240
 
 
 @asynccontextmanager

@@ -87,7 +87,7 @@ async def test_each_command_prints_what_the_readme_says(database_url: str, secti
     if shutil.which("curl") is None:
         assert "CI" not in os.environ, "CI installs curl"
         pytest.skip("curl is not installed")
-    async with Machine.start(database_url) as machine, asyncio.timeout(60):
+    async with Machine.start(database_url) as machine, asyncio.timeout(120):
         typed = list(steps(section, machine.url))
         assert len(typed) > 9
         terminal = Terminal()

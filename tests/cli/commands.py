@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gateway.settings import Settings, variable
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 class Ended(NamedTuple):

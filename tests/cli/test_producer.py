@@ -39,7 +39,7 @@ faults = st.builds(
 ) | st.builds(Fault, cut=st.none() | st.integers(0, 120))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(faults, max_size=12), st.sampled_from([None, "me"]))
 def test_whatever_happens_every_batch_is_there_once(troubles: list[Fault], producer_id: str | None) -> None:
     async def produce() -> None:

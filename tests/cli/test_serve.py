@@ -48,6 +48,8 @@ async def test_a_signal_ends_live_responses_cleanly_and_then_the_process_with_0(
             chunks = sse.aiter_bytes()
             first = await anext(chunks)
             poll = asyncio.create_task(http.get("/runs/1?offset=now&live=long-poll"))
+            while 'run_gateway_readers{mode="long_poll"} 1' not in (await http.get("/metrics")).text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
             code = asyncio.create_task(machine.terminate(number))
             # Neither raises: a response that is cut off would be a RemoteProtocolError.
             assert b"event: data" in first + b"".join([chunk async for chunk in chunks])

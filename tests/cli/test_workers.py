@@ -28,7 +28,7 @@ from tests.traffic import MODES, Reader, Writer, under_way
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 PATH = "/runs/run-1"
-PATIENCE = 60
+PATIENCE = 240
 JSON = {"content-type": "application/json"}
 
 
@@ -112,7 +112,7 @@ async def test_a_signal_drains_all_workers_together_and_ends_with_0(database_url
             for response in live:  # a response that is cut off would be a RemoteProtocolError
                 assert b"streamClosed" not in b"".join([chunk async for chunk in response.aiter_bytes()])
         assert await code == 0
-        assert asyncio.get_running_loop().time() - began < 3 + 5
+        assert asyncio.get_running_loop().time() - began < 3 + 30
         assert not any(map(alive, pids))
         assert "Traceback" not in machine.log
 

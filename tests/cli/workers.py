@@ -14,7 +14,7 @@ import httpx
 
 from tests.machines import Machine
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def workers(machine: Machine) -> list[int]:

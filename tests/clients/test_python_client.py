@@ -57,12 +57,12 @@ class Reader:
 
     async def until(self, count: int) -> None:
         """Waits until so many items have been given."""
-        async with asyncio.timeout(30), self._grown:
+        async with asyncio.timeout(60), self._grown:
             await self._grown.wait_for(lambda: len(self.items) >= count)
 
     async def opened(self, count: int) -> None:
         """Waits until so many sessions have begun: one for each connection in SSE."""
-        async with asyncio.timeout(30), self._grown:
+        async with asyncio.timeout(60), self._grown:
             await self._grown.wait_for(lambda: self.sessions >= count)
 
     async def _session(self) -> None:
@@ -91,7 +91,7 @@ class Reader:
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         yield client
 
 
@@ -140,7 +140,7 @@ async def test_a_live_run_is_followed_to_its_end(
     run = two.run
     await run.append("before")
     reader = Reader(two.url, live, http)
-    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(120), asyncio.TaskGroup() as tasks:
         following = tasks.create_task(reader.follow())
         await reader.until(1)
         for number in range(10):
@@ -159,7 +159,7 @@ async def test_a_reader_goes_on_at_another_machine_when_its_own_is_killed(
     run = two.run
     await run.count(range(10))
     reader = Reader(two.url, live, http)
-    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(120), asyncio.TaskGroup() as tasks:
         following = tasks.create_task(reader.follow())
         await reader.until(10)
         await run.count(range(10, 30))
@@ -177,7 +177,7 @@ async def test_sse_connections_that_reach_their_maximum_age_end_cleanly(
     two = await start_two(GATEWAY_SSE_MAX_AGE="1")
     run = two.run
     reader = Reader(two.url, "sse", http)
-    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(120), asyncio.TaskGroup() as tasks:
         following = tasks.create_task(reader.follow())
         for connection in range(1, 4):
             await reader.opened(connection)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.fanout.simulation import Simulation
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(seed=st.integers(0, 2**32), steps=st.integers(5, 150))
 def test_every_reader_is_given_exactly_the_log_and_then_its_end(seed: int, steps: int) -> None:
     simulation = Simulation(seed)

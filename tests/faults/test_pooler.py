@@ -22,7 +22,7 @@ from tests.machines import Machine, free_port
 from tests.traffic import MODES, Reader, Writer
 
 PATH = "/runs/run-1"
-PATIENCE = 60
+PATIENCE = 240
 
 
 @asynccontextmanager
@@ -160,7 +160,7 @@ async def test_whenever_news_arrives_otherwise_than_before_all_look_at_the_log(d
     try:
         await listener.start()
         assert looks == ["listen"]
-        async with connected(database_url) as killer, asyncio.timeout(20):
+        async with connected(database_url) as killer, asyncio.timeout(60):
             await killer.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND query LIKE 'LISTEN%'"

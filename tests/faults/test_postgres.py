@@ -16,7 +16,7 @@ from tests.databases import OwnPostgres, Postgres
 from tests.faults.scene import PATH, gateway, traffic
 from tests.log.rig import connected
 
-PATIENCE = 60
+PATIENCE = 240
 JSON = {"content-type": "application/json"}
 
 

@@ -13,7 +13,7 @@ OTHERS = [f"other-{number}" for number in range(8)]
 
 
 async def test_appends_to_held_streams_are_refused_in_time_and_their_neighbours_go_on(database_url: str) -> None:
-    async with asyncio.timeout(30), opened(database_url, timeout=1) as log:
+    async with asyncio.timeout(60), opened(database_url, timeout=4) as log:
         for path in (*HELD, *OTHERS):
             await log.create(path, ttl=3600)
         async with holding(database_url, *HELD):
@@ -26,7 +26,7 @@ async def test_appends_to_held_streams_are_refused_in_time_and_their_neighbours_
             await log.reader.touch([*HELD, *OTHERS])
             outcomes = await asyncio.gather(*stuck, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {errors.StreamHeld}
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 30
             late = [asyncio.create_task(log.append(path, b"%d" % n)) for n in range(3) for path in HELD]
             await asyncio.gather(*(log.append(path, b"10") for path in OTHERS))  # by now the late ones are set aside
         await asyncio.gather(*late)
@@ -38,7 +38,7 @@ async def test_appends_to_held_streams_are_refused_in_time_and_their_neighbours_
 
 
 async def test_a_stream_that_cannot_be_made_or_deleted_is_told_of_in_time(database_url: str) -> None:
-    async with asyncio.timeout(30), opened(database_url) as log:
+    async with asyncio.timeout(60), opened(database_url) as log:
         await log.create("held")
         async with holding(database_url, "held"):
             outcomes = await asyncio.gather(log.create("held"), log.lifecycle.delete("held"), return_exceptions=True)

@@ -24,7 +24,7 @@ def offset(last: int) -> str:
 
 @pytest.fixture
 async def http(gateway: Running) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=15) as http:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as http:
         yield http
 
 

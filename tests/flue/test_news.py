@@ -79,7 +79,7 @@ async def test_what_the_triggers_tell_is_news_with_the_event_where_it_fits(
         await app.close("r")  # as Flue does when it is told twice: no news
         await connection.execute("INSERT INTO flue_event_streams VALUES ('agents/a/1', 1)")
         await connection.execute("INSERT INTO flue_event_stream_entries VALUES ('agents/a/1', 0, '{}')")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(heard) < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     await listening.close()

@@ -125,9 +125,16 @@ async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 def gateway(database_of_all: str) -> Iterator[Running]:
-    with serving(database_of_all, "direct", max_body=100_000, request_timeout=1, long_poll_timeout=0.5) as running:
+    with serving(database_of_all, "direct", max_body=100_000, long_poll_timeout=0.5) as running:
         for path, type in ((RUN, b"application/json"), (STREAM, b"text/plain")):
             asyncio.run(running.raw(post(b"Content-Type: " + type, path=path, body=b"").replace(b"POST", b"PUT", 1)))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def impatient(database_of_all: str) -> Iterator[Running]:
+    """Another over the same log, which soon gives up a request that does not come."""
+    with serving(database_of_all, "direct", max_body=100_000, request_timeout=1) as running:
         yield running
 
 
@@ -170,15 +177,17 @@ async def test_abuse_is_refused_and_changes_nothing(gateway: Running, name: str)
     ],
     ids=["nothing", "a method", "half a head", "half a body", "half a long body", "half a chunk", "no last chunk"],
 )
-async def test_who_does_not_finish_a_request_is_not_waited_for(gateway: Running, begun: bytes) -> None:
-    answer = await gateway.raw(begun)
+async def test_who_does_not_finish_a_request_is_not_waited_for(
+    gateway: Running, impatient: Running, begun: bytes
+) -> None:
+    answer = await impatient.raw(begun)
     assert status_of(answer) == 408 if begun else answer == b""
     assert await content(gateway) == (b"[]", b"")
 
 
-async def test_bytes_that_come_one_by_one_are_too_slow(gateway: Running) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    async with asyncio.timeout(10):
+async def test_bytes_that_come_one_by_one_are_too_slow(gateway: Running, impatient: Running) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", impatient.port)
+    async with asyncio.timeout(60):
         for byte in post(b"X: " + b"a" * 500):
             writer.write(bytes([byte]))
             if reader.at_eof() or writer.transport.is_closing():

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.limits.rates import MOST, Rate
 from gateway.limits.shares import Share
-from tests.servers import Client, client_of, following, serving
+from tests.servers import PATIENCE, Client, client_of, following, serving
 
 JSON = {"content-type": "application/json"}
 KEYS = " ".join(f"{name}:read,write:{name[-1] * 40}" for name in ("ada", "bob"))
@@ -83,7 +83,7 @@ async def test_open_streams_are_each_credentials_own_and_come_back_when_they_end
         assert (await client("GET", run, headers=ADA)).status_code == 200, "what does not stay open is not counted"
         await open.aclose()
         await client("POST", run, headers=JSON | ADA | {"stream-closed": "true"})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while (await client("GET", live, headers=ADA)).status_code == 429:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -138,7 +138,7 @@ async def test_a_tenant_has_so_many_runs(database_url: str, run: str) -> None:
         assert (await client("PUT", f"/v1/stream/{run[6:]}", headers=JSON | ADA)).status_code == 201, "it is no run"
         assert (await client("PUT", f"{run}-2", headers=JSON | BOB)).status_code == 201
         assert (await client("DELETE", f"{run}-0", headers=ADA)).status_code == 204
-        async with asyncio.timeout(15):  # a count is good for some seconds
+        async with asyncio.timeout(PATIENCE):  # a count is good for some seconds
             while (await client("PUT", f"{run}-2", headers=JSON | ADA)).status_code != 201:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
 

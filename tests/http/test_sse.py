@@ -237,7 +237,7 @@ async def test_a_reader_ahead_of_the_log_holds_nobody_up(client: Client, path: s
         async with following(client, f"{path}?offset=-1&live=sse") as follow:
             await follow.until(up_to_date)
             await client("POST", path, headers=JSON, content="[1]")
-            await follow.until(lambda reading: payloads(reading) == [1], patience=4)
+            await follow.until(lambda reading: payloads(reading) == [1], patience=10)
 
 
 # Settings of their own

@@ -107,7 +107,7 @@ def conversations(draw: st.DrawFn) -> list[Piece]:
     return [Piece(piece, draw(events)) for piece in pieces]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(conversations())
 def test_nobody_can_tell_which_way_a_post_has_taken(ways: Ways, pieces: list[Piece]) -> None:
     assert ways.talk(pieces, past_asgi=True) == ways.talk(pieces, past_asgi=False)

@@ -20,7 +20,7 @@ from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.http.upstream import forwarded, returned
 from tests.databases import Postgres
 from tests.machines import free_port
-from tests.servers import Running, body_of, serving, until
+from tests.servers import PATIENCE, Running, body_of, serving, until
 
 LARGE = 14 << 20
 
@@ -98,7 +98,7 @@ def application() -> Iterator[Application]:
         thread.start()
         yield app
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -115,7 +115,7 @@ def gateway(database_of_all: str, application: Application) -> Iterator[Running]
 
 @pytest_asyncio.fixture
 async def http(gateway: Running) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE) as client:
         yield client
 
 
@@ -172,7 +172,7 @@ async def test_who_waits_to_be_told_to_continue_is_told(gateway: Running) -> Non
     writer.write(
         b"POST /echo HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"ab")
         assert body_of(await reader.read()) == b"ab"
@@ -206,9 +206,9 @@ async def test_an_answer_comes_as_it_is_made_and_ends_when_its_client_goes(
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         assert (await reader.readuntil(b"data: 1\n\n")).startswith(b"HTTP/1.1 200 OK")
-    assert application.streaming == 1
+    await until(lambda: application.streaming == 1)
     writer.close()
     await until(lambda: application.streaming == 0)
 

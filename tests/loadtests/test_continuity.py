@@ -59,8 +59,8 @@ async def read(folder: Path, pieces: Sequence[bytes], until: int) -> Read:
         serving(pieces, asked) as port,
         Program.start(await compile_tool("readers", folder), port=port, path="/r%r?offset=%o", readers=1) as program,
     ):
-        assert await program.line(10) == {"event": "ready"}
-        async with asyncio.timeout(10):
+        assert await program.line(60) == {"event": "ready"}
+        async with asyncio.timeout(60):
             seen = Read.parse(await program.ask("stats"))
             while seen.reached < until:
                 seen = Read.parse(await program.ask("stats"))

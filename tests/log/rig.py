@@ -79,7 +79,7 @@ async def opened(
     *,
     machine: str = "m1",
     lanes: int = 2,
-    timeout: float = 5,
+    timeout: float = 30,
     max_pending: int = 1 << 20,
     page_bytes: int = 1 << 20,
     pool: int = 4,
@@ -128,7 +128,7 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record
 
 async def until_blocked(connection: asyncpg.Connection[asyncpg.Record], count: int = 1) -> None:
     """Waits until so many backends of this database wait for a lock that somebody holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while count > await connection.fetchval(  # noqa: ASYNC110  Postgres tells nobody when a backend waits
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         ):

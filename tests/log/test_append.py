@@ -419,7 +419,7 @@ OTHERS = (
 async def test_appends_never_scan_a_table_however_empty_it_was_when_they_were_planned(database_url: str) -> None:
     async def read() -> dict[str, int]:
         """How many times a table was read from one end to the other, and how many of its rows an index has led to."""
-        async with connected(database_url) as look, asyncio.timeout(10):
+        async with connected(database_url) as look, asyncio.timeout(60):
             while await look.fetchval(OTHERS):  # noqa: ASYNC110  a backend reports its counts when it ends
                 await asyncio.sleep(0.01)
             rows = await look.fetch(

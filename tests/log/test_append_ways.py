@@ -222,7 +222,7 @@ def test_plain_requests_fare_the_same_all_ways(database_url: str) -> None:
     met: set[str] = set()
     with asking(database_url) as (runner, connection):
 
-        @settings(max_examples=150, deadline=None, derandomize=True)
+        @settings(max_examples=150, derandomize=True)
         @given(before=st.dictionaries(st.sampled_from("abcdef"), streams, max_size=6), requests=alike)
         def holds(before: dict[str, Stream], requests: dict[str, Request]) -> None:
             ordered = dict(sorted(requests.items()))
@@ -236,7 +236,7 @@ def test_any_request_fares_the_same_alone_and_in_a_batch(database_url: str) -> N
     met: set[str] = set()
     with asking(database_url) as (runner, connection):
 
-        @settings(max_examples=500, deadline=None, derandomize=True)
+        @settings(max_examples=500, derandomize=True)
         @given(stream=st.one_of(streams, streams, st.none()), request=anything)
         def holds(stream: Stream | None, request: Request) -> None:
             before = {} if stream is None else {"a": stream}

@@ -238,7 +238,7 @@ async def test_whoever_appends_does_not_wait_for_packing_and_packing_for_nobody(
     async with packing(database_url) as (log, packer), connected(database_url) as connection:
         await log.create("s")
         await log.append("s", *numbers(20))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async with connection.transaction():
                 assert await Packer(connection).step("s")
                 assert (await log.append("s", b"20", producer=Producer("p", 0, 0))).tail == 21

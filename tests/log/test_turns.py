@@ -40,7 +40,7 @@ async def test_the_next_batch_is_sent_before_the_outcomes_of_the_last_are_told()
         cast("Any", database),
         machine=lambda: None,
         lanes=2,
-        timeout=1,
+        timeout=60,
         max_pending=10_000,
         on_commit=lambda news: said.append(f"told {news.path}"),
         on_doubt=lambda _: None,
@@ -104,7 +104,7 @@ def writer_of(rows: Rows) -> Writer:
         cast("Any", rows),
         machine=lambda: None,
         lanes=3,
-        timeout=5,
+        timeout=60,
         max_pending=10_000,
         on_commit=lambda _: None,
         on_doubt=lambda _: None,
@@ -119,7 +119,7 @@ async def test_a_stream_whose_row_was_held_is_in_one_batch_at_a_time() -> None:
     def append(path: str) -> asyncio.Task[Any]:
         return asyncio.create_task(writer.append(AppendRequest(path, "application/json", [b"1"])))
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         warm = append("warm")  # so that what comes behind it gathers
         await rows.arrived.acquire()
         rows.held = {"a"}
@@ -151,7 +151,7 @@ async def test_what_waited_for_a_row_goes_before_what_came_later_in_the_order_in
     def append(path: str, event: bytes) -> None:
         appends.append(asyncio.create_task(writer.append(AppendRequest(path, "application/json", [event]))))
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         append("warm", b"0")  # so that what comes behind it gathers
         await rows.arrived.acquire()
         append("a", b"1")
@@ -184,7 +184,7 @@ async def test_every_batch_names_its_streams_in_the_order_in_which_all_lock_them
         "runs/a/control",
         "runs/a",
     ]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         warm = asyncio.create_task(writer.append(AppendRequest("warm", "application/json", [b"0"])))
         await rows.arrived.acquire()
         appends = [asyncio.create_task(writer.append(AppendRequest(path, "text/plain", [b"1"]))) for path in paths]

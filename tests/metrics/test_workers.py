@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics.collector import merge, render
 from gateway.metrics.siblings import Siblings
-from tests.cli.workers import alive, connections_to_each, gateway, until, workers
+from tests.cli.workers import PATIENCE, alive, connections_to_each, gateway, until, workers
 
 JSON = {"content-type": "application/json"}
 
@@ -35,6 +36,13 @@ async def scrape(http: httpx.AsyncClient) -> str:
     return (await http.get("/metrics")).text
 
 
+async def tells(http: httpx.AsyncClient, name: str, expected: dict[str, float]) -> None:
+    """Asks a worker until it tells just this of all: one that is slow is left out, and will not always be slow."""
+    async with asyncio.timeout(PATIENCE):
+        while values(await scrape(http), name) != expected:  # noqa: ASYNC110  other processes
+            await asyncio.sleep(0.05)
+
+
 @linux
 async def test_every_worker_answers_for_all_and_one_that_hangs_or_died_is_left_out(database_url: str) -> None:
     async with gateway(database_url, 3) as machine, connections_to_each(machine) as clients:
@@ -42,22 +50,22 @@ async def test_every_worker_answers_for_all_and_one_that_hangs_or_died_is_left_o
         await first.put("/runs/1", headers=JSON)
         for number, client in enumerate((first, second, second, third, third, third)):
             assert (await client.post("/runs/1", headers=JSON, content=f"{number}")).status_code == 204
-        told = [values(await scrape(client), "run_gateway_appends_total") for client in (first, second, third)]
-        assert told == [{"1": 1, "2": 2, "3": 3}] * 3
+        for client in (first, second, third):
+            await tells(client, "run_gateway_appends_total", {"1": 1, "2": 2, "3": 3})
 
         stuck, dead = workers(machine)[1:]
         os.kill(stuck, signal.SIGSTOP)
-        assert values(await scrape(first), "run_gateway_appends_total") == {"1": 1, "3": 3}
+        await tells(first, "run_gateway_appends_total", {"1": 1, "3": 3})
         os.kill(stuck, signal.SIGCONT)
 
         os.kill(dead, signal.SIGKILL)
         await until(lambda: not alive(dead))
-        assert {"1", "2"} <= set(values(await scrape(first), "run_gateway_tails"))
+        assert "1" in values(await scrape(first), "run_gateway_tails"), "it answers all the same"
         await until(lambda: workers(machine)[2] != dead)
         async with connections_to_each(machine) as clients:  # once the replacement serves
-            text = await scrape(clients[workers(machine)[0]])
-        assert set(values(text, "run_gateway_tails")) == {"1", "2", "3"}
-        assert values(text, "run_gateway_appends_total") == {"1": 1, "2": 2}, "what it counted went with it"
+            await tells(clients[workers(machine)[0]], "run_gateway_tails", {"1": 0, "2": 0, "3": 0})
+            # What it counted went with it.
+            await tells(clients[workers(machine)[0]], "run_gateway_appends_total", {"1": 1, "2": 2})
 
 
 @linux
@@ -66,7 +74,9 @@ async def test_the_port_of_its_own_serves_the_metrics_of_all_workers_and_nothing
         own = machine.log.partition("Metrics on ")[2].split()[0]
         async with httpx.AsyncClient(base_url=machine.url) as http, httpx.AsyncClient() as scraper:
             assert (await http.get("/metrics")).status_code == 404
-            assert set(values((await scraper.get(own)).text, "run_gateway_tails")) == {"1", "2"}
+            async with asyncio.timeout(PATIENCE):
+                while set(values((await scraper.get(own)).text, "run_gateway_tails")) != {"1", "2"}:
+                    pass
             for path in ("/health", "/runs/1", "/docs"):
                 assert (await scraper.get(own.replace("/metrics", path))).status_code == 404
 

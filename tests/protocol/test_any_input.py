@@ -74,7 +74,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("parser", PARSERS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_it_is_understood_or_refused(parser: str, data: st.DataObject) -> None:
     with suppress(ProtocolError):

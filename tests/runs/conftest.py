@@ -47,7 +47,7 @@ async def b(machines: tuple[Running, Running]) -> AsyncIterator[Client]:
 @pytest_asyncio.fixture
 async def database(database_of_all: str) -> AsyncIterator[Database]:
     """The database that both are over, to look behind them."""
-    database = Database(database_of_all, pool_size=4, statement_timeout=10)
+    database = Database(database_of_all, pool_size=4, statement_timeout=30)
     await database.open()
     yield database
     await database.close()

@@ -170,7 +170,7 @@ async def test_a_request_for_the_record_can_wait_for_the_end(a: Client, b: Clien
     done, _ = await asyncio.wait(waiting, timeout=0.3)
     assert not done, "an event is no end"
     await append(b, id, {"type": "run_end", "result": 7}, **CLOSED)
-    for record in await asyncio.wait_for(asyncio.gather(*waiting), 5):
+    for record in await asyncio.wait_for(asyncio.gather(*waiting), 60):
         assert (record["status"], record["result"]) == ("completed", 7)
     assert (await meta(a, id, "&wait=60"))["status"] == "completed"
     for wrong in ("-1", "301", "soon", "nan"):

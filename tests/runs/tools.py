@@ -15,7 +15,7 @@ CLOSED = {"Stream-Closed": "true"}
 
 # Whoever looks at leases has done so for an hour.
 LONG_WATCHED = (
-    "INSERT INTO run_gateway.lease_looks (at, since) VALUES (now() - interval '1.5 s', now() - interval '1 h')"
+    "INSERT INTO run_gateway.lease_looks (at, since) VALUES (now() - interval '1 s', now() - interval '1 h')"
     " ON CONFLICT (one) DO UPDATE SET since = excluded.since"
 )
 

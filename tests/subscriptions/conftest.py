@@ -13,7 +13,7 @@ from tests.subscriptions.tools import Receiver, Streams
 
 @pytest_asyncio.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url, pool_size=6, statement_timeout=10)
+    database = Database(database_url, pool_size=6, statement_timeout=30)
     await database.open()
     yield database
     await database.close()

@@ -235,8 +235,8 @@ async def test_a_handler_that_fails_is_tried_again_by_whoever_is_there(
 
     await eventually(done)
     assert not await failing()
-    one, other = receiver.received
-    assert one.body["wake_id"] == other.body["wake_id"]
+    assert len(receiver.received) >= 2, "and it may have been tried in between, when its time had come"
+    assert len({received.body["wake_id"] for received in receiver.received}) == 1
 
 
 async def test_a_handler_may_take_its_time_and_call_back(

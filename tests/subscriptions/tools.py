@@ -169,7 +169,7 @@ def hangs() -> tuple[Answer, asyncio.Event]:
     return answer, called
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 40.0) -> None:
+async def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     """Waits for a condition, plain or awaitable."""
     deadline = time.monotonic() + seconds
     while True:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from tests.flue.transcripts import Answer, parse
 
 BEYOND: Final = "offset=0_99999999999999999999999"
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 _CONTROL: Final = re.compile(rb"event: control\ndata:[^\n]*\n\n")
 
 

@@ -52,7 +52,7 @@ def _fingerprint() -> str:
 
 async def invoke(server: FlueServer, workflow: str, **input: Any) -> str:
     """Starts a run; its id."""
-    async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
         response = await http.post(f"{server.url}/workflows/{workflow}", json=input)
     assert response.status_code == 202, response.text
     run: str = response.json()["runId"]
@@ -71,8 +71,8 @@ def items(lines: list[Any]) -> list[Any]:
 
 async def ended(url: str, run: str) -> list[Any]:
     """Waits until the run has ended, by asking the server for its record; all its events."""
-    async with httpx.AsyncClient(base_url=url, timeout=10, trust_env=False) as http:
-        async with asyncio.timeout(60):
+    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
+        async with asyncio.timeout(120):
             while (await http.get(f"/runs/{run}?meta")).json()["status"] == "active":  # noqa: ASYNC110  it is asked
                 await asyncio.sleep(0.1)
         events: list[Any] = (await http.get(f"/runs/{run}?offset=-1")).json()

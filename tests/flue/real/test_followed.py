@@ -67,7 +67,7 @@ async def test_a_run_whose_flue_server_is_killed_ends_for_its_readers(house: Hou
     async with follow(house.b.url, run, "stream") as script:
         await script.until(lambda lines: len(items(lines)) >= 3)
         await house.flue_b.kill()
-        given = items(await script.end(timeout=30))
+        given = items(await script.end())
     assert given[-1]["type"] == "run_end"
     assert given[-1]["isError"] is True
     assert given[-1]["error"]["name"] == "RunAbandoned"
@@ -84,7 +84,7 @@ async def test_a_run_whose_flue_server_is_restarted_in_the_middle_ends_for_its_r
         await script.until(lambda lines: len(items(lines)) >= 3)
         await (house.flue_b.kill() if end == "kill" else house.flue_b.terminate())
         await house.flue_b.launch()
-        given = items(await script.end(timeout=30))
+        given = items(await script.end())
     assert (given[-1]["type"], given[-1]["isError"]) == ("run_end", True)
     assert given == await ended(house.flue_b.url, run), "the new server tells the same"
     async with follow(house.a.url, await invoke(house.flue_b, "ticker", **TICKS), how) as script:

@@ -27,7 +27,7 @@ LONG_RUN: Final = float(os.environ.get("LONG_RUN", "3"))  # seconds; by hand als
 @pytest_asyncio.fixture(params=["through the gateway", "without it"], loop_scope="package")
 async def http(request: pytest.FixtureRequest, house: House) -> AsyncIterator[httpx.AsyncClient]:
     url = house.a.url if request.param == "through the gateway" else house.flue_a.url
-    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
         yield http
 
 
@@ -35,7 +35,7 @@ async def test_with_keys_the_app_guards_its_own_routes_and_the_gateway_the_runs(
     """The SDK sends its one token to both."""
     keys = {"AUTH": "keys", "GATEWAY_KEYS": f"front:read:{TOKEN}", "GATEWAY_UPSTREAM": house.flue_a.url}
     async with Machine.start(house.database_url, env=SETTINGS | keys) as gateway:
-        async with httpx.AsyncClient(base_url=gateway.url, timeout=30, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=60, trust_env=False) as http:
             invoked = await http.post("/workflows/ticker", json={"n": 3, "intervalMs": 50})
             assert invoked.status_code == 202, "it is the app's route, and the app asks for nothing"
             run = invoked.json()["runId"]
@@ -53,7 +53,7 @@ async def test_a_workflow_is_invoked(http: httpx.AsyncClient) -> None:
 
 async def test_who_waits_for_the_result_gets_it_however_long_the_run(http: httpx.AsyncClient) -> None:
     answer = await http.post(
-        "/workflows/ticker?wait=result", json={"n": 2, "intervalMs": LONG_RUN * 500}, timeout=LONG_RUN + 30
+        "/workflows/ticker?wait=result", json={"n": 2, "intervalMs": LONG_RUN * 500}, timeout=LONG_RUN + 60
     )
     assert answer.status_code == 200
     assert (answer.json()["result"]["ok"], answer.json()["result"]["ticks"]) == (True, 2)
@@ -77,7 +77,7 @@ async def test_an_agents_own_stream_comes_as_it_is_written(http: httpx.AsyncClie
     assert sent.status_code in (200, 202), sent.text
     read: list[Any] = []
     pieces = 0
-    async with asyncio.timeout(30), http.stream("GET", f"{agent}?view=updates&offset=-1&live=sse") as stream:
+    async with asyncio.timeout(60), http.stream("GET", f"{agent}?view=updates&offset=-1&live=sse") as stream:
         assert stream.headers["content-type"] == "text/event-stream"
         async for line in stream.aiter_lines():
             pieces += line == "event: data"

@@ -50,7 +50,7 @@ async def append_until_cut(dsn: str, gateway: Gateway) -> int:
     connection = await asyncpg.connect(dsn)
     acknowledged = 0
     try:
-        async with asyncio.timeout(20.0):
+        async with asyncio.timeout(60.0):
             while True:
                 await connection.execute("INSERT INTO events VALUES ($1)", acknowledged + 1)
                 acknowledged += 1

@@ -6,7 +6,6 @@ import asyncio
 import os
 import stat
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,16 @@ from tests.log.embedded.tools import cluster_of, only_linux, run, until
 
 
 async def test_a_cold_start_takes_about_a_second_and_a_warm_one_much_less(tmp_path: Path) -> None:
-    begin = time.monotonic()
-    async with EmbeddedPostgres(tmp_path / "data"):
-        cold = time.monotonic() - begin
-    begin = time.monotonic()
-    async with EmbeddedPostgres(tmp_path / "data"):
-        warm = time.monotonic() - begin
-    assert cold < 10.0 and warm < 3.0, f"cold {cold:.2f} s, warm {warm:.2f} s"  # measured: 0.7 and 0.07
+    """Of the processor's time, which a busy machine does not add to."""
+    taken = []
+    for _ in range(2):
+        before = os.times()
+        async with EmbeddedPostgres(tmp_path / "data"):
+            pass
+        after = os.times()
+        taken.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    cold, warm = taken
+    assert warm < cold / 2 < 5.0, f"cold {cold:.2f} s, warm {warm:.2f} s"
 
 
 async def test_the_server_is_durable_unicode_and_closed_to_the_network(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Gateway:
         )  # fmt: skip
         return cls(process)
 
-    async def line(self, within: float = 30.0) -> str:
+    async def line(self, within: float = 60.0) -> str:
         assert self.process.stdout is not None
         return (await asyncio.wait_for(self.process.stdout.readline(), within)).decode().strip()
 
@@ -68,13 +68,13 @@ class Gateway:
     async def end(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        assert await asyncio.wait_for(self.process.wait(), 30.0) == 0
+        assert await asyncio.wait_for(self.process.wait(), 60.0) == 0
 
 
 Spawn = Callable[[Path], Awaitable[Gateway]]
 
 
-async def until(condition: Callable[[], object], within: float = 20.0) -> None:
+async def until(condition: Callable[[], object], within: float = 60.0) -> None:
     assert await wait_for(lambda: condition() or None, within), "it did not happen in time"
 
 

@@ -5,7 +5,7 @@ import { defineAgent, registerProvider, type AgentRouteHandler } from '@flue/run
 export const route: AgentRouteHandler = async (_c, next) => next();
 
 const faux = registerFauxProvider({
-  api: 'parrot', provider: 'parrot', models: [{ id: 'slow' }], tokensPerSecond: 20, tokenSize: { min: 2, max: 3 },
+  api: 'parrot', provider: 'parrot', models: [{ id: 'slow' }], tokensPerSecond: 5, tokenSize: { min: 2, max: 3 },
 });
 registerProvider('parrot', {
   api: 'parrot' as never, baseUrl: 'http://127.0.0.1:1/unused', apiKey: 'unused', models: { slow: { contextWindow: 128000, maxTokens: 4096 } },
