@@ -74,7 +74,7 @@ class Entry:
 
     def expects(self, post: Post) -> bool:
         """Whether a POST may come past ASGI: its sender is known already, and no quota has to be asked. See Appends."""
-        if self._quotas.judging or post.stream.startswith(RESERVED):
+        if self._quotas.counting or post.stream.startswith(RESERVED):
             return False
         principal = self._auth.known(post.headers, post.stream)
         if principal is None:

@@ -9,7 +9,7 @@ from typing import Final
 from gateway.counting import Inside
 from gateway.http.bodies import Bodies
 from gateway.limits.shares import Share
-from gateway.protocol.errors import BatchTooLarge, EventTooLarge
+from gateway.protocol.errors import EventTooLarge
 
 
 class LiveReaders:
@@ -45,8 +45,6 @@ class Limits:
     bodies: Bodies = field(default_factory=lambda: Bodies(64 << 20))
 
     def check(self, events: Sequence[bytes]) -> None:
-        """Whether one request may append these. Raises BatchTooLarge, EventTooLarge."""
-        if self.max_batch is not None and len(events) > self.max_batch:
-            raise BatchTooLarge(f"At most {self.max_batch} events.")
+        """Whether each of these may be appended. Raises EventTooLarge."""
         if self.max_event is not None and any(len(event) > self.max_event for event in events):
             raise EventTooLarge(f"At most {self.max_event} bytes.")

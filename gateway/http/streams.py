@@ -64,7 +64,7 @@ class StreamRoutes:
         self._public_url = public_url
         self._log = log
         self._limits = limits
-        self._bounded = limits.max_batch is not None or limits.max_event is not None
+        self._bounded = limits.max_event is not None
         self._methods = {
             "POST": self._append,
             "GET": self._read,
@@ -89,7 +89,7 @@ class StreamRoutes:
     async def _append(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await self._limits.bodies.read(scope, receive, self._limits.max_body)
         try:
-            request = _parse_post(path, scope["headers"], body)
+            request = _parse_post(path, scope["headers"], body, self._limits.max_batch)
         except InvalidJson:
             await self._refuse_before_json(path)
             raise
@@ -105,7 +105,7 @@ class StreamRoutes:
         if len(post.body) > self._limits.max_body or post.stored.endswith(_INDIRECT):
             return False
         try:
-            request = _parse_post(post.stored, post.headers, post.body)
+            request = _parse_post(post.stored, post.headers, post.body, self._limits.max_batch)
             if self._bounded:
                 self._limits.check(request.events)
             self._log.submit(request, partial(_settle, post, request))
@@ -123,7 +123,7 @@ class StreamRoutes:
 
     async def _create(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await self._limits.bodies.read(scope, receive, self._limits.max_body)
-        request = parse_create(path, scope["headers"], body)
+        request = parse_create(path, scope["headers"], body, self._limits.max_batch)
         if self._bounded:
             self._limits.check(request.events(request.content_type or DEFAULT_TYPE))
         if request.fork is not None:
@@ -161,11 +161,11 @@ def _forked(fork: Fork, principal: Principal) -> Fork:
     return replace(fork, source=within(principal.tenant, fork.source))
 
 
-def _parse_post(path: str, headers: GivenHeaders, body: bytes) -> AppendRequest:
+def _parse_post(path: str, headers: GivenHeaders, body: bytes, most: int | None) -> AppendRequest:
     part = part_of(path)
     if part is not None and part[1] is Part.HEARTBEAT:
         return parse_heartbeat(part[0], headers, body)
-    return parse_append(path, headers, body)
+    return parse_append(path, headers, body, most)
 
 
 def _appended(request: AppendRequest, result: Appended) -> tuple[int, Headers]:

@@ -33,6 +33,7 @@ class Quotas:
         self._full = None if settings.max_runs_per_tenant is None else full
         limits = (settings.max_appends_per_token, settings.max_creates_per_token, settings.max_runs_per_tenant)
         self.judging = any(limit is not None for limit in limits)
+        self.counting = self.judging or self.addresses is not None
 
     async def judge(self, scope: Scope, principal: Principal) -> None:
         """Raises TooManyAppends, TooManyCreates, TooManyRuns."""

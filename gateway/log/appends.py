@@ -66,7 +66,7 @@ class Waiting:
     def __init__(self, request: AppendRequest, settle: Settle) -> None:
         self.request = request
         self._settle: Settle | None = settle
-        self.size = sum(map(len, request.events)) + 200
+        self.size = sum(map(len, request.events)) + 100 * (len(request.events) + 1)  # what it takes of memory
 
     def settle(self, outcome: Appended | ProtocolError) -> None:
         """Tells the outcome, once: an HTTP request has one answer, whatever fails afterwards."""

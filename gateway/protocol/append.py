@@ -50,8 +50,10 @@ class AppendRequest:
         return not self.close and self.producer is None and self.stream_seq is None and self.lease is None
 
 
-def parse_append(path: str, headers: GivenHeaders, body: bytes) -> AppendRequest:
-    """A POST as an AppendRequest. Raises InvalidRequest, or InvalidJson for a body in JSON mode."""
+def parse_append(path: str, headers: GivenHeaders, body: bytes, most: int | None = None) -> AppendRequest:
+    """A POST of at most so many events as an AppendRequest. Raises InvalidRequest, BatchTooLarge, or InvalidJson for a
+    body in JSON mode.
+    """
     found = single_headers(headers, APPEND_HEADERS)
     close = is_true(found.get(b"stream-closed"))
     producer = _producer(found)
@@ -65,7 +67,7 @@ def parse_append(path: str, headers: GivenHeaders, body: bytes) -> AppendRequest
     if not content_type:
         raise InvalidRequest("Content-Type is required.")
     media = _media(content_type)
-    events = json_body.messages(body) if media == JSON_TYPE else [body]
+    events = json_body.messages(body, most=most) if media == JSON_TYPE else [body]
     return AppendRequest(path, media, events, close, stream_seq, producer, lease)
 
 

@@ -58,18 +58,22 @@ class CreateRequest:
     fork: Fork | None
     body: bytes
     lease: int | None = None
+    most: int | None = None  # initial events
 
     def events(self, content_type: str) -> list[bytes]:
-        """The initial events, as the stream's type has them (§9.1.3: an empty array is none). Raises InvalidJson."""
+        """The initial events, as the stream's type has them (§9.1.3: an empty array is none).
+
+        Raises InvalidJson, BatchTooLarge.
+        """
         if not self.body:
             return []
         if media_type(content_type) == JSON_TYPE:
-            return json_body.messages(self.body, may_be_empty=True)
+            return json_body.messages(self.body, may_be_empty=True, most=self.most)
         return [self.body]
 
 
-def parse_create(path: str, headers: RawHeaders, body: bytes) -> CreateRequest:
-    """A PUT as a CreateRequest. Raises InvalidRequest or SourceNotFound."""
+def parse_create(path: str, headers: RawHeaders, body: bytes, most: int | None = None) -> CreateRequest:
+    """A PUT of at most so many events as a CreateRequest. Raises InvalidRequest or SourceNotFound."""
     found = single_headers(headers, CREATE_HEADERS)
     fork = _fork(found)
     given = found.get(b"content-type", b"")
@@ -90,6 +94,7 @@ def parse_create(path: str, headers: RawHeaders, body: bytes) -> CreateRequest:
         fork=fork,
         body=body,
         lease=lease_of(path, found),
+        most=most,
     )
 
 

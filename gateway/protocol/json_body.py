@@ -11,7 +11,7 @@ from typing import Final
 
 import orjson
 
-from gateway.protocol.errors import InvalidJson
+from gateway.protocol.errors import BatchTooLarge, InvalidJson
 
 _CR, _LF = b"\r\n"  # as numbers: to look for a byte by its bytes takes ten times as long
 _ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
@@ -20,16 +20,19 @@ _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]')
 _BETWEEN_OBJECTS: Final = re.compile(rb"\}[ \t]*,[ \t]*\{")
 
 
-def messages(body: bytes, *, may_be_empty: bool = False) -> list[bytes]:
+def messages(body: bytes, *, may_be_empty: bool = False, most: int | None = None) -> list[bytes]:
     """The messages of a body: one level of an array is flattened (§9.1.2).
 
     `may_be_empty`: whether an empty array is allowed, as in a PUT, but not in a POST (§9.1.3). Raises InvalidJson when
-    the body is not JSON (RFC 8259), is nested too deep, or is an empty array where that is not allowed.
+    the body is not JSON (RFC 8259), is nested too deep, or is an empty array where that is not allowed. Raises
+    BatchTooLarge, before it takes them apart, when there are more than `most`.
     """
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidJson(f"{error.msg} at line {error.lineno}, column {error.colno}.") from None
+    if most is not None and isinstance(value, list) and len(value) > most:
+        raise BatchTooLarge(f"At most {most} events.")
     if _LF in body or _CR in body:
         body = body.translate(_ONE_LINE)
     body = body.strip(b" \t")

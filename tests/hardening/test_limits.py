@@ -14,6 +14,7 @@ import pytest
 
 from gateway.limits.rates import MOST, Rate
 from gateway.limits.shares import Share
+from gateway.settings import load
 from tests.servers import PATIENCE, Client, client_of, following, serving
 
 JSON = {"content-type": "application/json"}
@@ -97,6 +98,8 @@ async def test_requests_are_counted_by_the_address_that_a_trusted_proxy_names(da
         await follow.until(lambda reading: len(reading.events) > 0)
         for path in (live, run, "/health"):
             assert is_refused(await client("GET", path, headers=first), 429, "too_many_requests"), path
+        assert is_refused(await client("POST", run, headers=JSON | first, content="1"), 429, "too_many_requests")
+        assert (await client("POST", run, headers=JSON, content="1")).status_code == 204
         assert (await client("GET", run, headers={"x-forwarded-for": "192.0.2.2"})).status_code == 200
         assert (await client("GET", run)).status_code == 200
 
@@ -108,6 +111,18 @@ async def test_a_batch_and_an_event_have_a_size(database_url: str, run: str) -> 
             assert is_refused(await client(method, run, headers=JSON, content='["123456789"]'), 413, "event_too_large")
             assert (await client(method, run, headers=JSON, content='[1,2,"12345678"]')).is_success
         assert len((await client("GET", run)).json()) == 6
+        fork = {"Stream-Forked-From": run}  # of its source's type, which the request does not say
+        assert is_refused(await client("PUT", f"{run}-f", headers=fork, content="[1,2,3,4]"), 413, "batch_too_large")
+
+
+async def test_no_request_holds_more_events_than_are_taken_apart_in_a_moment(database_url: str, run: str) -> None:
+    most = load().max_batch
+    async with limited(database_url) as client:
+        await client("PUT", run, headers=JSON)
+        many = "[" + "1," * most + "1]"
+        assert is_refused(await client("POST", run, headers=JSON, content=many), 413, "batch_too_large")
+        answer = await client("POST", run, headers=JSON, content=many.replace("1,", "", 1))
+        assert answer.headers["stream-next-offset"] == f"{0:016}_{most:016}"
 
 
 async def test_bodies_that_are_arriving_have_a_size_together(database_url: str, run: str) -> None:
