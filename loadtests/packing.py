@@ -12,8 +12,7 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -162,14 +161,8 @@ async def _pack(url: str) -> tuple[int, float]:
         return housekeeping.packed, time.perf_counter() - began
 
 
-@asynccontextmanager
-async def _database(url: str) -> AsyncIterator[Database]:
-    database = Database(url, pool_size=2, statement_timeout=60)
-    await database.open()
-    try:
-        yield database
-    finally:
-        await database.close()
+def _database(url: str) -> Database:
+    return Database(url, pool_size=2, statement_timeout=60)
 
 
 async def _measure(total: int, runs: int, rounds: int) -> None:

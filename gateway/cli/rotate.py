@@ -61,9 +61,5 @@ async def _opened(settings: Settings) -> AsyncIterator[Database]:
 
     async with database(settings) as url:
         await update(url)
-        opened = Database(url, pool_size=1, statement_timeout=settings.statement_timeout)
-        await opened.open()
-        try:
+        async with Database(url, pool_size=1, statement_timeout=settings.statement_timeout) as opened:
             yield opened
-        finally:
-            await opened.close()

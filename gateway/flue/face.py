@@ -99,7 +99,7 @@ class Flue:
         return "triggers" if self._triggers.there and self._listens() else "polling"
 
     def hears(self, ring: Callable[[News], None]) -> Callable[[News], None]:
-        """What is to hear all news. It keeps what concerns Flue's runs, and hands the rest on to `ring`."""
+        """A listener for all news: news of Flue's runs goes to their own hub, any other to `ring`."""
 
         def hear(news: News) -> None:
             if news.path.startswith(PREFIX):

@@ -57,19 +57,20 @@ class FlueRoutes:
         }
 
     def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """As any Routes."""
+        """Answers a request for the stream at `path`: see Routes."""
         # A Flue app has no tenants: its runs are those of the default tenant.
         if run_of(path) is None or path in self._own or scope["method"] == "OPTIONS" or principal_of(scope).tenant:
             return self._native(path, scope, receive, send)
         return self._either(path, scope, receive, send)
 
     def append_directly(self, post: Post) -> bool:
-        """As the native one, except that the first append to a run has to come by ASGI, which finds out whose it is."""
+        """As the gateway's own. But a run's first append comes by ASGI, which finds out whose run it is."""
         if run_of(post.stored) is not None and post.stored not in self._own:
             return False
         return self._append_directly(post)
 
     async def _either(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers for a run of Flue's if there is one, and otherwise as the gateway's own routes do."""
         try:
             await self._methods.get(scope["method"], self._refuse)(path, scope, receive, send)
             return

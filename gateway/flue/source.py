@@ -96,7 +96,7 @@ class Source:
     ) -> Page:
         """The page after `position`, or one that begins at most `last_events` before the tail.
 
-        `known`, a page that was read from `position` before, spares its bytes the way here. Raises NoSuchRun.
+        `known`: a page that was read from `position` before, whose events need not be sent again. Raises NoSuchRun.
         """
         args = (known.batch.end, not known.batch.up_to_date) if known else (None, None)
         row = await self._page(path, position, last_events, self._page_bytes, *args, None)

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import asyncpg
 
@@ -61,7 +61,7 @@ class Lane:
         except FAULTS as error:
             self._database.judge(self._connection, error)
             await self.close()
-            raise _told(error) from error
+            raise _translated(error) from error
         except BaseException:
             self._database.discard(self._connection)  # cancelled in the middle of a statement: its state is unknown
             await self.close()
@@ -79,7 +79,7 @@ class Lane:
 
 
 class Database:
-    """The pool of a Machine. Opened once; `acquire` gives a connection for one statement.
+    """The pool of a Machine. Opened once, or used as a context manager; `acquire` gives a connection for one statement.
 
     `statement_timeout` and `max_age` are seconds: for one statement, and for a connection's life.
     """
@@ -121,6 +121,13 @@ class Database:
                 await asyncio.wait_for(self._pool.close(), timeout=2)
             except TimeoutError:
                 self._pool.terminate()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     @property
     def connections(self) -> dict[str, int]:
@@ -164,7 +171,7 @@ class Database:
             yield connection
         except FAULTS as error:
             self.judge(connection, error)
-            raise _told(error) from error
+            raise _translated(error) from error
         except asyncio.CancelledError:
             self.discard(connection)  # it may be in the middle of a statement
             raise
@@ -217,7 +224,7 @@ def _is_open(connection: Pooled) -> bool:
         return False  # it was lost while it lay idle, and the driver has taken it back
 
 
-def _told(error: BaseException) -> Unavailable:
+def _translated(error: BaseException) -> Unavailable:
     """The driver's error as the protocol's."""
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.DiskFullError):
         return NotWritable()

@@ -13,7 +13,7 @@ from gateway.log.database import Database
 from gateway.protocol.batch import Batch, Encoding, Page, Stream
 from gateway.protocol.errors import NotWritable, StreamGone, StreamNotFound, TooManyReads
 
-LIVE_PAGE: Final = 64 << 10  # bytes: what a slow reader may be holding up, for it is written all at once
+LIVE_PAGE: Final = 64 << 10  # bytes: a page is written at once, so a slow reader may keep as much in memory
 
 _PAGE = """
     SELECT id, content_type, tail, closed, gone, ttl, start, until, same, lengths,
@@ -57,8 +57,8 @@ class Reader:
         """The page after `position`, or one that begins at most `last_events` before the tail.
 
         Holds about `page_bytes`, and at least one event when there is one. Slides a TTL unless told not to.
-        `known`, a page that was read from `position` before, spares its bytes the way here: only what can have changed
-        is asked for. Raises StreamNotFound, StreamGone.
+        `known`: a page that was read from `position` before. If its events are still the right answer, they are taken
+        from it and not sent again. Raises StreamNotFound, StreamGone.
         """
         full = known and not known.batch.up_to_date
         args = (known.stream.id, known.batch.end, full) if known else (None, None, None)
@@ -75,7 +75,7 @@ class Reader:
         return _page(path, await self._rows(path, position, last_events, most, True, None, None, None, recent))
 
     async def _rows(self, *args: object) -> list[asyncpg.Record]:
-        """A page's pieces, in order; each row says what the stream is as well."""
+        """The pieces of a page, in order. Each row also describes the stream."""
         self.reads += 1
         try:
             rows = await self._fetch(*args)

@@ -19,7 +19,7 @@ APPEND_HEADERS: Final = frozenset(
 HEARTBEAT_HEADERS: Final = frozenset((b"run-lease", b"producer-id", b"producer-epoch"))
 
 
-@dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
+@dataclass(slots=True)  # not frozen: see gateway.protocol
 class Producer:
     """An idempotent producer's claim on one append (§5.2.1)."""
 
@@ -28,7 +28,7 @@ class Producer:
     seq: int
 
 
-@dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
+@dataclass(slots=True)  # not frozen: see gateway.protocol
 class AppendRequest:
     """POST (§5.2). Without events it only closes the stream, or is a run's sign of life.
 

@@ -46,7 +46,7 @@ class Stream:
         return Encoding.of(self.content_type)
 
 
-@dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
+@dataclass(slots=True)  # not frozen: see gateway.protocol
 class Batch:
     """The events after position `start` up to position `end`.
 
@@ -75,7 +75,7 @@ class Page:
     batch: Batch
 
 
-@dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
+@dataclass(slots=True)  # not frozen: see gateway.protocol
 class News:
     """Events `first` to `last` of a stream were committed; none when first > last. A hint (law 2).
 

@@ -169,9 +169,7 @@ async def test_machines_take_each_others_tokens_and_keys_may_change_while_tokens
 ) -> None:
     monkeypatch.setattr(token_keys, "PAUSE", 0)
     capability, changes = Capability("", "runs/1", False, 2_000_000_000), list[str]()
-    database = Database(database_url, pool_size=2, statement_timeout=10)
-    await database.open()
-    try:
+    async with Database(database_url, pool_size=2, statement_timeout=10) as database:
         a, b = (ReadTokens(database, [], lambda name=name: changes.append(name)) for name in "ab")  # type: ignore[misc]
         old = await a.sign(capability)
         assert (await b.verify(old, b"")).stream == "runs/1"
@@ -188,8 +186,6 @@ async def test_machines_take_each_others_tokens_and_keys_may_change_while_tokens
         with pytest.raises(TokenInvalid):
             await b.verify(old, b"")
         assert changes == ["a", "b", "a", "b", "b"], "whoever remembers what was verified is told to forget it"
-    finally:
-        await database.close()
 
 
 async def test_secrets_of_the_settings_go_before_the_databases_key() -> None:

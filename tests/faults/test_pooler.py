@@ -87,16 +87,14 @@ async def test_with_a_direct_address_behind_a_pooler_news_arrives_by_listen(data
 
 @pytest.mark.parametrize(("mode", "keeps"), [("session", True), ("transaction", False)])
 async def test_prepared_statements_are_kept_where_a_session_is_one(database_url: str, mode: str, keeps: bool) -> None:
-    async with PgBouncer.start(database_url, mode=mode) as pooler:
-        database = Database(pooler.url, pool_size=2, statement_timeout=5)
-        await database.open()
-        try:
-            async with database.acquire() as connection:
-                await connection.fetchval("SELECT 40 + $1::integer", 2)
-                names = await connection.fetchval("SELECT count(*) FROM pg_prepared_statements")
-                assert (names > 0) is keeps
-        finally:
-            await database.close()
+    async with (
+        PgBouncer.start(database_url, mode=mode) as pooler,
+        Database(pooler.url, pool_size=2, statement_timeout=5) as database,
+        database.acquire() as connection,
+    ):
+        await connection.fetchval("SELECT 40 + $1::integer", 2)
+        names = await connection.fetchval("SELECT count(*) FROM pg_prepared_statements")
+        assert (names > 0) is keeps
 
 
 async def test_who_requires_listen_does_not_start_to_poll(database_url: str) -> None:

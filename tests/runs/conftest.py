@@ -47,10 +47,8 @@ async def b(machines: tuple[Running, Running]) -> AsyncIterator[Client]:
 @pytest_asyncio.fixture
 async def database(database_of_all: str) -> AsyncIterator[Database]:
     """The database that both are over, to look behind them."""
-    database = Database(database_of_all, pool_size=4, statement_timeout=30)
-    await database.open()
-    yield database
-    await database.close()
+    async with Database(database_of_all, pool_size=4, statement_timeout=30) as database:
+        yield database
 
 
 @pytest.fixture

@@ -13,10 +13,8 @@ from tests.subscriptions.tools import Receiver, Streams
 
 @pytest_asyncio.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url, pool_size=6, statement_timeout=30)
-    await database.open()
-    yield database
-    await database.close()
+    async with Database(database_url, pool_size=6, statement_timeout=30) as database:
+        yield database
 
 
 @pytest_asyncio.fixture
