@@ -28,7 +28,6 @@ from gateway.http.post import Appends
 from gateway.http.routes import Routes
 from gateway.http.streams import StreamRoutes
 from gateway.http.upstream import Upstream
-from gateway.limits import Quotas
 from gateway.log.database import Database
 from gateway.log.direct import listening_addresses
 from gateway.log.face import Log
@@ -36,6 +35,7 @@ from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
 from gateway.protocol.batch import News
+from gateway.quotas import Quotas
 from gateway.runs import Runs
 from gateway.runs.quota import RunQuota
 from gateway.settings import Settings

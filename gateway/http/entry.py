@@ -24,11 +24,11 @@ from gateway.http.post import Post
 from gateway.http.responses import Sending
 from gateway.http.routes import AppendDirectly, Routes
 from gateway.http.upstream import Upstream
-from gateway.limits import Quotas
-from gateway.limits.face import open_at
 from gateway.protocol.errors import Draining, InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound
 from gateway.protocol.stream_path import RESERVED, is_reserved, stream_path_of
 from gateway.protocol.tenants import within
+from gateway.quotas import Quotas
+from gateway.quotas.face import open_at
 
 
 class Entry:

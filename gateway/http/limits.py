@@ -8,8 +8,8 @@ from typing import Final
 
 from gateway.counting import Inside
 from gateway.http.bodies import Bodies
-from gateway.limits.shares import Share
 from gateway.protocol.errors import EventTooLarge
+from gateway.quotas.shares import Share
 
 
 class LiveReaders:

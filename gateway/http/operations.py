@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gateway.auth import errors as auth_errors
-from gateway.limits import errors as limit_errors
 from gateway.protocol import errors
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.fields import MAX_LEASE, MAX_TOKEN
 from gateway.protocol.stream_path import MAX_PATH, MAX_RUN_ID
+from gateway.quotas import errors as quota_errors
 
 Json = dict[str, Any]
 
@@ -88,7 +88,7 @@ AT_THE_GATE: Final[Refusals] = (*_OF_CREDENTIALS, auth_errors.IssuerUnavailable)
 """What every route may refuse while AUTH is on."""
 
 EVERYWHERE: Final[Refusals] = (
-    errors.InvalidRequest, limit_errors.TooManyRequests, errors.InternalFault, errors.Unavailable, *AT_THE_GATE,
+    errors.InvalidRequest, quota_errors.TooManyRequests, errors.InternalFault, errors.Unavailable, *AT_THE_GATE,
 )  # fmt: skip
 """What every stream route may refuse."""
 
@@ -141,7 +141,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         {201: Answer("Created.", (*_CREATED, "Location")), 200: Answer("It exists as asked for.", _CREATED)},
         (errors.InvalidJson, errors.ForkOffsetBeyondTail, errors.ForkSubOffsetBeyondData, errors.SourceNotFound,
          errors.StreamExists, errors.PathBlocked, errors.SourceGone, errors.ContentTypeMismatch, errors.BodyTooLarge,
-         errors.BatchTooLarge, errors.EventTooLarge, limit_errors.TooManyCreates, limit_errors.TooManyRuns,
+         errors.BatchTooLarge, errors.EventTooLarge, quota_errors.TooManyCreates, quota_errors.TooManyRuns,
          errors.TooManyPending, errors.NotWritable, errors.StreamHeld),
         "The first events, as in an append; a JSON stream also takes an empty array, for none.",
     ),
@@ -156,7 +156,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         (errors.InvalidJson, errors.NewEpochMustStartAtZero, errors.StaleEpoch, errors.ProducerLost,
          errors.StreamNotFound, errors.StreamClosed, errors.ContentTypeMismatch, errors.StreamSeqConflict,
          errors.ProducerSequenceGap, errors.StreamGone, errors.BodyTooLarge, errors.BatchTooLarge,
-         errors.EventTooLarge, limit_errors.TooManyAppends, errors.TooManyPending,
+         errors.EventTooLarge, quota_errors.TooManyAppends, errors.TooManyPending,
          errors.NotWritable, errors.StreamHeld),
         "The events, in the stream's content type.",
     ),
@@ -172,7 +172,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
          204: Answer("Long-poll: nothing new.", _POLLED),
          304: Answer("What the client has still holds.", ("ETag",))},
         (errors.StreamNotFound, errors.RunNotFound, errors.StreamGone, errors.Draining, errors.TooManyReaders,
-         errors.TooManyReads, limit_errors.TooManyStreams),
+         errors.TooManyReads, quota_errors.TooManyStreams),
     ),
     "head": Operation(
         "A stream's metadata",

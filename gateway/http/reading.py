@@ -19,9 +19,6 @@ from gateway.fanout.hub import Hub
 from gateway.fanout.pages import Pages
 from gateway.http import responses
 from gateway.http.limits import Limits
-from gateway.limits.errors import TooManyStreams
-from gateway.limits.face import holder
-from gateway.limits.shares import Share
 from gateway.protocol import frames, headers
 from gateway.protocol.batch import Batch, Encoding, Page
 from gateway.protocol.cursor import cursor
@@ -29,6 +26,9 @@ from gateway.protocol.dialect import GATEWAYS, Dialect
 from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.offset import NOW
 from gateway.protocol.read import Live, ReadRequest
+from gateway.quotas.errors import TooManyStreams
+from gateway.quotas.face import holder
+from gateway.quotas.shares import Share
 
 SHARED: Final = 64 << 10  # bytes of a body, from which on it is sent in parts rather than copied
 # A writer chooses a stream's type, which may be text/html or image/svg+xml. A browser may show it, but must run none

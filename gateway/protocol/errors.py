@@ -1,7 +1,7 @@
 """The one tree of refusals: a class's docstring is the message that a client is shown, beside `status` and `type`.
 
 Here are its root and the refusals of streams and runs. Those that one room alone knows of stand there: `auth.errors`,
-`limits.errors`, `flue.errors`, `http.upstream`. Knows nothing of HTTP beyond numbers and names of headers;
+`quotas.errors`, `flue.errors`, `http.upstream`. Knows nothing of HTTP beyond numbers and names of headers;
 `gateway.http.responses` renders a refusal.
 """
 

@@ -12,8 +12,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from gateway.limits.rates import MOST, Rate
-from gateway.limits.shares import Share
+from gateway.quotas.rates import MOST, Rate
+from gateway.quotas.shares import Share
 from gateway.settings import load
 from tests.servers import PATIENCE, Client, client_of, following, serving
 

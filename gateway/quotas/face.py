@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 
 from gateway.asgi import Scope
 from gateway.auth.principal import ANONYMOUS, Principal
-from gateway.limits.errors import TooManyAppends, TooManyCreates, TooManyRequests, TooManyRuns
-from gateway.limits.rates import Rate
-from gateway.limits.shares import Share
 from gateway.protocol.run_path import Part, is_run, part_of
 from gateway.protocol.stream_path import is_reserved, stream_path_of
 from gateway.protocol.tenants import within
+from gateway.quotas.errors import TooManyAppends, TooManyCreates, TooManyRequests, TooManyRuns
+from gateway.quotas.rates import Rate
+from gateway.quotas.shares import Share
 from gateway.settings import Settings
 
 Full = Callable[[str, str | None], Awaitable[bool]]
