@@ -97,6 +97,11 @@ class Broadcast:
         if uring is not None:
             uring.close()
 
+    @property
+    def at_once(self) -> bool:
+        """Whether many are sent to in one system call."""
+        return self._uring is not None
+
     def __call__(self, crowd: Crowd, data: bytes) -> None:
         if self._uring is not None and len(crowd) >= self._many:
             followers, fds = crowd.descriptors

@@ -67,6 +67,7 @@ class Hub:
         broadcast: Broadcast = ONE_BY_ONE,
     ) -> None:
         self.tails: dict[str, Tail] = {}
+        self.broadcast: Final = broadcast
         self.read: Final = SharedReads(read)
         self.deadlines: Final = Deadlines(clock)
         self.remembered = 0  # readers who began without a read of the log
@@ -83,7 +84,6 @@ class Hub:
         self._sweep_interval = sweep_interval
         self._trusted = trusted
         self._offset = offset
-        self._broadcast = broadcast
         self._cursor = cursor(now(), None, 0)  # of this tick
         self._tasks: set[asyncio.Task[None]] = set()
         self._keep_at: dict[Tail, float] = {}  # tails of streams with a TTL, and when each is to be touched next
@@ -105,7 +105,7 @@ class Hub:
         """The tail of a stream, kept until `unfollow`. Comes before the first read of the log (law 4)."""
         tail = self.tails.get(path)
         if tail is None:
-            tail = self.tails[path] = Tail(path, self._clock(), self._offset, self._broadcast)
+            tail = self.tails[path] = Tail(path, self._clock(), self._offset, self.broadcast)
         tail.users += 1
         return tail
 

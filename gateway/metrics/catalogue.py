@@ -133,6 +133,12 @@ METRICS: Final = (
         "state",
     ),
     Metric(
+        "io_uring",
+        Kind.GAUGE,
+        "1 while a frame goes to many readers in one system call, 0 while it goes to one after the other.",
+        lambda parts: int(parts.hubs[0].broadcast.at_once),
+    ),
+    Metric(
         "tails",
         Kind.GAUGE,
         "Streams that somebody follows here.",

@@ -54,7 +54,7 @@ async def test_each_is_sent_its_own_run_whoever_had_its_descriptor_before(databa
     except NoUring as reason:
         unless_ci(f"there is no io_uring here: {reason}")
     with serving(database_url, "direct", io_uring=io_uring) as gateway:
-        assert (gateway.app._broadcast._uring is not None) == io_uring
+        assert gateway.app._broadcast.at_once == io_uring
         async with httpx.AsyncClient(base_url=gateway.url) as http:
             for run in "ab":
                 (await http.put(f"/runs/{run}", headers=JSON)).raise_for_status()
