@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("gateway.fanout.broadcast")
 
-MANY: Final = 8  # followers from which on one system call for all is the cheaper way
+MANY: Final = 16  # followers from which on one system call for all is the cheaper way
 _NONE: Final = array("i")
 
 
