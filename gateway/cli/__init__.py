@@ -16,7 +16,7 @@ from gateway.cli.tail import tail
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="run-gateway", message="%(prog)s %(version)s")
 def main() -> None:
-    """An event log for runs in Postgres, followed over Durable Streams from any Machine."""
+    """Keeps the events of runs in Postgres, and serves them over Durable Streams from any Machine."""
 
 
 for command in (serve, migrate, tail, append, demo, flue, rotate_token_key, rotate_webhook_key):

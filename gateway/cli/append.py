@@ -29,7 +29,7 @@ def _producer_id(_: click.Context, __: click.Parameter, value: str | None) -> st
     return value
 
 
-@click.command()
+@click.command(short_help="Append the lines of stdin to a run, each once.")
 @click.argument("run")
 @url_option
 @token_option

@@ -31,7 +31,7 @@ MIDDLE = 26
 """Events after which A is killed: in the middle of a sentence, while others are on their way."""
 
 
-@click.command()
+@click.command(short_help="Kill a Machine that is being read, and lose nothing.")
 @click.option(
     "--speed",
     type=click.FloatRange(0.01, 1000),

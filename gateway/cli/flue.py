@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from gateway.flue.schema import Connection
 
 
-@click.group()
+@click.group(short_help="Put triggers on a Flue app's tables, or remove them.")
 def flue() -> None:
-    """A Flue app's tables, in DATABASE_URL."""
+    """The triggers on the tables of a Flue app, in DATABASE_URL."""
 
 
 @flue.command()

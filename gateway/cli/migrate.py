@@ -8,7 +8,7 @@ from gateway.cli.endings import finish, settings
 from gateway.settings import Settings
 
 
-@click.command()
+@click.command(short_help="Create or update the database schema.")
 @click.option("--database-url", metavar="URL", help="Instead of DATABASE_URL.")
 @click.option("--data-dir", metavar="FOLDER", help="Instead of GATEWAY_DATA_DIR.")
 def migrate(database_url: str | None, data_dir: str | None) -> None:

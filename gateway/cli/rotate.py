@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gateway.log.database import Database
 
 
-@click.command("rotate-token-key")
+@click.command("rotate-token-key", short_help="Sign runs' tokens with a new key.")
 @click.option("--database-url", metavar="URL", help="Instead of DATABASE_URL.")
 @click.option("--data-dir", metavar="FOLDER", help="Instead of GATEWAY_DATA_DIR.")
 def rotate_token_key(database_url: str | None, data_dir: str | None) -> None:
@@ -26,7 +26,7 @@ def rotate_token_key(database_url: str | None, data_dir: str | None) -> None:
     finish(_rotate(settings(database_url=database_url, data_dir=data_dir)))
 
 
-@click.command("rotate-webhook-key")
+@click.command("rotate-webhook-key", short_help="Sign webhooks with a new key.")
 @click.option("--database-url", metavar="URL", help="Instead of DATABASE_URL.")
 @click.option("--data-dir", metavar="FOLDER", help="Instead of GATEWAY_DATA_DIR.")
 def rotate_webhook_key(database_url: str | None, data_dir: str | None) -> None:

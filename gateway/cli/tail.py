@@ -12,7 +12,7 @@ from gateway.cli.remote import session, token_option, url_option
 from gateway.client import Follower, Session, Step, elements, stream_url, unbase64
 
 
-@click.command()
+@click.command(short_help="Follow a run to its end.")
 @click.argument("run")
 @click.option(
     "--from", "offset", default="-1", metavar="OFFSET", help="Where to begin: -1 (the start), now, an offset."
