@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from gateway.auth.rules import need_of
+from gateway.http.examples import INTRODUCTION, READ, RECORD
 from gateway.http.operations import (
     AT_THE_GATE,
     BELOW_A_RUN,
@@ -54,7 +55,7 @@ SECURITY: Final[Json] = {
 def describe(api: FastAPI, *, auth: bool = False) -> Json:
     """The whole document, made once. `auth`: whether credentials are asked for."""
     if api.openapi_schema is None:
-        document = get_openapi(title=api.title, version=api.version, description=api.description, routes=api.routes)
+        document = get_openapi(title=api.title, version=api.version, description=INTRODUCTION, routes=api.routes)
         document.setdefault("components", {}).setdefault("schemas", {})["Error"] = _ERROR
         for route, parameter in STREAM_ROUTES.items():
             tag = "runs" if route.startswith("/runs") else "streams"
@@ -98,6 +99,10 @@ def _operation(method: str, operation: Operation, tag: str) -> Json:
         "responses": {str(status): _answer(answer) for status, answer in operation.answers.items()}
         | ({} if method == "options" else _refusals(operation.refuses, bodyless=method == "head")),
     }
+    if method == "get":
+        content = described["responses"]["200"]["content"]
+        for type, examples in READ.items():
+            content[type]["examples"] = examples | (RECORD if (tag, type) == ("runs", "application/json") else {})
     body = {"requestBody": {"description": operation.body, "content": _content(TYPES)}}
     return described | (body if operation.body else {})
 
@@ -133,8 +138,13 @@ def _refusal(status: int, classes: list[type[ProtocolError]], bodyless: bool) ->
     names = list(dict.fromkeys(name for error in classes for name in REFUSAL_HEADERS.get(error, ())))
     names += ["Retry-After"] if status in (429, 503) else []
     text = "\n".join(f"- `{error.type}`: {(error.__doc__ or '').strip()}" for error in classes)
-    body = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+    examples = {error.type: {"value": _refused(error)} for error in classes}
+    body = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}, "examples": examples}}}
     return {"description": text, "headers": _headers(names)} | ({} if bodyless else body)
+
+
+def _refused(error: type[ProtocolError]) -> Json:
+    return {"error": {"type": error.type, "message": (error.__doc__ or "").strip(), "details": None}}
 
 
 def _headers(names: Sequence[str]) -> Json:

@@ -158,6 +158,22 @@ def test_every_reference_leads_somewhere_and_every_name_is_used_once(document: d
     assert len(ids) == len(set(ids)) >= 12
 
 
+async def test_the_examples_are_what_a_reader_is_given(client: Client, document: dict[str, Any]) -> None:
+    answers = document["paths"]["/runs/{id}"]["get"]["responses"]
+    content = answers["200"]["content"]
+    events, record = (content["application/json"]["examples"][name]["value"] for name in ("events", "record"))
+    asked = {name: record[name] for name in ("workflowName", "input", "metadata", "lease")}
+    run = f"/runs/{(await client('POST', '/runs', json=asked)).json()['runId']}"
+    await client("POST", run, json=events[:2])
+    await client("POST", run, json=events[2], headers={"stream-closed": "true"})
+    stream = content["text/event-stream"]["examples"]["to the end"]["value"]
+    assert (await client("GET", f"{run}?offset=-1&live=sse")).text == stream
+    assert (await client("GET", run)).json() == events
+    assert (await client("GET", f"{run}?meta")).json().keys() == record.keys()
+    refused = (await client("GET", "/runs/none")).json()
+    assert answers["404"]["content"]["application/json"]["examples"]["stream_not_found"]["value"] == refused
+
+
 def test_the_document_is_made_once() -> None:
     api = FastAPI(title="t", version="1")
     assert openapi.describe(api) is openapi.describe(api)
