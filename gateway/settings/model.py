@@ -190,8 +190,8 @@ class Settings(BaseSettings):
     )
     io_uring: bool = Field(
         True,
-        description="Whether a frame goes to many readers in one system call, where the system has io_uring and lets"
-        " this process use it.",
+        description="Whether a frame goes to many readers in one system call, where Linux lets this process use"
+        " io_uring (Docker does not by default).",
     )
     keep_alive: Seconds = Field(75.0, description="Seconds that a connection may wait for its next request.")
     drain_timeout: float = Field(
