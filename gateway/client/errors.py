@@ -16,7 +16,7 @@ class StreamGone(ClientError):
 
 
 class StreamClosed(ClientError):
-    """409 with Stream-Closed: nothing can be appended any more."""
+    """Nothing can be appended any more: 409 with Stream-Closed, or 403 with it to a producer whose lease ran out."""
 
 
 class Fenced(ClientError):

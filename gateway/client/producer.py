@@ -10,6 +10,8 @@ import time
 import uuid
 from collections.abc import Sequence
 
+import httpx
+
 from gateway.client.errors import BadAnswer, Fenced, Refused
 from gateway.client.session import Answer, Session, explain, refusal
 
@@ -64,7 +66,7 @@ class Producer:
         while True:
             named = {"producer-id": self._id, "producer-epoch": str(self._epoch)}
             answer = await self._session.send("POST", url, named | headers, body)
-            if answer.response.status_code == 403 and self._can_claim(answer):
+            if self._can_claim(answer):
                 self._epoch = _number(answer, "producer-epoch") + 1
                 continue
             self._judge(answer)
@@ -73,11 +75,11 @@ class Producer:
 
     def _can_claim(self, answer: Answer) -> bool:
         # Only before anything of ours can have been accepted; later it is we who have been replaced.
-        return self._seq == 0 and not answer.doubtful and "producer-epoch" in answer.response.headers
+        return self._seq == 0 and not answer.doubtful and _replaced(answer.response)
 
     def _judge(self, answer: Answer) -> None:
         response = answer.response
-        if response.status_code == 403 and "producer-epoch" in response.headers:
+        if _replaced(response):
             raise Fenced(f"{self._url}: another producer has taken over the id {self._id!r}")
         if response.status_code == 409 and "producer-expected-seq" in response.headers:
             raise Refused(f"{self._url}: {explain(response)}: the server has lost count of this producer")
@@ -86,6 +88,13 @@ class Producer:
         # A number beyond all of ours: someone else sends under this id and epoch, and took our place.
         if "producer-seq" in response.headers and _number(answer, "producer-seq") > self._seq:
             raise Fenced(f"{self._url}: another producer uses the id {self._id!r} at the same time")
+
+
+def _replaced(response: httpx.Response) -> bool:
+    """Whether another producer has a later epoch; a 403 with Stream-Closed says that the run's lease ran out."""
+    return (
+        response.status_code == 403 and "producer-epoch" in response.headers and "stream-closed" not in response.headers
+    )
 
 
 def _number(answer: Answer, header: str) -> int:

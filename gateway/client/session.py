@@ -117,6 +117,6 @@ def refusal(response: httpx.Response) -> ClientError:
         return NoSuchStream(text)
     if response.status_code == 410:
         return StreamGone(text)
-    if response.status_code == 409 and response.headers.get("stream-closed") == "true":
-        return StreamClosed(text if "closed" in said else f"{text}: it is closed")
+    if response.status_code in (403, 409) and response.headers.get("stream-closed") == "true":
+        return StreamClosed(text if "closed" in said or response.status_code == 403 else f"{text}: it is closed")
     return Refused(text)
