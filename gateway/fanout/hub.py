@@ -202,6 +202,8 @@ class Hub:
         elif tail.position is None or tail.filling:
             tail.expect(news)
         elif news.last < tail.position or (news.last == tail.position and (tail.closed or not news.closed)):
+            if not news.last:
+                self.created(news.path)
             return  # it is known already
         elif news.first == tail.position + 1 and news.body is not None:
             self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed), news.heard)

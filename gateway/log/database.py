@@ -226,6 +226,8 @@ def _is_open(connection: Pooled) -> bool:
 
 def _translated(error: BaseException) -> Unavailable:
     """The driver's error as the protocol's."""
+    if isinstance(error, asyncpg.DiskFullError) and error.server_source_function == "SlruReportIOError":
+        return Unavailable()  # a notification found no room, when what it tells of was committed already
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.DiskFullError):
         return NotWritable()
     return StreamHeld() if isinstance(error, asyncpg.LockNotAvailableError) else Unavailable()

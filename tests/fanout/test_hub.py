@@ -282,7 +282,8 @@ async def test_a_log_that_cannot_be_read_is_told_of_once_and_so_is_its_return(
         await asyncio.wait([running])
 
 
-async def test_nobody_begins_with_the_events_of_a_stream_that_has_expired_and_was_made_anew_here() -> None:
+@pytest.mark.parametrize("here", [True, False])
+async def test_nobody_begins_with_the_events_of_a_stream_that_has_expired_and_was_made_anew(here: bool) -> None:
     log = Log(100)
     hub = hub_of(log)
     with followers(hub, 2) as (old, new):
@@ -290,7 +291,10 @@ async def test_nobody_begins_with_the_events_of_a_stream_that_has_expired_and_wa
         waiting = asyncio.ensure_future(old.next())
         await asyncio.sleep(0)
         log.id, log.tail = 2, 3
-        hub.created("run")
+        if here:
+            hub.created("run")
+        else:
+            hub.ring(News("run", 0, 0))
         page = await new.begin(0)
         assert (page.stream.id, page.batch.end) == (2, 3)
         async with asyncio.timeout(5):

@@ -6,9 +6,11 @@ import asyncio
 import random
 from collections import defaultdict
 
+import asyncpg
 import pytest
 
 from gateway.log.appends import Appended
+from gateway.log.database import _translated
 from gateway.protocol import errors
 from gateway.protocol.append import AppendRequest, Producer
 from gateway.protocol.batch import News
@@ -455,3 +457,14 @@ async def test_appends_never_scan_a_table_however_empty_it_was_when_they_were_pl
     grown = {table: count - before[table] for table, count in (await read()).items() if count != before[table]}
     assert not [table for table in grown if not table.endswith("by index")]
     assert grown["streams by index"] < many, "what was looked for is not found by looking at all"
+
+
+@pytest.mark.parametrize(
+    ("where", "told"), [("mdextend", errors.NotWritable), ("SlruReportIOError", errors.Unavailable)]
+)
+def test_a_full_disk_is_told_as_a_refusal_only_where_nothing_was_changed(
+    where: str, told: type[errors.Unavailable]
+) -> None:
+    """An append notifies after its COMMIT, and a notification needs room as well."""
+    fields = {"S": "ERROR", "C": "53100", "M": "No space left on device", "R": where}
+    assert type(_translated(asyncpg.PostgresError.new(fields))) is told

@@ -10,8 +10,10 @@ import pytest
 
 from gateway.log.housekeeping import KeptElsewhere
 from gateway.log.lifecycle import Created
+from gateway.log.listener import parse_news
 from gateway.protocol import errors
 from gateway.protocol.append import Producer
+from gateway.protocol.batch import News
 from gateway.protocol.create import CreateRequest, Fork
 from gateway.protocol.errors import ProtocolError
 from tests.log.rig import JSON, Log, connected, opened
@@ -246,6 +248,20 @@ async def test_the_path_of_an_expired_stream_is_free_and_nothing_of_it_is_in_the
         assert await log.content("s") == b"4"
         assert (await log.append("s", b"5", producer=Producer("p", 0, 0), stream_seq="a")).tail == 2
         assert await log.content("s") == b"4,5"
+
+
+async def test_every_machine_hears_that_the_path_of_an_expired_stream_is_used_again(database_url: str) -> None:
+    """As of something that is known already: Machines of the version before take no notice."""
+    async with opened(database_url) as log, connected(database_url) as listening:
+        told: list[object] = []
+        await listening.add_listener("run_gateway", lambda *message: told.append(message[-1]))
+        await log.create("s", ttl=60)
+        await age(database_url, "s", -1)
+        await log.create("s", ttl=60)
+        async with asyncio.timeout(30):
+            while not told:
+                await listening.execute("SELECT 1")
+        assert [parse_news(str(payload)) for payload in told] == [News("s", 0, 0)]
 
 
 async def test_a_source_is_kept_for_its_forks_and_for_nobody_else(database_url: str) -> None:

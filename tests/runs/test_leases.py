@@ -261,6 +261,18 @@ async def test_while_nobody_looks_no_lease_runs_out(database_url: str) -> None:
         assert [news.path for news in (await store.end_lost(10, again=True)).ended] == ["runs/a"]
 
 
+async def test_a_clock_that_is_set_back_delays_no_end(database_url: str) -> None:
+    """A producer that shows signs of life, and then dies: its lease is short, but was to be looked at in an hour."""
+    async with opened(database_url) as log, connected(database_url) as look:
+        store = Store(log.database, machine="m1")
+        await leased(log, "runs/a")
+        await due(log, broken=True)
+        await look.execute("UPDATE run_gateway.lease_looks SET at = now() + interval '1 h'")
+        await look.execute("UPDATE run_gateway.leases SET check_at = now() + interval '1 h'")
+        assert (await store.end_lost(10, again=False)).ended == []
+        assert await look.fetchval("SELECT check_at <= now() + interval '1 min' FROM run_gateway.leases")
+
+
 async def test_of_machines_that_look_at_once_one_does(database_url: str) -> None:
     async with opened(database_url, pool=8) as log:
         await leased(log, *(f"runs/{n}" for n in range(50)))

@@ -68,6 +68,8 @@ BEGIN
         SELECT * INTO s FROM run_gateway.streams WHERE path = wanted FOR UPDATE;
         IF FOUND AND NOT s.gone AND NOT run_gateway.live(s) THEN
             PERFORM run_gateway.remove_stream(s.id);
+            -- Whoever follows it finds out which of the two that is.
+            PERFORM pg_notify('run_gateway', concat_ws(E'\n', '', wanted, 0, 0, 'open'));
             SELECT * INTO s FROM run_gateway.streams WHERE path = wanted;
         END IF;
         IF s.gone THEN

@@ -3,12 +3,12 @@
 
 
 -- Takes or renews the one right to keep house, until the transaction ends and for `hold` after that. Who has it not
--- is told at once, and leaves the work to the other.
+-- is told at once, and leaves the work to the other. A right that lasts longer was given before the clock was set back.
 CREATE OR REPLACE FUNCTION run_gateway.keeps_house(wanted text, hold interval) RETURNS boolean
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM 1 FROM run_gateway.housekeeping h
-      WHERE h.machine = wanted OR h.until <= clock_timestamp() FOR NO KEY UPDATE SKIP LOCKED;
+      WHERE h.machine = wanted OR h.until NOT BETWEEN clock_timestamp() AND clock_timestamp() + 2 * hold FOR NO KEY UPDATE SKIP LOCKED;
     IF FOUND THEN
         UPDATE run_gateway.housekeeping SET machine = wanted, until = clock_timestamp() + hold;
     END IF;

@@ -344,6 +344,9 @@ BEGIN
         IF looked NOT BETWEEN this - interval '3 seconds' AND this THEN
             watched := NULL;
         END IF;
+        IF looked > this + interval '1 second' THEN  -- the clock was set back: no look may wait until it is as late again
+            UPDATE run_gateway.leases l SET check_at = this WHERE l.check_at > this;
+        END IF;
         watched := coalesce(watched, this);
         INSERT INTO run_gateway.lease_looks (at, since) VALUES (this, watched)
         ON CONFLICT (one) DO UPDATE SET at = excluded.at, since = excluded.since;
