@@ -12,11 +12,11 @@ from typing import Final
 from fastapi import FastAPI
 
 from gateway.asgi import Receive, Scope, Send
-from gateway.auth.face import Auth
+from gateway.auth.facade import Auth
 from gateway.descriptors import room_for
 from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub, Published
-from gateway.flue.face import Flue
+from gateway.flue.facade import Flue
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Cors
 from gateway.http.docs import docs_router
@@ -30,7 +30,7 @@ from gateway.http.streams import StreamRoutes
 from gateway.http.upstream import Upstream
 from gateway.log.database import Database
 from gateway.log.direct import listening_addresses
-from gateway.log.face import Log
+from gateway.log.facade import Log
 from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.auth.face import check as check_auth
+from gateway.auth.facade import check as check_auth
 from gateway.cli.endings import Failure, Misuse
 from gateway.settings import BadSetting, Settings
 

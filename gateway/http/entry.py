@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from gateway.asgi import App, Receive, Scope, Send
-from gateway.auth.face import Auth
+from gateway.auth.facade import Auth
 from gateway.auth.gate import let_in
 from gateway.auth.rules import ours
 from gateway.http import request_log, responses
@@ -28,7 +28,7 @@ from gateway.protocol.errors import Draining, InternalFault, MethodNotAllowed, P
 from gateway.protocol.stream_path import RESERVED, is_reserved, stream_path_of
 from gateway.protocol.tenants import within
 from gateway.quotas import Quotas
-from gateway.quotas.face import open_at
+from gateway.quotas.facade import open_at
 
 
 class Entry:

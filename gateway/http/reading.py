@@ -27,7 +27,7 @@ from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.offset import NOW
 from gateway.protocol.read import Live, ReadRequest
 from gateway.quotas.errors import TooManyStreams
-from gateway.quotas.face import holder
+from gateway.quotas.facade import holder
 from gateway.quotas.shares import Share
 
 SHARED: Final = 64 << 10  # bytes of a body, from which on it is sent in parts rather than copied

@@ -2,9 +2,9 @@
 
 Rooms: `rules`, `glob`, `targets`, `signing` are pure; `store` and `keyring` ask the database; `watch` and `dispatcher`
 are what a Machine does by itself; `webhooks` is one attempt to deliver; `routes`, `handlers` and `http` are HTTP;
-`face` is what the application uses.
+`facade` is what the application uses.
 """
 
-from gateway.subscriptions.face import Subscriptions
+from gateway.subscriptions.facade import Subscriptions
 
 __all__ = ["Subscriptions"]
