@@ -13,6 +13,7 @@ import asyncpg
 
 from gateway.log.embedded import EmbeddedPostgres
 from gateway.log.migrations import migrate
+from loadtests.survival.disk import Disk, open_disk
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -34,8 +35,9 @@ _BLOCK = "SELECT count(*) FROM (SELECT 1 FROM run_gateway.streams WHERE path = A
 class Database:
     """One database; `socket` is what a proxy forwards to, `through` the address by way of it."""
 
-    def __init__(self, url: str, own: EmbeddedPostgres | None) -> None:
+    def __init__(self, url: str, own: EmbeddedPostgres | None, disk: Disk | None = None) -> None:
         self.url = url
+        self.disk = disk  # that it is on, where it may be filled
         self._own = own
 
     @property
@@ -94,9 +96,10 @@ class Database:
 async def open_database(given: str | None, folder: Path) -> AsyncIterator[Database]:
     """A migrated database, gone afterwards: in a Postgres of its own, or on the server of `given`."""
     if given is None:
-        async with EmbeddedPostgres(folder) as own:
-            await migrate(own.dsn)
-            yield Database(own.dsn, own)
+        with open_disk(folder) as disk:
+            async with EmbeddedPostgres(folder / "data") as own:
+                await migrate(own.dsn)
+                yield Database(own.dsn, own, disk)
         return
     name = f"survival_{secrets.token_hex(6)}"
     admin = await asyncpg.connect(given)

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from gateway.cli.machine import Machine, MachineFailed
+from loadtests.pgbouncer import PROGRAM, PgBouncer
 from loadtests.proxy import Proxy
+from loadtests.survival import schedule
+from loadtests.survival.clock import LIBRARY, Clock
 from loadtests.survival.database import Database
 from loadtests.survival.ledger import EXITS, Findings
 
@@ -73,26 +76,46 @@ class Site:
         await launch(self.machine, MachineFailed)
         self.front.target = self.machine.url
 
-    async def terminate(self) -> None:
-        """SIGTERM, and the time until it has ended by itself."""
+    async def terminate(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """SIGTERM or SIGINT, and the time until it has ended by itself."""
         began = time.monotonic()
         try:
-            code = await self.machine.terminate()
+            code = await self.machine.terminate(number)
         except TimeoutError:
-            self._findings.add(EXITS, "a Machine did not end by itself after SIGTERM")
+            self._findings.add(EXITS, f"a Machine did not end by itself after {number.name}")
         else:
             self._exits.append(time.monotonic() - began)
-            self._findings.add(EXITS, f"a Machine ended with code {code} after SIGTERM", int(code != 0))
+            self._findings.add(EXITS, f"a Machine ended with code {code} after {number.name}", int(code != 0))
 
 
 class Fleet:
-    """All Machines over one database. `doors` are the addresses that clients know; they never change."""
+    """All Machines over one database. `doors` are the addresses that clients know; they never change.
 
-    def __init__(self, sites: list[Site], database: Database, findings: Findings, exits: list[float]) -> None:
+    The first goes by a `clock` of its own, the second by way of a `pooler`, where there is such a program.
+    """
+
+    def __init__(
+        self, sites: list[Site], database: Database, clock: Clock | None, pooler: PgBouncer | None,
+        findings: Findings, exits: list[float],
+    ) -> None:  # fmt: skip
         self.sites = sites
         self.database = database
+        self.clock = clock
+        self.pooler = pooler
         self.findings = findings
-        self.exits = exits  # seconds from SIGTERM to the end
+        self.exits = exits  # seconds from SIGTERM or SIGINT to the end
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """The faults that cannot be here, and why."""
+        lacking = {
+            schedule.RESTART: None if self.database.own else "that Postgres is not ours",
+            schedule.CRASH: None if self.database.own else "that Postgres is not ours",
+            schedule.FULL: None if self.database.disk else "no file system can be mounted here",
+            schedule.CLOCK: None if self.clock else "faketime is not installed",
+            schedule.POOLER: None if self.pooler else "pgbouncer is not installed",
+        }
+        return {kind: why for kind, why in lacking.items() if why is not None}
 
     @property
     def doors(self) -> list[str]:
@@ -113,19 +136,27 @@ class Fleet:
 
 @asynccontextmanager
 async def open_fleet(
-    database: Database, count: int, program: str, env: Mapping[str, str] | None = None
+    database: Database, folder: Path, count: int, program: str, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[Fleet]:
-    """So many Machines, ended with the block."""
+    """So many Machines, ended with the block. `folder` is for what they need."""
     findings, exits = Findings(), list[float]()
     async with AsyncExitStack() as stack:
+        clock = Clock(folder / "clock") if LIBRARY is not None else None
+        pooler = await stack.enter_async_context(PgBouncer.start(database.url)) if PROGRAM is not None else None
         sites = []
-        for _ in range(count):
+        for number in range(count):
             front = await stack.enter_async_context(Proxy("http://127.0.0.1:9"))
             back = await stack.enter_async_context(Proxy(database.socket))
-            machine = Machine({**SETTINGS, "DATABASE_URL": database.through(back.port), **(env or {})}, program)
+            settings = {**SETTINGS, "DATABASE_URL": database.through(back.port), **(env or {})}
+            if number == 0 and clock is not None:
+                settings |= clock.env
+            if number == 1 and pooler is not None:
+                back.target = f"tcp://127.0.0.1:{pooler.port}"
+                settings["LISTEN_DATABASE_URL"] = database.url
+            machine = Machine(settings, program)
             stack.push_async_callback(machine.kill)
             sites.append(Site(machine, front, back, findings, exits))
         async with asyncio.TaskGroup() as tasks:
             for site in sites:
                 tasks.create_task(site.start())
-        yield Fleet(sites, database, findings, exits)
+        yield Fleet(sites, database, clock, pooler, findings, exits)

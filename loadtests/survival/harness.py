@@ -6,7 +6,7 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
         async with (
             open_database(plan.database_url, Path(folder) / "postgres") as database,
             nullcontext() if plan.flue is None else flue.open_app(plan.flue, database) as app,
-            open_fleet(database, plan.machines, plan.program, flue.SETTINGS if app else None) as fleet,
+            open_fleet(database, Path(folder), plan.machines, plan.program, flue.SETTINGS if app else None) as fleet,
         ):
             over = asyncio.Event()
             stage = Stage(fleet.doors, app, random.Random(plan.seed), fleet.findings, over.set, plan.readers)
@@ -55,7 +55,7 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
             samples = Samples()
             playing = asyncio.create_task(stage.play(plan.scenes))
             playing.add_done_callback(lambda _: over.set())
-            attack = asyncio.create_task(_attack(plan, nemesis, own=database.own))
+            attack = asyncio.create_task(_attack(plan, nemesis, fleet.left_out))
             watching = asyncio.create_task(samples.watch(fleet.sites[-1].machine.pid)) if plan.soak else None
             try:
                 await _until(attack, over)
@@ -74,6 +74,7 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                 plan.seed,
                 time.monotonic() - began,
                 nemesis.done,
+                {} if plan.rolling else fleet.left_out,
                 stage.runs,
                 stage.read,
                 stage.seen,
@@ -83,9 +84,9 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
             )
 
 
-async def _attack(plan: Plan, nemesis: Nemesis, *, own: bool) -> None:
+async def _attack(plan: Plan, nemesis: Nemesis, left_out: Container[str]) -> None:
     if not plan.rolling:
-        kinds = [kind for kind in schedule.KINDS if own or kind not in schedule.RESTARTING]
+        kinds = [kind for kind in schedule.KINDS if kind not in left_out]
         kinds += schedule.OF_FLUE if plan.flue else ()
         spared = plan.machines - 1 if plan.soak else None
         await nemesis.play(schedule.draw(plan.seed, plan.seconds, kinds, plan.machines, spared))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from loadtests.pgbouncer import PgBouncerFailed
 from loadtests.proxy import Proxy
 from loadtests.survival import schedule
 from loadtests.survival.database import GONE
-from loadtests.survival.fleet import Fleet, Site, frozen
+from loadtests.survival.fleet import Fleet, Site, frozen, launch
 from loadtests.survival.flue import App
 from loadtests.survival.flue import Site as FlueSite
 from loadtests.survival.schedule import Fault
+
+OFF = 600  # seconds that a clock is wrong by
 
 
 class Nemesis:
@@ -29,11 +33,15 @@ class Nemesis:
         self._paths = paths
         self._tell = tell
         self._restarting = asyncio.Lock()
+        self._setting = asyncio.Lock()
+        self._pooling = asyncio.Lock()
         self._detaching = asyncio.Lock()
         self._faults = {
             schedule.KILL: self._kill,
             schedule.TERMINATE: self._terminate,
+            schedule.INTERRUPT: self._interrupt,
             schedule.FREEZE: self._freeze,
+            schedule.CLOCK: self._set_clock,
             schedule.CUT: self._cut,
             schedule.TEAR: self._tear,
             schedule.SILENCE: self._silence,
@@ -41,6 +49,8 @@ class Nemesis:
             schedule.SILENCE_DATABASE: self._silence_database,
             schedule.RESTART: self._restart,
             schedule.CRASH: self._crash,
+            schedule.FULL: self._fill,
+            schedule.POOLER: self._kill_pooler,
             schedule.LISTENERS: self._listeners,
             schedule.BACKENDS: self._backends,
             schedule.BLOCK: self._block,
@@ -91,6 +101,22 @@ class Nemesis:
             await asyncio.sleep(seconds)
             await site.start()
 
+    async def _interrupt(self, site: Site, seconds: float) -> None:
+        async with site.busy:
+            await site.terminate(signal.SIGINT)
+            await asyncio.sleep(seconds)
+            await site.start()
+
+    async def _set_clock(self, _: Site, seconds: float) -> None:
+        """It is fast, then slow, and right again."""
+        clock = self._fleet.clock
+        assert clock is not None, "its faults are drawn where there is one"
+        async with self._setting:
+            for off in (OFF, -OFF):
+                clock.set(off)
+                await asyncio.sleep(seconds)
+            clock.set(0)
+
     async def _freeze(self, site: Site, seconds: float) -> None:
         async with site.busy:
             with frozen(site.machine):
@@ -121,6 +147,21 @@ class Nemesis:
     async def _crash(self, _: Site, __: float) -> None:
         async with self._restarting:
             await self._fleet.database.restart("immediate")
+
+    async def _fill(self, _: Site, seconds: float) -> None:
+        disk = self._fleet.database.disk
+        assert disk is not None, "its faults are drawn where there is one"
+        async with self._restarting:
+            with disk.full():
+                await asyncio.sleep(seconds)
+
+    async def _kill_pooler(self, _: Site, seconds: float) -> None:
+        pooler = self._fleet.pooler
+        assert pooler is not None, "its faults are drawn where there is one"
+        async with self._pooling:
+            await pooler.kill()
+            await asyncio.sleep(seconds)
+            await launch(pooler, PgBouncerFailed)
 
     async def _listeners(self, _: Site, __: float) -> None:
         await self._ask(self._fleet.database.terminate_listeners)

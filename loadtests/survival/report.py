@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,12 @@ NOTES = 12  # that are printed
 
 @dataclass(frozen=True)
 class Report:
-    """`exits` are the seconds from SIGTERM to a Machine's end."""
+    """`left_out`: faults that could not be here, and why. `exits`: seconds from a signal to a Machine's own end."""
 
     seed: int
     seconds: float
     faults: Counter[str]
+    left_out: Mapping[str, str]
     runs: int
     readers: int
     seen: Seen
@@ -39,6 +40,8 @@ class Report:
         yield "seconds", f"{self.seconds:.0f}"
         for kind, count in sorted(self.faults.items()):
             yield f"fault: {kind}", f"{count:,}"
+        for kind, why in sorted(self.left_out.items()):
+            yield f"left out: {kind}", why
         yield "runs", f"{self.runs:,}"
         yield "of these ended for a dead writer; cancelled", f"{self.seen.deaths:,}; {self.seen.cancels:,}"
         if self.seen.flue:
@@ -57,7 +60,7 @@ class Report:
         yield "from acknowledged to a live reader, p99", f"{1000 * at(self.seen.late, 0.99):.0f} ms"
         yield "from acknowledged to a live reader, longest", f"{1000 * at(self.seen.late, 1):.0f} ms"
         if self.exits:
-            yield "from SIGTERM to exit, longest", f"{max(self.exits):.2f} s"
+            yield "from SIGTERM or SIGINT to exit, longest", f"{max(self.exits):.2f} s"
         if self.growth is not None:
             yield "a Machine that lived throughout", str(self.growth)
 

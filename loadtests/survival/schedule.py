@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 KILL = "kill a Machine"
 TERMINATE = "terminate a Machine"
+INTERRUPT = "interrupt a Machine"
 FREEZE = "freeze a Machine"
+CLOCK = "set a Machine's clock"
 CUT = "cut clients off"
 TEAR = "tear a frame"
 SILENCE = "clients half-open"
@@ -16,6 +18,8 @@ CUT_DATABASE = "cut the database off"
 SILENCE_DATABASE = "database half-open"
 RESTART = "restart Postgres"
 CRASH = "crash Postgres"
+FULL = "fill the disk"
+POOLER = "kill the pooler"
 LISTENERS = "terminate listeners"
 BACKENDS = "terminate backends"
 BLOCK = "block rows"
@@ -25,17 +29,16 @@ FREEZE_FLUE = "freeze a Flue server"
 CUT_FLUE = "cut a Flue server's database off"
 DETACH = "detach Flue's triggers"
 
-ENDING = (KILL, TERMINATE)  # what a Machine's process does not outlive
-RESTARTING = (RESTART, CRASH)  # what can be done to a Postgres that is ours
+ENDING = (KILL, TERMINATE, INTERRUPT)  # what a Machine's process does not outlive
 KINDS = (
-    KILL, TERMINATE, FREEZE,
+    KILL, TERMINATE, INTERRUPT, FREEZE, CLOCK,
     CUT, TEAR, SILENCE, CUT_DATABASE, SILENCE_DATABASE,
-    RESTART, CRASH, LISTENERS, BACKENDS, BLOCK,
+    RESTART, CRASH, FULL, POOLER, LISTENERS, BACKENDS, BLOCK,
 )  # fmt: skip
 OF_FLUE = (KILL_FLUE, TERMINATE_FLUE, FREEZE_FLUE, CUT_FLUE, DETACH)
 
 LONGEST = 10.0  # seconds that a fault lasts
-PAUSE = 1.5  # seconds between the beginnings of two, on average
+PAUSE = 1.5  # seconds between the beginnings of two, on average; less where that is too long for one of each kind
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def draw(seed: int, seconds: float, kinds: Sequence[str], machines: int, spared:
     """
     rng = random.Random(seed)
     longest = min(LONGEST, max(1.0, seconds / 8))
+    pause = min(PAUSE, seconds / (len(kinds) + 1))
     faults: list[Fault] = []
     deck: list[str] = []
     at = rng.uniform(0.5, 1.0)
@@ -64,5 +68,5 @@ def draw(seed: int, seconds: float, kinds: Sequence[str], machines: int, spared:
         kind = deck.pop()
         mortal = [number for number in range(machines) if kind not in ENDING or number != spared]
         faults.append(Fault(at, kind, rng.choice(mortal), rng.uniform(0.1, 1) * longest))
-        at += rng.uniform(0.5, 1.5) * PAUSE
+        at += rng.uniform(0.5, 1.5) * pause
     return faults

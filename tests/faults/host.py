@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import pytest
 
-FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+from loadtests.survival.clock import LIBRARY
 
 
 def unless_ci(reason: str) -> NoReturn:
@@ -80,6 +80,6 @@ def full(disk: Path) -> Iterator[None]:
 
 def faked_clock(offset: str) -> dict[str, str]:
     """The environment of a process whose wall clock is off by `+10m` or `-10m`, and not its monotonic one."""
-    if FAKETIME is None:
+    if LIBRARY is None:
         unless_ci("faketime is not installed")
-    return {"LD_PRELOAD": str(FAKETIME), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    return {"LD_PRELOAD": str(LIBRARY), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}

@@ -16,7 +16,7 @@ from gateway.log.direct import direct_address, listening_addresses
 from gateway.log.listener import Listener
 from gateway.log.migrations import migrate
 from tests.databases import Postgres
-from tests.faults.pooler import PgBouncer
+from tests.faults.pooler import pgbouncer
 from tests.log.rig import connected
 from tests.machines import Machine, free_port
 from tests.traffic import MODES, Reader, Writer
@@ -62,7 +62,7 @@ async def test_everything_works_behind_a_pooler_in_transaction_mode(postgres: Po
     name = "behind_a_pooler"
     await postgres.execute(f"CREATE DATABASE {name}")
     try:
-        async with asyncio.timeout(PATIENCE), PgBouncer.start(postgres.dsn(name), size=3) as pooler:
+        async with asyncio.timeout(PATIENCE), pgbouncer(postgres.dsn(name), size=3) as pooler:
             assert await migrate(pooler.url) != []
             assert await migrate(pooler.url) == []
             env = {"GATEWAY_MIGRATE": "false"}
@@ -78,7 +78,7 @@ async def test_everything_works_behind_a_pooler_in_transaction_mode(postgres: Po
 
 
 async def test_with_a_direct_address_behind_a_pooler_news_arrives_by_listen(database_url: str) -> None:
-    async with asyncio.timeout(PATIENCE), PgBouncer.start(database_url) as pooler:
+    async with asyncio.timeout(PATIENCE), pgbouncer(database_url) as pooler:
         env = {"LISTEN_DATABASE_URL": database_url}
         async with machines(pooler.url, env) as (a, b):
             assert [await news(machine) for machine in (a, b)] == ["listen", "listen"]
@@ -88,7 +88,7 @@ async def test_with_a_direct_address_behind_a_pooler_news_arrives_by_listen(data
 @pytest.mark.parametrize(("mode", "keeps"), [("session", True), ("transaction", False)])
 async def test_prepared_statements_are_kept_where_a_session_is_one(database_url: str, mode: str, keeps: bool) -> None:
     async with (
-        PgBouncer.start(database_url, mode=mode) as pooler,
+        pgbouncer(database_url, mode=mode) as pooler,
         Database(pooler.url, pool_size=2, statement_timeout=5) as database,
         database.acquire() as connection,
     ):
@@ -98,7 +98,7 @@ async def test_prepared_statements_are_kept_where_a_session_is_one(database_url:
 
 
 async def test_who_requires_listen_does_not_start_to_poll(database_url: str) -> None:
-    async with PgBouncer.start(database_url) as pooler:
+    async with pgbouncer(database_url) as pooler:
         env = {"GATEWAY_REQUIRE_LISTEN": "true", "GATEWAY_MIGRATE": "false"}
         with pytest.raises(MachineFailed, match=r"exit code 1:\n.*set LISTEN_DATABASE_URL to its direct address"):
             async with Machine.start(pooler.url, env=env):

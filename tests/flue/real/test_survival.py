@@ -6,7 +6,7 @@ import asyncio
 
 from loadtests.survival import schedule
 from tests.flue.real.rig import built
-from tests.loadtests.survival import survival
+from tests.loadtests.survival import faults, survival
 
 
 async def test_runs_of_a_flue_app_survive_every_fault_once() -> None:
@@ -14,7 +14,6 @@ async def test_runs_of_a_flue_app_survive_every_fault_once() -> None:
     code, report = await survival("--flue", str(folder), "--seed", "24", "--seconds", "24", "--runs", "2")
     assert report["notes"] == []
     assert code == 0
-    kinds = {*schedule.KINDS, *schedule.OF_FLUE}
-    assert {kind for kind in kinds if f"fault: {kind}" in report} == kinds
+    assert faults(report) == {*schedule.KINDS, *schedule.OF_FLUE}
     # Whether one of them was on the server that was killed is chance; that its readers end is in test_followed.
     assert int(report["of these Flue's; ended for a dead server"].split("; ")[0]) > 2
