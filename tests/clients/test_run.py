@@ -83,7 +83,7 @@ async def test_how_a_run_ends(database_url: str) -> None:
         emitted = asyncio.Event()
 
         async def agent(run_id: str, event: object, error: Exception | None = None) -> None:
-            async with Run(http, machine.url, {"id": run_id, "lease": 3}) as run:
+            async with Run(http, machine.url, {"id": run_id, "lease": 30}) as run:
                 await run.emit(event)
                 await run.flush()
                 emitted.set()

@@ -39,7 +39,7 @@ class Reader:
 
     async def events(self) -> list[object]:
         """All that it was sent, once its response has ended."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             body = body_of(await self._reader.read())
         self._writer.close()
         return [event for each in read(body).events if each.type == "data" for event in json.loads(each.data)]
