@@ -109,7 +109,7 @@ class Writer(Client):
             await asyncio.sleep(self._rng.expovariate(PACE / len(self.account.hands)))
 
     async def _append(self, hand: list[int]) -> None:
-        count = self._rng.choices((1, 2, 5, 40), (60, 18, 18, 4))[0]
+        count = self._rng.choices((1, 2, 5, 80), (60, 18, 18, 4))[0]
         numbers = range(self.account.sent, self.account.sent + count)
         size = self._rng.choices((self._rng.randrange(120), LARGE, HUGE), (95, 4, 1))[0]
         padding = "x" * size
