@@ -26,6 +26,7 @@ from gateway.cli.metrics_port import metrics_port
 from gateway.cli.stop import Stop
 from gateway.fanout.server import Server
 from gateway.http.connection import connections
+from gateway.http.cors import Common
 from gateway.http.replay import Replay
 from gateway.http.request_log import AccessLog
 from gateway.metrics.siblings import Siblings
@@ -48,30 +49,7 @@ async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblin
 
 async def _serve(settings: Settings, app: Gateway, application: App, bound: Sockets, stop: Stop) -> None:
     sockets = bound.main
-    server = _Server(
-        uvicorn.Config(
-            application,
-            http=connections(
-                request_timeout=settings.request_timeout,
-                send_timeout=settings.send_timeout,
-                max_head=settings.max_head,
-                max_connections=settings.max_connections,
-                common=app.cors.constant,
-            ),
-            loop="uvloop",
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            headers=[("gateway-machine", "/".join(settings.place.values()))] if settings.place else [],
-            backlog=4096,
-            # Longer than proxies keep an idle connection, so that it is they who end it, between requests.
-            timeout_keep_alive=math.ceil(settings.keep_alive),
-            timeout_graceful_shutdown=math.ceil(settings.drain_timeout + LATE),
-        ),
-        ready=f"Listening on {address(sockets[0])}",
-    )
+    server = _Server(_config(settings, application, app.cors.constant), ready=f"Listening on {address(sockets[0])}")
 
     def drain() -> None:
         logger.info("Draining: what is open has %g s to end.", settings.drain_timeout)
@@ -81,7 +59,7 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
 
     def force() -> None:
         server.force_exit = True
-        # What ends from here on, and what is missed in an embedded database that stops, is meant to: nothing to report.
+        # What breaks off from here on was meant to: there is nothing to report.
         logging.disable()
 
     stop.serving(drain=drain, force=force, read_again=app.read_keys_again)
@@ -93,6 +71,31 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
         raise Failure(f"cannot listen on {address(sockets[0])}: {error.strerror}") from error
     except SystemExit:  # how uvicorn tells that the application did not start; it has logged why
         raise Failure("the application did not start") from None
+
+
+def _config(settings: Settings, application: App, common: Common) -> uvicorn.Config:
+    """How uvicorn serves the application. `common`: the headers of an answer to what is no request."""
+    return uvicorn.Config(
+        application,
+        http=connections(
+            request_timeout=settings.request_timeout,
+            send_timeout=settings.send_timeout,
+            max_head=settings.max_head,
+            max_connections=settings.max_connections,
+            common=common,
+        ),
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        headers=[("gateway-machine", "/".join(settings.place.values()))] if settings.place else [],
+        backlog=4096,
+        # Longer than proxies keep an idle connection, so that it is they who end it, between requests.
+        timeout_keep_alive=math.ceil(settings.keep_alive),
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout + LATE),
+    )
 
 
 @contextlib.contextmanager
