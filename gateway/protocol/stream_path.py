@@ -9,6 +9,7 @@ from gateway.protocol.fields import CONTROL
 from gateway.protocol.run_path import LONGEST_PART, part_of
 
 MAX_PATH: Final = 1024  # characters
+MAX_PATH_BYTES: Final = 2048  # of UTF-8: an entry of Postgres's index has 2,704, with the tenant and `/control`
 MAX_RUN_ID: Final = 256  # characters
 RESERVED: Final = "__ds"  # the first segment of the control APIs' paths (§6): no stream is there
 
@@ -32,6 +33,8 @@ def check_path(path: str) -> str:
     limit = MAX_RUN_ID + len("runs/") if path.startswith("runs/") else MAX_PATH
     if len(path) > limit and (len(path) > limit + LONGEST_PART or part_of(path) is None):
         raise InvalidRequest("The stream's path is too long.")
+    if not path.isascii() and len(path.encode()) > MAX_PATH_BYTES:
+        raise InvalidRequest(f"The stream's path has more than {MAX_PATH_BYTES} bytes.")
     if CONTROL.search(path):
         raise InvalidRequest("The stream's path holds control characters or is not UTF-8.")
     return path

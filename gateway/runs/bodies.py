@@ -148,7 +148,7 @@ def parse_create(body: bytes) -> RunRequest:
     # `control` is about the token in the answer: a repetition may ask for another one.
     about_the_run = {name: value for name, value in orjson.loads(body or b"{}").items() if name != "control"}
     run = NewRun(
-        digest=sha256(orjson.dumps(about_the_run, option=orjson.OPT_SORT_KEYS)).digest(),
+        digest=sha256(_text(about_the_run, orjson.OPT_SORT_KEYS).encode()).digest(),
         content_type=asked.content_type,
         ttl=asked.ttl,
         lease=asked.lease,
@@ -190,8 +190,8 @@ def _explain(fault: ErrorDetails) -> str:
     return f"{'.'.join(map(str, fault['loc']))} {words}"
 
 
-def _text(value: object) -> str:
+def _text(value: object, option: int = 0) -> str:
     try:
-        return orjson.dumps(value).decode()
+        return orjson.dumps(value, option=option).decode()
     except orjson.JSONEncodeError:
         raise InvalidRequest("The body is nested too deep.") from None

@@ -13,7 +13,7 @@ import orjson
 
 from gateway.protocol.fields import CONTROL
 from gateway.protocol.offset import MAX_POSITION, parse_position
-from gateway.protocol.stream_path import MAX_PATH
+from gateway.protocol.stream_path import MAX_PATH, MAX_PATH_BYTES
 from gateway.protocol.tenants import within
 from gateway.subscriptions.errors import Code, Refusal, invalid
 from gateway.subscriptions.targets import check_webhook_url
@@ -208,4 +208,6 @@ def _ack(value: object) -> Ack:
 def _checked(text: str, what: str, limit: int) -> str:
     if not 0 < len(text) <= limit or CONTROL.search(text):
         raise invalid(f"{what} must be 1 to {limit} characters, none of them a control character")
+    if len(text.encode()) > MAX_PATH_BYTES:
+        raise invalid(f"{what} must be at most {MAX_PATH_BYTES} bytes")
     return text

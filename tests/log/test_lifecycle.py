@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -16,6 +17,8 @@ from gateway.protocol.append import Producer
 from gateway.protocol.batch import News
 from gateway.protocol.create import CreateRequest, Fork
 from gateway.protocol.errors import ProtocolError
+from gateway.protocol.stream_path import check_path
+from gateway.protocol.tenants import within
 from tests.log.rig import JSON, Log, connected, opened
 
 DAWN, NOON = "2099-01-01T06:00:00Z", "2099-01-01T12:00:00Z"
@@ -103,6 +106,21 @@ async def test_the_same_path_with_another_configuration_is_a_conflict(
         with pytest.raises(errors.StreamExists):
             await log.lifecycle.create(asked)
         assert not (await log.lifecycle.create(made)).new
+
+
+async def test_the_longest_path_fits_the_index_whatever_it_is_made_of(database_url: str) -> None:
+    chance = random.Random(1)
+    path = check_path("".join(chr(chance.randrange(0x10000, 0x30000)) for _ in range(512)))  # compresses badly
+    with pytest.raises(errors.InvalidRequest):
+        check_path(path + "x")
+    async with opened(database_url) as log, connected(database_url) as look:
+        await look.execute(
+            "SELECT run_gateway.create_subscription("
+            " $1, 'pull-wake', NULL, NULL, NULL, ARRAY[$2], NULL, 'w', '1 min', '', '')",
+            "s",
+            within("t" * 64, path),
+        )
+        assert (await log.create(within("t" * 64, path))).new
 
 
 async def test_of_many_that_create_at_once_one_makes_it(database_url: str) -> None:

@@ -79,6 +79,7 @@ async def test_of_many_that_make_it_at_once_one_does(a: Client, b: Client, id: s
         (b'{"metadata":{"a":9007199254740992}}', "metadata.a must be a string"),
         (b'{"contentType":"nonsense"}', "contentType must be a media type, such as application/json"),
         (b'{"workflow":"misspelt"}', "workflow is not known here"),
+        (b'{"input":%b}' % (b"[" * 300 + b"]" * 300), "The body is nested too deep."),
     ],
 )
 async def test_a_request_that_cannot_be_meant_is_refused_in_plain_words(b: Client, body: bytes, words: str) -> None:

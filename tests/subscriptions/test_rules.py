@@ -161,3 +161,10 @@ def test_a_link_is_shown_with_offsets() -> None:
         "link_type": "explicit",
         "acked_offset": "0000000000000000_0000000000000003",
     }
+
+
+def test_a_path_has_no_more_bytes_than_an_index_takes() -> None:
+    assert rules.parse_path("é" * 1024) == "é" * 1024
+    for parse in (lambda: rules.parse_path("🙂" * 513), lambda: rules.parse_streams({"streams": ["🙂" * 513]})):
+        with pytest.raises(Refusal, match="at most 2048 bytes"):
+            parse()
