@@ -97,6 +97,6 @@ class ReadTokens:
             self._on_change()
 
 
-async def rotate(database: Database) -> int:
-    """Adds a key, which signs from now on; its number. Raises Unavailable."""
-    return await shared_secrets.add(database, "token")
+async def rotate(database: Database, *, revoke: bool = False) -> int:
+    """Adds a key, which signs from now on; its number. `revoke`: and deletes all others. Raises Unavailable."""
+    return await shared_secrets.add(database, "token", keep=1 if revoke else None)

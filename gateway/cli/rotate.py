@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 @click.command("rotate-token-key", short_help="Sign runs' tokens with a new key.")
 @click.option("--database-url", metavar="URL", help="Instead of DATABASE_URL.")
 @click.option("--data-dir", metavar="FOLDER", help="Instead of GATEWAY_DATA_DIR.")
-def rotate_token_key(database_url: str | None, data_dir: str | None) -> None:
+@click.option("--revoke", is_flag=True, help="Delete the older keys: all of their tokens are refused within a minute.")
+def rotate_token_key(database_url: str | None, data_dir: str | None, revoke: bool) -> None:
     """Sign runs' tokens with a new key (in DATABASE_URL, or the embedded database). Machines use it within a minute.
 
-    Tokens of older keys stay valid until they expire. Where GATEWAY_TOKEN_SECRETS is set, those sign instead.
+    Tokens of older keys stay valid until they expire, unless they are revoked. Where GATEWAY_TOKEN_SECRETS is set,
+    those sign instead.
     """
-    finish(_rotate(settings(database_url=database_url, data_dir=data_dir)))
+    finish(_rotate(settings(database_url=database_url, data_dir=data_dir), revoke))
 
 
 @click.command("rotate-webhook-key", short_help="Sign webhooks with a new key.")
@@ -38,12 +40,13 @@ def rotate_webhook_key(database_url: str | None, data_dir: str | None) -> None:
     finish(_rotate_webhooks(settings(database_url=database_url, data_dir=data_dir)))
 
 
-async def _rotate(settings: Settings) -> None:
+async def _rotate(settings: Settings, revoke: bool) -> None:
     from gateway.auth.token_keys import rotate  # the driver is for those who need a database
 
     async with _opened(settings) as database:
-        number = await rotate(database)
-    click.echo(f"Tokens are signed with key {number} from now on")
+        number = await rotate(database, revoke=revoke)
+    older = "; tokens of older keys are refused" if revoke else ""
+    click.echo(f"Within a minute, runs' tokens are signed with key {number}{older}")
 
 
 async def _rotate_webhooks(settings: Settings) -> None:

@@ -174,17 +174,18 @@ async def test_machines_take_each_others_tokens_and_keys_may_change_while_tokens
         old = await a.sign(capability)
         assert (await b.verify(old, b"")).stream == "runs/1"
         rotated = await command("rotate-token-key", DATABASE_URL=database_url)
-        assert rotated == (0, "Tokens are signed with key 2 from now on\n", "")
+        assert rotated == (0, "Within a minute, runs' tokens are signed with key 2\n", "")
         await a._look()
         new = await a.sign(capability)
         assert new != old, "the newest signs"
         for token in (old, new):
             assert (await b.verify(token, b"")).stream == "runs/1"
-        async with database.acquire() as connection:
-            await connection.execute("DELETE FROM run_gateway.subscription_keys WHERE (purpose, number) = ('token', 1)")
+        revoked = await command("rotate-token-key", "--revoke", DATABASE_URL=database_url)
+        assert revoked.out == "Within a minute, runs' tokens are signed with key 3; tokens of older keys are refused\n"
         await b._look()
-        with pytest.raises(TokenInvalid):
-            await b.verify(old, b"")
+        for token in (old, new):
+            with pytest.raises(TokenInvalid):
+                await b.verify(token, b"")
         assert changes == ["a", "b", "a", "b", "b"], "whoever remembers what was verified is told to forget it"
 
 
