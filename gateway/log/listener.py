@@ -100,6 +100,9 @@ class Listener:
                     said = what
                     if self.news == "listen":
                         break  # it has worked here, and will again
+                except Exception:
+                    # A defect here must not end this Machine's listening, nor keep it from starting.
+                    logger.exception("Listening failed unexpectedly; polling.")
             self._set("polling")
             ready.set()
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))

@@ -170,3 +170,32 @@ async def test_whenever_news_arrives_otherwise_than_before_all_look_at_the_log(d
     finally:
         await listener.stop()
         await database.close()
+
+
+async def test_what_nobody_expected_keeps_no_machine_from_starting_nor_from_listening_later(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(database_url, pool_size=2, statement_timeout=5)
+    await database.open()
+    defects = [RuntimeError("a defect")]
+    listening = asyncio.Event()
+
+    def look() -> None:
+        if defects:
+            raise defects.pop()
+        if listener.news == "listen":
+            listening.set()
+
+    no_name = f"postgresql://nobody@{'a' * 64}.example/x"  # too long for one: the driver raises UnicodeError
+    listener = Listener(
+        [no_name, database_url], database, machine="m", heartbeat=15, on_news=lambda _: None, on_change=look
+    )
+    try:
+        async with asyncio.timeout(60):
+            await listener.start()
+            await listening.wait()
+        failures = [record.exc_info[0] for record in caplog.records if record.exc_info]
+        assert failures[:2] == [UnicodeError, RuntimeError]
+    finally:
+        await listener.stop()
+        await database.close()
