@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
-PATIENCE = 180.0
+PATIENCE = 400.0
 
 
 async def survival(*arguments: str) -> tuple[int | None, dict[str, Any]]:

@@ -1,0 +1,28 @@
+"""Writers whose runs take another course: what a gateway rightly tells them is no violation."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import httpx
+
+from loadtests.survival.clients import Seen
+from loadtests.survival.fates import Dying
+
+
+async def test_a_promise_whose_answer_was_lost_may_be_broken_when_it_is_made_again() -> None:
+    """The gateway has heard it, ended the run after its lease, and says so to the second try."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if len(asked) == 1:
+            raise httpx.ReadTimeout("half-open", request=request)
+        return httpx.Response(403, request=request)
+
+    seen = Seen()
+    async with asyncio.timeout(60), httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        writer = Dying(http, ["http://a", "http://b"], "/runs/r", random.Random(1), seen, 0.0, retried=True)
+        await writer.write()
+    assert (asked, seen.wrong) == (["/runs/r/heartbeat"] * 2, [])
