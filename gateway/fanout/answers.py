@@ -23,8 +23,13 @@ class _Joined:
 
     def of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         if headers is not self._headers:
-            self._headers, self._lines = headers, b"".join([b"%b: %b\r\n" % header for header in headers])
+            self._headers, self._lines = headers, header_lines(headers)
         return self._lines
+
+
+def header_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Headers as they are sent, each with its CRLF."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 _own: Final = _Joined()

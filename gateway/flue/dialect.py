@@ -16,14 +16,13 @@ from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fields import RawHeaders, single_headers
-from gateway.protocol.headers import CLOSED, NO_STORE, UP_TO_DATE, Headers, of_state
+from gateway.protocol.headers import CLOSED, JSON, NO_STORE, UP_TO_DATE, Headers, of_state
 from gateway.protocol.offset import MAX_POSITION, NOW, START, format_offset
 from gateway.protocol.read import Live, ReadRequest
 
 _OFFSET: Final = re.compile(rb"[0-9]+_([0-9]+)")
 _TAIL: Final = re.compile(r"[1-9][0-9]*")
 _DIGITS: Final = 19  # a number of as many digits is beyond every position
-_JSON: Final = (b"content-type", b"application/json")
 
 
 def offset_of(position: int) -> bytes:
@@ -52,7 +51,7 @@ def of_batch(stream: Stream, batch: Batch, start: bytes, *, cursor: int | None, 
     """Catch-up and, with a cursor, a long-poll that has data. Where nothing came, the offset is the reader's own."""
     asks_where = now and cursor is None
     end = start if batch.empty and not now else offset_of(batch.end)
-    headers = [_JSON, (b"stream-next-offset", end), NO_STORE]
+    headers = [JSON, (b"stream-next-offset", end), NO_STORE]
     if not asks_where:
         # A long-poll from `now` on began, as Flue has it, at the tail that it found.
         headers.append((b"etag", _etag(stream, offset_of(batch.start) if now else start, end, batch.closed)))
@@ -69,7 +68,7 @@ def of_nothing_new(position: int, closed: bool, cursor: int) -> Headers:
 
 def of_stream(stream: Stream) -> Headers:
     """HEAD."""
-    headers = [_JSON, (b"stream-next-offset", offset_of(stream.tail)), UP_TO_DATE, NO_STORE]
+    headers = [JSON, (b"stream-next-offset", offset_of(stream.tail)), UP_TO_DATE, NO_STORE]
     if stream.closed:
         headers.append(CLOSED)
     headers.append((b"etag", etag(stream, b"-1", stream.tail, stream.closed)))

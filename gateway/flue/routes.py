@@ -22,7 +22,7 @@ from gateway.http.reading import Reading
 from gateway.http.routes import AppendDirectly, Routes
 from gateway.protocol.batch import Stream
 from gateway.protocol.errors import InvalidRequest, RunNotFound, StreamExists, StreamNotFound
-from gateway.protocol.headers import NO_STORE
+from gateway.protocol.headers import JSON, NO_STORE
 from gateway.protocol.record import to_json
 
 REMEMBERED: Final = 10_000  # runs of the gateway's own
@@ -95,7 +95,7 @@ class FlueRoutes:
             query = dialect.parse_query(scope["query_string"])
             if any(name == "meta" for name, _ in query):
                 record = to_json(await self._records.get(run))
-                await responses.respond(send, 200, [(b"content-type", b"application/json"), NO_STORE], record)
+                await responses.respond(send, 200, [JSON, NO_STORE], record)
                 return
             request = dialect.parse_read(path, scope["headers"], query)
         except InvalidRequest:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.asgi import Headers, Scope
+from gateway.fanout.answers import header_lines
 
 EVERY: Final = "*"
 MOST_AGE: Final = 7200  # seconds that a browser may remember a preflight; Chromium allows no more
@@ -42,7 +43,7 @@ class Common:
 
     @staticmethod
     def of(headers: Headers) -> Common:
-        return Common(headers, b"".join([b"%b: %b\r\n" % header for header in headers]))
+        return Common(headers, header_lines(headers))
 
 
 class Cors:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from gateway.auth import errors as auth_errors
 from gateway.protocol import errors
 from gateway.protocol.errors import ProtocolError
-from gateway.protocol.fields import MAX_LEASE, MAX_TOKEN
+from gateway.protocol.fields import MAX_LEASE, MAX_SAFE_INTEGER, MAX_TOKEN
 from gateway.protocol.stream_path import MAX_PATH, MAX_RUN_ID
 from gateway.quotas import errors as quota_errors
 
@@ -22,7 +22,7 @@ TEXT: Final[Json] = {"type": "string"}
 TRUE: Final[Json] = {"type": "string", "const": "true"}
 OFFSET: Final[Json] = {"type": "string", "examples": ["0000000000000000_0000000000000042"]}
 COUNT: Final[Json] = {"type": "integer", "minimum": 0}
-SAFE: Final[Json] = {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
+SAFE: Final[Json] = {"type": "integer", "minimum": 0, "maximum": MAX_SAFE_INTEGER}
 DATE: Final[Json] = {"type": "string", "format": "date-time"}
 TOKEN: Final[Json] = {"type": "string", "minLength": 1, "maxLength": MAX_TOKEN}
 

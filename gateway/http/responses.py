@@ -9,17 +9,18 @@ from typing import Final, cast
 import orjson
 
 from gateway.asgi import Headers, Message, Scope, Send
-from gateway.fanout.answers import Cycle, answer, cycle_of
+from gateway.fanout.answers import Cycle, answer, cycle_of, header_lines
 from gateway.http import request_log
 from gateway.http.cors import PREFLIGHT, Common
 from gateway.protocol.errors import ProtocolError
+from gateway.protocol.headers import JSON, NO_STORE
 
 refused: Final[Counter[str]] = Counter()
 """Refusals that this process has rendered, by their type."""
 
 _BODYLESS: Final = (204, 304)
 _PASSING: Final = (429, 503)
-_EVENT_STREAM: Final[Headers] = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+_EVENT_STREAM: Final[Headers] = [(b"content-type", b"text/event-stream"), NO_STORE]
 _LAST: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": False}
 _UNREFERRED: Final = (b"referrer-policy", b"no-referrer")
 _COMMON: Final = "run_gateway.common"
@@ -84,7 +85,7 @@ def lines(status: int, headers: Headers, common: Common, body: bytes) -> bytes:
     """The header lines of a whole response."""
     if status not in _BODYLESS:
         headers = [*headers, (b"content-length", b"%d" % len(body))]
-    return b"".join([b"%b: %b\r\n" % header for header in headers]) + common.lines
+    return header_lines(headers) + common.lines
 
 
 async def head(send: Send, status: int, headers: Headers) -> None:
@@ -115,7 +116,7 @@ def error_body(type: str, message: str, details: str | None) -> bytes:
 
 def error_headers(error: ProtocolError) -> Headers:
     """A refusal's own headers, and when to come back: jittered, so that not all come back at once (law 8)."""
-    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *error.headers]
+    headers = [JSON, NO_STORE, *error.headers]
     if error.status in _PASSING:
         headers.append((b"retry-after", b"%d" % random.randint(1, 3)))
     return headers
@@ -146,8 +147,7 @@ def without_request(error: ProtocolError, common: Common) -> tuple[int, bytes, b
     """A refusal of something that is not a request of HTTP: status, header lines and body."""
     refused[error.type] += 1
     body = error_body(error.type, error.message, error.details)
-    headers = [*error_headers(error), (b"content-length", b"%d" % len(body))]
-    return error.status, b"".join([b"%b: %b\r\n" % header for header in headers]) + common.lines, body
+    return error.status, lines(error.status, error_headers(error), common, body), body
 
 
 def _would_give_up(scope: Scope) -> bool:

@@ -9,6 +9,7 @@ from gateway.protocol.offset import format_offset
 
 Headers = list[tuple[bytes, bytes]]
 
+JSON: Final = (b"content-type", b"application/json")
 NO_STORE: Final = (b"cache-control", b"no-store")
 # Always private: runs hold what agents said to somebody, which no shared cache may keep (§10.1). An answer that ends at
 # the tail of an open stream has to be revalidated, which its ETag makes cheap: a reader must see its own writes.

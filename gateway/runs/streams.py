@@ -15,7 +15,7 @@ from gateway.http.reading import Hangup
 from gateway.http.routes import Routes
 from gateway.protocol.batch import Batch, News
 from gateway.protocol.errors import MethodNotAllowed, StreamNotFound
-from gateway.protocol.headers import NO_STORE
+from gateway.protocol.headers import JSON, NO_STORE
 from gateway.protocol.offset import NOW
 from gateway.protocol.record import to_json
 from gateway.protocol.run_path import Part, is_run, part_of
@@ -26,7 +26,6 @@ from gateway.runs.queries import parse_meta
 from gateway.runs.store import Store
 
 MAX_BODY: Final = 1 << 20  # bytes
-JSON: Final = (b"content-type", b"application/json")
 
 
 class Below(Protocol):

@@ -14,7 +14,7 @@ from gateway.auth.principal import Principal
 from gateway.http import responses
 from gateway.http.bodies import Bodies
 from gateway.protocol.errors import RouteNotFound, RunNotFound
-from gateway.protocol.headers import NO_STORE
+from gateway.protocol.headers import JSON, NO_STORE
 from gateway.protocol.tenants import tenant_of, without
 from gateway.runs.bodies import Body, parse
 from gateway.runs.others import Others
@@ -60,8 +60,7 @@ class Tokens:
         if signed is None:
             raise RouteNotFound("AUTH is none: nobody needs a token.")
         answer: dict[str, Any] = dict(zip(("token", "expiresAt"), signed, strict=True))
-        headers = [(b"content-type", b"application/json"), NO_STORE]
-        await responses.respond(send, 201, headers, orjson.dumps(answer))
+        await responses.respond(send, 201, [JSON, NO_STORE], orjson.dumps(answer))
 
     async def _find(self, run: str) -> None:
         try:
