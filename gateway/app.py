@@ -118,13 +118,13 @@ class Gateway:
         self._runs.heard(news)
 
     def _created(self, path: str, tail: int) -> None:
-        """A stream was made here: readers of one that was before are told, and work is looked for if it holds any."""
+        """A stream was made here. Readers of an earlier one at its path are told; its events may wake subscriptions."""
         self._hub.created(path)
         if tail:
             self._subscriptions.appended(path)
 
     def _committed(self, news: News) -> None:
-        """A stream was changed here: readers are told, and of all Machines this one looks whom it wakes."""
+        """A stream was changed here: its readers are told, and this Machine finds the subscriptions that it wakes."""
         self._heard(news)
         if news.deleted:
             self._subscriptions.deleted(news.path)

@@ -9,10 +9,10 @@ from gateway.protocol.errors import BodyTooLarge, InvalidRequest, TooManyPending
 
 
 class Bodies:
-    """The bodies that are arriving at one worker: together at most `most` bytes, besides what came of each at once.
+    """The bodies that are arriving at one worker, together at most `most` bytes.
 
-    Otherwise whoever begins large bodies and does not end them has the worker hold one for each connection. One that is
-    alone is taken in any case.
+    Without this limit, clients who begin large bodies and never end them have the worker keep one for each connection.
+    What comes with a request's head does not count, and a body that is alone is taken in any case.
     """
 
     def __init__(self, most: int) -> None:
