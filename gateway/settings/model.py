@@ -256,7 +256,10 @@ class Settings(BaseSettings):
     )
     pack: bool = Field(
         True,
-        description="Whether events that are no longer at the tail of an open stream are packed into compressed pages.",
+        description=(
+            "Whether events are packed into compressed pages: 64 or more of one request at once, others when they are"
+            " no longer at the tail of an open stream."
+        ),
     )
     housekeeping_interval: Seconds = Field(
         15.0, description="Seconds between rounds of packing and removing, which one Machine at a time does."
