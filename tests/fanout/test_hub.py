@@ -33,11 +33,11 @@ class Log:
         tail, closed = self.tail, self.closed
         for _ in range(5):
             await asyncio.sleep(0)
-        start = max(position - min(recent // len(EVENT), 128), 0) if tail - position < 256 else position
-        end = min(start + self.page, tail)
+        start = max(position - min(recent // len(EVENT), 128), 0) if 0 <= tail - position < 256 else position
+        end = max(min(start + self.page, tail), start)
         count = end - start
         body = b",".join([EVENT] * count)
-        batch = Batch(start, end, body, end == tail, end == tail and closed, [len(EVENT)] * count)
+        batch = Batch(start, end, body, end >= tail, end >= tail and closed, [len(EVENT)] * count)
         return Page(Stream(self.id, path, "application/json", tail, closed, self.ttl), batch)
 
 
@@ -411,3 +411,96 @@ async def test_a_defect_ends_neither_the_sweeps_nor_the_timer(caplog: pytest.Log
         running.cancel()
         await asyncio.wait([running])
     assert sum("compared" in message for message in caplog.messages) == 2
+
+
+# Nobody sweeps here: what these find is found at once, and not within a second
+
+
+async def test_an_end_without_an_event_is_told_by_its_news() -> None:
+    log = Log(100)
+    hub = hub_of(log)
+    with followers(hub, 1) as (follower,):
+        await follower.begin(100)
+        log.closed = True
+        hub.ring(News("run", 101, 100, closed=True, body=b""))
+        async with asyncio.timeout(5):
+            batch = await follower.next()
+        assert isinstance(batch, Batch)
+        assert (batch.empty, batch.closed, log.reads) == (True, True, 1)
+
+
+async def test_a_reader_ahead_of_the_log_holds_nobody_up() -> None:
+    log = Log(100)
+    hub = hub_of(log)
+    with followers(hub, 2) as (ahead, other):
+        await ahead.begin(150)
+        await other.begin(100)
+        waiting = asyncio.ensure_future(other.next())
+        async with asyncio.timeout(5):
+            while other not in hub.tails["run"].waiting:  # noqa: ASYNC110  turns are what this log's reads take
+                await asyncio.sleep(0)
+        log.tail = 101
+        hub.ring(News("run", 101, 101, body=EVENT))
+        async with asyncio.timeout(5):
+            assert isinstance(batch := await waiting, Batch)
+        assert (batch.start, batch.end, ahead.position) == (100, 101, 150)
+
+
+async def test_a_position_that_the_log_does_not_have_is_not_waited_for() -> None:
+    log = Log(100)
+    hub = hub_of(log)
+    with followers(hub, 2) as (first, second):
+        await first.begin(100)
+        hub.ring(News("run", 101, 120))
+        await until_read(log, 2)
+        async with asyncio.timeout(5):
+            while hub.tails["run"].filling:  # noqa: ASYNC110  turns are what this log's reads take
+                await asyncio.sleep(0)
+        assert (await second.begin(100)).batch.up_to_date, "this is all that there is"
+
+
+async def test_what_a_write_of_unknown_outcome_has_left_is_looked_for_at_once() -> None:
+    log = Log(100)
+    hub = hub_of(log)
+    with followers(hub, 1) as (follower,):
+        await follower.begin(100)
+        log.tail = 101
+        hub.look_again(["run", "one that nobody follows"])
+        await rest(follower, 101)
+
+
+async def test_cursors_go_with_the_time() -> None:
+    hub = hub_of(Log(100))
+    with followers(hub, 1) as (follower,):
+        before = hub.cursor(follower.tail)
+        hub._now = lambda: 1_800_000_000 + 3600
+        hub.tick()
+        assert hub.cursor(follower.tail) > before
+
+
+async def test_a_client_that_was_gone_before_there_was_a_follower_leaves_none_behind() -> None:
+    class Gone:
+        follower: Follower | None = None
+
+        def lost(self) -> bool:
+            return True
+
+        def fileno(self) -> int:
+            return -1
+
+        def send(self, data: bytes) -> int:
+            raise OSError
+
+        def write(self, data: bytes) -> None: ...
+
+        def writable(self) -> bool:
+            return True
+
+        async def drain(self) -> None: ...
+
+    hub = hub_of(Log(100))
+    with Follower(hub, "run", Gone()) as follower:
+        await follower.begin(100)
+        async with asyncio.timeout(5):
+            assert await follower.next() is Signal.OVER
+    assert not hub.tails
