@@ -252,6 +252,7 @@ async def test_its_readers_are_counted_like_all_others(flue_database: str, app: 
             before = await scrape(http)
             assert (await http.get(f"/runs/{run}?offset=-1")).status_code == 200
             async with http.stream("GET", f"/runs/{run}?offset=-1&live=sse") as response:
-                await anext(response.aiter_raw())
+                pieces = response.aiter_raw()  # kept: when the generator is freed, the connection ends
+                await anext(pieces)
                 after = await scrape(http)
     assert [new - old for old, new in zip(before, after, strict=True)] == [1, 2, 1, 1]
