@@ -9,11 +9,15 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
+from typing import Final
 
 import httpx
 
 from gateway.client.errors import BadAnswer, Fenced, Refused
 from gateway.client.session import Answer, Session, explain, refusal
+
+MOST: Final = 1_000
+"""Events of one request: a server may refuse more than so many at once."""
 
 
 def fresh_epoch() -> int:
@@ -45,8 +49,14 @@ class Producer:
         return _next_offset(answer)
 
     async def append(self, events: Sequence[bytes], *, close: bool = False) -> str:
-        """Appends events, each one JSON text, and returns the next offset. Raises ClientError."""
-        return await self._post(b"[" + b",".join(events) + b"]", close)
+        """Appends events, each one JSON text, and returns the next offset. More than MOST go in several requests.
+
+        Raises ClientError.
+        """
+        last = max(0, len(events) - 1) // MOST * MOST
+        for begin in range(0, last, MOST):
+            await self._post(_array(events[begin : begin + MOST]), close=False)
+        return await self._post(_array(events[last:]), close)
 
     async def close(self) -> str:
         """Closes the stream, and returns its final offset. Raises ClientError."""
@@ -88,6 +98,10 @@ class Producer:
         # A number beyond all of ours: someone else sends under this id and epoch, and took our place.
         if "producer-seq" in response.headers and _number(answer, "producer-seq") > self._seq:
             raise Fenced(f"{self._url}: another producer uses the id {self._id!r} at the same time")
+
+
+def _array(events: Sequence[bytes]) -> bytes:
+    return b"[" + b",".join(events) + b"]"
 
 
 def _replaced(response: httpx.Response) -> bool:

@@ -117,20 +117,23 @@ class Run:
     async def _send(self) -> None:
         beat = min(BEAT, (self._fields["lease"] or LEASE) / 3)
         while self._waiting or not self._ending:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(beat):
-                    await self._news.wait()
-            self._news.clear()
-            batch, size = self._waiting, self._bytes
-            self._waiting = []
-            if batch:
+            if self._waiting:
+                batch, size = self._waiting, self._bytes
+                self._waiting = []
                 await self._producer.append(batch)
                 self._bytes -= size
                 self._room.set()
-            elif not self._ending:
+            elif not await self._news_within(beat):
                 await self._producer.heartbeat()
             if self._producer.cancel_requested:
                 self._interrupt(RunCancelled("The run was cancelled."))
+
+    async def _news_within(self, seconds: float) -> bool:
+        self._news.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                return await self._news.wait()
+        return False
 
     async def _at_most(self, size: int) -> None:
         while self._bytes > size:

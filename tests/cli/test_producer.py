@@ -64,6 +64,16 @@ async def test_a_batch_is_one_request_with_the_next_number() -> None:
     assert (stream.events, stream.closed) == ([1, [2], 3], True)
 
 
+async def test_a_long_batch_is_several_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.client.producer.MOST", 2)
+    async with scripted() as stream, session() as http:
+        producer = Producer(http, stream.url)
+        await producer.append([b"1", b"2", b"3"])
+        assert await producer.append([b"4", b"5", b"6", b"7"], close=True) == offset(7)
+    assert [request.body for request in stream.requests] == [b"[1,2]", b"[3]", b"[4,5]", b"[6,7]"]
+    assert ["stream-closed" in request.headers for request in stream.requests] == [False, False, False, True]
+
+
 async def test_two_producers_without_an_id_are_not_taken_for_one() -> None:
     async with scripted() as stream, session() as http:
         await Producer(http, stream.url).append([b"1"])

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from gateway.client import Backoff, Fenced, Refused, Run, RunCancelled, Session, client
+from gateway.client.producer import MOST
 from tests.machines import Machine
 
 README = Path(__file__).parent.parent.parent / "README.md"
@@ -147,7 +148,8 @@ async def test_who_begins_a_run_again_takes_it_over(database_url: str) -> None:
 
 
 async def test_events_that_come_up_during_a_request_go_together(database_url: str) -> None:
-    async with Machine.start(database_url) as machine, session() as http:
+    most = {"GATEWAY_MAX_BATCH": str(MOST)}
+    async with Machine.start(database_url, env=most) as machine, session() as http:
         async with Run(http, machine.url) as run:
             for number in range(5000):
                 await run.emit(number)
