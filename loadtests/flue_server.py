@@ -44,6 +44,11 @@ class FlueServer:
         finally:
             await server.kill()
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.returncode is None
+
     async def launch(self) -> None:
         """Returns when it listens. Raises FlueFailed."""
         self._process = await asyncio.create_subprocess_exec(
@@ -77,7 +82,8 @@ class FlueServer:
 
     def send_signal(self, number: signal.Signals) -> None:
         """Nothing happens when it has ended."""
-        if self._process is not None and self._process.returncode is None:
+        if self.running:
+            assert self._process is not None, "it runs"
             self._process.send_signal(number)
 
     async def kill(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import httpx
 
 from gateway.flue import schema
+from gateway.tasks import end
 from loadtests.flue_server import FlueFailed, FlueServer
 from loadtests.proxy import Proxy
 from loadtests.survival.clients import AGAIN, PATIENCE, Seen
@@ -66,6 +67,14 @@ class Site:
         except TimeoutError:
             await self.server.kill()
 
+    async def stand_by(self) -> None:
+        """Starts it again, as a platform does, whenever it has ended by itself: it may, when Postgres cuts it off."""
+        while True:
+            await asyncio.sleep(LOOK)
+            async with self.busy:
+                if not self.server.running:
+                    await self.start()
+
 
 class App(NamedTuple):
     """All servers of one app."""
@@ -98,7 +107,11 @@ async def open_app(folder: Path, database: Database) -> AsyncIterator[App]:
             sites.append(site)
         app = App(sites, database)
         await app.attach()
-        yield app
+        standing_by = [asyncio.create_task(site.stand_by()) for site in sites]
+        try:
+            yield app
+        finally:
+            await end(*standing_by)
 
 
 @dataclass
