@@ -68,6 +68,7 @@ class Gateway:
             pool_size=settings.pool_size,
             statement_timeout=settings.statement_timeout,
             max_age=settings.connection_max_age,
+            patience=settings.database_wait,
         )
         # Who may ask, and for how much
         self._auth = Auth(settings, self._database)

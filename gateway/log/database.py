@@ -29,6 +29,7 @@ logger = logging.getLogger("gateway.log.database")
 
 _ENOUGH = 4  # connections in a pool that is large enough for the writer to keep some of them
 _CONNECT = 5.0  # seconds for a new connection, at most
+_PAUSE = 0.5  # seconds between one attempt to open the pool and the next
 _DEMOTED = 5.0  # seconds between reconnects in search of the new primary
 
 # All types that our statements use and the driver does not know by itself: asked for once, see LogConnection.
@@ -81,39 +82,52 @@ class Lane:
 class Database:
     """The pool of a Machine. Opened once, or used as a context manager; `acquire` gives a connection for one statement.
 
-    `statement_timeout` and `max_age` are seconds: for one statement, and for a connection's life.
+    `statement_timeout`, `max_age` and `patience` are seconds: for one statement, for a connection's life, and for the
+    server to answer at first.
     """
 
-    def __init__(self, dsn: str, *, pool_size: int, statement_timeout: float, max_age: float = 600) -> None:
+    def __init__(
+        self, dsn: str, *, pool_size: int, statement_timeout: float, max_age: float = 600, patience: float = 0
+    ) -> None:
         self.waits = Histogram(SECONDS)  # for a connection of the pool, new ones' opening included
         self._dsn = dsn
         self._size = pool_size
         self._timeout = statement_timeout
         self._max_age = max_age
+        self._patience = patience
         self._cached = False
         self._since = 0.0  # connections that were opened before this time are not used any more
         self._pool: Pool | None = None
 
     async def open(self) -> None:
-        """Connects at least once. Raises Unavailable."""
+        """Connects at least once, and tries again while the server is away, as when it restarts. Raises Unavailable."""
         self._loop = asyncio.get_running_loop()
-        try:
-            self._cached = await keeps_statements(lambda: connect(self._dsn, timeout=10, command_timeout=10))
-            if not self._cached:
-                logger.warning("A pooler that loses prepared statements: each statement takes two round trips.")
-            # min_size 0: the driver would open connections by itself, and fill the log when it cannot.
-            self._pool = await asyncpg.create_pool(
-                self._dsn,
-                min_size=0,
-                max_size=self._size,
-                max_inactive_connection_lifetime=min(300, self._max_age),
-                connect=cast("Any", self._connect),  # the stubs ask for a class that nobody could write
-                connection_class=LogConnection,
-            )
-            async with self._pool.acquire() as connection:
-                await connection.fetchrow(_TYPES)
-        except FAULTS as error:
-            raise Unavailable(f"The database cannot be reached: {type(error).__name__}.") from error
+        until = self._loop.time() + self._patience
+        while True:
+            try:
+                await self._open()
+            except FAULTS as error:
+                if not isinstance(error, LOSSES) or self._loop.time() >= until:
+                    raise Unavailable(f"The database cannot be reached: {type(error).__name__}.") from error
+            else:
+                return
+            await asyncio.sleep(_PAUSE)
+
+    async def _open(self) -> None:
+        self._cached = await keeps_statements(lambda: connect(self._dsn, timeout=10, command_timeout=10))
+        if not self._cached:
+            logger.warning("A pooler that loses prepared statements: each statement takes two round trips.")
+        # min_size 0: the driver would open connections by itself, and fill the log when it cannot.
+        self._pool = await asyncpg.create_pool(
+            self._dsn,
+            min_size=0,
+            max_size=self._size,
+            max_inactive_connection_lifetime=min(300, self._max_age),
+            connect=cast("Any", self._connect),  # the stubs ask for a class that nobody could write
+            connection_class=LogConnection,
+        )
+        async with self._pool.acquire() as connection:
+            await connection.fetchrow(_TYPES)
 
     async def close(self) -> None:
         if self._pool is not None:
