@@ -178,7 +178,10 @@ class Hub:
         if tail.position is None:
             tail.position = batch.start
             self._publish(tail, batch)
-            self._catch_up(tail)
+            if tail.doubted:
+                tail.wanted = max(tail.wanted, tail.position + 1)
+            else:
+                self._catch_up(tail)
             if tail.wanted > tail.position and not tail.closed:
                 self._fill(tail)
         elif batch.end > tail.position or (batch.closed and not tail.closed):
@@ -199,11 +202,11 @@ class Hub:
             return
         if news.deleted:
             self._drop(tail)
+        elif not news.last and not news.closed:
+            self.created(news.path)  # it has no event: that it was made is all there is to tell
         elif tail.position is None or tail.filling:
             tail.expect(news)
         elif news.last < tail.position or (news.last == tail.position and (tail.closed or not news.closed)):
-            if not news.last:
-                self.created(news.path)
             return  # it is known already
         elif news.first == tail.position + 1 and news.body is not None:
             self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed), news.heard)
@@ -214,12 +217,13 @@ class Hub:
     def created(self, path: str) -> None:
         """Hears that a stream was made at this path: one that was followed here before, and has expired, is no more."""
         tail = self.tails.get(path)
-        if tail is None or tail.stream is None:
+        if tail is None:
             return
         if tail.closed:
             self._drop(tail)
-        elif tail.position is not None:
-            tail.doubted = True  # it may be the new one's already, which a read tells
+            return
+        tail.doubted = True  # it may be the new one's already, which a read that begins now tells
+        if tail.position is not None:
             self._want(tail, tail.position + 1)
 
     def _publish(self, tail: Tail, batch: Batch, heard: float = 0.0) -> None:

@@ -30,7 +30,7 @@ class Log:
 
     async def live(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page:
         self.reads += 1
-        tail, closed = self.tail, self.closed
+        id, tail, closed = self.id, self.tail, self.closed
         for _ in range(5):
             await asyncio.sleep(0)
         start = max(position - min(recent // len(EVENT), 128), 0) if 0 <= tail - position < 256 else position
@@ -38,7 +38,7 @@ class Log:
         count = end - start
         body = b",".join([EVENT] * count)
         batch = Batch(start, end, body, end >= tail, end >= tail and closed, [len(EVENT)] * count)
-        return Page(Stream(self.id, path, "application/json", tail, closed, self.ttl), batch)
+        return Page(Stream(id, path, "application/json", tail, closed, self.ttl), batch)
 
 
 def hub_of(log: Log, sweep_interval: float = 1, there: dict[str, tuple[int, int, bool]] | None = None) -> Hub:
@@ -300,6 +300,22 @@ async def test_nobody_begins_with_the_events_of_a_stream_that_has_expired_and_wa
         async with asyncio.timeout(5):
             assert await waiting is Signal.OVER
         assert not hub.tails, "whoever comes next finds the new one"
+
+
+async def test_a_first_read_that_began_before_a_stream_was_made_anew_brings_nobody_events_of_both() -> None:
+    log = Log(5)
+    hub = hub_of(log)
+    with followers(hub, 1) as (old,):
+        entering = asyncio.ensure_future(old.begin(0))
+        await until_read(log, 1)
+        log.id, log.tail = 2, 5
+        hub.ring(News("run", 0, 0))
+        log.tail = 6
+        hub.ring(News("run", 6, 6, body=EVENT))
+        assert (await entering).batch.end == 5
+        async with asyncio.timeout(5):
+            assert await old.next() is Signal.OVER
+        assert not hub.tails
 
 
 async def test_a_reader_of_the_new_stream_itself_is_not_disturbed_by_the_news_that_it_was_made() -> None:

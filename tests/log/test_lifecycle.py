@@ -280,6 +280,12 @@ async def test_every_machine_hears_that_the_path_of_an_expired_stream_is_used_ag
             while not told:
                 await listening.execute("SELECT 1")
         assert [parse_news(str(payload)) for payload in told] == [News("s", 0, 0)]
+        await age(database_url, "s", -1)
+        await log.housekeeping.purge()
+        async with asyncio.timeout(30):
+            while len(told) < 2:
+                await listening.execute("SELECT 1")
+        assert parse_news(str(told[1])) == News("s", 0, 0, deleted=True)
 
 
 async def test_a_source_is_kept_for_its_forks_and_for_nobody_else(database_url: str) -> None:

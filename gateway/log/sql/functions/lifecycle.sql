@@ -201,6 +201,8 @@ BEGIN
          WHERE s.expires_at < clock_timestamp() AND s.path IS NOT NULL AND NOT s.gone
          ORDER BY s.expires_at LIMIT 100 FOR UPDATE SKIP LOCKED
     LOOP
+        PERFORM pg_notify('run_gateway', concat_ws(E'\n', '', s.path, 0, 0, 'deleted'))
+           FROM run_gateway.streams s WHERE s.id = doomed;
         PERFORM run_gateway.remove_stream(doomed);
         removed := removed + 1;
     END LOOP;
