@@ -68,7 +68,10 @@ class Uring:
         try:
             self._map(params.raw)
             self._try()
-        except BaseException:
+        except OSError as error:
+            self.close()
+            raise NoUring(str(error)) from error
+        except NoUring:
             self.close()
             raise
 

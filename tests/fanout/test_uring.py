@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import platform
 import socket
 from array import array
@@ -142,6 +144,17 @@ def test_where_a_signal_comes_before_the_last_results_they_are_waited_for(
         assert not uring.send(array("i", [each.fd for each in sockets]), b"x")
         assert [each.read() for each in sockets] == [b"x"] * 3
     assert late.looks == 3
+
+
+def test_where_its_memory_is_not_to_be_had_there_is_none(uring: Uring, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(mmap, "mmap", refused)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(NoUring, match="Operation not permitted"):
+        Uring()
+    assert set(os.listdir("/proc/self/fd")) <= before, "its descriptor is given back"
 
 
 def test_no_other_system_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
