@@ -116,3 +116,7 @@ class Broadcast:
                 sent = 0
             if sent < size:
                 follower.spill(data[sent:])
+
+
+ONE_BY_ONE: Final = Broadcast()
+"""Without io_uring."""

@@ -79,7 +79,7 @@ class Follower:
 
     def __exit__(self, *_: object) -> None:
         self._leave()  # it is still in the tail if it was cancelled while it waited
-        if self._direct is not None and self._direct.follower is self:
+        if self._direct is not None:
             self._direct.follower = None
         self._hub.deadlines.unschedule(self, self.slot)
         self._hub.unfollow(self.tail)

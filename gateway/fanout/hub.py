@@ -14,10 +14,10 @@ from contextlib import suppress
 from typing import Final
 
 from gateway.counting import SECONDS, Histogram
-from gateway.fanout.broadcast import Broadcast
+from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast
 from gateway.fanout.deadlines import TICK, Deadlines
 from gateway.fanout.shared import Read, SharedReads, shared
-from gateway.fanout.tail import ONE_BY_ONE, Tail
+from gateway.fanout.tail import Tail
 from gateway.outage import Outage
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, News, Page, after

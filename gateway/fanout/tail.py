@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from gateway.fanout.broadcast import Broadcast, Crowd
+from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast, Crowd
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, Encoding, News, Page, Stream, after, join
 from gateway.protocol.offset import format_offset
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 RING_BYTES: Final = 64 << 10  # of recent batches, for readers that are a little behind
 RING_BATCHES: Final = 128
-ONE_BY_ONE: Final = Broadcast()
 EARLY: Final = 32  # news that may wait for a read that is under way, each of at most RING_BYTES / EARLY bytes
 
 
