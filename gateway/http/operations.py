@@ -149,7 +149,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         "Append, close, or both",
         "Answered when it is durable. In a JSON stream each element of an array is an event; in others the body is. An "
         "empty body is right only with `Stream-Closed: true`. With Producer headers a repetition is applied once; an "
-        "answer of 503 leaves the outcome open.",
+        "answer of 503 leaves the outcome open, unless its `type` is `not_sent`, `not_writable` or `stream_held`.",
         ("Content-Type", "Stream-Closed", "Stream-Seq", "Producer-Id", "Producer-Epoch", "Producer-Seq", "Run-Lease"),
         {200: Answer("A producer's new events were appended.", _WRITTEN),
          204: Answer("Appended or closed; for a producer: closed, or known already.", _WRITTEN)},
@@ -157,7 +157,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
          errors.StreamNotFound, errors.StreamClosed, errors.ContentTypeMismatch, errors.StreamSeqConflict,
          errors.ProducerSequenceGap, errors.StreamGone, errors.BodyTooLarge, errors.BatchTooLarge,
          errors.EventTooLarge, quota_errors.TooManyAppends, errors.TooManyPending,
-         errors.NotWritable, errors.StreamHeld),
+         errors.NotSent, errors.NotWritable, errors.StreamHeld),
         "The events, in the stream's content type.",
     ),
     "get": Operation(
@@ -238,6 +238,6 @@ BELOW_A_RUN: Final[dict[str, tuple[str, dict[str, Operation]]]] = {  # by route:
             "another has taken over.",
             ("Run-Lease", "Producer-Id", "Producer-Epoch"), {204: Answer("The lease runs anew.", _WRITTEN)},
             (errors.StaleEpoch, errors.ProducerLost, errors.StreamNotFound, errors.StreamGone, errors.StreamClosed,
-             errors.TooManyPending, errors.NotWritable, errors.StreamHeld)),
+             errors.TooManyPending, errors.NotSent, errors.NotWritable, errors.StreamHeld)),
         "options": OPERATIONS["options"]}),
 }  # fmt: skip

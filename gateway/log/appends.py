@@ -61,10 +61,11 @@ Settle = Callable[["Appended | ProtocolError"], None]
 class Waiting:
     """A request, and who is to be told its outcome."""
 
-    __slots__ = ("_settle", "request", "size")
+    __slots__ = ("_settle", "request", "size", "until")
 
-    def __init__(self, request: AppendRequest, settle: Settle) -> None:
+    def __init__(self, request: AppendRequest, settle: Settle, until: float) -> None:
         self.request = request
+        self.until = until  # when it has to be sent, by the loop's clock
         self._settle: Settle | None = settle
         self.size = sum(map(len, request.events)) + 100 * (len(request.events) + 1)  # what it takes of memory
 
@@ -93,6 +94,13 @@ class Entry:
 
     def takes(self, other: AppendRequest) -> bool:
         return self.mergeable and other.plain and other.media_type == self.waiting[0].request.media_type
+
+    def add(self, waiting: Waiting) -> None:
+        """Adds a request that it takes."""
+        if len(self.waiting) == 1:
+            self.events = list(self.events)  # the first request's own until now
+        self.waiting.append(waiting)
+        self.events += waiting.request.events
 
     @property
     def body(self) -> bytes:

@@ -17,7 +17,7 @@ import asyncpg
 
 from gateway.counting import SECONDS, Histogram
 from gateway.log.connect import FAULTS, LOSSES, LogConnection, connect, keeps_statements
-from gateway.protocol.errors import NotWritable, StreamHeld, Unavailable
+from gateway.protocol.errors import NotSent, NotWritable, StreamHeld, Unavailable
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -52,12 +52,19 @@ class Lane:
         self._connection: Pooled | None = None
 
     async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record:
-        """The one row that a statement gives. Raises Unavailable, whose cause says what happened."""
+        """The one row that a statement gives.
+
+        Raises Unavailable, whose cause says what happened: NotSent where there was no connection to send it on.
+        """
         try:
             connection = self._connection
             if connection is None or not self._database.usable(connection):
                 await self.close()
                 connection = self._connection = await self._database.take(self._timeout)
+        except FAULTS as error:
+            self._database.judge(None, error)
+            raise NotSent from error
+        try:
             row = await connection.fetchrow(statement, *arguments, timeout=self._timeout)
         except FAULTS as error:
             self._database.judge(self._connection, error)

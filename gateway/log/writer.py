@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 import asyncpg
 
@@ -30,18 +30,18 @@ from gateway.log.appends import (
     arguments_alone,
     refusal,
 )
-from gateway.log.aside import Aside
 from gateway.log.database import Database, Lane
+from gateway.log.held_rows import HeldRows
+from gateway.log.queue import Queue
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import News
-from gateway.protocol.errors import NotWritable, ProtocolError, StreamHeld, TooManyPending, Unavailable
+from gateway.protocol.errors import NotSent, NotWritable, ProtocolError, StreamHeld, TooManyPending, Unavailable
 
 logger = logging.getLogger("gateway.log.writer")
 
 _HELD: Final = "SELECT run_gateway.held($1) AS paths"
-_MOST_REQUESTS: Final = 2_000  # in one batch
-_MOST_BYTES: Final = 8 << 20
 _PATIENCE: Final = 0.001  # seconds that requests gather behind a batch before another lane takes them
+_GRAIN: Final = 0.05  # seconds between two looks for requests that were to be sent by now
 
 # Errors that the server reports before it commits: nothing was applied, so each request may be tried alone.
 _DEFINITE: Final = (
@@ -52,11 +52,19 @@ _DEFINITE: Final = (
 )
 
 
+class Part(NamedTuple):
+    """What one call sends of a batch. `again`: some call has sent it in vain; `without_held`: that met a held row."""
+
+    entries: dict[str, Entry]
+    again: bool = False
+    without_held: bool = False
+
+
 class Writer:
     """Appends of a Machine, on `lanes` connections of its own.
 
-    `timeout`: seconds that the database has for a batch; then its outcome counts as unknown. `pack`: events that come
-    in numbers may be written as pages.
+    `timeout`: seconds within which a request is sent to the database, or else refused; and as many that the database
+    has for a batch, whose outcome counts as unknown then. `pack`: events that come in numbers may be written as pages.
     `machine` names this Machine to the others, or is None while there are none to be told. `on_commit` hears of every
     committed change, `on_doubt` of every unknown outcome.
     """
@@ -83,10 +91,10 @@ class Writer:
         self._pack = pack
         self._on_commit = on_commit
         self._on_doubt = on_doubt
-        self._queue: deque[Waiting] = deque()
-        self._queued_bytes = 0
-        self._busy: set[str] = set()
-        self._aside: Aside[Entry] = Aside(held=self._held, free=self._go_on, over=self._give_up, patience=timeout)
+        self._queue = Queue()
+        self._timeout = timeout
+        self._watch: asyncio.TimerHandle | None = None  # looks for requests that were to be sent by now
+        self._held_rows = HeldRows(waits=lambda: self._queue.held, held=self._held, free=self._go_on)
         self._database = database
         self._free = [database.lane(timeout) for _ in range(lanes)]
         self._landing: set[asyncio.Task[None]] = set()
@@ -104,13 +112,14 @@ class Writer:
     @property
     def pending_bytes(self) -> int:
         """Of requests that no batch has taken yet."""
-        return self._queued_bytes
+        return self._queue.bytes
 
     async def append(self, request: AppendRequest) -> Appended:
         """Appends, closes, or both; returns once it is durable.
 
         Raises what the protocol has for a refusal (StreamNotFound, StreamClosed, StaleEpoch, …), TooManyPending
-        when the database does not keep up, Unavailable when the outcome is unknown.
+        when the database does not keep up, NotSent when it could not be sent in time, Unavailable when the outcome is
+        unknown.
         """
         told: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
 
@@ -130,12 +139,12 @@ class Writer:
 
         Raises TooManyPending at once.
         """
-        if self._queued_bytes > self._max_pending:
+        if self._queue.bytes > self._max_pending:
             self.outcomes["refused"] += 1
             raise TooManyPending
-        waiting = Waiting(request, settle)
-        self._queue.append(waiting)
-        self._queued_bytes += waiting.size
+        self._queue.put(Waiting(request, settle, self._loop.time() + self._timeout))
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._timeout, self._expire)
         self._empty.clear()
         if self._flush_at is None and self._free:
             if len(self._free) < self._lanes:  # a batch is under way: others gather behind it, unless it takes long
@@ -148,6 +157,9 @@ class Writer:
     async def close(self) -> None:
         """Waits for everything that was taken."""
         await self._empty.wait()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         for lane in self._free:
             await lane.close()
 
@@ -156,97 +168,55 @@ class Writer:
         if self._flush_at is not None:
             self._flush_at.cancel()
             self._flush_at = None
-        entries = self._gather()
-        if not entries:
+        batch = self._queue.take()
+        if not batch:
             return
-        task = self._loop.create_task(self._commit(entries, self._free.pop()))
+        self._crowd = sum(len(entry.waiting) for entry in batch.values())
+        task = self._loop.create_task(self._commit(batch, self._free.pop()))
         self._landing.add(task)
         task.add_done_callback(self._landing.discard)
-        if self._queue and self._free:
+        if self._queue.ready and self._free:
             self._flush_at = self._loop.call_later(_PATIENCE, self._flush)
 
-    def _gather(self) -> dict[str, Entry]:
-        """Takes from the queue what may go together; what may not stays, in order."""
-        entries: dict[str, Entry] = {}
-        rest: deque[Waiting] = deque()
-        blocked: set[str] = set()
-        size = count = 0
-        queue = self._queue
-        while queue:
-            if count >= _MOST_REQUESTS or size >= _MOST_BYTES:
-                break
-            waiting = queue.popleft()
-            request = waiting.request
-            path = request.path
-            if path in self._busy or path in blocked:
-                rest.append(waiting)
-                continue
-            entry = entries.get(path)
-            if entry is None:
-                entries[path] = Entry([waiting], request.events)
-            elif entry.takes(request):
-                if len(entry.waiting) == 1:
-                    entry.events = list(entry.events)
-                entry.waiting.append(waiting)
-                entry.events += request.events
-            else:
-                blocked.add(path)
-                rest.append(waiting)
-                continue
-            count += 1
-            size += waiting.size
-            self._queued_bytes -= waiting.size
-        rest.extend(queue)
-        self._queue = rest
-        if count:
-            self._crowd = count
-        self._busy.update(entries)
-        return dict(sorted(entries.items()))  # the order in which every batch locks its streams
-
-    async def _commit(self, entries: dict[str, Entry], lane: Lane) -> None:
+    async def _commit(self, batch: dict[str, Entry], lane: Lane) -> None:
         """One batch, from its call to its outcomes; then the lane is free for the next.
 
-        What is put aside meanwhile leaves `entries`: by the end it may be in a batch of its own, or told.
+        A call of which nothing was applied is made again with a part of it. What waits for a row meanwhile is back in
+        the queue, and may be in another batch before this one ends.
         """
+        parts = deque([Part(batch)])
         try:
-            await self._call(entries, lane)
+            while parts:
+                parts.extend(await self._call(parts.popleft(), lane))
         except Exception:
             logger.exception("A batch of appends failed unexpectedly.")
-            self._doubt(entries, Unavailable())
+            self._doubt(self._queue.under_way(batch), Unavailable())
         except asyncio.CancelledError:
-            self._doubt(entries, Unavailable())
+            self._doubt(self._queue.under_way(batch), Unavailable())
             raise
         finally:
-            self._busy.difference_update(entries)
-            self._aside.settled(entries)
+            self._queue.settled(batch)
             self._free.append(lane)
-            if self._queue:
-                self._flush()
-            elif not self._busy:
-                self._empty.set()
+            self._go()
 
-    async def _call(self, entries: dict[str, Entry], lane: Lane, *, again: bool = False) -> None:
-        machine = self._machine()
+    async def _call(self, part: Part, lane: Lane) -> list[Part]:
+        """Sends a part of a batch, and tells its outcomes. Returns what is to be sent again."""
+        entries = part.entries
+        if part.again and all(entry.waiting[0].until <= self._loop.time() for entry in entries.values()):
+            self._fail(entries, NotSent(), "refused")
+            return []
         began = time.monotonic()
         try:
-            row = await self._ask(entries, lane, machine)
-        except NotWritable as error:
-            if not self._refused:
-                self._refused = True
-                logger.warning("The database takes no writes (%s); appends are answered 503.", error.__cause__)
-            self._fail(entries, error, "refused")
+            row = await self._ask(entries, lane, self._machine())
         except StreamHeld:
-            await self._part(entries, lane, all_held=again)
+            return await self._without_held(part, lane)
+        except (NotSent, NotWritable) as error:
+            self._refuse(entries, error)
         except Unavailable as error:
             if not isinstance(error.__cause__, _DEFINITE):
                 self._doubt(entries, error)
-            elif len(entries) > 1:
-                for path in tuple(entries):  # one request's fault never fails its neighbours
-                    alone = {path: entries.pop(path)}
-                    try:
-                        await self._call(alone, lane)
-                    finally:
-                        entries.update(alone)
+            elif len(entries) > 1:  # one request's fault never fails its neighbours
+                return [Part({path: entry}, again=True) for path, entry in entries.items()]
             else:
                 logger.error("An append failed in the database.", exc_info=error.__cause__)
                 self._fail(entries, error, "refused")
@@ -256,11 +226,12 @@ class Writer:
                 self._refused = False
                 logger.warning("The database takes writes again.")
             self.commit_seconds.observe(landed - began)
-            if self._queue and self._free:
+            if self._queue.ready and self._free:
                 # The database has nothing to do now: first the next batch, and then, while it works, everyone is told.
                 self._flush()
                 await asyncio.sleep(0)
             self._tell(entries, row, landed)
+        return []
 
     async def _ask(self, entries: dict[str, Entry], lane: Lane, machine: str | None) -> Row:
         told = machine is not None
@@ -271,44 +242,63 @@ class Writer:
                 return accepted_alone(row)
         return await lane.fetchrow(CALL, machine, *arguments(entries, told=told, pack=self._pack))
 
-    async def _part(self, entries: dict[str, Entry], lane: Lane, *, all_held: bool) -> None:
-        """Somebody holds a stream's row, and nothing was applied: the others go on, without it."""
+    async def _without_held(self, part: Part, lane: Lane) -> list[Part]:
+        """Another transaction holds the row of a stream, and nothing was applied: the others go on without it."""
+        entries = part.entries
         try:
-            held = set(entries) if all_held else set((await lane.fetchrow(_HELD, list(entries)))["paths"])
+            held = set(entries) if part.without_held else set((await lane.fetchrow(_HELD, list(entries)))["paths"])
         except StreamHeld:
             held = set(entries)  # the whole table
-        except Unavailable as error:
-            self._doubt(entries, error)
-            return
+        except Unavailable:
+            self._fail(entries, NotSent(), "refused")
+            return []
         for path in held:
-            entry = entries.pop(path)
-            self._queued_bytes += sum(waiting.size for waiting in entry.waiting)
-            self._aside.put(path, entry)
-        if entries:
-            await self._call(entries, lane, again=True)
+            self._queue.hold(path)
+        if held:
+            self._held_rows.watch()
+        rest = {path: entry for path, entry in entries.items() if path not in held}
+        return [Part(rest, again=True, without_held=True)] if rest else []
 
     async def _held(self, paths: list[str]) -> list[str]:
         async with self._database.acquire() as connection:
             held: list[str] = await connection.fetchval(_HELD, paths)
         return held
 
-    def _go_on(self, path: str, entry: Entry) -> None:
-        """A row that was held is free: those who wait for it go before all who came later."""
-        self._busy.discard(path)
-        self._queue.extendleft(reversed(entry.waiting))
+    def _go_on(self, path: str) -> None:
+        """A row that was held is free."""
+        self._queue.release(path)
         if self._flush_at is None and self._free:
             self._flush()
 
-    def _give_up(self, path: str, entry: Entry) -> None:
-        """A row is held for longer than anybody who writes to it can wait."""
-        entry.waiting += [waiting for waiting in self._queue if waiting.request.path == path]
-        self._queue = deque(waiting for waiting in self._queue if waiting.request.path != path)
-        self._queued_bytes -= sum(waiting.size for waiting in entry.waiting)
-        logger.warning("Another transaction holds the row of a stream; its appends are answered 503.")
-        self._fail({path: entry}, StreamHeld(), "refused")
-        self._busy.discard(path)
-        if not self._queue and not self._busy:
+    def _expire(self) -> None:
+        """Refuses what could not be sent in time: nothing of it was applied."""
+        late = self._queue.expire(self._loop.time())
+        if any(held for _, held in late):
+            logger.warning("Another transaction holds the row of a stream; its appends are answered 503.")
+        if not all(held for _, held in late):
+            logger.warning("The database does not keep up: appends that could not be sent in time are answered 503.")
+        self.outcomes["refused"] += len(late)
+        for waiting, held in late:
+            waiting.settle(StreamHeld() if held else NotSent())
+        earliest = self._queue.earliest()
+        self._watch = None
+        if earliest is not None:
+            self._watch = self._loop.call_at(max(earliest, self._loop.time() + _GRAIN), self._expire)
+        self._go()
+
+    def _go(self) -> None:
+        """Sends what has become ready."""
+        if self._queue.ready and self._free:
+            self._flush()
+        elif self._queue.empty:
             self._empty.set()
+
+    def _refuse(self, entries: dict[str, Entry], error: Unavailable) -> None:
+        """The database takes nothing at the moment, and has applied nothing."""
+        if isinstance(error, NotWritable) and not self._refused:
+            self._refused = True
+            logger.warning("The database takes no writes (%s); appends are answered 503.", error.__cause__)
+        self._fail(entries, error, "refused")
 
     def _doubt(self, entries: dict[str, Entry], error: Unavailable) -> None:
         self._fail(entries, error, "unknown")

@@ -278,6 +278,12 @@ class StreamHeld(Unavailable):
     type = "stream_held"
 
 
+class NotSent(Unavailable):
+    """The append could not be sent to the database in time; nothing was changed: try again."""
+
+    type = "not_sent"
+
+
 class NotWritable(Unavailable):
     """The database takes no writes at the moment; nothing was changed."""
 

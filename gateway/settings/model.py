@@ -113,7 +113,9 @@ class Settings(BaseSettings):
     )
     statement_timeout: Seconds = Field(10.0, description="Seconds that one statement may take in the database.")
     append_timeout: Seconds = Field(
-        5.0, description="Seconds that the database may take for an append before it is answered 503."
+        5.0,
+        description="Seconds that an append may wait to be sent to the database, and then for its answer; else it is "
+        "503.",
     )
     sweep_interval: Seconds = Field(
         1.0, description="Seconds between checks of the log for events that no notification told of."

@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from gateway.log.aside import Aside
 from gateway.protocol import errors
 from tests.log.rig import connected, holding, opened
 
@@ -39,7 +38,6 @@ async def test_appends_to_held_streams_are_refused_in_time_and_their_neighbours_
             assert await log.content(path) == b"0,1,2,3,4,5,6,7,8,9,10"
         assert log.doubts == []
         assert log.writer.pending_bytes == 0, "what was set aside is counted once, wherever it waits"
-        assert not log.writer._aside._since, "who waits the next time has not waited yet"
 
 
 async def test_a_writer_that_has_given_up_its_last_append_can_be_closed(database_url: str) -> None:
@@ -53,24 +51,6 @@ async def test_a_writer_that_has_given_up_its_last_append_can_be_closed(database
                     await log.writer.close()
             finally:
                 log.writer._empty.set()  # or else the rig waits for ever, should this fail
-
-
-async def test_who_is_set_aside_again_has_waited_since_the_first_time() -> None:
-    """A row may be free at each look, and held by somebody else again at each try."""
-    freed = asyncio.Event()
-
-    async def held(paths: list[str]) -> list[str]:
-        return []
-
-    aside: Aside[int] = Aside(held=held, free=lambda path, entry: freed.set(), over=lambda *_: None, patience=60)
-    aside.put("a", 1)
-    first = aside._since["a"]
-    async with asyncio.timeout(30):
-        await freed.wait()
-    aside.put("a", 1)
-    assert aside._since["a"] == first
-    aside.settled(["a"])
-    assert aside._since, "it has no outcome yet"
 
 
 async def test_a_stream_that_cannot_be_made_or_deleted_is_told_of_in_time(database_url: str) -> None:

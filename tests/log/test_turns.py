@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import asyncpg
+
 from gateway.log.appends import CALL, CALL_ALONE
 from gateway.log.writer import Writer
 from gateway.protocol.append import AppendRequest
-from gateway.protocol.errors import StreamHeld
+from gateway.protocol.errors import NotSent, StreamHeld, Unavailable
 
 
 class Database:
@@ -99,12 +101,12 @@ class Rows:
     async def close(self) -> None: ...
 
 
-def writer_of(rows: Rows) -> Writer:
+def writer_of(rows: Rows, timeout: float = 60) -> Writer:
     return Writer(
         cast("Any", rows),
         machine=lambda: None,
         lanes=3,
-        timeout=60,
+        timeout=timeout,
         max_pending=10_000,
         on_commit=lambda _: None,
         on_doubt=lambda _: None,
@@ -195,3 +197,77 @@ async def test_every_batch_names_its_streams_in_the_order_in_which_all_lock_them
         await asyncio.gather(warm, *appends)
     assert rows.sent[1][0] == sorted(paths, key=str.encode)
     await writer.close()
+
+
+async def test_what_cannot_be_sent_in_time_is_refused_and_not_sent() -> None:
+    """Before its turn comes: what is before it may take for ever."""
+    rows = Rows()
+    writer = writer_of(rows, timeout=0.1)
+
+    def append(path: str, event: bytes) -> asyncio.Task[Any]:
+        return asyncio.create_task(writer.append(AppendRequest(path, "application/json", [event])))
+
+    async with asyncio.timeout(60):
+        under_way = []
+        for path in "abc":  # as many as there are lanes
+            under_way.append(append(path, b"1"))
+            await rows.arrived.acquire()
+        late = [append("a", b"2"), append("d", b"2")]
+        outcomes = await asyncio.gather(*late, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [NotSent, NotSent]
+        assert not any(task.done() for task in under_way)
+        for _, let in rows.sent:
+            let.set()
+        await asyncio.gather(*under_way)
+        await writer.close()
+    assert rows.events == [b"1", b"1", b"1"]
+    assert writer.outcomes == {"appended": 3, "refused": 2}
+
+
+async def test_an_unexpected_fault_of_a_look_at_held_rows_is_survived() -> None:
+    rows = Rows()
+    rows.held = {"a"}
+    writer = writer_of(rows)
+    faults = 0
+
+    async def held(paths: list[str]) -> list[str]:
+        nonlocal faults
+        faults += 1
+        if faults == 1:
+            raise RuntimeError
+        if faults == 2:
+            raise Unavailable
+        rows.held = set()
+        return []
+
+    writer._held_rows._held = held
+    async with asyncio.timeout(60):
+        appended = asyncio.create_task(writer.append(AppendRequest("a", "application/json", [b"1"])))
+        await rows.arrived.acquire()
+        rows.sent[0][1].set()
+        await appended
+        await writer.close()
+
+
+async def test_each_request_is_answered_when_one_after_the_other_is_tried_too_long() -> None:
+    """A fault of one makes all of a batch be tried alone, which takes time, and the database may be slow by then."""
+    asked: list[list[str]] = []
+
+    class Slow(Rows):
+        async def fetchrow(self, statement: str, *arguments: Any) -> dict[str, Any]:
+            paths = arguments[1] if statement == CALL else [arguments[1]]
+            asked.append(paths)
+            if len(paths) > 1:
+                raise Unavailable from asyncpg.DataError()
+            if paths == ["b"]:
+                await asyncio.sleep(0.3)
+                raise Unavailable from TimeoutError()
+            return {"tail": 1, "cancel_requested": False}
+
+    writer = writer_of(Slow(), timeout=0.1)
+    writer._crowd = 3
+    appends = [asyncio.create_task(writer.append(AppendRequest(path, "application/json", [b"1"]))) for path in "abc"]
+    outcomes = await asyncio.gather(*appends, return_exceptions=True)
+    await writer.close()
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Appended", "Unavailable", "NotSent"]
+    assert asked == [["a", "b", "c"], ["a"], ["b"]]

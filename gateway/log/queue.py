@@ -1,0 +1,146 @@
+"""The appends that wait to be sent, by stream, and which streams are ready.
+
+A stream has at most one entry under way, so its requests keep their order. Each request costs a constant amount of
+work here, however many wait. Knows nothing of the database, and reads no clock: the time is an argument.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, NamedTuple
+
+from gateway.log.appends import Entry, Waiting
+
+MOST_REQUESTS: Final = 2_000  # in one batch
+MOST_BYTES: Final = 8 << 20
+
+
+class Late(NamedTuple):
+    """A request whose time is over. `held`: because another transaction holds the row of its stream."""
+
+    waiting: Waiting
+    held: bool
+
+
+class Line:
+    """The requests to one stream, oldest first.
+
+    Its state is one of three: ready (in the queue of streams that are ready), `sent` is under way, or `held`.
+    """
+
+    __slots__ = ("held", "path", "sent", "waiting")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.waiting: deque[Waiting] = deque()
+        self.sent: Entry | None = None
+        self.held = False
+
+
+class Queue:
+    """Requests by stream. `bytes`: of those that no batch has taken."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._lines: dict[str, Line] = {}  # of each stream with a request that waits or is under way
+        self._ready: deque[Line] = deque()
+        self._held: dict[str, Line] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._ready)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        return not self._lines
+
+    @property
+    def held(self) -> list[str]:
+        """The streams whose rows another transaction held when their requests were sent."""
+        return list(self._held)
+
+    def put(self, waiting: Waiting) -> None:
+        """Adds a request behind all others to its stream."""
+        path = waiting.request.path
+        line = self._lines.get(path)
+        if line is None:
+            line = self._lines[path] = Line(path)
+            self._ready.append(line)
+        line.waiting.append(waiting)
+        self.bytes += waiting.size
+
+    def take(self) -> dict[str, Entry]:
+        """Takes the next batch: streams in turn, each with as many requests as one entry takes.
+
+        It is ordered by path, in which order every batch of every Machine locks its streams.
+        """
+        batch: dict[str, Entry] = {}
+        ready = self._ready
+        count = size = 0
+        while ready and count < MOST_REQUESTS and size < MOST_BYTES:
+            line = ready.popleft()
+            waiting = line.waiting
+            first = waiting.popleft()
+            count += 1
+            size += first.size
+            entry = Entry([first], first.request.events)
+            while waiting and count < MOST_REQUESTS and size < MOST_BYTES and entry.takes(waiting[0].request):
+                count += 1
+                size += waiting[0].size
+                entry.add(waiting.popleft())
+            batch[line.path] = line.sent = entry
+        self.bytes -= size
+        return batch if len(batch) < 2 else dict(sorted(batch.items()))
+
+    def under_way(self, batch: dict[str, Entry]) -> dict[str, Entry]:
+        """What is left of a batch after `hold`."""
+        lines = self._lines
+        return {path: entry for path, entry in batch.items() if path in lines and lines[path].sent is entry}
+
+    def settled(self, batch: dict[str, Entry]) -> None:
+        """What is under way of this batch has its outcome: the next requests to its streams are ready."""
+        for path in self.under_way(batch):
+            line = self._lines[path]
+            line.sent = None
+            if line.waiting:
+                self._ready.append(line)
+            else:
+                del self._lines[path]
+
+    def hold(self, path: str) -> None:
+        """The stream's row is held: its entry goes back to the head of its line, which is not ready until `release`."""
+        line = self._lines[path]
+        assert line.sent is not None, "it was sent"
+        line.waiting.extendleft(reversed(line.sent.waiting))
+        self.bytes += sum(waiting.size for waiting in line.sent.waiting)
+        line.sent = None
+        line.held = True
+        self._held[path] = line
+
+    def release(self, path: str) -> None:
+        """The stream's row is free again: it goes before all that became ready later."""
+        line = self._held.pop(path, None)
+        if line is not None:
+            line.held = False
+            self._ready.appendleft(line)
+
+    def expire(self, now: float) -> list[Late]:
+        """Removes the requests that were to be sent by now. Looks at the streams only, not at their requests."""
+        late: list[Late] = []
+        for line in list(self._lines.values()):
+            waiting = line.waiting
+            while waiting and waiting[0].until <= now:
+                self.bytes -= waiting[0].size
+                late.append(Late(waiting.popleft(), line.held))
+            if not waiting and line.sent is None:
+                del self._lines[line.path]
+                self._held.pop(line.path, None)
+        if late:
+            self._ready = deque(line for line in self._ready if line.waiting)
+        return late
+
+    def earliest(self) -> float | None:
+        """Until when the first of those that wait has to be sent."""
+        return min((line.waiting[0].until for line in self._lines.values() if line.waiting), default=None)
