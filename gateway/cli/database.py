@@ -17,6 +17,7 @@ import asyncpg
 import click
 
 from gateway.cli.endings import Failure
+from gateway.log.address import read
 from gateway.log.connect import FAULTS, connect, hears
 from gateway.log.direct import listening_addresses
 from gateway.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -29,6 +30,9 @@ logger = logging.getLogger("gateway.cli.database")
 CONNECT_TIMEOUT = 10.0
 PAUSE = 0.5
 """Seconds between one attempt to reach the database and the next."""
+
+_ENCODINGS = ("UTF8", "SQL_ASCII")
+"""Encodings that keep every event as it came; SQL_ASCII looks at no byte."""
 
 _PASSING = (
     OSError,  # nobody listens, no answer in time, a name that is not known yet
@@ -44,6 +48,7 @@ async def database(settings: Settings) -> AsyncIterator[str]:
     """The address of a database that answers: the one that is set, or an embedded one while it is used."""
     if settings.database_url is not None:
         await _answers(settings.database_url, settings.database_wait)
+        _say_what_is_left_out(settings.database_url)
         yield settings.database_url
         return
     click.echo(f"No DATABASE_URL: using an embedded Postgres in {settings.data_dir}")
@@ -100,13 +105,19 @@ async def must_listen(url: str, given: str | None) -> None:
     )
 
 
+def _say_what_is_left_out(url: str) -> None:
+    left_out = read(url).left_out
+    if left_out:
+        logger.info("The address of the database has options that mean nothing here: %s.", ", ".join(left_out))
+
+
 async def _answers(url: str, patience: float) -> None:
     """Waits for its first answer, `patience` seconds at most. Raises Failure."""
     clock = asyncio.get_running_loop().time
     until, told = clock() + patience, ""
     while True:
         try:
-            await _ask(url)
+            encoding = await _ask(url)
         except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             reason = one_line(error)
             if not isinstance(error, _PASSING) or clock() >= until:
@@ -119,14 +130,22 @@ async def _answers(url: str, patience: float) -> None:
         await asyncio.sleep(min(PAUSE, max(0.0, until - clock())))
     if told:
         logger.info("The database %s answers.", name(url))
+    if encoding not in _ENCODINGS:
+        raise Failure(
+            f"the database {name(url)} has the encoding {encoding}, which lacks most characters: events need a database"
+            " that was created with ENCODING 'UTF8'"
+        )
 
 
-async def _ask(url: str) -> None:
-    connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
+async def _ask(url: str) -> str:
+    """Asks anything at all, and returns the encoding of the database."""
+    connection = await connect(url, timeout=CONNECT_TIMEOUT)
     try:
         # A pooler takes clients without a server; and it may give the halves of a prepared statement different ones.
         await connection.execute("SELECT 1", timeout=CONNECT_TIMEOUT)
+        encoding: str = connection.get_settings().server_encoding  # every server says so when a connection begins
         await connection.close(timeout=CONNECT_TIMEOUT)
+        return encoding
     finally:
         connection.terminate()
 

@@ -59,9 +59,10 @@ async def _connected(url: str, work: Callable[[Connection], Awaitable[None]]) ->
 
     from gateway.cli.database import CONNECT_TIMEOUT, name
     from gateway.flue.errors import Unfit
+    from gateway.log.connect import connect
 
     try:
-        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
+        connection = await connect(url, timeout=CONNECT_TIMEOUT)
         try:
             await work(connection)
         finally:

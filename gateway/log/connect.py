@@ -9,13 +9,17 @@ import asyncio
 import random
 import secrets
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
+from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import asyncpg
 from asyncpg.protocol import protocol as driver
+
+from gateway.log.address import Trust, read
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -86,18 +90,21 @@ async def connect(
     """Opens a connection; `timeout` and `command_timeout` are seconds, as is `max_age`, which is shortened by up to a
     fifth so that not all retire at once. Raises one of FAULTS.
 
+    A `connect_timeout` in `dsn` replaces `timeout`; what else an address may say: see gateway.log.address.
     `cached`: prepared statements are kept, one round trip each instead of two. Only where they hold: see below.
     """
+    address = read(dsn)
     connection: LogConnection = await asyncpg.connect(
-        dsn,
+        address.dsn,
         **{
             "connection_class": LogConnection,
-            "timeout": timeout,
+            "timeout": address.connect_timeout or timeout,
             "command_timeout": command_timeout,
             "statement_cache_size": 100 if cached else 0,
             "max_cached_statement_lifetime": 0,  # the connection's own is enough, and no statement is prepared twice
             # No other server_settings: a PgBouncer refuses them.
-            "server_settings": {"application_name": "run-gateway"},
+            "server_settings": {"application_name": address.application_name},
+            "ssl": _tls(address.trust),
             **options,
         },
     )
@@ -105,17 +112,30 @@ async def connect(
     connection.retires = connection.born + max_age * random.uniform(0.8, 1)
     # Statements go to the kernel at once, not at the end of this turn of the loop.
     connection._transport.set_write_buffer_limits(0)  # type: ignore[attr-defined]
-    _keep_alive(connection)
+    if address.keepalive is not None:
+        _keep_alive(connection, address.keepalive)
     return connection
 
 
-def _keep_alive(connection: Connection) -> None:
+@cache
+def _tls(trust: Trust) -> ssl.SSLContext | None:
+    """The context for a connection whose encryption the driver does not know how to make; None: it does."""
+    if trust == "as sslmode says":
+        return None
+    context = ssl.create_default_context()
+    if trust == "nobody is verified":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _keep_alive(connection: Connection, asked: dict[str, int]) -> None:
     """Has the kernel notice a peer that vanished, even if nothing is sent."""
     sock = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in {**_KEEPALIVE, "TCP_USER_TIMEOUT": _SILENCE * 1000}.items():
+    for name, value in {**_KEEPALIVE, "TCP_USER_TIMEOUT": _SILENCE * 1000, **asked}.items():
         option = getattr(socket, name, None)  # not every platform has each
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)

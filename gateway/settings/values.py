@@ -18,6 +18,7 @@ MIB: Final = 1024 * KIB
 
 
 _HOST: Final = re.compile(r"(\[[^\[\]]*\]|[^\[\]:]*)(:\d*)?")  # `host`, `host:port` or `[::1]:port`
+_SCHEME: Final = re.compile(r"postgres(ql)?(\+\w+)?://")  # SQLAlchemy's addresses name their driver
 _OPTION: Final = re.compile(r"[\w.]+")
 _UNREADABLE: Final = "cannot be read as an address: in a password, / ? and # are written %2F, %3F and %23"
 
@@ -31,7 +32,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _postgres_url(value: str) -> str:
-    if not value.startswith(("postgres://", "postgresql://")):
+    if _SCHEME.match(value) is None:
         # The value itself stays out of the message: it may hold a password.
         raise ValueError("must begin with postgres:// or postgresql://")
     try:
