@@ -39,6 +39,37 @@ async def test_without_a_database_url_it_is_the_embedded_one_that_is_migrated(tm
     assert (ended.code, ended.out.splitlines()[1:]) == (0, [f"Applied {name}" for name in names()])
 
 
+async def test_a_database_that_lacks_most_characters_is_refused(postgres: Postgres) -> None:
+    name = f"win_{uuid4().hex}"
+    await postgres.execute(f"CREATE DATABASE {name} ENCODING 'WIN1252' LOCALE 'C' TEMPLATE template0")
+    try:
+        for what in ("migrate", "serve"):
+            ended = await command(what, DATABASE_URL=postgres.dsn(name))
+            assert ended.code == 1
+            assert f"{name} at" in ended.err and "has the encoding WIN1252" in ended.err
+    finally:
+        await postgres.execute(f"DROP DATABASE {name}")
+
+
+async def test_old_rules_for_strings_are_no_hindrance(postgres: Postgres) -> None:
+    name = f"old_{uuid4().hex}"
+    await postgres.execute(f"CREATE DATABASE {name}")
+    try:
+        await postgres.execute(f"ALTER DATABASE {name} SET standard_conforming_strings = off")
+        assert (await command("migrate", DATABASE_URL=postgres.dsn(name))).code == 0
+        async with (
+            Machine.start(postgres.dsn(name)) as machine,
+            httpx.AsyncClient(base_url=machine.url, timeout=60) as http,
+        ):
+            event = {"type": "run_end", "result": "a\\b'c\x00"}
+            assert (await http.post("/runs", json={"id": "r", "lease": 60})).status_code == 201
+            assert (await http.post("/runs/r", json=event, headers={"stream-closed": "true"})).status_code == 204
+            assert (await http.get("/runs/r?offset=-1")).json() == [event]
+            assert (await http.get("/runs/r?meta")).json()["result"] == "a\\b'c\ufffd"
+    finally:
+        await postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 async def test_serve_that_may_not_migrate_refuses_a_database_without_the_schema_or_with_an_older_one(
     tmp_path: Path,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -139,6 +140,13 @@ async def test_functions_of_an_older_version_are_replaced(database_url: str) -> 
 def test_their_names_are_numbered_without_a_gap() -> None:
     assert [int(name[:4]) for name in migrations.tables()] == list(range(1, len(migrations.tables()) + 1))
     assert all(name[4] == "_" and name.endswith(".sql") for name in migrations.tables())
+
+
+def test_functions_mean_the_same_by_old_rules_for_strings() -> None:
+    """With standard_conforming_strings off, a backslash in a plain literal is an escape when the function runs."""
+    for script in (Path(migrations.__file__).parent / "sql" / "functions").glob("*.sql"):
+        text = re.sub(r"--.*", "", script.read_text())
+        assert not re.findall(r"(?<![E\w'])'[^'\n]*\\[^'\n]*'", text), script.name
 
 
 def test_a_change_of_the_functions_is_a_new_revision() -> None:

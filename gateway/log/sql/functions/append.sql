@@ -438,6 +438,10 @@ CREATE OR REPLACE PROCEDURE run_gateway.append(
 )
 LANGUAGE plpgsql AS $$
 BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        COMMIT;  -- of nothing; what follows must see what was committed while it waited for a row
+        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    END IF;
     IF cardinality(paths) = 1 AND page_entries IS NULL THEN
         SELECT ARRAY[o.outcome], ARRAY[o.tail], ARRAY[o.closed], ARRAY[o.known_epoch], ARRAY[o.known_seq],
                ARRAY[o.cancel_requested]
@@ -484,6 +488,10 @@ CREATE OR REPLACE PROCEDURE run_gateway.append(
 )
 LANGUAGE plpgsql AS $$
 BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        COMMIT;  -- as above
+        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    END IF;
     SELECT * INTO tail, cancel_requested FROM run_gateway.append_alone(path, media_type, events);
     IF machine IS NOT NULL AND tail IS NOT NULL THEN
         COMMIT;

@@ -87,7 +87,7 @@ BEGIN
     END IF;
 
     -- JavaScript writes \u0000 and half surrogates, which Postgres does not read: escapes step aside meanwhile.
-    SELECT replace(replace(e.data, '\\', aside || '1'), '\u', aside || '2') INTO last
+    SELECT replace(replace(e.data, E'\\\\', aside || '1'), E'\\u', aside || '2') INTO last
       FROM flue_event_stream_entries e WHERE e.path = place AND e.seq = s.next_offset - 1;
     IF r.status = 'active' THEN
         IF last ->> 'type' = 'run_end' THEN   -- its server died after its last event: the end is that one's
@@ -95,13 +95,13 @@ BEGIN
             r.ended_at := last ->> 'timestamp';
             r.duration_ms := (last ->> 'durationMs')::numeric::integer;
             r.result := CASE WHEN NOT r.is_error
-                             THEN replace(replace((last -> 'result')::text, aside || '2', '\u'), aside || '1', '\\') END;
-            r.error := replace(replace((last -> 'error')::text, aside || '2', '\u'), aside || '1', '\\');
+                             THEN replace(replace((last -> 'result')::text, aside || '2', E'\\u'), aside || '1', E'\\\\') END;
+            r.error := replace(replace((last -> 'error')::text, aside || '2', E'\\u'), aside || '1', E'\\\\');
         ELSE
             r.is_error := true;
             r.ended_at := to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
             r.duration_ms := CASE
-                WHEN r.started_at ~ '^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$'
+                WHEN r.started_at ~ E'^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d(\\.\\d+)?Z$'
                 THEN least(greatest(extract(epoch FROM moment - r.started_at::timestamptz) * 1000, 0), 2147483647)
                 ELSE 0 END;
             r.result := NULL;

@@ -116,7 +116,7 @@ BEGIN
             RETURN;
         EXCEPTION
             WHEN untranslatable_character THEN  -- Postgres has no NUL in its texts: what is shown of one is U+FFFD
-                body := regexp_replace(body, '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g');
+                body := regexp_replace(body, E'(?<!\\\\)((?:\\\\\\\\)*)\\\\u0000', E'\\1\\\\ufffd', 'g');
             WHEN data_exception OR program_limit_exceeded THEN
                 RETURN;  -- what it does not read, such as what is nested too deep, ends a run like any other event
         END;
