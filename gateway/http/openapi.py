@@ -13,6 +13,8 @@ from gateway.http.examples import INTRODUCTION, READ, RECORD
 from gateway.http.operations import (
     AT_THE_GATE,
     BELOW_A_RUN,
+    EVENT_STREAM,
+    EVENT_STREAM_SCHEMAS,
     EVERYWHERE,
     OPERATIONS,
     QUERY_PARAMETERS,
@@ -56,7 +58,7 @@ def describe(api: FastAPI, *, auth: bool = False) -> Json:
     """The whole document, made once. `auth`: whether credentials are asked for."""
     if api.openapi_schema is None:
         document = get_openapi(title=api.title, version=api.version, description=INTRODUCTION, routes=api.routes)
-        document.setdefault("components", {}).setdefault("schemas", {})["Error"] = _ERROR
+        document.setdefault("components", {}).setdefault("schemas", {}).update(EVENT_STREAM_SCHEMAS, Error=_ERROR)
         for route, parameter in STREAM_ROUTES.items():
             tag = "runs" if route.startswith("/runs") else "streams"
             operations = {name: _operation(name, operation, tag) for name, operation in OPERATIONS.items()}
@@ -152,4 +154,5 @@ def _headers(names: Sequence[str]) -> Json:
 
 
 def _content(types: tuple[str, ...]) -> Json:
-    return {type: {"schema": {} if type == "application/json" else TEXT} for type in types}
+    schemas: Json = {"application/json": {}, "text/event-stream": EVENT_STREAM}
+    return {type: {"schema": schemas.get(type, TEXT)} for type in types}

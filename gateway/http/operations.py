@@ -26,6 +26,39 @@ SAFE: Final[Json] = {"type": "integer", "minimum": 0, "maximum": MAX_SAFE_INTEGE
 DATE: Final[Json] = {"type": "string", "format": "date-time"}
 TOKEN: Final[Json] = {"type": "string", "minLength": 1, "maxLength": MAX_TOKEN}
 
+EVENT_STREAM: Final[Json] = {
+    "type": "string", "contentMediaType": "text/event-stream",
+    "description": "Events as the HTML standard frames them (§9.2), each of them as the schema Event has it.",
+    "contentSchema": {"type": "array", "items": {"$ref": "#/components/schemas/Event"}},
+}  # fmt: skip
+EVENT_STREAM_SCHEMAS: Final[Json] = {
+    "Event": {
+        "type": "object",
+        "required": ["event", "data", "id"],
+        "properties": {
+            "event": {"type": "string", "enum": ["data", "control"]},
+            "id": {"type": "string", "description": "The offset after this event, to resume from."},
+            "data": {
+                "type": "string",
+                "description": "Of a `data` event: of a JSON stream an array of its events, of a text the text, of "
+                "other streams base64. Of a `control` event: JSON as the schema Control has it.",
+            },
+            "retry": {**COUNT, "description": "Milliseconds to wait before the client connects anew; said once."},
+        },
+    },
+    "Control": {
+        "type": "object",
+        "required": ["streamNextOffset"],
+        "properties": {
+            "streamNextOffset": OFFSET,
+            "streamCursor": {**TEXT, "description": "To be sent back as `cursor`; absent once the stream is closed."},
+            "upToDate": {"const": True, "description": "There was no more to read."},
+            "streamClosed": {"const": True, "description": "The stream has ended here, for good."},
+        },
+    },
+}
+"""What an event stream holds, to be referred to."""
+
 # Headers and query parameters of requests: their schema, and what they mean.
 REQUEST_FIELDS: Final[dict[str, tuple[Json, str]]] = {
     "Content-Type": (TEXT, "PUT: the stream's type; omitted: application/octet-stream. POST: must be the stream's."),

@@ -31,7 +31,8 @@ class CreateRequest(BaseModel):
     webhook: WebhookRequest | None = Field(None, description="For type webhook.")
     wake_stream: str | None = Field(
         None,
-        description="For type pull-wake: the JSON stream that wakes are appended to. Create it yourself.",
+        description="For type pull-wake: the JSON stream that wakes are appended to. Create it yourself. A run's stream"
+        " takes the scope write as well.",
     )
     lease_ttl_ms: int = Field(30_000, ge=1_000, le=600_000, description="How long a worker may be silent, in ms.")
     description: str | None = None
@@ -146,7 +147,12 @@ class Other(BaseModel):
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
-    """A request body for `openapi_extra`: the model's schema with what it refers to put in its place."""
+    """A request body for `openapi_extra`."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema_of(model)}}}}
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The model's schema with what it refers to put in its place: a reference is one of the document it stands in."""
     schema = model.model_json_schema()
     definitions = schema.pop("$defs", {})
 
@@ -157,4 +163,5 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
             return {key: inlined(value) for key, value in node.items()}
         return [inlined(value) for value in node] if isinstance(node, list) else node
 
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined(schema)}}}}
+    whole: dict[str, Any] = inlined(schema)
+    return whole

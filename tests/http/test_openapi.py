@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -139,16 +141,58 @@ def test_a_list_of_runs_is_described_with_all_that_it_knows(flue: bool) -> None:
     assert all(parameter["description"] for parameter in described)
 
 
-def test_every_reference_leads_somewhere_and_every_name_is_used_once(document: dict[str, Any]) -> None:
-    def walk(node: Any) -> Iterator[dict[str, Any]]:
-        if isinstance(node, dict):
-            yield node
-            for child in node.values():
-                yield from walk(child)
-        elif isinstance(node, list):
-            for child in node:
-                yield from walk(child)
+def walk(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+        for child in node.values():
+            yield from walk(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from walk(child)
 
+
+@pytest.mark.parametrize("settings", [{}, {"auth": "keys", "keys": f"a:read:{'k' * 40}"}, {"flue": True}])
+def test_every_reference_of_the_whole_document_leads_somewhere(settings: dict[str, Any]) -> None:
+    document = Gateway(load(**settings), "postgres://nowhere")._api.openapi()
+    references = [node["$ref"] for node in walk(document) if "$ref" in node]
+    assert len(references) > 20
+    for reference in references:
+        root, *steps = reference.split("/")
+        target: Any = document
+        assert root == "#", reference
+        for step in steps:
+            target = target[step]
+
+
+def test_what_is_an_event_stream_is_described_as_one(document: dict[str, Any]) -> None:
+    schemas = [
+        content["text/event-stream"]["schema"]
+        for node in walk(document)
+        if isinstance(content := node.get("content"), dict) and "text/event-stream" in content
+    ]
+    assert len(schemas) == 3, "streams, runs and their control streams"
+    for schema in schemas:
+        assert schema["contentMediaType"] == "text/event-stream"
+        assert schema["contentSchema"]["items"] == {"$ref": "#/components/schemas/Event"}
+
+
+async def test_events_are_what_their_schemas_say(client: Client, document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    run = f"/runs/{(await client('POST', '/runs', json={})).json()['runId']}"
+    await client("POST", run, json=[1])
+    open = await client("GET", f"{run}?offset=-1&live=long-poll")
+    assert open.status_code == 200
+    await client("POST", run, headers={"stream-closed": "true"})
+    text = (await client("GET", f"{run}?offset=-1&live=sse")).text
+    events = [dict(re.findall(r"^(\w+): ?(.*)$", block, re.M)) for block in text.strip().split("\n\n")]
+    assert [event["event"] for event in events] == ["data", "control"]
+    for event in events:
+        assert set(schemas["Event"]["required"]) <= set(event) <= set(schemas["Event"]["properties"])
+    control = json.loads(events[1]["data"])
+    assert set(schemas["Control"]["required"]) <= set(control) <= set(schemas["Control"]["properties"])
+
+
+def test_every_reference_leads_somewhere_and_every_name_is_used_once(document: dict[str, Any]) -> None:
     for node in walk(document):
         if "$ref" in node:
             target: Any = document
