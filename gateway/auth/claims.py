@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 
 from gateway.auth.errors import TokenInvalid
@@ -12,6 +14,7 @@ from gateway.auth.principal import TENANT, Principal, scopes_of
 
 MOST_PATTERNS: Final = 64
 _LONGEST_PATTERN: Final = 256  # characters
+_OF_ONE_ISSUE: Final = ("exp", "nbf", "iat", "jti")  # claims that differ each time a JWT is issued
 _SUBJECT: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -24,11 +27,8 @@ class ClaimNames:
     runs: str = "runs"
 
 
-def principal_of_claims(claims: Mapping[str, Any], names: ClaimNames, *, leeway: float, unnamed: str) -> Principal:
-    """Who these claims are about. `leeway`: seconds that they outlive `exp`. `unnamed`: an id for those without `sub`.
-
-    Raises TokenInvalid.
-    """
+def principal_of_claims(claims: Mapping[str, Any], names: ClaimNames, *, leeway: float) -> Principal:
+    """Who these claims are about. `leeway`: seconds that they outlive `exp`. Raises TokenInvalid."""
     scopes = _words(claims, names.scopes)
     tenant = "" if names.tenant is None else claims.get(names.tenant)
     if not isinstance(tenant, str) or (names.tenant is not None and not TENANT.fullmatch(tenant)):
@@ -36,11 +36,9 @@ def principal_of_claims(claims: Mapping[str, Any], names: ClaimNames, *, leeway:
     runs = _words(claims, names.runs)
     if runs is not None and (len(runs) > MOST_PATTERNS or max(map(len, runs), default=0) > _LONGEST_PATTERN):
         raise TokenInvalid(f"The claim {names.runs} has too many patterns, or too long ones.")
-    subject = claims.get("sub")
-    if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
-        subject = unnamed
+    holder = _holder(claims)
     return Principal(
-        id=f"jwt:{subject}@{tenant}" if tenant else f"jwt:{subject}",
+        id=f"{holder}@{tenant}" if tenant else holder,
         scopes=scopes_of(scopes or ()),
         tenant=tenant,
         runs=runs,
@@ -48,11 +46,28 @@ def principal_of_claims(claims: Mapping[str, Any], names: ClaimNames, *, leeway:
     )
 
 
+def _holder(claims: Mapping[str, Any]) -> str:
+    """Names who bears the JWT, by its subject (RFC 7519, §4.1.2), however often it is issued and however it is spelled.
+
+    A JWT without a subject is named by what it claims besides its times and its own id.
+    """
+    subject = claims.get("sub")
+    if isinstance(subject, str) and _SUBJECT.fullmatch(subject):
+        return f"jwt:{subject}"
+    named = subject or {name: value for name, value in claims.items() if name not in _OF_ONE_ISSUE}
+    return f"jwt~{sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
 def _words(claims: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
-    """A claim that is a list of strings, or one string of words (RFC 8693, §4.2); None: there is no such claim."""
-    value = claims.get(name)
-    if value is None:
+    """A claim that is a list of strings, or one string of words (RFC 8693, §4.2); None: there is no such claim.
+
+    Raises TokenInvalid.
+    """
+    if name not in claims:
         return None
+    value = claims[name]
+    if value is None:
+        return ()  # a claim that holds nothing opens nothing
     if isinstance(value, str):
         return tuple(value.split())
     if isinstance(value, list) and all(isinstance(word, str) for word in value):

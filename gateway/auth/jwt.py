@@ -101,4 +101,4 @@ class Jwts:
             raise TokenExpired from None
         except _UNREADABLE as error:
             raise TokenInvalid(_WRONG.get(type(error))) from None
-        return principal_of_claims(claims, self._names, leeway=self._leeway, unnamed=digest.hex()[:16])
+        return principal_of_claims(claims, self._names, leeway=self._leeway)

@@ -7,6 +7,7 @@ import hmac
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import jwt
@@ -58,7 +59,30 @@ async def test_a_secret_lets_in_what_it_has_signed() -> None:
     assert ada == Principal("jwt:ada", frozenset({"read", "write"}), expires=2_000_000_010)
     assert (await bearer(signed(scope=["control"]))).scopes == {"control"}
     assert (await bearer(signed(scope=None))).scopes == set(), "no scope is no right, not every right"
-    assert (await bearer(signed(sub=None))).id == f"jwt:{b'digest'.hex()[:16]}"
+
+
+async def test_the_holder_of_a_jwt_is_its_subject_however_it_is_spelled() -> None:
+    async def id(**claims: Any) -> str:
+        return (await bearer(signed(**claims))).id
+
+    for subject in ("ada", "Ada Lovelace", "ada" * 100, "âda", None):
+        one, other = await id(sub=subject), await id(sub=subject, exp=2_000_000_001, iat=7, jti="x")
+        assert one == other, subject
+    assert len({await id(sub=subject) for subject in ("ada", "Ada Lovelace", "Ada Byron", None)}) == 4
+    assert await id(sub=None, email="a@b") != await id(sub=None, email="b@b"), "without a subject, what else is claimed"
+    assert await id(sub="~") != await id(sub=None)
+    head, claims, mac = signed().split(".")
+    for spelled in (f"{head}.{claims}.{mac}=", f"{head}.{claims}.{mac[:-1]}{chr(ord(mac[-1]) + 1)}"):
+        with suppress(TokenInvalid):  # one spelling is enough
+            assert (await bearer(spelled)).id == "jwt:ada"
+
+
+@pytest.mark.parametrize("claim", ["runs", "scope"])
+@pytest.mark.parametrize("nothing", [None, "", []])
+async def test_a_claim_that_holds_nothing_opens_nothing(claim: str, nothing: Any) -> None:
+    claims = {"scope": "read", claim: nothing}
+    ada = await bearer(jwt.encode(right() | claims, SECRET, "HS256"))
+    assert not ada.scopes or (ada.bound and not ada.reaches("runs/1") and not ada.reaches("runs/"))
 
 
 @pytest.mark.parametrize(
