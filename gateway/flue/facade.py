@@ -81,7 +81,7 @@ class Flue:
         return make_router(self._records, own)
 
     async def taken(self, run: str) -> bool:
-        """Whether Flue has a run of this id."""
+        """Whether Flue has a run of this id that may be read here."""
         return await self._source.taken(run)
 
     async def find(self, run: str) -> None:

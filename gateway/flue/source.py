@@ -133,9 +133,13 @@ class Source:
             raise NoSuchRun(run)
 
     async def taken(self, run: str) -> bool:
-        """Whether Flue has a run of this id, even one that may not be read here."""
+        """Whether Flue has a run of this id that may be read here.
+
+        One that may not be read does not exist here: a refusal of its id would tell that it does.
+        """
         async with self._database.acquire() as connection:
-            return await connection.fetchval(_WORKFLOW, run) is not None
+            workflow = await connection.fetchval(_WORKFLOW, run)
+        return workflow is not None and workflow in self._readable
 
     async def positions(self, paths: Iterable[str]) -> dict[str, tuple[int, int, bool]]:
         """Id, tail and closed of those streams that exist, with which the sweep compares its tails."""

@@ -12,7 +12,7 @@ class Others(Protocol):
     """What the gateway asks before it makes a run of its own, or a token for a run."""
 
     async def taken(self, run: str) -> bool:
-        """Whether one of them has this id, even if it may not be read here: then the gateway makes none of this id."""
+        """Whether one of them has this id and may be read here: then the gateway makes none of this id."""
         ...
 
     async def find(self, run: str) -> None:

@@ -127,17 +127,39 @@ async def test_runs_of_workflows_that_are_not_named_are_not_there(
     assert (await http.delete(f"/runs/{run}")).status_code == 404
 
 
-@pytest.mark.parametrize("workflow", ["ticker", "secret"])
-async def test_an_id_of_flues_is_not_given_to_another_run(
-    http: httpx.AsyncClient, app: App, run: str, workflow: str
-) -> None:
-    """Be it shown here or not."""
-    await app.begin(run, workflow)
+async def test_an_id_of_flues_is_not_given_to_another_run(http: httpx.AsyncClient, app: App, run: str) -> None:
+    await app.begin(run, "ticker")
     json = {"content-type": "application/json"}
     for path in (f"/runs/{run}", f"/v1/stream/runs/{run}"):
         assert (await http.put(path, headers=json)).status_code == 409
     assert (await http.post("/runs", json={"id": run})).json()["error"]["type"] == "run_exists"
-    assert (await http.post(f"/runs/{run}", json={})).status_code == (405 if workflow == "ticker" else 404)
+    assert (await http.post(f"/runs/{run}", json={})).status_code == 405
+
+
+@pytest.mark.parametrize("by", ["PUT", "POST"])
+async def test_a_hidden_runs_id_is_told_by_no_refusal(http: httpx.AsyncClient, app: App, run: str, by: str) -> None:
+    """Whoever asks for it is answered as for an id that nobody has, and what they make stands beside it."""
+    await app.begin(run, "secret")
+    await app.append(run, event(run, 0))
+    unknown = f"{run}-unknown"
+
+    async def answers(id: str) -> list[tuple[int, str]]:
+        if by == "PUT":
+            made = await http.put(f"/runs/{id}", headers={"content-type": "application/json"})
+        else:
+            made = await http.post("/runs", json={"id": id})
+        asked = [
+            made,
+            await http.post(f"/runs/{id}", json={"own": 1}),
+            await http.get(f"/runs/{id}"),
+            await http.get(f"/runs/{id}?offset=-1"),
+            await http.head(f"/runs/{id}"),
+            await http.put(f"/runs/{id}", headers={"content-type": "text/plain"}),
+        ]
+        return [(answer.status_code, answer.text.replace(id, "ID")) for answer in asked]
+
+    assert await answers(run) == await answers(unknown)
+    assert (await http.get(f"/runs/{run}")).json() == [{"own": 1}]
 
 
 async def test_the_list_is_flues_newest_first_and_the_gateways_own_is_asked_for(postgres: Postgres, run: str) -> None:
