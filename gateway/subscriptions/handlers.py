@@ -14,10 +14,12 @@ import orjson
 from fastapi import Path, Request
 from fastapi.responses import Response
 
+from gateway.auth.errors import ScopeMissing
 from gateway.auth.gate import principal_of
 from gateway.auth.principal import NOBODY
 from gateway.http.bodies import Bodies
 from gateway.protocol.record import instant
+from gateway.protocol.run_path import is_run
 from gateway.protocol.tenants import tenant_of, within, without
 from gateway.subscriptions import http, rules
 from gateway.subscriptions.errors import Code, Refusal
@@ -63,8 +65,11 @@ class Handlers:
 
     async def create(self, request: Request, id: Id) -> Response:
         """Creates a subscription, or confirms one that was asked for in just the same way."""
-        stored, tenant = _stored(request, id), principal_of(request.scope).tenant
+        principal = principal_of(request.scope)
+        stored, tenant = _stored(request, id), principal.tenant
         wanted = rules.parse_create(await http.body(request, self._bodies), allow_local_webhooks=self._allow_local)
+        if wanted.wake_stream is not None and is_run(wanted.wake_stream) and "write" not in principal.scopes:
+            raise ScopeMissing("write")  # each wake is an event of that run
         created = await self._store.create(stored, wanted.within(tenant))
         if created:
             await self._changed()
