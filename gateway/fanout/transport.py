@@ -242,6 +242,12 @@ class DirectProtocol(HttpToolsProtocol):
     def write(self, data: bytes) -> None:
         self.transport.write(data)
 
+    @property
+    def peer(self) -> tuple[str, bool]:
+        """The address at the other end, and whether it is a proxy whose X-Forwarded-* uvicorn believes."""
+        address = self.client[0] if self.client else ""
+        return address, address in getattr(self.config.loaded_app, "trusted_hosts", ())
+
     def lost(self) -> bool:
         """Whether the client can no longer be reached."""
         return self.transport.is_closing()

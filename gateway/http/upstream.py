@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import httpcore
 
 from gateway.asgi import Headers, Receive, Scope, Send
+from gateway.fanout.follower import EXTENSION
 from gateway.http import responses
 from gateway.http.request_log import request as named
-from gateway.protocol.errors import ProtocolError
+from gateway.protocol.errors import MalformedHttp, ProtocolError
 
 logger = logging.getLogger("gateway.http.upstream")
 
@@ -27,14 +29,25 @@ CONNECT_TIMEOUT: Final = 5.0  # seconds; once connected, an answer may take as l
 IDLE_CONNECTIONS: Final = 100
 IDLE: Final = 4.0  # seconds that a connection is kept for the next request: less than the 5 of a Node server
 
-# RFC 9110 §7.6.1: these are about one connection, and end with it.
+# RFC 9110 §7.6.1: these are about one connection, and end with it. A client may name more of them in Connection, but
+# none that says where its message goes, or where it ends.
 _HOP_BY_HOP: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade", b"expect")
 )
+_FOR_ALL: Final = frozenset((b"host", b"content-length"))
+_CLAIMS: Final = (b"x-forwarded-", b"forwarded", b"x-real-ip")  # what a proxy says of the client
 _NO_BODY: Final = (204, 304)
+_LAST_STATUS: Final = 599  # RFC 9110 §15: what is above is no answer
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab (§5.5)
 _REPEATABLE: Final = ("GET", "HEAD", "OPTIONS")  # without a body, that is
 _CUT: Final = (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError)
-_FAULTS: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
+
+
+class _NotHttp(Exception):
+    """The application's answer is one that HTTP does not have."""
+
+
+_FAULTS: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError, _NotHttp)
 
 
 class BadGateway(ProtocolError):
@@ -49,6 +62,13 @@ class UpgradeNotPassed(ProtocolError):
 
     status = 501
     type = "upgrade_not_passed"
+
+
+class Peered(Protocol):
+    """A connection, as `gateway.fanout.transport`."""
+
+    @property
+    def peer(self) -> tuple[str, bool]: ...
 
 
 class Upstream:
@@ -103,9 +123,9 @@ class Upstream:
                 content=request.body() if has_body else None,
                 extensions={"timeout": {"connect": CONNECT_TIMEOUT}},
             ) as response:
-                started = True
                 request.forgo()  # what was not sent of it is not wanted; from here on only the client's end matters
                 answer = returned(response.status, response.headers)
+                started = True
                 await send({"type": "http.response.start", "status": response.status, "headers": answer})
                 async for piece in response.aiter_stream():
                     await responses.piece(send, piece)
@@ -123,6 +143,10 @@ class Upstream:
             if started:
                 return  # without a proper end, so that the client can tell that it is cut off
             raise BadGateway from error
+        except httpcore.LocalProtocolError as error:
+            if started:
+                return  # what was left of the request's body is not what its length says
+            raise MalformedHttp("A header of the request cannot be passed on.") from error
         await responses.finish(send)
 
 
@@ -157,18 +181,25 @@ class _Request:
 
 
 def forwarded(scope: Scope) -> Headers:
-    """A request's headers as the upstream gets them: untouched, without the connection's own, with X-Forwarded-*."""
+    """A request's headers as the upstream gets them: untouched, without the connection's own, with X-Forwarded-*.
+
+    What a trusted proxy says of its client is passed on. From anybody else it is a claim, which the application must
+    not see: it takes the gateway's word.
+    """
     headers = _end_to_end(scope["headers"])
+    peer, trusted = _peer(scope)
+    if not trusted:
+        headers = [header for header in headers if not header[0].startswith(_CLAIMS)]
     there = {name for name, _ in headers}
     if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
         headers.append((b"transfer-encoding", b"chunked"))
     if b"host" not in there:
         host, port = scope["server"]
         headers.append((b"host", f"{host}:{port}".encode()))
-    if scope["client"] is not None:
+    if peer:
         before = [value for name, value in headers if name == b"x-forwarded-for"]
         headers = [header for header in headers if header[0] != b"x-forwarded-for"]
-        headers.append((b"x-forwarded-for", b", ".join([*before, scope["client"][0].encode()])))
+        headers.append((b"x-forwarded-for", b", ".join([*before, peer.encode()])))
     if b"x-forwarded-proto" not in there:
         headers.append((b"x-forwarded-proto", scope["scheme"].encode()))
     if b"x-forwarded-host" not in there:
@@ -176,8 +207,21 @@ def forwarded(scope: Scope) -> Headers:
     return headers
 
 
+def _peer(scope: Scope) -> tuple[str, bool]:
+    """The address at the other end of the connection, and whether it is a proxy that FORWARDED_ALLOW_IPS trusts.
+
+    The scope's `client` is another's where such a proxy names one. Under another server than ours nobody is trusted.
+    """
+    connection: Peered | None = scope.get("extensions", {}).get(EXTENSION)
+    if connection is not None:
+        return connection.peer
+    return ("" if scope["client"] is None else scope["client"][0]), False
+
+
 def returned(status: int, headers: Headers) -> Headers:
-    """An answer's headers as the client gets them. Without Date, which our own server writes."""
+    """An answer's headers as the client gets them. Without Date, which our own server writes. Raises _NotHttp."""
+    if status > _LAST_STATUS or any(_CONTROL.search(value) for _, value in headers):
+        raise _NotHttp
     dropped = (b"date", b"content-length") if status in _NO_BODY else (b"date",)
     return [header for header in _end_to_end(headers) if header[0].lower() not in dropped]
 
@@ -187,4 +231,5 @@ def _end_to_end(headers: Headers) -> Headers:
     named = {
         token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
     }
-    return [header for header in headers if header[0].lower() not in _HOP_BY_HOP | named]
+    ended = _HOP_BY_HOP | (named - _FOR_ALL)
+    return [(name, value.strip(b" \t")) for name, value in headers if name.lower() not in ended]

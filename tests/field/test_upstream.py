@@ -1,0 +1,151 @@
+"""What applications answer behind the gateway, and what their clients send through it, as the world writes it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.databases import Postgres
+from tests.servers import PATIENCE, Running, serving
+
+OK = b"Content-Length: 2\r\n\r\nok"
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+# What the application writes, byte for byte, and the status that its client is given.
+ANSWERS = {
+    "a-status-of-999": (b"HTTP/1.1 999 Odd\r\n" + OK, 502),
+    "a-status-of-600": (b"HTTP/1.1 600 Odd\r\n" + OK, 502),
+    "a-status-of-four-digits": (b"HTTP/1.1 1000 Odd\r\n" + OK, 502),
+    "a-status-below-100": (b"HTTP/1.1 099 Odd\r\n" + OK, 502),
+    "an-unknown-status": (b"HTTP/1.1 299 Quite Odd\r\n" + OK, 299),
+    "no-reason": (b"HTTP/1.1 200\r\n" + OK, 200),
+    "a-reason-in-latin-1": (b"HTTP/1.1 200 \xe4\xf6\r\n" + OK, 200),
+    "early-hints": (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + HEAD + OK, 200),
+    "an-upgrade-that-nobody-asked-for": (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", 502),
+    "a-control-character": (HEAD + b"X-A: a\x01b\r\n" + OK, 502),
+    "a-nul": (HEAD + b"X-A: a\x00b\r\n" + OK, 502),
+    "a-delete": (HEAD + b"X-A: a\x7fb\r\n" + OK, 502),
+    "a-bare-cr": (HEAD + b"X-A: a\rb\r\n" + OK, 502),
+    "a-tab": (HEAD + b"X-A: a\tb\t\r\n" + OK, 200),
+    "latin-1": (HEAD + b"X-A: \xe4\r\n" + OK, 200),
+    "a-folded-line": (HEAD + b"X-A: a\r\n b\r\n" + OK, 200),
+    "a-space-before-a-colon": (HEAD + b"X-A : a\r\n" + OK, 502),
+    "a-header-without-a-name": (HEAD + b": a\r\n" + OK, 502),
+    "a-name-that-is-no-token": (HEAD + b"X(A): a\r\n" + OK, 502),
+    "two-lengths": (HEAD + b"Content-Length: 3\r\n" + OK, 502),
+    "a-negative-length": (HEAD + b"Content-Length: -2\r\n\r\nok", 502),
+    "a-coding-that-nobody-knows": (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 502),
+    "http-1.0": (b"HTTP/1.0 200 OK\r\n\r\nok", 200),
+    "no-http": (b"\x16\x03\x01\r\n\r\n", 502),
+    "nothing": (b"", 502),
+    "a-head-without-end": (HEAD + b"X-A: " + b"a" * 200_000 + b"\r\n" + OK, 502),
+}
+
+
+class Application:
+    """Writes what ANSWERS has for the path; keeps each request's head."""
+
+    def __init__(self) -> None:
+        self.heads: list[bytes] = []
+        self.port = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.heads.append(head)
+        answer, _ = ANSWERS.get(head.split()[1].decode()[1:], (HEAD + OK, 200))
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Of the last request, but for those of httpx."""
+        lines = [line.partition(b": ")[::2] for line in self.heads[-1].split(b"\r\n")[1:-2]]
+        return [(name.lower(), value) for name, value in lines]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def application() -> AsyncIterator[Application]:
+    application = Application()
+    async with await asyncio.start_server(application.serve, "127.0.0.1") as server:
+        application.port = server.sockets[0].getsockname()[1]
+        yield application
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
+    async with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def gateway(database_of_all: str, application: Application) -> Iterator[Running]:
+    """It believes what its peers say of their clients: loopback is trusted where nothing else is."""
+    with serving(database_of_all, "direct", upstream=f"http://127.0.0.1:{application.port}") as running:
+        yield running
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_an_odd_answer_is_passed_on_or_a_bad_gateway(
+    gateway: Running, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, status = ANSWERS[name]
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE) as http:
+        response = await http.get(f"/{name}")
+    assert response.status_code == status
+    if status == 502:
+        assert response.json()["error"]["type"] == "bad_gateway"
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    else:
+        assert response.content == b"ok"
+        assert not caplog.records
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("named", ["host", "Host, close", "content-length", "keep-alive, HOST"])
+async def test_connection_takes_away_nothing_that_is_for_all(
+    gateway: Running, application: Application, named: str
+) -> None:
+    answer = await gateway.get_raw("/x", f"Connection: {named}", "Content-Length: 0")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    names = [name for name, _ in application.headers]
+    assert names.count(b"host") == 1
+    assert names.count(b"content-length") == 1
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_value_goes_on_without_the_blanks_around_it(gateway: Running, application: Application) -> None:
+    assert (await gateway.get_raw("/x", "X-A: \t a\tb \t")).startswith(b"HTTP/1.1 200 ")
+    assert (b"x-a", b"a\tb") in application.headers
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_trusted_proxy_is_believed_and_named(gateway: Running, application: Application) -> None:
+    await gateway.get_raw("/x", "X-Forwarded-For: 203.0.113.7", "X-Forwarded-Host: app", "X-Forwarded-Proto: https")
+    said = dict(application.headers)
+    assert said[b"x-forwarded-for"] == b"203.0.113.7, 127.0.0.1"
+    assert said[b"x-forwarded-host"] == b"app"
+    assert said[b"x-forwarded-proto"] == b"https"
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_what_anybody_else_says_of_its_client_is_dropped(
+    database_of_all: str, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1")
+    claims = ("For: 10.1.1.1", "Host: bank", "Proto: https", "Port: 1", "Prefix: /x", "User: root")
+    lines = [*(f"X-Forwarded-{claim}" for claim in claims), "Forwarded: for=10.1.1.1", "X-Real-IP: 10.1.1.1"]
+    with serving(database_of_all, "direct", upstream=f"http://127.0.0.1:{application.port}") as running:
+        await running.get_raw("/x", *lines)
+    said = application.headers
+    assert [(name, value) for name, value in said if name.startswith((b"x-forwarded", b"forwarded", b"x-real"))] == [
+        (b"x-forwarded-for", b"127.0.0.1"),
+        (b"x-forwarded-proto", b"http"),
+        (b"x-forwarded-host", dict(said)[b"host"]),
+    ]
