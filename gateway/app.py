@@ -231,7 +231,7 @@ class Gateway:
             self._database,
             self._hub,
             self._streams,
-            self._auth.token_for,
+            self._auth.signer,
             machine=self.machine,
             bodies=self._limits.bodies,
             public_url=self.settings.public_url,

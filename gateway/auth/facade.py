@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from gateway.asgi import Scope
+from gateway.auth import read_tokens
 from gateway.auth.claims import ClaimNames
 from gateway.auth.errors import ScopeMissing
 from gateway.auth.gate import Gate
@@ -67,21 +68,29 @@ class Auth:
         if self._gate is not None and self._keys is not None:
             self._keys.read_again()
 
-    async def token_for(
-        self, principal: Principal, stream: str, *, control: bool = False, ttl: int | None = None
-    ) -> tuple[str, int] | None:
-        """A token for one run, and when it expires (Unix seconds); None where nobody needs one.
+    async def signer(
+        self, principal: Principal, *, control: bool = False, ttl: int | None = None
+    ) -> Callable[[str, int], tuple[str, int]] | None:
+        """Makes tokens for a run, of its path and its stream's id: the token, and when it expires (Unix seconds).
 
-        Nobody gives away more than they have: control, or time. Raises ScopeMissing, Unavailable.
+        Nobody gives away more than they have: control, or time. None where nobody needs a token, and for a principal
+        who may not read. Raises ScopeMissing, Unavailable.
         """
         if self._gate is None:
             return None
         if control and "control" not in principal.scopes:
             raise ScopeMissing("control")
+        if "read" not in principal.scopes:
+            return None
         expires = int(time.time()) + min(ttl or self._settings.token_ttl, self._settings.token_ttl)
         if principal.expires is not None:
             expires = min(expires, int(principal.expires))
-        return await self._tokens.sign(Capability(principal.tenant, stream, control, expires)), expires
+        key = await self._tokens.newest()
+
+        def sign(stream: str, stream_id: int) -> tuple[str, int]:
+            return read_tokens.sign(Capability(principal.tenant, stream, control, expires, stream_id), key), expires
+
+        return sign
 
     def _forget(self) -> None:
         if self._gate is not None:

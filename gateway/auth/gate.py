@@ -151,6 +151,12 @@ def principal_of(scope: Scope) -> Principal:
     return principal
 
 
+def check_stream(principal: Principal, stream_id: int) -> None:
+    """Raises WrongStream for a credential that was made for an earlier stream at the path where this one is now."""
+    if principal.stream_id is not None and principal.stream_id != stream_id:
+        raise WrongStream("It was made for an earlier stream at this path.")
+
+
 def let_in(scope: Scope, principal: Principal = ANONYMOUS) -> None:
     """Notes who makes the request."""
     scope[PRINCIPAL] = principal

@@ -21,7 +21,8 @@ class Principal:
     """Someone who was let in. Paths are those that clients know, without the tenant.
 
     `id` names the credential, to count by and to log: never a secret. `runs`: patterns of the runs that it is for,
-    None for all streams. `stream`: the one stream that it is for. `expires`: Unix seconds.
+    None for all streams. `stream`: the one stream that it is for; `stream_id`: that one and no later one at its path.
+    `expires`: Unix seconds.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Principal:
     tenant: str = ""
     runs: tuple[str, ...] | None = None
     stream: str | None = None
+    stream_id: int | None = None
     expires: float | None = None
 
     @property

@@ -1,12 +1,14 @@
 """Read tokens: a signed capability for one run, for whoever holds it, until it expires. Pure.
 
 A token is `rgt_`, eight characters that name the key, what it is for, and a MAC. Every Machine that knows the key can
-check one without looking anything up. For the same reason none can be revoked, so they should not live long.
+check one without looking anything up. For the same reason none can be revoked, so they should not live long; but each
+is bound to its stream itself, and opens no other one that is at the same path later.
 """
 
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,16 +22,24 @@ from gateway.protocol import base64url
 
 PREFIX: Final = "rgt_"  # so that people, and programs that look for secrets, see what it is
 _ID: Final = 8  # characters of a key's id
+# The stream's id stands in the fraction of the expiry, which is too small for a float to hold: Machines of the version
+# before, which know four fields and no id, read the very same expiry.
+_STREAM_ID: Final = re.compile(rb"\.([0-9]{20})\]")
 
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """What a token is for. `stream`: the run's path as clients know it. `expires`: whole Unix seconds."""
+    """What a token is for. `stream`: the run's path as clients know it. `expires`: whole Unix seconds.
+
+    `stream_id`: the log's own number of that stream. None: the token is of the version before, and for whichever stream
+    is at the path.
+    """
 
     tenant: str
     stream: str
     control: bool
     expires: int
+    stream_id: int | None = None
 
     def principal(self, digest: bytes) -> Principal:
         """Its bearer. `digest`: of the token, which sets it apart from others for the same run."""
@@ -38,6 +48,7 @@ class Capability:
             scopes=frozenset({"read", "control"} if self.control else {"read"}),
             tenant=self.tenant,
             stream=self.stream,
+            stream_id=self.stream_id,
             expires=self.expires,
         )
 
@@ -54,8 +65,10 @@ def key_id_of(token: str) -> str:
 
 def sign(capability: Capability, key: bytes) -> str:
     """The token."""
-    fields = [capability.tenant, capability.stream, capability.control, capability.expires]
-    signed = f"{PREFIX}{key_id(key)}{base64url.encode(orjson.dumps(fields))}"
+    fields = orjson.dumps([capability.tenant, capability.stream, capability.control, capability.expires])
+    if capability.stream_id is not None:
+        fields = fields[:-1] + b".%020d]" % capability.stream_id
+    signed = f"{PREFIX}{key_id(key)}{base64url.encode(fields)}"
     return f"{signed}.{base64url.encode(_mac(signed, key))}"
 
 
@@ -69,8 +82,10 @@ def read(token: str, keys: Mapping[str, bytes]) -> Capability:
     if key is None or not hmac.compare_digest(mac.encode(), base64url.encode(_mac(signed, key)).encode()):
         raise TokenInvalid
     # We signed it, so its form is known.
-    tenant, stream, control, expires = orjson.loads(base64url.decode(signed[len(PREFIX) + _ID :]))
-    return Capability(tenant, stream, control, expires)
+    fields = base64url.decode(signed[len(PREFIX) + _ID :])
+    tenant, stream, control, expires = orjson.loads(fields)
+    stream_id = _STREAM_ID.fullmatch(fields, len(fields) - 22)
+    return Capability(tenant, stream, control, int(expires), None if stream_id is None else int(stream_id[1]))
 
 
 def _mac(signed: str, key: bytes) -> bytes:

@@ -68,9 +68,13 @@ class ReadTokens:
 
     async def sign(self, capability: Capability) -> str:
         """The token, by the newest key."""
+        return read_tokens.sign(capability, await self.newest())
+
+    async def newest(self) -> bytes:
+        """The key that signs."""
         if not self._keys:
             await self._look()
-        return read_tokens.sign(capability, self._keys[-1])
+        return self._keys[-1]
 
     async def _run(self) -> None:
         while True:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 TICK: Final = 0.25  # seconds: how exactly deadlines are kept
+LATE: Final = 2 * TICK  # seconds after its deadline by which a follower has ended, on a Machine that keeps up
 DRAIN_RATE: Final = 500  # followers a second that a drain ends, when its time allows
 SETTLED: Final = 1.1
 """Seconds that a drain leaves to a follower that has just come.

@@ -84,9 +84,9 @@ class Flue:
         """Whether Flue has a run of this id that may be read here."""
         return await self._source.taken(run)
 
-    async def find(self, run: str) -> None:
-        """Raises NoSuchRun unless there is such a run to be read."""
-        await self._source.find(run)
+    async def find(self, run: str) -> int:
+        """What stands for its stream's id. Raises NoSuchRun unless there is such a run to be read."""
+        return await self._source.find(run)
 
     @property
     def reads(self) -> int:

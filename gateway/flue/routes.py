@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gateway.asgi import Receive, Scope, Send
-from gateway.auth.gate import principal_of
+from gateway.auth.gate import check_stream, principal_of
 from gateway.flue import dialect
 from gateway.flue.errors import NoSuchRun, ReadOnly
 from gateway.flue.records import Records
-from gateway.flue.source import Source, run_of
+from gateway.flue.source import ID, Source, run_of
 from gateway.http import responses
 from gateway.http.post import Post
 from gateway.http.reading import Reading
@@ -95,6 +95,7 @@ class FlueRoutes:
             query = dialect.parse_query(scope["query_string"])
             if any(name == "meta" for name, _ in query):
                 record = to_json(await self._records.get(run))
+                check_stream(principal_of(scope), ID)
                 await responses.respond(send, 200, [JSON, NO_STORE], record)
                 return
             request = dialect.parse_read(path, scope["headers"], query)
@@ -104,7 +105,9 @@ class FlueRoutes:
         await self._reading(request, scope, receive, send)
 
     async def _head(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        await responses.head(send, 200, dialect.of_stream(await self._source.stat(path)))
+        stream = await self._source.stat(path)
+        check_stream(principal_of(scope), stream.id)
+        await responses.head(send, 200, dialect.of_stream(stream))
 
     async def _put(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         if await self._source.taken(path.removeprefix("runs/")):

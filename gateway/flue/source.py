@@ -19,7 +19,7 @@ from gateway.protocol.batch import JSON_TYPE, Batch, Page, Stream
 
 PAGE: Final = 100  # events: Flue's own pages
 LIVE_PAGE: Final = 256 << 10  # bytes, which a slow reader may hold in memory, since a page is written at once
-_ID: Final = 0  # Flue's streams have no identity but their path
+ID: Final = 0  # of all: Flue's streams have no identity but their path, and the gateway's own count from 1
 _ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 
 # The run, its stream, and a page of its events from `start`: the position asked for, or so many events before the
@@ -123,14 +123,15 @@ class Source:
         run = self._run(path)
         async with self._database.acquire() as connection:
             row = self._found(run, await connection.fetchrow(_STAT, run, path))
-        return Stream(_ID, path, JSON_TYPE, row["next_offset"], row["closed"])
+        return Stream(ID, path, JSON_TYPE, row["next_offset"], row["closed"])
 
-    async def find(self, run: str) -> None:
-        """Whether there is such a run to be read, with or without events. Raises NoSuchRun."""
+    async def find(self, run: str) -> int:
+        """Finds such a run that may be read, with or without events: its stream's id. Raises NoSuchRun."""
         async with self._database.acquire() as connection:
             workflow = await connection.fetchval(_WORKFLOW, run)
         if workflow is None or workflow not in self._readable:
             raise NoSuchRun(run)
+        return ID
 
     async def taken(self, run: str) -> bool:
         """Whether Flue has a run of this id that may be read here.
@@ -145,7 +146,7 @@ class Source:
         """Id, tail and closed of those streams that exist, with which the sweep compares its tails."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(_POSITIONS, list(paths))
-        return {row["path"]: (_ID, row["next_offset"], row["closed"]) for row in rows}
+        return {row["path"]: (ID, row["next_offset"], row["closed"]) for row in rows}
 
     async def touch(self, paths: Iterable[str]) -> None:
         """Nothing of Flue's expires."""
@@ -164,7 +165,7 @@ class Source:
 
 
 def _page(path: str, row: asyncpg.Record, position: int, known: Page | None = None) -> Page:
-    stream = Stream(_ID, path, JSON_TYPE, row["next_offset"], row["closed"])
+    stream = Stream(ID, path, JSON_TYPE, row["next_offset"], row["closed"])
     if known is not None and row["same"]:
         end = known.batch.end
         at_tail = end >= stream.tail

@@ -13,7 +13,9 @@ from functools import partial
 from typing import Final, Protocol
 
 from gateway.asgi import Headers, Receive, Scope, Send
-from gateway.auth.gate import principal_of
+from gateway.auth.gate import check_stream, principal_of
+from gateway.auth.principal import Principal
+from gateway.fanout.deadlines import LATE
 from gateway.fanout.follower import Direct, Follower, Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.fanout.pages import Pages
@@ -65,7 +67,7 @@ class Reading:
         No coroutine of its own: it would be held by every reader that follows.
         """
         if request.live is Live.NO:
-            return self._plain(request, send)
+            return self._plain(request, scope, send)
         if self._hub.drained:
             raise Draining
         if self._limits.readers.full:
@@ -76,7 +78,7 @@ class Reading:
 
     def _live(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if request.live is Live.LONG_POLL:
-            return self._long_poll(request, receive, send)
+            return self._long_poll(request, scope, receive, send)
         return self._sse(request, scope, receive, send)
 
     async def _live_within(
@@ -94,12 +96,13 @@ class Reading:
         """Catch-up reads of the log that somebody else had asked for."""
         return self._pages.joined
 
-    async def _plain(self, request: ReadRequest, send: Send) -> None:
+    async def _plain(self, request: ReadRequest, scope: Scope, send: Send) -> None:
         self.catch_ups += 1
         if request.last_events is not None:
             page = await self._log.read(request.path, 0, last_events=request.last_events)
         else:
             page = await self._pages.read(request.path, request.position)
+        check_stream(principal_of(scope), page.stream.id)
         await self._answer(send, request, page)
 
     async def _answer(self, send: Send, request: ReadRequest, page: Page, cursor: int | None = None) -> None:
@@ -119,10 +122,12 @@ class Reading:
         else:
             await _in_parts(send, answer, frames.parts(stream.encoding, batch))
 
-    async def _long_poll(self, request: ReadRequest, receive: Receive, send: Send) -> None:
+    async def _long_poll(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> None:
+        principal = principal_of(scope)
         with self._limits.readers.long_polls, Follower(self._hub, request.path) as follower, Hangup(follower, receive):
             page = await follower.begin(request.position, request.last_events)
-            follower.expire(self._limits.long_poll_timeout)
+            check_stream(principal, page.stream.id)
+            follower.expire(lasting(principal, self._limits.long_poll_timeout, self._now()))
             batch: Batch | Signal = page.batch
             while batch is Signal.HEARTBEAT or (isinstance(batch, Batch) and batch.empty and not batch.closed):
                 batch = await follower.next()
@@ -142,7 +147,7 @@ class Reading:
             Follower(self._hub, request.path, connection) as follower,
             _hangup(follower, receive, connection),
         ):
-            encoding, closed = await self._sse_begin(request, follower, send)
+            encoding, closed = await self._sse_begin(request, follower, principal_of(scope), send)
             del request
             if connection is not None:
                 _forget(scope)
@@ -164,15 +169,27 @@ class Reading:
                 del batch  # so that no page is kept in memory while this waits
         await responses.finish(send)
 
-    async def _sse_begin(self, request: ReadRequest, follower: Follower, send: Send) -> tuple[Encoding, bool]:
+    async def _sse_begin(
+        self, request: ReadRequest, follower: Follower, principal: Principal, send: Send
+    ) -> tuple[Encoding, bool]:
         """Sends the head and the first page. Returns how the stream is encoded, and whether that was all of it."""
         page = await follower.begin(request.position, request.last_events)
-        follower.expire(self._limits.sse_max_age * random.uniform(1, 1.2))
+        check_stream(principal, page.stream.id)
+        follower.expire(lasting(principal, self._limits.sse_max_age * random.uniform(1, 1.2), self._now()))
         encoding = page.stream.encoding
         await responses.start(send, 200, headers.of_sse(encoding))
         token = self._hub.cursor(follower.tail, request.cursor)
         await responses.piece(send, self._frame(encoding, page.batch, b"%d" % token, first=True))
         return encoding, page.batch.closed
+
+
+def lasting(principal: Principal, wanted: float, now: float) -> float:
+    """Seconds that a read of a stream that it follows may last: as many as are `wanted`, and no longer than the
+    credential that it was let in by. `now`: Unix seconds.
+    """
+    if principal.expires is None:
+        return wanted
+    return max(0.0, min(wanted, principal.expires - now - LATE))
 
 
 class Hangup:

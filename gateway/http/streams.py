@@ -9,8 +9,8 @@ from typing import Final, Protocol
 from urllib.parse import quote
 
 from gateway.asgi import Headers, Receive, Scope, Send
-from gateway.auth.errors import WrongStream
-from gateway.auth.gate import principal_of
+from gateway.auth.errors import ScopeMissing, WrongStream
+from gateway.auth.gate import check_stream, principal_of
 from gateway.auth.principal import Principal
 from gateway.fanout.hub import Hub
 from gateway.http import reading, responses
@@ -127,7 +127,7 @@ class StreamRoutes:
         if self._bounded:
             self._limits.check(request.events(request.content_type or DEFAULT_TYPE))
         if request.fork is not None:
-            # Whoever reads the fork reads what it inherits, so the source has to be within reach as well.
+            # Whoever reads the fork reads what it inherits: its maker must be able to, and the source be within reach.
             request = replace(request, fork=_forked(request.fork, principal_of(scope)))
         created = await self._log.create(request)
         answer = [
@@ -142,7 +142,9 @@ class StreamRoutes:
         await responses.respond(send, 201 if created.new else 200, answer)
 
     async def _head(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        await responses.head(send, 200, headers.of_stream(await self._log.stat(path)))
+        stream = await self._log.stat(path)
+        check_stream(principal_of(scope), stream.id)
+        await responses.head(send, 200, headers.of_stream(stream))
 
     async def _delete(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         await self._log.delete(path)
@@ -155,7 +157,9 @@ class StreamRoutes:
 
 
 def _forked(fork: Fork, principal: Principal) -> Fork:
-    """A fork's source inside the tenant. Raises WrongStream."""
+    """A fork's source inside the tenant. Raises ScopeMissing, WrongStream."""
+    if "read" not in principal.scopes:
+        raise ScopeMissing("read")
     if not principal.reaches(fork.source):
         raise WrongStream("The source is not among them.")
     return replace(fork, source=within(principal.tenant, fork.source))

@@ -17,13 +17,13 @@ from gateway.runs.others import Others
 from gateway.runs.routes import RunRoutes, make_router
 from gateway.runs.store import Store
 from gateway.runs.streams import RunStreams
-from gateway.runs.tokens import Sign, Tokens
+from gateway.runs.tokens import Signer, Tokens
 
 
 class Runs:
     """One Machine's part in all runs.
 
-    `streams`: the routes of all streams. `sign` makes tokens for runs' readers. `on_commit` hears of what is written
+    `streams`: the routes of all streams. `signer` makes tokens for runs' readers. `on_commit` hears of what is written
     here. `public_url`: the address by which clients know this server, if it is set. `others`: another system's runs,
     which are served beside the gateway's own.
     """
@@ -33,7 +33,7 @@ class Runs:
         database: Database,
         hub: Hub,
         streams: Routes,
-        sign: Sign,
+        signer: Signer,
         *,
         machine: str,
         bodies: Bodies,
@@ -44,10 +44,10 @@ class Runs:
         self._hub = hub
         self._others = others
         self._store = Store(database, machine=machine)
-        tokens = Tokens(sign, self._store, bodies, others)
+        tokens = Tokens(signer, self._store, bodies, others)
         self.streams = RunStreams(streams, self._store, tokens, hub, bodies, on_commit)
         self.leases = LeaseWatch(self._store.end_lost, on_commit)
-        self._routes = RunRoutes(self._store, sign, bodies, public_url, others)
+        self._routes = RunRoutes(self._store, signer, bodies, public_url, others)
         self.list = self._routes.list
 
     def start(self) -> None:

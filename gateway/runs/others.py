@@ -15,6 +15,9 @@ class Others(Protocol):
         """Whether one of them has this id and may be read here: then the gateway makes none of this id."""
         ...
 
-    async def find(self, run: str) -> None:
-        """Raises a refusal with status 404 unless one of them has this id and may be read here."""
+    async def find(self, run: str) -> int:
+        """What stands for the id of its stream in tokens and pages, unlike that of any stream of the gateway's own.
+
+        Raises a refusal with status 404 unless one of them has this id and may be read here.
+        """
         ...

@@ -26,11 +26,11 @@ from gateway.runs.others import Others
 from gateway.runs.queries import format_cursor, parse_list
 from gateway.runs.store import Store
 from gateway.runs.streams import MAX_BODY
-from gateway.runs.tokens import Sign
+from gateway.runs.tokens import Signer
 
 _BODY: Final = {"requestBody": {"content": {"application/json": {"schema": CreateRun.model_json_schema()}}}}
 _TEXT: Final = {"type": "string"}
-_TOKEN: Final = {"type": "string", "description": "With AUTH on: whoever holds it may read this run."}
+_TOKEN: Final = {"type": "string", "description": "With AUTH on, for who may read: whoever holds it may read this run."}
 _COORDINATES: Final = {
     "type": "object",
     "required": ["runId", "streamUrl", "offset"],
@@ -57,16 +57,16 @@ _SOURCE: Final[dict[str, tuple[dict[str, Any], str]]] = {
 
 
 class RunRoutes:
-    """The two handlers. `sign` makes tokens for readers; `public_url` is what clients call this server, if set.
+    """The two handlers. `signer` makes tokens for readers; `public_url` is what clients call this server, if set.
 
     `others`: runs that stand beside those of the default tenant, and whose ids are taken.
     """
 
     def __init__(
-        self, store: Store, sign: Sign, bodies: Bodies, public_url: str | None, others: Others | None = None
+        self, store: Store, signer: Signer, bodies: Bodies, public_url: str | None, others: Others | None = None
     ) -> None:
         self._store = store
-        self._sign = sign
+        self._signer = signer
         self._bodies = bodies
         self._public_url = public_url
         self._others = others
@@ -82,13 +82,13 @@ class RunRoutes:
             raise WrongStream
         if asked.id and self._others is not None and not principal.tenant and await self._others.taken(id):
             raise RunExists("A Flue app has a run of this id.")
-        signed = await self._sign(principal, f"runs/{id}", control=asked.control)  # first, since it may be refused
-        new, tail = await self._store.create(within(principal.tenant, f"runs/{id}"), asked.run)
+        sign = await self._signer(principal, control=asked.control)  # first, since it may be refused
+        new, tail, stream_id = await self._store.create(within(principal.tenant, f"runs/{id}"), asked.run)
         url = f"{base_url(request.scope, self._public_url)}/runs/{quote(id, safe='')}"
         # Not the tail: a repeated request may come when the producer has written already, and readers want all of it.
         coordinates = {"runId": id, "streamUrl": url, "offset": format_offset(START).decode()}
-        if signed is not None:
-            coordinates["token"] = signed[0]
+        if sign is not None:
+            coordinates["token"], _ = sign(f"runs/{id}", stream_id)
         headers = {"stream-next-offset": format_offset(tail).decode(), "location": url}
         return _json(201 if new else 200, orjson.dumps(coordinates), headers)
 

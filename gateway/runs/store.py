@@ -23,10 +23,20 @@ from gateway.runs.bodies import NewRun
 from gateway.runs.queries import ListRequest
 
 _CREATE: Final = (
-    "SELECT * FROM run_gateway.create_run($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9::text::jsonb, $10::text::json)"
+    "SELECT * FROM run_gateway.begin_run($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9::text::jsonb, $10::text::json)"
 )
-_RECORD: Final = "SELECT * FROM run_gateway.run_record($1)"
+_RECORD: Final = (
+    "SELECT r.*, (SELECT s.id FROM run_gateway.streams s WHERE s.path = $1) AS stream FROM run_gateway.run_record($1) r"
+)
 _CANCEL: Final = "SELECT * FROM run_gateway.cancel_run($1, $2, $3)"
+# Of that very stream: while its row is locked, no other one can take its place.
+_CANCEL_BOUND: Final = """
+    SELECT c.* FROM (SELECT path FROM run_gateway.streams WHERE path = $2 AND id = $4 FOR NO KEY UPDATE) s
+     CROSS JOIN LATERAL run_gateway.cancel_run($1, s.path, $3) c"""
+_CONTROL: Final = """
+    SELECT r.id AS run, c.id AS control
+      FROM run_gateway.streams r JOIN run_gateway.streams c ON c.path = r.path || '/control'
+     WHERE r.path = $1 AND NOT r.gone AND run_gateway.live(r) AND NOT c.gone AND run_gateway.live(c)"""
 _OPEN_CONTROL: Final = "SELECT run_gateway.open_control($1)"
 _END_LOST: Final = "SELECT * FROM run_gateway.end_lost_runs($1, $2, $3)"
 _LIST: Final = """
@@ -52,8 +62,8 @@ class Store:
         self._database = database
         self._machine = machine
 
-    async def create(self, path: str, run: NewRun) -> tuple[bool, int]:
-        """Makes a run. Returns whether it is new (False: the same request made it before), and its tail.
+    async def create(self, path: str, run: NewRun) -> tuple[bool, int, int]:
+        """Makes a run. Returns whether it is new (False: the same request made it before), its tail, its stream's id.
 
         Raises RunExists, PathBlocked.
         """
@@ -74,17 +84,21 @@ class Store:
             raise RunExists
         if row["verdict"] == "gone":
             raise PathBlocked
-        return row["verdict"] == "created", row["tail"]
+        return row["verdict"] == "created", row["tail"], row["stream"]
 
     async def record(self, path: str) -> RunRecord:
         """The record of the run at this path. Raises RunNotFound, StreamGone."""
+        return (await self.look(path))[1]
+
+    async def look(self, path: str) -> tuple[int, RunRecord]:
+        """The id of the stream at this path, and the record of the run that it is. Raises RunNotFound, StreamGone."""
         async with self._database.acquire() as connection:
             row = await connection.fetchrow(_RECORD, path)
         if row is None:
             raise RunNotFound
         if row["gone"] or row["id"] is None:
             raise StreamGone
-        return _record(row, row["input"], row["result"], row["error"])
+        return row["stream"], _record(row, row["input"], row["result"], row["error"])
 
     async def page(self, request: ListRequest, tenant: str) -> tuple[list[RunRecord], int | None]:
         """A page of records, newest first, without what may be large (input, result, error), and where it ended; None:
@@ -115,12 +129,30 @@ class Store:
         async with self._database.acquire() as connection:
             return bool(await connection.fetchval(_OPEN_CONTROL, run))
 
-    async def cancel(self, run: str, reason: str | None) -> News | None:
+    async def control(self, run: str) -> tuple[int, int] | None:
+        """The ids of a run's stream and of its control stream, which is made if need be. None: there is no such run."""
+        for _ in range(2):
+            async with self._database.acquire() as connection:
+                row = await connection.fetchrow(_CONTROL, run)
+            if row is not None:
+                return row["run"], row["control"]
+            if not await self.open_control(run):
+                break
+        return None
+
+    async def cancel(self, run: str, reason: str | None, *, stream_id: int | None = None) -> News | None:
         """Asks the run to stop. Returns the new event of its control stream; None: it had been asked before.
 
-        Raises RunNotFound, StreamGone, RunEnded.
+        `stream_id`: of the only stream that may be meant. Raises RunNotFound, StreamGone, RunEnded.
         """
-        row = await self._row(_CANCEL, self._machine, run, reason)
+        if stream_id is None:
+            row = await self._row(_CANCEL, self._machine, run, reason)
+        else:
+            async with self._database.acquire() as connection:
+                found = await connection.fetchrow(_CANCEL_BOUND, self._machine, run, reason, stream_id)
+            if found is None:
+                raise RunNotFound
+            row = found
         match row["verdict"]:
             case "not_found":
                 raise RunNotFound

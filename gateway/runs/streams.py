@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 from gateway.asgi import Receive, Scope, Send
-from gateway.auth.gate import principal_of
+from gateway.auth.gate import check_stream, let_in, principal_of
 from gateway.fanout.follower import Follower, Signal
 from gateway.fanout.hub import Hub
 from gateway.http import responses
 from gateway.http.bodies import Bodies
-from gateway.http.reading import Hangup
+from gateway.http.reading import Hangup, lasting
 from gateway.http.routes import Routes
 from gateway.protocol.batch import Batch, News
 from gateway.protocol.errors import MethodNotAllowed, StreamNotFound
@@ -38,7 +40,14 @@ class RunStreams:
     """The stream routes, with what a run adds to them. `on_commit` hears of what was written here."""
 
     def __init__(
-        self, streams: Routes, store: Store, tokens: Below, hub: Hub, bodies: Bodies, on_commit: Callable[[News], None]
+        self,
+        streams: Routes,
+        store: Store,
+        tokens: Below,
+        hub: Hub,
+        bodies: Bodies,
+        on_commit: Callable[[News], None],
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._streams = streams
         self._store = store
@@ -46,6 +55,7 @@ class RunStreams:
         self._hub = hub
         self._bodies = bodies
         self._on_commit = on_commit
+        self._now = now
 
     def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answers a request for `path`. Raises ProtocolError while nothing has been sent.
@@ -58,7 +68,7 @@ class RunStreams:
         if b"meta" in scope["query_string"] and scope["method"] == "GET" and is_run(path):
             wait = parse_meta(scope["query_string"])
             if wait is not None:
-                return self._meta(_stored(path, scope), wait, receive, send)
+                return self._meta(_stored(path, scope), wait, scope, receive, send)
         return self._streams(path, scope, receive, send)
 
     def _below(self, run: str, part: Part, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -76,12 +86,17 @@ class RunStreams:
         allow = b"GET, HEAD, PUT, POST, OPTIONS" if part is Part.CONTROL else b"POST, OPTIONS"
         raise MethodNotAllowed(None, [(b"allow", allow)])
 
-    async def _meta(self, run: str, wait: float, receive: Receive, send: Send) -> None:
-        """Answers with the record: at once, or when the run has ended or `wait` seconds have passed."""
-        record = await self._store.record(run)
+    async def _meta(self, run: str, wait: float, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers with the record: at once, or when the run has ended, or `wait` seconds or the credential's time have
+        passed.
+        """
+        principal = principal_of(scope)
+        stream_id, record = await self._store.look(run)
+        check_stream(principal, stream_id)
         if wait and not record.ended:
-            await self._until_closed(run, wait, receive)
-            record = await self._store.record(run)
+            await self._until_closed(run, lasting(principal, wait, self._now()), receive)
+            stream_id, record = await self._store.look(run)
+            check_stream(principal, stream_id)
         await responses.respond(send, 200, [JSON, NO_STORE], to_json(record))
 
     async def _until_closed(self, run: str, wait: float, receive: Receive) -> None:
@@ -93,13 +108,24 @@ class RunStreams:
 
     async def _control(self, run: str, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """The stream from readers to the producer. The first request for it creates it."""
-        if not await self._store.open_control(_stored(run, scope)):
-            raise StreamNotFound
+        stored, principal = _stored(run, scope), principal_of(scope)
+        if principal.stream_id is None:
+            if not await self._store.open_control(stored):
+                raise StreamNotFound
+        else:
+            ids = await self._store.control(stored)
+            if ids is None:
+                raise StreamNotFound
+            check_stream(principal, ids[0])
+            let_in(scope, replace(principal, stream_id=ids[1]))  # whose run was its own when they were looked at
         await self._streams(path, scope, receive, send)
 
     async def _cancel(self, run: str, scope: Scope, receive: Receive, send: Send) -> None:
         reason = parse_cancel(await self._bodies.read(scope, receive, MAX_BODY))
-        news = await self._store.cancel(run, reason)
+        principal = principal_of(scope)
+        if principal.stream_id is not None:
+            check_stream(principal, (await self._store.look(run))[0])
+        news = await self._store.cancel(run, reason, stream_id=principal.stream_id)
         if news is not None:
             self._on_commit(news)
         await responses.respond(send, 202, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Protocol
 
 import orjson
@@ -33,19 +34,19 @@ class TokenRequest(Body):
     )
 
 
-class Sign(Protocol):
-    """Makes a token and says when it expires (Unix seconds); None where nobody needs one. Raises ScopeMissing."""
+class Signer(Protocol):
+    """What makes tokens that this principal may give away: see `gateway.auth.facade.Auth.signer`."""
 
     async def __call__(
-        self, principal: Principal, stream: str, *, control: bool = False, ttl: int | None = None
-    ) -> tuple[str, int] | None: ...
+        self, principal: Principal, *, control: bool = False, ttl: int | None = None
+    ) -> Callable[[str, int], tuple[str, int]] | None: ...
 
 
 class Tokens:
     """The handler. `others`: another system's runs, which are served beside those of the default tenant."""
 
-    def __init__(self, sign: Sign, store: Store, bodies: Bodies, others: Others | None = None) -> None:
-        self._sign = sign
+    def __init__(self, signer: Signer, store: Store, bodies: Bodies, others: Others | None = None) -> None:
+        self._signer = signer
         self._bodies = bodies
         self._store = store
         self._others = others
@@ -55,17 +56,18 @@ class Tokens:
         asked = parse(TokenRequest, await self._bodies.read(scope, receive, MAX_BODY))
         if "read" not in principal_of(scope).scopes:
             raise ScopeMissing("read")  # otherwise a credential for writing could read everything by a token
-        await self._find(run)
-        signed = await self._sign(principal_of(scope), without(run), control=asked.control, ttl=asked.ttl)
-        if signed is None:
+        stream_id = await self._find(run)
+        sign = await self._signer(principal_of(scope), control=asked.control, ttl=asked.ttl)
+        if sign is None:
             raise RouteNotFound("AUTH is none: nobody needs a token.")
-        answer: dict[str, Any] = dict(zip(("token", "expiresAt"), signed, strict=True))
+        answer: dict[str, Any] = dict(zip(("token", "expiresAt"), sign(without(run), stream_id), strict=True))
         await responses.respond(send, 201, [JSON, NO_STORE], orjson.dumps(answer))
 
-    async def _find(self, run: str) -> None:
+    async def _find(self, run: str) -> int:
+        """The id of the run's stream."""
         try:
-            await self._store.record(run)
+            return (await self._store.look(run))[0]
         except RunNotFound:
             if self._others is None or tenant_of(run):
                 raise
-            await self._others.find(run.removeprefix("runs/"))
+            return await self._others.find(run.removeprefix("runs/"))

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import httpx
+import orjson
 import pytest
 
 from gateway.auth import token_keys
 from gateway.auth.errors import TokenInvalid
+from gateway.auth.principal import Principal
 from gateway.auth.read_tokens import PREFIX, Capability, read, sign
 from gateway.auth.token_keys import ReadTokens, derived
+from gateway.fanout.deadlines import LATE
+from gateway.http.reading import lasting
 from gateway.log.database import Database
+from gateway.protocol import base64url
 from tests.auth.people import as_jwt, as_key, settings
 from tests.cli.commands import command
 from tests.databases import Postgres
@@ -49,12 +55,26 @@ def test_a_token_says_what_it_is_for_to_those_who_have_the_key() -> None:
     token = sign(capability, KEY)
     assert token.startswith(PREFIX) and token.isascii()
     assert read(token, {token_key_id(token): KEY}) == capability
+    bound = replace(capability, stream_id=2**63 - 1)
+    assert read(sign(bound, KEY), {token_key_id(token): KEY}) == bound
     for position in range(len(PREFIX), len(token)):
         wrong = token[:position] + ("A" if token[position] != "A" else "B") + token[position + 1 :]
         with pytest.raises(TokenInvalid):
             read(wrong, {token_key_id(token): KEY, token_key_id(wrong): KEY})
     with pytest.raises(TokenInvalid):
         read(token, {token_key_id(token): derived(b"another secret")})
+
+
+@pytest.mark.parametrize("path", ["runs/1", "runs/1.00000000000000000017]", "runs/.0"])
+@pytest.mark.parametrize("stream_id", [0, 1, 2**31, 2**63 - 1])
+def test_a_machine_of_the_version_before_reads_the_same_from_a_bound_token(path: str, stream_id: int) -> None:
+    """It takes four fields, compares the path, and the expiry as a number."""
+    token = sign(Capability("acme", path, False, 2_000_000_000, stream_id), KEY)
+    fields = orjson.loads(base64url.decode(token.partition(".")[0][len(PREFIX) + 8 :]))
+    assert fields[:3] == ["acme", path, False]
+    assert 2_000_000_000 <= fields[3] < 2_000_000_000.1
+    assert read(token, {token_key_id(token): KEY}).stream_id == stream_id
+    assert read(sign(Capability("acme", path, False, 2_000_000_000), KEY), {token_key_id(token): KEY}).stream_id is None
 
 
 def token_key_id(token: str) -> str:
@@ -148,20 +168,29 @@ async def test_how_long_a_token_lives(client: Client) -> None:
         assert refusal(await another(client, run, **wrong)) == (400, "invalid_request")
 
 
-async def test_an_expired_token_ends_a_stream_at_its_next_turn_and_not_in_the_middle(postgres: Postgres) -> None:
+@pytest.mark.parametrize("query", ["?offset=-1&live=sse", "?offset=-1&live=long-poll", "?meta&wait=300"])
+async def test_every_live_read_ends_cleanly_before_its_token_does(postgres: Postgres, query: str) -> None:
+    """None of these would end by itself while this test waits."""
     async with postgres.database() as url:
-        with serving(url, "direct", sse_max_age=8, **settings()) as running:
+        with serving(url, "direct", sse_max_age=600, long_poll_timeout=600, **settings()) as running:
             async with client_of(running) as client:
                 run = (await make(client))["runId"]
-                signed = (await another(client, run, ttl=600)).json()
-                target = f"/runs/{run}?offset=-1&live=sse&token={signed['token']}"
-                async with following(client, target) as follow:
-                    running.app._auth._gate._now = lambda: signed["expiresAt"] + 0.1  # type: ignore[union-attr]
-                    assert refusal(await client("GET", target)) == (401, "token_expired")
-                    await client("POST", f"/runs/{run}", headers=ALL | JSON, content=b"[1]")
-                    assert payloads(await follow.end()) == [1], "it has ended cleanly, with what came after the expiry"
-                again = await client("GET", target)
+                signed = (await another(client, run, ttl=2)).json()
+                answer = await client("GET", f"/runs/{run}{query}&token={signed['token']}")
+                assert answer.status_code in (200, 204)
+                assert b"streamClosed" not in answer.content, "it is the response that has ended"
+                running.app._auth._gate._now = lambda: signed["expiresAt"] + 0.1  # type: ignore[union-attr]
+                again = await client("GET", f"/runs/{run}{query}&token={signed['token']}")
+                assert refusal(again) == (401, "token_expired")
                 assert again.headers["www-authenticate"].startswith('Bearer error="invalid_token"')
+
+
+def test_a_read_lasts_no_longer_than_the_credential_and_is_over_before_it() -> None:
+    key, token = Principal("key", frozenset()), Principal("token", frozenset(), expires=1_000.0)
+    assert lasting(key, 60, 999.0) == 60
+    assert lasting(token, 60, 900.0) == 60
+    assert lasting(token, 60, 990.0) == 10 - LATE
+    assert lasting(token, 60, 999.9) == lasting(token, 60, 1_001.0) == 0
 
 
 async def test_machines_take_each_others_tokens_and_keys_may_change_while_tokens_are_out(

@@ -57,6 +57,22 @@ END
 $$;
 
 
+-- The same, and which stream it is.
+CREATE OR REPLACE FUNCTION run_gateway.begin_run(
+    wanted text, digest bytea, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_lease integer,
+    new_workflow_name text, new_input json, new_metadata jsonb, new_lost_event json,
+    OUT verdict text, OUT tail bigint, OUT stream bigint
+)
+LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT c.verdict, c.tail INTO verdict, tail FROM run_gateway.create_run(
+        wanted, digest, wanted_content_type, wanted_media_type, wanted_ttl, wanted_lease, new_workflow_name, new_input,
+        new_metadata, new_lost_event) c;
+    SELECT s.id INTO stream FROM run_gateway.streams s WHERE s.path = wanted;  -- locked by create_stream
+END
+$$;
+
+
 -- create_stream for a run with a lease. One that exists keeps its own.
 CREATE OR REPLACE FUNCTION run_gateway.create_leased_stream(
     wanted text, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_expiry timestamptz,
