@@ -16,6 +16,7 @@ from gateway.auth.facade import Auth
 from gateway.descriptors import room_for
 from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub, Published
+from gateway.feed import Feed
 from gateway.flue.facade import Flue
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Cors
@@ -34,7 +35,6 @@ from gateway.log.facade import Log
 from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
-from gateway.protocol.batch import News
 from gateway.quotas import Quotas
 from gateway.runs import Runs
 from gateway.runs.quota import RunQuota
@@ -75,6 +75,7 @@ class Gateway:
         self._quotas = Quotas(settings, RunQuota(self._database, settings.max_runs_per_tenant or 0).full)
         self._limits = self._make_limits()
         # The logs, and the hubs that follow them
+        self._feed = Feed()
         self._broadcast = Broadcast()
         self._flue = self._make_flue() if settings.flue else None
         self._log = self._make_log(listening_addresses(database_url, listen_database_url))
@@ -84,6 +85,7 @@ class Gateway:
         self._subscriptions = self._make_subscriptions()
         self._streams = StreamRoutes(self._log, self._hub, self._limits, now=time.time, public_url=settings.public_url)
         self._runs = self._make_runs()
+        self._subscribe()
         self._upstream = Upstream(settings.upstream) if settings.upstream else None
         self.metrics = Exposition(self._parts(), siblings)
         self._api = self._make_api()
@@ -111,31 +113,16 @@ class Gateway:
         """What gateway.http.post offers POSTs to."""
         return self._entry
 
-    # What one part tells the others
-
-    def _heard(self, news: News) -> None:
-        """A stream has changed, here or at another Machine: its readers here are told."""
-        self._hub.ring(news)
-        self._runs.heard(news)
-
-    def _created(self, path: str, tail: int) -> None:
-        """A stream was made here. Readers of an earlier one at its path are told; its events may wake subscriptions."""
-        self._hub.created(path)
-        if tail:
-            self._subscriptions.appended(path)
-
-    def _committed(self, news: News) -> None:
-        """A stream was changed here: its readers are told, and this Machine finds the subscriptions that it wakes."""
-        self._heard(news)
-        if news.deleted:
-            self._subscriptions.deleted(news.path)
-        elif news.last >= news.first:
-            self._subscriptions.appended(news.path)
-
-    def _look_again(self) -> None:
-        """News may have been missed."""
-        for hub in self._hubs:
-            hub.look_again()
+    def _subscribe(self) -> None:
+        """Who hears of commits: readers first, then those who find out what a commit means for others."""
+        feed = self._feed
+        feed.committed.subscribe(self._hub.ring, self._runs.heard, self._subscriptions.committed)
+        feed.heard.subscribe(self._hub.ring, self._runs.heard)
+        if self._flue is not None:
+            feed.heard.subscribe(self._flue.heard)
+        feed.created.subscribe(lambda path, _: self._hub.created(path), self._subscriptions.created)
+        feed.doubted.subscribe(self._hub.look_again)
+        feed.missed.subscribe(*(hub.look_again for hub in self._hubs))
 
     async def _readiness(self) -> Health:
         return Health(
@@ -191,17 +178,12 @@ class Gateway:
         return Flue(self.settings, self._database, self._limits, self._broadcast, lambda: self._log.listens)
 
     def _make_log(self, addresses: Sequence[str]) -> Log:
-        # The lambdas name parts that are made after the log.
         return Log(
             self.settings,
             self._database,
             addresses,
             machine=self.machine,
-            on_commit=self._committed,
-            on_create=self._created,
-            on_news=self._flue.hears(self._heard) if self._flue else self._heard,
-            on_doubt=lambda paths: self._hub.look_again(paths),
-            on_change=self._look_again,
+            feed=self._feed,
         )
 
     def _make_hub(self) -> Hub:
@@ -235,7 +217,7 @@ class Gateway:
             machine=self.machine,
             bodies=self._limits.bodies,
             public_url=self.settings.public_url,
-            on_commit=self._committed,
+            feed=self._feed,
             others=self._flue,
         )
 

@@ -1,11 +1,17 @@
-"""Trouble that lasts is told once: a line in the log when it begins, and one when it is over.
+"""Trouble that lasts, or that comes back, fills no log. Knows nothing of the house.
 
-Whatever tries again every second would otherwise fill the log while the database is away. Knows nothing of the house.
+What lasts is told once: a line in the log when it begins, and one when it is over. Whatever tries again every second
+would otherwise fill the log while the database is away. What comes back is told at most once a second.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+SELDOM: Final = 1.0  # seconds between two lines of the same kind
 
 
 class Outage:
@@ -28,3 +34,28 @@ class Outage:
         if self.lasts:
             self._logger.info(self._ends)
         self.lasts = False
+
+
+class SeldomLogger:
+    """For exceptions of which every frame may bring another: of one kind, at most one in SELDOM seconds is logged.
+
+    `clock` gives monotonic seconds.
+    """
+
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self.count = 0
+        self._logger = logger
+        self._clock = clock
+        self._kinds: dict[str, tuple[float, int]] = {}  # by message: silent until, and how many have come since
+
+    def exception(self, message: str, *details: object) -> None:
+        """Logs the exception that is being handled, with its traceback. `details` are the arguments of `message`."""
+        self.count += 1
+        now = self._clock()
+        until, untold = self._kinds.get(message, (0.0, 0))
+        if now < until:
+            self._kinds[message] = until, untold + 1
+            return
+        self._kinds[message] = now + SELDOM, 0
+        more = f" ({untold} more since the last such line.)" if untold else ""
+        self._logger.exception(message + more, *details)

@@ -26,6 +26,7 @@ import asyncpg
 import click
 
 from gateway.cli.machine import Machine
+from gateway.feed import Feed
 from gateway.log.database import Database
 from gateway.log.embedded import EmbeddedPostgres
 from gateway.log.housekeeping import Housekeeping
@@ -86,7 +87,7 @@ class Store:
             lifecycle = Lifecycle(database, machine="loadtest")
             writer = Writer(
                 database, machine=lambda: None, lanes=1, timeout=60, max_pending=1 << 30, pack=False,
-                on_commit=lambda _: None, on_doubt=lambda _: None,
+                feed=Feed(),
             )  # fmt: skip
             for run in range(len(self.checksums)):
                 path = f"runs/packed-{run}"

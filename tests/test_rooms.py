@@ -22,7 +22,8 @@ ROOMS = {
     "outage": set(),
     "tasks": set(),
     "descriptors": set(),
-    "log": {"counting", "outage", "protocol", "settings", "tasks"},
+    "feed": {"outage", "protocol"},
+    "log": {"counting", "feed", "outage", "protocol", "settings", "tasks"},
     "fanout": {"counting", "outage", "protocol", "tasks"},
     "quotas": {"asgi", "auth", "protocol", "settings"},
     "http": {"asgi", "auth", "counting", "fanout", "log", "protocol", "quotas"},
@@ -31,7 +32,7 @@ ROOMS = {
     "auth": {"asgi", "log", "outage", "protocol", "settings", "tasks", "wording"},
     "flue": {"asgi", "auth", "fanout", "http", "log", "outage", "protocol", "settings"},
     "subscriptions": {"asgi", "auth", "http", "log", "outage", "protocol"},
-    "runs": {"asgi", "auth", "fanout", "http", "log", "outage", "protocol", "tasks"},
+    "runs": {"asgi", "auth", "fanout", "feed", "http", "log", "outage", "protocol", "tasks"},
     "tracing": {"asgi", "auth", "http", "protocol"},
     "client": {"protocol", "wording"},
 }

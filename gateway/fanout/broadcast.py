@@ -1,24 +1,28 @@
 """The followers that stand at the tail of a stream, and the sending of the same bytes to all of them.
 
-This is what a delivery costs.
+This is what a delivery costs. Whatever one connection raises, sending returns, every other follower is sent its bytes,
+and the one that raised is ended (law 6).
 """
 
 from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
-from gateway.fanout.uring import NoUring, Uring
+from gateway.fanout.uring import BrokenOff, NoUring, Uring
+from gateway.outage import SeldomLogger
 
 if TYPE_CHECKING:
     from gateway.fanout.follower import Direct, Follower
 
 logger = logging.getLogger("gateway.fanout.broadcast")
+seldom_logger: Final = SeldomLogger(logger)
 
 MANY: Final = 16  # followers from which on one system call for all is the cheaper way
 _NONE: Final = array("i")
+_FAILED: Final = "A reader was ended: its connection failed while it was sent something."
 
 
 class ManySends(Protocol):
@@ -31,17 +35,12 @@ class ManySends(Protocol):
 class Crowd:
     """Followers who have everything up to their tail's position, and the connections to which the next bytes go."""
 
-    __slots__ = ("_as_of", "_connections", "_fds", "_followers")
-
-    lost: ClassVar[int] = 0
-    """Connections that this process has lost. The system may give the descriptor of each to a new one, so whatever was
-    noted of descriptors before the last loss must not be used."""
+    __slots__ = ("_connections", "_fds", "_followers")
 
     def __init__(self) -> None:
         self._connections: dict[Follower, Direct] = {}
-        self._followers: tuple[Follower, ...] = ()
+        self._followers: tuple[Follower, ...] = ()  # these two are empty until somebody asks
         self._fds = _NONE
-        self._as_of = -1  # the losses that these two know of; -1: they have to be made
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -64,17 +63,18 @@ class Crowd:
 
     @property
     def descriptors(self) -> tuple[tuple[Follower, ...], array[int]]:
-        """Followers, and in the same order the descriptors of their sockets."""
-        if self._as_of != Crowd.lost:
+        """Followers, and in the same order the descriptors of their sockets.
+
+        A connection that is lost ends its follower before its descriptor may be another's.
+        """
+        if not self._followers:
             self._followers = tuple(self._connections)
-            self._fds = array("i", [connection.fileno() for connection in self._connections.values()])
-            self._as_of = Crowd.lost
+            self._fds = array("i", map(_descriptor, self._connections.values()))
         return self._followers, self._fds
 
     def _forget(self) -> None:
         self._followers = ()
         self._fds = _NONE
-        self._as_of = -1
 
 
 class Broadcast:
@@ -103,19 +103,62 @@ class Broadcast:
         return self._uring is not None
 
     def __call__(self, crowd: Crowd, data: bytes) -> None:
+        """Never raises."""
         if self._uring is not None and len(crowd) >= self._many:
-            followers, fds = crowd.descriptors
-            for place, sent in self._uring.send(fds, data).items():
-                followers[place].spill(data[sent:])
-            return
+            self._send_at_once(self._uring, crowd, data)
+        else:
+            self._send_one_by_one(crowd.connections, data)
+
+    def _send_one_by_one(self, connections: Iterable[tuple[Follower, Direct]], data: bytes) -> None:
         size = len(data)
-        for follower, connection in crowd.connections:
+        for follower, connection in connections:
             try:
                 sent = connection.send(data)
             except OSError:  # full or lost, which its transport deals with
                 sent = 0
+            except Exception:
+                seldom_logger.exception(_FAILED)
+                follower.fail()
+                continue
             if sent < size:
-                follower.spill(data[sent:])
+                _spill(follower, data, sent)
+
+    def _send_at_once(self, uring: ManySends, crowd: Crowd, data: bytes) -> None:
+        followers, fds = crowd.descriptors
+        try:
+            short = uring.send(fds, data)
+        except Exception as error:
+            seldom_logger.exception("io_uring has failed: from now on frames are sent to one reader after the other.")
+            self.close()
+            broken = error if isinstance(error, BrokenOff) else BrokenOff({}, 0, len(fds))
+            self._mend(crowd.connections, broken, data)
+        else:
+            for place, sent in short.items():
+                _spill(followers[place], data, sent)
+
+    def _mend(self, connections: Sequence[tuple[Follower, Direct]], broken: BrokenOff, data: bytes) -> None:
+        """Nobody is sent anything twice, and nobody is left out."""
+        for place, sent in broken.short.items():
+            _spill(connections[place][0], data, sent)
+        for follower, _ in connections[broken.known : broken.taken]:
+            follower.fail()  # what it was sent is not known: its client resumes from what has come whole
+        self._send_one_by_one(connections[broken.taken :], data)
+
+
+def _descriptor(connection: Direct) -> int:
+    try:
+        return connection.fileno()
+    except Exception:
+        seldom_logger.exception("A reader is sent nothing: its connection does not tell its descriptor.")
+        return -1  # no bytes go there, and what is to be written to it then ends it if that fails too
+
+
+def _spill(follower: Follower, data: bytes, sent: int) -> None:
+    try:
+        follower.spill(data[sent:])
+    except Exception:
+        seldom_logger.exception(_FAILED)
+        follower.fail()
 
 
 ONE_BY_ONE: Final = Broadcast()

@@ -26,6 +26,7 @@ class Ending(Protocol):
     slot: int
 
     def end(self) -> None: ...
+    def fail(self) -> None: ...
 
 
 class Deadlines:

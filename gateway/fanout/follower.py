@@ -6,13 +6,18 @@ One loop serves every mode. An SSE reader sends each batch that `next` gives; a 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from gateway.fanout.hub import Hub
 from gateway.fanout.tail import Tail
+from gateway.outage import SeldomLogger
 from gateway.protocol.batch import Batch, Page
+
+logger = logging.getLogger("gateway.fanout.follower")
+seldom_logger: Final = SeldomLogger(logger)
 
 EXTENSION = "run_gateway.direct"  # where an ASGI scope holds its Direct
 
@@ -22,7 +27,7 @@ class Direct(Protocol):
 
     While it is writable nothing is buffered for it, and `send` goes straight to the socket: it returns how many bytes
     it took, or raises OSError. `write` takes the rest, and buffers what the socket does not take. `fileno` is the
-    socket's descriptor, or -1 if it is lost.
+    socket's descriptor, or -1 if it is lost. `abort` ends the connection at once, whatever was buffered.
     """
 
     follower: Follower | None
@@ -32,6 +37,7 @@ class Direct(Protocol):
     def send(self, data: bytes) -> int: ...
     def write(self, data: bytes) -> None: ...
     def writable(self) -> bool: ...
+    def abort(self) -> None: ...
     async def drain(self) -> None: ...
 
 
@@ -149,10 +155,26 @@ class Follower:
         assert self._direct is not None
         self._direct.write(rest)
 
+    def fail(self) -> None:
+        """Its connection has raised while it was told something: nobody knows what the client has got of that.
+
+        The connection is aborted, and the client resumes from the last offset that came whole. Never raises.
+        """
+        self._over = True
+        for step in (self._abort, self._leave, self.wake):
+            try:
+                step()
+            except Exception:
+                seldom_logger.exception("A reader that failed could not be ended whole.")
+
     def end(self) -> None:
         """Nothing more comes here: the stream is closed, the Machine drains, its time is up, or its client has gone."""
         self._over = True
         self.wake()
+
+    def _abort(self) -> None:
+        if self._direct is not None:
+            self._direct.abort()
 
     def _park(self, direct: Direct | None) -> asyncio.Future[None]:
         """Joins the tail, which writes to `direct` from now on. The future is done when there is a reason to look."""

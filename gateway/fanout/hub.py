@@ -17,8 +17,8 @@ from gateway.counting import SECONDS, Histogram
 from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast
 from gateway.fanout.deadlines import TICK, Deadlines
 from gateway.fanout.shared import Read, SharedReads, shared
-from gateway.fanout.tail import Tail
-from gateway.outage import Outage
+from gateway.fanout.tail import BEAT, END, Tail, tell
+from gateway.outage import Outage, SeldomLogger
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, News, Page, after
 from gateway.protocol.cursor import cursor
@@ -27,6 +27,7 @@ from gateway.protocol.offset import format_offset
 from gateway.tasks import end
 
 logger = logging.getLogger("gateway.fanout.hub")
+seldom_logger: Final = SeldomLogger(logger)
 
 RECENT: Final = 16 << 10  # bytes before its position that the first reader of a tail fetches for all who come with it
 KEEP: Final = 5.0  # seconds between touches of a stream that would expire; a third of its TTL, where that is less
@@ -196,10 +197,17 @@ class Hub:
     # News
 
     def ring(self, news: News) -> None:
-        """Hears that a stream has changed. Costs one look-up when nobody follows the stream here."""
+        """Hears that a stream has changed. Costs one look-up when nobody follows the stream here. Never raises."""
         tail = self.tails.get(news.path)
         if tail is None:
             return
+        try:
+            self._take(tail, news)
+        except Exception:
+            seldom_logger.exception("News could not be given to a stream's readers; they are given it from the log.")
+            self._look.set()  # the next sweep sees whether the tail is behind
+
+    def _take(self, tail: Tail, news: News) -> None:
         if news.deleted:
             self._drop(tail)
         elif not news.last and not news.closed:
@@ -231,11 +239,17 @@ class Hub:
         direct = len(tail.direct)
         tail.publish(batch, self.cursor(tail), now)
         if direct:
-            self.delivered += direct
-            if self.published is not None:
-                self.published(tail.path, batch.start, batch.end, direct)
-            if heard:
-                self.delivery_seconds.observe(self._clock() - heard)
+            try:
+                self._count(tail, batch, direct, heard)
+            except Exception:
+                seldom_logger.exception("A batch was given to its readers and could not be counted or traced.")
+
+    def _count(self, tail: Tail, batch: Batch, direct: int, heard: float) -> None:
+        self.delivered += direct
+        if heard:
+            self.delivery_seconds.observe(self._clock() - heard)
+        if self.published is not None:
+            self.published(tail.path, batch.start, batch.end, direct)
 
     def _catch_up(self, tail: Tail) -> None:
         """Publishes the news that came while the log was read, as far as it goes on from where the tail is now."""
@@ -285,6 +299,8 @@ class Hub:
             self._drop(tail)
         except ProtocolError:
             self._outage.begin()  # the next sweep fills the gap
+        except Exception:
+            seldom_logger.exception("A stream's readers could not be given what was read; the next sweep tries again.")
         finally:
             tail.filling = False
             tail.early.clear()
@@ -330,8 +346,7 @@ class Hub:
         """Ends the followers that are due, and sends a heartbeat where nothing was sent for long."""
         now = self._clock()
         self._cursor = cursor(self._now(), None, 0)
-        for follower in self.deadlines.due(now):
-            follower.end()
+        tell(self.deadlines.due(now), END)
         due = [tail for tail, at in self._keep_at.items() if at <= now]
         if due:
             self._spawn(self._keep(due, now))
@@ -340,8 +355,7 @@ class Hub:
             if tail.quiet_since <= silent:
                 tail.quiet_since = now
                 tail.write(_HEARTBEAT)
-                for follower in tuple(tail.waiting):
-                    follower.beat()
+                tell(tuple(tail.waiting), BEAT)
 
     async def _keep(self, tails: list[Tail], now: float) -> None:
         """A stream with live readers does not expire (§5.1)."""
@@ -352,6 +366,8 @@ class Hub:
             await self._touch([tail.path for tail in tails])
         except ProtocolError:
             self._outage.begin()
+        except Exception:
+            seldom_logger.exception("Streams with readers could not be kept from expiring; the next touch tries again.")
 
     async def _sweep_forever(self) -> None:
         while True:

@@ -7,10 +7,13 @@ comes in between (law 4).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+import logging
+from collections.abc import Callable, Iterable
+from operator import methodcaller
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast, Crowd
+from gateway.outage import SeldomLogger
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, Encoding, News, Page, Stream, after, join
 from gateway.protocol.offset import format_offset
@@ -18,9 +21,35 @@ from gateway.protocol.offset import format_offset
 if TYPE_CHECKING:
     from gateway.fanout.follower import Follower
 
+logger = logging.getLogger("gateway.fanout.tail")
+seldom_logger: Final = SeldomLogger(logger)
+
+WAKE: Final = methodcaller("wake")
+BEAT: Final = methodcaller("beat")
+END: Final = methodcaller("end")
+
 RING_BYTES: Final = 64 << 10  # of recent batches, for readers that are a little behind
 RING_BATCHES: Final = 128
 EARLY: Final = 32  # news that may wait for a read that is under way, each of at most RING_BYTES / EARLY bytes
+
+
+class Member(Protocol):
+    """A follower, as far as it may fail."""
+
+    def fail(self) -> None: ...
+
+
+AMember = TypeVar("AMember", bound=Member)
+
+
+def tell(followers: Iterable[AMember], what: Callable[[AMember], None]) -> None:
+    """Calls `what` (WAKE, BEAT, END) with each. One that raises is ended, and keeps none of the others from it."""
+    for follower in followers:
+        try:
+            what(follower)
+        except Exception:
+            seldom_logger.exception("A reader was ended: it could not be told something.")
+            follower.fail()
 
 
 class Tail:
@@ -92,18 +121,19 @@ class Tail:
     def publish(self, batch: Batch, cursor: int, now: float) -> None:
         """Moves the tail by a batch that begins where it stands, and writes it to whoever stands there too."""
         assert batch.start == self.position, "a tail never skips (law 3)"
+        frame = b""
+        if self.direct:  # made before anything moves: if it cannot be made, nobody was told anything
+            frame = frames.chunk(frames.sse(self.encoding, batch, b"%d" % cursor, offset=self.offset))
+        self._remember(batch)
         self.position = batch.end  # before the writes: a follower that leaves during them was given this batch
         self.closed = batch.closed
-        self._remember(batch)
-        if self.direct:
-            self.write(frames.chunk(frames.sse(self.encoding, batch, b"%d" % cursor, offset=self.offset)))
         self.quiet_since = now
+        if frame:
+            self.write(frame)
         if self.waiting:
-            for follower in tuple(self.waiting):
-                follower.wake()
+            tell(tuple(self.waiting), WAKE)
         if batch.closed:
-            for follower in tuple(self.direct):
-                follower.end()  # the frame that it was just sent says that the stream is closed
+            tell(tuple(self.direct), END)  # the frame that it was just sent says that the stream is closed
 
     def write(self, data: bytes) -> None:
         """Sends the same bytes to everybody who stands at the tail."""
@@ -160,8 +190,7 @@ class Tail:
         """The stream is gone: every follower ends. Its client learns why when it asks again."""
         self.ended = True
         self.early.clear()
-        for follower in (*self.direct, *self.waiting):
-            follower.end()
+        tell((*self.direct, *self.waiting), END)
 
     def _remember(self, batch: Batch) -> None:
         if batch.empty:

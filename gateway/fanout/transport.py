@@ -20,7 +20,6 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.fanout.answers import Cycle, whole
-from gateway.fanout.broadcast import Crowd
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.fanout.parts import Event, Flow, Pipeline, in_kernel
 from gateway.protocol.errors import (
@@ -154,7 +153,10 @@ class DirectProtocol(HttpToolsProtocol):
         """
         self._over = True
         self._due = self.loop.time() + LINGER
-        self.transport.write_eof()
+        if self.follower is not None:
+            self.follower.end()
+        if not self.transport.is_closing():
+            self.transport.write_eof()
 
     def on_response_complete(self) -> None:
         """uvicorn's own, without a timer for each request."""
@@ -249,14 +251,17 @@ class DirectProtocol(HttpToolsProtocol):
         return address, address in getattr(self.config.loaded_app, "trusted_hosts", ())
 
     def lost(self) -> bool:
-        """Whether the client can no longer be reached."""
-        return self.transport.is_closing()
+        """Whether nothing more can be sent to the client: it has gone, or it was refused."""
+        return self._over or self.transport.is_closing()
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def writable(self) -> bool:
         return not self.flow.write_paused
+
+    def abort(self) -> None:
+        self.transport.abort()
 
     async def drain(self) -> None:
         await self.flow.drain()
@@ -273,10 +278,9 @@ class DirectProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._socket.detach()  # from here on `send` fails, even if the number belongs to another connection by then
-        Crowd.lost += 1
-        super().connection_lost(exc)
         if self.follower is not None:
-            self.follower.end()
+            self.follower.end()  # before the transport closes the descriptor, which another connection may get then
+        super().connection_lost(exc)
 
 
 def _judged(error: HttpParserError) -> ProtocolError:

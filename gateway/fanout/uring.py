@@ -50,12 +50,28 @@ class NoUring(Exception):
     """io_uring is not to be had here; the message says why."""
 
 
+class BrokenOff(Exception):
+    """A call that failed on its way.
+
+    The sockets before `known` have their outcome: `short` has those that did not take all, as `Uring.send` gives them.
+    The kernel took those from `known` to before `taken` and says nothing of them. It never saw the others.
+    """
+
+    def __init__(self, short: dict[int, int], known: int, taken: int) -> None:
+        super().__init__(f"of {taken} sockets {known} have an outcome")
+        self.short = short
+        self.known = known
+        self.taken = taken
+
+
 class Uring:
     """One io_uring, for one thread. Raises NoUring where there is none, or none that does what it is here for."""
 
     def __init__(self) -> None:
         if sys.platform != "linux" or platform.machine() not in _MACHINES:
             raise NoUring("this is no system that it is known for")
+        self._taken = 0  # by the kernel, of the call that is under way
+        self._kept = b""
         libc = ctypes.CDLL(None, use_errno=True)
         setup = libc["syscall"]
         setup.argtypes = (ctypes.c_long, ctypes.c_uint, ctypes.c_char_p)
@@ -83,11 +99,17 @@ class Uring:
         """Sends `data` to each of these sockets, as `socket.send` does where it must not wait.
 
         Gives those that did not take all of it, by their place in `fds`: how many bytes each took, and 0 where the
-        socket was full or lost.
+        socket was full or lost. Raises BrokenOff; then this object must not be used again.
         """
         short: dict[int, int] = {}
         for start in range(0, len(fds), SENDS):
-            for place, sent in self._send(memoryview(fds)[start : start + SENDS], data).items():
+            self._taken = 0
+            try:
+                found = self._send(memoryview(fds)[start : start + SENDS], data)
+            except Exception as error:
+                self._kept = data  # the kernel may look at it still
+                raise BrokenOff(short, start, start + self._taken) from error
+            for place, sent in found.items():
                 short[start + place] = sent
         return short
 
@@ -134,6 +156,7 @@ class Uring:
         sent = 0
         while sent < count and (taken := self._enter(count - sent, count - sent)) > 0:
             sent += taken
+            self._taken = sent
         self._tail[0] = (tail + sent) & _WRAP
         return sent
 

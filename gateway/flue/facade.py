@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from fastapi import APIRouter
@@ -98,19 +99,12 @@ class Flue:
         """How news of Flue's runs arrives at the moment."""
         return "triggers" if self._triggers.there and self._listens() else "polling"
 
-    def hears(self, ring: Callable[[News], None]) -> Callable[[News], None]:
-        """A listener for all news: news of Flue's runs goes to their own hub, any other to `ring`."""
-
-        def hear(news: News) -> None:
-            if news.path.startswith(PREFIX):
-                news.path = news.path[len(PREFIX) :]
-                news.body = news.body and one_line(news.body)
-                self.hub.ring(news)
-                self._look_soon()
-            else:
-                ring(news)
-
-        return hear
+    def heard(self, news: News) -> None:
+        """News of any stream: that of Flue's runs goes to their own hub."""
+        if news.path.startswith(PREFIX):
+            body = news.body and one_line(news.body)
+            self.hub.ring(replace(news, path=news.path[len(PREFIX) :], body=body))
+            self._look_soon()
 
     def _look_soon(self) -> None:
         """Of transactions that commit at the same time, only one notifies: a look finds the events of the others."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
+from gateway.feed import Feed
 from gateway.log.database import Database
 from gateway.log.housekeeping import Housekeeping
 from gateway.log.lifecycle import Created, Lifecycle
@@ -22,12 +23,7 @@ PROBE_TIMEOUT: Final = 2.0  # seconds that the database has to say that it is th
 
 
 class Log:
-    """One Machine's log. `addresses`: where to try LISTEN, best first.
-
-    `on_commit` hears of what was appended or deleted here, `on_create` of the paths and tails of new streams, `on_news`
-    of what other Machines have written. `on_doubt` hears of paths whose append may or may not have been applied, and
-    `on_change` that news arrives in another way from now on: both ask for a look at the log.
-    """
+    """One Machine's log. `addresses`: where to try LISTEN, best first. `feed` is told of every change."""
 
     def __init__(
         self,
@@ -36,15 +32,10 @@ class Log:
         addresses: Sequence[str],
         *,
         machine: str,
-        on_commit: Callable[[News], None],
-        on_create: Callable[[str, int], None],
-        on_news: Callable[[News], None],
-        on_doubt: Callable[[list[str]], None],
-        on_change: Callable[[], None],
+        feed: Feed,
     ) -> None:
         self._database = database
-        self._on_commit = on_commit
-        self._on_create = on_create
+        self._feed = feed
         self._lifecycle = Lifecycle(database, machine=machine)
         self.reader = Reader(
             database,
@@ -57,8 +48,7 @@ class Log:
             database,
             machine=machine,
             heartbeat=settings.heartbeat,
-            on_news=on_news,
-            on_change=on_change,
+            feed=feed,
         )
         self.writer = Writer(
             database,
@@ -67,8 +57,7 @@ class Log:
             timeout=settings.append_timeout,
             max_pending=settings.max_pending,
             pack=settings.pack,
-            on_commit=on_commit,
-            on_doubt=on_doubt,
+            feed=feed,
         )
         self.housekeeping = Housekeeping(
             database,
@@ -91,13 +80,13 @@ class Log:
         """Creates a stream or confirms it. Raises what `Lifecycle.create` raises."""
         created = await self._lifecycle.create(request)
         if created.new:
-            self._on_create(request.path, created.tail)
+            self._feed.created(request.path, created.tail)
         return created
 
     async def delete(self, path: str) -> None:
         """Deletes a stream. Raises what `Lifecycle.delete` raises."""
         await self._lifecycle.delete(path)
-        self._on_commit(News(path, 0, 0, deleted=True))
+        self._feed.committed(News(path, 0, 0, deleted=True))
 
     async def answers(self) -> bool:
         """Whether the database answers, within PROBE_TIMEOUT."""

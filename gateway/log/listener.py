@@ -11,10 +11,11 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Literal
 
+from gateway.feed import Feed
 from gateway.log.connect import FAULTS, Connection, connect
 from gateway.log.database import Database
 from gateway.log.direct import host_of
@@ -36,6 +37,7 @@ class Listener:
     """Hears other Machines' news. `news` is "listen" or "polling": how it arrives at the moment.
 
     `addresses`: where to try LISTEN, best first; each is used only after a nonce has come back. `heartbeat`: seconds.
+    `feed` is told of the news, and of the moments from which on it arrives in another way.
     """
 
     def __init__(
@@ -45,8 +47,7 @@ class Listener:
         *,
         machine: str,
         heartbeat: float,
-        on_news: Callable[[News], None],
-        on_change: Callable[[], None],
+        feed: Feed,
     ) -> None:
         self.news: Literal["listen", "polling"] = "polling"
         self.heard = 0  # notifications of others
@@ -59,8 +60,7 @@ class Listener:
         self._others: dict[str, float] = {}  # Machines, and when they were last heard of
         self._alone_after = 0.0
         self._heartbeat = heartbeat
-        self._on_news = on_news
-        self._on_change = on_change
+        self._feed = feed
         self._nonce = ""
         self._echo = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -176,7 +176,7 @@ class Listener:
             self.news = news
             self._alone_after = time.monotonic() + _ALONE_AFTER
             logger.info("News arrives by %s.", news)
-            self._on_change()  # what was notified meanwhile was not heard, and has to be read
+            self._feed.missed()  # what was notified meanwhile was not heard, and has to be read
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         text = str(payload)
@@ -192,7 +192,7 @@ class Listener:
         news = parse_news(text)
         if news is not None:
             news.heard = time.monotonic()
-            self._on_news(news)
+            self._feed.heard(news)
 
 
 def parse_news(payload: str) -> News | None:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from gateway.counting import SECONDS, SIZES, Histogram
+from gateway.feed import Feed
 from gateway.log.appends import (
     CALL,
     CALL_ALONE,
@@ -65,8 +66,8 @@ class Writer:
 
     `timeout`: seconds within which a request is sent to the database, or else refused; and as many that the database
     has for a batch, whose outcome counts as unknown then. `pack`: events that come in numbers may be written as pages.
-    `machine` names this Machine to the others, or is None while there are none to be told. `on_commit` hears of every
-    committed change, `on_doubt` of every unknown outcome.
+    `machine` names this Machine to the others, or is None while there are none to be told. `feed` is told of every
+    committed change, and of every unknown outcome.
     """
 
     def __init__(
@@ -78,8 +79,7 @@ class Writer:
         timeout: float,
         max_pending: int,
         pack: bool = True,
-        on_commit: Callable[[News], None],
-        on_doubt: Callable[[list[str]], None],
+        feed: Feed,
     ) -> None:
         self.outcomes: Counter[str] = Counter()  # of requests: appended, duplicate, refused, unknown
         self.events = 0
@@ -89,8 +89,7 @@ class Writer:
         self._machine = machine
         self._max_pending = max_pending
         self._pack = pack
-        self._on_commit = on_commit
-        self._on_doubt = on_doubt
+        self._feed = feed
         self._queue = Queue()
         self._timeout = timeout
         self._watch: asyncio.TimerHandle | None = None  # looks for requests that were to be sent by now
@@ -225,12 +224,12 @@ class Writer:
             if self._refused:
                 self._refused = False
                 logger.warning("The database takes writes again.")
-            self.commit_seconds.observe(landed - began)
             if self._queue.ready and self._free:
                 # The database has nothing to do now: first the next batch, and then, while it works, everyone is told.
                 self._flush()
                 await asyncio.sleep(0)
             self._tell(entries, row, landed)
+            self.commit_seconds.observe(landed - began)
         return []
 
     async def _ask(self, entries: dict[str, Entry], lane: Lane, machine: str | None) -> Row:
@@ -302,7 +301,7 @@ class Writer:
 
     def _doubt(self, entries: dict[str, Entry], error: Unavailable) -> None:
         self._fail(entries, error, "unknown")
-        self._on_doubt(list(entries))
+        self._feed.doubted(list(entries))
 
     def _fail(self, entries: dict[str, Entry], error: ProtocolError, outcome: str) -> None:
         for entry in entries.values():
@@ -332,7 +331,7 @@ class Writer:
                 self.bytes += len(body)
                 # Readers here are told before the writer is: both are durable, and a reader is never behind.
                 if entry.events or closed:
-                    self._on_commit(News(path, base + 1, tail, closed, body=body, heard=landed))
+                    self._feed.committed(News(path, base + 1, tail, closed, body=body, heard=landed))
                 for waiting in entry.waiting:
                     base += len(waiting.request.events)
                     waiting.settle(Appended(base, False, closed, epoch, seq, cancel))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fastapi import APIRouter
 
 from gateway.fanout.hub import Hub
+from gateway.feed import Feed
 from gateway.http.bodies import Bodies
 from gateway.http.routes import Routes
 from gateway.log.database import Database
@@ -23,7 +22,7 @@ from gateway.runs.tokens import Signer, Tokens
 class Runs:
     """One Machine's part in all runs.
 
-    `streams`: the routes of all streams. `signer` makes tokens for runs' readers. `on_commit` hears of what is written
+    `streams`: the routes of all streams. `signer` makes tokens for runs' readers. `feed` is told of what is written
     here. `public_url`: the address by which clients know this server, if it is set. `others`: another system's runs,
     which are served beside the gateway's own.
     """
@@ -38,15 +37,15 @@ class Runs:
         machine: str,
         bodies: Bodies,
         public_url: str | None,
-        on_commit: Callable[[News], None],
+        feed: Feed,
         others: Others | None = None,
     ) -> None:
         self._hub = hub
         self._others = others
         self._store = Store(database, machine=machine)
         tokens = Tokens(signer, self._store, bodies, others)
-        self.streams = RunStreams(streams, self._store, tokens, hub, bodies, on_commit)
-        self.leases = LeaseWatch(self._store.end_lost, on_commit)
+        self.streams = RunStreams(streams, self._store, tokens, hub, bodies, feed)
+        self.leases = LeaseWatch(self._store.end_lost, feed.committed)
         self._routes = RunRoutes(self._store, signer, bodies, public_url, others)
         self.list = self._routes.list
 

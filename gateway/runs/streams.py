@@ -11,11 +11,12 @@ from gateway.asgi import Receive, Scope, Send
 from gateway.auth.gate import check_stream, let_in, principal_of
 from gateway.fanout.follower import Follower, Signal
 from gateway.fanout.hub import Hub
+from gateway.feed import Feed
 from gateway.http import responses
 from gateway.http.bodies import Bodies
 from gateway.http.reading import Hangup, lasting
 from gateway.http.routes import Routes
-from gateway.protocol.batch import Batch, News
+from gateway.protocol.batch import Batch
 from gateway.protocol.errors import MethodNotAllowed, StreamNotFound
 from gateway.protocol.headers import JSON, NO_STORE
 from gateway.protocol.offset import NOW
@@ -37,7 +38,7 @@ class Below(Protocol):
 
 
 class RunStreams:
-    """The stream routes, with what a run adds to them. `on_commit` hears of what was written here."""
+    """The stream routes, with what a run adds to them. `feed` is told of what was written here."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class RunStreams:
         tokens: Below,
         hub: Hub,
         bodies: Bodies,
-        on_commit: Callable[[News], None],
+        feed: Feed,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._streams = streams
@@ -54,7 +55,7 @@ class RunStreams:
         self._tokens = tokens
         self._hub = hub
         self._bodies = bodies
-        self._on_commit = on_commit
+        self._feed = feed
         self._now = now
 
     def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -127,7 +128,7 @@ class RunStreams:
             check_stream(principal, (await self._store.look(run))[0])
         news = await self._store.cancel(run, reason, stream_id=principal.stream_id)
         if news is not None:
-            self._on_commit(news)
+            self._feed.committed(news)
         await responses.respond(send, 202, [])
 
 

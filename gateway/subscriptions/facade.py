@@ -13,6 +13,7 @@ from fastapi import APIRouter
 
 from gateway.http.bodies import Bodies
 from gateway.log.database import Database
+from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import without
 from gateway.subscriptions.dispatcher import Dispatcher
@@ -70,15 +71,25 @@ class Subscriptions:
         if self._webhooks is not None:
             await self._webhooks.close()
 
+    def committed(self, news: News) -> None:
+        """This Machine has changed a stream, whose events may wake subscriptions. Links of one that was deleted no
+        longer count, and are removed later.
+        """
+        if news.deleted:
+            if self._dispatcher is not None:
+                self._dispatcher.tidy_soon()
+        elif news.last >= news.first:
+            self.appended(news.path)
+
+    def created(self, path: str, tail: int) -> None:
+        """This Machine has made a stream, whose first events may wake subscriptions."""
+        if tail:
+            self.appended(path)
+
     def appended(self, path: str) -> None:
-        """This Machine has committed an append. Mostly costs no more than a look into a dictionary."""
+        """Mostly costs no more than a look into a dictionary."""
         if self._watch.notice(path) and self._dispatcher is not None:
             self._dispatcher.hint()
-
-    def deleted(self, path: str) -> None:
-        """This Machine has deleted a stream. Its links no longer count, and are removed later."""
-        if self._dispatcher is not None:
-            self._dispatcher.tidy_soon()
 
     def router(self) -> APIRouter:
         """The reserved control APIs, at `/v1/stream/__ds`."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from gateway.asgi import Message, Scope
 from gateway.auth.gate import let_in
-from gateway.fanout.broadcast import Broadcast, Crowd
+from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.fanout.hub import Hub
 from gateway.http.limits import Limits
@@ -216,7 +216,6 @@ class Sockets:
     def lose(self, connection: Connection) -> None:
         if self._open.pop(connection.descriptor, None) is not None:
             connection.descriptor = -1
-            Crowd.lost += 1
 
     def send(self, fds: array[int], data: bytes) -> dict[int, int]:
         short = {}

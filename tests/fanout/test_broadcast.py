@@ -10,28 +10,38 @@ import pytest
 
 from gateway.fanout import broadcast as module
 from gateway.fanout.broadcast import Broadcast, Crowd
-from gateway.fanout.uring import NoUring
+from gateway.fanout.uring import BrokenOff, NoUring
 
 
 class Connection:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.sent = b""
+        self.takes: int | Exception = 1 << 30
 
     def fileno(self) -> int:
         return self.fd
 
     def send(self, data: bytes) -> int:
-        self.sent += data
-        return len(data)
+        if isinstance(self.takes, Exception):
+            raise self.takes
+        self.sent += data[: self.takes]
+        return min(len(data), self.takes)
 
 
 class Follower:
     def __init__(self) -> None:
         self.spilled = b""
+        self.failed = False
+        self.fault: Exception | None = None
 
     def spill(self, rest: bytes) -> None:
+        if self.fault is not None:
+            raise self.fault
         self.spilled += rest
+
+    def fail(self) -> None:
+        self.failed = True
 
 
 class Sends:
@@ -49,6 +59,18 @@ class Sends:
         self.closed = True
 
 
+class Broken:
+    """In the place of an io_uring that fails on its way."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def send(self, fds: array[int], data: bytes) -> dict[int, int]:
+        raise self.error
+
+    def close(self) -> None: ...
+
+
 def descriptors(crowd: Crowd) -> tuple[list[Any], list[int]]:
     followers, fds = crowd.descriptors
     return list(followers), list(fds)
@@ -63,16 +85,13 @@ def joined(crowd: Crowd, *fds: int) -> list[tuple[Any, Any]]:
 
 def test_whoever_comes_leaves_or_is_lost_is_noticed() -> None:
     crowd = Crowd()
-    (first, lost), (second, _), (third, _) = joined(crowd, 4, 5, 6)
+    (first, _), (second, _), (third, _) = joined(crowd, 4, 5, 6)
     assert descriptors(crowd) == ([first, second, third], [4, 5, 6])
     assert crowd.leave(second)
     assert not crowd.leave(second)
     assert descriptors(crowd) == ([first, third], [4, 6])
     ((fourth, _),) = joined(crowd, 7)
     assert descriptors(crowd) == ([first, third, fourth], [4, 6, 7])
-    lost.fd = -1  # another connection may have 4 from here on, and this follower has not left yet
-    Crowd.lost += 1
-    assert descriptors(crowd) == ([first, third, fourth], [-1, 6, 7])
 
 
 def test_whoever_has_left_is_not_kept_in_memory() -> None:
@@ -126,3 +145,51 @@ def test_where_there_is_no_io_uring_it_says_why_and_does_without(
     broadcast(crowd, b"frame")
     assert connection.sent == b"frame"
     assert "without io_uring: Operation not permitted." in caplog.text
+
+
+FAULTS = [
+    RuntimeError("Cannot call write() after write_eof()"),  # as uvloop's transports raise it
+    TypeError("no bytes"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_one_that_raises_is_ended_and_all_others_are_sent_everything(fault: Exception) -> None:
+    crowd = Crowd()
+    members = joined(crowd, *range(9))
+    members[0][0].fault, members[0][1].takes = fault, OSError()
+    members[4][1].takes = fault
+    members[8][0].fault, members[8][1].takes = fault, 2
+    Broadcast()(crowd, b"frame")
+    assert [place for place, (follower, _) in enumerate(members) if follower.failed] == [0, 4, 8]
+    assert all(connection.sent == b"frame" for follower, connection in members if not follower.failed)
+
+
+def test_one_that_raises_after_one_call_for_many_is_ended_alone() -> None:
+    sends, crowd = Sends(), Crowd()
+    members = joined(crowd, 9, 8, 9, 10)
+    members[0][0].fault = RuntimeError("Cannot call write() after write_eof()")
+    Broadcast(sends, many=3)(crowd, b"frame")
+    assert [follower.failed for follower, _ in members] == [True, False, False, False]
+    assert members[2][0].spilled == b"ame"
+
+
+def test_after_a_call_that_broke_off_nobody_is_sent_to_twice_or_not_at_all() -> None:
+    crowd = Crowd()
+    members = joined(crowd, *range(8))
+    broadcast = Broadcast(Broken(BrokenOff({1: 2}, 3, 5)), many=1)
+    broadcast(crowd, b"frame")
+    assert [follower.spilled for follower, _ in members] == [b"", b"ame", *[b""] * 6]
+    assert [follower.failed for follower, _ in members] == [False] * 3 + [True] * 2 + [False] * 3
+    assert [connection.sent for _, connection in members] == [b""] * 5 + [b"frame"] * 3
+    assert not broadcast.at_once, "it is not used again"
+    broadcast(crowd, b"next")
+    assert [connection.sent for _, connection in members] == [b"next"] * 5 + [b"framenext"] * 3
+
+
+def test_a_call_that_nobody_knows_anything_of_ends_all_whom_it_was_for() -> None:
+    crowd = Crowd()
+    members = joined(crowd, 8, 9)
+    Broadcast(Broken(OSError("no")), many=1)(crowd, b"frame")
+    assert all(follower.failed and not connection.sent for follower, connection in members)

@@ -395,6 +395,31 @@ async def test_a_stream_with_a_reader_is_kept_from_expiring_in_time(ttl: int) ->
     assert not kept.is_set(), "nobody reads it any more"
 
 
+def test_one_that_does_not_end_keeps_no_other_from_ending() -> None:
+    class Member:
+        slot = 0
+
+        def __init__(self, fault: Exception | None) -> None:
+            self.fault = fault
+            self.said: list[str] = []
+
+        def end(self) -> None:
+            if self.fault is not None:
+                raise self.fault
+            self.said.append("end")
+
+        def fail(self) -> None:
+            self.said.append("fail")
+
+    hub = hub_of(Log(100))
+    members = [Member(RuntimeError("no") if n % 2 else None) for n in range(6)]
+    for member in members:
+        hub.deadlines.schedule(member, 0)
+    hub._clock = lambda: 3600
+    hub.tick()
+    assert [member.said for member in members] == [["end"], ["fail"]] * 3
+
+
 async def test_a_defect_ends_neither_the_sweeps_nor_the_timer(caplog: pytest.LogCaptureFixture) -> None:
     hub = hub_of(Log(100), sweep_interval=0.001)
     defects, swept = [RuntimeError("no"), TypeError("nor this")], asyncio.Event()
@@ -405,17 +430,17 @@ async def test_a_defect_ends_neither_the_sweeps_nor_the_timer(caplog: pytest.Log
         swept.set()
         return {}
 
-    class Broken:
-        slot = 0
+    def now() -> float:
+        if not timers:
+            timers.append(hub)
+            raise RuntimeError("what time is it?")
+        return 1_800_000_000
 
-        def end(self) -> None:
-            raise RuntimeError("it does not end")
-
+    timers: list[Hub] = []
     hub._positions = positions
     with followers(hub, 1) as (follower,):
         await follower.begin(100)
-        hub.deadlines.schedule(Broken(), 0)
-        hub._clock = lambda: 3600
+        hub._now = now
         running = asyncio.create_task(hub.run())
         async with asyncio.timeout(20):
             await swept.wait()
@@ -511,6 +536,8 @@ async def test_a_client_that_was_gone_before_there_was_a_follower_leaves_none_be
 
         def writable(self) -> bool:
             return True
+
+        def abort(self) -> None: ...
 
         async def drain(self) -> None: ...
 

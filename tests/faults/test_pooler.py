@@ -6,11 +6,14 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
 
 from gateway.cli.machine import MachineFailed
+from gateway.feed import Feed
+from gateway.log import connect as module
 from gateway.log.database import Database
 from gateway.log.direct import direct_address, listening_addresses
 from gateway.log.listener import Listener
@@ -132,8 +135,7 @@ async def test_a_derived_address_that_does_not_work_gives_way_to_the_pooled_one(
         database,
         machine="m",
         heartbeat=15,
-        on_news=lambda _: None,
-        on_change=lambda: None,
+        feed=Feed(),
     )
     try:
         await listener.start()
@@ -154,7 +156,9 @@ async def test_whenever_news_arrives_otherwise_than_before_all_look_at_the_log(d
         looks.append(listener.news)
         looked.set()
 
-    listener = Listener([database_url], database, machine="m", heartbeat=15, on_news=lambda _: None, on_change=look)
+    feed = Feed()
+    feed.missed.subscribe(look)
+    listener = Listener([database_url], database, machine="m", heartbeat=15, feed=feed)
     try:
         await listener.start()
         assert looks == ["listen"]
@@ -173,29 +177,35 @@ async def test_whenever_news_arrives_otherwise_than_before_all_look_at_the_log(d
 
 
 async def test_what_nobody_expected_keeps_no_machine_from_starting_nor_from_listening_later(
-    database_url: str, caplog: pytest.LogCaptureFixture
+    database_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = Database(database_url, pool_size=2, statement_timeout=5)
     await database.open()
     defects = [RuntimeError("a defect")]
     listening = asyncio.Event()
 
-    def look() -> None:
-        if defects:
+    async def connect(address: str, **named: Any) -> Any:
+        if defects and address == database_url:
             raise defects.pop()
-        if listener.news == "listen":
-            listening.set()
+        return await module.connect(address, **named)
+
+    def look() -> None:
+        listening.set()
+        raise RuntimeError("a subscriber's fault")
+
+    monkeypatch.setattr("gateway.log.listener.connect", connect)
+    feed = Feed()
+    feed.missed.subscribe(look)
 
     no_name = f"postgresql://nobody@{'a' * 64}.example/x"  # too long for one: the driver raises UnicodeError
-    listener = Listener(
-        [no_name, database_url], database, machine="m", heartbeat=15, on_news=lambda _: None, on_change=look
-    )
+    listener = Listener([no_name, database_url], database, machine="m", heartbeat=15, feed=feed)
     try:
         async with asyncio.timeout(60):
             await listener.start()
             await listening.wait()
+        assert listener.news == "listen"
         failures = [record.exc_info[0] for record in caplog.records if record.exc_info]
-        assert failures[:2] == [UnicodeError, RuntimeError]
+        assert failures == [UnicodeError, RuntimeError, UnicodeError, RuntimeError]
     finally:
         await listener.stop()
         await database.close()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
+from gateway.feed import Feed
 from gateway.log.appends import Appended
 from gateway.log.database import Database
 from gateway.log.housekeeping import Housekeeping
@@ -31,6 +32,7 @@ class Log:
     reader: Reader
     lifecycle: Lifecycle
     housekeeping: Housekeeping
+    feed: Feed
     news: list[News] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
@@ -90,6 +92,9 @@ async def opened(
     await database.open()
     news: list[News] = []
     doubts: list[str] = []
+    feed = Feed()
+    feed.committed.subscribe(news.append)
+    feed.doubted.subscribe(doubts.extend)
     writer = Writer(
         database,
         machine=lambda: machine,
@@ -97,8 +102,7 @@ async def opened(
         timeout=timeout,
         max_pending=max_pending,
         pack=pack,
-        on_commit=news.append,
-        on_doubt=doubts.extend,
+        feed=feed,
     )
     log = Log(
         database,
@@ -106,6 +110,7 @@ async def opened(
         Reader(database, page_bytes=page_bytes),
         Lifecycle(database, machine=machine),
         Housekeeping(database, machine=machine, interval=1),
+        feed,
         news,
         doubts,
     )

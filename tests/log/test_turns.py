@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import asyncpg
 
+from gateway.feed import Feed
 from gateway.log.appends import CALL, CALL_ALONE
 from gateway.log.writer import Writer
 from gateway.protocol.append import AppendRequest
@@ -38,14 +39,15 @@ class Database:
 async def test_the_next_batch_is_sent_before_the_outcomes_of_the_last_are_told() -> None:
     said: list[str] = []
     database = Database(said)
+    feed = Feed()
+    feed.committed.subscribe(lambda news: said.append(f"told {news.path}"))
     writer = Writer(
         cast("Any", database),
         machine=lambda: None,
         lanes=2,
         timeout=60,
         max_pending=10_000,
-        on_commit=lambda news: said.append(f"told {news.path}"),
-        on_doubt=lambda _: None,
+        feed=feed,
     )
     first = asyncio.create_task(writer.append(AppendRequest("first", "application/json", [b"1"])))
     await database.asked.acquire()
@@ -108,8 +110,7 @@ def writer_of(rows: Rows, timeout: float = 60) -> Writer:
         lanes=3,
         timeout=timeout,
         max_pending=10_000,
-        on_commit=lambda _: None,
-        on_doubt=lambda _: None,
+        feed=Feed(),
     )
 
 

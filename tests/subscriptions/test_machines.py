@@ -12,6 +12,7 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.log.database import Database
+from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
 from gateway.subscriptions import Subscriptions
 from gateway.subscriptions.keyring import read_keys
@@ -294,7 +295,7 @@ async def test_links_of_a_deleted_stream_are_tidied_away_by_the_way(
     await store.create("s", pull_wake())
     await streams.create("runs/1", b"1")
     await streams.delete("runs/1")
-    machines[0].deleted("runs/1")
+    machines[0].committed(News("runs/1", 0, 0, deleted=True))
 
     async def tidy() -> bool:
         return await streams.value("SELECT count(*) = 0 FROM run_gateway.subscription_links") is True

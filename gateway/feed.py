@@ -1,0 +1,52 @@
+"""Who hears of commits. Telling is not deciding (law 10): whatever a subscriber raises changes no outcome.
+
+A subscriber that raises is told of the next change all the same, and keeps nobody else from hearing of this one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final, Generic, ParamSpec
+
+from gateway.outage import SeldomLogger
+from gateway.protocol.batch import News
+
+logger = logging.getLogger("gateway.feed")
+
+P = ParamSpec("P")
+
+
+class Channel(Generic[P]):
+    """Calls its subscribers one after the other, in the order in which they subscribed. Never raises."""
+
+    def __init__(self) -> None:
+        self._subscribers: tuple[Callable[P, None], ...] = ()
+        self._seldom_logger = SeldomLogger(logger)
+
+    def subscribe(self, *subscribers: Callable[P, None]) -> None:
+        self._subscribers += subscribers
+
+    def __call__(self, *arguments: P.args, **named: P.kwargs) -> None:
+        for subscriber in self._subscribers:
+            try:
+                subscriber(*arguments, **named)
+            except Exception:
+                name = getattr(subscriber, "__qualname__", subscriber)
+                self._seldom_logger.exception("%s could not be told of a change, but it is committed.", name)
+
+
+class Feed:
+    """The changes of all streams, as one Machine comes to know of them."""
+
+    def __init__(self) -> None:
+        self.committed: Final[Channel[[News]]] = Channel()
+        """Events were committed, or a stream was closed or deleted, by this Machine."""
+        self.heard: Final[Channel[[News]]] = Channel()
+        """The same by another Machine. A hint (law 2): it may be late, doubled or missing."""
+        self.created: Final[Channel[[str, int]]] = Channel()
+        """This Machine has made a stream: its path and its tail."""
+        self.doubted: Final[Channel[[list[str]]]] = Channel()
+        """Appends to streams at these paths may have been applied or not: the log has to be asked."""
+        self.missed: Final[Channel[[]]] = Channel()
+        """Any news may have been missed: everything that is followed has to be compared with the log."""

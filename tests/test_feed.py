@@ -1,0 +1,79 @@
+"""Subscribers of commits can hurt neither each other nor whoever tells them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from gateway.feed import Feed
+from gateway.outage import SELDOM, SeldomLogger
+from gateway.protocol.batch import News
+
+NEWS = News("runs/1", 1, 1, body=b"1")
+
+
+@pytest.mark.parametrize("broken", range(3))
+def test_a_subscriber_that_raises_keeps_no_other_from_hearing(broken: int) -> None:
+    feed, heard = Feed(), list[int]()
+
+    def subscriber(number: int) -> None:
+        def hear(news: News) -> None:
+            heard.append(number)
+            if number == broken:
+                raise RuntimeError("a subscriber's fault")
+
+        feed.committed.subscribe(hear)
+
+    for number in range(3):
+        subscriber(number)
+    feed.committed(NEWS)
+    feed.committed(NEWS)
+    assert heard == [0, 1, 2, 0, 1, 2], "the one that raised is told of the next change too"
+
+
+def test_each_channel_has_its_own_subscribers() -> None:
+    feed, heard = Feed(), list[object]()
+    feed.committed.subscribe(lambda news: heard.append(news))
+    feed.created.subscribe(lambda path, tail: heard.append((path, tail)))
+    feed.missed.subscribe(lambda: heard.append("missed"))
+    feed.heard(NEWS)
+    feed.doubted(["runs/1"])
+    feed.created("runs/2", 0)
+    feed.missed()
+    assert heard == [("runs/2", 0), "missed"]
+
+
+def test_what_a_commit_holds_is_not_written_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def hear(news: News) -> None:
+        raise RuntimeError("a subscriber's fault")
+
+    feed = Feed()
+    feed.committed.subscribe(hear)
+    feed.committed(News("runs/1", 1, 1, body=b"a secret"))
+    assert "could not be told" in caplog.text
+    assert "a secret" not in caplog.text
+
+
+def test_exceptions_of_one_kind_are_logged_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    now = 100.0
+    seldom = SeldomLogger(logging.getLogger("test"), lambda: now)
+
+    def fail(message: str) -> None:
+        try:
+            raise RuntimeError("a fault")
+        except RuntimeError:
+            seldom.exception(message)
+
+    for _ in range(1000):
+        fail("A reader failed.")
+    fail("Another kind.")
+    now += SELDOM
+    fail("A reader failed.")
+    assert caplog.messages == [
+        "A reader failed.",
+        "Another kind.",
+        "A reader failed. (999 more since the last such line.)",
+    ]
+    assert all(record.exc_info for record in caplog.records)
+    assert seldom.count == 1002
