@@ -13,6 +13,7 @@ from gateway.log.appends import Entry, Waiting
 
 MOST_REQUESTS: Final = 2_000  # in one batch
 MOST_BYTES: Final = 8 << 20
+_SPARE: Final = 1_000
 
 
 class Late(NamedTuple):
@@ -30,21 +31,23 @@ class Line:
 
     __slots__ = ("held", "path", "sent", "waiting")
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self) -> None:
+        self.path = ""
         self.waiting: deque[Waiting] = deque()
         self.sent: Entry | None = None
         self.held = False
 
 
 class Queue:
-    """Requests by stream. `bytes`: of those that no batch has taken."""
+    """Requests by stream. `bytes`: of those that no batch has taken; `taken`: how many the last batch took."""
 
     def __init__(self) -> None:
         self.bytes = 0
+        self.taken = 0
         self._lines: dict[str, Line] = {}  # of each stream with a request that waits or is under way
         self._ready: deque[Line] = deque()
         self._held: dict[str, Line] = {}
+        self._spare: list[Line] = []  # to be used again: a deque is not made for each request
 
     @property
     def ready(self) -> bool:
@@ -66,7 +69,8 @@ class Queue:
         path = waiting.request.path
         line = self._lines.get(path)
         if line is None:
-            line = self._lines[path] = Line(path)
+            line = self._lines[path] = self._spare.pop() if self._spare else Line()
+            line.path = path
             self._ready.append(line)
         line.waiting.append(waiting)
         self.bytes += waiting.size
@@ -85,12 +89,12 @@ class Queue:
             first = waiting.popleft()
             count += 1
             size += first.size
-            entry = Entry([first], first.request.events)
+            batch[line.path] = line.sent = entry = Entry([first], first.request.events)
             while waiting and count < MOST_REQUESTS and size < MOST_BYTES and entry.takes(waiting[0].request):
                 count += 1
                 size += waiting[0].size
                 entry.add(waiting.popleft())
-            batch[line.path] = line.sent = entry
+        self.taken = count
         self.bytes -= size
         return batch if len(batch) < 2 else dict(sorted(batch.items()))
 
@@ -101,13 +105,18 @@ class Queue:
 
     def settled(self, batch: dict[str, Entry]) -> None:
         """What is under way of this batch has its outcome: the next requests to its streams are ready."""
-        for path in self.under_way(batch):
-            line = self._lines[path]
+        lines = self._lines
+        for path, entry in batch.items():
+            line = lines.get(path)
+            if line is None or line.sent is not entry:
+                continue
             line.sent = None
             if line.waiting:
                 self._ready.append(line)
             else:
-                del self._lines[path]
+                del lines[path]
+                if len(self._spare) < _SPARE:
+                    self._spare.append(line)
 
     def hold(self, path: str) -> None:
         """The stream's row is held: its entry goes back to the head of its line, which is not ready until `release`."""

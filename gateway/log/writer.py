@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -54,10 +54,9 @@ _DEFINITE: Final = (
 
 
 class Part(NamedTuple):
-    """What one call sends of a batch. `again`: some call has sent it in vain; `without_held`: that met a held row."""
+    """What is to be sent again of a batch. `without_held`: a held row has left it."""
 
     entries: dict[str, Entry]
-    again: bool = False
     without_held: bool = False
 
 
@@ -170,7 +169,7 @@ class Writer:
         batch = self._queue.take()
         if not batch:
             return
-        self._crowd = sum(len(entry.waiting) for entry in batch.values())
+        self._crowd = self._queue.taken
         task = self._loop.create_task(self._commit(batch, self._free.pop()))
         self._landing.add(task)
         task.add_done_callback(self._landing.discard)
@@ -183,10 +182,12 @@ class Writer:
         A call of which nothing was applied is made again with a part of it. What waits for a row meanwhile is back in
         the queue, and may be in another batch before this one ends.
         """
-        parts = deque([Part(batch)])
         try:
+            parts = await self._call(batch, lane)
             while parts:
-                parts.extend(await self._call(parts.popleft(), lane))
+                entries, without_held = parts.pop(0)
+                if self._in_time(entries):
+                    parts += await self._call(entries, lane, without_held=without_held)
         except Exception:
             logger.exception("A batch of appends failed unexpectedly.")
             self._doubt(self._queue.under_way(batch), Unavailable())
@@ -198,24 +199,31 @@ class Writer:
             self._free.append(lane)
             self._go()
 
-    async def _call(self, part: Part, lane: Lane) -> list[Part]:
-        """Sends a part of a batch, and tells its outcomes. Returns what is to be sent again."""
-        entries = part.entries
-        if part.again and all(entry.waiting[0].until <= self._loop.time() for entry in entries.values()):
-            self._fail(entries, NotSent(), "refused")
-            return []
+    def _in_time(self, entries: dict[str, Entry]) -> bool:
+        """Whether any of these may be sent again; or else they are refused."""
+        now = self._loop.time()
+        if any(entry.waiting[0].until > now for entry in entries.values()):
+            return True
+        self._fail(entries, NotSent(), "refused")
+        return False
+
+    async def _call(self, entries: dict[str, Entry], lane: Lane, *, without_held: bool = False) -> list[Part]:
+        """Sends a part of a batch, and tells its outcomes. Returns what is to be sent again: nothing of it was applied.
+
+        `without_held`: it is what a held row has left.
+        """
         began = time.monotonic()
         try:
             row = await self._ask(entries, lane, self._machine())
         except StreamHeld:
-            return await self._without_held(part, lane)
+            return await self._without_held(entries, lane, all_held=without_held)
         except (NotSent, NotWritable) as error:
             self._refuse(entries, error)
         except Unavailable as error:
             if not isinstance(error.__cause__, _DEFINITE):
                 self._doubt(entries, error)
             elif len(entries) > 1:  # one request's fault never fails its neighbours
-                return [Part({path: entry}, again=True) for path, entry in entries.items()]
+                return [Part({path: entry}) for path, entry in entries.items()]
             else:
                 logger.error("An append failed in the database.", exc_info=error.__cause__)
                 self._fail(entries, error, "refused")
@@ -241,11 +249,10 @@ class Writer:
                 return accepted_alone(row)
         return await lane.fetchrow(CALL, machine, *arguments(entries, told=told, pack=self._pack))
 
-    async def _without_held(self, part: Part, lane: Lane) -> list[Part]:
+    async def _without_held(self, entries: dict[str, Entry], lane: Lane, *, all_held: bool) -> list[Part]:
         """Another transaction holds the row of a stream, and nothing was applied: the others go on without it."""
-        entries = part.entries
         try:
-            held = set(entries) if part.without_held else set((await lane.fetchrow(_HELD, list(entries)))["paths"])
+            held = set(entries) if all_held else set((await lane.fetchrow(_HELD, list(entries)))["paths"])
         except StreamHeld:
             held = set(entries)  # the whole table
         except Unavailable:
@@ -256,7 +263,7 @@ class Writer:
         if held:
             self._held_rows.watch()
         rest = {path: entry for path, entry in entries.items() if path not in held}
-        return [Part(rest, again=True, without_held=True)] if rest else []
+        return [Part(rest, without_held=True)] if rest else []
 
     async def _held(self, paths: list[str]) -> list[str]:
         async with self._database.acquire() as connection:
