@@ -10,11 +10,11 @@ import random
 import secrets
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from functools import cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import asyncpg
 from asyncpg.protocol import protocol as driver
@@ -42,6 +42,18 @@ _SILENCE: Final = 10  # seconds after which a peer that does not answer counts a
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _ECHO: Final = 1.0  # seconds for a notification to come back
 _PROBE: Final = "run_gateway_probe"
+_STANDBY: Final = "SyncRep"  # src/backend/replication/syncrep.c: SyncRepWaitForLSN
+# Limits that a role or a database may have. Here they would cut a commit's wait for its synchronous standby short, or
+# end connections that wait for work; the pool has limits of its own. Not every version of Postgres knows each.
+_LIMITS: Final = (
+    "statement_timeout",
+    "transaction_timeout",
+    "idle_session_timeout",
+    "idle_in_transaction_session_timeout",
+)
+_SESSION: Final = """
+    SELECT pg_backend_pid() AS pid, ARRAY(SELECT name FROM pg_settings WHERE name = ANY ($1::text[])) AS limits
+"""
 _FIRST_OWN_OID: Final = 16_384  # FirstNormalObjectId, access/transam.h: those below are the catalog's
 _NOT_ASKED: Final = SimpleNamespace(name="none")  # for the driver, which checks the name of the statement that it used
 
@@ -51,6 +63,10 @@ _NOT_ASKED: Final = SimpleNamespace(name="none")  # for the driver, which checks
 for _name in ("IterableABC", "SizedABC"):
     if hasattr(driver, _name):  # a private name: a version that has another one works too, and is slower
         setattr(driver, _name, (list, tuple))
+
+
+class Unconfirmed(asyncpg.InterfaceError):
+    """A transaction was committed here, and no synchronous standby has confirmed it: it may be lost by a failover."""
 
 
 class LogConnection(Connection):
@@ -65,6 +81,16 @@ class LogConnection(Connection):
 
     def get_reset_query(self) -> str:
         return ""
+
+    def _process_log_message(self, fields: dict[str, str], last_query: str) -> None:
+        """The driver's own method, called in the middle of an answer: what it raises becomes the answer.
+
+        A wait for the synchronous standby that is cut short (by a statement_timeout, by pg_cancel_backend) is told as a
+        WARNING, and then as a success. The name of the server's function is the same in all its languages.
+        """
+        if fields.get("R", "").startswith(_STANDBY):
+            raise Unconfirmed("The wait for the synchronous standby was cut short.")
+        super()._process_log_message(fields, last_query)  # type: ignore[misc]
 
     async def _introspect_types(self, oids: Collection[int], timeout: float) -> tuple[Any, Any]:
         """The driver's own method. Types of the catalog are the same in every Postgres, so they are asked for once."""
@@ -85,6 +111,7 @@ async def connect(
     command_timeout: float | None = None,
     cached: bool = False,
     max_age: float = float("inf"),
+    settings: Mapping[str, str] | None = None,
     **options: Any,
 ) -> LogConnection:
     """Opens a connection; `timeout` and `command_timeout` are seconds, as is `max_age`, which is shortened by up to a
@@ -92,6 +119,7 @@ async def connect(
 
     A `connect_timeout` in `dsn` replaces `timeout`; what else an address may say: see gateway.log.address.
     `cached`: prepared statements are kept, one round trip each instead of two. Only where they hold: see below.
+    `settings` are the session's, before those of its role and database; a PgBouncer refuses them.
     """
     address = read(dsn)
     connection: LogConnection = await asyncpg.connect(
@@ -102,8 +130,7 @@ async def connect(
             "command_timeout": command_timeout,
             "statement_cache_size": 100 if cached else 0,
             "max_cached_statement_lifetime": 0,  # the connection's own is enough, and no statement is prepared twice
-            # No other server_settings: a PgBouncer refuses them.
-            "server_settings": {"application_name": address.application_name},
+            "server_settings": {"application_name": address.application_name, **(settings or {})},
             "ssl": _tls(address.trust),
             **options,
         },
@@ -141,17 +168,27 @@ def _keep_alive(connection: Connection, asked: dict[str, int]) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-async def keeps_statements(open: Callable[[], Awaitable[LogConnection]]) -> bool:
-    """Whether a prepared statement is still there, and still the same, in the connection's next transaction.
+class Way(NamedTuple):
+    """What is between here and the server. `limits`: those that a session may be opened without; none with a pooler."""
+
+    keeps_statements: bool
+    limits: list[str]
+
+
+async def way_to(open: Callable[[], Awaitable[LogConnection]]) -> Way:
+    """Whether a prepared statement is still there, and still the same, in the connection's next transaction; and the
+    limits that a session may be opened without.
 
     Behind a pooler in transaction mode that does not support prepared statements it is not: the name may belong to
     another client by then. Doubt means no. `open` opens a connection that keeps no statements. Raises one of FAULTS.
     """
     connection = await open()
     try:
-        if connection.get_server_pid() == await connection.fetchval("SELECT pg_backend_pid()"):
-            return True  # a pooler reports a pid of its own making
-        return await _names_are_translated(connection) or await hears(connection, open)
+        session = await connection.fetchrow(_SESSION, _LIMITS)
+        assert session is not None, "such a statement gives one row"
+        if connection.get_server_pid() == session["pid"]:
+            return Way(True, session["limits"])  # a pooler reports a pid of its own making
+        return Way(await _names_are_translated(connection) or await hears(connection, open), [])
     finally:
         connection.terminate()
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import asyncpg
 
 from gateway.counting import SECONDS, Histogram
-from gateway.log.connect import FAULTS, LOSSES, LogConnection, connect, keeps_statements
+from gateway.log.connect import FAULTS, LOSSES, LogConnection, Unconfirmed, connect, way_to
 from gateway.protocol.errors import NotSent, NotWritable, StreamHeld, Unavailable
+from gateway.tasks import end
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -32,7 +33,11 @@ _CONNECT = 5.0  # seconds for a new connection, at most
 _PAUSE = 0.5  # seconds between one attempt to open the pool and the next
 _DEMOTED = 5.0  # seconds between reconnects in search of the new primary
 
+_PROBE = 2.0  # seconds for another connection to answer, when one has not
+_LOOK = 0.25  # seconds between looks whether a standby has confirmed what a lane has given up
+
 _LEVEL = "SELECT current_setting('default_transaction_isolation')"
+_WAITS = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep')"
 
 # All types that our statements use and the driver does not know by itself: asked for once, see LogConnection.
 _TYPES = "SELECT NULL::text[], NULL::integer[], NULL::bigint[], NULL::boolean[], NULL::bytea[]"
@@ -52,6 +57,7 @@ class Lane:
         self._keep = keep
         self._timeout = timeout
         self._connection: Pooled | None = None
+        self._given_up: int | None = None  # the server's process that had not answered in time
 
     async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record:
         """The one row that a statement gives.
@@ -62,13 +68,15 @@ class Lane:
             connection = self._connection
             if connection is None or not self._database.usable(connection):
                 await self.close()
+                await self._await_standby()
                 connection = self._connection = await self._database.take(self._timeout)
-        except FAULTS as error:
-            self._database.judge(None, error)
+        except (*FAULTS, Unavailable) as error:
             raise NotSent from error
         try:
             row = await connection.fetchrow(statement, *arguments, timeout=self._timeout)
         except FAULTS as error:
+            if isinstance(error, TimeoutError):
+                self._given_up = connection.get_server_pid()
             self._database.judge(self._connection, error)
             await self.close()
             raise _translated(error) from error
@@ -80,6 +88,18 @@ class Lane:
             await self.close()
         assert row is not None, "such a statement gives one row"
         return row
+
+    async def _await_standby(self) -> None:
+        """Waits while what this lane has given up waits for a synchronous standby. Raises TimeoutError, Unavailable.
+
+        It is committed, but no reader may see it before it is confirmed, so it is not cancelled; and were it left
+        alone, each try would leave one more process on the server, until there is no room for readers.
+        """
+        if self._given_up is not None:
+            async with asyncio.timeout(self._timeout):
+                while await self._database.unconfirmed(self._given_up):  # noqa: ASYNC110  a server tells nobody
+                    await asyncio.sleep(_LOOK)
+            self._given_up = None
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -108,6 +128,8 @@ class Database:
         self._levelled = True  # transactions are READ COMMITTED by themselves
         self._since = 0.0  # connections that were opened before this time are not used any more
         self._pool: Pool | None = None
+        self._settings: dict[str, str] = {}  # of each session, where no pooler is in between
+        self._probing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Connects at least once, and tries again while the server is away, as when it restarts. Raises Unavailable."""
@@ -124,7 +146,9 @@ class Database:
             await asyncio.sleep(_PAUSE)
 
     async def _open(self) -> None:
-        self._cached = await keeps_statements(lambda: connect(self._dsn, timeout=10, command_timeout=10))
+        way = await way_to(lambda: connect(self._dsn, timeout=10, command_timeout=10))
+        self._cached = way.keeps_statements
+        self._settings = dict.fromkeys(way.limits, "0")
         if not self._cached:
             logger.warning("A pooler that loses prepared statements: each statement takes two round trips.")
         # min_size 0: the driver would open connections by itself, and fill the log when it cannot.
@@ -148,6 +172,7 @@ class Database:
             )
 
     async def close(self) -> None:
+        await end(self._probing)
         if self._pool is not None:
             try:
                 await asyncio.wait_for(self._pool.close(), timeout=2)
@@ -233,9 +258,44 @@ class Database:
                 self._since = self._loop.time()
         elif isinstance(error, LOSSES):
             self.discard(connection)
-            if isinstance(error, TimeoutError) and connection is not None:
-                # It is most likely half-open, and so are the idle ones then: none of them is used again.
-                self._since = self._loop.time()
+            if isinstance(error, Unconfirmed):
+                logger.warning(
+                    "A wait for the synchronous standby was cut short: what was committed may be lost by a failover."
+                )
+            if isinstance(error, TimeoutError) and connection is not None and self._probing is None:
+                # A slow statement, or a connection that is half-open, as the idle ones are then.
+                self._probing = asyncio.create_task(self._probe(), name="database probe")
+
+    async def _probe(self) -> None:
+        """Asks an idle connection for an answer. Where it gives none, no connection that is open now is used again."""
+        assert self._pool is not None, "opened before it is used"
+        began = self._loop.time()
+        try:
+            while self._pool.get_idle_size():
+                connection = await self._pool.acquire(timeout=_PROBE)
+                try:
+                    if self.usable(connection):
+                        await connection.fetchval("SELECT 1", timeout=_PROBE)
+                        return
+                except FAULTS:
+                    self.discard(connection)
+                    raise
+                finally:
+                    with suppress(*FAULTS):
+                        await self._pool.release(connection)
+        except FAULTS as error:
+            logger.warning("The database does not answer (%s): all connections are replaced.", type(error).__name__)
+            self._since = began
+        finally:
+            self._probing = None
+
+    async def unconfirmed(self, pid: int) -> bool:
+        """Whether this process of the server waits for a synchronous standby. Raises Unavailable.
+
+        Behind a pooler, whose pids are its own, the answer is no.
+        """
+        async with self.acquire() as connection:
+            return bool(await connection.fetchval(_WAITS, pid))
 
     def discard(self, connection: Pooled | None) -> None:
         """Closes a connection at once, without a farewell to a server that may be gone."""
@@ -243,12 +303,23 @@ class Database:
             connection.terminate()
 
     async def _connect(self, dsn: str, **options: Any) -> LogConnection:
+        try:
+            return await self._connect_with(dsn, self._settings, **options)
+        except (asyncpg.ProtocolViolationError, asyncpg.UndefinedObjectError):
+            if not self._settings:
+                raise
+            # Another server, or a pooler, has come to be at this address.
+            self._settings = {}
+            return await self._connect_with(dsn, {}, **options)
+
+    async def _connect_with(self, dsn: str, settings: dict[str, str], **options: Any) -> LogConnection:
         return await connect(
             dsn,
             timeout=min(self._timeout, _CONNECT),
             command_timeout=self._timeout,
             cached=self._cached,
             max_age=self._max_age,
+            settings=settings,
             **options,
         )
 

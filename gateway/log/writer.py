@@ -31,6 +31,7 @@ from gateway.log.appends import (
     arguments_alone,
     refusal,
 )
+from gateway.log.connect import Unconfirmed
 from gateway.log.database import Database, Lane
 from gateway.log.held_rows import HeldRows
 from gateway.log.queue import Queue
@@ -308,7 +309,8 @@ class Writer:
 
     def _doubt(self, entries: dict[str, Entry], error: Unavailable) -> None:
         self._fail(entries, error, "unknown")
-        self._feed.doubted(list(entries))
+        if not isinstance(error.__cause__, Unconfirmed):  # that is committed, and is not to be shown yet
+            self._feed.doubted(list(entries))
 
     def _fail(self, entries: dict[str, Entry], error: ProtocolError, outcome: str) -> None:
         for entry in entries.values():

@@ -1,0 +1,65 @@
+"""The pool: what a statement that is not answered costs, and which settings its sessions have."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from gateway.log.database import Database
+from gateway.protocol.errors import Unavailable
+from loadtests.proxy import Proxy
+from loadtests.survival.database import Database as Away
+from tests.log.rig import connected
+
+
+async def ask(database: Database, statement: str) -> object:
+    async with database.acquire() as connection:
+        return await connection.fetchval(statement)
+
+
+async def pids(database: Database, count: int) -> set[int]:
+    """The server's processes of so many connections of the pool."""
+    async with AsyncExitStack() as held:
+        connections = [await held.enter_async_context(database.acquire()) for _ in range(count)]
+        return {connection.get_server_pid() for connection in connections}
+
+
+async def probed(database: Database) -> None:
+    async with asyncio.timeout(60):
+        while database._probing is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_slow_statement_costs_its_own_connection_only(database_url: str) -> None:
+    async with Database(database_url, pool_size=5, statement_timeout=1) as database:
+        before = await pids(database, 5)
+        with pytest.raises(Unavailable):
+            await ask(database, "SELECT pg_sleep(60)")
+        await probed(database)
+        assert len(before & await pids(database, 5)) == 4
+
+
+async def test_connections_that_do_not_answer_are_all_replaced(database_url: str) -> None:
+    away = Away(database_url, None)
+    async with AsyncExitStack() as open:
+        proxy = await open.enter_async_context(Proxy(away.socket))
+        url = away.through(proxy.port)
+        database = await open.enter_async_context(Database(url, pool_size=3, statement_timeout=1))
+        before = await pids(database, 3)
+        with proxy.silence():
+            with pytest.raises(Unavailable):
+                await ask(database, "SELECT 1")
+            await probed(database)
+        assert not before & await pids(database, 3)
+
+
+async def test_a_roles_limits_do_not_apply_to_the_gateways_sessions(database_url: str) -> None:
+    async with connected(database_url) as other:
+        name = await other.fetchval("SELECT current_database()")
+        for limit in ("statement_timeout", "idle_session_timeout"):
+            await other.execute(f"ALTER DATABASE {name} SET {limit} = '1s'")
+    async with Database(database_url, pool_size=2, statement_timeout=30) as database:
+        assert await ask(database, "SHOW statement_timeout") == "0"
+        assert await ask(database, "SHOW idle_session_timeout") == "0"
