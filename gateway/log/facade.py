@@ -36,7 +36,9 @@ class Log:
     ) -> None:
         self._database = database
         self._feed = feed
-        self._lifecycle = Lifecycle(database, machine=machine)
+        self._lifecycle = Lifecycle(
+            database, machine=machine, max_forks=settings.max_forks, max_fork_depth=settings.max_fork_depth
+        )
         self.reader = Reader(
             database,
             page_bytes=settings.page_bytes,
@@ -79,6 +81,7 @@ class Log:
     async def create(self, request: CreateRequest) -> Created:
         """Creates a stream or confirms it. Raises what `Lifecycle.create` raises."""
         created = await self._lifecycle.create(request)
+        self.writer.bytes += created.copied
         if created.new:
             self._feed.created(request.path, created.tail)
         return created

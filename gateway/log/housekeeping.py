@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final
 
 from gateway.log.database import Database
 from gateway.outage import Outage
-from gateway.protocol.errors import ProtocolError
+from gateway.protocol.errors import ProtocolError, StreamHeld
 
 logger = logging.getLogger("gateway.log.housekeeping")
 
@@ -75,17 +77,29 @@ class Housekeeping:
                 logger.info("Packed pages: %d, purged rows: %d.", self.packed - packed, self.purged - purged)
 
     async def round(self) -> None:
-        """Does everything that there is to do now. Raises KeptElsewhere, Unavailable."""
-        if self._retention is not None:
-            while await self.retire(self._retention):
-                pass
-        while await self.purge():
-            pass
-        if self._pack:
-            while await self.pack():
-                pass
+        """Does everything that there is to do now. A step that fails keeps no other from its turn.
 
-    async def retire(self, keep: float, most: int = 100) -> int:
+        Raises KeptElsewhere, Unavailable: the first that a step has raised, after the others.
+        """
+        steps: list[Callable[[], Awaitable[object]]] = [self.purge]
+        if self._retention is not None:
+            keep = self._retention
+            steps.insert(0, lambda: self.retire(keep))
+        if self._pack:
+            steps.append(self.pack)
+        failed: Exception | None = None
+        for step in steps:
+            try:
+                while await step():
+                    pass
+            except KeptElsewhere:
+                raise
+            except Exception as error:  # noqa: BLE001  raised below
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    async def retire(self, keep: float, most: int = 50) -> int:
         """Removes some streams that were closed more than `keep` seconds ago; returns how many.
 
         Raises KeptElsewhere, Unavailable.
@@ -108,8 +122,9 @@ class Housekeeping:
         assert row is not None, "an aggregate is one row"
         for stream in row["ids"] or ():
             self._after = stream
-            while await self._step(_PACK, stream, PAGE_BYTES, PAGE_EVENTS, MARGIN):
-                self.packed += 1
+            with suppress(StreamHeld):  # left for another round
+                while await self._step(_PACK, stream, PAGE_BYTES, PAGE_EVENTS, MARGIN):
+                    self.packed += 1
         self._after = row["until"] or 0
         return row["until"] is not None
 

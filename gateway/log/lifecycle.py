@@ -11,6 +11,7 @@ from gateway.protocol.errors import (
     ContentTypeMismatch,
     ForkOffsetBeyondTail,
     ForkSubOffsetBeyondData,
+    ForkTooDeep,
     PathBlocked,
     ProtocolError,
     SourceGone,
@@ -18,10 +19,10 @@ from gateway.protocol.errors import (
     StreamExists,
     StreamGone,
     StreamNotFound,
+    TooManyForks,
 )
 
-_CREATE = "SELECT * FROM run_gateway.create_stream($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
-_CREATE_LEASED = "SELECT * FROM run_gateway.create_leased_stream($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+_CREATE = "SELECT * FROM run_gateway.make_stream($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
 _DELETE = "SELECT run_gateway.delete_stream($1, $2)"
 _CONTENT_TYPE = "SELECT content_type FROM run_gateway.streams WHERE path = $1"
 
@@ -33,6 +34,8 @@ _REFUSALS: dict[str, type[ProtocolError]] = {
     "content_type": ContentTypeMismatch,
     "fork_offset": ForkOffsetBeyondTail,
     "fork_sub_offset": ForkSubOffsetBeyondData,
+    "fork_count": TooManyForks,
+    "fork_depth": ForkTooDeep,
 }
 
 
@@ -40,21 +43,28 @@ _REFUSALS: dict[str, type[ProtocolError]] = {
 class Created:
     """A stream that exists as it was asked for.
 
-    `new`: this request created it. `tail`: the position after its events.
+    `new`: this request created it. `tail`: the position after its events. `copied`: bytes of the source's that were
+    written for a fork that begins in the middle of an append.
     """
 
     new: bool
     content_type: str
     tail: int
     closed: bool
+    copied: int = 0
 
 
 class Lifecycle:
-    """Creating and deleting streams. Each is one transaction; raises Unavailable without a database."""
+    """Creating and deleting streams. Each is one transaction; raises Unavailable without a database.
 
-    def __init__(self, database: Database, *, machine: str) -> None:
+    A stream has at most `max_forks`, and a chain of forks is at most `max_fork_depth` long.
+    """
+
+    def __init__(self, database: Database, *, machine: str, max_forks: int = 10_000, max_fork_depth: int = 100) -> None:
         self._database = database
         self._machine = machine
+        self._max_forks = max_forks
+        self._max_fork_depth = max_fork_depth
 
     async def create(self, request: CreateRequest) -> Created:
         """Creates the stream or confirms it. Raises StreamExists, PathBlocked, SourceNotFound and their like."""
@@ -63,7 +73,7 @@ class Lifecycle:
             inherited = await connection.fetchval(_CONTENT_TYPE, fork.source) if fork and request.body else None
             content_type = request.content_type or inherited or DEFAULT_TYPE
             row = await connection.fetchrow(
-                _CREATE if request.lease is None else _CREATE_LEASED,
+                _CREATE,
                 request.path,
                 request.content_type,
                 None if request.content_type is None else media_type(request.content_type),
@@ -75,13 +85,15 @@ class Lifecycle:
                 fork and fork.anchor,
                 fork and fork.sub_offset,
                 request.events(content_type),
-                *(() if request.lease is None else (request.lease,)),
+                request.lease,
+                self._max_fork_depth,
+                self._max_forks,
             )
         assert row is not None, "a function's OUT parameters are one row"
         refusal = _REFUSALS.get(row["verdict"])
         if refusal is not None:
             raise refusal
-        return Created(row["verdict"] == "created", row["content_type"], row["tail"], row["closed"])
+        return Created(row["verdict"] == "created", row["content_type"], row["tail"], row["closed"], row["copied"] or 0)
 
     async def delete(self, path: str) -> None:
         """Deletes the stream; its forks keep what they inherit. Raises StreamNotFound, StreamGone."""

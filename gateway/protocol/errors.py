@@ -209,6 +209,20 @@ class PathBlocked(ProtocolError):
     type = "path_blocked"
 
 
+class TooManyForks(ProtocolError):
+    """A stream has as many forks as GATEWAY_MAX_FORKS allows."""
+
+    status = 409
+    type = "too_many_forks"
+
+
+class ForkTooDeep(ProtocolError):
+    """A fork of this source would make a longer chain of forks than GATEWAY_MAX_FORK_DEPTH allows."""
+
+    status = 409
+    type = "fork_too_deep"
+
+
 class SourceGone(ProtocolError):
     """The stream to fork from was deleted."""
 

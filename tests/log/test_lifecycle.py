@@ -38,6 +38,7 @@ async def age(url: str, path: str, seconds: float) -> None:
             path,
             float(seconds),
         )
+        await connection.execute("UPDATE run_gateway.expiries SET check_at = clock_timestamp()")
         assert done == "UPDATE 1"
 
 

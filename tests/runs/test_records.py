@@ -195,6 +195,7 @@ async def test_an_expired_run_takes_its_record_along(a: Client, b: Client, id: s
         database, "UPDATE run_gateway.streams SET expires_at = now() - interval '1 s' WHERE path = 'runs/' || $1", id
     )
     assert refusal(await b("GET", f"/runs/{id}?meta")) == (404, "run_not_found")
+    await value(database, "UPDATE run_gateway.expiries SET check_at = now() - interval '1 s'")
     await value(database, "SELECT run_gateway.purge(100)")
     assert await value(database, "SELECT count(*) FROM run_gateway.runs WHERE id = $1", id) == 0
 

@@ -1,48 +1,145 @@
 -- Streams come and go.
 
 
--- Takes a stream's path away (its events are purged later), or keeps it for its forks alone (§4.2). The last fork
--- of a soft-deleted source takes the source with it, up the chain.
-CREATE OR REPLACE FUNCTION run_gateway.remove_stream(doomed bigint) RETURNS void
-LANGUAGE plpgsql AS $$
+-- Whose rows the removal of a stream concerns, itself included: its control stream, if it is a run; the source whose
+-- `forks` counts it, and the next one, as long as a source is kept for its forks alone.
+CREATE OR REPLACE FUNCTION run_gateway.concerned(doomed bigint) RETURNS bigint[]
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
 DECLARE
-    s run_gateway.streams;
+    s   record;
+    ids bigint[] := ARRAY[doomed];
 BEGIN
-    SELECT * INTO s FROM run_gateway.streams WHERE id = doomed FOR UPDATE;
-    PERFORM run_gateway.forget_run(s.id, s.path);
-    IF s.forks > 0 THEN
-        UPDATE run_gateway.streams SET gone = true, expires_at = NULL WHERE id = doomed;
-        RETURN;
+    SELECT v.path, v.fork_source INTO s FROM run_gateway.streams v WHERE v.id = doomed;
+    IF run_gateway.is_run(s.path) THEN
+        ids := ids || ARRAY(SELECT v.id FROM run_gateway.streams v WHERE v.path = s.path || '/control');
     END IF;
-    UPDATE run_gateway.streams SET path = NULL, gone = true WHERE id = doomed;
-    IF s.fork_source IS NOT NULL THEN
-        UPDATE run_gateway.streams SET forks = forks - 1 WHERE id = s.fork_source RETURNING * INTO s;
-        IF s.gone AND s.forks = 0 THEN
-            PERFORM run_gateway.remove_stream(s.id);
+    FOR level IN 1 .. 1000 LOOP
+        EXIT WHEN s.fork_source IS NULL;
+        ids := ids || s.fork_source;
+        SELECT CASE WHEN v.gone THEN v.fork_source END AS fork_source INTO s
+          FROM run_gateway.streams v WHERE v.id = s.fork_source;
+    END LOOP;
+    RETURN ids;
+END
+$$;
+
+
+-- Takes a stream's path away (its events are purged later), or keeps it for its forks alone (§4.2), with its record and
+-- its control stream. The last fork of a soft-deleted source takes the source with it, up the chain: a loop, for clients
+-- make it as long as they like. Nobody is waited for: everything that a step changes is locked before. False: somebody
+-- holds such a row, and nothing has been changed. A source further up whose row is held is left to `purge`.
+CREATE OR REPLACE FUNCTION run_gateway.take_away(doomed bigint) RETURNS boolean
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    s       record;
+    at      bigint := doomed;
+    control bigint;
+    free    boolean;
+BEGIN
+    FOR level IN 1 .. 1000 LOOP
+        SELECT v.path, v.gone, v.forks, v.fork_source INTO s FROM run_gateway.streams v
+         WHERE v.id = at AND v.path IS NOT NULL FOR UPDATE SKIP LOCKED;
+        IF NOT FOUND THEN
+            RETURN level > 1;
         END IF;
+        IF s.forks = 0 AND s.fork_source IS NOT NULL THEN
+            PERFORM 1 FROM run_gateway.streams v WHERE v.id = s.fork_source FOR UPDATE SKIP LOCKED;
+            free := FOUND;
+        ELSE
+            free := true;
+        END IF;
+        IF free AND run_gateway.is_run(s.path) THEN
+            free := run_gateway.is_free(at);
+            SELECT v.id INTO control FROM run_gateway.streams v WHERE v.path = s.path || '/control' AND NOT v.gone;
+            IF free AND FOUND THEN
+                free := run_gateway.take_away(control);   -- which is no run: this goes no deeper
+            END IF;
+            IF free THEN
+                DELETE FROM run_gateway.runs r WHERE r.stream = at;
+                DELETE FROM run_gateway.leases l WHERE l.stream = at;
+            END IF;
+        END IF;
+        IF NOT free THEN
+            RETURN level > 1;
+        END IF;
+        DELETE FROM run_gateway.expiries e WHERE e.stream = at;
+        IF s.forks > 0 THEN
+            UPDATE run_gateway.streams v SET gone = true, expires_at = NULL WHERE v.id = at;
+            RETURN true;
+        END IF;
+        UPDATE run_gateway.streams v SET path = NULL, gone = true WHERE v.id = at;
+        UPDATE run_gateway.streams v SET forks = v.forks - 1 WHERE v.id = s.fork_source
+        RETURNING CASE WHEN v.gone AND v.forks = 0 THEN v.id END INTO at;
+        EXIT WHEN at IS NULL;
+    END LOOP;
+    RETURN true;
+END
+$$;
+
+
+-- Whether nobody holds what is kept of a stream beside its row: its record, and when to look at its lease and its end.
+-- Locks it.
+CREATE OR REPLACE FUNCTION run_gateway.is_free(wanted bigint) RETURNS boolean
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    PERFORM 1 FROM run_gateway.leases l WHERE l.stream = wanted FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND AND EXISTS (SELECT FROM run_gateway.leases l WHERE l.stream = wanted) THEN
+        RETURN false;
     END IF;
+    PERFORM 1 FROM run_gateway.runs r WHERE r.stream = wanted FOR UPDATE SKIP LOCKED;
+    RETURN FOUND OR NOT EXISTS (SELECT FROM run_gateway.runs r WHERE r.stream = wanted);
+END
+$$;
+
+
+-- Locks whatever the removal of a stream concerns, and another stream as well, in the order of all batches of appends:
+-- neither waits for the other. Waits as long as the caller's lock_timeout says.
+CREATE OR REPLACE FUNCTION run_gateway.lock_concerned(doomed bigint, other bigint) RETURNS void
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    ids bigint[] := run_gateway.concerned(doomed);
+BEGIN
+    PERFORM 1 FROM run_gateway.streams v WHERE v.id = ANY (ids || other) ORDER BY v.path FOR UPDATE;
+    PERFORM 1 FROM run_gateway.leases l WHERE l.stream = doomed FOR UPDATE;
+    PERFORM 1 FROM run_gateway.runs r WHERE r.stream = doomed FOR UPDATE;
+    PERFORM 1 FROM run_gateway.expiries e WHERE e.stream = doomed FOR UPDATE;
 END
 $$;
 
 
 CREATE OR REPLACE FUNCTION run_gateway.delete_stream(machine text, doomed text) RETURNS text
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
 DECLARE
-    s run_gateway.streams;
+    s     run_gateway.streams;
+    alive boolean;
 BEGIN
-    -- A fork and those it comes from are locked in the order of all batches of appends: neither waits for the other.
-    PERFORM 1 FROM run_gateway.streams v
-      WHERE v.path IN (doomed, doomed || '/control') OR v.id IN (
-        SELECT unnest(f.lineage || f.fork_source) FROM run_gateway.streams f WHERE f.path = doomed)
-      ORDER BY v.path FOR UPDATE;
-    SELECT * INTO s FROM run_gateway.streams WHERE path = doomed FOR UPDATE;
-    IF NOT FOUND THEN
-        RETURN 'not_found';
-    ELSIF s.gone THEN
+    LOOP
+        SELECT * INTO s FROM run_gateway.streams v WHERE v.path = doomed;
+        IF NOT FOUND THEN
+            RETURN 'not_found';
+        END IF;
+        PERFORM run_gateway.lock_concerned(s.id, NULL);
+        SELECT * INTO s FROM run_gateway.streams v WHERE v.id = s.id AND v.path = doomed;
+        EXIT WHEN FOUND;   -- else it was removed at this moment, and there may be another
+    END LOOP;
+    IF s.gone THEN
         RETURN 'gone';
     END IF;
-    PERFORM run_gateway.remove_stream(s.id);
-    IF NOT run_gateway.live(s) THEN
+    alive := run_gateway.live(s);
+    IF NOT run_gateway.take_away(s.id) THEN
+        RAISE lock_not_available USING MESSAGE = format('Somebody writes to what belongs to %s.', doomed);
+    END IF;
+    IF NOT alive THEN
         RETURN 'not_found';
     END IF;
     PERFORM pg_notify('run_gateway', concat_ws(E'\n', machine, doomed, 0, 0, 'deleted'));
@@ -51,26 +148,40 @@ END
 $$;
 
 
--- §5.1 and §4.2: creates a stream or a fork, or confirms that it exists as asked for.
-CREATE OR REPLACE FUNCTION run_gateway.create_stream(
+-- §5.1 and §4.2: creates a stream or a fork, or confirms that it exists as asked for. A chain of forks is at most
+-- `most_depth` long, and one stream has at most `most_forks`. A run may be given a lease; one that exists keeps its own.
+-- `copied`: bytes that were written for a fork that begins in the middle of an append.
+CREATE OR REPLACE FUNCTION run_gateway.make_stream(
     wanted text, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_expiry timestamptz,
     wanted_expires_header text, wanted_closed boolean, source_path text, anchor bigint, sub_offset bigint, events bytea[],
-    OUT verdict text, OUT tail bigint, OUT closed boolean, OUT content_type text
+    wanted_lease integer, most_depth integer, most_forks integer,
+    OUT verdict text, OUT tail bigint, OUT closed boolean, OUT content_type text, OUT copied bigint
 )
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
 DECLARE
-    s      run_gateway.streams;
-    source run_gateway.streams;
-    prefix bytea;
-    at     bigint := 0;
+    s       run_gateway.streams;
+    source  run_gateway.streams;
+    prefix  bytea;
+    at      bigint := 0;
+    expired boolean;
 BEGIN
     LOOP
-        SELECT * INTO s FROM run_gateway.streams WHERE path = wanted FOR UPDATE;
-        IF FOUND AND NOT s.gone AND NOT run_gateway.live(s) THEN
-            PERFORM run_gateway.remove_stream(s.id);
+        SELECT * INTO s FROM run_gateway.streams v WHERE v.path = wanted;
+        expired := s.id IS NOT NULL AND NOT s.gone AND NOT run_gateway.live(s);
+        IF expired OR source_path IS NOT NULL THEN
+            PERFORM run_gateway.lock_concerned(
+                CASE WHEN expired THEN s.id END, (SELECT v.id FROM run_gateway.streams v WHERE v.path = source_path));
+        END IF;
+        SELECT * INTO s FROM run_gateway.streams v WHERE v.path = wanted FOR UPDATE;
+        IF s.id IS NOT NULL AND NOT s.gone AND NOT run_gateway.live(s) THEN
+            IF NOT run_gateway.take_away(s.id) THEN
+                RAISE lock_not_available USING MESSAGE = format('Somebody writes to what belongs to %s.', wanted);
+            END IF;
             -- Whoever follows it finds out which of the two that is.
             PERFORM pg_notify('run_gateway', concat_ws(E'\n', '', wanted, 0, 0, 'open'));
-            SELECT * INTO s FROM run_gateway.streams WHERE path = wanted;
+            SELECT * INTO s FROM run_gateway.streams v WHERE v.path = wanted;
         END IF;
         IF s.gone THEN
             verdict := 'gone';
@@ -92,12 +203,14 @@ BEGIN
 
         content_type := wanted_content_type;
         IF source_path IS NOT NULL THEN
-            SELECT * INTO source FROM run_gateway.streams WHERE path = source_path FOR UPDATE;
+            SELECT * INTO source FROM run_gateway.streams v WHERE v.path = source_path FOR UPDATE;
             -- The type is judged before a reference is taken: a refused fork must not pin its source.
             verdict := CASE WHEN source.id IS NULL OR (NOT source.gone AND NOT run_gateway.live(source)) THEN 'source_not_found'
                             WHEN source.gone THEN 'source_gone'
                             WHEN wanted_content_type IS NOT NULL AND wanted_media_type <> source.media_type THEN 'content_type'
-                            WHEN anchor > source.tail THEN 'fork_offset' END;
+                            WHEN anchor > source.tail THEN 'fork_offset'
+                            WHEN source.forks >= most_forks THEN 'fork_count'
+                            WHEN run_gateway.is_deep(source.id, most_depth) THEN 'fork_depth' END;
             IF verdict IS NOT NULL THEN
                 RETURN;
             END IF;
@@ -127,7 +240,7 @@ BEGIN
         INSERT INTO run_gateway.streams AS n (
             path, content_type, media_type, tail, closed, closed_at, ttl, expires_at, expires_header,
             forked_from, fork_anchor, fork_sub_offset, fork_source, lineage, lineage_ends)
-        SELECT wanted, create_stream.content_type, coalesce(source.media_type, wanted_media_type),
+        SELECT wanted, make_stream.content_type, coalesce(source.media_type, wanted_media_type),
                at + (prefix IS NOT NULL)::integer + coalesce(cardinality(events), 0), wanted_closed,
                CASE WHEN wanted_closed THEN clock_timestamp() END,
                x.ttl, CASE WHEN x.ttl IS NOT NULL THEN clock_timestamp() + x.ttl * interval '1 second' ELSE x.expiry END,
@@ -146,43 +259,115 @@ BEGIN
                              WITH ORDINALITY AS v(id, until, i)) u
                WHERE u.since < at) l
         ON CONFLICT (path) DO NOTHING
-        RETURNING n.id, n.tail, n.closed INTO s.id, tail, closed;
+        RETURNING n.id, n.tail, n.closed, n.expires_at INTO s.id, tail, closed, s.expires_at;
         EXIT WHEN FOUND;   -- else somebody made it at this moment: judge again
     END LOOP;
 
     IF source.id IS NOT NULL THEN
-        UPDATE run_gateway.streams SET forks = forks + 1 WHERE id = source.id;
+        UPDATE run_gateway.streams v SET forks = v.forks + 1 WHERE v.id = source.id;
+        copied := octet_length(prefix);
+    END IF;
+    IF s.expires_at IS NOT NULL THEN
+        INSERT INTO run_gateway.expiries (stream, check_at) VALUES (s.id, s.expires_at);
     END IF;
     INSERT INTO run_gateway.events (stream, seq, data)
     SELECT s.id, at + e.i, e.data
       FROM unnest(CASE WHEN prefix IS NULL THEN events ELSE prefix || events END) WITH ORDINALITY AS e(data, i);
     IF wanted_closed THEN
         PERFORM run_gateway.end_run(s.id);
+    ELSIF wanted_lease IS NOT NULL THEN
+        UPDATE run_gateway.streams v SET lease = wanted_lease, lease_until = run_gateway.leased_until(wanted_lease)
+         WHERE v.id = s.id;
+        PERFORM run_gateway.watch_leases(ARRAY[s.id], ARRAY[wanted_lease]);
     END IF;
     verdict := 'created';
 END
 $$;
 
 
--- Takes away closed streams that have been kept for as long as they are to be. Forks keep what they inherit. Returns
--- how many: call again while it is not zero.
-CREATE OR REPLACE FUNCTION run_gateway.retire(keep interval, most integer) RETURNS bigint
+-- Whether a stream stands at the end of a chain of at least so many forks.
+CREATE OR REPLACE FUNCTION run_gateway.is_deep(wanted bigint, most integer) RETURNS boolean
 LANGUAGE plpgsql
-SET enable_seqscan = off
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
+    at bigint := wanted;
+BEGIN
+    FOR level IN 1 .. most LOOP
+        SELECT v.fork_source INTO at FROM run_gateway.streams v WHERE v.id = at;
+        IF at IS NULL THEN
+            RETURN false;
+        END IF;
+    END LOOP;
+    RETURN true;
+END
+$$;
+
+
+-- As Machines of the version before call it, which know no limits of forks.
+CREATE OR REPLACE FUNCTION run_gateway.create_stream(
+    wanted text, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_expiry timestamptz,
+    wanted_expires_header text, wanted_closed boolean, source_path text, anchor bigint, sub_offset bigint, events bytea[],
+    OUT verdict text, OUT tail bigint, OUT closed boolean, OUT content_type text
+)
+LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT m.verdict, m.tail, m.closed, m.content_type INTO verdict, tail, closed, content_type
+      FROM run_gateway.make_stream(
+        wanted, wanted_content_type, wanted_media_type, wanted_ttl, wanted_expiry, wanted_expires_header, wanted_closed,
+        source_path, anchor, sub_offset, events, NULL, 100, 10000) m;
+END
+$$;
+
+
+-- Takes away closed streams that have been kept for as long as they are to be. Forks keep what they inherit. Whatever
+-- somebody holds is left for another time, and so is a stream that cannot be taken away: it keeps no other from its turn.
+-- Returns how many: call again while it is not zero.
+CREATE OR REPLACE FUNCTION run_gateway.retire(keep interval, most integer) RETURNS bigint
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    -- Taken before: an index is not asked for what clock_timestamp() gives, which changes with each row.
+    this    timestamptz := clock_timestamp();
+    since   timestamptz := this - keep;
     doomed  bigint;
+    seen    integer := 0;
     removed bigint := 0;
 BEGIN
     FOR doomed IN
         SELECT s.id FROM run_gateway.streams s
-         WHERE s.closed_at < clock_timestamp() - keep AND s.path IS NOT NULL AND NOT s.gone
-         ORDER BY s.closed_at LIMIT most FOR UPDATE SKIP LOCKED
+         WHERE s.closed_at < since AND s.path IS NOT NULL AND NOT s.gone
+         ORDER BY s.closed_at LIMIT 20 * most
     LOOP
-        PERFORM run_gateway.remove_stream(doomed);
-        removed := removed + 1;
+        removed := removed + run_gateway.try_away(doomed, false)::integer;
+        EXIT WHEN removed >= most OR clock_timestamp() > this + interval '1 second';
     END LOOP;
     RETURN removed;
+END
+$$;
+
+
+-- Takes a stream away, if nobody holds it and nothing stands against it; whoever follows it hears of it if `tell` is set.
+-- Each is a subtransaction: with more than 64 in one transaction, every other one has to ask the disk whose they are.
+CREATE OR REPLACE FUNCTION run_gateway.try_away(doomed bigint, tell boolean) RETURNS boolean
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    place text;
+BEGIN
+    SELECT s.path INTO place FROM run_gateway.streams s WHERE s.id = doomed;
+    IF NOT run_gateway.take_away(doomed) THEN
+        RETURN false;
+    END IF;
+    IF tell THEN
+        PERFORM pg_notify('run_gateway', concat_ws(E'\n', '', place, 0, 0, 'deleted'));
+    END IF;
+    RETURN true;
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'run_gateway: stream % cannot be removed: % (%)', doomed, SQLERRM, SQLSTATE;
+    RETURN false;
 END
 $$;
 
@@ -190,21 +375,18 @@ $$;
 -- Takes away streams that have expired, and some of the events of streams that were removed. Small steps, skipping what
 -- others hold: any Machine may call it at any time. Returns how many rows went: call again while it is not zero.
 CREATE OR REPLACE FUNCTION run_gateway.purge(most integer) RETURNS bigint
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
 DECLARE
     doomed  bigint;
-    removed bigint := 0;
+    removed bigint := run_gateway.expire(50);   -- with what follows fewer than 64 at a time: see try_away
     n       bigint;
 BEGIN
     FOR doomed IN
-        SELECT s.id FROM run_gateway.streams s
-         WHERE s.expires_at < clock_timestamp() AND s.path IS NOT NULL AND NOT s.gone
-         ORDER BY s.expires_at LIMIT 100 FOR UPDATE SKIP LOCKED
+        SELECT s.id FROM run_gateway.streams s WHERE s.gone AND s.forks = 0 AND s.path IS NOT NULL ORDER BY s.id LIMIT 10
     LOOP
-        PERFORM pg_notify('run_gateway', concat_ws(E'\n', '', s.path, 0, 0, 'deleted'))
-           FROM run_gateway.streams s WHERE s.id = doomed;
-        PERFORM run_gateway.remove_stream(doomed);
-        removed := removed + 1;
+        removed := removed + run_gateway.try_away(doomed, false)::integer;
     END LOOP;
     FOR doomed IN SELECT s.id FROM run_gateway.streams s WHERE s.path IS NULL ORDER BY s.id LIMIT 100 FOR UPDATE SKIP LOCKED
     LOOP
@@ -217,6 +399,49 @@ BEGIN
         END IF;
         most := most - n;
         EXIT WHEN most <= 0;
+    END LOOP;
+    RETURN removed;
+END
+$$;
+
+
+-- Takes away up to `most` streams that have expired, and moves on the look at those that have not, but were to be looked
+-- at by now. One that is held, or cannot be taken away, is looked at again later. Returns how many were taken away.
+CREATE OR REPLACE FUNCTION run_gateway.expire(most integer) RETURNS bigint
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    this    timestamptz := clock_timestamp();
+    due     bigint[];
+    doomed  bigint;
+    removed bigint := 0;
+    gone    boolean;
+BEGIN
+    LOOP
+        due := ARRAY(SELECT e.stream FROM run_gateway.expiries e WHERE e.check_at < this
+                      ORDER BY e.check_at LIMIT 5000 FOR UPDATE SKIP LOCKED);
+        DELETE FROM run_gateway.expiries e
+         WHERE e.stream = ANY (due) AND NOT EXISTS (
+            SELECT FROM run_gateway.streams s
+             WHERE s.id = e.stream AND s.path IS NOT NULL AND NOT s.gone AND s.expires_at IS NOT NULL);
+        UPDATE run_gateway.expiries e SET check_at = greatest(s.expires_at, e.kept_until)
+          FROM run_gateway.streams s
+         WHERE e.stream = ANY (due) AND s.id = e.stream AND greatest(s.expires_at, e.kept_until) > this;
+        FOR doomed IN
+            SELECT e.stream FROM run_gateway.expiries e WHERE e.stream = ANY (due) AND e.check_at < this ORDER BY e.check_at
+        LOOP
+            EXIT WHEN removed >= most OR clock_timestamp() > this + interval '1 second';
+            -- Asked once more under the row's lock, for a sign of life may just have been committed.
+            PERFORM 1 FROM run_gateway.streams s WHERE s.id = doomed FOR UPDATE SKIP LOCKED;
+            gone := FOUND AND NOT EXISTS (SELECT FROM run_gateway.streams s WHERE s.id = doomed AND run_gateway.live(s))
+                    AND run_gateway.try_away(doomed, true);
+            removed := removed + gone::integer;
+            IF NOT gone THEN
+                UPDATE run_gateway.expiries e SET check_at = this + interval '5 seconds' WHERE e.stream = doomed;
+            END IF;
+        END LOOP;
+        EXIT WHEN cardinality(due) < 5000 OR removed >= most OR clock_timestamp() > this + interval '1 second';
     END LOOP;
     RETURN removed;
 END

@@ -38,6 +38,14 @@ BEGIN ATOMIC
 END;
 
 
+-- Notes that all of a stream is packed; another time, if somebody holds its row.
+CREATE OR REPLACE FUNCTION run_gateway.mark_packed(wanted bigint) RETURNS void
+LANGUAGE sql BEGIN ATOMIC
+    UPDATE run_gateway.streams s SET packed = true
+     WHERE s.id = ANY (ARRAY(SELECT v.id FROM run_gateway.streams v WHERE v.id = wanted FOR NO KEY UPDATE SKIP LOCKED));
+END;
+
+
 -- Packs the next page of a stream: up to `page_bytes` or `page_events`, and of an open one nothing of the last
 -- `margin` events, which are read most. Returns whether it did: call again while it is true. Whoever appends to the
 -- stream meanwhile does not wait; a stream that is being deleted or forked at this moment is left for another time.
@@ -63,7 +71,7 @@ BEGIN
     since := run_gateway.packed_until(wanted, s.lineage_ends);
     upto := CASE WHEN s.ended THEN s.tail ELSE s.tail - margin END;
     IF upto - since < page_events AND NOT s.ended OR upto = since THEN
-        UPDATE run_gateway.streams SET packed = true WHERE id = wanted AND s.ended;
+        PERFORM run_gateway.mark_packed(wanted) WHERE s.ended;
         RETURN false;
     END IF;
     separator := run_gateway.separator(s.media_type);
@@ -81,7 +89,7 @@ BEGIN
     IF moved <> upto - since THEN
         RAISE serialization_failure USING MESSAGE = 'Rows were packed by somebody else at the same time.';
     END IF;
-    UPDATE run_gateway.streams SET packed = true WHERE id = wanted AND s.ended AND s.tail = upto;
+    PERFORM run_gateway.mark_packed(wanted) WHERE s.ended AND s.tail = upto;
     RETURN true;
 END
 $$;

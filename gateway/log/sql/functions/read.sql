@@ -1,9 +1,36 @@
 -- How events are read.
 
 
--- Whether a stream can be addressed: neither removed nor expired.
+-- The number of the advisory lock that a transaction of an application holds while it has written to a stream with an
+-- end: far from the numbers that people choose.
+CREATE OR REPLACE FUNCTION run_gateway.life_key(stream bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE RETURN -9000000000000000000 + stream;
+
+
+-- Whether a stream lives on though its row says that its end has come: a transaction that is still under way, of this
+-- session or of another, has written to it; or it was read while somebody held its row.
+CREATE OR REPLACE FUNCTION run_gateway.kept_alive(wanted bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM run_gateway.under_way w WHERE w.stream = wanted)
+       OR NOT pg_try_advisory_lock_shared(run_gateway.life_key(wanted)) THEN
+        RETURN true;
+    END IF;
+    PERFORM pg_advisory_unlock_shared(run_gateway.life_key(wanted));
+    -- The row once more: whoever wrote to it may have committed since the caller looked.
+    RETURN EXISTS (SELECT FROM run_gateway.streams s WHERE s.id = wanted AND s.expires_at > clock_timestamp())
+        OR EXISTS (SELECT FROM run_gateway.expiries e WHERE e.stream = wanted AND e.kept_until > clock_timestamp());
+END
+$$;
+
+
+-- Whether a stream can be addressed: neither removed nor expired. By the clock, and not by now(): a transaction that began
+-- before the end is told the same as everybody else.
 CREATE OR REPLACE FUNCTION run_gateway.live(s run_gateway.streams) RETURNS boolean
-LANGUAGE sql STABLE RETURN s.path IS NOT NULL AND (s.expires_at IS NULL OR s.expires_at > now());
+LANGUAGE sql VOLATILE
+RETURN s.path IS NOT NULL AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp() OR run_gateway.kept_alive(s.id));
 
 
 -- What stands between two events in a body.
@@ -191,13 +218,33 @@ BEGIN ATOMIC
 END;
 
 
--- Slides the TTL of streams that are being read. Whoever holds one's row is writing to it, or will not have read it
--- expire: nobody waits for that.
+-- Slides the TTL of streams that are being read. Nobody waits for whoever holds a row: that one's stream is kept beside it.
 CREATE OR REPLACE FUNCTION run_gateway.touch(paths text[]) RETURNS void
-LANGUAGE sql BEGIN ATOMIC
-    UPDATE run_gateway.streams s SET expires_at = clock_timestamp() + s.ttl * interval '1 second'
-      FROM (SELECT v.id FROM run_gateway.streams v  -- in the order in which batches of appends lock theirs
-             WHERE v.path = ANY (paths) AND v.ttl IS NOT NULL AND NOT v.gone AND run_gateway.live(v)
-             ORDER BY v.path FOR NO KEY UPDATE SKIP LOCKED) locked
-     WHERE s.id = locked.id;
-END;
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    slid bigint[];
+BEGIN
+    WITH locked AS (  -- in the order in which batches of appends lock theirs
+        SELECT v.id FROM run_gateway.streams v
+         WHERE v.path = ANY (paths) AND v.ttl IS NOT NULL AND NOT v.gone AND run_gateway.live(v)
+         ORDER BY v.path FOR NO KEY UPDATE SKIP LOCKED
+    ), written AS (
+        UPDATE run_gateway.streams s SET expires_at = run_gateway.slid(s.ttl, s.expires_at)
+         WHERE s.id = ANY (ARRAY(SELECT l.id FROM locked l)) RETURNING s.id
+    )
+    SELECT array_agg(w.id) INTO slid FROM written w;
+    IF cardinality(slid) = cardinality(paths) THEN
+        RETURN;
+    END IF;
+    UPDATE run_gateway.expiries e SET kept_until = run_gateway.slid(s.ttl, NULL)
+      FROM run_gateway.streams s
+     WHERE e.stream = ANY (ARRAY(
+            SELECT k.stream FROM run_gateway.expiries k JOIN run_gateway.streams v ON v.id = k.stream
+             WHERE v.path = ANY (paths) AND v.ttl IS NOT NULL AND NOT v.gone AND v.id <> ALL (coalesce(slid, '{}'))
+               AND run_gateway.live(v)
+               FOR NO KEY UPDATE OF k SKIP LOCKED))
+       AND s.id = e.stream;
+END
+$$;

@@ -73,7 +73,7 @@ END
 $$;
 
 
--- create_stream for a run with a lease. One that exists keeps its own.
+-- create_stream for a run with a lease, as Machines of the version before call it.
 CREATE OR REPLACE FUNCTION run_gateway.create_leased_stream(
     wanted text, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_expiry timestamptz,
     wanted_expires_header text, wanted_closed boolean, source_path text, anchor bigint, sub_offset bigint, events bytea[],
@@ -81,18 +81,11 @@ CREATE OR REPLACE FUNCTION run_gateway.create_leased_stream(
     OUT verdict text, OUT tail bigint, OUT closed boolean, OUT content_type text
 )
 LANGUAGE plpgsql AS $$
-DECLARE
-    made bigint;
 BEGIN
-    SELECT * INTO verdict, tail, closed, content_type FROM run_gateway.create_stream(
-        wanted, wanted_content_type, wanted_media_type, wanted_ttl, wanted_expiry, wanted_expires_header,
-        wanted_closed, source_path, anchor, sub_offset, events);
-    IF verdict = 'created' AND wanted_lease IS NOT NULL AND NOT wanted_closed THEN
-        UPDATE run_gateway.streams s
-           SET lease = wanted_lease, lease_until = clock_timestamp() + wanted_lease * interval '1 second'
-         WHERE s.path = wanted RETURNING s.id INTO made;
-        PERFORM run_gateway.watch_leases(ARRAY[made], ARRAY[wanted_lease]);
-    END IF;
+    SELECT m.verdict, m.tail, m.closed, m.content_type INTO verdict, tail, closed, content_type
+      FROM run_gateway.make_stream(
+        wanted, wanted_content_type, wanted_media_type, wanted_ttl, wanted_expiry, wanted_expires_header, wanted_closed,
+        source_path, anchor, sub_offset, events, wanted_lease, 100, 10000) m;
 END
 $$;
 
@@ -411,26 +404,5 @@ BEGIN
         bodies := bodies || ended.body;
     END LOOP;
     more := cardinality(due) = most AND seen > 0;
-END
-$$;
-
-
--- What is left of a run when its stream is removed: nothing.
-CREATE OR REPLACE FUNCTION run_gateway.forget_run(removed bigint, path text) RETURNS void
-LANGUAGE plpgsql
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
-AS $$
-DECLARE
-    control bigint;
-BEGIN
-    IF NOT run_gateway.is_run(path) THEN
-        RETURN;
-    END IF;
-    DELETE FROM run_gateway.runs r WHERE r.stream = removed;
-    DELETE FROM run_gateway.leases l WHERE l.stream = removed;
-    SELECT s.id INTO control FROM run_gateway.streams s WHERE s.path = forget_run.path || '/control' AND NOT s.gone FOR UPDATE;
-    IF FOUND THEN
-        PERFORM run_gateway.remove_stream(control);
-    END IF;
 END
 $$;

@@ -18,9 +18,10 @@ AS $$
 DECLARE
     result record;
     n      integer := (event IS NOT NULL)::integer;
+    s      record;
 BEGIN
     -- Waits as long as the caller's own lock_timeout says, which append_one would not.
-    PERFORM 1 FROM run_gateway.streams s WHERE s.path = append_here.path FOR NO KEY UPDATE;
+    SELECT v.id, v.ttl, v.lease INTO s FROM run_gateway.streams v WHERE v.path = append_here.path FOR NO KEY UPDATE;
     SELECT * INTO result FROM run_gateway.append_one(
         path, CASE WHEN n = 1 THEN 'application/json' END, closing, NULL, NULL, NULL, NULL,
         CASE WHEN n = 1 THEN ARRAY[convert_to(event::text, 'UTF8')] END, NULL);
@@ -30,10 +31,53 @@ BEGIN
         RAISE object_not_in_prerequisite_state USING MESSAGE = format('Stream %s refuses it: %s', path, result.outcome);
     END IF;
     IF result.outcome = 'appended' THEN
+        PERFORM run_gateway.count_from_commit(s.id, s.ttl, s.lease);
         PERFORM pg_notify('run_gateway', run_gateway.news(
             '', path, result.tail - n + 1, result.tail, closing, coalesce(event::text, '')));
     END IF;
     RETURN result.tail;
+END
+$$;
+
+
+-- Has a stream's TTL and its lease count from the commit of this transaction, which may be long. Until then others see no
+-- sign of life but a lock: the stream lives while that is held.
+CREATE OR REPLACE FUNCTION run_gateway.count_from_commit(stream bigint, ttl bigint, lease integer) RETURNS void
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    IF num_nonnulls(ttl, lease) > 0 THEN
+        IF ttl IS NOT NULL THEN
+            PERFORM pg_advisory_xact_lock(run_gateway.life_key(stream));
+        END IF;
+        INSERT INTO run_gateway.under_way VALUES (stream) ON CONFLICT DO NOTHING;
+    END IF;
+END
+$$;
+
+
+-- What count_from_commit has noted, as the transaction commits.
+CREATE OR REPLACE FUNCTION run_gateway.commits() RETURNS trigger
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    UPDATE run_gateway.streams s
+       SET expires_at = run_gateway.slid(s.ttl, s.expires_at), lease_until = run_gateway.leased_until(s.lease)
+     WHERE s.id = NEW.stream AND s.path IS NOT NULL;
+    DELETE FROM run_gateway.under_way w WHERE w.stream = NEW.stream;
+    RETURN NULL;
+END
+$$;
+
+-- Not replaced, for that would need the table for itself at each deploy.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = 'run_gateway.under_way'::regclass AND t.tgname = 'commits') THEN
+        CREATE CONSTRAINT TRIGGER commits AFTER INSERT ON run_gateway.under_way
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION run_gateway.commits();
+    END IF;
 END
 $$;
 
@@ -95,7 +139,9 @@ BEGIN
         SELECT c.verdict INTO verdict FROM run_gateway.create_stream(
             path, content_type, media_type, ttl, NULL, NULL, false, NULL, NULL, NULL, '{}') c;
     END IF;
-    IF verdict NOT IN ('created', 'exists') THEN
+    IF verdict = 'created' THEN
+        PERFORM run_gateway.count_from_commit(s.id, s.ttl, s.lease) FROM run_gateway.streams s WHERE s.path = "create".path;
+    ELSIF verdict <> 'exists' THEN
         RAISE duplicate_object USING MESSAGE = format('Stream %s exists already, and differently.', path);
     END IF;
     RETURN verdict = 'created';

@@ -1,0 +1,193 @@
+"""Removing streams: in one order with everybody else, round what is held, however long a chain of forks is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from gateway.log.housekeeping import Housekeeping
+from gateway.protocol import errors
+from gateway.protocol.create import CreateRequest, Fork
+from tests.log.rig import JSON, Log, connected, holding, opened
+
+EXPIRE = """
+    WITH ended AS (UPDATE run_gateway.streams SET expires_at = clock_timestamp() WHERE path = ANY ($1) RETURNING id)
+    INSERT INTO run_gateway.expiries (stream, check_at) SELECT id, clock_timestamp() FROM ended
+    ON CONFLICT (stream) DO UPDATE SET check_at = excluded.check_at
+"""
+PATHS = "SELECT coalesce(array_agg(path ORDER BY path), '{}') FROM run_gateway.streams WHERE path IS NOT NULL"
+CHAIN = 1_500
+
+
+async def chain(connection: asyncpg.Connection[asyncpg.Record], length: int) -> None:
+    """A stream, its fork, that one's fork and so on; each is kept for the next alone, and the last has expired."""
+    await connection.execute(
+        """
+        INSERT INTO run_gateway.streams (path, content_type, media_type, gone, forks, expires_at)
+        SELECT 'c/' || i, 'text/plain', 'text/plain', i < $1, (i < $1)::integer,
+               CASE WHEN i = $1 THEN clock_timestamp() END
+          FROM generate_series(1, $1) i
+        """,
+        length,
+    )
+    await connection.execute("UPDATE run_gateway.streams SET fork_source = id - 1 WHERE path <> 'c/1'")
+    await connection.execute(EXPIRE, [f"c/{length}"])
+
+
+async def purged(log: Log) -> None:
+    while await log.housekeeping.purge():
+        pass
+
+
+async def test_the_longest_chain_of_forks_is_removed(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as database:
+        await chain(database, CHAIN)
+        await log.create("other", ttl=1)
+        await database.execute(EXPIRE, ["other"])
+        await purged(log)
+        assert await database.fetchval("SELECT count(*) FROM run_gateway.streams") == 0
+
+
+async def test_what_is_held_is_left_out_and_nothing_else(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as database:
+        for path in ("free", "held", "runs/held", "runs/held/control", "source", "runs/free"):
+            await log.create(path, ttl=9)
+        await log.create("fork", fork=Fork("source", None, 0), ttl=9)
+        await database.execute(EXPIRE, ["free", "held", "runs/held", "fork", "runs/free"])
+        async with holding(database_url, "held", "runs/held/control", "source"):
+            await purged(log)
+            left = ["fork", "held", "runs/held", "runs/held/control", "source"]
+            assert await database.fetchval(PATHS) == left
+            assert await database.fetchval("SELECT array_agg(id) FROM run_gateway.runs") == ["held"]
+        await database.execute("UPDATE run_gateway.expiries SET check_at = clock_timestamp() WHERE stream <> 0")
+        await database.execute(
+            "DELETE FROM run_gateway.expiries e USING run_gateway.streams s"
+            " WHERE s.id = e.stream AND s.expires_at > clock_timestamp()"
+        )
+        await purged(log)
+        assert await database.fetchval(PATHS) == ["source"]
+        assert await database.fetchval("SELECT forks FROM run_gateway.streams WHERE path = 'source'") == 0
+
+
+async def test_closed_streams_that_are_held_keep_no_others(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as database:
+        for path in ("a", "b", "c"):
+            await log.create(path, closed=True)
+        async with holding(database_url, "a"):
+            assert await database.fetchval("SELECT run_gateway.retire($1, 50)", timedelta(0)) == 2
+            assert await database.fetchval(PATHS) == ["a"]
+        assert await database.fetchval("SELECT run_gateway.retire($1, 50)", timedelta(0)) == 1
+
+
+async def test_a_stream_that_cannot_be_removed_keeps_no_others(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as database:
+        for path in ("bad", "good", "closed-bad", "closed-good"):
+            await log.create(path, ttl=None if "closed" in path else 9, closed="closed" in path)
+        await database.execute("""
+            CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'a fault'; END $$;
+            CREATE TRIGGER fault BEFORE UPDATE ON run_gateway.streams FOR EACH ROW
+            WHEN (OLD.path ~ 'bad' AND NEW.path IS NULL) EXECUTE FUNCTION fault();
+        """)
+        await database.execute(EXPIRE, ["bad", "good"])
+        await purged(log)
+        assert await database.fetchval(PATHS) == ["bad", "closed-bad", "closed-good"]
+        assert await database.fetchval("SELECT run_gateway.retire($1, 50)", timedelta(0)) == 1
+        assert await database.fetchval(PATHS) == ["bad", "closed-bad"]
+
+
+async def test_a_step_that_fails_keeps_no_other_from_its_turn(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(database_url) as log, connected(database_url) as database:
+        house = Housekeeping(log.database, machine="m1", interval=1, retention=3600)
+
+        async def fails(*_: object) -> int:
+            raise errors.Unavailable
+
+        monkeypatch.setattr(house, "retire", fails)
+        await log.create("ended", ttl=9)
+        await database.execute(EXPIRE, ["ended"])
+        await log.create("packed", closed=True, body=b"[1,2]")
+        with pytest.raises(errors.Unavailable):
+            await house.round()
+        assert await database.fetchval(PATHS) == ["packed"]
+        assert house.packed == 1
+        monkeypatch.setattr(house, "purge", fails)
+        await log.create("packed too", closed=True, body=b"[1,2]")
+        with pytest.raises(errors.Unavailable):
+            await house.round()
+        assert house.packed == 2
+
+
+async def test_an_ended_stream_whose_row_is_held_is_packed(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as database:
+        await log.create("s", closed=True, body=b"[1,2]")
+        async with connected(database_url) as idle, idle.transaction():
+            await idle.execute("SELECT FROM run_gateway.streams FOR NO KEY UPDATE")
+            await log.housekeeping.pack()
+            assert await database.fetchval("SELECT count(*) FROM run_gateway.pages") == 1
+            assert not await database.fetchval("SELECT packed FROM run_gateway.streams")
+        await log.housekeeping.pack()
+        await log.housekeeping.pack()
+        assert await database.fetchval("SELECT packed FROM run_gateway.streams")
+
+
+async def test_nobody_deadlocks_over_a_fork(database_url: str) -> None:
+    """A source and its expired fork: deleted, made anew, swept and forked by many at once."""
+    async with opened(database_url, pool=8) as log, connected(database_url) as database:
+        await log.create("b")
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "delete": lambda: log.lifecycle.delete("c"),
+            "create": lambda: log.create("c", fork=Fork("b", None, 0), ttl=9),
+            "create from another": lambda: log.create("c", fork=Fork("a", None, 0), ttl=9),
+            "sweep": log.housekeeping.purge,
+            "fork": lambda: log.create("a", fork=Fork("b", None, 0), ttl=9),
+            "delete the other": lambda: log.lifecycle.delete("a"),
+        }
+        for _ in range(40):
+            for path, source in (("a", "b"), ("c", "b")):
+                request = CreateRequest(path, JSON, 9, None, None, False, Fork(source, None, 0), b"")
+                with suppress(errors.ProtocolError):
+                    await log.lifecycle.create(request)
+            await database.execute(EXPIRE, ["a", "c"])
+            outcomes = await asyncio.gather(*(call() for call in calls.values()), return_exceptions=True)
+            for outcome in outcomes:
+                cause = outcome.__cause__ if isinstance(outcome, errors.Unavailable) else None
+                assert not isinstance(cause, asyncpg.DeadlockDetectedError)
+                assert cause is None or isinstance(cause, asyncpg.LockNotAvailableError), repr(cause)
+        assert not await database.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        forks = await database.fetch(
+            "SELECT s.forks, (SELECT count(*) FROM run_gateway.streams f"
+            " WHERE f.fork_source = s.id AND f.path IS NOT NULL) AS real"
+            " FROM run_gateway.streams s WHERE s.path IS NOT NULL"
+        )
+        assert [row["forks"] for row in forks] == [row["real"] for row in forks]
+
+
+async def test_forks_are_limited_in_number_and_depth(database_url: str) -> None:
+    async with opened(database_url) as log:
+        log.lifecycle._max_forks, log.lifecycle._max_fork_depth = 2, 3
+        await log.create("root", body=b"[1]")
+        await log.create("1", fork=Fork("root", None, 0))
+        await log.create("2", fork=Fork("1", None, 0))
+        await log.create("3", fork=Fork("2", None, 0))
+        with pytest.raises(errors.ForkTooDeep):
+            await log.create("4", fork=Fork("3", None, 0))
+        await log.create("other", fork=Fork("root", None, 0))
+        with pytest.raises(errors.TooManyForks):
+            await log.create("another", fork=Fork("root", None, 0))
+        assert not (await log.create("1", fork=Fork("root", None, 0))).new, "what exists is confirmed"
+        await log.lifecycle.delete("other")
+        assert (await log.create("another", fork=Fork("root", None, 0))).new
+
+
+async def test_what_a_fork_copies_is_told(database_url: str) -> None:
+    async with opened(database_url) as log:
+        await log.create("s", "text/plain", body=b"abcdef")
+        assert (await log.create("whole", None, fork=Fork("s", 0, 6))).copied == 0
+        assert (await log.create("part", None, fork=Fork("s", 0, 4))).copied == 4
