@@ -217,7 +217,7 @@ class Hub:
         elif news.last < tail.position or (news.last == tail.position and (tail.closed or not news.closed)):
             return  # it is known already
         elif news.first == tail.position + 1 and news.body is not None:
-            self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed), news.heard)
+            self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed, news.lengths), news.heard)
         else:
             tail.heard = tail.heard or news.heard
             self._want(tail, news.last)
@@ -255,7 +255,7 @@ class Hub:
         """Publishes the news that came while the log was read, as far as it goes on from where the tail is now."""
         while not tail.closed and (news := tail.due()) is not None:
             assert tail.position is not None and news.body is not None
-            self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed), news.heard)
+            self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed, news.lengths), news.heard)
 
     def look_again(self, paths: Iterable[str] | None = None) -> None:
         """Compares tails with the log: after the listener was away, or when a write's outcome is unknown."""

@@ -167,7 +167,7 @@ class Tail:
                 recent[-1] = rest
                 recent.reverse()
                 joined = join(self.encoding, recent)
-                return Batch(position, self.position, joined.body, up_to_date, self.closed)
+                return Batch(position, self.position, joined.body, up_to_date, self.closed, joined.lengths)
         return None
 
     def expect(self, news: News) -> None:

@@ -18,7 +18,7 @@ from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fields import RawHeaders, single_headers
 from gateway.protocol.headers import CLOSED, JSON, NO_STORE, UP_TO_DATE, Headers, of_state
 from gateway.protocol.offset import MAX_POSITION, NOW, START, format_offset
-from gateway.protocol.read import Live, ReadRequest
+from gateway.protocol.read import TOLD, Live, ReadRequest, last_event_id
 
 _OFFSET: Final = re.compile(rb"[0-9]+_([0-9]+)")
 _TAIL: Final = re.compile(r"[1-9][0-9]*")
@@ -89,7 +89,8 @@ def parse_query(query: bytes) -> list[tuple[str, str]]:
 def parse_read(path: str, headers: RawHeaders, query: list[tuple[str, str]]) -> ReadRequest:
     """A GET that reads a run's events, judged in Flue's order. Raises InvalidRequest.
 
-    `Last-Event-ID`, which Flue does not know, is a browser's own reconnect: it stands for the offset.
+    `Last-Event-ID`, which Flue does not know, is a browser's own reconnect: it stands for the offset. So does what
+    polyfills write in its place.
     """
     offsets, tails = ([value for name, value in query if name == wanted] for wanted in ("offset", "tail"))
     first = dict(reversed(query))
@@ -100,13 +101,14 @@ def parse_read(path: str, headers: RawHeaders, query: list[tuple[str, str]]) -> 
         raise InvalidRequest("Duplicate tail parameters are not allowed.")
     if tails and not _TAIL.fullmatch(tails[0]):
         raise InvalidRequest("Tail must be an integer greater than or equal to 1.")
-    resumed = found.get(b"last-event-id") if first.get("live") == "sse" else None
+    resumed = last_event_id(found, query) if first.get("live") == "sse" else None
     if "live" in first and not offsets and not resumed:
         raise InvalidRequest("Offset is required for live mode.")
     if first.get("live") not in (None, "long-poll", "sse"):
         raise InvalidRequest('Invalid live mode. Use "long-poll" or "sse".')
     live = Live(first.get("live", ""))
-    offset = resumed or (offsets[0].encode("latin-1", "replace") if offsets else b"-1")
+    asked = offsets[0].encode("latin-1", "replace") if offsets else b"-1"
+    offset = asked if resumed is None else resumed.removesuffix(TOLD)
     position = position_of(offset)
     if position is None:
         raise InvalidRequest("Invalid offset format.")
@@ -119,6 +121,8 @@ def parse_read(path: str, headers: RawHeaders, query: list[tuple[str, str]]) -> 
         last_events=0 if position == NOW else last_events,
         cursor=parse_cursor(first.get("cursor", "").encode("latin-1", "replace")),
         if_none_match=found.get(b"if-none-match") if live is Live.NO else None,
+        resumed=resumed is not None,
+        told=resumed is not None and resumed.endswith(TOLD),
     )
 
 

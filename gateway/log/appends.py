@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from gateway.log.pages import MANY, Pages
 from gateway.protocol.append import AppendRequest
-from gateway.protocol.batch import JSON_TYPE
+from gateway.protocol.batch import JSON_TYPE, LINE
 from gateway.protocol.errors import (
     ContentTypeMismatch,
     NewEpochMustStartAtZero,
@@ -108,6 +108,11 @@ class Entry:
         if self._body is None:
             self._body = self.events[0] if len(self.events) == 1 else self.separator.join(self.events)
         return self._body
+
+    @property
+    def lengths(self) -> list[int] | None:
+        """The bytes of each event, where a reader's frame has to be cut between them."""
+        return [len(event) for event in self.events] if len(self.body) > LINE else None
 
     @property
     def separator(self) -> bytes:

@@ -340,7 +340,9 @@ class Writer:
                 self.bytes += len(body)
                 # Readers here are told before the writer is: both are durable, and a reader is never behind.
                 if entry.events or closed:
-                    self._feed.committed(News(path, base + 1, tail, closed, body=body, heard=landed))
+                    self._feed.committed(
+                        News(path, base + 1, tail, closed, body=body, heard=landed, lengths=entry.lengths)
+                    )
                 for waiting in entry.waiting:
                     base += len(waiting.request.events)
                     waiting.settle(Appended(base, False, closed, epoch, seq, cancel))

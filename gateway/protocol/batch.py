@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import accumulate
+from typing import Final
+
+from gateway.protocol import json_body
+from gateway.protocol.errors import InvalidJson
 
 JSON_TYPE = "application/json"
+LINE: Final = 32_000
+"""Bytes of events after which a line of an event stream ends: Go's bufio.Scanner and asyncio's readline take 64 KiB."""
 
 
 class Encoding(Enum):
@@ -80,7 +88,7 @@ class News:
     """Events `first` to `last` of a stream were committed; none when first > last. A hint (law 2).
 
     `body` holds them as a Batch's body does, or is None when they have to be read from the log. `heard`: when this
-    process learnt of it, in monotonic seconds; 0 when that was not measured.
+    process learnt of it, in monotonic seconds; 0 when that was not measured. `lengths`: as in a Batch.
     """
 
     path: str
@@ -90,6 +98,7 @@ class News:
     deleted: bool = False
     body: bytes | None = None
     heard: float = field(default=0.0, compare=False)
+    lengths: Sequence[int] | None = field(default=None, compare=False)
 
 
 def after(encoding: Encoding, batch: Batch, position: int) -> Batch | None:
@@ -107,6 +116,26 @@ def after(encoding: Encoding, batch: Batch, position: int) -> Batch | None:
     return Batch(position, batch.end, batch.body[skipped:], batch.up_to_date, batch.closed, batch.lengths[count:])
 
 
+def split(encoding: Encoding, batch: Batch, most: int) -> list[Batch]:
+    """A batch as adjacent ones of at most `most` bytes each, or of one event that is larger.
+
+    Only the last is as up to date and as closed as the batch. A batch whose events' lengths are unknown stays whole.
+    """
+    if len(batch.body) <= most or batch.lengths is None or len(batch.lengths) != batch.end - batch.start:
+        return [batch]
+    gap = 1 if encoding is Encoding.JSON else 0
+    ends = list(accumulate(batch.lengths)) if not gap else list(accumulate([length + 1 for length in batch.lengths]))
+    body, pieces, count, at = memoryview(batch.body), list[Batch](), 0, 0
+    while count < len(ends):
+        upto = max(bisect_right(ends, at + most + gap), count + 1)
+        piece = bytes(body[at : ends[upto - 1] - gap])
+        pieces.append(Batch(batch.start + count, batch.start + upto, piece, False, False))
+        count, at = upto, ends[upto - 1]
+    last = pieces[-1]
+    pieces[-1] = Batch(last.start, batch.end, last.body, batch.up_to_date, batch.closed)
+    return pieces
+
+
 def join(encoding: Encoding, batches: list[Batch]) -> Batch:
     """Adjacent batches as one, as up to date and as closed as the last of them."""
     if len(batches) == 1:
@@ -114,4 +143,31 @@ def join(encoding: Encoding, batches: list[Batch]) -> Batch:
     first, last = batches[0], batches[-1]
     separator = b"," if encoding is Encoding.JSON else b""
     body = separator.join([batch.body for batch in batches if not batch.empty])
-    return Batch(first.start, last.end, body, last.up_to_date, last.closed)
+    lengths = _lengths(encoding, batches) if len(body) > LINE else None
+    return Batch(first.start, last.end, body, last.up_to_date, last.closed, lengths)
+
+
+def _lengths(encoding: Encoding, batches: list[Batch]) -> Sequence[int] | None:
+    """The lengths of all events of these batches; None if they cannot be told."""
+    found: list[int] = []
+    for batch in batches:
+        if batch.lengths is None:
+            batch.lengths = measured(encoding, batch)  # kept: the next reader asks for the same
+            if batch.lengths is None:
+                return None
+        found += batch.lengths
+    return found
+
+
+def measured(encoding: Encoding, batch: Batch) -> Sequence[int] | None:
+    """The lengths of a batch's events, found by looking at its bytes; None if these do not tell."""
+    count = batch.end - batch.start
+    if count <= 1:
+        return [len(batch.body)] * count
+    if encoding is not Encoding.JSON:
+        return None
+    try:
+        lengths = [len(event) for event in json_body.messages(b"[%b]" % batch.body)]
+    except InvalidJson:
+        return None
+    return lengths if len(lengths) == count and sum(lengths) + count - 1 == len(batch.body) else None

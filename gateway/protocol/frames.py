@@ -5,8 +5,9 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable
 
-from gateway.protocol.batch import Batch, Encoding
+from gateway.protocol.batch import LINE, Batch, Encoding, split
 from gateway.protocol.offset import format_offset
+from gateway.protocol.read import TOLD
 
 HEARTBEAT = b": heartbeat\n\n"
 RETRY = b"retry: 1000\n"
@@ -36,9 +37,18 @@ def sse(
     whichever of the two that was, going on from there neither skips nor repeats. The id stands before `event:`, since
     clients may expect nothing between `event: control` and its data. `first` adds how soon to reconnect; `offset`
     writes positions in the reader's dialect.
+
+    A batch that would make a line of more than LINE bytes becomes several data events, each with its control event.
     """
-    end = offset(batch.end)
     retry = RETRY if first else b""
+    room = LINE if encoding is not Encoding.BASE64 else LINE // 4 * 3
+    if len(batch.body) <= room:
+        return retry + _events(encoding, batch, cursor, offset)
+    return retry + b"".join([_events(encoding, piece, cursor, offset) for piece in split(encoding, batch, room)])
+
+
+def _events(encoding: Encoding, batch: Batch, cursor: bytes, offset: Callable[[int], bytes]) -> bytes:
+    end = offset(batch.end)
     data = b"" if batch.empty else b"id: %b\nevent: data\n%b\n" % (end, _data_lines(encoding, batch.body))
     if batch.closed:
         state = b',"streamClosed":true'  # no cursor: nobody comes back (§5.8)
@@ -46,12 +56,17 @@ def sse(
         state = b',"streamCursor":"%b","upToDate":true' % cursor
     else:
         state = b',"streamCursor":"%b"' % cursor
-    return b'%b%bid: %b\nevent: control\ndata:{"streamNextOffset":"%b"%b}\n\n' % (
-        retry,
-        data,
+    return b'%bid: %b\nevent: control\ndata:{"streamNextOffset":"%b"%b}\n\n' % (data, end, end, state)
+
+
+def closed_already(position: int, offset: Callable[[int], bytes] = format_offset) -> bytes:
+    """For an EventSource that has come back to the end of a closed stream: that this is the end. See TOLD."""
+    end = offset(position)
+    return b'%bid: %b%b\nevent: control\ndata:{"streamNextOffset":"%b","streamClosed":true}\n\n' % (
+        RETRY,
         end,
+        TOLD,
         end,
-        state,
     )
 
 

@@ -84,6 +84,11 @@ def of_nothing_new(position: int, closed: bool, cursor: int) -> Headers:
     return headers
 
 
+def of_end(offset: bytes) -> Headers:
+    """204 to an EventSource that has been told that the stream is closed: this ends it (HTML, §9.2.3)."""
+    return [(b"stream-next-offset", offset), CLOSED, NO_STORE]
+
+
 def of_sse(encoding: Encoding) -> Headers:
     """An event stream (§5.8). `x-accel-buffering` and the identity coding keep proxies from holding it back."""
     headers = [

@@ -21,12 +21,22 @@ class Live(Enum):
     SSE = "sse"
 
 
+RESUMING: Final = ("lastEventId", "Last-Event-ID", "last-event-id", "lastEventID", "evs_last_event_id")
+"""Parameters of a query by which polyfills of EventSource, which cannot set headers either, send `Last-Event-ID`."""
+
+TOLD: Final = b"_closed"
+"""What an EventSource that comes back to the end of a closed stream finds behind the `id` of the control event that
+says so. Only when it comes back with that, it is answered 204, which ends it: so none ends without having been told."""
+
 _LIVE: Final[dict[str | None, Live]] = {None: Live.NO, "long-poll": Live.LONG_POLL, "sse": Live.SSE}
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """GET (§5.6–5.8). `position` may be NOW. `last_events`: begin so many events before the tail."""
+    """GET (§5.6–5.8). `position` may be NOW. `last_events`: begin so many events before the tail.
+
+    `resumed`: an EventSource goes on where it was; `told`: it has heard by TOLD that nothing more comes there.
+    """
 
     path: str
     position: int
@@ -35,19 +45,22 @@ class ReadRequest:
     last_events: int | None
     cursor: int | None
     if_none_match: bytes | None
+    resumed: bool = False
+    told: bool = False
 
 
 def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool) -> ReadRequest:
     """A GET as a ReadRequest. `with_tail`: whether `tail=N` has a meaning here. Raises InvalidRequest."""
-    params = _query(query)
+    pairs = _query(query)
+    params = dict(pairs)
     found = single_headers(headers, frozenset((b"last-event-id", b"if-none-match")))
     live = _LIVE.get(params.get("live"))
     if live is None:
         raise InvalidRequest("live must be long-poll or sse.")
     offset = params["offset"].encode("latin-1", "replace") if "offset" in params else None
-    resumed = found.get(b"last-event-id") if live is Live.SSE else None
+    resumed = last_event_id(found, pairs) if live is Live.SSE else None
     if resumed:  # an EventSource reconnects with the same URL, and says here where it stands
-        offset = resumed
+        offset = resumed.removesuffix(TOLD)
     if offset is None and live is not Live.NO:
         raise InvalidRequest("A live read requires an offset.")
     position = START if offset is None else parse_offset(offset)
@@ -62,21 +75,38 @@ def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool)
         last_events=0 if position == NOW else last_events,
         cursor=parse_cursor(params.get("cursor", "").encode("latin-1", "replace")),
         if_none_match=found.get(b"if-none-match"),
+        resumed=resumed is not None,
+        told=resumed is not None and resumed.endswith(TOLD),
     )
 
 
-def _query(query: bytes) -> dict[str, str]:
+def last_event_id(found: dict[bytes, bytes], pairs: list[tuple[str, str]]) -> bytes | None:
+    """Where an EventSource has left off: by its header, or else by the query, in `pairs`. None: it begins.
+
+    An empty one is as if absent, since polyfills send it with their first request. Raises InvalidRequest if the query
+    says it more than once.
+    """
+    header = found.get(b"last-event-id")
+    if header:
+        return header
+    given = [value for name, value in pairs if name in RESUMING and value]
+    if len(given) > 1:
+        raise InvalidRequest("The last event's id is there more than once.")
+    return given[0].encode("latin-1", "replace") if given else None
+
+
+def _query(query: bytes) -> list[tuple[str, str]]:
     if not query:
-        return {}
+        return []
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=32)
     except ValueError:
         raise InvalidRequest("The query string cannot be read.") from None
-    params = dict(pairs)
+    names = [name for name, _ in pairs]
     for name in ("offset", "live", "tail", "cursor"):
-        if name in params and sum(1 for key, _ in pairs if key == name) > 1:
+        if names.count(name) > 1:
             raise InvalidRequest(f"{name} is there more than once.")
-    return params
+    return pairs
 
 
 def _last_events(tail: str, position: int, resumed: bytes | None) -> int | None:

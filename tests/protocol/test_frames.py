@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol import frames
-from gateway.protocol.batch import Batch, Encoding, join
+from gateway.protocol.batch import LINE, Batch, Encoding, join, split
 from gateway.protocol.offset import format_offset, parse_position
 from tests.event_source import read
 
@@ -224,3 +224,46 @@ def test_joined_batches_are_read_as_they_are_read_apart(counts: list[int], encod
     numbers = [b"%d" % n for n in range(5, position)]
     expected = b"[%b]" % b",".join(numbers) if encoding is Encoding.JSON else b"".join(numbers)
     assert frames.body(encoding, joined) == expected
+
+
+SIZES = st.lists(st.sampled_from((0, 1, 7, 900, 11_000, 23_999, 31_990, 32_000, 32_001, 70_000)), max_size=9)
+
+
+@given(SIZES, st.sampled_from(Encoding), st.booleans(), st.booleans())
+def test_no_line_of_several_events_is_longer_than_readers_take(
+    sizes: list[int], encoding: Encoding, up_to_date: bool, closed: bool
+) -> None:
+    sizes = sizes if encoding is not Encoding.JSON else [max(size, 2) for size in sizes]
+    events = [b'"%b"' % (b"x" * (size - 2)) if encoding is Encoding.JSON else b"y" * size for size in sizes]
+    body = (b"," if encoding is Encoding.JSON else b"").join(events)
+    whole = Batch(5, 5 + len(events), body, up_to_date or closed, closed, sizes)
+    frame = frames.sse(encoding, whole, b"7", first=True)
+    reading = read(frame)
+    data = [event for event in reading.events if event.type == "data"]
+    controls = [json.loads(event.data) for event in reading.events if event.type == "control"]
+    assert [event.type for event in reading.events] == (["data", "control"] * len(data) or ["control"])
+    texts = [b64decode(event.data) if encoding is Encoding.BASE64 else event.data.encode() for event in data]
+    pieces = [text[1:-1] if encoding is Encoding.JSON else text for text in texts]
+    assert (b"," if encoding is Encoding.JSON else b"").join(pieces) == body
+    offsets = [parse_position(control["streamNextOffset"].encode()) or 0 for control in controls]
+    assert offsets == sorted({*offsets}), "never two controls at one offset"
+    assert offsets[-1] == whole.end
+    starts = [5, *offsets]
+    for start, end, event in zip(starts, offsets, data, strict=False):
+        assert event.last_event_id == format_offset(end).decode()
+        assert len(event.data) <= LINE + 2 or end == start + 1, "one event that is larger"
+    assert not any("upToDate" in control or "streamClosed" in control for control in controls[:-1])
+    assert ("streamClosed" in controls[-1], "upToDate" in controls[-1]) == (closed, up_to_date and not closed)
+
+
+def test_what_is_joined_from_many_notifications_is_split_again() -> None:
+    """Notifications tell no lengths: the events are found in their bytes, unless these do not tell."""
+    body = b",".join([b'{"n": [1, 2], "t": "%b"}' % (b",x" * 200)] * 10)
+    batches = [Batch(n * 10, n * 10 + 10, body, n == 9, False) for n in range(10)]
+    joined = join(Encoding.JSON, batches)
+    pieces = split(Encoding.JSON, joined, LINE)
+    assert len(pieces) == 2
+    assert b",".join(piece.body for piece in pieces) == joined.body
+    assert [(piece.start, piece.up_to_date) for piece in pieces] == [(0, False), (pieces[0].end, True)]
+    rows_missing = [Batch(0, 11, body, False, False), Batch(11, 40, body * 8, True, False)]
+    assert split(Encoding.JSON, join(Encoding.JSON, rows_missing), LINE) == [join(Encoding.JSON, rows_missing)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -9,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.flue import dialect
 from gateway.protocol.append import AppendRequest, Producer, parse_append
 from gateway.protocol.create import Fork, parse_create
 from gateway.protocol.errors import InvalidJson, InvalidRequest, SourceNotFound
 from gateway.protocol.offset import MAX_POSITION, NOW
-from gateway.protocol.read import Live, parse_read
+from gateway.protocol.read import RESUMING, Live, ReadRequest, parse_read
 from gateway.protocol.stream_path import check_path, stream_path_of
 
 Headers = dict[str, str]
@@ -23,6 +25,14 @@ AT_42 = "0000000000000000_0000000000000042"
 
 def raw(headers: Headers | None) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+
+
+def read_here(headers: Headers, query: bytes) -> ReadRequest:
+    return parse_read("runs/s", raw(headers), query, with_tail=True)
+
+
+def read_as_in_flue(headers: Headers, query: bytes) -> ReadRequest:
+    return dialect.parse_read("runs/s", raw(headers), dialect.parse_query(query))
 
 
 # POST
@@ -331,6 +341,22 @@ def test_an_event_source_resumes_from_its_last_event_id() -> None:
 def test_a_last_event_id_that_is_no_offset_is_refused(id: str) -> None:
     with pytest.raises(InvalidRequest):
         parse_read("s", raw({"last-event-id": id}), b"live=sse&offset=-1", with_tail=False)
+
+
+@pytest.mark.parametrize("name", RESUMING)
+@pytest.mark.parametrize("parse", [read_here, read_as_in_flue])
+def test_polyfills_say_where_they_stand_in_the_query(name: str, parse: Callable[..., ReadRequest]) -> None:
+    at_42 = parse({"last-event-id": AT_42}, b"live=sse&offset=-1").position
+    query = f"live=sse&offset=-1&tail=5&{name}={AT_42}".encode()
+    assert (parse({}, query).position, parse({}, query).last_events) == (at_42, None)
+    assert parse({}, f"live=sse&{name}={AT_42}".encode()).position == at_42, "without any offset"
+    assert parse({"last-event-id": "-1"}, query).position == 0, "the header wins"
+    assert parse({"last-event-id": ""}, query).position == at_42
+    assert parse({}, f"live=sse&offset=now&{name}=".encode()).position == NOW, "an empty one is as if absent"
+    assert parse({}, f"live=long-poll&offset=now&{name}={AT_42}".encode()).position == NOW, "as with the header"
+    for wrong in (f"{name}=abc", f"{name}={AT_42}&lastEventId={AT_42}", f"{name}=-1%0a"):
+        with pytest.raises(InvalidRequest):
+            parse({}, f"live=sse&offset=-1&{wrong}".encode())
 
 
 @pytest.mark.parametrize("name", ["last-event-id", "if-none-match"])
