@@ -213,6 +213,7 @@ class Gateway:
             self._database,
             self._hub,
             self._streams,
+            self._streams.reading,
             self._auth.signer,
             machine=self.machine,
             bodies=self._limits.bodies,

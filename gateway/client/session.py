@@ -85,7 +85,7 @@ class Session:
 
 
 def client(token: str | None = None) -> httpx.AsyncClient:
-    """An HTTP client whose waits fit live responses: a Machine sends something at least every 15 seconds.
+    """An HTTP client whose waits fit live responses: a Machine sends something at least every 8 seconds.
 
     `token`: a key, a JWT or a run's token, for a gateway that asks who comes; never sent on to another host.
     """

@@ -128,11 +128,11 @@ class DirectProtocol(HttpToolsProtocol):
             self._unsent = left, now
         return now - self._unsent[1] > self.send_patience
 
-    def _refuse(self, error: ProtocolError) -> None:
+    def _refuse(self, error: ProtocolError, scope: Any | None = None) -> None:
         """Ends the connection, and says why, unless that would be taken for the answer to an earlier request."""
         cycle = self.cycle
         ours = cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
-        rendered = self.refusal(error) if ours and not self.pipeline else None
+        rendered = self.refusal(error, scope) if ours and not self.pipeline else None
         if rendered is None:
             self.transport.close()
             return
@@ -143,8 +143,11 @@ class DirectProtocol(HttpToolsProtocol):
             cycle.message_event.set()
         self.linger()
 
-    def refusal(self, error: ProtocolError) -> tuple[int, bytes, bytes] | None:
-        """Status, header lines and body of a refusal before there is a request; None: the connection is just closed."""
+    def refusal(self, error: ProtocolError, scope: Any | None = None) -> tuple[int, bytes, bytes] | None:
+        """Status, header lines and body of a refusal by the connection itself; None: the connection is just closed.
+
+        `scope`: of the request that is refused, if it is one.
+        """
         return None
 
     def linger(self) -> None:
@@ -199,7 +202,7 @@ class DirectProtocol(HttpToolsProtocol):
             self._refuse(MalformedHttp("There must be one Host header."))  # RFC 9112 §3.2
             return
         if self._surplus and scope["path"] not in self.always:
-            self._refuse(TooManyConnections(f"At most {self.most} at once."))
+            self._refuse(TooManyConnections(f"At most {self.most} at once."), scope)
             return
         cycle.message_event = cast("Any", Event(cycle.message_event.is_set()))
         super()._start_asgi_task(cycle, app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.asgi import Scope
 from gateway.fanout.transport import DirectProtocol
 from gateway.http import responses
 from gateway.http.cors import Common
@@ -33,7 +34,7 @@ def connections(
         most = max_connections
         always = PROBES
 
-        def refusal(self, error: ProtocolError) -> tuple[int, bytes, bytes]:
-            return responses.without_request(error, common)
+        def refusal(self, error: ProtocolError, scope: Scope | None = None) -> tuple[int, bytes, bytes]:
+            return responses.at_the_door(error, common, scope)
 
     return Connection

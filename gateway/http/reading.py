@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Final, Protocol
 
 from gateway.asgi import Headers, Receive, Scope, Send
+from gateway.auth.errors import TokenExpired
 from gateway.auth.gate import check_stream, principal_of
 from gateway.auth.principal import Principal
 from gateway.fanout.deadlines import LATE
@@ -68,28 +69,40 @@ class Reading:
         """
         if request.live is Live.NO:
             return self._plain(request, scope, send)
+        self._admit()
+        live = self._long_poll if request.live is Live.LONG_POLL else self._sse
+        reading = live(request, scope, receive, send)
+        return reading if self._limits.streams is None else self._counted(self._limits.streams, scope, reading)
+
+    async def until_closed(self, path: str, seconds: float, scope: Scope, receive: Receive) -> ProtocolError | None:
+        """Waits until a stream is closed or gone, at most `seconds`: a live read whose answer is another's.
+
+        Returns why it was ended before that, if it was: a drain, or the end of its credential. Raises what `__call__`
+        raises.
+        """
+        self._admit()
+        principal = principal_of(scope)
+        waiting = self._until_closed(path, lasting(principal, seconds, self._now()), receive)
+        await (waiting if self._limits.streams is None else self._counted(self._limits.streams, scope, waiting))
+        if self._hub.draining:
+            return Draining()
+        return None if lasting(principal, seconds, self._now()) else TokenExpired()
+
+    def _admit(self) -> None:
+        """What every live read has to pass. Raises Draining, TooManyReaders."""
         if self._hub.drained:
             raise Draining
         if self._limits.readers.full:
             raise TooManyReaders
-        if self._limits.streams is not None:
-            return self._live_within(self._limits.streams, request, scope, receive, send)
-        return self._live(request, scope, receive, send)
 
-    def _live(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if request.live is Live.LONG_POLL:
-            return self._long_poll(request, scope, receive, send)
-        return self._sse(request, scope, receive, send)
-
-    async def _live_within(
-        self, streams: Share, request: ReadRequest, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """A live read that counts as one of its credential's."""
+    async def _counted(self, streams: Share, scope: Scope, reading: Coroutine[None, None, None]) -> None:
+        """A live read that counts as one of its credential's. Raises TooManyStreams."""
         who = holder(scope, principal_of(scope))
         if streams.full(who):
+            reading.close()
             raise TooManyStreams(f"At most {streams.limit} at once.")
         with streams.one(who):
-            await self._live(request, scope, receive, send)
+            await reading
 
     @property
     def joined(self) -> int:
@@ -122,6 +135,13 @@ class Reading:
         else:
             await _in_parts(send, answer, frames.parts(stream.encoding, batch))
 
+    async def _until_closed(self, path: str, seconds: float, receive: Receive) -> None:
+        with self._limits.readers.long_polls, Follower(self._hub, path) as follower, Hangup(follower, receive):
+            batch: Batch | Signal = (await follower.begin(NOW, 0)).batch
+            follower.expire(seconds)
+            while batch is not Signal.OVER and not (isinstance(batch, Batch) and batch.closed):
+                batch = await follower.next()
+
     async def _long_poll(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> None:
         principal = principal_of(scope)
         with self._limits.readers.long_polls, Follower(self._hub, request.path) as follower, Hangup(follower, receive):
@@ -147,8 +167,11 @@ class Reading:
             Follower(self._hub, request.path, connection) as follower,
             _hangup(follower, receive, connection),
         ):
-            encoding, closed = await self._sse_begin(request, follower, principal_of(scope), send)
-            del request
+            begun = await self._sse_begin(request, follower, principal_of(scope), send)
+            if begun is None:
+                return
+            encoding, closed = begun
+            del request, begun
             if connection is not None:
                 _forget(scope)
             while not closed:
@@ -171,16 +194,25 @@ class Reading:
 
     async def _sse_begin(
         self, request: ReadRequest, follower: Follower, principal: Principal, send: Send
-    ) -> tuple[Encoding, bool]:
-        """Sends the head and the first page. Returns how the stream is encoded, and whether that was all of it."""
+    ) -> tuple[Encoding, bool] | None:
+        """Sends the head and the first page. Returns how the stream is encoded, and whether that was all of it; None if
+        the answer was another.
+        """
         page = await follower.begin(request.position, request.last_events)
         check_stream(principal, page.stream.id)
         follower.expire(lasting(principal, self._limits.sse_max_age * random.uniform(1, 1.2), self._now()))
-        encoding = page.stream.encoding
+        encoding, batch = page.stream.encoding, page.batch
+        at_its_end = request.resumed and batch.empty and batch.closed
+        if at_its_end and request.told:
+            await responses.respond(send, 204, headers.of_end(self._dialect.offset(batch.end)))
+            return None
         await responses.start(send, 200, headers.of_sse(encoding))
-        token = self._hub.cursor(follower.tail, request.cursor)
-        await responses.piece(send, self._frame(encoding, page.batch, b"%d" % token, first=True))
-        return encoding, page.batch.closed
+        if at_its_end:
+            await responses.piece(send, frames.closed_already(batch.end, self._dialect.offset))
+        else:
+            token = self._hub.cursor(follower.tail, request.cursor)
+            await responses.piece(send, self._frame(encoding, batch, b"%d" % token, first=True))
+        return encoding, batch.closed
 
 
 def lasting(principal: Principal, wanted: float, now: float) -> float:

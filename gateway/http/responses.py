@@ -20,6 +20,7 @@ refused: Final[Counter[str]] = Counter()
 
 _BODYLESS: Final = (204, 304)
 _PASSING: Final = (429, 503)
+_CHANGING: Final = ("POST", "PUT", "PATCH", "DELETE")
 _EVENT_STREAM: Final[Headers] = [(b"content-type", b"text/event-stream"), NO_STORE]
 _LAST: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": False}
 _UNREFERRED: Final = (b"referrer-policy", b"no-referrer")
@@ -129,33 +130,46 @@ def refusal(scope: Scope, error: ProtocolError) -> tuple[Headers, bytes]:
     headers = error_headers(error)
     if error.status >= 500:  # the line in the log has the same id
         headers.append((b"x-request-id", request_log.request_id(scope).encode()))
-    return headers, error_body(error.type, error.message, error.details)
+    message = error.message if scope["method"] in _CHANGING else error.to_reader
+    return headers, error_body(error.type, message, error.details)
 
 
 async def refuse(scope: Scope, send: Send, error: ProtocolError) -> None:
     """A ProtocolError as a response."""
     headers, body = refusal(scope, error)
-    if error.status in _PASSING and _would_give_up(scope):
-        await respond(send, 200, _EVENT_STREAM, b"retry: %d\n\n" % random.randint(1000, 3000))
+    if _comes_back(scope, error):
+        await respond(send, 200, _EVENT_STREAM, _retry())
     elif scope["method"] == "HEAD":
         await head(send, error.status, headers)
     else:
         await respond(send, error.status, headers, body)
 
 
-def without_request(error: ProtocolError, common: Common) -> tuple[int, bytes, bytes]:
-    """A refusal of something that is not a request of HTTP: status, header lines and body."""
+def at_the_door(error: ProtocolError, common: Common, scope: Scope | None = None) -> tuple[int, bytes, bytes]:
+    """A refusal by the connection itself: status, header lines and body. `scope`: of the request, if it is one."""
     refused[error.type] += 1
+    if scope is not None and _comes_back(scope, error):
+        body = _retry()
+        return 200, lines(200, _EVENT_STREAM, common, body), body
     body = error_body(error.type, error.message, error.details)
     return error.status, lines(error.status, error_headers(error), common, body), body
 
 
-def _would_give_up(scope: Scope) -> bool:
-    """Whether this is a browser's EventSource that reconnects: at any status but 200 it would give up for good (HTML,
-    §9.2.2), while an answer of 200 that ends at once is a lost connection to it.
+def _comes_back(scope: Scope, error: ProtocolError) -> bool:
+    """Whether an EventSource has to be told of this refusal by an answer that it comes back after.
+
+    At any status but 200 it would give up for good (HTML, §9.2.2). 200 that ends at once is a lost connection to it.
+    Other clients come back after 429 and 503, and some of them give up when a response ends so soon: they are not
+    answered like this, unless they say that they take nothing but event streams.
     """
-    return (
-        scope["method"] == "GET"
-        and b"live=sse" in scope["query_string"]
-        and any(name == b"last-event-id" for name, _ in scope["headers"])
+    if error.status not in _PASSING or scope["method"] != "GET" or b"live=sse" not in scope["query_string"]:
+        return False
+    return any(
+        name == b"last-event-id" or (name == b"accept" and value.strip().lower() == _EVENT_STREAM[0][1])
+        for name, value in scope["headers"]
     )
+
+
+def _retry() -> bytes:
+    """An event stream of nothing but how soon to come back: jittered, so that not all come back at once (law 8)."""
+    return b"retry: %d\n\n" % random.randint(1000, 3000)

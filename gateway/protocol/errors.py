@@ -36,6 +36,11 @@ class ProtocolError(Exception):
     def message(self) -> str:
         return (self.__doc__ or "").strip()
 
+    @property
+    def to_reader(self) -> str:
+        """The message for a request that could not have changed anything."""
+        return self.message
+
 
 class InvalidRequest(ProtocolError):
     """Request is malformed."""
@@ -284,6 +289,10 @@ class Unavailable(ProtocolError):
 
     status = 503
     type = "unavailable"
+
+    @property
+    def to_reader(self) -> str:
+        return self.message if type(self) is not Unavailable else "The log cannot be reached: try again."
 
 
 class StreamHeld(Unavailable):

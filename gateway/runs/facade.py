@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from gateway.fanout.hub import Hub
 from gateway.feed import Feed
 from gateway.http.bodies import Bodies
+from gateway.http.reading import Reading
 from gateway.http.routes import Routes
 from gateway.log.database import Database
 from gateway.protocol.batch import News
@@ -22,9 +23,9 @@ from gateway.runs.tokens import Signer, Tokens
 class Runs:
     """One Machine's part in all runs.
 
-    `streams`: the routes of all streams. `signer` makes tokens for runs' readers. `feed` is told of what is written
-    here. `public_url`: the address by which clients know this server, if it is set. `others`: another system's runs,
-    which are served beside the gateway's own.
+    `streams`: the routes of all streams, `reading` what reads them. `signer` makes tokens for runs' readers. `feed` is
+    told of what is written here. `public_url`: the address by which clients know this server, if it is set. `others`:
+    another system's runs, which are served beside the gateway's own.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Runs:
         database: Database,
         hub: Hub,
         streams: Routes,
+        reading: Reading,
         signer: Signer,
         *,
         machine: str,
@@ -44,7 +46,7 @@ class Runs:
         self._others = others
         self._store = Store(database, machine=machine)
         tokens = Tokens(signer, self._store, bodies, others)
-        self.streams = RunStreams(streams, self._store, tokens, hub, bodies, feed)
+        self.streams = RunStreams(streams, self._store, tokens, reading, bodies, feed)
         self.leases = LeaseWatch(self._store.end_lost, feed.committed)
         self._routes = RunRoutes(self._store, signer, bodies, public_url, others)
         self.list = self._routes.list

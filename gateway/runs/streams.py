@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Final, Protocol
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.auth.gate import check_stream, let_in, principal_of
-from gateway.fanout.follower import Follower, Signal
-from gateway.fanout.hub import Hub
 from gateway.feed import Feed
 from gateway.http import responses
 from gateway.http.bodies import Bodies
-from gateway.http.reading import Hangup, lasting
+from gateway.http.reading import Reading
 from gateway.http.routes import Routes
-from gateway.protocol.batch import Batch
 from gateway.protocol.errors import MethodNotAllowed, StreamNotFound
 from gateway.protocol.headers import JSON, NO_STORE
-from gateway.protocol.offset import NOW
 from gateway.protocol.record import to_json
 from gateway.protocol.run_path import Part, is_run, part_of
 from gateway.protocol.stream_path import check_path
@@ -38,25 +33,26 @@ class Below(Protocol):
 
 
 class RunStreams:
-    """The stream routes, with what a run adds to them. `feed` is told of what was written here."""
+    """The stream routes, with what a run adds to them.
+
+    `reading` has the gateway's own streams. `feed` is told of what was written here.
+    """
 
     def __init__(
         self,
         streams: Routes,
         store: Store,
         tokens: Below,
-        hub: Hub,
+        reading: Reading,
         bodies: Bodies,
         feed: Feed,
-        now: Callable[[], float] = time.time,
     ) -> None:
         self._streams = streams
         self._store = store
         self._tokens = tokens
-        self._hub = hub
+        self._reading = reading
         self._bodies = bodies
         self._feed = feed
-        self._now = now
 
     def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answers a request for `path`. Raises ProtocolError while nothing has been sent.
@@ -88,24 +84,20 @@ class RunStreams:
         raise MethodNotAllowed(None, [(b"allow", allow)])
 
     async def _meta(self, run: str, wait: float, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers with the record: at once, or when the run has ended, or `wait` seconds or the credential's time have
-        passed.
+        """Answers with the record: at once, or when the run has ended or `wait` seconds have passed.
+
+        Raises what a live read raises, rather than say before its time that the run is active.
         """
         principal = principal_of(scope)
         stream_id, record = await self._store.look(run)
         check_stream(principal, stream_id)
         if wait and not record.ended:
-            await self._until_closed(run, lasting(principal, wait, self._now()), receive)
+            early = await self._reading.until_closed(run, wait, scope, receive)
             stream_id, record = await self._store.look(run)
             check_stream(principal, stream_id)
+            if early is not None and not record.ended:
+                raise early
         await responses.respond(send, 200, [JSON, NO_STORE], to_json(record))
-
-    async def _until_closed(self, run: str, wait: float, receive: Receive) -> None:
-        with Follower(self._hub, run) as follower, Hangup(follower, receive):
-            batch: Batch | Signal = (await follower.begin(NOW, 0)).batch
-            follower.expire(wait)
-            while batch is not Signal.OVER and not (isinstance(batch, Batch) and batch.closed):
-                batch = await follower.next()
 
     async def _control(self, run: str, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """The stream from readers to the producer. The first request for it creates it."""

@@ -181,9 +181,11 @@ class Settings(BaseSettings):
     sse_max_age: Seconds = Field(
         60.0, description="Seconds after which an SSE response ends cleanly, and its client resumes."
     )
-    long_poll_timeout: Seconds = Field(30.0, description="Seconds that a long-poll waits for news.")
+    long_poll_timeout: Seconds = Field(
+        20.0, description="Seconds that a long-poll waits for news; proxies often give up after 30."
+    )
     heartbeat: Seconds = Field(
-        15.0,
+        8.0,
         description="Seconds of silence after which an SSE response gets a comment, so that nobody takes it for dead.",
     )
     request_timeout: Seconds = Field(60.0, description="Seconds that a request, its body included, may take to arrive.")

@@ -25,6 +25,8 @@ from tests.servers import (
     until,
 )
 
+EVENT_SOURCE = {"Accept": "text/event-stream"}
+
 
 def without_cursors(stream: bytes) -> bytes:
     return re.sub(rb'"streamCursor":"[0-9]+"', b'"streamCursor":"N"', stream)
@@ -157,6 +159,50 @@ async def test_a_long_log_comes_in_pieces_each_with_its_own_control_event(client
     ]
     offsets = [event.last_event_id for event in controls]
     assert offsets == sorted(set(offsets)), "never two at one offset"
+
+
+async def test_an_event_source_is_told_the_end_before_204_ends_it(client: Client, path: str) -> None:
+    """It may have missed that its stream was closed: as long as it does not say that it has heard so, it is told."""
+    await client("PUT", path, headers=JSON, content="[1]")
+    async with following(client, f"{path}?offset=-1&live=sse", **EVENT_SOURCE) as follow:
+        resume = (await follow.until(up_to_date)).last_event_id
+    await client("POST", path, headers={"Stream-Closed": "true"})
+    live = f"{path}?offset=-1&live=sse"
+    async with following(client, live, **EVENT_SOURCE, **{"Last-Event-ID": resume}) as again:
+        told = await again.end()
+    assert last_control(told) == {"streamNextOffset": at(1), "streamClosed": True}
+    assert told.last_event_id == at(1) + "_closed"
+    over = await client("GET", live, headers=EVENT_SOURCE | {"Last-Event-ID": told.last_event_id})
+    assert (over.status_code, over.content, over.headers["stream-closed"]) == (204, b"", "true")
+    assert over.headers["stream-next-offset"] == at(1)
+    by_query = await client("GET", f"{live}&lastEventId={told.last_event_id}", headers=EVENT_SOURCE)
+    assert by_query.status_code == 204
+    plain = await client("GET", f"{path}?offset={at(1)}&live=sse", headers=EVENT_SOURCE)
+    assert b"streamClosed" in plain.content, "a client of the protocol has to be told by an event (§5.8)"
+
+
+async def test_who_was_told_of_an_end_reads_on_in_a_stream_made_anew(client: Client, path: str) -> None:
+    await client("PUT", path, headers=JSON, content="[1,2]")
+    told = {"Last-Event-ID": at(1) + "_closed"}
+    async with following(client, f"{path}?offset=-1&live=sse", **told) as follow:
+        assert payloads(await follow.until(up_to_date)) == [2]
+    assert refusal(await client("GET", f"{path}?offset={at(1)}_closed")) == (400, "invalid_request")
+
+
+async def test_lines_of_live_events_are_short_enough_for_line_readers(
+    client: Client, gateways: dict[str, Running], path: str
+) -> None:
+    await client("PUT", path, headers=JSON)
+    events = [[f"{n}-{i}-" + "x" * 90 for i in range(1_000)] for n in range(3)]
+    for machine in gateways.values():
+        async with client_of(machine) as other, following(other, f"{path}?offset=-1&live=sse") as follow:
+            await follow.until(up_to_date)
+            for batch in events:
+                await client("POST", path, headers=JSON, json=batch)
+            await follow.until(lambda reading: len(payloads(reading)) >= 3_000)
+            assert max(map(len, follow.bytes.split(b"\n"))) < 32_100
+        await client("DELETE", path)
+        await client("PUT", path, headers=JSON)
 
 
 async def test_readers_of_both_machines_are_given_the_log_once_and_in_order(
