@@ -69,6 +69,7 @@ class Batch:
     up_to_date: bool
     closed: bool
     lengths: Sequence[int] | None = field(default=None, compare=False)
+    cuts: Sequence[tuple[int, int]] | None = field(default=None, compare=False, repr=False)  # kept by `cuts`
 
     @property
     def empty(self) -> bool:
@@ -116,24 +117,34 @@ def after(encoding: Encoding, batch: Batch, position: int) -> Batch | None:
     return Batch(position, batch.end, batch.body[skipped:], batch.up_to_date, batch.closed, batch.lengths[count:])
 
 
-def split(encoding: Encoding, batch: Batch, most: int) -> list[Batch]:
-    """A batch as adjacent ones of at most `most` bytes each, or of one event that is larger.
+def cuts(encoding: Encoding, batch: Batch, most: int) -> Sequence[tuple[int, int]]:
+    """How a batch is cut into parts of at most `most` bytes each, or of one event that is larger.
 
-    Only the last is as up to date and as closed as the batch. A batch whose events' lengths are unknown stays whole.
+    The position after each part, and where it ends in the body, without the comma behind it. A batch whose events'
+    lengths are unknown stays whole. All readers of a batch share the answer.
     """
+    if batch.cuts is None:
+        batch.cuts = _cut(1 if encoding is Encoding.JSON else 0, batch, most)
+    return batch.cuts
+
+
+def _cut(gap: int, batch: Batch, most: int) -> list[tuple[int, int]]:
+    whole = [(batch.end, len(batch.body))]
     if len(batch.body) <= most or batch.lengths is None or len(batch.lengths) != batch.end - batch.start:
-        return [batch]
-    gap = 1 if encoding is Encoding.JSON else 0
-    ends = list(accumulate(batch.lengths)) if not gap else list(accumulate([length + 1 for length in batch.lengths]))
-    body, pieces, count, at = memoryview(batch.body), list[Batch](), 0, 0
+        return whole
+    ends = list(accumulate(batch.lengths))
+
+    def end_of(event: int) -> int:
+        return ends[event] + event * gap
+
+    found, count, at = list[tuple[int, int]](), 0, 0
     while count < len(ends):
-        upto = max(bisect_right(ends, at + most + gap), count + 1)
-        piece = bytes(body[at : ends[upto - 1] - gap])
-        pieces.append(Batch(batch.start + count, batch.start + upto, piece, False, False))
-        count, at = upto, ends[upto - 1]
-    last = pieces[-1]
-    pieces[-1] = Batch(last.start, batch.end, last.body, batch.up_to_date, batch.closed)
-    return pieces
+        fitting = bisect_right(range(len(ends)), at + most, lo=count, key=end_of)
+        count = max(fitting, count + 1)
+        end = end_of(count - 1)
+        found.append((batch.start + count, end))
+        at = end + gap
+    return found
 
 
 def join(encoding: Encoding, batches: list[Batch]) -> Batch:

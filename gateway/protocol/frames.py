@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable
 
-from gateway.protocol.batch import LINE, Batch, Encoding, split
+from gateway.protocol.batch import LINE, Batch, Encoding, cuts
 from gateway.protocol.offset import format_offset
 from gateway.protocol.read import TOLD
 
@@ -41,22 +41,35 @@ def sse(
     A batch that would make a line of more than LINE bytes becomes several data events, each with its control event.
     """
     retry = RETRY if first else b""
-    room = LINE if encoding is not Encoding.BASE64 else LINE // 4 * 3
-    if len(batch.body) <= room:
-        return retry + _events(encoding, batch, cursor, offset)
-    return retry + b"".join([_events(encoding, piece, cursor, offset) for piece in split(encoding, batch, room)])
-
-
-def _events(encoding: Encoding, batch: Batch, cursor: bytes, offset: Callable[[int], bytes]) -> bytes:
-    end = offset(batch.end)
-    data = b"" if batch.empty else b"id: %b\nevent: data\n%b\n" % (end, _data_lines(encoding, batch.body))
     if batch.closed:
         state = b',"streamClosed":true'  # no cursor: nobody comes back (§5.8)
     elif batch.up_to_date:
         state = b',"streamCursor":"%b","upToDate":true' % cursor
     else:
         state = b',"streamCursor":"%b"' % cursor
-    return b'%bid: %b\nevent: control\ndata:{"streamNextOffset":"%b"%b}\n\n' % (data, end, end, state)
+    if batch.empty:
+        return retry + _control(offset(batch.end), state)
+    room = LINE if encoding is not Encoding.BASE64 else LINE // 4 * 3
+    if len(batch.body) <= room:
+        return retry + _data(encoding, batch.body, offset(batch.end), state)
+    body, at, gap = memoryview(batch.body), 0, 1 if encoding is Encoding.JSON else 0
+    parts: list[bytes | memoryview] = [retry]  # joined once, since a page's bytes are copied each time
+    for position, end in cuts(encoding, batch, room):
+        after = offset(position)
+        lines = (b"data:[", body[at:end], b"]\n") if gap else (_data_lines(encoding, bytes(body[at:end])),)
+        control = _control(after, state if position == batch.end else b',"streamCursor":"%b"' % cursor)
+        parts += (b"id: %b\nevent: data\n" % after, *lines, b"\n", control)
+        at = end + gap
+    return b"".join(parts)
+
+
+def _data(encoding: Encoding, payload: bytes, end: bytes, state: bytes) -> bytes:
+    lines = _data_lines(encoding, payload)
+    return b"id: %b\nevent: data\n%b\n%b" % (end, lines, _control(end, state))
+
+
+def _control(end: bytes, state: bytes) -> bytes:
+    return b'id: %b\nevent: control\ndata:{"streamNextOffset":"%b"%b}\n\n' % (end, end, state)
 
 
 def closed_already(position: int, offset: Callable[[int], bytes] = format_offset) -> bytes:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol import frames
-from gateway.protocol.batch import LINE, Batch, Encoding, join, split
+from gateway.protocol.batch import LINE, Batch, Encoding, cuts, join
 from gateway.protocol.offset import format_offset, parse_position
 from tests.event_source import read
 
@@ -261,9 +261,9 @@ def test_what_is_joined_from_many_notifications_is_split_again() -> None:
     body = b",".join([b'{"n": [1, 2], "t": "%b"}' % (b",x" * 200)] * 10)
     batches = [Batch(n * 10, n * 10 + 10, body, n == 9, False) for n in range(10)]
     joined = join(Encoding.JSON, batches)
-    pieces = split(Encoding.JSON, joined, LINE)
-    assert len(pieces) == 2
-    assert b",".join(piece.body for piece in pieces) == joined.body
-    assert [(piece.start, piece.up_to_date) for piece in pieces] == [(0, False), (pieces[0].end, True)]
-    rows_missing = [Batch(0, 11, body, False, False), Batch(11, 40, body * 8, True, False)]
-    assert split(Encoding.JSON, join(Encoding.JSON, rows_missing), LINE) == [join(Encoding.JSON, rows_missing)]
+    (first, first_end), (last, last_end) = cuts(Encoding.JSON, joined, LINE)
+    assert (last, last_end) == (100, len(joined.body))
+    parts = [joined.body[:first_end], joined.body[first_end + 1 :]]
+    assert [len(json.loads(b"[%b]" % part)) for part in parts] == [first, 100 - first]
+    rows_missing = join(Encoding.JSON, [Batch(0, 11, body, False, False), Batch(11, 40, body * 8, True, False)])
+    assert cuts(Encoding.JSON, rows_missing, LINE) == [(40, len(rows_missing.body))]
