@@ -25,7 +25,7 @@ def test_without_an_environment_everything_has_its_default() -> None:
     settings = load()
     assert (settings.database_url, settings.host, settings.port) == (None, "127.0.0.1", 8080)
     assert settings.data_dir == Path(".run-gateway")
-    assert (settings.long_poll_timeout, settings.sse_max_age, settings.heartbeat) == (30, 60, 15)
+    assert (settings.long_poll_timeout, settings.sse_max_age, settings.heartbeat) == (20, 60, 8)
     assert (settings.max_body, settings.migrate) == (10 * 1024 * 1024, True)
 
 

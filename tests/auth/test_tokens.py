@@ -177,7 +177,8 @@ async def test_every_live_read_ends_cleanly_before_its_token_does(postgres: Post
                 run = (await make(client))["runId"]
                 signed = (await another(client, run, ttl=2)).json()
                 answer = await client("GET", f"/runs/{run}{query}&token={signed['token']}")
-                assert answer.status_code in (200, 204)
+                # A record that says "active" before its time would be taken for the end of the wait.
+                assert answer.status_code in ((401,) if "meta" in query else (200, 204))
                 assert b"streamClosed" not in answer.content, "it is the response that has ended"
                 running.app._auth._gate._now = lambda: signed["expiresAt"] + 0.1  # type: ignore[union-attr]
                 again = await client("GET", f"/runs/{run}{query}&token={signed['token']}")
