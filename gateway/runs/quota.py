@@ -9,6 +9,7 @@ from gateway.log.database import Database
 
 _COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM run_gateway.runs WHERE tenant = $1 LIMIT $2) counted"
 _EXISTS: Final = "SELECT EXISTS (SELECT 1 FROM run_gateway.streams WHERE path = $1)"
+MOST: Final = 10_000  # tenants that are remembered; of one that is forgotten the database is asked again
 _FRESH: Final = 5.0  # seconds that a count is good for; only then are deletions and other Machines' runs seen
 
 
@@ -30,10 +31,16 @@ class RunQuota:
             async with self._database.acquire() as connection:
                 count, until = await connection.fetchval(_COUNT, tenant, self._limit), now + _FRESH
         if count < self._limit:
-            self._counts[tenant] = (count + 1, until)
+            self._note(tenant, count + 1, until)
             return False
-        self._counts[tenant] = (count, until)
+        self._note(tenant, count, until)
         if path is None:
             return True
         async with self._database.acquire() as connection:
             return not await connection.fetchval(_EXISTS, path)
+
+    def _note(self, tenant: str, count: int, until: float) -> None:
+        self._counts.pop(tenant, None)  # so that the oldest stand first
+        self._counts[tenant] = (count, until)
+        if len(self._counts) > MOST:
+            del self._counts[next(iter(self._counts))]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from gateway.log.database import Database
 from gateway.quotas.rates import MOST, Rate
 from gateway.quotas.shares import Share
+from gateway.runs.quota import MOST as MOST_TENANTS
+from gateway.runs.quota import RunQuota
 from gateway.settings import load
 from tests.servers import PATIENCE, Client, client_of, following, serving
 
@@ -172,6 +175,31 @@ def test_a_bucket_fills_with_time_and_no_further() -> None:
     assert [rate.take("a", 1000.0) for _ in range(3)] == [True, True, False]
     slow = Rate(0.1)
     assert [slow.take("a", now) for now in (0.0, 9.0, 10.1, 11.0)] == [True, False, True, False]
+
+
+class Counting:
+    """A database in which every tenant has one run."""
+
+    asked = 0
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Counting]:
+        yield self
+
+    async def fetchval(self, *_: object) -> int:
+        self.asked += 1
+        return 1
+
+
+async def test_a_quota_of_runs_does_not_remember_every_tenant() -> None:
+    database = Counting()
+    quota = RunQuota(cast("Database", database), 10)
+    for number in range(MOST_TENANTS + 5_000):
+        assert not await quota.full(str(number), None)
+    assert len(quota._counts) == MOST_TENANTS
+    asked = database.asked
+    assert not await quota.full(str(number), None), "one that comes often is remembered"
+    assert database.asked == asked
 
 
 def test_who_has_gone_is_not_remembered() -> None:

@@ -98,6 +98,10 @@ async def test_a_producer_that_comes_back_finds_403_with_the_reason(
         assert refusal(await client("POST", f"/runs/{id}/heartbeat")) == (403, "producer_lost")
         # What takes over from a stale epoch is no zombie, and is told that there is nothing to take over any more.
         assert refusal(await append(client, id, "late", **producer(5, 0))) == (409, "stream_closed")
+        for headers in (producer(0, 0, "q"), producer(7, 0, "q") | CLOSED):  # one whose first append came too late
+            answer = await append(client, id, "late", **headers)
+            assert refusal(answer) == (403, "producer_lost"), headers
+            assert "producer-epoch" not in answer.headers
     assert len(await events(a, f"/runs/{id}")) == 2
 
 

@@ -29,11 +29,12 @@ END;
 
 
 -- Who appends to a run that was ended because its producer had been lost is told so ('lost'), and not that it is closed:
--- the producers of before by their epoch, and whoever gives no name. A later epoch finds it closed like any other.
+-- the producers of before by their epoch, those that never appended, and whoever gives no name. A later epoch of one that
+-- did finds it closed like any other.
 CREATE OR REPLACE FUNCTION run_gateway.fence(
     lost boolean, producer text, epoch bigint, known_epoch bigint, verdict text
 ) RETURNS text LANGUAGE sql IMMUTABLE
-RETURN CASE WHEN lost AND verdict = 'closed' AND (producer IS NULL OR epoch < known_epoch) THEN 'lost' ELSE verdict END;
+RETURN CASE WHEN lost AND verdict = 'closed' AND (producer IS NULL OR known_epoch IS NULL OR epoch < known_epoch) THEN 'lost' ELSE verdict END;
 
 
 -- When a stream expires, and when the lease of a run does, after a sign of life at this moment.
