@@ -1,27 +1,38 @@
-"""The followers that stand at the tail of a stream, and the sending of the same bytes to all of them.
+"""The sending of the same bytes to all who stand at the tail of a stream.
 
 This is what a delivery costs. Whatever one connection raises, sending returns, every other follower is sent its bytes,
-and the one that raised is ended (law 6).
+and the one that raised is ended (law 6). What would hold the loop for too long goes out in several of its turns; until
+its turn has come, a follower stands where it stood (law 3).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
+from gateway.fanout.crowd import descriptors
 from gateway.fanout.uring import BrokenOff, NoUring, Uring
 from gateway.outage import SeldomLogger
 
 if TYPE_CHECKING:
+    from gateway.fanout.crowd import Crowd
     from gateway.fanout.follower import Direct, Follower
 
 logger = logging.getLogger("gateway.fanout.broadcast")
 seldom_logger: Final = SeldomLogger(logger)
 
+# What sending costs is reckoned in bytes: those of the frame, and EACH for the system call. 16 MiB take some 10 ms.
+EACH: Final = 8 << 10
+TURN: Final = 16 << 20  # in one turn of the loop
+FREE: Final = 1 << 20  # what costs no more than this is sent at once and is not counted
+BACKLOG: Final = 2 << 20  # bytes that wait behind a frame on its way to a crowd; with more, all have to fetch them
+LET_GO: Final = 64  # followers that are told to fetch for themselves, in one turn
+
 MANY: Final = 16  # followers from which on one system call for all is the cheaper way
-_NONE: Final = array("i")
 _FAILED: Final = "A reader was ended: its connection failed while it was sent something."
 
 
@@ -32,57 +43,26 @@ class ManySends(Protocol):
     def close(self) -> None: ...
 
 
-class Crowd:
-    """Followers who have everything up to their tail's position, and the connections to which the next bytes go."""
-
-    __slots__ = ("_connections", "_fds", "_followers")
-
-    def __init__(self) -> None:
-        self._connections: dict[Follower, Direct] = {}
-        self._followers: tuple[Follower, ...] = ()  # these two are empty until somebody asks
-        self._fds = _NONE
-
-    def __len__(self) -> int:
-        return len(self._connections)
-
-    def __iter__(self) -> Iterator[Follower]:
-        return iter(self._connections)
-
-    def join(self, follower: Follower, connection: Direct) -> None:
-        self._connections[follower] = connection
-        self._forget()
-
-    def leave(self, follower: Follower) -> bool:
-        """Tells whether it was there."""
-        self._forget()
-        return self._connections.pop(follower, None) is not None
-
-    @property
-    def connections(self) -> tuple[tuple[Follower, Direct], ...]:
-        return tuple(self._connections.items())
-
-    @property
-    def descriptors(self) -> tuple[tuple[Follower, ...], array[int]]:
-        """Followers, and in the same order the descriptors of their sockets.
-
-        A connection that is lost ends its follower before its descriptor may be another's.
-        """
-        if not self._followers:
-            self._followers = tuple(self._connections)
-            self._fds = array("i", map(_descriptor, self._connections.values()))
-        return self._followers, self._fds
-
-    def _forget(self) -> None:
-        self._followers = ()
-        self._fds = _NONE
-
-
 class Broadcast:
     """Sends bytes to everybody in a crowd: many at once by io_uring, once it is open, and few one by one."""
 
-    def __init__(self, uring: ManySends | None = None, many: int = MANY) -> None:
+    def __init__(
+        self,
+        uring: ManySends | None = None,
+        many: int = MANY,
+        *,
+        turn: int = TURN,
+        free: int = FREE,
+        backlog: int = BACKLOG,
+    ) -> None:
         self._uring = uring
         self._many = many
+        self._turn = turn
+        self._free = free
+        self._backlog = backlog
+        self._spent = 0  # of this turn of the loop
+        self._next: asyncio.Handle | None = None  # the beginning of the next turn, if it is waited for
+        self._crowds: deque[Crowd] = deque()  # to which frames are on their way
 
     def open(self) -> None:
         """Opens an io_uring, where there is one."""
@@ -102,12 +82,71 @@ class Broadcast:
         """Whether many are sent to in one system call."""
         return self._uring is not None
 
-    def __call__(self, crowd: Crowd, data: bytes) -> None:
-        """Never raises."""
-        if self._uring is not None and len(crowd) >= self._many:
-            self._send_at_once(self._uring, crowd, data)
+    def __call__(self, crowd: Crowd, data: bytes, start: int) -> None:
+        """Sends `data` to all of a crowd: at once, or else it is among the crowd's `sendings`, and goes on by itself.
+
+        `start`: where those stand who have not been sent it. Never raises.
+        """
+        count = len(crowd)
+        cost = count * (len(data) + EACH)
+        if crowd.sendings or (cost > self._free and not self._affords(cost)):
+            self._begin(crowd, data, start)
+        elif count >= self._many and self._uring is not None:
+            self._send_at_once(self._uring, *crowd.descriptors, data)
         else:
             self._send_one_by_one(crowd.connections, data)
+
+    def _affords(self, cost: int) -> bool:
+        """Whether so much more can be done in this turn of the loop."""
+        if self._spent + cost > self._turn:
+            return False
+        self._spent += cost
+        self._await_turn()
+        return True
+
+    def _await_turn(self) -> None:
+        if self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._take_turn)
+
+    def _begin(self, crowd: Crowd, data: bytes, start: int) -> None:
+        if not crowd.sendings:
+            self._crowds.append(crowd)
+            self._await_turn()
+        crowd.add(start, data, self._backlog)
+
+    def _take_turn(self) -> None:
+        """Another turn of the loop: what is on its way goes on."""
+        self._spent = 0
+        self._next = None
+        while self._crowds and self._spent < self._turn:
+            crowd = self._crowds.popleft()
+            self._spent += self._go_on(crowd, self._turn - self._spent)
+            if crowd.sendings:
+                self._crowds.append(crowd)
+            elif crowd.ending:
+                crowd.end()
+        if self._spent:
+            self._await_turn()
+
+    def _go_on(self, crowd: Crowd, room: int) -> int:
+        """Goes on with the oldest frame, as far as there is room for it; returns what it took."""
+        sending = crowd.sendings[0]
+        data = sending.data
+        if data:
+            cost = len(data) + EACH
+            members = sending.next(max(1, room // cost))
+            cost *= len(members)
+            if self._uring is not None and len(members) >= self._many:
+                fds = descriptors([connection for _, connection in members])
+                self._send_at_once(self._uring, members, fds, data)
+            else:
+                self._send_one_by_one(members, data)
+        else:
+            sending.let_go(LET_GO)
+            cost = self._turn
+        if not sending.due:
+            crowd.sendings = crowd.sendings[1:]
+        return cost
 
     def _send_one_by_one(self, connections: Iterable[tuple[Follower, Direct]], data: bytes) -> None:
         size = len(data)
@@ -123,18 +162,19 @@ class Broadcast:
             if sent < size:
                 _spill(follower, data, sent)
 
-    def _send_at_once(self, uring: ManySends, crowd: Crowd, data: bytes) -> None:
-        followers, fds = crowd.descriptors
+    def _send_at_once(
+        self, uring: ManySends, connections: Sequence[tuple[Follower, Direct]], fds: array[int], data: bytes
+    ) -> None:
         try:
             short = uring.send(fds, data)
         except Exception as error:
             seldom_logger.exception("io_uring has failed: from now on frames are sent to one reader after the other.")
             self.close()
             broken = error if isinstance(error, BrokenOff) else BrokenOff({}, 0, len(fds))
-            self._mend(crowd.connections, broken, data)
+            self._mend(connections, broken, data)
         else:
             for place, sent in short.items():
-                _spill(followers[place], data, sent)
+                _spill(connections[place][0], data, sent)
 
     def _mend(self, connections: Sequence[tuple[Follower, Direct]], broken: BrokenOff, data: bytes) -> None:
         """Nobody is sent anything twice, and nobody is left out."""
@@ -145,17 +185,9 @@ class Broadcast:
         self._send_one_by_one(connections[broken.taken :], data)
 
 
-def _descriptor(connection: Direct) -> int:
-    try:
-        return connection.fileno()
-    except Exception:
-        seldom_logger.exception("A reader is sent nothing: its connection does not tell its descriptor.")
-        return -1  # no bytes go there, and what is to be written to it then ends it if that fails too
-
-
 def _spill(follower: Follower, data: bytes, sent: int) -> None:
     try:
-        follower.spill(data[sent:])
+        follower.spill(memoryview(data)[sent:])  # no copy: all who are slow share the bytes
     except Exception:
         seldom_logger.exception(_FAILED)
         follower.fail()

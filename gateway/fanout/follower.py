@@ -35,7 +35,7 @@ class Direct(Protocol):
     def lost(self) -> bool: ...
     def fileno(self) -> int: ...
     def send(self, data: bytes) -> int: ...
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes | memoryview) -> None: ...
     def writable(self) -> bool: ...
     def abort(self) -> None: ...
     async def drain(self) -> None: ...
@@ -68,17 +68,17 @@ class Follower:
     __slots__ = ("_direct", "_hub", "_over", "_parked", "_signal", "position", "slot", "tail")
 
     def __init__(self, hub: Hub, path: str, direct: Direct | None = None) -> None:
+        over = direct is not None and direct.lost()  # it may have been lost when there was no follower to be told
         self.tail: Tail = hub.follow(path)
         self.position = 0
         self.slot = 0
         self._hub = hub
         self._direct = direct
         self._parked: asyncio.Future[None] | None = None
-        self._over = False
+        self._over = over
         self._signal: Signal | None = None
         if direct is not None:
             direct.follower = self
-            self._over = direct.lost()  # it may have been lost before there was a follower to be told
 
     def __enter__(self) -> Self:
         return self
@@ -150,7 +150,7 @@ class Follower:
         self._signal = Signal.HEARTBEAT
         self.wake()
 
-    def spill(self, rest: bytes) -> None:
+    def spill(self, rest: bytes | memoryview) -> None:
         """The socket did not take all that the tail sent: the transport buffers the rest, and says that it is full."""
         assert self._direct is not None
         self._direct.write(rest)
@@ -186,8 +186,8 @@ class Follower:
         return self._parked
 
     def _leave(self) -> None:
-        if self.tail.direct.leave(self):
-            assert self.tail.position is not None
-            self.position = self.tail.position  # everything up to here has been written to it
+        stands = self.tail.direct.leave(self, self.tail.position)
+        if stands is not None:
+            self.position = stands  # everything up to here has been written to it
         else:
             self.tail.waiting.discard(self)

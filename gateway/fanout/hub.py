@@ -15,11 +15,11 @@ from typing import Final
 
 from gateway.counting import SECONDS, Histogram
 from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast
+from gateway.fanout.crowd import END, tell
 from gateway.fanout.deadlines import TICK, Deadlines
 from gateway.fanout.shared import Read, SharedReads, shared
-from gateway.fanout.tail import BEAT, END, Tail, tell
+from gateway.fanout.tail import Tail
 from gateway.outage import Outage, SeldomLogger
-from gateway.protocol import frames
 from gateway.protocol.batch import Batch, News, Page, after
 from gateway.protocol.cursor import cursor
 from gateway.protocol.errors import ProtocolError, StreamGone, StreamNotFound, Unavailable
@@ -32,7 +32,6 @@ seldom_logger: Final = SeldomLogger(logger)
 RECENT: Final = 16 << 10  # bytes before its position that the first reader of a tail fetches for all who come with it
 KEEP: Final = 5.0  # seconds between touches of a stream that would expire; a third of its TTL, where that is less
 ROUNDS: Final = 2  # how often a newcomer waits for another newcomer's first read, before it reads for itself
-_HEARTBEAT: Final = frames.chunk(frames.HEARTBEAT)
 
 Positions = Callable[[Iterable[str]], Awaitable[dict[str, tuple[int, int, bool]]]]
 """Id, tail and closed of those of the paths at which there is a stream."""
@@ -202,25 +201,23 @@ class Hub:
         if tail is None:
             return
         try:
-            self._take(tail, news)
+            if news.deleted:
+                self._drop(tail)
+            elif not news.last and not news.closed:
+                self.created(news.path)  # it has no event: that it was made is all there is to tell
+            elif tail.position is None or tail.filling:
+                tail.expect(news)
+            elif news.last < tail.position or (news.last == tail.position and (tail.closed or not news.closed)):
+                return  # it is known already
+            elif news.first == tail.position + 1 and news.body is not None:
+                batch = Batch(tail.position, news.last, news.body, True, news.closed, news.lengths)
+                self._publish(tail, batch, news.heard)
+            else:
+                tail.heard = tail.heard or news.heard
+                self._want(tail, news.last)
         except Exception:
             seldom_logger.exception("News could not be given to a stream's readers; they are given it from the log.")
             self._look.set()  # the next sweep sees whether the tail is behind
-
-    def _take(self, tail: Tail, news: News) -> None:
-        if news.deleted:
-            self._drop(tail)
-        elif not news.last and not news.closed:
-            self.created(news.path)  # it has no event: that it was made is all there is to tell
-        elif tail.position is None or tail.filling:
-            tail.expect(news)
-        elif news.last < tail.position or (news.last == tail.position and (tail.closed or not news.closed)):
-            return  # it is known already
-        elif news.first == tail.position + 1 and news.body is not None:
-            self._publish(tail, Batch(tail.position, news.last, news.body, True, news.closed, news.lengths), news.heard)
-        else:
-            tail.heard = tail.heard or news.heard
-            self._want(tail, news.last)
 
     def created(self, path: str) -> None:
         """Hears that a stream was made at this path: one that was followed here before, and has expired, is no more."""
@@ -238,18 +235,16 @@ class Hub:
         now = self._clock()
         direct = len(tail.direct)
         tail.publish(batch, self.cursor(tail), now)
-        if direct:
-            try:
-                self._count(tail, batch, direct, heard)
-            except Exception:
-                seldom_logger.exception("A batch was given to its readers and could not be counted or traced.")
-
-    def _count(self, tail: Tail, batch: Batch, direct: int, heard: float) -> None:
-        self.delivered += direct
-        if heard:
-            self.delivery_seconds.observe(self._clock() - heard)
-        if self.published is not None:
-            self.published(tail.path, batch.start, batch.end, direct)
+        if not direct:
+            return
+        try:
+            self.delivered += direct
+            if heard and not tail.direct.sendings:
+                self.delivery_seconds.observe(self._clock() - heard)
+            if self.published is not None:
+                self.published(tail.path, batch.start, batch.end, direct)
+        except Exception:
+            seldom_logger.exception("A batch was given to its readers and could not be counted or traced.")
 
     def _catch_up(self, tail: Tail) -> None:
         """Publishes the news that came while the log was read, as far as it goes on from where the tail is now."""
@@ -353,9 +348,7 @@ class Hub:
         silent = now - self._heartbeat
         for tail in self.tails.values():
             if tail.quiet_since <= silent:
-                tail.quiet_since = now
-                tail.write(_HEARTBEAT)
-                tell(tuple(tail.waiting), BEAT)
+                tail.beat(now)
 
     async def _keep(self, tails: list[Tail], now: float) -> None:
         """A stream with live readers does not expire (§5.1)."""

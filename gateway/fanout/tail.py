@@ -7,13 +7,11 @@ comes in between (law 4).
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterable
-from operator import methodcaller
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
-from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast, Crowd
-from gateway.outage import SeldomLogger
+from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast
+from gateway.fanout.crowd import BEAT, END, WAKE, Crowd, tell
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, Encoding, News, Page, Stream, after, join
 from gateway.protocol.offset import format_offset
@@ -21,35 +19,10 @@ from gateway.protocol.offset import format_offset
 if TYPE_CHECKING:
     from gateway.fanout.follower import Follower
 
-logger = logging.getLogger("gateway.fanout.tail")
-seldom_logger: Final = SeldomLogger(logger)
-
-WAKE: Final = methodcaller("wake")
-BEAT: Final = methodcaller("beat")
-END: Final = methodcaller("end")
-
 RING_BYTES: Final = 64 << 10  # of recent batches, for readers that are a little behind
 RING_BATCHES: Final = 128
+_HEARTBEAT: Final = frames.chunk(frames.HEARTBEAT)
 EARLY: Final = 32  # news that may wait for a read that is under way, each of at most RING_BYTES / EARLY bytes
-
-
-class Member(Protocol):
-    """A follower, as far as it may fail."""
-
-    def fail(self) -> None: ...
-
-
-AMember = TypeVar("AMember", bound=Member)
-
-
-def tell(followers: Iterable[AMember], what: Callable[[AMember], None]) -> None:
-    """Calls `what` (WAKE, BEAT, END) with each. One that raises is ended, and keeps none of the others from it."""
-    for follower in followers:
-        try:
-            what(follower)
-        except Exception:
-            seldom_logger.exception("A reader was ended: it could not be told something.")
-            follower.fail()
 
 
 class Tail:
@@ -129,15 +102,19 @@ class Tail:
         self.closed = batch.closed
         self.quiet_since = now
         if frame:
-            self.write(frame)
+            self.broadcast(self.direct, frame, batch.start)
         if self.waiting:
             tell(tuple(self.waiting), WAKE)
         if batch.closed:
-            tell(tuple(self.direct), END)  # the frame that it was just sent says that the stream is closed
+            self.direct.end()  # the frame that it was just sent says that the stream is closed
 
-    def write(self, data: bytes) -> None:
-        """Sends the same bytes to everybody who stands at the tail."""
-        self.broadcast(self.direct, data)
+    def beat(self, now: float) -> None:
+        """Nothing was sent for long: says to everybody that the connection is alive."""
+        self.quiet_since = now
+        if self.position is not None and not self.direct.sendings:
+            self.broadcast(self.direct, _HEARTBEAT, self.position)
+        if self.waiting:
+            tell(tuple(self.waiting), BEAT)
 
     def remembered(self, position: int) -> Page | None:
         """A page of everything after `position`, from memory; None when the log has to be read.

@@ -244,7 +244,7 @@ class DirectProtocol(HttpToolsProtocol):
         if self._ending:
             self.cycle.keep_alive = False
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self.transport.write(data)
 
     @property

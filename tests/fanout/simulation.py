@@ -3,7 +3,8 @@
 The code under test is the real one, from the stream routes down to the tails. What is simulated around it: a log
 whose reads take their snapshot early or late; news that is late, doubled, out of order or lost; sockets that fill
 up, drain and are cut in the middle of a frame; a clock that only moves when told to. Readers behave as the
-protocol's clients do: they go on from the last control event that came whole.
+protocol's clients do: they go on from the last control event that came whole. In some runs connections raise, from
+any of their methods, what none should; io_uring breaks off; and the sending of a frame takes many turns of the loop.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from dataclasses import dataclass, field
 
 from gateway.asgi import Message, Scope
 from gateway.auth.gate import let_in
-from gateway.fanout.broadcast import Broadcast
+from gateway.fanout.broadcast import BACKLOG, FREE, TURN, Broadcast
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.fanout.hub import Hub
+from gateway.fanout.uring import BrokenOff
 from gateway.http.limits import Limits
 from gateway.http.streams import StreamRoutes
 from gateway.protocol.batch import Batch, News, Page, Stream
@@ -27,6 +29,7 @@ from gateway.protocol.errors import ProtocolError, Unavailable
 from gateway.protocol.offset import format_offset
 
 PATH = "runs/r"
+FAULTS = (RuntimeError, TypeError, LookupError, MemoryError)  # what a connection may raise, and should not
 
 
 class SimulatedLog:
@@ -121,15 +124,27 @@ class Connection:
     full: bool = False
     cut_off: bool = False
     descriptor: int = -1
+    fragile: bool = False  # any of its methods may raise, which no connection should
+    aborted: Callable[[Connection], None] = field(default=lambda _: None)
     status: int = 0
     headers: dict[bytes, bytes] = field(default_factory=dict)
     _chunks: bytearray = field(default_factory=bytearray)
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def fault(self) -> None:
+        if self.fragile and self.rng.random() < 0.1:
+            raise self.rng.choice(FAULTS)
+
     def send(self, data: bytes) -> int:
+        self.fault()
+        sent = self.take(data)
+        self.fault()
+        return sent
+
+    def take(self, data: bytes) -> int:
         """As a socket does: now and then it takes a part, or nothing and says so."""
-        assert self.writable(), "what is buffered must not be overtaken"
+        assert not self.full or self.cut_off, "what is buffered must not be overtaken"
         if self.cut_off:
             raise BrokenPipeError
         sent = len(data)
@@ -141,11 +156,13 @@ class Connection:
         self._unframe()
         return sent
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
+        self.fault()
         if not self.cut_off:
             self._chunks += data
             self._unframe()
             self.fill()
+        self.fault()
 
     def _unframe(self) -> None:
         """Takes the chunks out of their framing, as far as they are whole; what is cut is of no use to a client."""
@@ -157,15 +174,27 @@ class Connection:
             del self._chunks[: end + 2]
 
     def lost(self) -> bool:
+        self.fault()
         return self.cut_off
 
     def fileno(self) -> int:
+        self.fault()
         return self.descriptor
 
     def writable(self) -> bool:
+        self.fault()
         return not self.full or self.cut_off
 
+    def abort(self) -> None:
+        self.fault()
+        self.cut(self.rng)
+        self.aborted(self)
+
     async def drain(self) -> None:
+        self.fault()
+        await self.drained()
+
+    async def drained(self) -> None:
         while self.full and not self.cut_off:
             self._drained.clear()
             await self._drained.wait()
@@ -193,7 +222,7 @@ class Connection:
         return {"type": "http.disconnect"}
 
     async def answer(self, message: Message) -> None:
-        await self.drain()
+        await self.drained()
         if self.cut_off:
             return
         if message["type"] == "http.response.start":
@@ -206,8 +235,11 @@ class Connection:
 class Sockets:
     """The open connections by descriptor, of which a new one gets the lowest that is free; and io_uring for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
         self._open: dict[int, Connection] = {}
+        self._breaks_off = rng.random() < 0.3
+        self.fragile = rng.random() < 0.3  # some of the connections are
 
     def add(self, connection: Connection) -> None:
         connection.descriptor = next(fd for fd in range(len(self._open) + 1) if fd not in self._open)
@@ -218,15 +250,32 @@ class Sockets:
             connection.descriptor = -1
 
     def send(self, fds: array[int], data: bytes) -> dict[int, int]:
+        if self._breaks_off and self._rng.random() < 0.1:
+            return self._break_off(fds, data)
         short = {}
         for place, fd in enumerate(fds):
-            try:
-                sent = self._open[fd].send(data)
-            except (KeyError, OSError):
-                sent = 0
+            sent = self._take(fd, data)
             if sent < len(data):
                 short[place] = sent
         return short
+
+    def _take(self, fd: int, data: bytes) -> int:
+        try:
+            return self._open[fd].take(data)
+        except (KeyError, OSError):
+            return 0
+
+    def _break_off(self, fds: array[int], data: bytes) -> dict[int, int]:
+        """Fails on its way: of some it is not known whether they were sent anything."""
+        if self._rng.random() < 0.2:
+            raise OSError("nobody knows what was sent to whom")
+        known = self._rng.randint(0, len(fds))
+        taken = self._rng.randint(known, len(fds))
+        short = self.send(fds[:known], data) if known else {}
+        for fd in fds[known:taken]:
+            if self._rng.random() < 0.5:
+                self._take(fd, data)
+        raise BrokenOff(short, known, taken)
 
     def close(self) -> None:
         pass
@@ -264,6 +313,8 @@ class Reader:
         if not self.ended:
             self._asked = (len(self._log.events), self._log.closed)
             self.connection = Connection(self._log.rng)
+            self.connection.aborted = self._sockets.lose
+            self.connection.fragile = self._sockets.fragile and self._log.rng.random() < 0.5
             self._sockets.add(self.connection)
             self._task = asyncio.ensure_future(self._request(self.connection))
 
@@ -282,6 +333,8 @@ class Reader:
         try:
             let_in(scope)
             await self._routes(PATH, scope, connection.receive, connection.answer)
+        except FAULTS:
+            connection.cut(connection.rng)  # as uvicorn does when a handler raises
         except ProtocolError:
             if connection.status:
                 raise  # a refusal after the response had begun could never reach the client
@@ -328,7 +381,7 @@ class Simulation:
         self.rng = random.Random(seed)
         self.time = 1000.0
         self.log = SimulatedLog(self.rng)
-        self.sockets = Sockets()
+        self.sockets = Sockets(self.rng)
         self.hub = Hub(
             read=self.log.live,
             positions=self.log.positions,
@@ -337,8 +390,16 @@ class Simulation:
             clock=lambda: self.time,
             heartbeat=15,
             sweep_interval=lambda: 1,
-            broadcast=Broadcast(self.sockets, many=self.rng.choice((1, 2, 3, 100))),
+            broadcast=Broadcast(
+                self.sockets,
+                many=self.rng.choice((1, 2, 3, 100)),
+                turn=self.rng.choice((1, 20_000, TURN)),
+                free=self.rng.choice((0, FREE)),
+                backlog=self.rng.choice((0, 300, BACKLOG)),
+            ),
         )
+        if self.rng.random() < 0.2:
+            self.hub.published = self._published
         routes = StreamRoutes(self.log, self.hub, Limits(1 << 20, 5, 20, pages=300), now=lambda: 0)  # type: ignore[arg-type]
         modes = self.rng.choice((("direct",), ("direct", "pull", "long-poll", "plain")))
         self.readers = [
@@ -375,6 +436,10 @@ class Simulation:
                 break
         for task in self._sweeps:
             task.cancel()
+
+    def _published(self, *_: object) -> None:
+        if self.rng.random() < 0.5:
+            raise RuntimeError("it cannot be traced")
 
     async def _settle(self, turns: int) -> None:
         for _ in range(turns):

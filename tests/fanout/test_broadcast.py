@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from gateway.fanout import broadcast as module
-from gateway.fanout.broadcast import Broadcast, Crowd
+from gateway.fanout.broadcast import Broadcast
+from gateway.fanout.crowd import Crowd
 from gateway.fanout.uring import BrokenOff, NoUring
 
 
@@ -35,7 +36,7 @@ class Follower:
         self.failed = False
         self.fault: Exception | None = None
 
-    def spill(self, rest: bytes) -> None:
+    def spill(self, rest: bytes | memoryview) -> None:
         if self.fault is not None:
             raise self.fault
         self.spilled += rest
@@ -72,8 +73,8 @@ class Broken:
 
 
 def descriptors(crowd: Crowd) -> tuple[list[Any], list[int]]:
-    followers, fds = crowd.descriptors
-    return list(followers), list(fds)
+    pairs, fds = crowd.descriptors
+    return [follower for follower, _ in pairs], list(fds)
 
 
 def joined(crowd: Crowd, *fds: int) -> list[tuple[Any, Any]]:
@@ -87,8 +88,8 @@ def test_whoever_comes_leaves_or_is_lost_is_noticed() -> None:
     crowd = Crowd()
     (first, _), (second, _), (third, _) = joined(crowd, 4, 5, 6)
     assert descriptors(crowd) == ([first, second, third], [4, 5, 6])
-    assert crowd.leave(second)
-    assert not crowd.leave(second)
+    assert crowd.leave(second, 7) == 7
+    assert crowd.leave(second, 7) is None
     assert descriptors(crowd) == ([first, third], [4, 6])
     ((fourth, _),) = joined(crowd, 7)
     assert descriptors(crowd) == ([first, third, fourth], [4, 6, 7])
@@ -98,14 +99,14 @@ def test_whoever_has_left_is_not_kept_in_memory() -> None:
     crowd = Crowd()
     ((first, _),) = joined(crowd, 4)
     assert descriptors(crowd) == ([first], [4])
-    crowd.leave(first)
-    assert not crowd._followers
+    crowd.leave(first, 0)
+    assert not crowd._pairs
 
 
 def test_many_are_sent_to_at_once_and_what_one_does_not_take_is_spilled() -> None:
     sends, crowd = Sends(), Crowd()
     members = joined(crowd, 8, 9, 10)
-    Broadcast(sends, many=3)(crowd, b"frame")
+    Broadcast(sends, many=3)(crowd, b"frame", 0)
     assert sends.sent == [([8, 9, 10], b"frame")]
     assert [follower.spilled for follower, _ in members] == [b"", b"ame", b""]
     assert not any(connection.sent for _, connection in members)
@@ -114,7 +115,7 @@ def test_many_are_sent_to_at_once_and_what_one_does_not_take_is_spilled() -> Non
 def test_few_are_sent_to_one_by_one() -> None:
     sends, crowd = Sends(), Crowd()
     members = joined(crowd, 8, 9)
-    Broadcast(sends, many=3)(crowd, b"frame")
+    Broadcast(sends, many=3)(crowd, b"frame", 0)
     assert not sends.sent
     assert [connection.sent for _, connection in members] == [b"frame", b"frame"]
 
@@ -125,7 +126,7 @@ def test_once_it_is_closed_all_are_sent_to_one_by_one() -> None:
     broadcast = Broadcast(sends, many=1)
     broadcast.close()
     broadcast.close()
-    broadcast(crowd, b"frame")
+    broadcast(crowd, b"frame", 0)
     assert sends.closed
     assert (sends.sent, connection.sent) == ([], b"frame")
 
@@ -142,7 +143,7 @@ def test_where_there_is_no_io_uring_it_says_why_and_does_without(
     broadcast = Broadcast(many=1)
     with caplog.at_level(logging.INFO, "gateway.fanout.broadcast"):
         broadcast.open()
-    broadcast(crowd, b"frame")
+    broadcast(crowd, b"frame", 0)
     assert connection.sent == b"frame"
     assert "without io_uring: Operation not permitted." in caplog.text
 
@@ -161,7 +162,7 @@ def test_one_that_raises_is_ended_and_all_others_are_sent_everything(fault: Exce
     members[0][0].fault, members[0][1].takes = fault, OSError()
     members[4][1].takes = fault
     members[8][0].fault, members[8][1].takes = fault, 2
-    Broadcast()(crowd, b"frame")
+    Broadcast()(crowd, b"frame", 0)
     assert [place for place, (follower, _) in enumerate(members) if follower.failed] == [0, 4, 8]
     assert all(connection.sent == b"frame" for follower, connection in members if not follower.failed)
 
@@ -170,7 +171,7 @@ def test_one_that_raises_after_one_call_for_many_is_ended_alone() -> None:
     sends, crowd = Sends(), Crowd()
     members = joined(crowd, 9, 8, 9, 10)
     members[0][0].fault = RuntimeError("Cannot call write() after write_eof()")
-    Broadcast(sends, many=3)(crowd, b"frame")
+    Broadcast(sends, many=3)(crowd, b"frame", 0)
     assert [follower.failed for follower, _ in members] == [True, False, False, False]
     assert members[2][0].spilled == b"ame"
 
@@ -179,17 +180,17 @@ def test_after_a_call_that_broke_off_nobody_is_sent_to_twice_or_not_at_all() -> 
     crowd = Crowd()
     members = joined(crowd, *range(8))
     broadcast = Broadcast(Broken(BrokenOff({1: 2}, 3, 5)), many=1)
-    broadcast(crowd, b"frame")
+    broadcast(crowd, b"frame", 0)
     assert [follower.spilled for follower, _ in members] == [b"", b"ame", *[b""] * 6]
     assert [follower.failed for follower, _ in members] == [False] * 3 + [True] * 2 + [False] * 3
     assert [connection.sent for _, connection in members] == [b""] * 5 + [b"frame"] * 3
     assert not broadcast.at_once, "it is not used again"
-    broadcast(crowd, b"next")
+    broadcast(crowd, b"next", 0)
     assert [connection.sent for _, connection in members] == [b"next"] * 5 + [b"framenext"] * 3
 
 
 def test_a_call_that_nobody_knows_anything_of_ends_all_whom_it_was_for() -> None:
     crowd = Crowd()
     members = joined(crowd, 8, 9)
-    Broadcast(Broken(OSError("no")), many=1)(crowd, b"frame")
+    Broadcast(Broken(OSError("no")), many=1)(crowd, b"frame", 0)
     assert all(follower.failed and not connection.sent for follower, connection in members)

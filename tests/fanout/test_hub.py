@@ -532,7 +532,7 @@ async def test_a_client_that_was_gone_before_there_was_a_follower_leaves_none_be
         def send(self, data: bytes) -> int:
             raise OSError
 
-        def write(self, data: bytes) -> None: ...
+        def write(self, data: bytes | memoryview) -> None: ...
 
         def writable(self) -> bool:
             return True
