@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Final
 
 from fastapi import FastAPI
@@ -22,7 +23,7 @@ from gateway.http.bodies import Bodies
 from gateway.http.cors import Cors
 from gateway.http.docs import docs_router
 from gateway.http.entry import Entry, render_refusals
-from gateway.http.health import Health, health_router
+from gateway.http.health import Health, Promise, health_router
 from gateway.http.limits import Limits, LiveReaders
 from gateway.http.openapi import describe
 from gateway.http.post import Appends
@@ -125,11 +126,13 @@ class Gateway:
         feed.missed.subscribe(*(hub.look_again for hub in self._hubs))
 
     async def _readiness(self) -> Health:
+        durability = await self._log.durability()
         return Health(
-            database=await self._log.answers(),
+            database=durability is not None,
             news=self._log.listener.news,
             flue=None if self._flue is None else self._flue.news,
             draining=self._hub.draining,
+            durability=None if durability is None else Promise(**asdict(durability)),
         )
 
     @asynccontextmanager

@@ -17,6 +17,7 @@ import asyncpg
 import click
 
 from gateway.cli.endings import Failure
+from gateway.log import durability
 from gateway.log.address import read
 from gateway.log.connect import FAULTS, connect, hears
 from gateway.log.direct import listening_addresses
@@ -87,6 +88,21 @@ async def must_be_there(url: str) -> None:
             f"{name(url)} has a schema run_gateway that is older than this program: `run-gateway migrate` applies"
             f" {', '.join(lacking)}"
         )
+
+
+async def say_what_it_promises(url: str) -> None:
+    """Logs what the database promises of a commit. Raises Failure."""
+    try:
+        connection = await connect(url, timeout=CONNECT_TIMEOUT, command_timeout=CONNECT_TIMEOUT)
+        try:
+            promise = await durability.ask(connection)
+        finally:
+            connection.terminate()
+    except FAULTS as error:
+        raise Failure(f"cannot ask {name(url)} for its settings: {one_line(error)}") from error
+    logger.info("The database is %s.", promise)
+    for warning in promise.warnings:
+        logger.warning(warning)
 
 
 async def must_listen(url: str, given: str | None) -> None:

@@ -9,7 +9,7 @@ import click
 import uvloop
 
 from gateway.cli.checks import check
-from gateway.cli.database import database, must_be_there, must_listen, update
+from gateway.cli.database import database, must_be_there, must_listen, say_what_it_promises, update
 from gateway.cli.flue import fit
 from gateway.cli.listening import Sockets, address, bind
 from gateway.cli.stop import Stop
@@ -43,6 +43,7 @@ async def _run(settings: Settings) -> None:
                 await update(url)
             else:
                 await must_be_there(url)
+            await say_what_it_promises(url)
             if settings.flue:
                 await fit(url, settings)
             if settings.require_listen:

@@ -15,6 +15,20 @@ class Alive(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+class Promise(BaseModel):
+    """What the database promises of a commit."""
+
+    version: str = Field(description="Of Postgres.")
+    synchronous_commit: str = Field(
+        description="Of the gateway's sessions. Where it is `off`, the log's transactions set it on for themselves."
+    )
+    synchronous_standby_names: str = Field(description="Standbys that confirm a commit before it is acknowledged.")
+    fsync: bool = Field(description="Where it is off, a crash of the database's host loses what was acknowledged.")
+    full_page_writes: bool = Field(description="Where it is off, such a crash may damage what is stored.")
+    system_identifier: int | None = Field(None, description="Which cluster this is, where the role may know it.")
+    timeline: int | None = Field(None, description="It changes with each promotion of a standby.")
+
+
 class Health(BaseModel):
     """What a Machine needs to serve."""
 
@@ -27,6 +41,7 @@ class Health(BaseModel):
         description="How news of a Flue app's runs arrives, where GATEWAY_FLUE is on.",
     )
     draining: bool = Field(description="Whether this Machine is shutting down.")
+    durability: Promise | None = Field(None, description="What the database promises of a commit, where it answers.")
 
 
 def health_router(readiness: Callable[[], Awaitable[Health]]) -> APIRouter:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.feed import Feed
+from gateway.log import durability
 from gateway.log.database import Database
+from gateway.log.durability import Durability
 from gateway.log.housekeeping import Housekeeping
 from gateway.log.lifecycle import Created, Lifecycle
 from gateway.log.listener import Listener
@@ -91,12 +93,11 @@ class Log:
         await self._lifecycle.delete(path)
         self._feed.committed(News(path, 0, 0, deleted=True))
 
-    async def answers(self) -> bool:
-        """Whether the database answers, within PROBE_TIMEOUT."""
+    async def durability(self) -> Durability | None:
+        """What the database promises of a commit; None if it does not answer within PROBE_TIMEOUT."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 async with self._database.acquire() as connection:
-                    await connection.fetchval("SELECT 1")
+                    return await durability.ask(connection)
         except (Unavailable, TimeoutError):
-            return False
-        return True
+            return None

@@ -239,7 +239,7 @@ async def test_written_out(client: Client, run: str, method: str, path: str, who
 
 async def test_health_says_nothing_that_matters(client: Client) -> None:
     assert (await client("GET", "/health")).json() == {"status": "ok"}
-    assert set((await client("GET", "/ready")).json()) == {"database", "news", "draining"}
+    assert set((await client("GET", "/ready")).json()) == {"database", "news", "draining", "durability"}
 
 
 async def test_who_is_let_in_for_some_runs_can_reach_no_other_by_a_way_around(client: Client, run: str) -> None:
