@@ -26,6 +26,7 @@ logger = logging.getLogger("gateway.subscriptions.store")
 
 MOST_LISTED: Final = 10_000  # streams that one answer lists
 MOST_WORK: Final = 1_000  # streams that one wake tells of; those left over are the next wake's
+_TIDY_STEPS: Final = 20  # in a row, while there is nothing to do
 MOST_EXPLICIT: Final = 10_000  # explicit paths that a Machine keeps in memory
 
 _CREATE: Final = "SELECT run_gateway.create_subscription($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
@@ -52,6 +53,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._tidied = (0, "")  # the link that was looked at last
 
     async def create(self, id: str, wanted: Wanted) -> bool:
         """Creates it. False: it exists already, with the same configuration. Raises Refusal."""
@@ -233,9 +235,18 @@ class Store:
         )
 
     async def tidy(self, most: int) -> int:
-        """Removes links that no longer count, at most `most`. Returns how many rows it touched."""
-        async with self._database.acquire() as connection:
-            return cast(int, await connection.fetchval("SELECT run_gateway.tidy_links($1)", most))
+        """Removes links that no longer count. Returns how many rows it touched; 0: there is nothing more to do now.
+
+        Goes on where the last call has ended, `most` links at a time and at most _TIDY_STEPS times.
+        """
+        for _ in range(_TIDY_STEPS):
+            async with self._database.acquire() as connection:
+                row = await connection.fetchrow("SELECT * FROM run_gateway.tidy_next($1, $2, $3)", *self._tidied, most)
+            assert row is not None, "a function's OUT parameters are one row"
+            self._tidied = (0, "") if row["path"] is None else (row["subscription"], row["path"])
+            if row["touched"] or row["path"] is None:
+                return cast(int, row["touched"])
+        return 0
 
     async def _report(self, delivery: Delivery, *, failed: bool, retry_in: float | None) -> None:
         async with self._database.acquire() as connection:

@@ -123,16 +123,12 @@ DECLARE
     s     run_gateway.streams;
     alive boolean;
 BEGIN
-    LOOP
-        SELECT * INTO s FROM run_gateway.streams v WHERE v.path = doomed;
-        IF NOT FOUND THEN
-            RETURN 'not_found';
-        END IF;
-        PERFORM run_gateway.lock_concerned(s.id, NULL);
-        SELECT * INTO s FROM run_gateway.streams v WHERE v.id = s.id AND v.path = doomed;
-        EXIT WHEN FOUND;   -- else it was removed at this moment, and there may be another
-    END LOOP;
-    IF s.gone THEN
+    SELECT * INTO s FROM run_gateway.streams v WHERE v.path = doomed;
+    PERFORM run_gateway.lock_concerned(s.id, NULL);
+    SELECT * INTO s FROM run_gateway.streams v WHERE v.id = s.id AND v.path = doomed;
+    IF NOT FOUND THEN   -- or no more, and what is there now came later
+        RETURN 'not_found';
+    ELSIF s.gone THEN
         RETURN 'gone';
     END IF;
     alive := run_gateway.live(s);
@@ -165,16 +161,31 @@ DECLARE
     source  run_gateway.streams;
     prefix  bytea;
     at      bigint := 0;
-    expired boolean;
+    locked  bigint;
 BEGIN
+    -- Locked in the order of all batches. What is found only then is locked without waiting, for that order's sake.
+    SELECT * INTO s FROM run_gateway.streams v WHERE v.path = wanted;
+    locked := s.id;
+    IF s.id IS NOT NULL AND NOT s.gone AND NOT run_gateway.live(s) THEN
+        PERFORM run_gateway.lock_concerned(s.id, (SELECT v.id FROM run_gateway.streams v WHERE v.path = source_path));
+    ELSE
+        PERFORM 1 FROM run_gateway.streams v WHERE v.path = ANY (ARRAY[wanted, source_path]) ORDER BY v.path FOR UPDATE;
+    END IF;
     LOOP
         SELECT * INTO s FROM run_gateway.streams v WHERE v.path = wanted;
-        expired := s.id IS NOT NULL AND NOT s.gone AND NOT run_gateway.live(s);
-        IF expired OR source_path IS NOT NULL THEN
-            PERFORM run_gateway.lock_concerned(
-                CASE WHEN expired THEN s.id END, (SELECT v.id FROM run_gateway.streams v WHERE v.path = source_path));
+        IF s.id <> coalesce(locked, 0) THEN
+            IF locked IS NULL AND source_path IS NULL THEN   -- nothing else is locked
+                SELECT * INTO s FROM run_gateway.streams v WHERE v.path = wanted FOR UPDATE;
+            ELSE
+                SELECT * INTO s FROM run_gateway.streams v WHERE v.path = wanted FOR UPDATE SKIP LOCKED;
+            END IF;
+            IF NOT FOUND AND source_path IS NULL AND locked IS NULL THEN
+                CONTINUE;   -- it was removed meanwhile
+            ELSIF NOT FOUND THEN
+                RAISE lock_not_available USING MESSAGE = format('Somebody makes or removes %s at this moment.', wanted);
+            END IF;
+            locked := s.id;
         END IF;
-        SELECT * INTO s FROM run_gateway.streams v WHERE v.path = wanted FOR UPDATE;
         IF s.id IS NOT NULL AND NOT s.gone AND NOT run_gateway.live(s) THEN
             IF NOT run_gateway.take_away(s.id) THEN
                 RAISE lock_not_available USING MESSAGE = format('Somebody writes to what belongs to %s.', wanted);

@@ -457,31 +457,56 @@ RETURN NOT EXISTS (SELECT FROM run_gateway.subscriptions s WHERE s.number = l.su
         SELECT FROM run_gateway.streams t WHERE t.id = l.stream AND NOT t.gone AND run_gateway.live(t)));
 
 
--- Takes away links that count no more (their subscription or their stream is gone) and marks those that are settled.
--- It waits for nobody, and nothing depends on it. Returns how many rows it touched: call again while it is not zero.
-CREATE OR REPLACE FUNCTION run_gateway.tidy_links(most integer) RETURNS bigint
-LANGUAGE plpgsql AS $$
+-- Of the next `most` links after one, takes away those that count no more (their subscription or their stream is gone) and
+-- marks those that are settled. It waits for nobody, and nothing depends on it. `subscription` and `path`: the last one
+-- that was looked at, NULL after the end. `touched`: how many rows it has changed.
+CREATE OR REPLACE FUNCTION run_gateway.tidy_next(
+    after_subscription bigint, after_path text, most integer, OUT subscription bigint, OUT path text, OUT touched bigint
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
 DECLARE
     subs  bigint[];
     paths text[];
     n     bigint;
-    total bigint;
 BEGIN
     SELECT array_agg(x.subscription), array_agg(x.path) INTO subs, paths FROM (
         SELECT l.subscription, l.path FROM run_gateway.subscription_links l
-         WHERE run_gateway.is_dead(l) LIMIT most FOR UPDATE SKIP LOCKED) x;
+         WHERE (l.subscription, l.path) > (after_subscription, after_path) ORDER BY l.subscription, l.path LIMIT most) x;
+    subscription := subs[most];
+    path := paths[most];
+    touched := 0;
+    IF subs IS NULL THEN
+        RETURN;
+    END IF;
+    WITH dead AS (
+        SELECT l.subscription, l.path FROM unnest(subs, paths) AS x(subscription, path)
+          JOIN run_gateway.subscription_links l ON (l.subscription, l.path) = (x.subscription, x.path)
+         WHERE run_gateway.is_dead(l) FOR UPDATE OF l SKIP LOCKED)
+    SELECT array_agg(d.subscription), array_agg(d.path) INTO subs, paths FROM dead d;
     -- Judged once more now that they are locked: a stream made a moment ago may have taken a link over.
     DELETE FROM run_gateway.subscription_links l USING unnest(subs, paths) AS x(subscription, path)
      WHERE (l.subscription, l.path) = (x.subscription, x.path) AND run_gateway.is_dead(l);
-    GET DIAGNOSTICS total = ROW_COUNT;
-    WITH ended AS (
-        SELECT l.subscription, l.path FROM run_gateway.subscription_links l
+    GET DIAGNOSTICS touched = ROW_COUNT;
+    WITH looked AS (
+        SELECT l.subscription, l.path, l.stream, l.acked FROM run_gateway.subscription_links l
+         WHERE NOT l.settled AND (l.subscription, l.path) > (after_subscription, after_path)
+           AND (tidy_next.subscription IS NULL OR (l.subscription, l.path) <= (tidy_next.subscription, tidy_next.path))
+         ORDER BY l.subscription, l.path LIMIT most
+    ), ended AS (
+        SELECT l.subscription, l.path FROM looked k
+          JOIN run_gateway.subscription_links l ON (l.subscription, l.path) = (k.subscription, k.path)
           JOIN run_gateway.streams t ON t.id = l.stream AND t.closed AND l.acked >= t.tail
-         WHERE NOT l.settled
-         LIMIT most FOR UPDATE OF l SKIP LOCKED)
+         WHERE NOT l.settled FOR UPDATE OF l SKIP LOCKED)
     UPDATE run_gateway.subscription_links l SET settled = true
       FROM ended e WHERE (l.subscription, l.path) = (e.subscription, e.path);
     GET DIAGNOSTICS n = ROW_COUNT;
-    RETURN total + n;
+    touched := touched + n;
 END
 $$;
+
+
+-- As Machines of the version before call it.
+CREATE OR REPLACE FUNCTION run_gateway.tidy_links(most integer) RETURNS bigint
+LANGUAGE sql AS $$ SELECT t.touched FROM run_gateway.tidy_next(0, '', most) t $$;
