@@ -119,8 +119,10 @@ class Gateway:
         feed = self._feed
         feed.committed.subscribe(self._hub.ring, self._runs.heard, self._subscriptions.committed)
         feed.heard.subscribe(self._hub.ring, self._runs.heard)
+        feed.hinted.subscribe(self._hub.hint, self._runs.hinted)
         if self._flue is not None:
             feed.heard.subscribe(self._flue.heard)
+            feed.hinted.subscribe(self._flue.hinted)
         feed.created.subscribe(lambda path, _: self._hub.created(path), self._subscriptions.created)
         feed.doubted.subscribe(self._hub.look_again)
         feed.missed.subscribe(*(hub.look_again for hub in self._hubs))

@@ -44,6 +44,8 @@ class Feed:
         """Events were committed, or a stream was closed or deleted, by this Machine."""
         self.heard: Final[Channel[[News]]] = Channel()
         """The same by another Machine. A hint (law 2): it may be late, doubled or missing."""
+        self.hinted: Final[Channel[[News]]] = Channel()
+        """Somebody who need not be believed says so: the log has to be asked."""
         self.created: Final[Channel[[str, int]]] = Channel()
         """This Machine has made a stream: its path and its tail."""
         self.doubted: Final[Channel[[list[str]]]] = Channel()

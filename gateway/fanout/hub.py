@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -30,6 +30,7 @@ logger = logging.getLogger("gateway.fanout.hub")
 seldom_logger: Final = SeldomLogger(logger)
 
 RECENT: Final = 16 << 10  # bytes before its position that the first reader of a tail fetches for all who come with it
+HINT_PAUSE: Final = 0.02  # seconds between two looks at what somebody says has changed
 KEEP: Final = 5.0  # seconds between touches of a stream that would expire; a third of its TTL, where that is less
 ROUNDS: Final = 2  # how often a newcomer waits for another newcomer's first read, before it reads for itself
 
@@ -88,6 +89,8 @@ class Hub:
         self._tasks: set[asyncio.Task[None]] = set()
         self._keep_at: dict[Tail, float] = {}  # tails of streams with a TTL, and when each is to be touched next
         self._look = asyncio.Event()
+        self._hinted: set[Tail] = set()
+        self._looking_into: asyncio.Task[None] | None = None
         self._outage = Outage(
             logger, "The log cannot be read; followers wait until it can.", "The log can be read again."
         )
@@ -218,6 +221,36 @@ class Hub:
         except Exception:
             seldom_logger.exception("News could not be given to a stream's readers; they are given it from the log.")
             self._look.set()  # the next sweep sees whether the tail is behind
+
+    def hint(self, news: News) -> None:
+        """Hears, of nobody who is to be believed, that a stream has changed: the log is asked whether it has.
+
+        However much is said, one question is under way at a time, for all streams together, and there is a pause
+        between two.
+        """
+        tail = self.tails.get(news.path)
+        if tail is None:
+            return
+        if tail.position is not None and 0 < news.last <= tail.position and (tail.closed or not news.closed):
+            return  # it is known already
+        self._hinted.add(tail)
+        if self._looking_into is None:
+            self._looking_into = self._spawn(self._look_into_hints())
+
+    async def _look_into_hints(self) -> None:
+        try:
+            while self._hinted:
+                hinted = {tail for tail in self._hinted if tail.users and not tail.ended}
+                self._hinted = {tail for tail in hinted if tail.position is None}  # as long as it is being read
+                if hinted := hinted - self._hinted:
+                    await self._compare(hinted)
+                await asyncio.sleep(HINT_PAUSE)
+        except ProtocolError:
+            self._outage.begin()  # the next sweep finds it
+        except Exception:
+            seldom_logger.exception("What was said to have changed could not be looked into; the next sweep does it.")
+        finally:
+            self._looking_into = None
 
     def created(self, path: str) -> None:
         """Hears that a stream was made at this path: one that was followed here before, and has expired, is no more."""
@@ -381,18 +414,26 @@ class Hub:
         if not tails:
             return
         doubted = [tail for tail in tails if tail.doubted]
+        self.missed += await self._compare(tails)
+        for tail in doubted:
+            tail.doubted = False  # of one that was dropped it does not matter
+
+    async def _compare(self, tails: Collection[Tail]) -> int:
+        """Asks the log for the positions of these tails, and reads on where it has more. Returns how many these are
+        that no read is under way for. Raises Unavailable.
+        """
         known = await self._positions([tail.path for tail in tails])
         self._outage.end()
+        behind = 0
         for tail in tails:
             assert tail.stream is not None and tail.position is not None
             id, last, closed = known.get(tail.path, (None, 0, False))
             if id != tail.stream.id:
                 self._drop(tail)
             elif last > tail.position or (closed and not tail.closed):
-                self.missed += not tail.filling
+                behind += not tail.filling
                 self._want(tail, last)
-        for tail in doubted:
-            tail.doubted = False  # of one that was dropped it does not matter
+        return behind
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(work)

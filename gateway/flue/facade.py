@@ -106,6 +106,12 @@ class Flue:
             self.hub.ring(replace(news, path=news.path[len(PREFIX) :], body=body))
             self._look_soon()
 
+    def hinted(self, news: News) -> None:
+        """The same of what somebody only says: triggers that know no other channel say it like that."""
+        if news.path.startswith(PREFIX):
+            self.hub.hint(replace(news, path=news.path[len(PREFIX) :]))
+            self._look_soon()
+
     def _look_soon(self) -> None:
         """Of transactions that commit at the same time, only one notifies: a look finds the events of the others."""
         if self._look is None and self.hub.tails:

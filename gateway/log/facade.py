@@ -56,7 +56,7 @@ class Log:
         )
         self.writer = Writer(
             database,
-            machine=lambda: None if self.listener.alone else machine,
+            machine=lambda: None if self.listener.alone else self.listener.machine,
             lanes=WRITER_LANES,
             timeout=settings.append_timeout,
             max_pending=settings.max_pending,

@@ -2,6 +2,10 @@
 
 A nonce that is sent through the pool must come back here. Where it does not (a pooler in transaction mode accepts
 LISTEN and delivers nothing), the log is polled, and this goes on trying.
+
+Any role of a database may notify on a channel whose name it knows. News is believed on the one whose name only those
+know who may write events; on the one that everybody knows it is a hint to look. There, too, are the signs of life of
+Machines of the version before, which know no other channel: while there are any, appends are told of there as well.
 """
 
 from __future__ import annotations
@@ -25,11 +29,14 @@ from gateway.tasks import end
 
 logger = logging.getLogger("gateway.log.listener")
 
-CHANNEL = "run_gateway"
+CHANNEL = "run_gateway"  # the one that everybody knows
 _ECHO_TIMEOUT = 2.0  # seconds for a nonce to come back; three are tried
 _ALONE_AFTER = 3.0  # seconds of listening, without hearing of another Machine, until there is none
 _PING = "\n\n0\n0\nping "
-_NOTIFY = "SELECT usage FROM pg_notification_queue_usage() AS usage, pg_notify($1, $2)"
+_LISTEN = "SELECT run_gateway.listen()"
+_NOTIFY = "SELECT run_gateway.ping($1)"
+_KNOWS = "="  # what the name of a Machine begins with, in what it says, that knows both channels: see run_gateway.tell
+_MOST_BEFORE = 32  # Machines of the version before that are remembered: anybody may say that they are one
 _RETRY = (0.1, 5.0)  # seconds between attempts to connect, from and to
 
 
@@ -51,13 +58,15 @@ class Listener:
     ) -> None:
         self.news: Literal["listen", "polling"] = "polling"
         self.heard = 0  # notifications of others
+        self.hints = 0  # notifications on the channel that everybody knows
         self.lost = 0  # connections that had worked
         self.queue_usage: float | None = None  # of the server's notification queue, 0 to 1, as of the last heartbeat
         self._addresses = addresses
         self._database = database
         self._machine = machine
-        self._own = machine + "\n"
+        self._own = (f"{machine}\n", f"{_KNOWS}{machine}\n")
         self._others: dict[str, float] = {}  # Machines, and when they were last heard of
+        self._before: dict[str, float] = {}  # the same of Machines of the version before
         self._alone_after = 0.0
         self._heartbeat = heartbeat
         self._feed = feed
@@ -74,9 +83,17 @@ class Listener:
     @property
     def alone(self) -> bool:
         """Whether no other Machine listens, so that nobody has to be notified. Doubt means no."""
-        if self.news != "listen" or self._others:
-            return False
-        return time.monotonic() > self._alone_after
+        return not self._others and self._knows_others and not self._before
+
+    @property
+    def machine(self) -> str:
+        """This Machine's name in what the others are told: how it begins says whom they are told by."""
+        return self._machine if self._before or not self._knows_others else _KNOWS + self._machine
+
+    @property
+    def _knows_others(self) -> bool:
+        """Whether it has listened for so long that every other Machine has been heard of."""
+        return self.news == "listen" and time.monotonic() > self._alone_after
 
     async def stop(self) -> None:
         await end(self._task)
@@ -114,7 +131,8 @@ class Listener:
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())
-            await connection.add_listener(CHANNEL, self._hear)
+            await self._listen_secretly(connection)
+            await connection.add_listener(CHANNEL, self._hear_hint)
             while True:
                 self._forget()
                 if await self._echoes():
@@ -141,6 +159,14 @@ class Listener:
         finally:
             connection.terminate()
 
+    async def _listen_secretly(self, connection: Connection) -> None:
+        """Listens on the channel whose name is not for everybody. The driver's own way has it in a statement of the
+        session, which roles that watch a server can see.
+        """
+        channel: str = await connection.fetchval(_LISTEN)
+        connection._listeners[channel] = set()  # type: ignore[attr-defined]  # as after its LISTEN
+        await connection.add_listener(channel, self._hear)
+
     async def _echoes(self) -> bool:
         for _ in range(3):
             self._echo.clear()
@@ -154,17 +180,18 @@ class Listener:
     async def _ping(self) -> None:
         """Notifies every Machine, this one included, that this one is there."""
         async with self._database.acquire() as connection:
-            self.queue_usage = await connection.fetchval(_NOTIFY, CHANNEL, f"{self._machine}{_PING}{self._nonce}")
+            self.queue_usage = await connection.fetchval(_NOTIFY, f"{_KNOWS}{self._machine}{_PING}{self._nonce}")
 
     def _forget(self) -> None:
         """Forgets Machines that have been silent for three heartbeats."""
         old = time.monotonic() - 3 * self._heartbeat
         self._others = {machine: heard for machine, heard in self._others.items() if heard > old}
+        self._before = {machine: heard for machine, heard in self._before.items() if heard > old}
 
-    def _met(self, machine: str) -> None:
-        if machine not in self._others:
+    def _met(self, machine: str, known: dict[str, float]) -> None:
+        if machine not in known:
             self._greeting = asyncio.ensure_future(self._greet())  # kept, since the loop holds tasks only weakly
-        self._others[machine] = time.monotonic()
+        known[machine] = time.monotonic()
 
     async def _greet(self) -> None:
         """Tells a Machine that has just come, at once, that it is not alone."""
@@ -187,12 +214,26 @@ class Listener:
         self.heard += 1
         machine, ping, _ = text.partition(_PING)
         if ping:
-            self._met(machine)
+            self._met(machine, self._others)
             return
         news = parse_news(text)
         if news is not None:
             news.heard = time.monotonic()
             self._feed.heard(news)
+
+    def _hear_hint(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        text = str(payload)
+        if text.startswith(self._own):
+            return
+        self.hints += 1
+        machine, ping, _ = text.partition(_PING)
+        if ping:
+            if not machine.startswith(_KNOWS) and (machine in self._before or len(self._before) < _MOST_BEFORE):
+                self._met(machine, self._before)
+            return
+        news = parse_news(text)
+        if news is not None:
+            self._feed.hinted(news)
 
 
 def parse_news(payload: str) -> News | None:

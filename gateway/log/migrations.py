@@ -25,7 +25,18 @@ _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '500ms'"
 _PAUSE: Final = 1.0  # seconds
 _PATIENCE: Final = 60.0  # seconds
 
-FUNCTIONS: Final = ("read", "pack", "append", "lifecycle", "subscriptions", "runs", "transactional", "waiting", "flue")
+FUNCTIONS: Final = (
+    "read",
+    "pack",
+    "news",
+    "append",
+    "lifecycle",
+    "subscriptions",
+    "runs",
+    "transactional",
+    "waiting",
+    "flue",
+)
 """The files of functions, each after those that it needs when it is made."""
 
 

@@ -200,6 +200,12 @@ METRICS: Final = (
         lambda parts: parts.listener.heard,
     ),
     Metric(
+        "hints_heard",
+        Kind.COUNTER,
+        "Notifications on the channel that everybody may notify on, upon which the log is looked at.",
+        lambda parts: parts.listener.hints,
+    ),
+    Metric(
         "notification_queue_usage_ratio",
         Kind.GAUGE,
         "Part of the database's notification queue in use, 0 to 1, as of the last heartbeat.",

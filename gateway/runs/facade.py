@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import APIRouter
 
 from gateway.fanout.hub import Hub
@@ -62,6 +64,11 @@ class Runs:
         """When a run is closed or deleted, so is its control stream, whose readers have to be told."""
         if (news.closed or news.deleted) and is_run(news.path):
             self._hub.look_again([control_of(news.path)])
+
+    def hinted(self, news: News) -> None:
+        """The same of what somebody only says."""
+        if (news.closed or news.deleted) and is_run(news.path):
+            self._hub.hint(replace(news, path=control_of(news.path)))
 
     def router(self) -> APIRouter:
         """`/runs` itself."""

@@ -547,3 +547,52 @@ async def test_a_client_that_was_gone_before_there_was_a_follower_leaves_none_be
         async with asyncio.timeout(5):
             assert await follower.next() is Signal.OVER
     assert not hub.tails
+
+
+async def test_however_much_is_hinted_at_one_question_at_a_time_is_asked_of_the_log() -> None:
+    log, asked, answer = Log(1), list[list[str]](), asyncio.Event()
+    hub = hub_of(log)
+
+    async def positions(paths: Iterable[str]) -> dict[str, tuple[int, int, bool]]:
+        asked.append(list(paths))
+        await answer.wait()
+        return {"run": (1, log.tail, False)}
+
+    hub._positions = positions
+    with followers(hub, 1) as (follower,):
+        await follower.begin(0)
+        reads = log.reads
+        hub.hint(News("run", 1, 1))
+        hub.hint(News("nobody's", 7, 7))
+        await asyncio.sleep(0)
+        assert not asked, "what is known, and what nobody follows, is not asked for"
+        log.tail = 2
+        for number in range(1000):
+            hub.hint(News("run", 2, 2 + number, closed=number % 2 == 1, deleted=number % 3 == 1))
+            await asyncio.sleep(0)
+        assert asked == [["run"]]
+        answer.set()
+        batch = await follower.next()
+        assert isinstance(batch, Batch)
+        assert (batch.start, batch.end) == (1, 2), "what is there is read, and nothing else is believed"
+        assert not hub.tails["run"].ended
+        async with asyncio.timeout(60):
+            while hub._looking_into is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert asked == [["run"]] * 2
+        assert log.reads <= reads + 2
+
+
+async def test_a_hint_that_comes_while_a_reader_begins_is_looked_into_when_it_has_begun() -> None:
+    log = Log(1)
+    hub = hub_of(log, there={"run": (1, 2, False)})
+    with followers(hub, 1) as (follower,):
+        beginning = asyncio.ensure_future(follower.begin(0))
+        while not log.reads:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        log.tail = 2
+        hub.hint(News("run", 2, 2))
+        assert (await beginning).batch.end == 1
+        batch = await follower.next()
+        assert isinstance(batch, Batch)
+        assert (batch.start, batch.end) == (1, 2)

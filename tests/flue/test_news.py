@@ -70,7 +70,8 @@ async def test_what_the_triggers_tell_is_news_with_the_event_where_it_fits(
     await schema.attach(connection)
     heard: list[News | None] = []
     listening = await asyncpg.connect(url)
-    await listening.add_listener("run_gateway", lambda *args: heard.append(parse_news(str(args[3]))))
+    channel = await connection.fetchval("SELECT name FROM run_gateway.channel")
+    await listening.add_listener(channel, lambda *args: heard.append(parse_news(str(args[3]))))
     async with App.start(url) as app:
         await app.begin("r")
         await app.append("r", {"i": 0})

@@ -1,4 +1,4 @@
--- How events come into the log, and how other Machines hear of them.
+-- How events come into the log.
 
 
 -- What becomes of one request (§5.2, §5.2.1): 'appended', 'duplicate' (a success that changes nothing), or a refusal.
@@ -353,14 +353,6 @@ END
 $$;
 
 
--- What other Machines hear: machine, path, first and last new event, whether it is closed, and the new events
--- themselves where they fit. NOTIFY takes at most 7,999 bytes; one more would fail the transaction.
-CREATE OR REPLACE FUNCTION run_gateway.news(machine text, path text, first bigint, last bigint, closed boolean, body text)
-RETURNS text LANGUAGE sql IMMUTABLE
-RETURN concat_ws(E'\n', machine, path, first, last, CASE WHEN closed THEN 'closed' ELSE 'open' END,
-                 CASE WHEN octet_length(machine) + octet_length(path) + octet_length(body) <= 7900 THEN body END);
-
-
 -- Many events of one request, written as the pages that they would be packed into later: a third of what rows cost. A
 -- stream's pages are its oldest events (pack.sql): when there are a few small rows before these, they go into the page as
 -- well, and when there are more, these become rows like them. `entries` and `ordinals` say where a page begins: at which event of
@@ -443,6 +435,8 @@ CREATE OR REPLACE PROCEDURE run_gateway.append(
     OUT cancels boolean[]
 )
 LANGUAGE plpgsql AS $$
+DECLARE
+    channel text;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         COMMIT;  -- of nothing; what follows must see what was committed while it waited for a row
@@ -475,10 +469,17 @@ BEGIN
         -- From here on no lock_timeout, that a role or a database may have: an error would say that nothing was appended.
         PERFORM set_config('lock_timeout', '0', true);
         BEGIN
-            PERFORM pg_notify(
-                'run_gateway', run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, n.body))
+            -- As run_gateway.tell does it, with fewer calls.
+            SELECT c.name INTO channel FROM run_gateway.channel c;
+            PERFORM pg_notify(channel, run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, n.body))
                FROM unnest(paths, counts, bodies, verdicts, tails, closed) AS n(path, n, body, verdict, tail, closed)
               WHERE n.verdict = 'appended' AND (n.n > 0 OR n.closed);
+            IF NOT starts_with(machine, '=') THEN
+                PERFORM pg_notify(
+                    'run_gateway', run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, NULL))
+                   FROM unnest(paths, counts, verdicts, tails, closed) AS n(path, n, verdict, tail, closed)
+                  WHERE n.verdict = 'appended' AND (n.n > 0 OR n.closed);
+            END IF;
         EXCEPTION WHEN OTHERS THEN
             NULL;  -- what is committed is acknowledged, whether or not others could be told of it
         END;
@@ -493,6 +494,8 @@ CREATE OR REPLACE PROCEDURE run_gateway.append(
     OUT tail bigint, OUT cancel_requested boolean
 )
 LANGUAGE plpgsql AS $$
+DECLARE
+    channel text;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         COMMIT;  -- as above
@@ -503,8 +506,13 @@ BEGIN
         COMMIT;
         PERFORM set_config('lock_timeout', '0', true);
         BEGIN
-            PERFORM pg_notify('run_gateway', run_gateway.news(
+            SELECT c.name INTO channel FROM run_gateway.channel c;  -- by itself, so that its plan is kept
+            PERFORM pg_notify(channel, run_gateway.news(
                 machine, path, tail - cardinality(events) + 1, tail, false, body));
+            IF NOT starts_with(machine, '=') THEN
+                PERFORM pg_notify('run_gateway', run_gateway.news(
+                    machine, path, tail - cardinality(events) + 1, tail, false, NULL));
+            END IF;
         EXCEPTION WHEN OTHERS THEN
             NULL;  -- as above
         END;

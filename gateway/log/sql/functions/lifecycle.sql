@@ -138,7 +138,7 @@ BEGIN
     IF NOT alive THEN
         RETURN 'not_found';
     END IF;
-    PERFORM pg_notify('run_gateway', concat_ws(E'\n', machine, doomed, 0, 0, 'deleted'));
+    PERFORM run_gateway.tell(machine, ARRAY[concat_ws(E'\n', machine, doomed, 0, 0, 'deleted')]);
     RETURN 'deleted';
 END
 $$;
@@ -191,7 +191,7 @@ BEGIN
                 RAISE lock_not_available USING MESSAGE = format('Somebody writes to what belongs to %s.', wanted);
             END IF;
             -- Whoever follows it finds out which of the two that is.
-            PERFORM pg_notify('run_gateway', concat_ws(E'\n', '', wanted, 0, 0, 'open'));
+            PERFORM run_gateway.tell('', ARRAY[concat_ws(E'\n', '', wanted, 0, 0, 'open')]);
             SELECT * INTO s FROM run_gateway.streams v WHERE v.path = wanted;
         END IF;
         IF s.gone THEN
@@ -373,7 +373,7 @@ BEGIN
         RETURN false;
     END IF;
     IF tell THEN
-        PERFORM pg_notify('run_gateway', concat_ws(E'\n', '', place, 0, 0, 'deleted'));
+        PERFORM run_gateway.tell('', ARRAY[concat_ws(E'\n', '', place, 0, 0, 'deleted')]);
     END IF;
     RETURN true;
 EXCEPTION WHEN OTHERS THEN

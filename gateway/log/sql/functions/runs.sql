@@ -252,7 +252,7 @@ BEGIN
         verdict := 'known';  -- somebody has closed the control stream: there is no event, and the mark has to do
         RETURN;
     END IF;
-    PERFORM pg_notify('run_gateway', run_gateway.news(machine, wanted || '/control', tail, tail, false, body));
+    PERFORM run_gateway.tell(machine, ARRAY[run_gateway.news(machine, wanted || '/control', tail, tail, false, body)]);
 END
 $$;
 
@@ -397,8 +397,8 @@ BEGIN
             CONTINUE;  -- somebody holds its control stream: the next look tries again, and the others do not wait for it
         END;
         seen := seen + 1;
-        PERFORM pg_notify('run_gateway', run_gateway.news(
-            machine, doomed.path, ended.tail - (ended.body IS NOT NULL)::integer + 1, ended.tail, true, coalesce(ended.body, '')));
+        PERFORM run_gateway.tell(machine, ARRAY[run_gateway.news(
+            machine, doomed.path, ended.tail - (ended.body IS NOT NULL)::integer + 1, ended.tail, true, coalesce(ended.body, ''))]);
         paths := paths || doomed.path;
         tails := tails || ended.tail;
         bodies := bodies || ended.body;

@@ -32,8 +32,8 @@ BEGIN
     END IF;
     IF result.outcome = 'appended' THEN
         PERFORM run_gateway.count_from_commit(s.id, s.ttl, s.lease);
-        PERFORM pg_notify('run_gateway', run_gateway.news(
-            '', path, result.tail - n + 1, result.tail, closing, coalesce(event::text, '')));
+        PERFORM run_gateway.tell('', ARRAY[run_gateway.news(
+            '', path, result.tail - n + 1, result.tail, closing, coalesce(event::text, ''))]);
     END IF;
     RETURN result.tail;
 END
