@@ -110,6 +110,11 @@ class Gateway:
         await (self._entry if scope["type"] == "http" else self._api)(scope, receive, send)
 
     @property
+    def bodies(self) -> Bodies:
+        """Those that are arriving, which the server's connections count."""
+        return self._limits.bodies
+
+    @property
     def appends(self) -> Appends:
         """What gateway.http.post offers POSTs to."""
         return self._entry

@@ -22,7 +22,6 @@ from gateway.app import Gateway
 from gateway.fanout.hub import Hub
 from gateway.fanout.server import Server
 from gateway.http.connection import connections
-from gateway.http.cors import Cors
 from gateway.protocol.batch import Page
 from gateway.protocol.run_path import part_of
 from gateway.protocol.stream_path import stream_path_of
@@ -31,13 +30,14 @@ from tests.event_source import Reading, read
 
 PATIENCE = 60.0  # seconds that anything may take: a busy machine is no fault
 
-PROTOCOLS: dict[str, Callable[[Settings], Any]] = {
-    "direct": lambda settings: connections(
-        request_timeout=settings.request_timeout,
-        send_timeout=settings.send_timeout,
-        max_head=settings.max_head,
-        max_connections=settings.max_connections,
-        common=Cors(settings.origins).constant,
+PROTOCOLS: dict[str, Callable[[Gateway], Any]] = {
+    "direct": lambda app: connections(
+        request_timeout=app.settings.request_timeout,
+        send_timeout=app.settings.send_timeout,
+        max_head=app.settings.max_head,
+        max_connections=app.settings.max_connections,
+        common=app.cors.constant,
+        bodies=app.bodies,
     ),
     "asgi": lambda _: "httptools",
 }
@@ -120,7 +120,7 @@ def serving(
     app = Gateway(Settings(drain_timeout=0, **settings), database_url)
     config = uvicorn.Config(
         around(app),
-        http=PROTOCOLS[protocol](app.settings),
+        http=PROTOCOLS[protocol](app),
         loop="uvloop",
         ws="none",
         lifespan="on",

@@ -26,7 +26,6 @@ from gateway.cli.metrics_port import metrics_port
 from gateway.cli.stop import Stop
 from gateway.fanout.server import Server
 from gateway.http.connection import connections
-from gateway.http.cors import Common
 from gateway.http.replay import Replay
 from gateway.http.request_log import AccessLog
 from gateway.metrics.siblings import Siblings
@@ -49,7 +48,7 @@ async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblin
 
 async def _serve(settings: Settings, app: Gateway, application: App, bound: Sockets, stop: Stop) -> None:
     sockets = bound.main
-    server = _Server(_config(settings, application, app.cors.constant), ready=f"Listening on {address(sockets[0])}")
+    server = _Server(_config(settings, application, app), ready=f"Listening on {address(sockets[0])}")
 
     def drain() -> None:
         logger.info("Draining: what is open has %g s to end.", settings.drain_timeout)
@@ -73,8 +72,8 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
         raise Failure("the application did not start") from None
 
 
-def _config(settings: Settings, application: App, common: Common) -> uvicorn.Config:
-    """How uvicorn serves the application. `common`: the headers of an answer to what is no request."""
+def _config(settings: Settings, application: App, app: Gateway) -> uvicorn.Config:
+    """How uvicorn serves the application: the Gateway, and what is wrapped around it."""
     return uvicorn.Config(
         application,
         http=connections(
@@ -82,7 +81,8 @@ def _config(settings: Settings, application: App, common: Common) -> uvicorn.Con
             send_timeout=settings.send_timeout,
             max_head=settings.max_head,
             max_connections=settings.max_connections,
-            common=common,
+            common=app.cors.constant,
+            bodies=app.bodies,
         ),
         loop="uvloop",
         ws="none",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 import sys
 from asyncio import Transport
-from collections.abc import Collection
 from typing import Any, cast
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -42,25 +42,27 @@ class Event:
             await waiter
 
 
-class Pipeline(list[Any]):
-    """The requests that wait for the one before them; an empty deque would take 0.6 kB."""
-
-    __slots__ = ()
-
-    def appendleft(self, request: Any) -> None:
-        self.insert(0, request)
-
-
 class Flow(FlowControl):
-    """uvicorn's own, which resumes reading as soon as a handler reads its request; this one not while others wait."""
+    """uvicorn's own, which resumes reading as soon as a handler reads its request; this one not while it is stopped."""
 
-    def __init__(self, transport: Transport, pipeline: Collection[Any]) -> None:
+    def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
         self._is_writable_event = cast("Any", Event(True))
-        self._pipeline = pipeline
+        self.stopped = False  # more has come than may wait for its turn
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.pause_reading()
+
+    def go_on(self) -> None:
+        """Reads on, if nothing else keeps it from reading."""
+        if self.stopped:
+            self.stopped = False
+            if not self.write_paused:
+                self.resume_reading()
 
     def resume_reading(self) -> None:
-        if not self._pipeline:
+        if not self.stopped:
             super().resume_reading()
 
 
@@ -74,3 +76,15 @@ def in_kernel(sock: socket.SocketType) -> int:
     size: int
     (size,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))
     return size
+
+
+def has_left(sock: socket.SocketType) -> bool:
+    """Whether the client has ended its side of a connection that nobody reads. False where the system does not tell.
+
+    The end is told even if bytes are there that nobody has read, as long as it has come behind them.
+    """
+    if not hasattr(select, "POLLRDHUP"):
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))

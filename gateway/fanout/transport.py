@@ -14,18 +14,19 @@ from asyncio import Transport
 from collections.abc import Collection
 from typing import Any, ClassVar, Final, cast
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade
-from uvicorn._types import ASGI3Application
+from httptools import HttpParserCallbackError, HttpParserError
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.fanout.answers import Cycle, whole
 from gateway.fanout.follower import EXTENSION, Follower
-from gateway.fanout.parts import Event, Flow, Pipeline, in_kernel
+from gateway.fanout.heads import body_length, check, target_of, with_host
+from gateway.fanout.intake import WHOLE, Intake
+from gateway.fanout.parts import Event, has_left, in_kernel
 from gateway.protocol.errors import (
-    HeadTooLarge,
     InternalFault,
     MalformedHttp,
+    MethodNotAllowed,
     ProtocolError,
     RequestTimeout,
     TooManyConnections,
@@ -35,23 +36,21 @@ logger = logging.getLogger("gateway.fanout.transport")
 
 LINGER: Final = 2.0  # seconds that a refused connection is still read from
 IDLE_END: Final = 0.5  # seconds that an idle connection outlives the port
-WHOLE: Final = -1  # in the place of a count of bytes: something of a request has just come whole
+SPARE: Final = 64  # connections beyond the limit that are kept for a moment, since they may ask whether we are well
 
 
-class DirectProtocol(HttpToolsProtocol):
+class DirectProtocol(Intake):
     """A connection that tells its follower when it is full, empty again, or gone."""
 
     patience: ClassVar[float] = 60.0  # seconds that a request may take to arrive
     send_patience: ClassVar[float] = 120.0  # seconds that a client may take no byte of what waits for it
-    head_limit: ClassVar[int] = 32 << 10  # bytes of a request's line and headers, give or take a read
     most: ClassVar[int] = sys.maxsize  # connections; those beyond are refused what is not in `always`
     always: ClassVar[Collection[str]] = ()  # paths that even they may ask for
+    spare: ClassVar[dict[DirectProtocol, None]]  # those beyond, the oldest first
 
     # uvicorn's own attributes fill the dict that instances of a class share the keys of (30): one more, and each
     # connection has a dict of its own, of 1.5 kB.
-    __slots__ = (
-        "_due", "_ending", "_head", "_in_head", "_over", "_socket", "_surplus", "_unsent", "follower", "send",
-    )  # fmt: skip
+    __slots__ = ("_due", "_ending", "_over", "_since", "_socket", "_surplus", "_unsent", "follower", "send")
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
@@ -59,17 +58,13 @@ class DirectProtocol(HttpToolsProtocol):
         self._due = (
             self.loop.time() + self.patience
         )  # when the client is too late, by the loop's clock; 0: nothing is waited for
-        self._in_head = False  # a request has begun, and its head has not come whole
-        self._head = 0  # bytes that have come since anything of a request was whole
         self._unsent: tuple[int, float] | None = None  # bytes that wait for the client, and since when so many do
+        self._since = 0.0  # when it was first seen that more has come than may wait; 0: it has not
         self._ending = False
-        self.pipeline = cast("Any", Pipeline())
         self._over = False  # refused: whatever still comes is thrown away
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = Flow(transport, self.pipeline)
-        self._surplus = len(self.connections) > self.most
         # uvicorn learns that a socket is full by this mark. At 0 it does as soon as one byte is buffered; so as long
         # as it is not full nothing is buffered, and what `send` sends overtakes nothing.
         transport.set_write_buffer_limits(0)
@@ -79,44 +74,52 @@ class DirectProtocol(HttpToolsProtocol):
         fd = transport.get_extra_info("socket").fileno()
         self._socket = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, fd)  # the family plays no part in it
         self.send = self._socket.send
+        self._surplus = len(self.connections) - len(self.spare) > self.most
+        if self._surplus:
+            self._make_room()
 
-    def data_received(self, data: bytes) -> None:
-        """uvicorn's own, with a limit for what it keeps in memory, and with refusals in the one shape."""
-        step = self.head_limit
-        pieces = (data,) if len(data) <= step else [data[at : at + step] for at in range(0, len(data), step)]
-        for piece in pieces:
-            if self._over or self.transport.is_closing():
-                return
-            try:
-                self.parser.feed_data(piece)
-            except HttpParserUpgrade:
-                self.cycle.keep_alive = False  # it may be ignored (RFC 9110 §7.8), but what follows may be no HTTP/1.1
-                return
-            except HttpParserError as error:
-                self._refuse(_judged(error))
-                return
-            # Counts heads, and all else that is not the body: trailers, and extensions of chunks.
-            self._head = 0 if self._head == WHOLE else self._head + len(piece)
-            if self._head > step:
-                self._refuse(HeadTooLarge(f"At most {step} bytes."))
+    def _make_room(self) -> None:
+        """Takes the place of the oldest one beyond the limit, so that descriptors are left for everything else."""
+        self.spare[self] = None
+        if len(self.spare) > SPARE:
+            next(iter(self.spare)).transport.abort()
+
+    def failed(self, error: HttpParserError) -> None:
+        self.refuse(_judged(error))
 
     def lapse(self, now: float) -> None:
         """Ends a connection that has kept us waiting: for a request to come whole, for the next one, or for somebody to
-        read what was sent.
+        read what was sent; and one whose client has gone without our being told, since we do not read.
         """
         if self._takes_nothing(now):
             # A reset, since the kernel would otherwise keep megabytes for somebody who does not read them.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
             return
-        if not self._due or now < self._due or self.flow.read_paused:
+        if self.flow.read_paused:
+            if not self.flow.write_paused and self._is_left(now):
+                self.transport.close()
             return  # we do not read ourselves, so nothing is late
+        self._since = 0.0
+        if not self._due or now < self._due:
+            return
         cycle = self.cycle
         begun = self._in_head or (cycle is not None and cycle.more_body and not cycle.response_complete)
         if begun and not self._over:
-            self._refuse(RequestTimeout())
+            self.refuse(RequestTimeout())
         else:
             self.transport.close()
+
+    def _is_left(self, now: float) -> bool:
+        """Whether the client of a connection that is not read from has gone; or may have, for so much has come behind a
+        request that waits that its end would not be seen.
+        """
+        if has_left(self._socket):
+            return True
+        if not self.flow.stopped:
+            return False
+        self._since = self._since or now
+        return now - self._since > self.patience
 
     def _takes_nothing(self, now: float) -> bool:
         """Whether the client has read none of what waits for it for `send_patience` seconds."""
@@ -128,16 +131,21 @@ class DirectProtocol(HttpToolsProtocol):
             self._unsent = left, now
         return now - self._unsent[1] > self.send_patience
 
-    def _refuse(self, error: ProtocolError, scope: Any | None = None) -> None:
-        """Ends the connection, and says why, unless that would be taken for the answer to an earlier request."""
+    def refuse(self, error: ProtocolError, scope: Any | None = None) -> None:
+        if self._over or self.transport.is_closing():
+            return
+        self._over = True
         cycle = self.cycle
-        ours = cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
-        rendered = self.refusal(error, scope) if ours and not self.pipeline else None
+        # Else it would be taken for a part of an answer, or for the answer to a request that has had one.
+        ours = cycle is None or not cycle.more_body or not cycle.response_started
+        rendered = self.refusal(error, scope) if ours else None
         if rendered is None:
+            self.deafen()
             self.transport.close()
             return
         status, head, body = rendered
-        self.transport.write(whole(status, self.server_state.default_headers, head, body, keep_alive=False))
+        shown = b"" if self.parser.get_method() == b"HEAD" else body
+        self.transport.write(whole(status, self.server_state.default_headers, head, shown, keep_alive=False))
         if cycle is not None:
             cycle.disconnected = True
             cycle.message_event.set()
@@ -158,6 +166,7 @@ class DirectProtocol(HttpToolsProtocol):
         self._due = self.loop.time() + LINGER
         if self.follower is not None:
             self.follower.end()
+        self.deafen()
         if not self.transport.is_closing():
             self.transport.write_eof()
 
@@ -166,23 +175,28 @@ class DirectProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self._over or self.transport.is_closing():
             return
-        if self._ending:
+        if self._ending or self._deaf:
             self.transport.close()
             return
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        self._due = self.loop.time() + (self.patience if self._in_head else self.timeout_keep_alive)
+        if self.counted:
+            self.passed(self.counted)
+        if self.flow.write_paused or self.flow.read_paused:
+            self._read_on()
         else:
-            self._due = self.loop.time() + (self.patience if self._in_head else self.timeout_keep_alive)
-        self._read_on()
+            self.parse_on()
 
     def _read_on(self) -> None:
-        """Goes on reading, unless requests wait already, or answers that the client has not read."""
+        """Goes on with the next request, unless there are answers that the client has not read."""
         if self.flow.write_paused:
             self.flow.pause_reading()
-        elif self.flow.read_paused:
+            return
+        if self.flow.read_paused:
             if self._due:
                 self._due = self.loop.time() + self.patience  # the client is not late: we have not read
             self.flow.resume_reading()
+        if self.cycle is None or self.cycle.response_complete:
+            self.parse_on()
 
     def shutdown(self) -> None:
         """The server ends. An idle connection is kept for IDLE_END longer, since a request may be on its way."""
@@ -196,50 +210,73 @@ class DirectProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
-    def _start_asgi_task(self, cycle: Cycle, app: ASGI3Application) -> None:
-        scope = cycle.scope
-        if scope["http_version"] == "1.1" and [name for name, _ in scope["headers"]].count(b"host") != 1:
-            self._refuse(MalformedHttp("There must be one Host header."))  # RFC 9112 §3.2
-            return
-        if self._surplus and scope["path"] not in self.always:
-            self._refuse(TooManyConnections(f"At most {self.most} at once."), scope)
-            return
-        cycle.message_event = cast("Any", Event(cycle.message_event.is_set()))
-        super()._start_asgi_task(cycle, app)
-
     def on_message_begin(self) -> None:
-        """uvicorn's own, without making a scope, which may not be needed."""
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
-        self._in_head = True
-        self._head = 0
+        super().on_message_begin()
         self._due = self.loop.time() + self.patience
 
-    def on_headers_complete(self) -> None:
-        """uvicorn's own, after what its `on_message_begin` does."""
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers += headers  # the list is the scope's
-        self.scope["extensions"] = {EXTENSION: cast("dict[object, object]", self)}
-        super().on_headers_complete()
-        self._in_head = False
-        self._head = WHOLE
+    def begin(self) -> None:
+        """Has the application answer the request over ASGI, or refuses it."""
+        method, version, headers = self.parser.get_method(), self.parser.get_http_version(), self.headers
+        try:
+            if method == b"CONNECT":
+                raise MethodNotAllowed(None, [(b"allow", b"GET, HEAD, PUT, POST, DELETE, OPTIONS")])
+            check(version, headers)
+            path, raw_path, query, authority = target_of(self.url)
+        except ProtocolError as error:
+            self.refuse(error)
+            return
+        if authority is not None:
+            headers = with_host(headers, authority)
+        HttpToolsProtocol.on_message_begin(self)  # makes the scope
+        scope = self.scope
         self.headers = []  # what still comes are trailers, and no part of the head (RFC 9110 §6.5.1)
+        scope["method"] = method.decode()
+        scope["http_version"] = version
+        scope["path"] = self.root_path + path
+        scope["raw_path"] = self.root_path.encode() + raw_path
+        scope["query_string"] = query
+        scope["headers"] = headers
+        scope["extensions"] = {EXTENSION: cast("dict[object, object]", self)}
+        if self._surplus and path not in self.always:
+            self.refuse(TooManyConnections(f"At most {self.most} at once."), scope)
+            return
+        self.left = body_length(headers)
+        self.cycle = Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=cast("Any", Event()),
+            expect_100_continue=any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers),
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        self._start_asgi_task(self.cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
-        super().on_body(body)
         self._head = WHOLE
+        if self._over or self.follower is not None:
+            return  # nobody reads it
+        if not self.cycle.response_complete:
+            self.count(len(body))
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._over:
+            return
         self.arrived()
         super().on_message_complete()
 
     def arrived(self) -> None:
         """A request has come whole."""
         self._head = WHOLE
+        if self.counted:
+            self.passed(self.counted)
         if not self.cycle.response_complete:  # or else it is the next request that is waited for
+            self.busy = True
             self._due = 0.0
         if self._ending:
             self.cycle.keep_alive = False
@@ -276,14 +313,19 @@ class DirectProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if not self.transport.is_closing():
+        if self._deaf and self.busy and self.cycle.response_complete:
+            self.transport.close()
+        elif not self.transport.is_closing():
             self._read_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._socket.detach()  # from here on `send` fails, even if the number belongs to another connection by then
         if self.follower is not None:
             self.follower.end()  # before the transport closes the descriptor, which another connection may get then
+        self.spare.pop(self, None)
         super().connection_lost(exc)
+        # Each of these knows this object: what nobody else holds is freed now, and not by a later look for rings.
+        self.scope = self.cycle = cast("Any", None)
 
 
 def _judged(error: HttpParserError) -> ProtocolError:

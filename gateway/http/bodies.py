@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.asgi import Receive, Scope
+from gateway.fanout.follower import EXTENSION
+from gateway.fanout.intake import Intake
 from gateway.protocol.errors import BodyTooLarge, InvalidRequest, TooManyPending
 
 
@@ -12,12 +14,17 @@ class Bodies:
     """The bodies that are arriving at one worker, together at most `most` bytes.
 
     Without this limit, clients who begin large bodies and never end them have the worker keep one for each connection.
-    What comes with a request's head does not count, and a body that is alone is taken in any case.
+    A connection of our own server counts its bytes by itself, as they come (`gateway.fanout.intake`), whoever is going
+    to read them; under another server this counts what it reads. A body that is alone is taken in any case.
     """
 
     def __init__(self, most: int) -> None:
         self.held = 0
         self._most: Final = most
+
+    def over(self, own: int) -> bool:
+        """Whether more is held than may be, and not by the asker alone, who holds `own` bytes."""
+        return self.held > self._most and self.held > own
 
     async def read(self, scope: Scope, receive: Receive, limit: int) -> bytes:
         """At most `limit` bytes. Raises BodyTooLarge, TooManyPending, or InvalidRequest for half a body."""
@@ -27,27 +34,28 @@ class Bodies:
         message = await receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body", False):
-            body = await self._rest(body, receive, limit)
+            body = await self._rest(body, receive, limit, scope.get("extensions", {}).get(EXTENSION))
         elif message["type"] == "http.disconnect":
             raise _cut_off()
         if len(body) > limit:
             raise BodyTooLarge(f"At most {limit} bytes.")
         return body
 
-    async def _rest(self, begun: bytes, receive: Receive, limit: int) -> bytes:
+    async def _rest(self, begun: bytes, receive: Receive, limit: int, connection: Intake | None) -> bytes:
         parts, held = bytearray(begun), 0
         try:
             more = True
             while more and len(parts) <= limit:
+                if connection is None:
+                    held, before = len(parts), held
+                    self.held += held - before
+                if self.over(held if connection is None else connection.own):
+                    raise TooManyPending(f"At most {self._most} bytes of bodies may be arriving.")
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise _cut_off()
-                piece, more = message.get("body", b""), message.get("more_body", False)
-                self.held += len(piece)
-                held += len(piece)
-                if self.held > self._most and self.held > held:
-                    raise TooManyPending(f"At most {self._most} bytes of bodies may be arriving.")
-                parts += piece
+                more = message.get("more_body", False)
+                parts += message.get("body", b"")
             return bytes(parts)
         finally:
             self.held -= held

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 from gateway.asgi import Scope
 from gateway.fanout.transport import DirectProtocol
 from gateway.http import responses
+from gateway.http.bodies import Bodies
 from gateway.http.cors import Common
 from gateway.http.post import PostProtocol
 from gateway.protocol.errors import ProtocolError
@@ -16,13 +17,19 @@ PROBES: Final = ("/health", "/ready")
 
 
 def connections(
-    *, request_timeout: float, send_timeout: float, max_head: int, max_connections: int, common: Common
+    *,
+    request_timeout: float,
+    send_timeout: float,
+    max_head: int,
+    max_connections: int,
+    common: Common,
+    bodies: Bodies,
 ) -> type[DirectProtocol]:
     """The class of this server's connections.
 
     `request_timeout`: seconds that a request may take to arrive. `send_timeout`: seconds in which a client must read
     some of what waits for it. `max_head`: bytes of a request's line and headers. `max_connections`: at once. `common`:
-    the headers of an answer to what is no request.
+    the headers of an answer to what is no request. `bodies`: those that are arriving, by whatever way.
     """
 
     class Connection(PostProtocol):
@@ -33,6 +40,8 @@ def connections(
         head_limit = max_head
         most = max_connections
         always = PROBES
+        spare: ClassVar[dict[DirectProtocol, None]] = {}
+        arriving = bodies
 
         def refusal(self, error: ProtocolError, scope: Scope | None = None) -> tuple[int, bytes, bytes]:
             return responses.at_the_door(error, common, scope)

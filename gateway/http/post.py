@@ -15,7 +15,9 @@ from uvicorn.config import Config
 
 from gateway.asgi import Headers, Scope
 from gateway.fanout.answers import whole
-from gateway.fanout.transport import WHOLE, DirectProtocol
+from gateway.fanout.heads import is_host
+from gateway.fanout.intake import WHOLE
+from gateway.fanout.transport import DirectProtocol
 from gateway.http import responses
 from gateway.protocol.errors import InvalidRequest, ProtocolError
 from gateway.protocol.stream_path import check_path, stream_path_of
@@ -132,26 +134,28 @@ class PostProtocol(DirectProtocol):
         if config.root_path or config.limit_concurrency is not None:
             self._appends = None  # uvicorn's own business, which it does for ASGI alone
 
-    def on_headers_complete(self) -> None:
+    def begin(self) -> None:
         post = self._plain()
         if post is None:
-            super().on_headers_complete()
+            super().begin()
         else:
             self.cycle = post  # type: ignore[assignment]
-            self._in_head = False
-            self._head = WHOLE
 
     def on_body(self, body: bytes) -> None:
         post = self.cycle
-        if isinstance(post, Post):
-            post.body += body
-            self._head = WHOLE
-        else:
+        if not isinstance(post, Post) or self._over:
             super().on_body(body)
+            return
+        post.body += body
+        self._head = WHOLE
+        if self.left:  # bytes that come with a request's end are not kept for anything that is on its way
+            self.count(len(body))
+            if self.arriving.over(self.own):
+                self._to_asgi(post)
 
     def on_message_complete(self) -> None:
         post = self.cycle
-        if not isinstance(post, Post):
+        if not isinstance(post, Post) or self._over:
             super().on_message_complete()
             return
         post.more_body = False
@@ -169,18 +173,15 @@ class PostProtocol(DirectProtocol):
 
     def _plain(self) -> Post | None:
         """The request whose head has come, where it may be answered past ASGI."""
-        if self._appends is None or self.parser.get_method() != b"POST":
-            return None
-        if (self.cycle is not None and not self.cycle.response_complete) or self._surplus:
+        if self._appends is None or self.parser.get_method() != b"POST" or self._surplus:
             return None
         headers = dict(self.headers)
         if (
             len(headers) != len(self.headers)
-            or b"host" not in headers
-            or self.expect_100_continue
-            or b"upgrade" in headers
+            or not is_host(headers.get(b"host", b"/"))
+            or b"expect" in headers
             or b"transfer-encoding" in headers
-            or int(headers.get(b"content-length", 0)) > MOST_BODY
+            or (length := int(headers.get(b"content-length", 0))) > MOST_BODY
             or self.parser.get_http_version() != "1.1"
             or len(self.url) > MOST_URL
         ):
@@ -189,13 +190,19 @@ class PostProtocol(DirectProtocol):
         if named is None:
             return None
         post = Post(self, *named, headers)
-        return post if self._appends.expects(post) else None
+        if not self._appends.expects(post):
+            return None
+        self.left = length
+        return post
 
     def _to_asgi(self, post: Post) -> None:
-        """Hands a POST that was declined to ASGI, from its beginning."""
-        self.cycle = None  # type: ignore[assignment]
-        super().on_headers_complete()
+        """Hands a POST that was declined to ASGI, with as much of it as there is."""
+        left = self.left
+        self.passed(self.counted)
+        super().begin()
+        self.left = left
         self.cycle.keep_alive = post.keep_alive
         if post.body:
             super().on_body(post.body)
-        super().on_message_complete()
+        if not post.more_body:
+            super().on_message_complete()

@@ -91,7 +91,8 @@ class Upstream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers with what the application answers. Raises UpgradeNotPassed, and BadGateway while nothing was sent."""
-        if any(name == b"upgrade" and value.lower() == b"websocket" for name, value in scope["headers"]):
+        wishes = [value.lower() for name, value in scope["headers"] if name == b"upgrade"]
+        if scope["method"] == "GET" and b"websocket" in wishes:
             raise UpgradeNotPassed
         request = _Request(receive)
         exchange = asyncio.ensure_future(self._exchange(scope, request, send))

@@ -52,6 +52,13 @@ class MalformedHttp(ProtocolError):
     type = "malformed_http"
 
 
+class CodingNotSupported(ProtocolError):
+    """The request's body is encoded in a way that is not supported."""
+
+    status = 501
+    type = "coding_not_supported"
+
+
 class RequestTimeout(ProtocolError):
     """The request has taken too long to arrive."""
 

@@ -205,7 +205,12 @@ def _by_asgi(app: Gateway) -> Any:
 
 def _connection(application: Any, app: Gateway) -> Any:
     protocol = connections(
-        request_timeout=60, send_timeout=60, max_head=app.settings.max_head, max_connections=9, common=app.cors.constant
+        request_timeout=60,
+        send_timeout=60,
+        max_head=app.settings.max_head,
+        max_connections=9,
+        common=app.cors.constant,
+        bodies=app.bodies,
     )
     config = uvicorn.Config(application, http=protocol, ws="none", access_log=False, log_config=None)
     config.load()

@@ -1,0 +1,89 @@
+"""What is wrong with a request's head, and what it says of its body: the rules of RFC 9112 that the parser leaves us.
+
+Pure: heads come from `gateway.fanout.intake`, and what is wrong with them is told by `gateway.fanout.transport`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+from urllib.parse import unquote
+
+import httptools
+
+from gateway.protocol.errors import CodingNotSupported, MalformedHttp
+
+Header = tuple[bytes, bytes]
+
+_HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)  # RFC 3986, §3.2
+
+
+@lru_cache(maxsize=256)
+def is_host(value: bytes) -> bool:
+    """Whether a Host header may have this value. An empty one is allowed (RFC 9112 §3.2)."""
+    return _HOST.fullmatch(value) is not None
+
+
+def body_length(headers: Iterable[Header]) -> int:
+    """Bytes of the body, if the head says so; 0 for none, and for a chunked one."""
+    return next((int(value) for name, value in headers if name == b"content-length"), 0)
+
+
+def check(version: str, headers: Iterable[Header]) -> None:
+    """Raises MalformedHttp for a Host that is missing, doubled or none (RFC 9112 §3.2), and for a body whose end cannot
+    be told (§6.1, §6.3); CodingNotSupported for one that is encoded before it is chunked (§6.1).
+    """
+    hosts = 0
+    codings = b""
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+            if hosts > 1 or not is_host(value):
+                raise MalformedHttp("There must be one Host header.")
+        elif name == b"transfer-encoding":
+            codings += b"," + value
+    if not hosts and version != "1.0":
+        raise MalformedHttp("There must be one Host header.")
+    if codings:
+        names = [coding.strip().lower() for coding in codings.split(b",") if coding.strip()]
+        if version == "1.0" or names[-1:] != [b"chunked"]:
+            raise MalformedHttp("The last of Transfer-Encoding must be chunked, and HTTP/1.0 has none.")
+        if len(names) > 1:
+            raise CodingNotSupported("Transfer-Encoding must be chunked alone.")
+
+
+def target_of(url: bytes) -> tuple[str, bytes, bytes, bytes | None]:
+    """A request's target: its path, the path as it was written, the query, and the authority if the target names one,
+    which then counts in the place of Host (RFC 9112 §3.2.2). Raises MalformedHttp.
+    """
+    try:
+        parsed = httptools.parse_url(url)
+        raw: bytes = parsed.path or b"/"  # RFC 9110 §4.2.3
+        path = raw.decode("ascii")
+    except (httptools.HttpParserInvalidURLError, UnicodeError):
+        raise MalformedHttp("The target is none.") from None
+    authority: bytes | None = None
+    if parsed.schema is not None:
+        # The host as it was written: without its user, which no header may hold (RFC 9110 §4.2.4).
+        authority = url.partition(b"://")[2]
+        authority = re.split(rb"[/?#]", authority, maxsplit=1)[0].rpartition(b"@")[2]
+        if not authority or not is_host(authority):
+            raise MalformedHttp("The target's host is none.")
+    return unquote(path) if "%" in path else path, raw, parsed.query or b"", authority
+
+
+def with_host(headers: list[Header], authority: bytes) -> list[Header]:
+    """These headers with that Host."""
+    return [(b"host", authority), *(header for header in headers if header[0] != b"host")]
+
+
+def without_upgrade(method: bytes, url: bytes, version: str, headers: Iterable[Header]) -> bytes:
+    """A head anew, in which nobody asks for another protocol: Connection does not name Upgrade any more."""
+    lines = [b"%b %b HTTP/%b" % (method, url, version.encode())]
+    for name, value in headers:
+        if name == b"connection":
+            value = b",".join([token for token in value.split(b",") if token.strip().lower() != b"upgrade"])
+        lines.append(b"%b: %b" % (name, value))
+    return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -1,0 +1,251 @@
+"""How a connection takes what its client sends: one request at a time, and so many bytes a turn of the loop.
+
+Whatever a client sends behind a request (RFC 9112 §9.3.2) stays the bytes that it is until that request is answered:
+nothing is made for it, everything is answered in its order, and the connection goes on reading, so that it learns when
+its client leaves. The parser is given up to the end of a head, or of a body, and never further.
+"""
+
+from __future__ import annotations
+
+from asyncio import Transport
+from typing import Any, ClassVar, Final, Protocol, cast
+
+from httptools import HttpParserCallbackError, HttpParserError, HttpRequestParser
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.fanout.heads import without_upgrade
+from gateway.fanout.parts import Flow
+from gateway.protocol.errors import HeadTooLarge, ProtocolError, TooManyPending
+
+TURN: Final = 64 << 10  # bytes that the parser is given in a turn, at most
+BEHIND: Final = 64 << 10  # bytes that may wait for their turn, give or take a read; then the client has to wait
+WHOLE: Final = -1  # in the place of a count of bytes: something of a request has just come whole
+_END: Final = b"\r\n\r\n"  # of a head, of a chunked body, and of nothing else outside of bodies
+
+
+class Arriving(Protocol):
+    """The bytes of this process's clients that are kept while the rest of their requests is on its way."""
+
+    held: int
+
+    def over(self, own: int) -> bool:
+        """Whether those are too many. `own`: the asker's; one that is alone is never too much."""
+        ...
+
+
+class _Upgrade(Exception):
+    """The head that has come asks for another protocol."""
+
+
+class Intake(HttpToolsProtocol):
+    """uvicorn's protocol class, which says what to do with a request; here is how it comes."""
+
+    head_limit: ClassVar[int] = 32 << 10  # bytes of a request's line and headers
+    arriving: ClassVar[Arriving]
+
+    flow: Flow
+
+    __slots__ = ("_behind", "_deaf", "_head", "_in_head", "_turn", "busy", "counted", "left")
+
+    def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
+        super().__init__(config, *arguments, **more)
+        self.pipeline = cast("Any", ())  # uvicorn's own, which nothing is put into here
+        self.busy = False  # a request has come whole, and its answer has not gone out
+        self.counted = 0  # bytes, among those that are arriving, of the body that is
+        self._behind: bytes | bytearray = b""  # what the parser has not been given yet
+        self._turn = False  # it will be given more at the loop's next turn
+        self._deaf = False  # what still comes is thrown away
+        self._in_head = False  # a request has begun, and its head has not come whole
+        self._head = 0  # bytes that have come since anything of a request was whole
+        self.left = 0  # bytes that are missing of a body whose length is known
+
+    def refuse(self, error: ProtocolError) -> None:
+        """Ends the connection, and says why where that can be told from the answer to an earlier request."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """A head has come: `url`, `headers`, and what the parser knows. Sets `left`, the bytes of its body."""
+        raise NotImplementedError
+
+    @property
+    def own(self) -> int:
+        """Bytes of this connection among those that are arriving."""
+        return self.counted + len(self._behind)
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow = Flow(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf or self.transport.is_closing():
+            return
+        if self._behind or self.busy:
+            self._keep(data)
+            return
+        taken = self._parse(data)
+        if taken < len(data):
+            self._keep(data[taken:])
+
+    def _keep(self, data: bytes) -> None:
+        """Has bytes wait for their turn."""
+        if self._deaf:
+            return
+        if self._behind:
+            self._behind += data
+        else:
+            self._behind = bytearray(data)
+        self.arriving.held += len(data)
+        if len(self._behind) > BEHIND:
+            if self.arriving.over(self.own):
+                self._give_up()
+                return
+            self.flow.stop()
+        self._soon()
+
+    def _give_up(self) -> None:
+        """There is no room for what this client sends."""
+        if not self.busy:
+            self.refuse(TooManyPending("No more can be kept of what is sent."))
+            return
+        # It was not answered, so it was not done; the connection ends with the answer that is due.
+        self.cycle.keep_alive = False
+        self.deafen()
+
+    def deafen(self) -> None:
+        """From now on, what comes is thrown away. It is still read, or else nobody would learn that the client goes."""
+        self._deaf = True
+        self._drop()
+        self.flow.go_on()
+
+    def _drop(self) -> None:
+        self.arriving.held -= len(self._behind)
+        self._behind = b""
+
+    def _soon(self) -> None:
+        if not self._turn and not self.busy:
+            self._turn = True
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """A turn: the parser is given some of what waits."""
+        self._turn = False
+        if self.busy or self._deaf or self.transport.is_closing():
+            return
+        behind = self._behind
+        taken = self._parse(behind)
+        if self._behind is not behind:
+            return  # it was refused
+        assert isinstance(behind, bytearray) or not taken
+        if taken:
+            del behind[:taken]  # type: ignore[union-attr]
+            self.arriving.held -= taken
+        if not behind:
+            self._behind = b""
+        elif taken:
+            self._soon()
+        if len(self._behind) <= BEHIND:
+            self.flow.go_on()
+
+    def parse_on(self) -> None:
+        """The answer has gone out, and the connection stays: the next request may come."""
+        self.busy = False
+        if self._behind:
+            self._soon()
+
+    def _parse(self, data: bytes | bytearray) -> int:
+        """Gives the parser up to TURN bytes, and none behind a request that has come whole. Returns how many."""
+        at, size = 0, len(data)
+        end = size if size < TURN else TURN
+        while at < end:
+            left = self.left
+            if left:
+                to = at + left
+                if to > end:
+                    to = end
+                self.left = left - (to - at)
+            else:
+                to = data.find(_END, at, at + self.head_limit) + 4
+                if to < 4:
+                    to = _uncut(data, at, min(end, at + self.head_limit))
+                    if to == at:
+                        break
+            try:
+                self.parser.feed_data(data[at:to])
+            except HttpParserError as error:
+                if not isinstance(error.__context__, _Upgrade) or not self._without_upgrade():
+                    self.failed(error)
+            # Counts heads, and all else that is not the body: trailers, and extensions of chunks.
+            head = self._head
+            if head == WHOLE:
+                self._head = 0
+            else:
+                self._head = head = head + to - at
+                if head > self.head_limit:
+                    self.refuse(HeadTooLarge(f"At most {self.head_limit} bytes."))
+            if self._deaf:
+                return size
+            at = to
+            if self.busy:
+                break
+        return at
+
+    def failed(self, error: HttpParserError) -> None:
+        """The parser has not taken what came, or something here has failed while it called."""
+        raise NotImplementedError
+
+    def _without_upgrade(self) -> bool:
+        """Ignores that the client would like another protocol (RFC 9110 §7.8). The parser has no way to: it takes what
+        follows for that protocol. So another one is given the head without that wish. False: it sees the wish still.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        head = without_upgrade(method, self.url, version, self.headers)
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        try:
+            self.parser.feed_data(head)
+        except HttpParserCallbackError as error:
+            if isinstance(error.__context__, _Upgrade):
+                return False
+            self.failed(error)
+        return True
+
+    def on_message_begin(self) -> None:
+        """uvicorn's own, without making a scope, which may not be needed."""
+        self.url = b""
+        self.headers = []
+        self._in_head = True
+        self._head = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """uvicorn's own, which looks for one of them at each."""
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            raise _Upgrade
+        self._in_head = False
+        self._head = WHOLE
+        self.begin()
+
+    def count(self, size: int) -> None:
+        """So many more bytes of a body are kept."""
+        self.counted += size
+        self.arriving.held += size
+
+    def passed(self, size: int) -> None:
+        """So many bytes of the body are kept no longer."""
+        self.count(-min(size, self.counted))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._drop()
+        self.passed(self.counted)
+        super().connection_lost(exc)
+
+
+def _uncut(data: bytes | bytearray, at: int, end: int) -> int:
+    """Where to cut bytes in which nothing ends: before what may be the beginning of an end, whose rest is to come."""
+    for length in (3, 2, 1):
+        if data.endswith(_END[:length], at, end):
+            return end - length
+    return end
