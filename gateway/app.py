@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from typing import Final
 
@@ -41,7 +40,7 @@ from gateway.runs import Runs
 from gateway.runs.quota import RunQuota
 from gateway.settings import Settings
 from gateway.subscriptions import Subscriptions
-from gateway.tasks import end
+from gateway.tasks import end, kept, together
 
 DRAINING: Final = 0.8  # part of the drain time in which followers are ended; in the rest, their last bytes are sent
 
@@ -144,30 +143,29 @@ class Gateway:
 
     @asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
-        await self._database.open()
-        await self.metrics.open()
-        if self.settings.io_uring:
-            self._broadcast.open()
-        # At the same time, since each asks the database a dozen times.
-        await asyncio.gather(self._auth.start(), self._log.listener.start(), self._subscriptions.start())
-        self._runs.start()
-        background = [asyncio.create_task(self._hub.run()), asyncio.create_task(self._log.housekeeping.run())]
-        if self._flue is not None:
-            background += await self._flue.start()
-        try:
-            yield
-        finally:
-            await self._log.writer.close()
-            await end(*background)
-            await self._runs.stop()
-            await self._subscriptions.stop()
-            await self._log.listener.stop()
-            await self._auth.stop()
-            await self.metrics.close()
-            self._broadcast.close()
+        """Starts the parts, and stops them in reverse: all that were started, whatever one of them raises."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._database.close)
+            await self._database.open()
             if self._upstream is not None:
-                await self._upstream.close()
-            await self._database.close()
+                stack.push_async_callback(self._upstream.close)
+            if self.settings.io_uring:
+                stack.callback(self._broadcast.close)
+                self._broadcast.open()
+            await self.metrics.open()
+            stack.push_async_callback(self.metrics.close)
+            for part in (self._auth, self._log.listener, self._subscriptions):
+                stack.push_async_callback(part.stop)
+            # At the same time, since each asks the database a dozen times.
+            await together(self._auth.start(), self._log.listener.start(), self._subscriptions.start())
+            stack.push_async_callback(self._runs.stop)
+            self._runs.start()
+            background = [kept("readers' timer", self._hub.run), kept("housekeeping", self._log.housekeeping.run)]
+            stack.push_async_callback(end, *background)
+            if self._flue is not None:
+                stack.push_async_callback(end, *await self._flue.start())
+            stack.push_async_callback(self._log.writer.close)
+            yield
 
     # The parts, made from the settings
 

@@ -1,9 +1,44 @@
-"""How background tasks are ended. Knows nothing of the house."""
+"""How background tasks are begun, kept going and ended. Knows nothing of the house.
+
+The rule for what runs as long as its Machine does: if it ends, that is logged at once, and it is begun again.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+logger = logging.getLogger("gateway.tasks")
+
+AGAIN: Final = 1.0  # seconds until what has ended is begun again
+
+
+def kept(name: str, run: Callable[[], Awaitable[None]], *, again: float = AGAIN) -> asyncio.Task[None]:
+    """A task that runs what is not to end before it is cancelled. `again`: seconds until it is begun again."""
+
+    async def keep() -> None:
+        while True:
+            try:
+                await run()
+                logger.error("%s has ended, and should not have; it is begun again.", name)
+            except Exception:
+                logger.exception("%s has failed; it is begun again.", name)
+            await asyncio.sleep(again)
+
+    return asyncio.create_task(keep(), name=name)
+
+
+async def together(*work: Coroutine[Any, Any, None]) -> None:
+    """Does all of this at the same time. Where one part fails, the others are ended, and what it raised is raised."""
+    tasks = [asyncio.create_task(part) for part in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 async def end(*tasks: asyncio.Task[Any] | None) -> None:

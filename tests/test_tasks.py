@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.tasks import end
+from gateway.tasks import end, kept, together
 
 
 async def test_tasks_have_ended_when_end_returns() -> None:
@@ -36,3 +36,44 @@ async def test_what_a_task_had_failed_with_is_raised_when_the_others_have_ended(
     with pytest.raises(ConnectionError, match="it went"):
         await end(failed, other)
     assert other.cancelled()
+
+
+async def test_what_has_ended_is_said_at_once_and_begun_again(caplog: pytest.LogCaptureFixture) -> None:
+    begun = asyncio.Semaphore(0)
+    times = 0
+
+    async def run() -> None:
+        nonlocal times
+        times += 1
+        begun.release()
+        if times == 1:
+            raise ConnectionError("it went")
+        if times == 3:
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(30):
+        task = kept("the part", run, again=0)
+        for _ in range(3):
+            await begun.acquire()
+        await end(task)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the part has failed; it is begun again.",
+        "the part has ended, and should not have; it is begun again.",
+    ]
+
+
+async def test_where_one_part_fails_to_start_the_others_are_ended() -> None:
+    ended = []
+
+    async def fail() -> None:
+        raise ConnectionError("it went")
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    with pytest.raises(ConnectionError, match="it went"):
+        await together(wait(), fail())
+    assert ended == [True]

@@ -21,7 +21,7 @@ from jwt.exceptions import PyJWTError
 from gateway.auth.errors import IssuerUnavailable
 from gateway.auth.jwt import Key
 from gateway.outage import Outage
-from gateway.tasks import end
+from gateway.tasks import end, kept
 from gateway.wording import one_line
 
 logger = logging.getLogger("gateway.auth.jwks")
@@ -60,7 +60,7 @@ class Jwks:
         """Fetches once, then again and again in the background. Without an answer this Machine serves all the same."""
         self._http = httpx.AsyncClient(timeout=_TIMEOUT, headers={"accept": "application/json"})
         await self._look_now()
-        self._task = asyncio.create_task(self._run())
+        self._task = kept("the issuer's keys", self._run)
 
     async def stop(self) -> None:
         await end(self._task, self._look)

@@ -17,7 +17,7 @@ from gateway.auth.read_tokens import PREFIX, Capability, key_id, key_id_of
 from gateway.log import shared_secrets
 from gateway.log.database import Database
 from gateway.protocol.errors import Unavailable
-from gateway.tasks import end
+from gateway.tasks import end, kept
 
 REFRESH: Final = 60.0  # seconds between reads of the database, after which a deleted key is no longer accepted
 PAUSE: Final = 1.0  # seconds, at least, between reads for unknown keys, since a token may name any key
@@ -50,7 +50,7 @@ class ReadTokens:
         if not self._set:
             with suppress(Unavailable):  # the keys are read again when they are needed
                 await self._look()
-            self._task = asyncio.create_task(self._run())
+            self._task = kept("keys of tokens", self._run)
 
     async def stop(self) -> None:
         with suppress(Unavailable):

@@ -26,8 +26,11 @@ from gateway.http.routes import AppendDirectly, Routes
 from gateway.log.database import Database
 from gateway.protocol.batch import News, Stream
 from gateway.settings import Settings
+from gateway.tasks import kept
 
 ECHO: Final = 0.02  # seconds after news until a look for events that were committed beside it without notifying
+
+FLOOR: Final = 0.25  # seconds between two such looks, which compare all that is followed here with the log
 
 
 class Flue:
@@ -59,6 +62,7 @@ class Flue:
         )
         self.reading = Reading(self._source, self.hub, limits, time.time, dialect.FLUES)
         self._look: asyncio.TimerHandle | None = None
+        self._looked_at = float("-inf")
         self._triggers = Triggers(database, on_change=self.hub.look_again)
         self._orphans = (
             None
@@ -115,19 +119,21 @@ class Flue:
     def _look_soon(self) -> None:
         """Of transactions that commit at the same time, only one notifies: a look finds the events of the others."""
         if self._look is None and self.hub.tails:
-            self._look = asyncio.get_running_loop().call_later(ECHO, self._look_now)
+            loop = asyncio.get_running_loop()
+            self._look = loop.call_at(max(loop.time() + ECHO, self._looked_at + FLOOR), self._look_now)
 
     def _look_now(self) -> None:
         self._look = None
+        self._looked_at = asyncio.get_running_loop().time()
         self.hub.look_again()
 
     async def start(self) -> list[asyncio.Task[None]]:
         """Begins to hear; the tasks run until they are cancelled. Raises Unavailable."""
         await self._triggers.look()
-        parts = [self.hub.run(), self._triggers.run()]
+        parts = {"timer of Flue's readers": self.hub.run, "look for Flue's triggers": self._triggers.run}
         if self._orphans is not None:
-            parts.append(self._orphans.run())
-        return [asyncio.create_task(part) for part in parts]
+            parts["look for Flue's lost runs"] = self._orphans.run
+        return [kept(name, run) for name, run in parts.items()]
 
     def _sweep_interval(self) -> float:
         return self._settings.sweep_interval if self.news == "triggers" else self._settings.flue_poll_interval

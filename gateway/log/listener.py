@@ -25,7 +25,7 @@ from gateway.log.database import Database
 from gateway.log.direct import host_of
 from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
-from gateway.tasks import end
+from gateway.tasks import end, kept
 
 logger = logging.getLogger("gateway.log.listener")
 
@@ -73,11 +73,12 @@ class Listener:
         self._nonce = ""
         self._echo = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._greetings: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Tries once, then keeps at it in the background: a Machine without LISTEN polls, and serves."""
         ready = asyncio.Event()
-        self._task = asyncio.create_task(self._run(ready))
+        self._task = kept("listener", lambda: self._run(ready))
         await ready.wait()
 
     @property
@@ -96,7 +97,7 @@ class Listener:
         return self.news == "listen" and time.monotonic() > self._alone_after
 
     async def stop(self) -> None:
-        await end(self._task)
+        await end(self._task, *self._greetings)
 
     async def _run(self, ready: asyncio.Event) -> None:
         delay = _RETRY[0]
@@ -190,7 +191,9 @@ class Listener:
 
     def _met(self, machine: str, known: dict[str, float]) -> None:
         if machine not in known:
-            self._greeting = asyncio.ensure_future(self._greet())  # kept, since the loop holds tasks only weakly
+            greeting = asyncio.create_task(self._greet(), name="greeting")
+            self._greetings.add(greeting)  # the loop holds tasks only weakly
+            greeting.add_done_callback(self._greetings.discard)
         known[machine] = time.monotonic()
 
     async def _greet(self) -> None:

@@ -18,7 +18,7 @@ from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import shown
 from gateway.runs.store import Look
-from gateway.tasks import end
+from gateway.tasks import end, kept
 
 logger = logging.getLogger("gateway.runs.leases")
 
@@ -44,7 +44,7 @@ class LeaseWatch:
         self._outage = Outage(logger, "Leases wait for the database (%r).", "Leases are looked at again.")
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self._task = kept("leases", self._run)
 
     async def stop(self) -> None:
         await end(self._task)
