@@ -23,6 +23,7 @@ UNTOLD = {
     "leases": "with runs, or done again by another Machine",
     "lease_looks": "a turn to look",
     "housekeeping": "a turn to look",
+    "news_channel": "how Machines are told, decided once",
     "flue_silence": "a turn to look",
     "subscription_changes": "with subscriptions",
     "migrations": "done again at the next start",
