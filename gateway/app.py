@@ -32,6 +32,7 @@ from gateway.http.upstream import Upstream
 from gateway.log.database import Database
 from gateway.log.direct import listening_addresses
 from gateway.log.facade import Log
+from gateway.log.lists import Lists
 from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
@@ -74,6 +75,7 @@ class Gateway:
         self._auth = Auth(settings, self._database)
         self._quotas = Quotas(settings, RunQuota(self._database, settings.max_runs_per_tenant or 0).full)
         self._limits = self._make_limits()
+        self._lists = Lists(self._database, most=settings.max_lists, seconds=settings.list_timeout)
         # The logs, and the hubs that follow them
         self._feed = Feed()
         self._broadcast = Broadcast()
@@ -183,7 +185,9 @@ class Gateway:
         )
 
     def _make_flue(self) -> Flue:
-        return Flue(self.settings, self._database, self._limits, self._broadcast, lambda: self._log.listens)
+        return Flue(
+            self.settings, self._database, self._limits, self._broadcast, lambda: self._log.listens, self._lists
+        )
 
     def _make_log(self, addresses: Sequence[str]) -> Log:
         return Log(
@@ -228,6 +232,7 @@ class Gateway:
             public_url=self.settings.public_url,
             feed=self._feed,
             others=self._flue,
+            lists=self._lists,
         )
 
     def _parts(self) -> Parts:

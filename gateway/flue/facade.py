@@ -24,6 +24,7 @@ from gateway.http.limits import Limits
 from gateway.http.reading import Reading
 from gateway.http.routes import AppendDirectly, Routes
 from gateway.log.database import Database
+from gateway.log.lists import Lists
 from gateway.protocol.batch import News, Stream
 from gateway.settings import Settings
 from gateway.tasks import kept
@@ -43,12 +44,13 @@ class Flue:
         limits: Limits,
         broadcast: Broadcast,
         listens: Callable[[], bool],
+        lists: Lists | None = None,
     ) -> None:
         shown = readable(settings.flue_workflows, gated=settings.auth != "none")
         self._settings = settings
         self._listens = listens
         self._source = Source(database, page_bytes=settings.page_bytes, readable=shown)
-        self._records = Records(database, readable=shown)
+        self._records = Records(database, readable=shown, lists=lists)
         self.hub = Hub(
             read=self._source.live,
             positions=self._source.positions,

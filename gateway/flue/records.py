@@ -10,6 +10,7 @@ import asyncpg
 from gateway.flue.errors import NoSuchRun
 from gateway.flue.readable import Readable
 from gateway.log.database import Database
+from gateway.log.lists import Lists
 from gateway.protocol.record import RunRecord
 
 _COLUMNS: Final = """run_id, workflow_name, status, started_at, payload, traceparent, tracestate,
@@ -38,8 +39,9 @@ class After:
 class Records:
     """Reads of `flue_runs`; each is one round trip and raises Unavailable when there is no database."""
 
-    def __init__(self, database: Database, *, readable: Readable) -> None:
+    def __init__(self, database: Database, *, readable: Readable, lists: Lists | None = None) -> None:
         self._database = database
+        self._lists = lists or Lists(database)
         self._readable = readable
 
     async def get(self, run: str) -> RunRecord:
@@ -58,8 +60,7 @@ class Records:
         """
         start = (after.started_at, after.run_id) if after else (None, None)
         names = None if self._readable.names is None else list(self._readable.names)
-        async with self._database.acquire() as connection:
-            rows = await connection.fetch(_PAGE, status, workflow, names, *start, limit + 1)
+        rows = await self._lists.fetch("", _PAGE, status, workflow, names, *start, limit + 1)
         page = [_pointer(row) for row in rows[:limit]]
         return page, After(page[-1].started_at, page[-1].run_id) if len(rows) > limit else None
 

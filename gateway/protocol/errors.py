@@ -333,6 +333,18 @@ class TooManyReads(Unavailable):
     type = "too_many_reads"
 
 
+class TooManyLists(Unavailable):
+    """As many lists as may wait are waiting for their turn."""
+
+    type = "too_many_lists"
+
+
+class ListTooSlow(Unavailable):
+    """The database did not find this page in the time that a list has: ask for fewer runs, or by other filters."""
+
+    type = "list_too_slow"
+
+
 class Draining(ProtocolError):
     """This Machine is shutting down: connect again."""
 

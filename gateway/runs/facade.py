@@ -12,6 +12,7 @@ from gateway.http.bodies import Bodies
 from gateway.http.reading import Reading
 from gateway.http.routes import Routes
 from gateway.log.database import Database
+from gateway.log.lists import Lists
 from gateway.protocol.batch import News
 from gateway.protocol.run_path import control_of, is_run
 from gateway.runs.leases import LeaseWatch
@@ -43,10 +44,11 @@ class Runs:
         public_url: str | None,
         feed: Feed,
         others: Others | None = None,
+        lists: Lists | None = None,
     ) -> None:
         self._hub = hub
         self._others = others
-        self._store = Store(database, machine=machine)
+        self._store = Store(database, machine=machine, lists=lists)
         tokens = Tokens(signer, self._store, bodies, others)
         self.streams = RunStreams(streams, self._store, tokens, reading, bodies, feed)
         self.leases = LeaseWatch(self._store.end_lost, feed.committed)

@@ -138,7 +138,7 @@ def make_router(routes: RunRoutes, *, beside_others: bool) -> APIRouter:
         responses={
             200: _answer("A page.", a_page),
             400: _refusal("`invalid_request`"),
-            503: _refusal("`unavailable`"),
+            503: _refusal("`unavailable`, `too_many_lists`, `list_too_slow`"),
         },
     )
     return router

@@ -15,6 +15,7 @@ import asyncpg
 import orjson
 
 from gateway.log.database import Database
+from gateway.log.lists import Lists
 from gateway.protocol.batch import News, media_type
 from gateway.protocol.errors import PathBlocked, RunEnded, RunExists, RunNotFound, StreamGone
 from gateway.protocol.record import RunRecord, instant
@@ -58,8 +59,9 @@ class Look:
 class Store:
     """Everything that is asked of the database about runs. `machine` names this one to the others."""
 
-    def __init__(self, database: Database, *, machine: str) -> None:
+    def __init__(self, database: Database, *, machine: str, lists: Lists | None = None) -> None:
         self._database = database
+        self._lists = lists or Lists(database)
         self._machine = machine
 
     async def create(self, path: str, run: NewRun) -> tuple[bool, int, int]:
@@ -102,7 +104,7 @@ class Store:
 
     async def page(self, request: ListRequest, tenant: str) -> tuple[list[RunRecord], int | None]:
         """A page of records, newest first, without what may be large (input, result, error), and where it ended; None:
-        it is the last page.
+        it is the last page. Raises TooManyLists, ListTooSlow.
         """
         statement = _LIST
         arguments: list[str | int] = [tenant]
@@ -119,8 +121,8 @@ class Store:
             statement += f" AND ({' OR '.join(f'r.metadata @> ${number}::text::jsonb' for number in numbers)})"
             arguments += alternatives
         arguments.append(request.limit + 1)
-        async with self._database.acquire() as connection:
-            rows = await connection.fetch(f"{statement} ORDER BY r.stream DESC LIMIT ${len(arguments)}", *arguments)
+        statement += f" ORDER BY r.stream DESC LIMIT ${len(arguments)}"
+        rows = await self._lists.fetch(tenant, statement, *arguments)
         page = rows[: request.limit]
         return [_record(row) for row in page], page[-1]["stream"] if len(rows) > len(page) else None
 

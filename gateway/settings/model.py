@@ -220,6 +220,10 @@ class Settings(BaseSettings):
     max_reads: int = Field(
         4, ge=1, description="Pages of the log that each worker reads at the same time; other reads wait."
     )
+    max_lists: int = Field(
+        2, ge=1, description="Lists of runs that each worker asks the database for at the same time; a few others wait."
+    )
+    list_timeout: Seconds = Field(2.0, description="Seconds that the database may take for a list of runs; then 503.")
     page_bytes: int = Field(
         1 * MIB, ge=KIB, le=256 * MIB, description="Bytes of events after which one read of the log stops."
     )

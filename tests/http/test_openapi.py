@@ -88,6 +88,8 @@ def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[s
         BadGateway,
         UpgradeNotPassed,
         errors.RunExists,
+        errors.TooManyLists,
+        errors.ListTooSlow,
     }
     for error in set(refusals()) - elsewhere:
         described = [

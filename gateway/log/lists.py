@@ -1,0 +1,58 @@
+"""Lists: what asks the database for a page of many rows, and may look through all of a tenant's to find it.
+
+They have a small share of the pool and little time, so that no list delays anybody who reads or writes a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Final
+
+import asyncpg
+
+from gateway.log.database import Database
+from gateway.protocol.errors import ListTooSlow, TooManyLists
+
+MOST: Final = 2  # at once
+SECONDS: Final = 2.0  # for each
+EACH_TENANT: Final = 8  # under way and waiting
+ALL: Final = 32  # the same of all tenants
+
+
+class Lists:
+    """At most `most` at once; others wait, a few of each tenant. `seconds`: that the database may take for one."""
+
+    def __init__(self, database: Database, *, most: int = MOST, seconds: float = SECONDS) -> None:
+        self.under_way = 0
+        self._database = database
+        self._turn = asyncio.Semaphore(most)
+        self._limit = f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}"
+        self._asked: Counter[str] = Counter()  # by tenant
+
+    async def fetch(self, tenant: str, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """The rows of a statement that only reads. Raises TooManyLists, ListTooSlow, Unavailable."""
+        if self._asked[tenant] >= EACH_TENANT or self._asked.total() >= ALL:
+            raise TooManyLists
+        self._asked[tenant] += 1
+        try:
+            async with self._turn:
+                return await self._fetch(statement, *arguments)
+        finally:
+            self._asked[tenant] -= 1
+            if not self._asked[tenant]:
+                del self._asked[tenant]
+
+    async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        self.under_way += 1
+        try:
+            async with self._database.acquire() as connection:
+                try:
+                    async with connection.transaction():
+                        await connection.execute(self._limit)
+                        rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
+                        return rows
+                except asyncpg.QueryCanceledError:
+                    raise ListTooSlow from None
+        finally:
+            self.under_way -= 1
