@@ -22,6 +22,7 @@ from gateway.asgi import App
 from gateway.cli.endings import Failure
 from gateway.cli.listening import Sockets, address
 from gateway.cli.logs import identify
+from gateway.cli.memory import Memory
 from gateway.cli.metrics_port import metrics_port
 from gateway.cli.stop import Stop
 from gateway.fanout.server import Server
@@ -35,6 +36,9 @@ logger = logging.getLogger("gateway.cli.server")
 
 LATE: Final = 3.0
 """Seconds after the drain in which responses may still end, before they are cut."""
+
+GIVE_BACK: Final = 100
+"""Ticks of uvicorn, ten a second, between looks whether memory can go back to the system."""
 
 
 async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblings: Siblings | None = None) -> None:
@@ -122,10 +126,16 @@ class _Server(Server):
     def __init__(self, config: uvicorn.Config, ready: str) -> None:
         super().__init__(config)
         self._ready = ready
+        self._memory = Memory()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % GIVE_BACK == 0:
+            self._memory.give_back()
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

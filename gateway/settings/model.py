@@ -235,14 +235,12 @@ class Settings(BaseSettings):
     )
     max_head: int = Field(32 * KIB, ge=KIB, le=MIB, description="Bytes that the request line and headers may have.")
     max_body: int = Field(10 * MIB, ge=1, le=1024 * MIB, description="Bytes that the body of one request may have.")
-    max_batch: int = Field(100_000, ge=1, description="Events that one request may append.")
+    max_batch: int = Field(50_000, ge=1, description="Events that one request may append.")
     max_forks: int = Field(10_000, ge=1, description="Forks that one stream may have; further ones are refused, 409.")
     max_fork_depth: int = Field(
         100, ge=1, le=1000, description="Forks of forks of forks … that a chain may have; a longer one is refused, 409."
     )
-    max_event: int | None = Field(
-        None, ge=1, description="Bytes that one event may have; when empty, as many as its body."
-    )
+    max_event: int = Field(MIB, ge=1, description="Bytes that one event may have, or one append to a stream of bytes.")
 
     max_appends_per_token: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Appends a second that one credential may make of each worker."

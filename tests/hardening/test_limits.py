@@ -129,7 +129,7 @@ async def test_no_request_holds_more_events_than_are_taken_apart_in_a_moment(dat
 
 
 async def test_bodies_that_are_arriving_have_a_size_together(database_url: str, run: str) -> None:
-    async with limited(database_url, max_pending=500_000) as client, asyncio.timeout(60):
+    async with limited(database_url, max_pending=500_000, max_event=3_000_000) as client, asyncio.timeout(60):
         await client("PUT", run, headers=JSON)
         large = b'["' + b"x" * 2_000_000 + b'"]'
         head = f"POST {run} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {len(large)}\r\n"
