@@ -30,7 +30,7 @@ ROOMS = {
     "metrics": {"counting", "fanout", "http", "log", "runs"},
     "settings": set(),
     "auth": {"asgi", "log", "outage", "protocol", "settings", "tasks", "wording"},
-    "flue": {"asgi", "auth", "fanout", "http", "log", "outage", "protocol", "settings"},
+    "flue": {"asgi", "auth", "fanout", "http", "log", "outage", "protocol", "settings", "tasks"},
     "subscriptions": {"asgi", "auth", "http", "log", "outage", "protocol"},
     "runs": {"asgi", "auth", "fanout", "feed", "http", "log", "outage", "protocol", "tasks"},
     "tracing": {"asgi", "auth", "http", "protocol"},
