@@ -1,4 +1,4 @@
-"""How background tasks are begun, kept going and ended. Knows nothing of the house.
+"""How background tasks are begun, kept going and ended, and how long work gives way. Knows nothing of the house.
 
 The rule for what runs as long as its Machine does: if it ends, that is logged at once, and it is begun again.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Final, TypeVar
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger("gateway.tasks")
 
@@ -39,6 +41,17 @@ async def together(*work: Coroutine[Any, Any, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+async def in_turns(work: Generator[None, None, _T]) -> _T:
+    """Does work that gives way now and then, each piece in a turn of the loop of its own. Raises what it raises."""
+    try:
+        while True:
+            next(work)
+            await asyncio.sleep(0)
+    except StopIteration as end:
+        result: _T = end.value
+        return result
 
 
 async def end(*tasks: asyncio.Task[Any] | None) -> None:

@@ -26,7 +26,7 @@ ROOMS = {
     "log": {"counting", "feed", "outage", "protocol", "settings", "tasks"},
     "fanout": {"counting", "outage", "protocol", "tasks"},
     "quotas": {"asgi", "auth", "protocol", "settings"},
-    "http": {"asgi", "auth", "counting", "fanout", "log", "protocol", "quotas"},
+    "http": {"asgi", "auth", "counting", "fanout", "log", "protocol", "quotas", "tasks"},
     "metrics": {"counting", "fanout", "http", "log", "runs"},
     "settings": set(),
     "auth": {"asgi", "log", "outage", "protocol", "settings", "tasks", "wording"},

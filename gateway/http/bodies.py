@@ -7,7 +7,7 @@ from typing import Final
 from gateway.asgi import Receive, Scope
 from gateway.fanout.follower import EXTENSION
 from gateway.fanout.intake import Intake
-from gateway.protocol.errors import BodyTooLarge, InvalidRequest, TooManyPending
+from gateway.protocol.errors import BodyTooLarge, InvalidRequest, TooManyPending, UnsupportedCoding
 
 
 class Bodies:
@@ -27,10 +27,21 @@ class Bodies:
         return self.held > self._most and self.held > own
 
     async def read(self, scope: Scope, receive: Receive, limit: int) -> bytes:
-        """At most `limit` bytes. Raises BodyTooLarge, TooManyPending, or InvalidRequest for half a body."""
+        """At most `limit` bytes. Raises BodyTooLarge, TooManyPending, UnsupportedCoding, or InvalidRequest for half a
+        body.
+        """
+        length, coding = 0, b""
         for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > limit:
-                raise BodyTooLarge(f"At most {limit} bytes.")
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"transfer-encoding":
+                length = length or 1
+            elif name == b"content-encoding":
+                coding += value
+        if length > limit:
+            raise BodyTooLarge(f"At most {limit} bytes.")
+        if coding and length and not plain(coding):
+            raise UnsupportedCoding
         message = await receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body", False):
@@ -59,6 +70,13 @@ class Bodies:
             return bytes(parts)
         finally:
             self.held -= held
+
+
+def plain(coding: bytes) -> bool:
+    """Whether a Content-Encoding says that the body is as it is. Others are not undone: readers are given the very
+    bytes that came, and limits are those of what is sent.
+    """
+    return coding.strip(b" \t").lower() in (b"", b"identity")
 
 
 def _cut_off() -> InvalidRequest:

@@ -6,6 +6,7 @@ a cookie, so no page can act in the name of the person who looks at it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,20 +18,18 @@ EVERY: Final = "*"
 MOST_AGE: Final = 7200  # seconds that a browser may remember a preflight; Chromium allows no more
 
 EXPOSED: Final = (
-    b"etag, location, retry-after, www-authenticate, x-request-id, gateway-machine, stream-next-offset, stream-cursor,"
-    b" stream-up-to-date, stream-closed, stream-ttl, stream-expires-at, stream-sse-data-encoding,"
-    b" producer-epoch, producer-seq, producer-expected-seq, producer-received-seq, run-cancel-requested"
+    b"etag, location, retry-after, accept-encoding, www-authenticate, x-request-id, gateway-machine,"
+    b" stream-next-offset, stream-cursor, stream-up-to-date, stream-closed, stream-ttl, stream-expires-at,"
+    b" stream-sse-data-encoding, producer-epoch, producer-seq, producer-expected-seq, producer-received-seq,"
+    b" run-cancel-requested"
 )
-PREFLIGHT: Final[Headers] = [
-    (b"access-control-allow-methods", b"GET, HEAD, PUT, POST, DELETE, OPTIONS"),
-    (
-        b"access-control-allow-headers",
-        b"content-type, authorization, if-none-match, last-event-id, stream-seq, stream-ttl, stream-expires-at,"
-        b" stream-closed, stream-forked-from, stream-fork-offset, stream-fork-sub-offset,"
-        b" producer-id, producer-epoch, producer-seq, run-lease",
-    ),
-    (b"access-control-max-age", b"%d" % MOST_AGE),
-]
+_HEADERS: Final = (
+    b"content-type, authorization, if-none-match, last-event-id, stream-seq, stream-ttl, stream-expires-at,"
+    b" stream-closed, stream-forked-from, stream-fork-offset, stream-fork-sub-offset,"
+    b" producer-id, producer-epoch, producer-seq, run-lease"
+)
+_ASKED: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:, ?[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")  # RFC 9110 §5.1
+_MOST_ASKED: Final = 2048  # bytes of names of headers
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
@@ -76,6 +75,20 @@ class Cors:
 
 def _allowing(origin: bytes) -> Headers:
     return [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", EXPOSED)]
+
+
+def preflight(scope: Scope) -> Headers:
+    """The headers of an answer to OPTIONS. The headers that are asked for are allowed: libraries for traces and retries
+    add some to any request, and none of them means anything here that a page could do harm with. For origins that are
+    not allowed the browser stops at what is not there: `access-control-allow-origin`.
+    """
+    asked = next((value for name, value in scope["headers"] if name == b"access-control-request-headers"), b"")
+    more = b", " + asked if len(asked) <= _MOST_ASKED and _ASKED.fullmatch(asked) else b""
+    return [
+        (b"access-control-allow-methods", b"GET, HEAD, PUT, POST, DELETE, OPTIONS"),
+        (b"access-control-allow-headers", _HEADERS + more),
+        (b"access-control-max-age", b"%d" % MOST_AGE),
+    ]
 
 
 def is_preflight(scope: Scope) -> bool:

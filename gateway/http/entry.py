@@ -94,7 +94,7 @@ class Entry:
 
     async def _answer(self, scope: Scope, receive: Receive, sending: Sending) -> None:
         if is_preflight(scope):
-            await responses.preflight(sending)
+            await responses.preflight(scope, sending)
             return
         if not self._auth.on and not self._quotas.judging:
             let_in(scope)

@@ -181,6 +181,7 @@ class PostProtocol(DirectProtocol):
             or not is_host(headers.get(b"host", b"/"))
             or b"expect" in headers
             or b"transfer-encoding" in headers
+            or b"content-encoding" in headers
             or (length := int(headers.get(b"content-length", 0))) > MOST_BODY
             or self.parser.get_http_version() != "1.1"
             or len(self.url) > MOST_URL

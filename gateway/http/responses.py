@@ -10,8 +10,8 @@ import orjson
 
 from gateway.asgi import Headers, Message, Scope, Send
 from gateway.fanout.answers import Cycle, answer, cycle_of, header_lines
-from gateway.http import request_log
-from gateway.http.cors import PREFLIGHT, Common
+from gateway.http import cors, request_log
+from gateway.http.cors import Common
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.headers import JSON, NO_STORE
 
@@ -95,9 +95,9 @@ async def head(send: Send, status: int, headers: Headers) -> None:
     await send(_LAST)
 
 
-async def preflight(send: Send) -> None:
+async def preflight(scope: Scope, send: Send) -> None:
     """The answer to OPTIONS, the same whether or not the stream exists."""
-    await respond(send, 204, PREFLIGHT)
+    await respond(send, 204, cors.preflight(scope))
 
 
 async def piece(send: Send, data: bytes) -> None:

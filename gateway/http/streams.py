@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -20,9 +21,10 @@ from gateway.http.post import Post
 from gateway.http.reading import Reading
 from gateway.log.appends import Appended, Settle
 from gateway.log.lifecycle import Created
-from gateway.protocol import headers
-from gateway.protocol.append import UNNUMBERED, AppendRequest, parse_append, parse_heartbeat
+from gateway.protocol import headers, json_body
+from gateway.protocol.append import UNNUMBERED, AppendRequest, append_in_pieces, parse_append, parse_heartbeat
 from gateway.protocol.batch import JSON_TYPE, Stream, media_type
+from gateway.protocol.content_type import content_type_header
 from gateway.protocol.create import DEFAULT_TYPE, CreateRequest, Fork, parse_create
 from gateway.protocol.errors import (
     ContentTypeMismatch,
@@ -30,6 +32,8 @@ from gateway.protocol.errors import (
     MethodNotAllowed,
     ProtocolError,
     StreamClosed,
+    StreamGone,
+    StreamNotFound,
 )
 from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.offset import format_offset
@@ -37,7 +41,9 @@ from gateway.protocol.read import parse_read
 from gateway.protocol.run_path import Part, part_of
 from gateway.protocol.stream_path import check_path
 from gateway.protocol.tenants import within, without
+from gateway.tasks import in_turns
 
+_HEARTBEAT: Final = (Part.HEARTBEAT.value,)
 _INDIRECT: Final = (Part.CONTROL.value, Part.CANCEL.value, Part.TOKEN.value)  # these ask the log more than once
 
 
@@ -65,6 +71,7 @@ class StreamRoutes:
         self._log = log
         self._limits = limits
         self._bounded = limits.max_event is not None
+        self._explaining: set[asyncio.Task[None]] = set()  # kept, since the loop holds tasks only weakly
         self._methods = {
             "POST": self._append,
             "GET": self._read,
@@ -83,18 +90,24 @@ class StreamRoutes:
         if handler is not None:
             return handler(within(principal_of(scope).tenant, check_path(path)), scope, receive, send)
         if method == "OPTIONS":
-            return responses.preflight(send)
+            return responses.preflight(scope, send)
         raise MethodNotAllowed(None, [(b"allow", b"GET, HEAD, PUT, POST, DELETE, OPTIONS")])
 
     async def _append(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await self._limits.bodies.read(scope, receive, self._limits.max_body)
         try:
-            request = _parse_post(path, scope["headers"], body, self._limits.max_batch)
+            if len(body) > json_body.PIECE and not path.endswith(_INDIRECT + _HEARTBEAT):
+                request = await in_turns(append_in_pieces(path, scope["headers"], body, self._limits.max_batch))
+            else:
+                request = _parse_post(path, scope["headers"], body, self._limits.max_batch)
         except InvalidJson:
             await self._refuse_before_json(path)
             raise
         self._limits.check(request.events)
-        status, answer = _appended(request, await self._log.append(request))
+        try:
+            status, answer = _appended(request, await self._log.append(request))
+        except ContentTypeMismatch as error:
+            raise await self._mismatch(path, request.media_type) from error
         await responses.respond(send, status, answer)
 
     def append_directly(self, post: Post) -> bool:
@@ -108,10 +121,23 @@ class StreamRoutes:
             request = _parse_post(post.stored, post.headers, post.body, self._limits.max_batch)
             if self._bounded:
                 self._limits.check(request.events)
-            self._log.submit(request, partial(_settle, post, request))
+            self._log.submit(request, partial(self._settle, post, request))
         except ProtocolError:
             return False
         return True
+
+    def _settle(self, post: Post, request: AppendRequest, outcome: Appended | ProtocolError) -> None:
+        if isinstance(outcome, ContentTypeMismatch):
+            explaining = asyncio.ensure_future(self._explain(post, request))
+            self._explaining.add(explaining)
+            explaining.add_done_callback(self._explaining.discard)
+        elif isinstance(outcome, ProtocolError):
+            post.refuse(outcome)
+        else:
+            post.answer(*_appended(request, outcome))
+
+    async def _explain(self, post: Post, request: AppendRequest) -> None:
+        post.refuse(await self._mismatch(request.path, request.media_type))
 
     async def _refuse_before_json(self, path: str) -> None:
         """Raises what goes before bad JSON in §5.2's order: no such stream, a closed one, another content type."""
@@ -119,19 +145,29 @@ class StreamRoutes:
         if stream.closed:
             raise StreamClosed(stream.tail)
         if media_type(stream.content_type) != JSON_TYPE:
-            raise ContentTypeMismatch(f"The request's is {JSON_TYPE}; HEAD tells the stream's.")
+            raise ContentTypeMismatch.between(JSON_TYPE, stream.content_type)
+
+    async def _mismatch(self, path: str, media: str | None) -> ProtocolError:
+        """The refusal of a type that is not the stream's, with the stream's."""
+        try:
+            return ContentTypeMismatch.between(media or DEFAULT_TYPE, (await self._log.stat(path)).content_type)
+        except ProtocolError as error:
+            return error  # gone since then, or the log has
 
     async def _create(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await self._limits.bodies.read(scope, receive, self._limits.max_body)
         request = parse_create(path, scope["headers"], body, self._limits.max_batch)
-        if self._bounded:
-            self._limits.check(request.events(request.content_type or DEFAULT_TYPE))
         if request.fork is not None:
             # Whoever reads the fork reads what it inherits: its maker must be able to, and the source be within reach.
             request = replace(request, fork=_forked(request.fork, principal_of(scope)))
+        if request.body:
+            content_type = request.content_type or await self._inherited(request)
+            events = await in_turns(request.events_in_pieces(content_type or DEFAULT_TYPE))
+            self._limits.check(events)
+            request = replace(request, content_type=content_type, events=events)
         created = await self._log.create(request)
         answer = [
-            (b"content-type", created.content_type.encode("latin-1")),
+            (b"content-type", content_type_header(created.content_type)),
             (b"stream-next-offset", format_offset(created.tail)),
         ]
         if created.closed:
@@ -140,6 +176,14 @@ class StreamRoutes:
             location = base_url(scope, self._public_url) + _path(scope)
             answer.append((b"location", location.encode("latin-1")))
         await responses.respond(send, 201 if created.new else 200, answer)
+
+    async def _inherited(self, request: CreateRequest) -> str | None:
+        """The type of a fork that names none: its source's. None: there is no source; the log says what follows."""
+        assert request.fork is not None, "whatever is no fork has a type"
+        try:
+            return (await self._log.stat(request.fork.source)).content_type
+        except (StreamNotFound, StreamGone):
+            return None
 
     async def _head(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         stream = await self._log.stat(path)
@@ -184,13 +228,6 @@ def _appended(request: AppendRequest, result: Appended) -> tuple[int, Headers]:
         headers.append((b"producer-seq", b"%d" % (result.seq or 0)))
     # §5.2.1: 200 tells a producer that its data is new; everything else that succeeds says 204.
     return (200 if request.producer and request.events and not result.duplicate else 204), headers
-
-
-def _settle(post: Post, request: AppendRequest, outcome: Appended | ProtocolError) -> None:
-    if isinstance(outcome, ProtocolError):
-        post.refuse(outcome)
-    else:
-        post.answer(*_appended(request, outcome))
 
 
 def _path(scope: Scope) -> str:

@@ -206,7 +206,7 @@ def refusal(verdict: str, request: AppendRequest, tail: int, epoch: int | None, 
         case "closed":
             return StreamClosed(tail)
         case "content_type":
-            return ContentTypeMismatch(f"The request's is {request.media_type}; HEAD tells the stream's.")
+            return ContentTypeMismatch(f"The request's is {request.media_type}.")
         case "stream_seq":
             return StreamSeqConflict()
         case "epoch_start":

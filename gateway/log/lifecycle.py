@@ -70,8 +70,6 @@ class Lifecycle:
         """Creates the stream or confirms it. Raises StreamExists, PathBlocked, SourceNotFound and their like."""
         fork = request.fork
         async with self._database.acquire() as connection:
-            inherited = await connection.fetchval(_CONTENT_TYPE, fork.source) if fork and request.body else None
-            content_type = request.content_type or inherited or DEFAULT_TYPE
             row = await connection.fetchrow(
                 _CREATE,
                 request.path,
@@ -84,12 +82,17 @@ class Lifecycle:
                 fork and fork.source,
                 fork and fork.anchor,
                 fork and fork.sub_offset,
-                request.events(content_type),
+                list(request.events),
                 request.lease,
                 self._max_fork_depth,
                 self._max_forks,
             )
-        assert row is not None, "a function's OUT parameters are one row"
+            assert row is not None, "a function's OUT parameters are one row"
+            if row["verdict"] == "content_type" and fork is not None:
+                source = await connection.fetchval(_CONTENT_TYPE, fork.source)
+                raise ContentTypeMismatch.between(request.content_type or DEFAULT_TYPE, source or "another")
+        if row["verdict"] == "conflict" and request.content_type is not None:
+            raise StreamExists(f"Its content type is {row['content_type']}; the request's is {request.content_type}.")
         refusal = _REFUSALS.get(row["verdict"])
         if refusal is not None:
             raise refusal

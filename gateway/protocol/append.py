@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from gateway.protocol import json_body
 from gateway.protocol.batch import JSON_TYPE, media_type
+from gateway.protocol.content_type import check_content_type
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fields import GivenHeaders, is_true, lease_of, safe_integer, single_headers, token
 
@@ -54,6 +56,26 @@ def parse_append(path: str, headers: GivenHeaders, body: bytes, most: int | None
     """A POST of at most so many events as an AppendRequest. Raises InvalidRequest, BatchTooLarge, or InvalidJson for a
     body in JSON mode.
     """
+    request = _parse_head(path, headers, body)
+    if request.media_type is not None:
+        request.events = json_body.messages(body, most=most) if request.media_type == JSON_TYPE else [body]
+    return request
+
+
+def append_in_pieces(
+    path: str, headers: GivenHeaders, body: bytes, most: int | None = None
+) -> Generator[None, None, AppendRequest]:
+    """What `parse_append` does, giving way after each piece of a long body."""
+    request = _parse_head(path, headers, body)
+    if request.media_type == JSON_TYPE:
+        request.events = yield from json_body.in_pieces(body, most=most)
+    elif request.media_type is not None:
+        request.events = [body]
+    return request
+
+
+def _parse_head(path: str, headers: GivenHeaders, body: bytes) -> AppendRequest:
+    """The request without its events."""
     found = single_headers(headers, APPEND_HEADERS)
     close = is_true(found.get(b"stream-closed"))
     producer = _producer(found)
@@ -66,9 +88,7 @@ def parse_append(path: str, headers: GivenHeaders, body: bytes, most: int | None
     content_type = found.get(b"content-type", b"")
     if not content_type:
         raise InvalidRequest("Content-Type is required.")
-    media = _media(content_type)
-    events = json_body.messages(body, most=most) if media == JSON_TYPE else [body]
-    return AppendRequest(path, media, events, close, stream_seq, producer, lease)
+    return AppendRequest(path, _media(content_type), [], close, stream_seq, producer, lease)
 
 
 def parse_heartbeat(run: str, headers: GivenHeaders, body: bytes) -> AppendRequest:
@@ -90,7 +110,7 @@ def parse_heartbeat(run: str, headers: GivenHeaders, body: bytes) -> AppendReque
 
 @lru_cache(maxsize=64)  # there are a few, and each comes with every append
 def _media(content_type: bytes) -> str:
-    return media_type(content_type.decode("latin-1"))
+    return media_type(check_content_type(content_type.decode("latin-1")))
 
 
 def _producer(found: dict[bytes, bytes]) -> Producer | None:

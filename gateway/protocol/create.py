@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -10,6 +11,7 @@ from urllib.parse import unquote
 
 from gateway.protocol import json_body
 from gateway.protocol.batch import JSON_TYPE, media_type
+from gateway.protocol.content_type import check_content_type
 from gateway.protocol.errors import InvalidRequest, SourceNotFound
 from gateway.protocol.fields import DECIMAL, RawHeaders, is_true, lease_of, single_headers
 from gateway.protocol.offset import parse_position
@@ -17,7 +19,6 @@ from gateway.protocol.stream_path import check_path, stream_path_of
 
 DEFAULT_TYPE: Final = "application/octet-stream"
 
-_CONTENT_TYPE: Final = re.compile(rb"[\w-]+/[\w-]+[\x20-\x7e]*", re.ASCII)
 _RFC3339: Final = re.compile(
     rb"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
@@ -47,7 +48,10 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """PUT (§5.1). `content_type` None: a fork that has its source's. `ttl` and `lease` are seconds."""
+    """PUT (§5.1). `content_type` None: a fork that has its source's. `ttl` and `lease` are seconds.
+
+    `events`: those that `events_in_pieces` has found in the body.
+    """
 
     path: str
     content_type: str | None
@@ -59,16 +63,19 @@ class CreateRequest:
     body: bytes
     lease: int | None = None
     most: int | None = None  # initial events
+    events: Sequence[bytes] = ()
 
-    def events(self, content_type: str) -> list[bytes]:
-        """The initial events, as the stream's type has them (§9.1.3: an empty array is none).
+    def events_in_pieces(self, content_type: str) -> json_body.Events:
+        """The initial events of the body, as the stream's type has them (§9.1.3: an empty array is none).
 
-        Raises InvalidJson, BatchTooLarge.
+        Gives way after each piece of a long body. Raises InvalidJson, BatchTooLarge.
         """
         if not self.body:
             return []
         if media_type(content_type) == JSON_TYPE:
-            return json_body.messages(self.body, may_be_empty=True, most=self.most)
+            if len(self.body) <= json_body.PIECE:
+                return json_body.messages(self.body, may_be_empty=True, most=self.most)
+            return (yield from json_body.in_pieces(self.body, may_be_empty=True, most=self.most))
         return [self.body]
 
 
@@ -77,8 +84,10 @@ def parse_create(path: str, headers: RawHeaders, body: bytes, most: int | None =
     found = single_headers(headers, CREATE_HEADERS)
     fork = _fork(found)
     given = found.get(b"content-type", b"")
-    valid = _CONTENT_TYPE.fullmatch(given) is not None
-    content_type = given.decode("latin-1") if valid else (None if fork else DEFAULT_TYPE)
+    if given:
+        content_type: str | None = check_content_type(given.decode("latin-1"))
+    else:
+        content_type = None if fork else DEFAULT_TYPE
     ttl, expires = found.get(b"stream-ttl"), found.get(b"stream-expires-at")
     if ttl is not None and expires is not None:
         raise InvalidRequest("Stream-TTL and Stream-Expires-At exclude each other.")

@@ -172,6 +172,22 @@ class ContentTypeMismatch(ProtocolError):
     status = 409
     type = "content_type_mismatch"
 
+    @classmethod
+    def between(cls, request: str, stream: str) -> ContentTypeMismatch:
+        """What names both types."""
+        return cls(f"The request's is {request}, the stream's {stream}.")
+
+
+class UnsupportedCoding(ProtocolError):
+    """The body is compressed, which is not understood here: send it as it is."""
+
+    status = 415
+    type = "unsupported_coding"
+
+    def __init__(self) -> None:
+        # RFC 9110 §12.5.3: what a body may be coded with is said by Accept-Encoding in the answer.
+        super().__init__("Content-Encoding must be absent, or identity.", [(b"accept-encoding", b"identity")])
+
 
 class StreamSeqConflict(ProtocolError):
     """Stream-Seq is not greater than the last one."""

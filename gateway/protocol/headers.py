@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.protocol.batch import Batch, Encoding, Stream
+from gateway.protocol.content_type import content_type_header
 from gateway.protocol.offset import format_offset
 
 Headers = list[tuple[bytes, bytes]]
@@ -34,7 +35,7 @@ def etag_matches(if_none_match: bytes, tag: bytes) -> bool:
 def of_stream(stream: Stream) -> Headers:
     """HEAD (§5.5)."""
     headers = [
-        (b"content-type", stream.content_type.encode("latin-1")),
+        (b"content-type", content_type_header(stream.content_type)),
         (b"stream-next-offset", format_offset(stream.tail)),
         NO_STORE,
         (b"etag", etag(stream, b"-1", stream.tail, stream.closed)),
@@ -51,7 +52,7 @@ def of_stream(stream: Stream) -> Headers:
 def of_batch(stream: Stream, batch: Batch, start: bytes, *, cursor: int | None, now: bool) -> Headers:
     """A response with data (§5.6, §5.7). `now`: the offset was `now`, so no cache may keep where the tail was (§8)."""
     headers = [
-        (b"content-type", stream.content_type.encode("latin-1")),
+        (b"content-type", content_type_header(stream.content_type)),
         (b"stream-next-offset", format_offset(batch.end)),
     ]
     if now:

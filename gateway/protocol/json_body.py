@@ -1,36 +1,77 @@
 """JSON mode (§9.1): a body as the messages that it holds, each as the very bytes that came.
 
-Messages are judged by parsing, and stored as they were written: numbers keep their digits, objects their order.
-Only line breaks become spaces, since an SSE frame is made of lines; JSON allows them nowhere but between tokens.
+Messages are judged by parsing, and stored as they were written: numbers keep their digits, objects their order, and
+half a surrogate pair (RFC 8259 §8.2) stays what it was. Only line breaks become spaces, since an SSE frame is made of
+lines; JSON allows them nowhere but between tokens.
+
+A long body is judged in pieces, so that no body, whatever it holds, keeps the loop for more than a few milliseconds.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from codecs import getincrementaldecoder
+from collections.abc import Generator
+from json import JSONDecodeError, JSONDecoder
+from math import isinf
+from typing import Final, NoReturn
 
 import orjson
 
 from gateway.protocol.errors import BatchTooLarge, InvalidJson
 
+PIECE: Final = 64 << 10  # bytes that are judged at once
+TOKENS: Final = 2_048  # brackets and commas that are looked at, one by one, at once
+DIGITS: Final = 1_000  # of a number in a long body; a double has some 300 before its point
+DEPTH: Final = 1024  # levels of nesting, as many as orjson reads
+
 _CR, _LF = b"\r\n"  # as numbers: to look for a byte by its bytes takes ten times as long
+_SPACE: Final = b" \t\r\n"
 _ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
-# What matters for finding the commas between elements: whole strings, brackets and commas.
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]')
 _BETWEEN_OBJECTS: Final = re.compile(rb"\}[ \t]*,[ \t]*\{")
+_STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
+_FLAT: Final = rb'[\[{](?:[^\[\]{}"]++|%b)*+[\]}]' % _STRING
+_SHALLOW: Final = rb'[\[{](?:[^\[\]{}"]++|%b|%b)*+[\]}]' % (_STRING, _FLAT)
+# Up to what a body is cut by: a comma, brackets of something nested deeper, a string that does not end. And the same
+# where commas do not matter. Possessive, so each byte is looked at a few times at most.
+_RUNS: Final = rb'[\[{][\[{ \t\r\n]*+|[\]}][\]} \t\r\n]*+|"|\Z'
+_TOKEN: Final = re.compile(rb'(?:[^\[\]{},"]++|%b|%b)*+(,|%b)' % (_STRING, _SHALLOW, _RUNS), re.DOTALL)
+_BRACKET: Final = re.compile(rb'(?:[^\[\]{}"]++|%b|%b)*+(%b)' % (_STRING, _SHALLOW, _RUNS), re.DOTALL)
+_IN_STRING: Final = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9A-Fa-f]{4})*+')
+_UTF8: Final = getincrementaldecoder("utf-8")
+_CLOSES: Final = re.compile(rb"[\]}]")
+_CLOSING: Final = bytes.maketrans(b"[{", b"]}")
+
+Events = Generator[None, None, list[bytes]]
+"""Gives way after each piece, and returns the messages in the end."""
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(number: str) -> None:
+    if isinf(float(number)):
+        raise ValueError("A number is larger than a double may be")  # which few clients could read (RFC 8259 §6)
+
+
+# Takes half a surrogate pair, which orjson refuses and RFC 8259 allows.
+_WITH_HALVES: Final = JSONDecoder(parse_int=_finite, parse_float=_finite, parse_constant=_no_constant)
 
 
 def messages(body: bytes, *, may_be_empty: bool = False, most: int | None = None) -> list[bytes]:
     """The messages of a body: one level of an array is flattened (§9.1.2).
 
-    `may_be_empty`: whether an empty array is allowed, as in a PUT, but not in a POST (§9.1.3). Raises InvalidJson when
-    the body is not JSON (RFC 8259), is nested too deep, or is an empty array where that is not allowed. Raises
-    BatchTooLarge, before it takes them apart, when there are more than `most`.
+    `may_be_empty`: whether an empty array is allowed, as in a PUT, but not in a POST (§9.1.3). Raises InvalidJson,
+    which names the message, when the body is not JSON (RFC 8259), is nested too deep, or is an empty array where that
+    is not allowed. Raises BatchTooLarge when there are more than `most`.
     """
+    if len(body) > PIECE:
+        return at_once(in_pieces(body, may_be_empty=may_be_empty, most=most))
     try:
         value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidJson(f"{error.msg} at line {error.lineno}, column {error.colno}.") from None
+    except orjson.JSONDecodeError:
+        return at_once(in_pieces(body, may_be_empty=may_be_empty, most=most))
     if most is not None and isinstance(value, list) and len(value) > most:
         raise BatchTooLarge(f"At most {most} events.")
     if _LF in body or _CR in body:
@@ -40,7 +81,7 @@ def messages(body: bytes, *, may_be_empty: bool = False, most: int | None = None
         return [body]
     if not value:
         if not may_be_empty:
-            raise InvalidJson("An empty array appends nothing.")
+            raise _empty()
         return []  # now: `[ ]` is not what dumping gives, so it would be split below, into one event of no bytes
     if len(value) == 1:
         return [body[1:-1].strip(b" \t")]
@@ -55,6 +96,28 @@ def messages(body: bytes, *, may_be_empty: bool = False, most: int | None = None
     return _split(body, value)
 
 
+def in_pieces(body: bytes, *, may_be_empty: bool = False, most: int | None = None) -> Events:
+    """What `messages` does, some PIECE bytes at a time. Raises what it raises."""
+    body = body.strip(_SPACE)
+    events = yield from _Cutting(body, most).run()
+    if not events and not may_be_empty:
+        raise _empty()
+    if _LF in body or _CR in body:
+        for n in range(len(events)):
+            events[n] = events[n].translate(_ONE_LINE)
+    return events
+
+
+def at_once(events: Events) -> list[bytes]:
+    """All pieces, without giving way."""
+    try:
+        while True:
+            next(events)
+    except StopIteration as end:
+        found: list[bytes] = end.value
+        return found
+
+
 def _split(array: bytes, value: list[object]) -> list[bytes]:
     """The elements of a valid, non-empty JSON array, cut at its own commas. `value`: what it means."""
     if set(map(type, value)) == {dict}:
@@ -63,17 +126,163 @@ def _split(array: bytes, value: list[object]) -> list[bytes]:
         insides = _BETWEEN_OBJECTS.split(array[1:-1].strip(b" \t")[1:-1])
         if len(insides) == len(value):
             return [b"{%b}" % inside for inside in insides]
-    elements: list[bytes] = []
-    depth = 0
-    start = 1
-    for match in _TOKEN.finditer(array):
-        token = array[match.start()]
-        if token in b"[{":
-            depth += 1
-        elif token in b"]}":
-            depth -= 1
-        elif token == 0x2C and depth == 1:
-            elements.append(array[start : match.start()].strip(b" \t"))
-            start = match.end()
-    elements.append(array[start:-1].strip(b" \t"))
-    return elements
+    return at_once(_Cutting(array, None).run())
+
+
+class _Cutting:
+    """A body on its way to being cut into events at the commas of its outermost array, if it is one.
+
+    It is judged piece by piece. A piece ends at a comma, at any depth; it is valid when it is within the brackets that
+    are open where it begins and where it ends: so all pieces are valid when the body is, and only then.
+    """
+
+    def __init__(self, body: bytes, most: int | None) -> None:
+        self._body = body
+        self._most = most
+        self._array = body[:1] == b"["
+        self._open = bytearray(b"[" if self._array else b"")  # brackets, where we are
+        self._events: list[bytes] = []
+        self._start = 1  # of the event that we are in
+        # Of the piece that we are in: where it, or the rest of it, begins; what is judged before that; and the first
+        # event that begins in it.
+        self._begin = 0
+        self._before: list[bytes] = []
+        self._first = 0
+
+    def run(self) -> Events:
+        body, open_ = self._body, self._open
+        at, end = len(open_), len(body)
+        while at < end:
+            began, stop = at, min(at + PIECE, end)
+            for _ in range(TOKENS):
+                until = _BRACKET if len(open_) > 1 and at - self._begin < PIECE else _TOKEN
+                match = until.match(body, at, stop)
+                assert match is not None, "whatever is no token is passed over"
+                token, at = match[1], match.end()
+                kind = token[:1]
+                if kind == b",":
+                    self._comma(at - 1)
+                elif kind == b'"':  # a string that does not end before `stop`
+                    at -= 1
+                    if at == began:
+                        at = yield from self._long_string(at + 1)
+                    break
+                elif kind:
+                    self._brackets(token, at)
+                if at == stop:
+                    break
+            if stop < end and at == stop and stop - began == PIECE:
+                self._monotonous(began, stop)
+            yield
+        self._judge(end)
+        return self._events if self._array else [body]
+
+    def _monotonous(self, began: int, stop: int) -> None:
+        """Leaves out of what is judged, but for a byte, so much space; refuses a number of so many digits."""
+        same = self._body[began:stop]
+        if not same.strip(_SPACE):
+            self._before.append(self._body[self._begin : began + 1])
+            self._begin = stop
+        elif same.isdigit() and len(same) > DIGITS:
+            raise self._refused(f"A number has more than {DIGITS} digits.")
+
+    def _comma(self, at: int) -> None:
+        if self._array and len(self._open) == 1:
+            self._event(at)
+        if at - self._begin >= PIECE and self._open:
+            self._judge(at)
+            self._begin, self._before = at + 1, [_opened(self._open)]
+            self._first = len(self._events) + (len(self._open) > 1)
+
+    def _brackets(self, token: bytes, end: int) -> None:
+        """Brackets that all open, or all close, with the space between them and after them."""
+        brackets = token.translate(None, _SPACE)
+        open_ = self._open
+        if brackets[0] in b"[{":
+            open_ += brackets
+            if len(open_) > DEPTH:
+                raise InvalidJson(f"It is nested deeper than {DEPTH} levels.")
+            return
+        if self._array and len(brackets) >= len(open_) > 0:
+            closing = [found.start() for found in _CLOSES.finditer(token)][len(open_) - 1] + end - len(token)
+            if self._events or self._body[1:closing].strip(_SPACE):
+                self._event(closing)
+        del open_[max(0, len(open_) - len(brackets)) :]
+
+    def _event(self, end: int) -> None:
+        if self._most is not None and len(self._events) == self._most:
+            raise BatchTooLarge(f"At most {self._most} events.")
+        self._events.append(self._body[self._start : end].strip(_SPACE))
+        self._start = end + 1
+
+    def _long_string(self, start: int) -> Generator[None, None, int]:
+        """Judges a string without what it is in. `start`: after its first quote. Returns where its last one is, + 1."""
+        body, at, decoder = self._body, start, _UTF8()
+        while True:
+            found = _IN_STRING.match(body, at, at + PIECE)
+            assert found is not None, "it matches nothing as well"
+            try:
+                decoder.decode(found[0])
+            except UnicodeDecodeError:
+                raise self._refused("It is not UTF-8.") from None
+            if found.end() == at or found.end() == len(body):
+                break
+            at = found.end()
+            yield
+        if body[at : at + 1] != b'"' or decoder.getstate()[0]:
+            raise self._refused("A string does not end, or holds what no string may.")
+        self._before.append(body[self._begin : start])
+        self._begin = at  # at the last quote: what is judged is an empty string
+        return at + 1
+
+    def _judge(self, end: int) -> None:
+        """Judges a piece up to a comma at `end`, or up to the end of the body. Raises InvalidJson."""
+        closed = b"" if end == len(self._body) else self._open[::-1].translate(_CLOSING)
+        text = b"".join((*self._before, self._body[self._begin : end], closed))
+        fault = _fault(text)
+        if fault is None:
+            return
+        if not self._array:
+            raise InvalidJson(fault)
+        for n in range(self._first, len(self._events)):
+            of_event = _fault(self._events[n])
+            if of_event is not None:
+                raise InvalidJson(f"Event {n}, counted from 0: {of_event}")
+        if self._first > len(self._events) or _fault(self._body[self._start : end] + closed[:-1]) is not None:
+            raise self._refused(fault)
+        raise InvalidJson(f"Event {max(0, self._first - 1)}, counted from 0: {fault}")
+
+    def _refused(self, fault: str) -> InvalidJson:
+        if self._array:
+            return InvalidJson(f"Event {len(self._events)}, counted from 0: {fault}")
+        return InvalidJson(fault)
+
+
+def _opened(brackets: bytearray) -> bytes:
+    """JSON in which these brackets are open, and the innermost may go on with a member."""
+    return bytes(brackets[:-1].replace(b"{", b'{"":') + brackets[-1:])
+
+
+def _fault(text: bytes) -> str | None:
+    """What keeps a text from being JSON, in words; None: nothing does."""
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        pass
+    else:
+        return None
+    try:
+        _WITH_HALVES.decode(text.decode())
+    except JSONDecodeError as error:
+        return f"{error.msg} at line {error.lineno}, column {error.colno}."
+    except UnicodeDecodeError:
+        return "It is not UTF-8."
+    except RecursionError:
+        return f"It is nested deeper than {DEPTH} levels."
+    except ValueError as error:
+        return f"{error}."
+    return None
+
+
+def _empty() -> InvalidJson:
+    return InvalidJson("An empty array appends nothing.")

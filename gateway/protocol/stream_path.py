@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from gateway.protocol.errors import InvalidRequest
@@ -11,6 +12,8 @@ from gateway.protocol.run_path import LONGEST_PART, part_of
 MAX_PATH: Final = 1024  # characters
 MAX_PATH_BYTES: Final = 2048  # of UTF-8: an entry of Postgres's index has 2,704, with the tenant and `/control`
 MAX_RUN_ID: Final = 256  # characters
+DOTS: Final = r"(?:\.|%2[eE]){1,2}"  # a segment that is left out (RFC 3986 §5.2.4), also as the URL standard spells it
+_DOTS: Final = re.compile(rf"(?:^|/){DOTS}(?:/|\Z)")
 RESERVED: Final = "__ds"  # the first segment of the control APIs' paths (§6): no stream is there
 
 
@@ -37,4 +40,6 @@ def check_path(path: str) -> str:
         raise InvalidRequest(f"The stream's path has more than {MAX_PATH_BYTES} bytes.")
     if CONTROL.search(path):
         raise InvalidRequest("The stream's path holds control characters or is not UTF-8.")
+    if _DOTS.search(path):
+        raise InvalidRequest("No segment of a stream's path may be . or .., which clients and proxies leave out.")
     return path

@@ -23,9 +23,10 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
+from gateway.protocol.content_type import CONTENT_TYPE, MAX_CONTENT_TYPE
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fields import MAX_LEASE
-from gateway.protocol.stream_path import MAX_RUN_ID
+from gateway.protocol.stream_path import MAX_RUN_ID, check_path
 
 MAX_REASON: Final = 1024  # characters
 MAX_METADATA: Final = 32  # names
@@ -34,12 +35,11 @@ MAX_NUMBER: Final = 2**53  # a number in metadata is smaller: every client reads
 
 _PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 _ID: Final = r"^[^/\x00-\x1f\x7f-\x9f]+$"
-_MEDIA_TYPE: Final = r"^[\w-]+/[\w-]+[\x20-\x7e]*$"
 _NO_NUL: Final = r"^[^\x00]*$"
 _IN_WORDS: Final = {
     _PRINTABLE: "must not hold control characters",
     _ID: "must not hold a slash or control characters",
-    _MEDIA_TYPE: "must be a media type, such as application/json",
+    CONTENT_TYPE: "must be a media type, such as application/json",
     _NO_NUL: "must not hold a NUL",
 }
 
@@ -103,7 +103,7 @@ class CreateRun(Body):
     control: bool = Field(
         False, description="Whether the token that comes back may also cancel the run; whoever asks must be able to."
     )
-    content_type: Annotated[str, StringConstraints(pattern=_MEDIA_TYPE)] = Field(
+    content_type: Annotated[str, StringConstraints(max_length=MAX_CONTENT_TYPE, pattern=CONTENT_TYPE)] = Field(
         "application/json", description="The stream's content type."
     )
 
@@ -157,6 +157,8 @@ def parse_create(body: bytes) -> RunRequest:
         metadata=None if asked.metadata is None else _text(asked.metadata),
         lost_event=None if asked.lost_event is None else _text(asked.lost_event),
     )
+    if asked.id:
+        check_path(f"runs/{asked.id}")  # `.` and `..`
     return RunRequest(asked.id or None, asked.control, run)
 
 

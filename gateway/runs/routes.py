@@ -116,6 +116,7 @@ def make_router(routes: RunRoutes, *, beside_others: bool) -> APIRouter:
             400: _refusal("`invalid_request`"),
             409: _refusal("`run_exists`: with another body. `path_blocked`: deleted, and forks still need it."),
             413: _refusal("`body_too_large`"),
+            415: _refusal("`unsupported_coding`"),
             429: _refusal("`too_many_creates`, `too_many_runs`, `too_many_requests`, `too_many_pending`"),
             503: _refusal("`unavailable`"),
         },

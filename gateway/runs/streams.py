@@ -71,7 +71,7 @@ class RunStreams:
     def _below(self, run: str, part: Part, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         method = scope["method"]
         if method == "OPTIONS":
-            return responses.preflight(send)
+            return responses.preflight(scope, send)
         if part is Part.CONTROL and method != "DELETE":
             return self._control(run, path, scope, receive, send)
         if part is Part.HEARTBEAT and method == "POST":

@@ -37,7 +37,7 @@ class Preflight(Response):
     """The answer to OPTIONS."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await responses.preflight(send)
+        await responses.preflight(scope, send)
 
 
 async def body(request: Request, bodies: Bodies) -> object:

@@ -109,7 +109,7 @@ def test_no_status_is_described_that_no_refusal_has(document: dict[str, Any]) ->
 
 def test_a_refusals_own_headers_are_described() -> None:
     samples: list[ProtocolError] = [errors.StaleEpoch(1), errors.StreamClosed(1), errors.ProducerSequenceGap(1, 2)]
-    samples += [errors.ProducerLost(1, 1)]
+    samples += [errors.ProducerLost(1, 1), errors.UnsupportedCoding()]
     samples += [CredentialMissing(), CredentialMalformed(), TokenInvalid(), TokenExpired()]
     samples += [ScopeMissing("read"), WrongStream()]
     for sample in samples:
@@ -119,7 +119,7 @@ def test_a_refusals_own_headers_are_described() -> None:
 
 
 def test_pages_of_other_origins_may_send_and_see_what_is_described() -> None:
-    preflight = dict(cors.PREFLIGHT)
+    preflight = dict(cors.preflight({"headers": []}))
     allowed = {name.strip() for name in preflight[b"access-control-allow-headers"].decode().split(",")}
     asked = {name.lower() for name in operations.REQUEST_FIELDS} - {
         name.lower() for name in operations.QUERY_PARAMETERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import asyncpg
 
@@ -19,6 +19,7 @@ from gateway.log.writer import Writer
 from gateway.protocol.append import AppendRequest, Producer
 from gateway.protocol.batch import News
 from gateway.protocol.create import CreateRequest, Fork
+from gateway.tasks import in_turns
 
 JSON = "application/json"
 
@@ -46,7 +47,9 @@ class Log:
         fork: Fork | None = None,
         body: bytes = b"",
     ) -> Created:
-        return await self.lifecycle.create(CreateRequest(path, type, ttl, None, None, closed, fork, body))
+        request = CreateRequest(path, type, ttl, None, None, closed, fork, body)
+        events = await in_turns(request.events_in_pieces(type or JSON))
+        return await self.lifecycle.create(replace(request, events=events))
 
     async def append(
         self,

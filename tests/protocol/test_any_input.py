@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.auth import bearer
 from gateway.auth.rules import asked
-from gateway.protocol import append, create, read, run_path, stream_path, tenants
+from gateway.protocol import append, create, json_body, read, run_path, stream_path, tenants
 from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.headers import etag_matches
@@ -56,7 +56,9 @@ PATHS = st.text(max_size=40) | st.sampled_from(["runs/a", "runs/a/control", "run
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "append": lambda draw: append.parse_append(draw(PATHS), draw(HEADERS), draw(BODIES)),
-    "create": lambda draw: create.parse_create(draw(PATHS), draw(HEADERS), draw(BODIES)).events("application/json"),
+    "create": lambda draw: json_body.at_once(
+        create.parse_create(draw(PATHS), draw(HEADERS), draw(BODIES)).events_in_pieces("application/json")
+    ),
     "heartbeat": lambda draw: append.parse_heartbeat(draw(PATHS), draw(HEADERS), draw(BODIES)),
     "read": lambda draw: read.parse_read(draw(PATHS), draw(HEADERS), draw(RAW_QUERIES), with_tail=draw(st.booleans())),
     "path": lambda draw: stream_path.check_path(draw(PATHS)),

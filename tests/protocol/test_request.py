@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
@@ -11,12 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.flue import dialect
+from gateway.protocol import json_body
 from gateway.protocol.append import AppendRequest, Producer, parse_append
+from gateway.protocol.batch import media_type
+from gateway.protocol.content_type import content_type_header
 from gateway.protocol.create import Fork, parse_create
 from gateway.protocol.errors import InvalidJson, InvalidRequest, SourceNotFound
 from gateway.protocol.offset import MAX_POSITION, NOW
 from gateway.protocol.read import RESUMING, Live, ReadRequest, parse_read
 from gateway.protocol.stream_path import check_path, stream_path_of
+from gateway.runs import bodies
 
 Headers = dict[str, str]
 JSON = {"content-type": "application/json"}
@@ -157,7 +162,8 @@ def test_a_stream_is_created_with_what_was_asked() -> None:
     ],
 )
 def test_the_first_events_are_cut_as_the_streams_type_says(given: str, body: bytes, expected: list[bytes]) -> None:
-    assert parse_create("s", raw({"content-type": given}), body).events(given) == expected
+    request = parse_create("s", raw({"content-type": given}), body)
+    assert json_body.at_once(request.events_in_pieces(given)) == expected
 
 
 @pytest.mark.parametrize(
@@ -396,7 +402,8 @@ def test_any_headers_are_a_request_or_a_refusal(headers: list[tuple[bytes, bytes
 
 
 @pytest.mark.parametrize(
-    "path", ["a", "a/b/c", "runs/" + "x" * 256, "x" * 1024, "é" * 1024, "run s/é🙂", "..", "a//b", "__ds2"]
+    "path",
+    ["a", "a/b/c", "runs/" + "x" * 256, "x" * 1024, "é" * 1024, "run s/é🙂", "...", ".a", "a//b", "__ds2", "%2e%2e%2e"],
 )
 def test_a_path_may_be_almost_anything(path: str) -> None:
     assert check_path(path) == path
@@ -428,3 +435,50 @@ def test_a_path_is_not_long_and_holds_no_control_characters(path: str) -> None:
 )
 def test_two_routes_lead_to_one_namespace(url_path: str, expected: str | None) -> None:
     assert stream_path_of(url_path) == expected
+
+
+@pytest.mark.parametrize(
+    "path", [".", "..", "runs/.", "runs/..", "a/../b", "./a", "a/.", "runs/%2e", "runs/.%2E", "a/%2e%2e/b"]
+)
+def test_a_segment_that_clients_leave_out_is_refused(path: str) -> None:
+    with pytest.raises(InvalidRequest):
+        check_path(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text/plain",
+        "Text/X; a=B",
+        "application/vnd.api+json",
+        'a/b;x="y;z"',
+        "a/b ;c=d",
+        "text/plain;",
+        "a/" + "b" * 253,
+    ],
+)
+def test_a_media_type_is_taken_on_every_way_in(value: str) -> None:
+    assert parse_create("s", raw({"content-type": value}), b"").content_type == value
+    assert parse_append("s", raw({"content-type": value}), b"1").media_type == media_type(value)
+    assert bodies.parse_create(json.dumps({"contentType": value}).encode()).run.content_type == value
+    assert content_type_header(value) == value.encode()
+
+
+@pytest.mark.parametrize(
+    "value", ["json", "a/", "/b", "a b/c", "a/b; c", "a/b; c=d e", "\xe4/b", "a/b; c=\xe4", "a/" + "b" * 254, "a/b\x01"]
+)
+def test_what_is_no_media_type_is_refused_on_every_way_in(value: str) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_create("s", raw({"content-type": value}), b"")
+    with pytest.raises(InvalidRequest):
+        parse_append("s", raw({"content-type": value}), b"1")
+    with pytest.raises(InvalidRequest):
+        bodies.parse_create(json.dumps({"contentType": value}).encode())
+    assert content_type_header(value) == b"application/octet-stream", "of a stream that an earlier version made"
+
+
+@pytest.mark.parametrize("value", ["a/b" + ";  " * 80 + "x", "a/b" + "; " * 120 + "=", 'a/b;x="' + "\\\\" * 120])
+def test_no_content_type_takes_long_to_judge(value: str) -> None:
+    """A pattern that could be matched in many ways would not end in anybody's lifetime."""
+    with pytest.raises(InvalidRequest):
+        parse_create("s", raw({"content-type": value}), b"")
