@@ -1,4 +1,6 @@
-"""How background tasks are begun, kept going and ended, and how long work gives way. Knows nothing of the house.
+"""How background tasks are begun, kept going and ended, and how long work gives way.
+
+It knows nothing of the house but how a refusal looks.
 
 The rule for what runs as long as its Machine does: if it ends, that is logged at once, and it is begun again.
 """
@@ -9,6 +11,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar
+
+from gateway.outage import Outage
+from gateway.protocol.errors import ProtocolError
 
 _T = TypeVar("_T")
 
@@ -30,6 +35,24 @@ def kept(name: str, run: Callable[[], Awaitable[None]], *, again: float = AGAIN)
             await asyncio.sleep(again)
 
     return asyncio.create_task(keep(), name=name)
+
+
+async def forever(step: Callable[[], Awaitable[float | None]], pause: Callable[[], float], outage: Outage) -> None:
+    """Does a step again and again, until cancelled, with pauses of `pause()` seconds, or as many as the step returns.
+
+    A step that is refused, as while the database is away, begins the outage, whose line has one `%r` for the cause; the
+    next that succeeds ends it. What nobody expected is logged, and the next step tries again.
+    """
+    while True:
+        wait = None
+        try:
+            wait = await step()
+            outage.end()
+        except ProtocolError as error:
+            outage.begin(error.__cause__)
+        except Exception:
+            logger.exception("A step in the background failed; the next one tries again.")
+        await asyncio.sleep(pause() if wait is None else wait)
 
 
 async def together(*work: Coroutine[Any, Any, None]) -> None:

@@ -20,7 +20,7 @@ ROOMS = {
     "asgi": set(),
     "wording": set(),
     "outage": set(),
-    "tasks": set(),
+    "tasks": {"outage", "protocol"},
     "descriptors": set(),
     "feed": {"outage", "protocol"},
     "log": {"counting", "feed", "outage", "protocol", "settings", "tasks"},

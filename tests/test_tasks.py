@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
-from gateway.tasks import end, kept, together
+from gateway.outage import Outage
+from gateway.protocol.errors import Unavailable
+from gateway.tasks import end, forever, kept, together
 
 
 async def test_tasks_have_ended_when_end_returns() -> None:
@@ -77,3 +80,24 @@ async def test_where_one_part_fails_to_start_the_others_are_ended() -> None:
     with pytest.raises(ConnectionError, match="it went"):
         await together(wait(), fail())
     assert ended == [True]
+
+
+async def test_a_step_that_fails_keeps_none_from_being_done(caplog: pytest.LogCaptureFixture) -> None:
+    done = asyncio.Semaphore(0)
+    steps = iter([Unavailable(), Unavailable(), None, ZeroDivisionError(), None, None])
+
+    async def step() -> None:
+        fault = next(steps, None)
+        done.release()
+        if fault is not None:
+            raise fault
+
+    caplog.set_level("INFO")
+    outage = Outage(logging.getLogger("test"), "It begins (%r).", "It ends.")
+    async with asyncio.timeout(30):
+        task = asyncio.create_task(forever(step, lambda: 0, outage))
+        for _ in range(6):
+            await done.acquire()
+        await end(task)
+    said = [record.getMessage() for record in caplog.records if record.name in ("test", "gateway.tasks")]
+    assert said == ["It begins (None).", "It ends.", "A step in the background failed; the next one tries again."]

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from gateway.log.database import Database
 from gateway.outage import Outage
-from gateway.protocol.errors import Unavailable
+from gateway.tasks import forever
 
 logger = logging.getLogger("gateway.flue.news")
 
@@ -37,7 +37,7 @@ class Triggers:
         self._on_change = on_change
         self._outage = Outage(
             logger,
-            "Whether Flue's tables have their triggers cannot be told; the next look tries again.",
+            "Whether Flue's tables have their triggers cannot be told (%r); the next look tries again.",
             "Whether Flue's tables have their triggers is known again.",
         )
 
@@ -52,10 +52,5 @@ class Triggers:
 
     async def run(self) -> None:
         """Looks again and again. Runs until cancelled."""
-        while True:
-            await asyncio.sleep(INTERVAL)
-            try:
-                await self.look()
-                self._outage.end()
-            except Unavailable:
-                self._outage.begin()
+        await asyncio.sleep(INTERVAL)
+        await forever(self.look, lambda: INTERVAL, self._outage)

@@ -14,7 +14,7 @@ from typing import Final
 
 from gateway.log.database import Database
 from gateway.outage import Outage
-from gateway.protocol.errors import Unavailable
+from gateway.tasks import forever
 
 logger = logging.getLogger("gateway.flue.orphans")
 
@@ -63,10 +63,8 @@ class Orphans:
     async def run(self) -> None:
         """Looks again and again. Runs until cancelled."""
         interval = min(self._silence * _SHARE, _INTERVAL)
-        while True:
-            await asyncio.sleep(interval * random.uniform(0.75, 1.25))
-            try:
-                await self.look()
-                self._outage.end()
-            except Unavailable as error:
-                self._outage.begin(error.__cause__)
+        await asyncio.sleep(interval * random.uniform(0.75, 1.25))
+        await forever(self._step, lambda: interval * random.uniform(0.75, 1.25), self._outage)
+
+    async def _step(self) -> None:
+        await self.look()

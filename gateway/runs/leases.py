@@ -15,10 +15,9 @@ from typing import Final, Protocol
 
 from gateway.outage import Outage
 from gateway.protocol.batch import News
-from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import shown
 from gateway.runs.store import Look
-from gateway.tasks import end, kept
+from gateway.tasks import end, forever, kept
 
 logger = logging.getLogger("gateway.runs.leases")
 
@@ -50,18 +49,7 @@ class LeaseWatch:
         await end(self._task)
 
     async def _run(self) -> None:
-        while True:
-            try:
-                wait = await self._look()
-                self._outage.end()
-            except Unavailable as error:
-                wait = _RETRY
-                self._outage.begin(error.__cause__)
-            except Exception:
-                # A defect here must not end this Machine's looks: the next one tries again.
-                logger.exception("Leases could not be looked at; the next look tries again.")
-                wait = _RETRY
-            await asyncio.sleep(wait + random.uniform(0, _JITTER))
+        await forever(self._look, lambda: _RETRY + random.uniform(0, _JITTER), self._outage)
 
     async def _look(self) -> float:
         """Ends all runs that are due. Returns the seconds until the next look."""
@@ -73,5 +61,5 @@ class LeaseWatch:
                 self.ended += 1
                 self._on_end(news)
             if not look.more:
-                return look.wait
+                return look.wait + random.uniform(0, _JITTER)
             again = True
