@@ -25,7 +25,7 @@ class Promise(BaseModel):
     synchronous_standby_names: str = Field(description="Standbys that confirm a commit before it is acknowledged.")
     fsync: bool = Field(description="Where it is off, a crash of the database's host loses what was acknowledged.")
     full_page_writes: bool = Field(description="Where it is off, such a crash may damage what is stored.")
-    system_identifier: int | None = Field(None, description="Which cluster this is, where the role may know it.")
+    system_identifier: str | None = Field(None, description="Which cluster this is, where the role may know it.")
     timeline: int | None = Field(None, description="It changes with each promotion of a standby.")
 
 

@@ -20,7 +20,7 @@ _ASK: Final = """
            current_setting('fsync')::boolean AS fsync,
            current_setting('full_page_writes')::boolean AS full_page_writes,
            CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
-                THEN (SELECT system_identifier FROM pg_control_system()) END AS system_identifier,
+                THEN (SELECT system_identifier::text FROM pg_control_system()) END AS system_identifier,
            CASE WHEN has_function_privilege('pg_control_checkpoint()', 'EXECUTE')
                 THEN (SELECT timeline_id FROM pg_control_checkpoint()) END AS timeline
 """
@@ -35,7 +35,7 @@ class Durability:
     synchronous_standby_names: str
     fsync: bool
     full_page_writes: bool
-    system_identifier: int | None
+    system_identifier: str | None  # more than a double holds
     timeline: int | None  # as of its last checkpoint
 
     def __str__(self) -> str:

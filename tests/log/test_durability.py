@@ -80,7 +80,7 @@ async def test_a_database_tells_what_it_promises(database_url: str) -> None:
 
 
 def test_a_database_that_may_lose_commits_is_warned_of() -> None:
-    assert not Durability("18", "on", "", True, True, 1, 1).warnings
+    assert not Durability("18", "on", "", True, True, "1", 1).warnings
     assert [line.split(":")[0] for line in Durability("18", "on", "", False, False, None, None).warnings] == [
         "The database runs with fsync off",
         "The database runs with full_page_writes off",
