@@ -62,9 +62,10 @@ class Run:
     async def emit(self, event: object, default: Callable[[Any], Any] | None = None) -> None:
         """Have an event sent, with whatever else comes up while a request is under way; waits only beyond AHEAD.
 
-        `default` turns what json does not know into what it does. Raises what json.dumps raises, and ClientError.
+        `default` turns what json does not know into what it does. Raises what json.dumps raises, ValueError for NaN and
+        Infinity, and then the run goes on without the event; and ClientError.
         """
-        text = json.dumps(event, default=default, ensure_ascii=False, separators=(",", ":")).encode()
+        text = _text(event, default)
         self._waiting.append(text)
         self._bytes += len(text)
         self._news.set()
@@ -152,3 +153,11 @@ class Run:
         if self._why is None and not self._ending:
             self._why = why
             self._body.cancel()
+
+
+def _text(event: object, default: Callable[[Any], Any] | None) -> bytes:
+    text = json.dumps(event, default=default, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which is JSON only as an escape
+        return json.dumps(event, default=default, separators=(",", ":"), allow_nan=False).encode()

@@ -158,3 +158,14 @@ async def test_events_that_come_up_during_a_request_go_together(database_url: st
     assert found[:-1] == list(range(5000))
     requests = re.search(r'^run_gateway_appends_total\{outcome="appended"\} (\d+)', metrics, re.MULTILINE)
     assert requests is not None and int(requests[1]) < 500
+
+
+@pytest.mark.parametrize("event", [{"a": float("nan")}, [float("-inf")], {"a": object()}])
+async def test_what_is_no_json_is_refused_at_its_own_line(event: object) -> None:
+    nobody: Any = None  # nothing is sent
+    run = Run(Session(nobody), "http://h")
+    await run.emit({"text": "\ud83d"})
+    with pytest.raises((ValueError, TypeError)):
+        await run.emit(event)
+    await run.emit(1)
+    assert run._waiting == [b'{"text":"\\ud83d"}', b"1"]

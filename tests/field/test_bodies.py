@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -165,3 +167,16 @@ async def test_a_preflight_allows_what_is_asked_for(
     assert answer.status_code == 204
     assert "producer-id" in names
     assert all(name.strip() in names for name in asked.split(",")) == allowed
+
+
+async def test_a_run_that_ends_with_half_an_emoji_ends(http: httpx.AsyncClient, run: str) -> None:
+    await http.put(run, headers=JSON)
+    end = rb'{"type":"run_end","isError":true,"result":{"a":"\ud83d","b":"\u0000","c":1.50},"error":"\\ud83d\udc00"}'
+    answer = await http.post(run, headers=JSON | {"stream-closed": "true"}, content=end)
+    assert answer.status_code == 204
+    assert (await http.get(run)).content == b"[%b]" % end
+    record = await http.get(run + "?meta")
+    fields: dict[str, Any] = json.loads(record.content)
+    assert (fields["status"], fields["isError"]) == ("errored", True)
+    assert rb'"result":{"a":"\ud83d","b":"\u0000","c":1.50}' in record.content
+    assert rb'"error":"\\ud83d\udc00"' in record.content

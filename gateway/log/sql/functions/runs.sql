@@ -109,25 +109,31 @@ END
 $$;
 
 
--- How a run ended, by its last event; nothing, if that is no run_end.
+-- How a run ended, by its last event; nothing, if that is no run_end. NUL and halves of surrogate pairs are JSON, and no
+-- text of Postgres: their escapes are hidden behind a mark while the event is looked at, and stand in what is kept.
 CREATE OR REPLACE FUNCTION run_gateway.outcome(event bytea, OUT failed boolean, OUT result json, OUT error json)
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     body text := convert_from(event, 'UTF8');
+    mark text := 'u' || md5(body);
 BEGIN
     FOR attempt IN 1 .. 2 LOOP
         BEGIN
             IF body::json ->> 'type' = 'run_end' THEN
                 failed := coalesce(body::json ->> 'isError' = 'true', false);
-                result := run_gateway.present(body::json -> 'result');
-                error := run_gateway.present(body::json -> 'error');
+                result := regexp_replace(
+                    run_gateway.present(body::json -> 'result')::text, mark || '([0-9a-fA-F]{4})', E'\\\\u\\1', 'g')::json;
+                error := regexp_replace(
+                    run_gateway.present(body::json -> 'error')::text, mark || '([0-9a-fA-F]{4})', E'\\\\u\\1', 'g')::json;
             END IF;
             RETURN;
         EXCEPTION
-            WHEN untranslatable_character THEN  -- Postgres has no NUL in its texts: what is shown of one is U+FFFD
-                body := regexp_replace(body, E'(?<!\\\\)((?:\\\\\\\\)*)\\\\u0000', E'\\1\\\\ufffd', 'g');
             WHEN data_exception OR program_limit_exceeded THEN
-                RETURN;  -- what it does not read, such as what is nested too deep, ends a run like any other event
+                IF attempt = 2 THEN
+                    RETURN;  -- what it does not read, such as what is nested too deep, ends a run like any other event
+                END IF;
+                body := regexp_replace(
+                    body, E'(?<!\\\\)((?:\\\\\\\\)*)\\\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})', E'\\1' || mark || E'\\2', 'g');
         END;
     END LOOP;
 END
