@@ -10,6 +10,7 @@ from collections import deque
 from typing import Final, NamedTuple
 
 from gateway.log.appends import Entry, Waiting
+from gateway.protocol.append import AppendRequest
 
 MOST_REQUESTS: Final = 2_000  # in one batch
 MOST_BYTES: Final = 8 << 20
@@ -63,6 +64,13 @@ class Queue:
     def held(self) -> list[str]:
         """The streams whose rows another transaction held when their requests were sent."""
         return list(self._held)
+
+    def first(self, path: str) -> AppendRequest | None:
+        """The oldest request to a stream that waits or is under way."""
+        line = self._lines.get(path)
+        if line is None:
+            return None
+        return line.sent.waiting[0].request if line.sent else line.waiting[0].request if line.waiting else None
 
     def put(self, waiting: Waiting) -> None:
         """Adds a request behind all others to its stream."""

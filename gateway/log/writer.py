@@ -41,7 +41,7 @@ from gateway.protocol.errors import NotSent, NotWritable, ProtocolError, StreamH
 
 logger = logging.getLogger("gateway.log.writer")
 
-_HELD: Final = "SELECT run_gateway.held($1) AS paths"
+_HELD: Final = "SELECT run_gateway.held($1, $2, $3) AS paths"
 _PATIENCE: Final = 0.001  # seconds that requests gather behind a batch before another lane takes them
 _GRAIN: Final = 0.05  # seconds between two looks for requests that were to be sent by now
 
@@ -253,7 +253,11 @@ class Writer:
     async def _without_held(self, entries: dict[str, Entry], lane: Lane, *, all_held: bool) -> list[Part]:
         """Another transaction holds the row of a stream, and nothing was applied: the others go on without it."""
         try:
-            held = set(entries) if all_held else set((await lane.fetchrow(_HELD, list(entries)))["paths"])
+            held = (
+                set(entries)
+                if all_held
+                else set((await lane.fetchrow(_HELD, *self._waited_for(list(entries))))["paths"])
+            )
         except StreamHeld:
             held = set(entries)  # the whole table
         except Unavailable:
@@ -268,8 +272,14 @@ class Writer:
 
     async def _held(self, paths: list[str]) -> list[str]:
         async with self._database.acquire() as connection:
-            held: list[str] = await connection.fetchval(_HELD, paths)
+            held: list[str] = await connection.fetchval(_HELD, *self._waited_for(paths))
         return held
+
+    def _waited_for(self, paths: list[str]) -> tuple[list[str], list[bool], list[bool]]:
+        """What tells which rows these streams' next requests write to: whether they close, and have a lease."""
+        requests = [self._queue.first(path) for path in paths]
+        closes = [request is not None and request.close for request in requests]
+        return paths, closes, [request is not None and request.lease is not None for request in requests]
 
     def _go_on(self, path: str) -> None:
         """A row that was held is free."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from gateway.protocol.errors import StreamNotFound
+from gateway.protocol.errors import StreamHeld, StreamNotFound
 from tests.log.rig import connected, holding, opened
 
 if TYPE_CHECKING:
@@ -124,3 +124,32 @@ async def test_the_look_at_a_stream_that_was_used_moves_on(database_url: str) ->
         await other.execute(DUE)
         assert await log.housekeeping.purge() == 0
         assert await other.fetchval("SELECT check_at = expires_at FROM run_gateway.expiries, run_gateway.streams")
+
+
+async def test_a_lease_that_is_shortened_as_it_is_looked_at_is_watched(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as app, connected(database_url) as look:
+        await log.create("runs/1")
+        shorten = "SELECT run_gateway.append_one('runs/1', NULL, false, NULL, NULL, NULL, NULL, NULL, $1)"
+        await app.execute(shorten, LONG)
+        await look.execute("UPDATE run_gateway.leases SET check_at = clock_timestamp()")
+        async with app.transaction():
+            await app.execute(shorten, 10)
+            await look.execute("SELECT run_gateway.end_lost_runs('m', 500, true)")
+        assert await look.fetchval("SELECT check_at < clock_timestamp() + interval '11 s' FROM run_gateway.leases")
+
+
+@pytest.mark.parametrize("beside", ["streams WHERE path = 'runs/1/control'", "runs", "leases"])
+async def test_what_a_closing_waits_for_is_told_to_be_held(database_url: str, beside: str) -> None:
+    async with opened(database_url, timeout=1) as log, connected(database_url) as idle, idle.transaction():
+        await log.create("runs/1")
+        await log.create("runs/1/control")
+        await log.create("other")
+        async with connected(database_url) as app:
+            await app.execute("INSERT INTO run_gateway.leases SELECT stream, 'infinity' FROM run_gateway.runs")
+            await app.execute("UPDATE run_gateway.streams SET lease = 60 WHERE path = 'runs/1'")
+        await idle.execute(f"SELECT FROM run_gateway.{beside} FOR UPDATE")
+        closing = asyncio.create_task(log.append("runs/1", b"1", close=True))
+        await log.append("other", b"1")
+        with pytest.raises(StreamHeld):
+            await closing
+        await log.append("runs/1", b"2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import orjson
@@ -148,3 +148,31 @@ async def test_a_run_is_created_with_its_record(a: Client, id: str, app: Connect
 async def test_what_no_request_could_ask_is_refused(app: Connection, arguments: str) -> None:
     with pytest.raises(asyncpg.InvalidParameterValueError):
         await app.execute(f"SELECT run_gateway.create({arguments})")
+
+
+@pytest.mark.parametrize("level", ["repeatable_read", "serializable"])
+@pytest.mark.parametrize("call", ["append('none', '1')", "close('none')", "create('new')"])
+async def test_a_transaction_that_is_stricter_is_refused(app: Connection, level: Any, call: str) -> None:
+    with pytest.raises(asyncpg.FeatureNotSupportedError, match="READ COMMITTED"):
+        async with app.transaction(isolation=level):
+            await app.execute(f"SELECT run_gateway.{call}")
+
+
+async def test_no_event_is_no_append(app: Connection, id: str) -> None:
+    await app.execute("SELECT run_gateway.create($1)", f"runs/{id}")
+    with pytest.raises(asyncpg.NullValueNotAllowedError):
+        await app.execute("SELECT run_gateway.append($1, NULL)", f"runs/{id}")
+
+
+@pytest.mark.parametrize(
+    ("path", "ttl"),
+    [("x" * 1025, None), ("é" * 1020 + "ab" * 5, None), ("runs/" + "x" * 257, None), ("s", 2**62)],
+)
+async def test_what_is_too_long_is_a_value_that_cannot_be(app: Connection, path: str, ttl: int | None) -> None:
+    with pytest.raises(asyncpg.InvalidParameterValueError):
+        await app.execute("SELECT run_gateway.create($1, ttl => $2)", path, ttl)
+
+
+async def test_the_longest_path_can_be_made(app: Connection) -> None:
+    for path in ("x" * 1024, "runs/" + "x" * 256, "tenant\x1f" + "y" * 1024):
+        assert await app.fetchval("SELECT run_gateway.create($1)", path)

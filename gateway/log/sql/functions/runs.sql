@@ -367,23 +367,16 @@ BEGIN
         ON CONFLICT (one) DO UPDATE SET at = excluded.at, since = excluded.since;
     END IF;
     wait := interval '1 second';
-    SELECT array_agg(l.stream) INTO due
-      FROM (SELECT v.stream FROM run_gateway.leases v WHERE v.check_at <= this ORDER BY v.check_at LIMIT most) l;
-    IF due IS NULL THEN
+    due := ARRAY(SELECT v.stream FROM run_gateway.leases v WHERE v.check_at <= this
+                  ORDER BY v.check_at LIMIT most FOR UPDATE SKIP LOCKED);
+    IF cardinality(due) = 0 THEN
         RETURN;
     END IF;
-    -- Alive. `check_at` is asked for once more: a shorter lease may have been promised at this moment.
-    UPDATE run_gateway.leases l SET check_at = run_gateway.lease_end(s.lease_until, s.lease, watched)
-      FROM run_gateway.streams s
-     WHERE l.stream = ANY (due) AND s.id = l.stream AND l.check_at <= this
-       AND run_gateway.lease_end(s.lease_until, s.lease, watched) > this AND NOT s.closed AND s.path IS NOT NULL;
-    GET DIAGNOSTICS seen = ROW_COUNT;
     DELETE FROM run_gateway.leases l
      WHERE l.stream = ANY (due)
        AND NOT EXISTS (SELECT FROM run_gateway.streams s
                         WHERE s.id = l.stream AND NOT s.closed AND NOT s.gone AND run_gateway.live(s));
-    GET DIAGNOSTICS moved = ROW_COUNT;
-    seen := seen + moved;
+    GET DIAGNOSTICS seen = ROW_COUNT;
 
     FOR doomed IN
         SELECT s.id, s.path FROM run_gateway.streams s
@@ -409,6 +402,19 @@ BEGIN
         tails := tails || ended.tail;
         bodies := bodies || ended.body;
     END LOOP;
+
+    -- Alive. Locked, as what an append that is under way promises is not to be seen yet: a shorter lease, maybe. What is
+    -- held is looked at again in a second, and so is a run that could not be ended.
+    UPDATE run_gateway.leases l SET check_at = run_gateway.lease_end(s.lease_until, s.lease, watched)
+      FROM run_gateway.streams s
+     WHERE l.stream = ANY (ARRAY(SELECT v.id FROM run_gateway.streams v WHERE v.id = ANY (due) AND NOT v.closed
+                                  ORDER BY v.path FOR NO KEY UPDATE SKIP LOCKED))
+       AND s.id = l.stream AND run_gateway.lease_end(s.lease_until, s.lease, watched) > this;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    seen := seen + moved;
+    UPDATE run_gateway.leases l SET check_at = this + interval '1 second' WHERE l.stream = ANY (due) AND l.check_at <= this;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    seen := seen + moved;
     more := cardinality(due) = most AND seen > 0;
 END
 $$;

@@ -89,10 +89,28 @@ LANGUAGE sql BEGIN ATOMIC
 END;
 
 
--- Appends one event; the next offset. Raises as append_here does.
-CREATE OR REPLACE FUNCTION run_gateway.append(path text, event jsonb) RETURNS text
-LANGUAGE plpgsql STRICT AS $$
+-- Refuses a transaction that does not see what others commit while it waits for a row: it would judge what a stream was.
+CREATE OR REPLACE FUNCTION run_gateway.refuse_snapshots() RETURNS void
+LANGUAGE plpgsql AS $$
 BEGIN
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        RAISE feature_not_supported USING
+            MESSAGE = 'run_gateway needs transactions that are READ COMMITTED.',
+            DETAIL = format('This one is %s.', upper(current_setting('transaction_isolation'))),
+            HINT = 'Begin it with BEGIN ISOLATION LEVEL READ COMMITTED.';
+    END IF;
+END
+$$;
+
+
+-- Appends one event; the next offset. Raises as append_here does, and null_value_not_allowed without an event.
+CREATE OR REPLACE FUNCTION run_gateway.append(path text, event jsonb) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM run_gateway.refuse_snapshots();
+    IF event IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'There is no event to append: it is NULL.', HINT = 'JSON''s own is ''null''.';
+    END IF;
     RETURN run_gateway.offset_token(run_gateway.append_here(path, event, false));
 END
 $$;
@@ -103,6 +121,7 @@ $$;
 CREATE OR REPLACE FUNCTION run_gateway.close(path text, event jsonb DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM run_gateway.refuse_snapshots();
     RETURN run_gateway.offset_token(run_gateway.append_here(path, event, true));
 END
 $$;
@@ -119,13 +138,16 @@ SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     run        boolean := run_gateway.is_run(path);
+    tenant     text := run_gateway.tenant_of(path) || CASE WHEN strpos(path, chr(31)) > 0 THEN chr(31) ELSE '' END;
     media_type text := lower(btrim(split_part(content_type, ';', 1)));
     verdict    text;
 BEGIN
+    PERFORM run_gateway.refuse_snapshots();
     -- The one control character that may stand there is the tenant's.
-    IF path IS NULL OR path !~ E'^([^[:cntrl:]]+\x1f)?[^[:cntrl:]]+$' OR char_length(path) > 1024
+    IF path IS NULL OR path !~ E'^([^[:cntrl:]]+\x1f)?[^[:cntrl:]]+$' OR octet_length(path) > 2048 + char_length(tenant)
+       OR char_length(path) - char_length(tenant) > (CASE WHEN run THEN 261 ELSE 1024 END)
        OR path ~ E'^([^\x1f]*\x1f)?runs/[^/]+/(control|cancel|heartbeat|token)$' OR content_type IS NULL
-       OR content_type !~ '^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+[ -~]*$' OR ttl < 0 OR lease NOT BETWEEN 1 AND 3600
+       OR content_type !~ '^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+[ -~]*$' OR ttl < 0 OR ttl > 9000000000 OR lease NOT BETWEEN 1 AND 3600
        OR (NOT run AND num_nonnulls(lease, workflow_name, input, metadata) > 0)
        OR jsonb_typeof(metadata) <> 'object'
        OR jsonb_path_exists(metadata, 'strict $.* ? (@ == null || @.type() == "object" || @.type() == "array")') THEN

@@ -18,6 +18,36 @@ END
 $$;
 
 
+-- Those of the paths whose requests have to wait: for the row of the stream, or for another that they write to as well.
+-- `closes`: the request closes its stream, so it ends the run's record, lease and control stream; `leases`: it has one.
+CREATE OR REPLACE FUNCTION run_gateway.held(paths text[], closes boolean[], leases boolean[]) RETURNS text[]
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET lock_timeout = '100ms'
+AS $$
+DECLARE
+    each record;
+    free boolean;
+    held text[] := '{}';
+BEGIN
+    FOR each IN
+        SELECT s.id, s.path, e.closing AND run_gateway.is_run(s.path) AS closing, e.leasing
+          FROM unnest(paths, closes, leases) AS e(path, closing, leasing) JOIN run_gateway.streams s ON s.path = e.path
+    LOOP
+        PERFORM 1 FROM run_gateway.streams s WHERE s.id = each.id FOR NO KEY UPDATE SKIP LOCKED;
+        free := FOUND;
+        IF free AND each.closing THEN
+            PERFORM 1 FROM run_gateway.streams s WHERE s.path = each.path || '/control' FOR NO KEY UPDATE SKIP LOCKED;
+            free := FOUND OR NOT EXISTS (SELECT FROM run_gateway.streams s WHERE s.path = each.path || '/control');
+        END IF;
+        IF NOT free OR (each.closing OR each.leasing) AND NOT run_gateway.is_free(each.id) THEN
+            held := held || each.path;
+        END IF;
+    END LOOP;
+    RETURN held;
+END
+$$;
+
+
 -- An append waits for the commit of another Machine's, and for nothing longer: its neighbours go on without it.
 DO $$
 DECLARE
