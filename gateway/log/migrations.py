@@ -69,6 +69,7 @@ async def _apply(connection: LogConnection) -> list[str]:
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
         await connection.execute(_LOCK_TIMEOUT)
+        await connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")  # where only we can put a name
         await connection.execute("SET LOCAL standard_conforming_strings = on")  # as the scripts are written
         await connection.execute("CREATE SCHEMA IF NOT EXISTS run_gateway")
         await connection.execute(

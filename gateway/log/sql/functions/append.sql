@@ -1,4 +1,7 @@
 -- How events come into the log.
+--
+-- What every append asks sets no search path, which would cost it some microseconds: there, what takes any type is named
+-- with its schema, for another role may have put a more fitting one of that name into another (waiting.sql).
 
 
 -- What becomes of one request (§5.2, §5.2.1): 'appended', 'duplicate' (a success that changes nothing), or a refusal.
@@ -62,7 +65,7 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off S
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    n    integer := cardinality(paths);
+    n    integer := pg_catalog.cardinality(paths);
     done bigint[];
 BEGIN
     WITH appended AS (
@@ -76,32 +79,32 @@ BEGIN
         RETURNING s.path, s.id, s.tail, s.cancel_requested
     ), numbered AS (
         SELECT e.i, a.id, a.tail, a.cancel_requested
-          FROM unnest(paths) WITH ORDINALITY AS e(path, i) JOIN appended a ON a.path = e.path
+          FROM pg_catalog.unnest(paths) WITH ORDINALITY AS e(path, i) JOIN appended a ON a.path = e.path
     ), added AS (
         INSERT INTO run_gateway.events (stream, seq, data)
         SELECT a.id, a.tail - count + e.ordinal, e.data
           FROM unnest(event_entries, event_ordinals, events) AS e(entry, ordinal, data)
           JOIN numbered a ON a.i = e.entry
     )
-    SELECT array_agg(a.i), array_agg(a.tail), array_agg(a.cancel_requested) INTO done, tails, cancels
+    SELECT pg_catalog.array_agg(a.i), pg_catalog.array_agg(a.tail), pg_catalog.array_agg(a.cancel_requested) INTO done, tails, cancels
       FROM (SELECT * FROM numbered ORDER BY i) a;  -- in any plan: each is told its own tail
-    IF cardinality(done) = n THEN
-        verdicts := array_fill('appended'::text, ARRAY[n]);
-        closed := array_fill(false, ARRAY[n]);
-        known_epochs := array_fill(NULL::bigint, ARRAY[n]);
+    IF pg_catalog.cardinality(done) = n THEN
+        verdicts := pg_catalog.array_fill('appended'::text, ARRAY[n]);
+        closed := pg_catalog.array_fill(false, ARRAY[n]);
+        known_epochs := pg_catalog.array_fill(NULL::bigint, ARRAY[n]);
         known_seqs := known_epochs;
         RETURN;
     END IF;
 
     -- Of what no row was found for, none changes any more: a stream that is closed, or of another type, stays so. One
     -- that could take the request now was not there when it was looked for.
-    SELECT array_agg(CASE WHEN d.i IS NOT NULL THEN 'appended' ELSE r.verdict END ORDER BY e.i),
-           array_agg(coalesce(d.tail, r.tail) ORDER BY e.i),
-           array_agg(CASE WHEN d.i IS NOT NULL THEN false ELSE r.closed END ORDER BY e.i),
-           array_agg(r.closing_epoch ORDER BY e.i), array_agg(r.closing_seq ORDER BY e.i),
-           array_agg(coalesce(d.cancel_requested, r.cancel_requested) ORDER BY e.i)
+    SELECT pg_catalog.array_agg(CASE WHEN d.i IS NOT NULL THEN 'appended' ELSE r.verdict END ORDER BY e.i),
+           pg_catalog.array_agg(coalesce(d.tail, r.tail) ORDER BY e.i),
+           pg_catalog.array_agg(CASE WHEN d.i IS NOT NULL THEN false ELSE r.closed END ORDER BY e.i),
+           pg_catalog.array_agg(r.closing_epoch ORDER BY e.i), pg_catalog.array_agg(r.closing_seq ORDER BY e.i),
+           pg_catalog.array_agg(coalesce(d.cancel_requested, r.cancel_requested) ORDER BY e.i)
       INTO verdicts, tails, closed, known_epochs, known_seqs, cancels
-      FROM unnest(paths) WITH ORDINALITY AS e(path, i)
+      FROM pg_catalog.unnest(paths) WITH ORDINALITY AS e(path, i)
       LEFT JOIN unnest(done, tails, cancels) AS d(i, tail, cancel_requested) ON d.i = e.i
       LEFT JOIN LATERAL run_gateway.refused(e.path, append_plain.media_type, count) r ON d.i IS NULL;
 END
@@ -165,17 +168,17 @@ BEGIN
     IF true = ANY (closes) THEN
         PERFORM run_gateway.lock_closing(paths, closes);
     END IF;
-    SELECT array_agg(s.id) INTO ids
-      FROM unnest(paths) WITH ORDINALITY AS e(path, i)
+    SELECT pg_catalog.array_agg(s.id) INTO ids
+      FROM pg_catalog.unnest(paths) WITH ORDINALITY AS e(path, i)
       LEFT JOIN LATERAL (
         SELECT v.id FROM run_gateway.streams v WHERE v.path = e.path AND run_gateway.live(v) FOR NO KEY UPDATE) s ON true;
 
-    SELECT array_agg(CASE WHEN j.verdict = 'appended' THEN j.id ELSE 0 END), array_agg(j.tail), array_agg(j.verdict),
-           array_agg(CASE WHEN j.verdict = 'appended' THEN j.tail + j.n ELSE j.tail END),
-           array_agg(j.was_closed OR (j.verdict = 'appended' AND j.closing)),
-           array_agg(CASE WHEN j.verdict = 'appended' THEN j.epoch ELSE j.known_epoch END),
-           array_agg(CASE WHEN j.verdict = 'appended' THEN j.seq ELSE j.known_seq END),
-           array_agg(j.cancel_requested)
+    SELECT pg_catalog.array_agg(CASE WHEN j.verdict = 'appended' THEN j.id ELSE 0 END), pg_catalog.array_agg(j.tail), pg_catalog.array_agg(j.verdict),
+           pg_catalog.array_agg(CASE WHEN j.verdict = 'appended' THEN j.tail + j.n ELSE j.tail END),
+           pg_catalog.array_agg(j.was_closed OR (j.verdict = 'appended' AND j.closing)),
+           pg_catalog.array_agg(CASE WHEN j.verdict = 'appended' THEN j.epoch ELSE j.known_epoch END),
+           pg_catalog.array_agg(CASE WHEN j.verdict = 'appended' THEN j.seq ELSE j.known_seq END),
+           pg_catalog.array_agg(j.cancel_requested)
       INTO ids, bases, verdicts, tails, closed, known_epochs, known_seqs, cancels
       FROM (
         SELECT e.n, e.closing, e.epoch, e.seq, s.id, s.tail, s.closed AS was_closed, s.cancel_requested,
@@ -194,7 +197,7 @@ BEGIN
          ORDER BY e.i
       ) j;
     IF 'closed' = ANY (verdicts) THEN
-        SELECT array_agg(run_gateway.fence(s.lost, e.producer, e.epoch, e.known_epoch, e.verdict) ORDER BY e.i)
+        SELECT pg_catalog.array_agg(run_gateway.fence(s.lost, e.producer, e.epoch, e.known_epoch, e.verdict) ORDER BY e.i)
           INTO verdicts
           FROM unnest(paths, producers, epochs, known_epochs, verdicts) WITH ORDINALITY
                AS e(path, producer, epoch, known_epoch, verdict, i)
@@ -215,7 +218,7 @@ BEGIN
                    run_gateway.slid(s.ttl, s.expires_at),
                    coalesce(leases[e.i], s.lease),
                    run_gateway.leased_until(coalesce(leases[e.i], s.lease))
-              FROM (SELECT array_position(ids, s.id) OFFSET 0) AS e(i))
+              FROM (SELECT pg_catalog.array_position(ids, s.id) OFFSET 0) AS e(i))
      WHERE s.id = ANY (ids);
 
     INSERT INTO run_gateway.events (stream, seq, data)
@@ -251,7 +254,7 @@ SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     s record;
-    n integer := coalesce(cardinality(events), 0);
+    n integer := coalesce(pg_catalog.cardinality(events), 0);
 BEGIN
     SELECT v.id, v.media_type, v.tail, v.closed, v.gone, v.stream_seq, v.closing_producer, v.closing_epoch, v.closing_seq,
            v.lease, v.lost, v.cancel_requested, v.expires_at
@@ -291,7 +294,7 @@ BEGIN
         INSERT INTO run_gateway.events AS v (stream, seq, data) VALUES (s.id, append_one.tail, events[1]);
     ELSE
         INSERT INTO run_gateway.events AS v (stream, seq, data)
-        SELECT s.id, s.tail + e.i, e.data FROM unnest(events) WITH ORDINALITY AS e(data, i);
+        SELECT s.id, s.tail + e.i, e.data FROM pg_catalog.unnest(events) WITH ORDINALITY AS e(data, i);
     END IF;
     UPDATE run_gateway.streams AS v
        SET tail = append_one.tail,
@@ -330,7 +333,7 @@ SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     id bigint;
-    n  integer := cardinality(events);
+    n  integer := pg_catalog.cardinality(events);
 BEGIN
     UPDATE run_gateway.streams AS v
        SET tail = v.tail + n, expires_at = run_gateway.slid(v.ttl, v.expires_at),
@@ -347,7 +350,7 @@ BEGIN
         INSERT INTO run_gateway.events AS v (stream, seq, data) VALUES (id, append_alone.tail, events[1]);
     ELSE
         INSERT INTO run_gateway.events AS v (stream, seq, data)
-        SELECT id, append_alone.tail - n + e.i, e.data FROM unnest(events) WITH ORDINALITY AS e(data, i);
+        SELECT id, append_alone.tail - n + e.i, e.data FROM pg_catalog.unnest(events) WITH ORDINALITY AS e(data, i);
     END IF;
 END
 $$;
@@ -442,16 +445,16 @@ BEGIN
         COMMIT;  -- of nothing; what follows must see what was committed while it waited for a row
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     END IF;
-    IF cardinality(paths) = 1 AND page_entries IS NULL THEN
+    IF pg_catalog.cardinality(paths) = 1 AND page_entries IS NULL THEN
         SELECT ARRAY[o.outcome], ARRAY[o.tail], ARRAY[o.closed], ARRAY[o.known_epoch], ARRAY[o.known_seq],
                ARRAY[o.cancel_requested]
           INTO verdicts, tails, closed, known_epochs, known_seqs, cancels
           FROM run_gateway.append_one(
               paths[1], media_types[1], closes[1], stream_seqs[1], producers[1], epochs[1], seqs[1], events,
               leases[1]) o;
-    ELSIF num_nonnulls(stream_seqs, producers, leases) = 0 AND NOT true = ANY (closes)
-          AND counts = array_fill(counts[1], ARRAY[cardinality(counts)])
-          AND media_types = array_fill(media_types[1], ARRAY[cardinality(media_types)]) THEN
+    ELSIF pg_catalog.num_nonnulls(stream_seqs, producers, leases) = 0 AND NOT true = ANY (closes)
+          AND counts OPERATOR(pg_catalog.=) pg_catalog.array_fill(counts[1], ARRAY[pg_catalog.cardinality(counts)])
+          AND media_types OPERATOR(pg_catalog.=) pg_catalog.array_fill(media_types[1], ARRAY[pg_catalog.cardinality(media_types)]) THEN
         SELECT * INTO verdicts, tails, closed, known_epochs, known_seqs, cancels
           FROM run_gateway.append_plain(
               paths, media_types[1], counts[1], event_entries, event_ordinals, events);
@@ -508,10 +511,10 @@ BEGIN
         BEGIN
             SELECT c.name INTO channel FROM run_gateway.channel c;  -- by itself, so that its plan is kept
             PERFORM pg_notify(channel, run_gateway.news(
-                machine, path, tail - cardinality(events) + 1, tail, false, body));
+                machine, path, tail - pg_catalog.cardinality(events) + 1, tail, false, body));
             IF NOT starts_with(machine, '=') THEN
                 PERFORM pg_notify('run_gateway', run_gateway.news(
-                    machine, path, tail - cardinality(events) + 1, tail, false, NULL));
+                    machine, path, tail - pg_catalog.cardinality(events) + 1, tail, false, NULL));
             END IF;
         EXCEPTION WHEN OTHERS THEN
             NULL;  -- as above
@@ -556,7 +559,7 @@ BEGIN
         machine, paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs, event_entries,
         event_ordinals, events, bodies, NULL::integer[], verdicts, tails, closed, known_epochs, known_seqs, cancels);
     IF 'lost' = ANY (verdicts) THEN
-        SELECT array_agg(CASE WHEN v.verdict <> 'lost' THEN v.verdict WHEN v.producer IS NULL THEN 'closed'
+        SELECT pg_catalog.array_agg(CASE WHEN v.verdict <> 'lost' THEN v.verdict WHEN v.producer IS NULL THEN 'closed'
                               ELSE 'stale_epoch' END ORDER BY v.i)
           INTO verdicts FROM unnest(verdicts, producers) WITH ORDINALITY AS v(verdict, producer, i);
     END IF;

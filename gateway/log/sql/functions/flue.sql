@@ -32,14 +32,14 @@ BEGIN
     ON CONFLICT (run_id) DO UPDATE SET tail = excluded.tail, since = excluded.since;
     FOR silent IN
         SELECT w.run_id, w.tail FROM run_gateway.flue_silence w
-         WHERE w.since < now - silence * interval '1 second'
+         WHERE w.since < now - silence OPERATOR(pg_catalog.*) interval '1 second'
            -- Where nobody has heard of the database, Flue's server could not write to it, and is given as long again.
-           AND NOT EXISTS (SELECT FROM run_gateway.lease_looks l WHERE l.since > now - silence * interval '1 second')
+           AND NOT EXISTS (SELECT FROM run_gateway.lease_looks l WHERE l.since > now - silence OPERATOR(pg_catalog.*) interval '1 second')
          ORDER BY w.since LIMIT most
     LOOP
         BEGIN
             IF run_gateway.flue_end(silent.run_id, silent.tail, silence) THEN
-                ended := ended || silent.run_id;
+                ended := pg_catalog.array_append(ended, silent.run_id);
             END IF;
         EXCEPTION WHEN data_exception THEN   -- an event that is not as Flue writes it: the others are ended
             RAISE WARNING 'run % cannot be ended: %', silent.run_id, SQLERRM;
@@ -105,7 +105,7 @@ BEGIN
                 THEN least(greatest(extract(epoch FROM moment - r.started_at::timestamptz) * 1000, 0), 2147483647)
                 ELSE 0 END;
             r.result := NULL;
-            r.error := format(
+            r.error := pg_catalog.format(
                 '{"name":"RunAbandoned","message":"No event came for %s s: the server that ran it is gone."}', silence);
         END IF;
     END IF;
@@ -114,11 +114,11 @@ BEGIN
         -- Flue counts events that it could not write as well.
         index := greatest(s.next_offset, (last ->> 'eventIndex')::bigint + 1);
         UPDATE flue_event_streams v SET next_offset = v.next_offset + 1 WHERE v.path = place;
-        INSERT INTO flue_event_stream_entries (path, seq, data) VALUES (place, s.next_offset, concat(
-            '{"type":"run_end","runId":', to_json(run), ',"result":', coalesce(r.result, 'null'),
+        INSERT INTO flue_event_stream_entries (path, seq, data) VALUES (place, s.next_offset, pg_catalog.concat(
+            '{"type":"run_end","runId":', pg_catalog.to_json(run), ',"result":', coalesce(r.result, 'null'),
             ',"isError":', coalesce(r.is_error, false)::text, ',"error":' || r.error,
             ',"durationMs":', coalesce(r.duration_ms, 0), ',"v":3,"eventIndex":', index,
-            ',"timestamp":', to_json(coalesce(r.ended_at, r.started_at)), '}'));
+            ',"timestamp":', pg_catalog.to_json(coalesce(r.ended_at, r.started_at)), '}'));
     END IF;
     UPDATE flue_event_streams v SET closed = true WHERE v.path = place AND NOT v.closed;
     IF r.status = 'active' THEN

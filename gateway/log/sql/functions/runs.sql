@@ -404,7 +404,7 @@ BEGIN
     END LOOP;
 
     -- Alive. Locked, as what an append that is under way promises is not to be seen yet: a shorter lease, maybe. What is
-    -- held is looked at again in a second, and so is a run that could not be ended.
+    -- held is left for the next look, and so is a run that could not be ended.
     UPDATE run_gateway.leases l SET check_at = run_gateway.lease_end(s.lease_until, s.lease, watched)
       FROM run_gateway.streams s
      WHERE l.stream = ANY (ARRAY(SELECT v.id FROM run_gateway.streams v WHERE v.id = ANY (due) AND NOT v.closed
@@ -412,7 +412,7 @@ BEGIN
        AND s.id = l.stream AND run_gateway.lease_end(s.lease_until, s.lease, watched) > this;
     GET DIAGNOSTICS moved = ROW_COUNT;
     seen := seen + moved;
-    UPDATE run_gateway.leases l SET check_at = this + interval '1 second' WHERE l.stream = ANY (due) AND l.check_at <= this;
+    UPDATE run_gateway.leases l SET check_at = this + interval '0.5 seconds' WHERE l.stream = ANY (due) AND l.check_at <= this;
     GET DIAGNOSTICS moved = ROW_COUNT;
     seen := seen + moved;
     more := cardinality(due) = most AND seen > 0;
