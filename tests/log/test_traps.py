@@ -63,11 +63,10 @@ async def set_traps(connection: asyncpg.Connection[asyncpg.Record]) -> None:
 
 @pytest_asyncio.fixture
 async def log(postgres: Postgres) -> AsyncIterator[tuple[Log, str]]:
-    async with postgres.database() as url:
-        async with opened(url) as log:
-            async with connected(url) as connection:
-                await set_traps(connection)
-            yield log, url
+    async with postgres.database() as url, opened(url) as log:
+        async with connected(url) as connection:
+            await set_traps(connection)
+        yield log, url
 
 
 async def test_the_traps_are_such(log: tuple[Log, str]) -> None:
