@@ -1,7 +1,8 @@
 """How many sockets this process may have open, and how many of those are for readers.
 
 A process without free descriptors accepts nothing any more: no writer, no request for /health, no connection to the
-database. Only readers are limited here, so that there is always room for the others.
+database. So connections are limited to what leaves room for the process itself, and readers to what leaves room for
+other connections.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import sys
 logger = logging.getLogger("gateway.descriptors")
 
 _OTHERS = 256  # descriptors that are no readers': writers, probes, the database, files
+_OWN = (
+    128  # descriptors that are no client's, besides the database pool's: LISTEN, webhooks, files, who asks for /health
+)
 
 
 def raise_limit() -> None:
@@ -29,11 +33,31 @@ def room_for(readers: int) -> int:
     """`readers`, or fewer if there are not enough descriptors for them."""
     if sys.platform == "win32":
         return readers
-    import resource
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY or limit - _OTHERS >= readers:
+    limit = _limit()
+    if limit - _OTHERS >= readers:
         return readers
     room = max(limit - _OTHERS, limit // 2)
     logger.warning("Of %d live readers only %d may come: %d descriptors are all there are.", readers, room, limit)
     return room
+
+
+def room_for_connections(connections: int, pool: int, each: int = 1) -> int:
+    """`connections`, or fewer if there are not enough descriptors for them.
+
+    `pool`: connections to the database. `each`: descriptors that a request may need; two, where it is passed on.
+    """
+    if sys.platform == "win32":
+        return connections
+    limit = _limit()
+    room = max((limit - _OWN - pool) // each, limit // 4)
+    if room >= connections:
+        return connections
+    logger.info("Of %d connections only %d may come: %d descriptors are all there are.", connections, room, limit)
+    return room
+
+
+def _limit() -> int:
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit

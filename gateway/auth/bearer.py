@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_to_bytes
 
 from gateway.auth.errors import CredentialMalformed
 from gateway.protocol.fields import RawHeaders
@@ -34,13 +34,10 @@ def in_query(query: bytes) -> bytes | None:
     """The token of the query; None without one. Raises CredentialMalformed."""
     if b"token=" not in query:
         return None
-    try:
-        found = [value for name, value in parse_qsl(query.decode("ascii"), keep_blank_values=True) if name == "token"]
-    except ValueError:
-        raise CredentialMalformed("The query string cannot be read.") from None
+    found = [field[6:] for field in query.split(b"&") if field.startswith(b"token=")]
     if not found:
         return None
-    token = found[0].encode()
+    token = unquote_to_bytes(found[0])
     if len(found) > 1 or len(token) > MAX_TOKEN or not _TOKEN.fullmatch(token):
         raise CredentialMalformed("token must be there once, and be one.")
     return token

@@ -25,6 +25,7 @@ from gateway.cli.logs import identify
 from gateway.cli.memory import Memory
 from gateway.cli.metrics_port import metrics_port
 from gateway.cli.stop import Stop
+from gateway.descriptors import room_for_connections
 from gateway.fanout.server import Server
 from gateway.http.connection import connections
 from gateway.http.replay import Replay
@@ -84,7 +85,9 @@ def _config(settings: Settings, application: App, app: Gateway) -> uvicorn.Confi
             request_timeout=settings.request_timeout,
             send_timeout=settings.send_timeout,
             max_head=settings.max_head,
-            max_connections=settings.max_connections,
+            max_connections=room_for_connections(
+                settings.max_connections, settings.pool_size, 2 if settings.upstream else 1
+            ),
             common=app.cors.constant,
             bodies=app.bodies,
         ),

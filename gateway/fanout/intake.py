@@ -10,13 +10,13 @@ from __future__ import annotations
 from asyncio import Transport
 from typing import Any, ClassVar, Final, Protocol, cast
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpRequestParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.fanout.heads import without_upgrade
 from gateway.fanout.parts import Flow
-from gateway.protocol.errors import HeadTooLarge, ProtocolError, TooManyPending
+from gateway.protocol.errors import HeadTooLarge, MalformedHttp, ProtocolError, TooManyPending
 
 TURN: Final = 64 << 10  # bytes that the parser is given in a turn, at most
 BEHIND: Final = 64 << 10  # bytes that may wait for their turn, give or take a read; then the client has to wait
@@ -172,6 +172,8 @@ class Intake(HttpToolsProtocol):
                         break
             try:
                 self.parser.feed_data(data[at:to])
+            except HttpParserUpgrade:
+                self.refuse(MalformedHttp())  # of CONNECT, which has been refused
             except HttpParserError as error:
                 if not isinstance(error.__context__, _Upgrade) or not self._without_upgrade():
                     self.failed(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -24,11 +24,23 @@ from gateway.http.post import Post
 from gateway.http.responses import Sending
 from gateway.http.routes import AppendDirectly, Routes
 from gateway.http.upstream import Upstream
-from gateway.protocol.errors import Draining, InternalFault, MethodNotAllowed, ProtocolError, RouteNotFound
+from gateway.protocol.errors import (
+    Draining,
+    InternalFault,
+    InvalidRequest,
+    MethodNotAllowed,
+    ProtocolError,
+    RouteNotFound,
+)
 from gateway.protocol.stream_path import RESERVED, is_reserved, stream_path_of
 from gateway.protocol.tenants import within
 from gateway.quotas import Quotas
 from gateway.quotas.facade import open_at
+
+MOST_FIELDS: Final = 256
+"""Fields of a query, so that nobody takes one apart for long. What is below a route may take fewer."""
+
+_METHODS: Final = b"GET, HEAD, PUT, POST, DELETE, OPTIONS"
 
 
 class Entry:
@@ -57,20 +69,16 @@ class Entry:
         self._upstream = upstream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._upstream is not None and not ours(scope["path"]):
-            await self._passed_on(self._upstream, scope, receive, send)
-            return
-        sending = responses.carrying(scope, send, self._cors.common(scope))
         if self._quotas.addresses is None:
-            await self._answer(scope, receive, sending)
+            await self._let_on(scope, receive, send)
             return
         try:
             address = open_at(self._quotas.addresses, scope)
         except ProtocolError as error:
-            await responses.refuse(scope, sending, error)
+            await responses.refuse(scope, responses.carrying(scope, send, self._cors.common(scope)), error)
             return
         with self._quotas.addresses.one(address):
-            await self._answer(scope, receive, sending)
+            await self._let_on(scope, receive, send)
 
     def expects(self, post: Post) -> bool:
         """Whether a POST may come past ASGI: its sender is known already, and no quota has to be asked. See Appends."""
@@ -91,6 +99,18 @@ class Entry:
             request_log.failed(post.scope, error)
             post.refuse(InternalFault())
             return True
+
+    async def _let_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._upstream is not None and not ours(scope["path"]) and scope["method"] != "TRACE":
+            await self._passed_on(self._upstream, scope, receive, send)
+            return
+        sending = responses.carrying(scope, send, self._cors.common(scope))
+        if scope["method"] == "TRACE":  # it would show to a script what its browser adds to a request (RFC 9110 §9.3.8)
+            await responses.refuse(scope, sending, MethodNotAllowed(None, [(b"allow", _METHODS)]))
+        elif scope["query_string"].count(b"&") > MOST_FIELDS:
+            await responses.refuse(scope, sending, InvalidRequest(f"A query has at most {MOST_FIELDS} fields."))
+        else:
+            await self._answer(scope, receive, sending)
 
     async def _answer(self, scope: Scope, receive: Receive, sending: Sending) -> None:
         if is_preflight(scope):

@@ -25,6 +25,25 @@ _ID: Final = "gateway.request_id"
 _OUTCOME: Final = "gateway.outcome"  # where an AccessLog, if there is one, is told of a refusal
 
 
+class Seldom:
+    """Lets one line of each kind through in a second, so that nobody fills the log; the metrics count all."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[float, int]] = {}  # when the last line was, and how many were held back since
+
+    def more(self, kind: str, now: float) -> int | None:
+        """How many of this kind were held back since the last that was not; None: this one is, too."""
+        last, held = self._kinds.get(kind, (-1.0, 0))
+        if last >= 0 and now - last < 1:
+            self._kinds[kind] = last, held + 1
+            return None
+        self._kinds[kind] = now, 0
+        return held
+
+
+_seldom: Final = Seldom()
+
+
 def appended_to(scope: Scope) -> str | None:
     """The path, as the client knows it, of the stream that a request appends to; None for any other request."""
     if scope["type"] != "http" or scope["method"] != "POST":
@@ -60,9 +79,12 @@ def refused(scope: Scope, error: ProtocolError) -> None:
         return
     level = logging.WARNING if isinstance(error, Unavailable) else logging.DEBUG
     if logger.isEnabledFor(level) and not isinstance(error, InternalFault):
+        more = _seldom.more(error.type, time.monotonic())
+        if more is None:
+            return
         cause = {} if error.__cause__ is None else {"cause": type(error.__cause__).__name__}
         fields = request(scope) | {"status": error.status, "refusal": error.type} | cause
-        logger.log(level, "A request was refused.", extra={"request": fields})
+        logger.log(level, "A request was refused.", extra={"request": fields | ({"unlogged": more} if more else {})})
 
 
 def failed(scope: Scope, error: BaseException) -> None:

@@ -214,8 +214,8 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         20_000,
         ge=1,
-        description="Connections that each worker takes; on further ones only /health and /ready are answered, all"
-        " else is 503.",
+        description="Connections that each worker takes, fewer where there are not the descriptors; on further ones"
+        " only /health and /ready are answered, all else is 503.",
     )
     max_reads: int = Field(
         4, ge=1, description="Pages of the log that each worker reads at the same time; other reads wait."

@@ -132,7 +132,7 @@ class Handlers:
 
     async def release(self, request: Request, id: Id) -> Response:
         """A pull-wake's worker gives the lease back. If work is left, the next wake is made."""
-        token = rules.parse_bearer(request.headers.get("authorization"))
+        token = await self._shown(request, id)
         released = rules.parse_object(await http.body(request, self._bodies))
         asked = rules.parse_settlement({**released, "acks": [], "done": True})
         await self._apply(request, id, "pull-wake", token, asked)
@@ -144,9 +144,17 @@ class Handlers:
         return http.answer(200, orjson.dumps(keys.jwks()), "application/jwk-set+json", "public, max-age=300")
 
     async def _settle(self, request: Request, id: str, type: Type | None) -> Response:
-        token = rules.parse_bearer(request.headers.get("authorization"))
+        token = await self._shown(request, id)
         settlement = rules.parse_settlement(await http.body(request, self._bodies))
         return http.json(200, {"ok": True, "next_wake": await self._apply(request, id, type, token, settlement)})
+
+    async def _shown(self, request: Request, id: str) -> str:
+        """The token that the request carries. Whoever has no other credential has it checked before a body is read."""
+        token = rules.parse_bearer(request.headers.get("authorization"))
+        if principal_of(request.scope) is NOBODY:
+            rules.parse_id(id)
+            (await self._keys()).check_token(token, id, time.time())
+        return token
 
     async def _apply(self, request: Request, id: str, type: Type | None, token: str, settlement: Settlement) -> bool:
         stored = rules.parse_id(id)

@@ -1,0 +1,165 @@
+"""What is sent behind a request that is not answered yet: it is kept within bounds, and hides nobody's leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import weakref
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from gateway.fanout.intake import BEHIND
+from gateway.fanout.transport import DirectProtocol
+from tests.databases import Postgres
+from tests.machines import Machine
+from tests.servers import PATIENCE, Running, body_of, serving, until
+
+READ = 256 << 10  # what the server reads at once, at most
+PUT = b"PUT /runs/%b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+WAITS = {
+    "long-poll": b"GET /runs/w?offset=now&live=long-poll HTTP/1.1\r\nHost: h\r\n\r\n",
+    "event stream": b"GET /runs/w?offset=now&live=sse HTTP/1.1\r\nHost: h\r\n\r\n",
+    "event stream with a body": b"GET /runs/w?offset=now&live=sse HTTP/1.1\r\nHost: h\r\nContent-Length: 99999\r\n\r\n",
+    "wait for an end": b"GET /runs/w?meta&wait=300 HTTP/1.1\r\nHost: h\r\n\r\n",
+}
+NEXT = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
+LONG = b"GET /runs/w?x=%b HTTP/1.1\r\nHost: h\r\n\r\n" % (b"x" * 2_900)
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
+    async with postgres.database() as url:
+        yield url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def gateway(database_of_all: str) -> AsyncIterator[Running]:
+    with serving(database_of_all, "direct", long_poll_timeout=300, request_timeout=2, keep_alive=2) as running:
+        assert (await running.raw(PUT % b"w"))[9:12] == b"201"
+        yield running
+
+
+def connections(gateway: Running) -> set[Any]:
+    return gateway.server.server_state.connections
+
+
+async def opened(port: int, sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    return reader, writer
+
+
+@pytest.mark.parametrize("behind", [b"", NEXT, LONG * 10, LONG * 200], ids=["nothing", "one", "ten", "200"])
+@pytest.mark.parametrize("wait", WAITS)
+async def test_who_leaves_is_missed_whatever_is_behind_it(gateway: Running, wait: str, behind: bytes) -> None:
+    await until(lambda: not connections(gateway))
+    clients = [await opened(gateway.port, WAITS[wait] + behind) for _ in range(20)]
+    await until(lambda: len(gateway.server.server_state.tasks) >= 20)
+    assert len(connections(gateway)) == 20
+    for _, writer in clients:
+        writer.transport.abort() if len(behind) < READ else writer.close()
+    await until(lambda: not connections(gateway) and not gateway.server.server_state.tasks)
+    assert gateway.app.bodies.held == 0
+    assert all(not hub.tails for hub in gateway.app._hubs)
+
+
+async def test_what_is_behind_a_wait_is_kept_within_bounds(gateway: Running) -> None:
+    await until(lambda: not connections(gateway))
+    _, writer = await opened(gateway.port, WAITS["long-poll"])
+    await until(lambda: len(connections(gateway)) == 1 and len(gateway.server.server_state.tasks) == 1)
+    (connection,) = connections(gateway)
+    writer.write(LONG * 10_000)
+    await until(lambda: connection.flow.read_paused)
+    assert len(connection._behind) <= BEHIND + READ
+    assert len(gateway.server.server_state.tasks) == 1, "nothing is made of what waits"
+    # Nobody can tell whether this client is there still, and so it is not waited for without end.
+    await until(lambda: not connections(gateway))
+    writer.transport.abort()
+    assert gateway.app.bodies.held == 0
+
+
+async def test_everything_behind_is_answered_in_its_order(gateway: Running) -> None:
+    head = b"POST /runs/order HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+    sent = b"".join([head + b"Content-Length: %d\r\n\r\n%d" % (len(str(n)), n) for n in range(300)])
+    await gateway.raw(PUT % b"order")
+    bad = b"GET /runs/order HTTP/1.1\r\nno header\r\n\r\n"
+    answers = await gateway.raw(sent + WAITS["long-poll"].replace(b"now", b"-1").replace(b"/w", b"/order") + bad)
+    statuses = [answer[:3] for answer in answers.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [b"204"] * 300 + [b"200", b"400"], "rubbish, too, is answered in its turn"
+    kept = await gateway.raw(b"GET /runs/order HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    assert json.loads(body_of(kept)) == list(range(300))
+
+
+@pytest.mark.parametrize("kind", ["answered", "waiting", "half a body", "half a head", "behind", "refused"])
+async def test_a_lost_connection_is_freed_without_a_look_for_rings(gateway: Running, kind: str) -> None:
+    post = b"POST /runs/w HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    sent = {
+        "answered": NEXT,
+        "waiting": WAITS["long-poll"],
+        "half a body": post + b"12",
+        "half a head": post[:40],
+        "behind": WAITS["event stream"] + NEXT * 50,
+        "refused": b"rubbish\r\n\r\n",
+    }[kind]
+    await until(lambda: not connections(gateway))
+    gc.collect()
+    gc.disable()
+    try:
+        reader, writer = await opened(gateway.port, sent)
+        await until(lambda: len(connections(gateway)) == 1)
+        if kind in ("answered", "refused"):
+            assert await reader.read(10)
+        else:
+            await gateway.get_raw("/health")
+        references = [weakref.ref(each) for each in list(connections(gateway))]
+        assert any(isinstance(each(), DirectProtocol) for each in references)
+        writer.transport.abort()
+        del reader, writer
+        await until(lambda: all(each() is None for each in references))
+    finally:
+        gc.enable()
+
+
+async def test_rounds_of_pipelining_do_not_add_up_in_memory(database_of_all: str) -> None:
+    """2,000 requests of 2.9 kB on each of eight connections, eight times over."""
+    async with Machine.start(database_of_all, env={"GATEWAY_REQUEST_TIMEOUT": "1"}) as machine:
+
+        def resident() -> int:
+            pages = Path(f"/proc/{machine.pid}/statm").read_text().split()[1]
+            return int(pages) * 4096
+
+        def descriptors() -> int:
+            return len(list(Path(f"/proc/{machine.pid}/fd").iterdir()))
+
+        async def round() -> int:
+            clients = [await opened(machine.port, WAITS["long-poll"]) for _ in range(8)]
+            for _, writer in clients:
+                writer.write(LONG * 2_000)
+            most = 0
+            for _ in range(20):
+                async with asyncio.timeout(PATIENCE):
+                    reader, writer = await opened(machine.port, NEXT)
+                    assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+                    writer.close()
+                most = max(most, resident())
+            for _, writer in clients:
+                writer.transport.abort()
+            await until(lambda: descriptors() <= idle)
+            return most
+
+        reader, writer = await opened(machine.port, PUT % b"w")
+        await reader.read()
+        writer.close()
+        idle = descriptors() + 2
+        await round()
+        before = resident()
+        rounds = [await round() for _ in range(8)]
+        assert max(rounds) - before < 16 << 20, "at most what is kept of each, and not the 46 MB that were sent"
+        assert max(rounds[4:]) - max(rounds[:4]) < 4 << 20, "and no more with each round"
