@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from gateway.outage import Outage
+from gateway.outage import Outage, SeldomLogger
 from gateway.protocol.errors import ProtocolError
 
 _T = TypeVar("_T")
 
 logger = logging.getLogger("gateway.tasks")
+seldom_logger: Final = SeldomLogger(logger)
 
 AGAIN: Final = 1.0  # seconds until what has ended is begun again
 
@@ -37,22 +39,45 @@ def kept(name: str, run: Callable[[], Awaitable[None]], *, again: float = AGAIN)
     return asyncio.create_task(keep(), name=name)
 
 
-async def forever(step: Callable[[], Awaitable[float | None]], pause: Callable[[], float], outage: Outage) -> None:
-    """Does a step again and again, until cancelled, with pauses of `pause()` seconds, or as many as the step returns.
+async def forever(
+    step: Callable[[], Awaitable[float | None]],
+    pause: Callable[[], float],
+    outage: Outage | None = None,
+    *,
+    bell: asyncio.Event | None = None,
+    late: bool = False,
+) -> None:
+    """Does a step again and again, until cancelled: the one loop of whatever a Machine does by itself.
 
-    A step that is refused, as while the database is away, begins the outage, whose line has one `%r` for the cause; the
-    next that succeeds ends it. What nobody expected is logged, and the next step tries again.
+    Between two steps it waits `pause()` seconds, or as many as the step returns, or until `bell` rings. `late`: and so
+    before the first one. A step that is refused, as while the database is away, begins the outage, whose line has one
+    `%r` for the cause; the next that succeeds ends it. Without an outage a refusal is nobody's news. What nobody
+    expected is logged, at most once a second, and the next step tries again.
     """
+    rest = pause() if late else 0.0
     while True:
+        await _rest(rest, bell)
         wait = None
         try:
             wait = await step()
-            outage.end()
+            if outage is not None:
+                outage.end()
         except ProtocolError as error:
-            outage.begin(error.__cause__)
+            if outage is not None:
+                outage.begin(error.__cause__)
         except Exception:
-            logger.exception("A step in the background failed; the next one tries again.")
-        await asyncio.sleep(pause() if wait is None else wait)
+            seldom_logger.exception("A step in the background failed; the next one tries again.")
+        rest = pause() if wait is None else wait
+
+
+async def _rest(seconds: float, bell: asyncio.Event | None) -> None:
+    if bell is None:
+        await asyncio.sleep(seconds)
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await bell.wait()
+    bell.clear()
 
 
 async def together(*work: Coroutine[Any, Any, None]) -> None:

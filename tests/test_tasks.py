@@ -101,3 +101,23 @@ async def test_a_step_that_fails_keeps_none_from_being_done(caplog: pytest.LogCa
         await end(task)
     said = [record.getMessage() for record in caplog.records if record.name in ("test", "gateway.tasks")]
     assert said == ["It begins (None).", "It ends.", "A step in the background failed; the next one tries again."]
+
+
+async def test_a_bell_cuts_a_pause_short_and_rings_once() -> None:
+    done = asyncio.Semaphore(0)
+    bell = asyncio.Event()
+
+    async def step() -> float:
+        done.release()
+        return 3600
+
+    async with asyncio.timeout(30):
+        task = asyncio.create_task(forever(step, lambda: 3600, bell=bell, late=True))
+        await asyncio.sleep(0)
+        assert done.locked()
+        bell.set()
+        await done.acquire()
+        assert not bell.is_set()
+        bell.set()
+        await done.acquire()
+        await end(task)

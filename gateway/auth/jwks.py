@@ -21,7 +21,7 @@ from jwt.exceptions import PyJWTError
 from gateway.auth.errors import IssuerUnavailable
 from gateway.auth.jwt import Key
 from gateway.outage import Outage
-from gateway.tasks import end, kept
+from gateway.tasks import end, forever, kept
 from gateway.wording import one_line
 
 logger = logging.getLogger("gateway.auth.jwks")
@@ -46,6 +46,7 @@ class Jwks:
         self._refresh = refresh
         self._keys: dict[str | None, Key] | None = None  # None: never fetched
         self._raw = b""
+        self._delay = RETRY[0]
         self._looked_at = float("-inf")
         self._outage = Outage(
             logger,
@@ -84,15 +85,15 @@ class Jwks:
         return keys.get(kid)
 
     async def _run(self) -> None:
-        delay = RETRY[0]
-        while True:
-            if self._outage.lasts:
-                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-                delay = min(delay * 2, RETRY[1])
-            else:
-                delay = RETRY[0]
-                await asyncio.sleep(self._refresh * random.uniform(0.9, 1.1))
-            await self._look_now()
+        await forever(self._look_now, self._pause, late=True)
+
+    def _pause(self) -> float:
+        """Seconds until the next fetch: ever more of them while the issuer does not answer."""
+        if not self._outage.lasts:
+            self._delay = RETRY[0]
+            return self._refresh * random.uniform(0.9, 1.1)
+        delay, self._delay = self._delay, min(self._delay * 2, RETRY[1])
+        return delay * random.uniform(0.5, 1.5)
 
     async def _look_now(self) -> None:
         """One fetch for all that ask for one at the same time."""

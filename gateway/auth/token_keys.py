@@ -17,7 +17,7 @@ from gateway.auth.read_tokens import PREFIX, Capability, key_id, key_id_of
 from gateway.log import shared_secrets
 from gateway.log.database import Database
 from gateway.protocol.errors import Unavailable
-from gateway.tasks import end, kept
+from gateway.tasks import end, forever, kept
 
 REFRESH: Final = 60.0  # seconds between reads of the database, after which a deleted key is no longer accepted
 PAUSE: Final = 1.0  # seconds, at least, between reads for unknown keys, since a token may name any key
@@ -77,10 +77,7 @@ class ReadTokens:
         return self._keys[-1]
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(REFRESH)
-            with suppress(Unavailable):  # what is known stays valid
-                await self._look()
+        await forever(self._look, lambda: REFRESH, late=True)  # without a database, what is known stays valid
 
     async def _look_soon(self) -> None:
         """Reads the keys anew, once for all that ask: another Machine may have signed with a newer key."""

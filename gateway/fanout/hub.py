@@ -10,7 +10,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from contextlib import suppress
 from typing import Final
 
 from gateway.counting import SECONDS, Histogram
@@ -24,7 +23,7 @@ from gateway.protocol.batch import Batch, News, Page, after
 from gateway.protocol.cursor import cursor
 from gateway.protocol.errors import ProtocolError, StreamGone, StreamNotFound, Unavailable
 from gateway.protocol.offset import format_offset
-from gateway.tasks import end
+from gateway.tasks import end, forever
 
 logger = logging.getLogger("gateway.fanout.hub")
 seldom_logger: Final = SeldomLogger(logger)
@@ -92,7 +91,7 @@ class Hub:
         self._hinted: set[Tail] = set()
         self._looking_into: asyncio.Task[None] | None = None
         self._outage = Outage(
-            logger, "The log cannot be read; followers wait until it can.", "The log can be read again."
+            logger, "The log cannot be read (%r); followers wait until it can.", "The log can be read again."
         )
 
     @property
@@ -245,8 +244,8 @@ class Hub:
                 if hinted := hinted - self._hinted:
                     await self._compare(hinted)
                 await asyncio.sleep(HINT_PAUSE)
-        except ProtocolError:
-            self._outage.begin()  # the next sweep finds it
+        except ProtocolError as error:
+            self._outage.begin(error.__cause__)  # the next sweep finds it
         except Exception:
             seldom_logger.exception("What was said to have changed could not be looked into; the next sweep does it.")
         finally:
@@ -325,8 +324,8 @@ class Hub:
                     return
         except (StreamNotFound, StreamGone):
             self._drop(tail)
-        except ProtocolError:
-            self._outage.begin()  # the next sweep fills the gap
+        except ProtocolError as error:
+            self._outage.begin(error.__cause__)  # the next sweep fills the gap
         except Exception:
             seldom_logger.exception("A stream's readers could not be given what was read; the next sweep tries again.")
         finally:
@@ -359,16 +358,14 @@ class Hub:
 
     async def run(self) -> None:
         """The one timer, and the sweep. Runs until cancelled."""
-        self._spawn(self._sweep_forever())
+        self._spawn(forever(self.sweep, self._sweep_interval, self._outage, bell=self._look, late=True))
         try:
-            while True:
-                await asyncio.sleep(TICK)
-                try:
-                    self.tick()
-                except Exception:
-                    logger.exception("The timer of this Machine's readers failed; it goes on.")
+            await forever(self._on_tick, lambda: TICK, late=True)
         finally:
             await end(*self._tasks)
+
+    async def _on_tick(self) -> None:
+        self.tick()
 
     def tick(self) -> None:
         """Ends the followers that are due, and sends a heartbeat where nothing was sent for long."""
@@ -390,23 +387,10 @@ class Hub:
             self._keep_at[tail] = now + min(tail.stream.ttl / 3, KEEP)
         try:
             await self._touch([tail.path for tail in tails])
-        except ProtocolError:
-            self._outage.begin()
+        except ProtocolError as error:
+            self._outage.begin(error.__cause__)
         except Exception:
             seldom_logger.exception("Streams with readers could not be kept from expiring; the next touch tries again.")
-
-    async def _sweep_forever(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), self._sweep_interval())
-            self._look.clear()
-            try:
-                await self.sweep()
-            except ProtocolError:
-                self._outage.begin()
-            except Exception:
-                # A defect here must not end this Machine's sweeps: without them lost news is never found.
-                logger.exception("The tails could not be compared with the log; the next sweep tries again.")
 
     async def sweep(self) -> None:
         """Compares every tail with the log: lost news makes readers late, never wrong. Raises Unavailable."""

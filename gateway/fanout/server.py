@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+from typing import Final
 
 import uvicorn
 
 from gateway.fanout.transport import DirectProtocol
+from gateway.outage import SeldomLogger
+
+seldom_logger: Final = SeldomLogger(logging.getLogger("gateway.fanout.server"))
 
 
 class Server(uvicorn.Server):
@@ -30,7 +35,12 @@ class Server(uvicorn.Server):
         now = asyncio.get_running_loop().time()
         for connection in tuple(self.server_state.connections):
             if isinstance(connection, DirectProtocol):
-                connection.lapse(now)
+                try:
+                    connection.lapse(now)
+                except Exception:
+                    # What one connection raises must neither end the server nor keep others from being looked at.
+                    seldom_logger.exception("A connection was ended: its time could not be looked at.")
+                    connection.abort()
 
     async def _tick(self) -> None:
         while True:

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from gateway.log.database import Database
 from gateway.outage import Outage
-from gateway.protocol.errors import ProtocolError, StreamHeld
+from gateway.protocol.errors import StreamHeld
+from gateway.tasks import forever
 
 logger = logging.getLogger("gateway.log.housekeeping")
 
@@ -60,19 +61,15 @@ class Housekeeping:
 
     async def run(self) -> None:
         """Rounds, until cancelled."""
-        while True:
-            await asyncio.sleep(self._interval * random.uniform(0.5, 1.5))
-            packed, purged = self.packed, self.purged
-            try:
+        await forever(self._turn, lambda: self._interval * random.uniform(0.5, 1.5), self._outage, late=True)
+
+    async def _turn(self) -> None:
+        """A round, unless another Machine does the housekeeping. Raises Unavailable."""
+        packed, purged = self.packed, self.purged
+        try:
+            with suppress(KeptElsewhere):
                 await self.round()
-                self._outage.end()
-            except KeptElsewhere:
-                self._outage.end()
-                continue
-            except ProtocolError as error:
-                self._outage.begin(error.__cause__)
-            except Exception:
-                logger.exception("Housekeeping failed; the next round tries again.")
+        finally:
             if (self.packed, self.purged) != (packed, purged):
                 logger.info("Packed pages: %d, purged rows: %d.", self.packed - packed, self.purged - purged)
 

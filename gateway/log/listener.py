@@ -25,7 +25,7 @@ from gateway.log.database import Database
 from gateway.log.direct import host_of
 from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
-from gateway.tasks import end, kept
+from gateway.tasks import end, forever, kept
 
 logger = logging.getLogger("gateway.log.listener")
 
@@ -70,6 +70,8 @@ class Listener:
         self._alone_after = 0.0
         self._heartbeat = heartbeat
         self._feed = feed
+        self._delay = _RETRY[0]  # until the next attempt to connect
+        self._said = ""  # why there is no connection
         self._nonce = ""
         self._echo = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -100,31 +102,34 @@ class Listener:
         await end(self._task, *self._greetings)
 
     async def _run(self, ready: asyncio.Event) -> None:
-        delay = _RETRY[0]
-        said = ""
-        while True:
+        await forever(lambda: self._attempt(ready), self._next_delay)
+
+    def _next_delay(self) -> float:
+        delay, self._delay = self._delay, min(self._delay * 2, _RETRY[1])
+        return delay * random.uniform(0.5, 1.5)
+
+    async def _attempt(self, ready: asyncio.Event) -> None:
+        """Listens where it works, for as long as it does; then the log is polled, until the next attempt."""
+        try:
             for address in self._addresses:
-                last = address is self._addresses[-1]
                 try:
-                    await self._listen(address, last, ready)
+                    await self._listen(address, address is self._addresses[-1], ready)
                 except (*FAULTS, Unavailable) as error:
-                    what = f"{type(error).__name__}, {host_of(address)}"
-                    if self.news == "listen":
-                        self.lost += 1
-                        delay = _RETRY[0]
-                        logger.warning("The listening connection is lost (%s); polling.", what)
-                    elif what != said:
-                        logger.warning("No listening connection (%s); polling.", what)
-                    said = what
+                    self._say(f"{type(error).__name__}, {host_of(address)}")
                     if self.news == "listen":
                         break  # it has worked here, and will again
-                except Exception:
-                    # A defect here must not end this Machine's listening, nor keep it from starting.
-                    logger.exception("Listening failed unexpectedly; polling.")
+        finally:  # a defect must not keep a Machine from starting either
             self._set("polling")
             ready.set()
-            await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-            delay = min(delay * 2, _RETRY[1])
+
+    def _say(self, what: str) -> None:
+        if self.news == "listen":
+            self.lost += 1
+            self._delay = _RETRY[0]
+            logger.warning("The listening connection is lost (%s); polling.", what)
+        elif what != self._said:
+            logger.warning("No listening connection (%s); polling.", what)
+        self._said = what
 
     async def _listen(self, address: str, last: bool, ready: asyncio.Event) -> None:
         """Listens on one connection, until it has failed or another address may be better."""

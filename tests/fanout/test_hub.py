@@ -275,7 +275,7 @@ async def test_a_log_that_cannot_be_read_is_told_of_once_and_so_is_its_return(
         async with asyncio.timeout(60):
             await done.wait()
         assert caplog.messages == [
-            "The log cannot be read; followers wait until it can.",
+            "The log cannot be read (None); followers wait until it can.",
             "The log can be read again.",
         ]
         running.cancel()
