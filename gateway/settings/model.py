@@ -209,7 +209,8 @@ class Settings(BaseSettings):
     max_readers: int = Field(
         10_000,
         ge=1,
-        description="SSE responses and long-polls that each worker has open at once; further ones are answered 503.",
+        description="SSE responses, long-polls and waits for a run's end that each worker has open at once; further"
+        " ones are answered 503.",
     )
     max_connections: int = Field(
         20_000,
@@ -249,10 +250,16 @@ class Settings(BaseSettings):
         None, gt=0, allow_inf_nan=False, description="Streams a second that one credential may make by each worker."
     )
     max_streams_per_token: int | None = Field(
-        None, ge=1, description="SSE responses and long-polls that one credential may have open at each worker."
+        None,
+        ge=1,
+        description="SSE responses, long-polls and waits for a run's end that one credential may have open at each"
+        " worker.",
     )
     max_requests_per_address: int | None = Field(
-        None, ge=1, description="Requests, open streams among them, that one client address may have at each worker."
+        None,
+        ge=1,
+        description="Requests, open streams and those to the application among them, that one client address may have"
+        " at each worker.",
     )
     max_runs_per_tenant: int | None = Field(
         None, ge=1, description="Runs that a tenant may have; those made within the last seconds may exceed it."

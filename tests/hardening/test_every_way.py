@@ -1,0 +1,314 @@
+"""All limits on all ways in. The ways are the application's own routes, so that one without its limits fails here.
+
+A way is one method of one route; where it is answered by different code (a POST past ASGI, a live read, a wait for a
+run's end), each of these is a way. `marks` say what it does, and so which limits it has to keep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from gateway.auth.rules import ROUTES
+from tests.servers import PATIENCE, Running, body_of, client_of, following, serving, until
+
+RUN: Final = "run"
+LIVE: Final = f"/runs/{RUN}?offset=-1&live=sse"
+SUBSCRIPTION: Final = "/v1/stream/__ds/subscriptions/{id}"
+
+
+@dataclass(frozen=True)
+class Way:
+    """`marks`: it takes a `body`, stays `live`, makes an `append`, a `stream` or a `run`, or is a `probe`."""
+
+    method: str
+    route: str
+    marks: str = ""
+    query: str = ""
+    past_asgi: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.route}{self.query}{' past ASGI' if self.past_asgi else ''}"
+
+    def target(self, name: str = RUN) -> str:
+        path = self.route.replace("{id}", name).replace("{path}", name).replace("{path:path}", name)
+        return path.replace("{rest:path}", "none") + self.query
+
+
+def stream(route: str, made: str) -> list[Way]:
+    return [
+        Way("GET", route),
+        Way("GET", route, "live", "?offset=now&live=long-poll"),
+        Way("GET", route, "live", "?offset=now&live=sse"),
+        Way("HEAD", route),
+        Way("PUT", route, made),
+        Way("POST", route, "body append", past_asgi=True),
+        Way("POST", route, "body append", "?by=asgi"),
+        Way("DELETE", route),
+    ]
+
+
+WAYS: Final = [
+    *stream("/v1/stream/{path}", "body stream"),
+    *stream("/runs/{id}", "body stream run"),
+    Way("GET", "/runs/{id}", "", "?meta"),
+    Way("GET", "/runs/{id}", "live", "?meta&wait=60"),
+    *[way for way in stream("/runs/{id}/control", "body stream") if way.method != "DELETE" and not way.past_asgi],
+    Way("POST", "/runs/{id}/cancel", "body"),
+    Way("POST", "/runs/{id}/token", "body"),
+    Way("POST", "/runs/{id}/heartbeat", "body", past_asgi=True),
+    Way("POST", "/runs/{id}/heartbeat", "body", "?by=asgi"),
+    Way("POST", "/runs", "body stream run"),
+    Way("GET", "/runs"),
+    Way("GET", "/health", "probe"),
+    Way("GET", "/ready", "probe"),
+    *[Way("GET", route) for route in ("/metrics", "/openapi.json", "/docs", "/docs/start.js")],
+    *[Way("GET", route) for route in ("/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css")],
+    Way("GET", "/v1/stream/__ds/jwks.json"),
+    Way("PUT", SUBSCRIPTION, "body"),
+    Way("GET", SUBSCRIPTION),
+    Way("DELETE", SUBSCRIPTION),
+    Way("POST", f"{SUBSCRIPTION}/streams", "body"),
+    Way("DELETE", f"{SUBSCRIPTION}/streams/{{path:path}}"),
+    *[Way("POST", f"{SUBSCRIPTION}/{name}", "body") for name in ("claim", "callback", "ack", "release")],
+    *[Way("GET", f"/v1/stream/__ds{rest}") for rest in ("", "/{rest:path}")],
+    Way("GET", "/of-the-application"),
+    Way("POST", "/of-the-application"),
+]
+METHODS: Final = ("get", "head", "put", "post", "patch", "delete")
+
+
+def ways(mark: str = "", *, but: str = "never") -> list[Way]:
+    return [way for way in WAYS if mark in way.marks and but not in way.marks]
+
+
+@contextmanager
+def limited(database_url: str, **settings: Any) -> Iterator[Running]:
+    """A gateway in front of an application that is not there, which a request over a limit does not get to."""
+    with serving(database_url, "direct", upstream="http://127.0.0.1:1", **settings) as gateway:
+        yield gateway
+
+
+@asynccontextmanager
+async def a_run(gateway: Running, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+    """With the run, its control stream, and a stream of the same name; closes each connection after its answer."""
+    closing = {"connection": "close", "content-type": "application/json", **headers}
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE, headers=closing) as http:
+        for path in (f"/runs/{RUN}", f"/runs/{RUN}/control", f"/v1/stream/{RUN}"):
+            assert (await http.put(path)).status_code in (200, 201)
+        yield http
+
+
+@asynccontextmanager
+async def reading(gateway: Running, target: str = LIVE, **headers: str) -> AsyncIterator[None]:
+    """Somebody reads while the block runs."""
+    async with client_of(gateway) as client, following(client, target, **headers) as follow:
+        await follow.until(lambda found: len(found.events) > 0)
+        yield
+
+
+Ask = Callable[[Way], Awaitable[httpx.Response]]
+
+
+async def each_is_refused(those: list[Way], ask: Ask, *expected: tuple[int, str]) -> None:
+    """Every one of these ways, in this state, for this reason."""
+    wrong = []
+    for way in those:
+        answer = await ask(way)
+        if way.method == "HEAD":
+            got = (answer.status_code, next((type for status, type in expected if status == answer.status_code), ""))
+        else:
+            told = answer.json().get("error", {}) if "json" in answer.headers.get("content-type", "") else {}
+            got = (answer.status_code, told.get("type", ""))
+        if got not in expected:
+            wrong.append((str(way), *got))
+    assert those, "a limit of nothing"
+    assert wrong == []
+
+
+# The ways
+
+
+def test_every_route_and_method_is_one_of_the_ways(database_url: str) -> None:
+    with limited(database_url) as gateway:
+        document = gateway.app._api.openapi()
+    described = {
+        (method.upper(), route)
+        for route, operations in document["paths"].items()
+        for method in operations
+        if method in METHODS
+    }
+    hidden = {("GET", route) for route in ROUTES if ROUTES[route].get("GET") and route != "/"}
+    known = {(way.method, way.route.replace(":path", "")) for way in WAYS}
+    assert described <= known
+    assert {(method, route.replace(":path", "")) for method, route in hidden} <= known
+    parameters = {each["name"] for each in document["paths"]["/runs/{id}"]["get"]["parameters"]}
+    assert parameters == {"offset", "live", "cursor", "Last-Event-ID", "If-None-Match", "tail", "meta", "wait"}, (
+        "what else may make a read last?"
+    )
+
+
+# The limits
+
+
+async def test_requests_of_one_address(database_url: str) -> None:
+    async def ask(way: Way) -> httpx.Response:
+        return await http.request(way.method, way.target(), headers=mine)
+
+    mine = {"x-forwarded-for": "192.0.2.1"}
+    with limited(database_url, max_requests_per_address=1) as gateway:
+        async with a_run(gateway) as http, reading(gateway, **mine):
+            await each_is_refused(WAYS, ask, (429, "too_many_requests"))
+
+
+async def test_connections(database_url: str) -> None:
+    async def ask(way: Way) -> httpx.Response:
+        return await http.request(way.method, way.target())
+
+    with limited(database_url, max_connections=1) as gateway:
+        async with a_run(gateway) as http:
+            await until(lambda: not gateway.server.server_state.connections)
+            async with reading(gateway):
+                await each_is_refused(ways(but="probe"), ask, (503, "too_many_connections"))
+                for way in ways("probe"):
+                    assert (await ask(way)).status_code == 200, "a load balancer is told that this Machine lives"
+
+
+async def test_heads(database_url: str) -> None:
+    async def ask(way: Way) -> httpx.Response:
+        return await http.request(way.method, way.target(), headers={"x-long": "x" * 200_000})
+
+    with limited(database_url) as gateway:
+        async with a_run(gateway) as http:
+            await each_is_refused(WAYS, ask, (431, "head_too_large"))
+
+
+async def test_live_readers_of_a_machine(database_url: str) -> None:
+    async def ask(way: Way) -> httpx.Response:
+        return await http.request(way.method, way.target())
+
+    with limited(database_url, max_readers=1) as gateway:
+        async with a_run(gateway) as http, reading(gateway):
+            await each_is_refused(ways("live"), ask, (503, "too_many_readers"))
+
+
+async def test_live_readers_of_a_credential(database_url: str) -> None:
+    async def ask(way: Way) -> httpx.Response:
+        return await http.request(way.method, way.target())
+
+    with limited(database_url, max_streams_per_token=1) as gateway:
+        async with a_run(gateway) as http, reading(gateway):
+            await each_is_refused(ways("live"), ask, (429, "too_many_streams"))
+
+
+async def test_live_readers_of_a_machine_that_drains(database_url: str) -> None:
+    async def ask(way: Way) -> httpx.Response:
+        return await http.request(way.method, way.target())
+
+    with limited(database_url) as gateway:
+        async with a_run(gateway) as http:
+            gateway.app.begin_drain()
+            await until(lambda: gateway.app._hub.drained)
+            await each_is_refused(ways("live"), ask, (503, "draining"))
+
+
+async def test_bodies(database_url: str) -> None:
+    async def ask(way: Way) -> httpx.Response:
+        """Past ASGI a body is short; of any other, only the length has come."""
+        length, body = (30_000, b"[%b]" % (b"1" * 29_998)) if way.past_asgi else (20_000_000, b"[")
+        head = f"{way.method} {way.target()} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n"
+        answer = await gateway.raw(
+            f"{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n".encode() + body
+        )
+        return httpx.Response(int(answer[9:12]), content=body_of(answer), headers={"content-type": "application/json"})
+
+    with limited(database_url, max_body=20_000) as gateway:
+        async with a_run(gateway):
+            # Who shows no token of a wake is not listened to any longer.
+            unknown = (401, "token_invalid")
+            await each_is_refused(ways("body"), ask, (413, "body_too_large"), (413, "invalid_request"), unknown)
+
+
+async def test_bodies_that_are_arriving_together(database_url: str) -> None:
+    with limited(database_url, max_pending=1_000) as gateway:
+        async with a_run(gateway), half_a_body(gateway, Way("POST", "/runs/{id}", query="?by=asgi"), 2_000):
+            await until(lambda: gateway.app._limits.bodies.held > 1_000)
+
+            async def ask(way: Way) -> httpx.Response:
+                async with half_a_body(gateway, way, 500) as reader:
+                    try:
+                        async with asyncio.timeout(10):
+                            head = await reader.readuntil(b"\r\n\r\n")
+                            length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+                            body = await reader.readexactly(int(length))
+                    except TimeoutError:
+                        return httpx.Response(100, text="it waits for the rest")
+                return httpx.Response(int(head[9:12]), content=body, headers={"content-type": "application/json"})
+
+            await each_is_refused(ways("body"), ask, (429, "too_many_pending"), (401, "token_invalid"))
+
+
+@asynccontextmanager
+async def half_a_body(gateway: Running, way: Way, size: int) -> AsyncIterator[asyncio.StreamReader]:
+    """A request whose body has begun to arrive after its head: what comes with the head is not counted."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    try:
+        head = f"{way.method} {way.target()} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n"
+        writer.write(f"{head}content-length: {2 * size}\r\n\r\n[".encode())
+        for _ in range(10):
+            await asyncio.sleep(0.02)
+            writer.write(b"1" * (size // 10))
+        yield reader
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_appends_of_a_credential(database_url: str) -> None:
+    async def ask(way: Way) -> httpx.Response:
+        return await http.request(way.method, way.target(), content=b"1")
+
+    with limited(database_url, max_appends_per_token=0.001) as gateway:
+        async with a_run(gateway) as http:
+            assert (await http.post(f"/runs/{RUN}", content=b"1")).status_code == 204
+            await each_is_refused(ways("append"), ask, (429, "too_many_appends"))
+
+
+async def test_streams_that_a_credential_makes(database_url: str) -> None:
+    async def ask(way: Way) -> httpx.Response:
+        return await http.request(way.method, way.target("another"))
+
+    with limited(database_url, max_creates_per_token=3.001) as gateway:
+        async with a_run(gateway) as http:
+            gateway.app._quotas._creates.limit = 0.001  # type: ignore[union-attr]
+            while (await http.put("/v1/stream/last")).status_code != 429:
+                pass
+            await each_is_refused(ways("stream"), ask, (429, "too_many_creates"))
+
+
+async def test_runs_of_a_tenant(database_url: str) -> None:
+    async def ask(way: Way) -> httpx.Response:
+        return await http.request(way.method, way.target("another"))
+
+    with limited(database_url, max_runs_per_tenant=1) as gateway:
+        async with a_run(gateway) as http:
+            elsewhere = Way("PUT", "/v1/stream/runs/{id}")
+            await each_is_refused([*ways("run"), elsewhere], ask, (429, "too_many_runs"))
+
+
+async def test_events_of_a_request_and_their_size(database_url: str) -> None:
+    with limited(database_url, max_batch=3, max_event=10) as gateway:
+        async with a_run(gateway) as http:
+            those = [*ways("append"), *[way for way in ways("body stream") if way.method == "PUT"]]
+            for content, type in ((b"[1,2,3,4]", "batch_too_large"), (b'["123456789"]', "event_too_large")):
+
+                async def ask(way: Way, content: bytes = content) -> httpx.Response:
+                    return await http.request(way.method, way.target(), content=content)
+
+                await each_is_refused(those, ask, (413, type))
