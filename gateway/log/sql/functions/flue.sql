@@ -32,9 +32,9 @@ BEGIN
     ON CONFLICT (run_id) DO UPDATE SET tail = excluded.tail, since = excluded.since;
     FOR silent IN
         SELECT w.run_id, w.tail FROM run_gateway.flue_silence w
-         WHERE w.since < now - silence OPERATOR(pg_catalog.*) interval '1 second'
+         WHERE w.since < now - (silence OPERATOR(pg_catalog.*) interval '1 second')
            -- Where nobody has heard of the database, Flue's server could not write to it, and is given as long again.
-           AND NOT EXISTS (SELECT FROM run_gateway.lease_looks l WHERE l.since > now - silence OPERATOR(pg_catalog.*) interval '1 second')
+           AND NOT EXISTS (SELECT FROM run_gateway.lease_looks l WHERE l.since > now - (silence OPERATOR(pg_catalog.*) interval '1 second'))
          ORDER BY w.since LIMIT most
     LOOP
         BEGIN
