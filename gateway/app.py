@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -32,6 +33,7 @@ from gateway.http.upstream import Upstream
 from gateway.log.database import Database
 from gateway.log.direct import listening_addresses
 from gateway.log.facade import Log
+from gateway.log.identity import Server
 from gateway.log.lists import Lists
 from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
@@ -76,10 +78,12 @@ class Gateway:
         self._quotas = Quotas(settings, RunQuota(self._database, settings.max_runs_per_tenant or 0).full)
         self._limits = self._make_limits()
         self._lists = Lists(self._database, most=settings.max_lists, seconds=settings.list_timeout)
+        self._database.on_switch = self._switched
         # The logs, and the hubs that follow them
         self._feed = Feed()
         self._broadcast = Broadcast()
         self._flue = self._make_flue() if settings.flue else None
+        self._telling: asyncio.Task[None] | None = None
         self._log = self._make_log(listening_addresses(database_url, listen_database_url))
         self._hub = self._make_hub()
         self._hubs = [self._hub, self._flue.hub] if self._flue else [self._hub]
@@ -133,6 +137,17 @@ class Gateway:
         feed.doubted.subscribe(self._hub.look_again)
         feed.missed.subscribe(*(hub.look_again for hub in self._hubs))
 
+    def _switched(self, before: Server, after: Server) -> None:
+        """The database is another server now, whose log may lack the end of what was shown here."""
+        shown = self._hub.forget()
+        if self._flue is not None:
+            self._flue.hub.forget()
+        self._log.listener.doubt()
+        self._telling = asyncio.ensure_future(self._log.tell_of_switch(before, after, shown))
+
+    async def _end_telling(self) -> None:
+        await end(self._telling)
+
     async def _readiness(self) -> Health:
         durability = await self._log.durability()
         return Health(
@@ -149,6 +164,7 @@ class Gateway:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._database.close)
             await self._database.open()
+            stack.push_async_callback(self._end_telling)
             if self._upstream is not None:
                 stack.push_async_callback(self._upstream.close)
             if self.settings.io_uring:
@@ -240,6 +256,7 @@ class Gateway:
         return Parts(
             self.settings.place | {"machine": self.machine},
             self._database,
+            self._log,
             self._log.writer,
             self._log.listener,
             self._limits.readers,

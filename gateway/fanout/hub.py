@@ -21,7 +21,7 @@ from gateway.fanout.tail import Tail
 from gateway.outage import Outage, SeldomLogger
 from gateway.protocol.batch import Batch, News, Page, after
 from gateway.protocol.cursor import cursor
-from gateway.protocol.errors import ProtocolError, StreamGone, StreamNotFound, Unavailable
+from gateway.protocol.errors import OffsetGone, ProtocolError, StreamGone, StreamNotFound, Unavailable
 from gateway.protocol.offset import format_offset
 from gateway.tasks import end, forever
 
@@ -322,7 +322,7 @@ class Hub:
                 if page.batch.up_to_date and tail.wanted <= max(wanted, tail.position):
                     tail.wanted = 0  # news named a position that this log does not have; wait for no such thing
                     return
-        except (StreamNotFound, StreamGone):
+        except (StreamNotFound, StreamGone, OffsetGone):
             self._drop(tail)
         except ProtocolError as error:
             self._outage.begin(error.__cause__)  # the next sweep fills the gap
@@ -337,6 +337,18 @@ class Hub:
             del self.tails[tail.path]
         self._keep_at.pop(tail, None)
         tail.finish()
+
+    def forget(self) -> dict[str, tuple[int, int]]:
+        """The log is another one now: all followers end, and come back to it. Returns what they had been shown, as id
+        and position of each stream.
+        """
+        shown: dict[str, tuple[int, int]] = {}
+        for tail in tuple(self.tails.values()):
+            if tail.stream is not None and tail.position is not None:
+                shown[tail.path] = (tail.stream.id, tail.position)
+            self._drop(tail)
+        self.read.forget()
+        return shown
 
     # Draining
 
@@ -406,14 +418,15 @@ class Hub:
         """Asks the log for the positions of these tails, and reads on where it has more. Returns how many these are
         that no read is under way for. Raises Unavailable.
         """
+        before = [(tail, tail.position or 0, tail.closed) for tail in tails]
         known = await self._positions([tail.path for tail in tails])
         self._outage.end()
         behind = 0
-        for tail in tails:
+        for tail, position, was_closed in before:
             assert tail.stream is not None and tail.position is not None
             id, last, closed = known.get(tail.path, (None, 0, False))
-            if id != tail.stream.id:
-                self._drop(tail)
+            if id != tail.stream.id or last < position or (was_closed and not closed):
+                self._drop(tail)  # another stream, or a log that has gone back: what was remembered is not so
             elif last > tail.position or (closed and not tail.closed):
                 behind += not tail.filling
                 self._want(tail, last)

@@ -52,6 +52,10 @@ class SharedReads:
             self.joined += 1
         return await asyncio.shield(task)
 
+    def forget(self) -> None:
+        """Nobody joins a read any more that has begun."""
+        self._under_way.clear()
+
     def _ended(self, key: tuple[str, int], task: asyncio.Task[Page]) -> None:
         if self._under_way.get(key) is task:
             del self._under_way[key]

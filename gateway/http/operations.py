@@ -208,8 +208,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
         {200: Answer("The events, or none yet; with `live=sse`, all that come.", _READ, (*TYPES, "text/event-stream")),
          204: Answer("Long-poll: nothing new.", _POLLED),
          304: Answer("What the client has still holds.", ("ETag",))},
-        (errors.StreamNotFound, errors.RunNotFound, errors.StreamGone, errors.Draining, errors.TooManyReaders,
-         errors.TooManyReads, quota_errors.TooManyStreams),
+        (errors.StreamNotFound, errors.RunNotFound, errors.StreamGone, errors.OffsetGone, errors.Draining,
+         errors.TooManyReaders, errors.TooManyReads, quota_errors.TooManyStreams),
     ),
     "head": Operation(
         "A stream's metadata",

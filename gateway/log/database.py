@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -17,6 +17,7 @@ import asyncpg
 
 from gateway.counting import SECONDS, Histogram
 from gateway.log.connect import FAULTS, LOSSES, LogConnection, Unconfirmed, connect, way_to
+from gateway.log.identity import Overtaken, Server, identify
 from gateway.protocol.errors import NotSent, NotWritable, StreamHeld, Unavailable
 from gateway.tasks import end
 
@@ -127,6 +128,9 @@ class Database:
         self._cached = False
         self._levelled = True  # transactions are READ COMMITTED by themselves
         self._since = 0.0  # connections that were opened before this time are not used any more
+        self.server: Server | None = None  # that was met last
+        self.switches = 0  # times that it was another log than before
+        self.on_switch: Callable[[Server, Server], None] | None = None
         self._pool: Pool | None = None
         self._settings: dict[str, str] = {}  # of each session, where no pooler is in between
         self._probing: asyncio.Task[None] | None = None
@@ -203,13 +207,16 @@ class Database:
         """A connection for statements that follow one another closely; kept, where the pool has enough of them."""
         return Lane(self, keep=self._size >= _ENOUGH, timeout=timeout or self._timeout)
 
-    async def take(self, timeout: float | None = None) -> Pooled:
-        """A connection, to be returned by `give_back`. Raises what the driver raises."""
+    async def take(self, timeout: float | None = None, *, newer_than: float = 0.0) -> Pooled:
+        """A connection, to be returned by `give_back`. Raises what the driver raises.
+
+        `newer_than`: a time by the loop's clock, before which it may not have been opened.
+        """
         assert self._pool is not None, "opened before it is used"
         began = time.monotonic()
         while True:
             connection = await self._pool.acquire(timeout=timeout or self._timeout)
-            if self.usable(connection):
+            if self.usable(connection) and cast("Any", connection).born >= newer_than:
                 self.waits.observe(time.monotonic() - began)
                 return connection
             self.discard(connection)
@@ -220,11 +227,14 @@ class Database:
         await self._pool.release(connection)
 
     @asynccontextmanager
-    async def acquire(self) -> AsyncIterator[Pooled]:
-        """A connection; faults inside become Unavailable, whose cause says what happened."""
+    async def acquire(self, *, at_most: float | None = None) -> AsyncIterator[Pooled]:
+        """A connection; faults inside become Unavailable, whose cause says what happened.
+
+        `at_most`: how many seconds ago it may have been opened.
+        """
         connection: Pooled | None = None
         try:
-            connection = await self.take()
+            connection = await self.take(newer_than=0.0 if at_most is None else self._loop.time() - at_most)
             if self._levelled:
                 yield connection
             else:
@@ -302,6 +312,29 @@ class Database:
         if connection is not None and _is_open(connection):
             connection.terminate()
 
+    async def meet(self, connection: LogConnection) -> None:
+        """Asks which log a connection leads to. One that is later than the one known takes its place, and no connection
+        from before is used any more. Raises Overtaken for one that is earlier, and what the driver raises.
+        """
+        server, known = await identify(connection), self.server
+        if server is None:
+            return
+        if known is None or server.goes_on_from(known):
+            self.server = server
+        elif server.epoch < known.epoch:
+            logger.warning(
+                "A server answers that another one has taken over from (timeline %s, epoch %d); it is not used.",
+                server.timeline,
+                server.epoch,
+            )
+            raise Overtaken
+        else:
+            self.server = server
+            self.switches += 1
+            self._since = connection.born
+            if self.on_switch is not None:
+                self.on_switch(known, server)
+
     async def _connect(self, dsn: str, **options: Any) -> LogConnection:
         try:
             return await self._connect_with(dsn, self._settings, **options)
@@ -313,7 +346,7 @@ class Database:
             return await self._connect_with(dsn, {}, **options)
 
     async def _connect_with(self, dsn: str, settings: dict[str, str], **options: Any) -> LogConnection:
-        return await connect(
+        connection = await connect(
             dsn,
             timeout=min(self._timeout, _CONNECT),
             command_timeout=self._timeout,
@@ -322,6 +355,12 @@ class Database:
             settings=settings,
             **options,
         )
+        try:
+            await self.meet(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
 
 def _is_open(connection: Pooled) -> bool:

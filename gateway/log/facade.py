@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gateway.feed import Feed
@@ -11,6 +12,7 @@ from gateway.log import durability
 from gateway.log.database import Database
 from gateway.log.durability import Durability
 from gateway.log.housekeeping import Housekeeping
+from gateway.log.identity import Server
 from gateway.log.lifecycle import Created, Lifecycle
 from gateway.log.listener import Listener
 from gateway.log.reader import Reader
@@ -20,7 +22,10 @@ from gateway.protocol.create import CreateRequest
 from gateway.protocol.errors import Unavailable
 from gateway.settings import Settings
 
+logger = logging.getLogger("gateway.log")
+
 WRITER_LANES: Final = 3  # batches of appends that may be on their way to the database at once
+COMPARISONS: Final = 30  # attempts, a second apart, to learn from a database that has just changed what it lacks
 PROBE_TIMEOUT: Final = 2.0  # seconds that the database has to say that it is there
 
 
@@ -36,6 +41,7 @@ class Log:
         machine: str,
         feed: Feed,
     ) -> None:
+        self.missing_events = 0  # that were shown here, and are not in the log of the server that took over
         self._database = database
         self._feed = feed
         self._lifecycle = Lifecycle(
@@ -92,6 +98,29 @@ class Log:
         """Deletes a stream. Raises what `Lifecycle.delete` raises."""
         await self._lifecycle.delete(path)
         self._feed.committed(News(path, 0, 0, deleted=True))
+
+    async def tell_of_switch(self, before: Server, after: Server, shown: Mapping[str, tuple[int, int]]) -> None:
+        """Tells the operator how far the log went back, as far as can be known: of streams that were followed here."""
+        streams = events = 0
+        for _ in range(COMPARISONS):
+            try:
+                streams, events = await self.reader.missing(shown)
+            except Unavailable:
+                await asyncio.sleep(1)
+            else:
+                break
+        self.missing_events += events
+        logger.error(
+            "Another database server has taken over (timeline %s to %s, log epoch %d to %d): of %d streams that are"
+            " followed here, %d lack %d events that were shown. Readers of what is lost are answered 410.",
+            before.timeline,
+            after.timeline,
+            before.epoch,
+            after.epoch,
+            len(shown),
+            streams,
+            events,
+        )
 
     async def durability(self) -> Durability | None:
         """What the database promises of a commit; None if it does not answer within PROBE_TIMEOUT."""

@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Literal
 
 from gateway.feed import Feed
-from gateway.log.connect import FAULTS, Connection, connect
+from gateway.log.connect import FAULTS, LogConnection, connect
 from gateway.log.database import Database
 from gateway.log.direct import host_of
 from gateway.protocol.batch import News
@@ -74,6 +74,7 @@ class Listener:
         self._said = ""  # why there is no connection
         self._nonce = ""
         self._echo = asyncio.Event()
+        self._doubt = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._greetings: set[asyncio.Task[None]] = set()
 
@@ -133,15 +134,16 @@ class Listener:
 
     async def _listen(self, address: str, last: bool, ready: asyncio.Event) -> None:
         """Listens on one connection, until it has failed or another address may be better."""
-        connection: Connection = await connect(address, timeout=10, command_timeout=10)
+        connection: LogConnection = await connect(address, timeout=10, command_timeout=10)
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())
+            await self._database.meet(connection)  # before anything is heard: what is remembered may be of another log
             await self._listen_secretly(connection)
             await connection.add_listener(CHANNEL, self._hear_hint)
             while True:
                 self._forget()
-                if await self._echoes():
+                if await self._echoes(connection):
                     if self.news == "polling" and len(self._addresses) > 1:
                         logger.info("LISTEN works at %s.", host_of(address))
                     self._set("listen")
@@ -156,16 +158,16 @@ class Listener:
                 else:
                     raise TimeoutError  # it worked before, so the connection is most likely half-open
                 ready.set()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(lost.wait(), self._heartbeat)
+                await self._rest(lost)
                 if lost.is_set():
                     raise ConnectionError
+                await self._database.meet(connection)
                 if self.news == "polling" and len(self._addresses) > 1:
                     return
         finally:
             connection.terminate()
 
-    async def _listen_secretly(self, connection: Connection) -> None:
+    async def _listen_secretly(self, connection: LogConnection) -> None:
         """Listens on the channel whose name is not for everybody. The driver's own way has it in a statement of the
         session, which roles that watch a server can see.
         """
@@ -173,11 +175,28 @@ class Listener:
         connection._listeners[channel] = set()  # type: ignore[attr-defined]  # as after its LISTEN
         await connection.add_listener(channel, self._hear)
 
-    async def _echoes(self) -> bool:
+    async def _rest(self, lost: asyncio.Event) -> None:
+        """Until the next heartbeat, or sooner when the connection is lost or may lead to a server that is overtaken."""
+        reasons = [asyncio.ensure_future(lost.wait()), asyncio.ensure_future(self._doubt.wait())]
+        try:
+            await asyncio.wait(reasons, timeout=self._heartbeat, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for reason in reasons:
+                reason.cancel()
+        self._doubt.clear()
+
+    def doubt(self) -> None:
+        """The log is on another server now: whether this connection leads there is asked at once."""
+        self._doubt.set()
+
+    async def _echoes(self, connection: LogConnection) -> bool:
         for _ in range(3):
             self._echo.clear()
             self._nonce = secrets.token_hex(8)
             await self._ping()
+            if self._doubt.is_set():  # that went to another server than this connection leads to, or may have
+                self._doubt.clear()
+                await self._database.meet(connection)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._echo.wait(), _ECHO_TIMEOUT)
                 return True
@@ -185,7 +204,8 @@ class Listener:
 
     async def _ping(self) -> None:
         """Notifies every Machine, this one included, that this one is there."""
-        async with self._database.acquire() as connection:
+        # On a connection that is new: an old one may lead to a server that others have left.
+        async with self._database.acquire(at_most=self._heartbeat) as connection:
             self.queue_usage = await connection.fetchval(_NOTIFY, f"{_KNOWS}{self._machine}{_PING}{self._nonce}")
 
     def _forget(self) -> None:

@@ -26,6 +26,7 @@ _PAUSE: Final = 1.0  # seconds
 _PATIENCE: Final = 60.0  # seconds
 
 FUNCTIONS: Final = (
+    "epochs",
     "read",
     "pack",
     "news",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -11,7 +11,7 @@ import asyncpg
 
 from gateway.log.database import Database
 from gateway.protocol.batch import Batch, Encoding, Page, Stream
-from gateway.protocol.errors import NotWritable, StreamGone, StreamNotFound, TooManyReads
+from gateway.protocol.errors import NotWritable, OffsetGone, StreamGone, StreamNotFound, TooManyReads, Unavailable
 
 LIVE_PAGE: Final = 64 << 10  # bytes: a page is written at once, so a slow reader may keep as much in memory
 
@@ -22,12 +22,21 @@ _PAGE = """
       FROM run_gateway.find_page($1, $2, $3, $4, $6, $7, $8, $9)
 """
 _STAT = """
-    SELECT id, content_type, tail, closed, gone, ttl, expires_header
+    SELECT id, content_type, run_gateway.marked(tail, breaks) AS tail, closed, gone, ttl, expires_header
       FROM run_gateway.streams s WHERE path = $1 AND run_gateway.live(s)
 """
 _POSITIONS = """
-    SELECT path, id, tail, closed FROM run_gateway.streams s
+    SELECT path, id, run_gateway.marked(tail, breaks) AS tail, closed FROM run_gateway.streams s
      WHERE path = ANY ($1) AND NOT gone AND run_gateway.live(s)
+"""
+
+_MISSING = """
+    SELECT count(*) AS streams, coalesce(sum(m.events), 0)::bigint AS events
+      FROM (SELECT run_gateway.number(w.position) - CASE WHEN s.id IS NULL THEN 0
+                       ELSE run_gateway.shared(w.position, s.tail, s.breaks) END AS events
+              FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS w(path, id, position)
+              LEFT JOIN run_gateway.streams s ON s.path = w.path AND s.id = w.id) m
+     WHERE m.events > 0
 """
 
 
@@ -44,6 +53,7 @@ class Reader:
         self._turn = asyncio.Semaphore(most)
         self._patience = patience
         self.reads = 0
+        self.gone = 0  # reads from positions that the log does not have (any more)
 
     async def read(
         self,
@@ -58,7 +68,7 @@ class Reader:
 
         Holds about `page_bytes`, and at least one event when there is one. Slides a TTL unless told not to.
         `known`: a page that was read from `position` before. If its events are still the right answer, they are taken
-        from it and not sent again. Raises StreamNotFound, StreamGone.
+        from it and not sent again. Raises StreamNotFound, StreamGone, OffsetGone.
         """
         full = known and not known.batch.up_to_date
         args = (known.stream.id, known.batch.end, full) if known else (None, None, None)
@@ -69,7 +79,7 @@ class Reader:
         """A page for those who go on to follow: smaller, and with the lengths of its events.
 
         One that is close to the tail begins up to `recent` bytes before `position`, for others a little behind.
-        Raises StreamNotFound, StreamGone.
+        Raises StreamNotFound, StreamGone, OffsetGone.
         """
         most = min(self._page_bytes, LIVE_PAGE)
         return _page(path, await self._rows(path, position, last_events, most, True, None, None, None, recent))
@@ -86,6 +96,11 @@ class Reader:
             raise StreamNotFound
         if rows[0]["gone"]:
             raise StreamGone
+        if rows[0]["start"] is None:
+            if rows[0]["until"] is None:
+                raise Unavailable("This is a standby, which does not have as much of the stream yet.")
+            self.gone += 1
+            raise OffsetGone(rows[0]["until"])
         return rows
 
     async def _fetch(self, *args: object) -> list[asyncpg.Record]:
@@ -122,6 +137,16 @@ class Reader:
         async with self._database.acquire() as connection:
             rows = await connection.fetch(_POSITIONS, list(paths))
         return {row["path"]: (row["id"], row["tail"], row["closed"]) for row in rows}
+
+    async def missing(self, shown: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+        """What of streams, by path their id and a position that was read, is not in the log: how many streams lack
+        something, and how many events that is.
+        """
+        ids, positions = zip(*shown.values(), strict=True) if shown else ((), ())
+        async with self._database.acquire() as connection:
+            row = await connection.fetchrow(_MISSING, list(shown), list(ids), list(positions))
+        assert row is not None, "an aggregate is one row"
+        return row["streams"], row["events"]
 
     async def touch(self, paths: Iterable[str]) -> None:
         """Slides the TTL of streams that are being followed (§5.1)."""

@@ -20,6 +20,7 @@ from gateway.http import responses
 from gateway.http.limits import LiveReaders
 from gateway.http.reading import Reading
 from gateway.log.database import Database
+from gateway.log.facade import Log
 from gateway.log.listener import Listener
 from gateway.log.writer import Writer
 from gateway.runs.leases import LeaseWatch
@@ -53,6 +54,7 @@ class Parts:
 
     machine: Mapping[str, str]
     database: Database
+    log: Log
     writer: Writer
     listener: Listener
     readers: LiveReaders
@@ -237,6 +239,30 @@ METRICS: Final = (
         Kind.HISTOGRAM,
         "Seconds that work waited for a connection of the pool.",
         lambda parts: parts.database.waits,
+    ),
+    Metric(
+        "log_epoch",
+        Kind.GAUGE,
+        "The log's epoch: it goes up when another database server takes over, by a random step.",
+        lambda parts: None if parts.database.server is None else parts.database.server.epoch,
+    ),
+    Metric(
+        "database_switches",
+        Kind.COUNTER,
+        "Times that another database server was found to have taken over.",
+        lambda parts: parts.database.switches,
+    ),
+    Metric(
+        "missing_events",
+        Kind.COUNTER,
+        "Events shown here to followers that the server which took over does not have.",
+        lambda parts: parts.log.missing_events,
+    ),
+    Metric(
+        "lost_offsets",
+        Kind.COUNTER,
+        "Reads refused (410) because the log does not have their offset, or has it no more.",
+        lambda parts: parts.log.reader.gone,
     ),
     # The Machine
     Metric(

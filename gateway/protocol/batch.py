@@ -11,6 +11,7 @@ from typing import Final
 
 from gateway.protocol import json_body
 from gateway.protocol.errors import InvalidJson
+from gateway.protocol.offset import events_between, same_epoch
 
 JSON_TYPE = "application/json"
 LINE: Final = 32_000
@@ -110,9 +111,9 @@ def after(encoding: Encoding, batch: Batch, position: int) -> Batch | None:
         return None
     if position == batch.end:
         return Batch(position, position, b"", batch.up_to_date, batch.closed)
-    if batch.lengths is None:
+    if batch.lengths is None or not same_epoch(position, batch.end):  # a page is of one epoch, so this is not its own
         return None
-    count = position - batch.start
+    count = events_between(batch.start, position)
     skipped = sum(batch.lengths[:count]) + (count if encoding is Encoding.JSON else 0)  # and their commas
     return Batch(position, batch.end, batch.body[skipped:], batch.up_to_date, batch.closed, batch.lengths[count:])
 
@@ -130,7 +131,7 @@ def cuts(encoding: Encoding, batch: Batch, most: int) -> Sequence[tuple[int, int
 
 def _cut(gap: int, batch: Batch, most: int) -> list[tuple[int, int]]:
     whole = [(batch.end, len(batch.body))]
-    if len(batch.body) <= most or batch.lengths is None or len(batch.lengths) != batch.end - batch.start:
+    if len(batch.body) <= most or batch.lengths is None or len(batch.lengths) != events_between(batch.start, batch.end):
         return whole
     ends = list(accumulate(batch.lengths))
 
@@ -142,7 +143,7 @@ def _cut(gap: int, batch: Batch, most: int) -> list[tuple[int, int]]:
         fitting = bisect_right(range(len(ends)), at + most, lo=count, key=end_of)
         count = max(fitting, count + 1)
         end = end_of(count - 1)
-        found.append((batch.start + count, end))
+        found.append((batch.end - (len(ends) - count), end))  # by its end: it may begin where an earlier epoch ends
         at = end + gap
     return found
 
@@ -172,7 +173,7 @@ def _lengths(encoding: Encoding, batches: list[Batch]) -> Sequence[int] | None:
 
 def measured(encoding: Encoding, batch: Batch) -> Sequence[int] | None:
     """The lengths of a batch's events, found by looking at its bytes; None if these do not tell."""
-    count = batch.end - batch.start
+    count = events_between(batch.start, batch.end)
     if count <= 1:
         return [len(batch.body)] * count
     if encoding is not Encoding.JSON:

@@ -265,6 +265,20 @@ class StreamGone(ProtocolError):
     type = "stream_gone"
 
 
+class OffsetGone(ProtocolError):
+    """The log does not have this offset, or has it no more: its database has lost what came before it."""
+
+    status = 410
+    type = "offset_gone"
+
+    def __init__(self, common: int) -> None:
+        offset = format_offset(common)
+        super().__init__(
+            f"What was read up to {offset.decode()} is still so; what was read after it is not in this stream.",
+            [(b"stream-next-offset", offset), (b"cache-control", b"no-store")],
+        )
+
+
 class BodyTooLarge(ProtocolError):
     """The request body is larger than the limit."""
 

@@ -1,7 +1,9 @@
 """Offsets: positions in a stream as opaque, fixed-width, bytewise sortable tokens (§8).
 
-Inside the gateway a position is a number: how many events lie before it. On the wire it is two zero-padded numbers,
-`0000000000000000_0000000000000042`; the first one is always zero until positions outgrow 16 digits.
+Inside the gateway a position is a number, and comparing numbers compares positions: the low 40 bits count the events
+before it, the rest is the epoch of the log in which the last of them was written. On the wire the two stand side by
+side, zero-padded: `0000000000000000_0000000000000042`. The epoch is zero until the database has moved to another server
+(log/sql/functions/epochs.sql), and an event keeps the offset that it was given.
 """
 
 from __future__ import annotations
@@ -11,14 +13,15 @@ from typing import Final
 
 START: Final = 0
 NOW: Final = -2  # the sentinel `now`: the tail as it stands when the log is read
-_WIDTH: Final = 10**16
-MAX_POSITION: Final = 2**62  # a position has to fit the database's bigint
+_COUNT_BITS: Final = 40
+_COUNT: Final = (1 << _COUNT_BITS) - 1
+MAX_POSITION: Final = 2**62 - 1  # a position has to fit the database's bigint; no stream has this one
 _TOKEN: Final = re.compile(rb"([0-9]{1,16})_([0-9]{1,16})")
 
 
 def format_offset(position: int) -> bytes:
     """The token of a position: fixed width, so that comparing bytes compares positions (§8, property 2)."""
-    return b"%016d_%016d" % divmod(position, _WIDTH)
+    return b"%016d_%016d" % (position >> _COUNT_BITS, position & _COUNT)
 
 
 def parse_position(token: bytes) -> int | None:
@@ -26,7 +29,8 @@ def parse_position(token: bytes) -> int | None:
     match = _TOKEN.fullmatch(token)
     if match is None:
         return None
-    return min(int(match[1]) * _WIDTH + int(match[2]), MAX_POSITION)
+    epoch, count = int(match[1]), int(match[2])
+    return min(epoch << _COUNT_BITS | count, MAX_POSITION) if count <= _COUNT else MAX_POSITION
 
 
 def parse_offset(token: bytes) -> int | None:
@@ -36,3 +40,13 @@ def parse_offset(token: bytes) -> int | None:
     if token == b"now":
         return NOW
     return parse_position(token)
+
+
+def events_between(start: int, end: int) -> int:
+    """How many events lie between two positions of a stream."""
+    return (end & _COUNT) - (start & _COUNT)
+
+
+def same_epoch(one: int, other: int) -> bool:
+    """Whether the events that end at these two positions were written in the same epoch of the log."""
+    return one >> _COUNT_BITS == other >> _COUNT_BITS

@@ -226,11 +226,10 @@ async def test_a_page_close_to_the_tail_begins_a_little_earlier(database_url: st
             (3, 1000, 3),
             (1000, 99, 1000),
             (1000, 0, 1000),
-            (1005, 1000, 1005),
         ):
             batch = (await log.reader.live("s", position, recent=recent)).batch
             assert batch.start == start
-            assert batch.end == (652 if start == 3 else max(position, 1000))
+            assert batch.end == (652 if start == 3 else 1000)
         batch = (await log.reader.live("s", 0, last_events=3)).batch
         assert (batch.start, batch.end, len(batch.lengths or ())) == (997, 1000, 3)
 

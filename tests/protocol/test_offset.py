@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.protocol.offset import MAX_POSITION, NOW, START, format_offset, parse_offset, parse_position
 
-POSITIONS = st.integers(0, MAX_POSITION) | st.integers(10**16 - 3, 10**16 + 3)
+POSITIONS = st.integers(0, MAX_POSITION) | st.integers(2**40 - 3, 2**40 + 3)
 
 
 @pytest.mark.parametrize(
@@ -17,9 +17,10 @@ POSITIONS = st.integers(0, MAX_POSITION) | st.integers(10**16 - 3, 10**16 + 3)
         (0, b"0000000000000000_0000000000000000"),
         (1, b"0000000000000000_0000000000000001"),
         (42, b"0000000000000000_0000000000000042"),
-        (10**16 - 1, b"0000000000000000_9999999999999999"),
-        (10**16, b"0000000000000001_0000000000000000"),
-        (MAX_POSITION, b"0000000000000461_1686018427387904"),
+        (2**40 - 1, b"0000000000000000_0001099511627775"),
+        (2**40, b"0000000000000001_0000000000000000"),
+        (317 * 2**40 + 42, b"0000000000000317_0000000000000042"),
+        (MAX_POSITION, b"0000000004194303_0001099511627775"),
     ],
 )
 def test_a_position_is_written_as_two_numbers_of_sixteen_digits(position: int, token: bytes) -> None:

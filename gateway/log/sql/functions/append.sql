@@ -48,6 +48,21 @@ CREATE OR REPLACE FUNCTION run_gateway.leased_until(lease integer) RETURNS times
 RETURN CASE WHEN lease IS NOT NULL THEN clock_timestamp() + lease * interval '1 second' END;
 
 
+-- These tails as positions, after their streams have been appended to.
+CREATE OR REPLACE FUNCTION run_gateway.marked_tails(paths text[], tails bigint[]) RETURNS bigint[]
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT run_gateway.marked(run_gateway.number(t.tail), s.breaks)
+          FROM unnest(paths, tails) WITH ORDINALITY AS t(path, tail, i)
+          LEFT JOIN LATERAL (SELECT v.breaks FROM run_gateway.streams v WHERE v.path = t.path LIMIT 1) s ON true
+         ORDER BY t.i);
+END
+$$;
+
+
 -- What append_batch does, for requests of one media type and `count` events each, that name no producer, no Stream-Seq
 -- and no lease, and close nothing: whether one of these is accepted is decided by its stream's row alone. So one
 -- statement finds the rows, waits for them in the same order, judges each as it is by then (Postgres asks its WHERE once
@@ -65,8 +80,9 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off S
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    n    integer := pg_catalog.cardinality(paths);
-    done bigint[];
+    n     integer := pg_catalog.cardinality(paths);
+    done  bigint[];
+    moved bigint[];  -- of the streams, those that another server wrote last
 BEGIN
     WITH appended AS (
         UPDATE run_gateway.streams s
@@ -76,9 +92,9 @@ BEGIN
            AND run_gateway.verdict(
                    s.id, s.gone, s.closed, s.media_type, NULL, NULL, NULL, NULL, NULL, NULL,
                    count, false, append_plain.media_type, NULL, NULL, NULL, NULL) = 'appended'
-        RETURNING s.path, s.id, s.tail, s.cancel_requested
+        RETURNING s.path, s.id, s.tail, s.cancel_requested, s.served, s.breaks
     ), numbered AS (
-        SELECT e.i, a.id, a.tail, a.cancel_requested
+        SELECT e.i, a.id, a.tail, a.cancel_requested, a.served, a.breaks
           FROM pg_catalog.unnest(paths) WITH ORDINALITY AS e(path, i) JOIN appended a ON a.path = e.path
     ), added AS (
         INSERT INTO run_gateway.events (stream, seq, data)
@@ -86,8 +102,15 @@ BEGIN
           FROM unnest(event_entries, event_ordinals, events) AS e(entry, ordinal, data)
           JOIN numbered a ON a.i = e.entry
     )
-    SELECT pg_catalog.array_agg(a.i), pg_catalog.array_agg(a.tail), pg_catalog.array_agg(a.cancel_requested) INTO done, tails, cancels
+    SELECT pg_catalog.array_agg(a.i), pg_catalog.array_agg(run_gateway.marked(a.tail, a.breaks)), pg_catalog.array_agg(a.cancel_requested),
+           pg_catalog.array_agg(a.id) FILTER (WHERE a.served IS DISTINCT FROM pg_postmaster_start_time())
+      INTO done, tails, cancels, moved
       FROM (SELECT * FROM numbered ORDER BY i) a;  -- in any plan: each is told its own tail
+    IF moved IS NOT NULL THEN
+        PERFORM run_gateway.enter_epoch(moved, count);
+        tails := run_gateway.marked_tails(
+            ARRAY(SELECT paths[d.i] FROM pg_catalog.unnest(done) WITH ORDINALITY AS d(i, n) ORDER BY d.n), tails);
+    END IF;
     IF pg_catalog.cardinality(done) = n THEN
         verdicts := pg_catalog.array_fill('appended'::text, ARRAY[n]);
         closed := pg_catalog.array_fill(false, ARRAY[n]);
@@ -130,7 +153,7 @@ BEGIN
     IF verdict = 'appended' THEN
         verdict := 'not_found';
     ELSE
-        tail := s.tail;
+        tail := run_gateway.marked(s.tail, s.breaks);
         closed := s.closed;
         cancel_requested := s.cancel_requested;
         IF s.closed AND NOT s.lost THEN
@@ -162,6 +185,8 @@ AS $$
 DECLARE
     ids   bigint[];   -- 0 where the request is not accepted
     bases bigint[];   -- the tail before this append
+    moved bigint[];   -- of the streams that get events, those that another server wrote last
+    epochal boolean;  -- whether one has several epochs
 BEGIN
     -- Locked first, and judged by the next statement, which sees what was committed until the locks were had. What
     -- this one does not find was not there: judging it without a lock would be wrong, should it appear just now.
@@ -178,10 +203,12 @@ BEGIN
            pg_catalog.array_agg(j.was_closed OR (j.verdict = 'appended' AND j.closing)),
            pg_catalog.array_agg(CASE WHEN j.verdict = 'appended' THEN j.epoch ELSE j.known_epoch END),
            pg_catalog.array_agg(CASE WHEN j.verdict = 'appended' THEN j.seq ELSE j.known_seq END),
-           pg_catalog.array_agg(j.cancel_requested)
-      INTO ids, bases, verdicts, tails, closed, known_epochs, known_seqs, cancels
+           pg_catalog.array_agg(j.cancel_requested), pg_catalog.bool_or(j.breaks IS NOT NULL),
+           pg_catalog.array_agg(j.id) FILTER (WHERE j.verdict = 'appended' AND j.n > 0
+                                     AND j.served IS DISTINCT FROM pg_postmaster_start_time())
+      INTO ids, bases, verdicts, tails, closed, known_epochs, known_seqs, cancels, epochal, moved
       FROM (
-        SELECT e.n, e.closing, e.epoch, e.seq, s.id, s.tail, s.closed AS was_closed, s.cancel_requested,
+        SELECT e.n, e.closing, e.epoch, e.seq, s.id, s.tail, s.closed AS was_closed, s.cancel_requested, s.served, s.breaks,
                CASE WHEN s.closed AND NOT s.lost THEN s.closing_epoch ELSE p.epoch END AS known_epoch,
                CASE WHEN s.closed AND NOT s.lost THEN s.closing_seq ELSE p.seq END AS known_seq,
                run_gateway.verdict(
@@ -204,6 +231,9 @@ BEGIN
           LEFT JOIN run_gateway.streams s ON s.path = e.path;
     END IF;
 
+    IF moved IS NOT NULL THEN
+        PERFORM run_gateway.enter_epoch(moved, 0);
+    END IF;
     -- No join, for which a session that has planned on an empty table might read all of it (OFFSET: one look for `i`).
     UPDATE run_gateway.streams s
        SET (tail, closed, closed_at, stream_seq, closing_producer, closing_epoch, closing_seq,
@@ -238,6 +268,9 @@ BEGIN
     IF true = ANY (closes) THEN
         PERFORM run_gateway.end_run(e.id) FROM unnest(ids, closes) AS e(id, closing) WHERE e.closing AND e.id <> 0;
     END IF;
+    IF epochal OR moved IS NOT NULL THEN
+        tails := run_gateway.marked_tails(paths, tails);
+    END IF;
 END
 $$;
 
@@ -257,7 +290,7 @@ DECLARE
     n integer := coalesce(pg_catalog.cardinality(events), 0);
 BEGIN
     SELECT v.id, v.media_type, v.tail, v.closed, v.gone, v.stream_seq, v.closing_producer, v.closing_epoch, v.closing_seq,
-           v.lease, v.lost, v.cancel_requested, v.expires_at
+           v.lease, v.lost, v.cancel_requested, v.expires_at, v.served, v.breaks
       INTO s FROM run_gateway.streams v
      WHERE v.path = append_one.path FOR NO KEY UPDATE;
     -- By the clock after the wait for the row. What run_gateway.live asks, without the price of a row as an argument.
@@ -273,7 +306,7 @@ BEGIN
         s.id, s.gone, s.closed, s.media_type, s.stream_seq, s.closing_producer, s.closing_epoch, s.closing_seq,
         known_epoch, known_seq,
         n, closing, append_one.media_type, append_one.stream_seq, producer, epoch, seq);
-    tail := s.tail;
+    tail := run_gateway.marked(s.tail, s.breaks);
     closed := s.closed;
     cancel_requested := s.cancel_requested;
     IF outcome <> 'appended' THEN
@@ -286,6 +319,10 @@ BEGIN
         RETURN;
     END IF;
 
+    IF n > 0 AND s.served IS DISTINCT FROM pg_postmaster_start_time() THEN
+        PERFORM run_gateway.enter_epoch(ARRAY[s.id], 0);
+        s.breaks := v.breaks FROM run_gateway.streams v WHERE v.id = s.id;
+    END IF;
     tail := s.tail + n;
     closed := closing;
     known_epoch := epoch;
@@ -319,6 +356,9 @@ BEGIN
     IF closing THEN
         PERFORM run_gateway.end_run(s.id);
     END IF;
+    IF s.breaks IS NOT NULL THEN
+        tail := run_gateway.marked(tail, s.breaks);
+    END IF;
 END
 $$;
 
@@ -332,8 +372,10 @@ LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    id bigint;
-    n  integer := pg_catalog.cardinality(events);
+    id     bigint;
+    n      integer := pg_catalog.cardinality(events);
+    place  bigint;
+    moved  boolean;  -- another server wrote this stream last
 BEGIN
     UPDATE run_gateway.streams AS v
        SET tail = v.tail + n, expires_at = run_gateway.slid(v.ttl, v.expires_at),
@@ -342,9 +384,15 @@ BEGIN
        AND run_gateway.verdict(
                v.id, v.gone, v.closed, v.media_type, NULL, NULL, NULL, NULL, NULL, NULL,
                n, false, append_alone.media_type, NULL, NULL, NULL, NULL) = 'appended'
-    RETURNING v.id, v.tail, v.cancel_requested INTO id, tail, cancel_requested;
+    RETURNING v.id, v.tail, v.cancel_requested, run_gateway.marked(v.tail, v.breaks),
+              v.served IS DISTINCT FROM pg_postmaster_start_time()
+         INTO id, tail, cancel_requested, place, moved;
     IF NOT FOUND THEN
         RETURN;
+    END IF;
+    IF moved THEN
+        PERFORM run_gateway.enter_epoch(ARRAY[id], n);
+        place := run_gateway.marked(v.tail, v.breaks) FROM run_gateway.streams v WHERE v.path = append_alone.path;
     END IF;
     IF n = 1 THEN
         INSERT INTO run_gateway.events AS v (stream, seq, data) VALUES (id, append_alone.tail, events[1]);
@@ -352,6 +400,7 @@ BEGIN
         INSERT INTO run_gateway.events AS v (stream, seq, data)
         SELECT id, append_alone.tail - n + e.i, e.data FROM pg_catalog.unnest(events) WITH ORDINALITY AS e(data, i);
     END IF;
+    tail := place;
 END
 $$;
 
@@ -465,7 +514,8 @@ BEGIN
     END IF;
     IF page_entries IS NOT NULL THEN
         PERFORM run_gateway.add_pages(
-            paths, verdicts, tails, counts, page_entries, page_ordinals, page_counts, page_bodies, page_lengths);
+            paths, verdicts, ARRAY(SELECT run_gateway.number(t.tail) FROM pg_catalog.unnest(tails) WITH ORDINALITY AS t(tail, i) ORDER BY t.i),
+            counts, page_entries, page_ordinals, page_counts, page_bodies, page_lengths);
     END IF;
     IF machine IS NOT NULL THEN
         COMMIT;

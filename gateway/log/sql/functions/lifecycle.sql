@@ -160,6 +160,7 @@ DECLARE
     s       run_gateway.streams;
     source  run_gateway.streams;
     prefix  bytea;
+    cut     bigint;
     at      bigint := 0;
     locked  bigint;
 BEGIN
@@ -205,10 +206,10 @@ BEGIN
                                   OR (source_path IS NOT NULL AND wanted_ttl IS NULL AND wanted_expires_header IS NULL))
                              AND s.closed = wanted_closed
                              AND s.forked_from IS NOT DISTINCT FROM source_path
-                             AND (anchor IS NULL OR s.fork_anchor = anchor)
+                             AND (anchor IS NULL OR s.fork_anchor = run_gateway.number(anchor))
                              AND s.fork_sub_offset = coalesce(sub_offset, 0)
                             THEN 'exists' ELSE 'conflict' END;
-            tail := s.tail; closed := s.closed; content_type := s.content_type;
+            tail := run_gateway.marked(s.tail, s.breaks); closed := s.closed; content_type := s.content_type;
             RETURN;
         END IF;
 
@@ -219,13 +220,14 @@ BEGIN
             verdict := CASE WHEN source.id IS NULL OR (NOT source.gone AND NOT run_gateway.live(source)) THEN 'source_not_found'
                             WHEN source.gone THEN 'source_gone'
                             WHEN wanted_content_type IS NOT NULL AND wanted_media_type <> source.media_type THEN 'content_type'
-                            WHEN anchor > source.tail THEN 'fork_offset'
+                            WHEN anchor IS NOT NULL AND run_gateway.known(anchor, source.tail, source.breaks) IS NULL THEN 'fork_offset'
                             WHEN source.forks >= most_forks THEN 'fork_count'
                             WHEN run_gateway.is_deep(source.id, most_depth) THEN 'fork_depth' END;
             IF verdict IS NOT NULL THEN
                 RETURN;
             END IF;
-            at := coalesce(anchor, source.tail);
+            cut := coalesce(run_gateway.number(anchor), source.tail);
+            at := cut;
             IF sub_offset > 0 AND source.media_type = 'application/json' THEN
                 at := at + sub_offset;
                 IF at > source.tail THEN
@@ -235,13 +237,13 @@ BEGIN
             ELSIF sub_offset > 0 THEN
                 SELECT substring(e.body FROM 1 FOR least(sub_offset, 2147483647)::integer),
                        at + (octet_length(e.body) = sub_offset)::integer
-                  INTO prefix, at FROM run_gateway.read_page(source_path, at, NULL, 1, false) e
+                  INTO prefix, at FROM run_gateway.read_page(source_path, run_gateway.marked(at, source.breaks), NULL, 1, false) e
                  WHERE octet_length(e.body) >= sub_offset;
                 IF NOT FOUND THEN
                     verdict := 'fork_sub_offset';
                     RETURN;
                 END IF;
-                IF at > coalesce(anchor, source.tail) THEN
+                IF at > cut THEN
                     prefix := NULL;   -- the whole next append is inherited: no part of it needs a copy
                 END IF;
             END IF;
@@ -255,7 +257,7 @@ BEGIN
                at + (prefix IS NOT NULL)::integer + coalesce(cardinality(events), 0), wanted_closed,
                CASE WHEN wanted_closed THEN clock_timestamp() END,
                x.ttl, CASE WHEN x.ttl IS NOT NULL THEN clock_timestamp() + x.ttl * interval '1 second' ELSE x.expiry END,
-               x.header, source_path, CASE WHEN source_path IS NOT NULL THEN coalesce(anchor, source.tail) END,
+               x.header, source_path, CASE WHEN source_path IS NOT NULL THEN cut END,
                coalesce(sub_offset, 0), source.id, coalesce(l.lineage, '{}'), coalesce(l.ends, '{}')
           FROM (SELECT  -- §4.2's table: what the fork asks for, else what its source has
                     CASE WHEN wanted_ttl IS NULL AND wanted_expiry IS NULL THEN source.ttl ELSE wanted_ttl END AS ttl,
@@ -270,7 +272,7 @@ BEGIN
                              WITH ORDINALITY AS v(id, until, i)) u
                WHERE u.since < at) l
         ON CONFLICT (path) DO NOTHING
-        RETURNING n.id, n.tail, n.closed, n.expires_at INTO s.id, tail, closed, s.expires_at;
+        RETURNING n.id, run_gateway.marked(n.tail, n.breaks), n.closed, n.expires_at INTO s.id, tail, closed, s.expires_at;
         EXIT WHEN FOUND;   -- else somebody made it at this moment: judge again
     END LOOP;
 

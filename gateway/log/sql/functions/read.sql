@@ -51,7 +51,9 @@ END;
 
 -- The page after a position, and what its stream is, all in the snapshot of the statement that asks: what it says of
 -- tail and "closed" belongs to these very events. `since`: the position, or with `last_events` as many events before the
--- tail. A page holds at least one event when there is one, and stops after the event that fills `page_bytes`.
+-- tail. A page holds at least one event when there is one, stops after the event that fills `page_bytes`, and is of one epoch.
+-- `start` NULL: `since` is no position of this stream (any more); `until` is the last one that both have, and NULL on a standby, which may
+-- only be behind.
 --
 -- One row for each piece of it, in order, and one when there is nothing; `piece` gives the bytes: what is packed as it is
 -- packed, rows a quarter of a megabyte at a time. For larger pieces a backend asks its system for memory anew each time,
@@ -79,36 +81,63 @@ DECLARE
     most    bigint := 256;   -- rows to look at: at first a guess, then what a piece has room for
     segment integer := 0;    -- of the lineage; the one after the last is the stream's own
     upto    bigint := -1;    -- where it ends
+    last    bigint;          -- where its epoch ends
+    n       bigint;
 BEGIN
-    SELECT v.id, v.content_type, v.media_type, v.tail, v.closed, v.gone, v.ttl, v.lineage, v.lineage_ends
+    SELECT v.id, v.content_type, v.media_type, v.tail, v.closed, v.gone, v.ttl, v.lineage, v.lineage_ends, v.breaks
       INTO s FROM run_gateway.streams v WHERE v.path = wanted AND run_gateway.live(v);
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    id := s.id; content_type := s.content_type; tail := s.tail; closed := s.closed; gone := s.gone; ttl := s.ttl;
+    id := s.id; content_type := s.content_type; closed := s.closed; gone := s.gone; ttl := s.ttl;
+    tail := s.tail;
     start := CASE WHEN last_events IS NULL THEN since ELSE greatest(s.tail - last_events, 0) END;
+    IF s.breaks IS NOT NULL THEN
+        tail := run_gateway.marked(s.tail, s.breaks);
+        IF last_events IS NULL THEN
+            start := run_gateway.known(since, s.tail, s.breaks);
+        END IF;
+    ELSIF start > tail THEN
+        start := NULL;
+    END IF;
+    IF start IS NULL THEN
+        IF NOT pg_is_in_recovery() THEN
+            until := run_gateway.marked(run_gateway.shared(since, s.tail, s.breaks), s.breaks);
+        END IF;
+        RETURN NEXT;
+        RETURN;
+    END IF;
     separator := run_gateway.separator(s.media_type);
     gap := octet_length(separator);
-    same := known_id = s.id AND (known_until = tail OR (known_full AND known_until < tail));
-    IF recent > 0 AND start <= tail AND tail - start <= 256 THEN
+    same := known_id = s.id AND (known_until = tail OR (
+        known_full AND known_until < tail AND run_gateway.known(known_until, s.tail, s.breaks) IS NOT NULL));
+    n := start;
+    IF recent > 0 AND s.tail - start <= 256 THEN
         start := start - run_gateway.events_before(s.id, start, least(recent, page_bytes / 2));
     END IF;
-    after := start;
-    until := start;
-    IF same THEN
-        until := known_until;
+    last := s.tail;
+    IF s.breaks IS NOT NULL THEN
+        SELECT greatest(start, max(b) FILTER (WHERE b <= n)), least(last, min(b) FILTER (WHERE b > n)) INTO start, last
+          FROM (SELECT run_gateway.number(v) AS b FROM unnest(s.breaks) AS v) w;
     END IF;
-    IF same OR gone OR until >= tail THEN
+    n := start;
+    IF s.breaks IS NOT NULL THEN
+        start := run_gateway.marked(n, s.breaks);
+    END IF;
+    IF same OR gone OR n >= last THEN
+        after := start;
+        until := CASE WHEN same THEN known_until ELSE start END;
         RETURN NEXT;
         RETURN;
     END IF;
 
-    WHILE until < tail AND room > 0 LOOP
+    until := n;
+    WHILE until < last AND room > 0 LOOP
         after := until;
         WHILE after >= upto LOOP
             segment := segment + 1;
             source := coalesce(s.lineage[segment], s.id);
-            upto := coalesce(s.lineage_ends[segment], tail);
+            upto := least(coalesce(s.lineage_ends[segment], s.tail), last);
             packed := true;  -- its oldest events, if any are
         END LOOP;
         IF packed THEN
@@ -142,7 +171,15 @@ BEGIN
         until := after + part.n;
         room := room - part.size;
         lengths := CASE WHEN recent IS NOT NULL THEN part.lengths END;
-        RETURN NEXT;
+        IF s.breaks IS NULL THEN
+            RETURN NEXT;
+        ELSE
+            n := until;
+            after := run_gateway.marked(after, s.breaks);
+            until := run_gateway.marked(until, s.breaks);
+            RETURN NEXT;
+            until := n;
+        END IF;
     END LOOP;
 END
 $$;
@@ -155,6 +192,10 @@ LANGUAGE plpgsql STABLE
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
+    IF until > 1099511627775 THEN
+        after := run_gateway.number(after);
+        until := run_gateway.number(until);
+    END IF;
     IF NOT packed THEN
         RETURN (SELECT string_agg(e.data, separator)
                   FROM (SELECT v.data FROM run_gateway.events v

@@ -155,12 +155,12 @@ DECLARE
     s       record;
     outcome record;
 BEGIN
-    SELECT v.path, v.media_type, v.tail, v.lease INTO s FROM run_gateway.streams v WHERE v.id = ended;
+    SELECT v.path, v.media_type, v.tail, v.breaks, v.lease INTO s FROM run_gateway.streams v WHERE v.id = ended;
     IF NOT run_gateway.is_run(s.path) THEN
         RETURN;
     END IF;
     SELECT o.failed, o.result, o.error INTO outcome
-      FROM run_gateway.read_page(s.path, s.tail - 1, NULL, 1, false) p, run_gateway.outcome(p.body) o
+      FROM run_gateway.read_page(s.path, run_gateway.marked(s.tail - 1, s.breaks), NULL, 1, false) p, run_gateway.outcome(p.body) o
      WHERE s.tail > 0 AND s.media_type = 'application/json';
     UPDATE run_gateway.runs r
        SET status = CASE WHEN outcome.failed THEN 'errored' ELSE 'completed' END, ended_at = clock_timestamp(),

@@ -83,7 +83,8 @@ BEGIN
     RETURN (
         SELECT coalesce(jsonb_agg(jsonb_build_array(v.path, v.explicit, v.acked, v.tail, v.pending, v.stream)
                                   ORDER BY v.pending DESC, v.path), '[]')
-          FROM (SELECT l.path, l.explicit, l.acked, l.stream, coalesce(s.tail, 0) AS tail,
+          FROM (SELECT l.path, l.explicit, run_gateway.marked(l.acked, s.breaks) AS acked, l.stream,
+                       coalesce(run_gateway.marked(s.tail, s.breaks), 0) AS tail,
                        coalesce(s.tail, 0) > greatest(l.acked, 0) AS pending
                   FROM run_gateway.subscription_links l LEFT JOIN run_gateway.streams s ON s.id = l.stream
                  WHERE l.subscription = wanted AND (with_settled OR NOT l.settled)
@@ -349,8 +350,9 @@ CREATE OR REPLACE FUNCTION run_gateway.advance_links(
 ) RETURNS void
 LANGUAGE sql BEGIN ATOMIC
     UPDATE run_gateway.subscription_links l
-       SET acked = greatest(l.acked, a.position), settled = s.closed AND greatest(l.acked, a.position) >= s.tail
-      FROM unnest(paths, positions, streams) AS a(path, position, stream), run_gateway.streams s
+       SET acked = greatest(l.acked, p.acked), settled = s.closed AND greatest(l.acked, p.acked) >= s.tail
+      FROM unnest(paths, positions, streams) AS a(path, position, stream), run_gateway.streams s,
+           LATERAL (SELECT run_gateway.shared(a.position, s.tail, s.breaks) AS acked) p
      WHERE l.subscription = wanted AND l.path = a.path AND s.id = l.stream
        AND (streams IS NULL OR l.stream = a.stream);
 END;
@@ -421,14 +423,15 @@ BEGIN
     ELSE
         SELECT CASE WHEN l.path IS NULL OR (l.stream IS NOT NULL AND t.id IS NULL) THEN 'unknown_stream'
                     WHEN a.position IS NULL THEN 'bad_offset'
-                    WHEN a.position < l.acked THEN 'regressing'
-                    WHEN a.position > coalesce(t.tail, 0) THEN 'beyond_tail' END AS fault
+                    WHEN run_gateway.known(a.position, coalesce(t.tail, 0), t.breaks) IS NULL THEN 'beyond_tail'
+                    ELSE 'regressing' END AS fault
           INTO verdict
           FROM unnest(paths, positions) WITH ORDINALITY AS a(path, position, i)
           LEFT JOIN run_gateway.subscription_links l ON l.subscription = s.number AND l.path = a.path
           LEFT JOIN run_gateway.streams t ON t.id = l.stream AND NOT t.gone AND run_gateway.live(t)
          WHERE l.path IS NULL OR (l.stream IS NOT NULL AND t.id IS NULL) OR a.position IS NULL
-            OR a.position < l.acked OR a.position > coalesce(t.tail, 0)
+            OR run_gateway.known(a.position, coalesce(t.tail, 0), t.breaks) < l.acked
+            OR run_gateway.known(a.position, coalesce(t.tail, 0), t.breaks) IS NULL
          ORDER BY a.i LIMIT 1;
         IF FOUND THEN
             RETURN;

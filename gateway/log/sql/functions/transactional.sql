@@ -6,7 +6,7 @@
 -- A position as it is written on the wire.
 CREATE OR REPLACE FUNCTION run_gateway.offset_token(tail bigint) RETURNS text
 LANGUAGE sql IMMUTABLE
-RETURN lpad((tail / 10000000000000000)::text, 16, '0') || '_' || lpad((tail % 10000000000000000)::text, 16, '0');
+RETURN lpad((tail >> 40)::text, 16, '0') || '_' || lpad(run_gateway.number(tail)::text, 16, '0');
 
 
 -- Appends an event, closes the stream, or both; the tail after it. Raises no_data_found when there is no such stream,

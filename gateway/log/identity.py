@@ -1,0 +1,54 @@
+"""Which log a connection leads to. After a failover another server answers, whose log may have gone on differently.
+
+The log says so itself (log/sql/functions/epochs.sql): each takeover begins an epoch. Here it is only compared: a later
+epoch replaces what is known, an earlier one belongs to a server that has been overtaken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from gateway.log.connect import Connection
+
+_IDENTIFY: Final = "SELECT epoch, incarnation, writable, timeline FROM run_gateway.identify()"
+
+# There is no such function before the database has been migrated, and it may not be for everybody.
+_CANNOT_SAY: Final = (
+    asyncpg.UndefinedFunctionError,
+    asyncpg.UndefinedTableError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
+
+
+class Overtaken(ConnectionError):
+    """Another server has taken over from this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server as the log knows it. `writable`: it is no standby. `timeline`: None where it does not say."""
+
+    epoch: int
+    incarnation: UUID
+    writable: bool
+    timeline: str | None
+
+    def goes_on_from(self, other: Server) -> bool:
+        """Whether this is the same log as that of `other`, seen as late as that or later."""
+        return (self.epoch, self.incarnation) == (other.epoch, other.incarnation)
+
+
+async def identify(connection: Connection) -> Server | None:
+    """The server that a connection leads to; None where it cannot say. Raises what the driver raises."""
+    try:
+        row = await connection.fetchrow(_IDENTIFY)
+    except _CANNOT_SAY:
+        return None
+    assert row is not None, "a function's OUT parameters are one row"
+    return Server(row["epoch"], row["incarnation"], row["writable"], row["timeline"])

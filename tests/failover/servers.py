@@ -1,0 +1,188 @@
+"""Postgres servers that follow one another, to be lost, promoted and shut down: Debian's own binaries, as they are.
+
+Law: what happens to a server is a named act here; nothing here knows the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from gateway.log.embedded.accounts import choose_account
+from tests.faults.host import unless_ci
+
+PATIENCE = 60.0
+_SETTINGS = """
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+fsync = off
+shared_buffers = 16MB
+wal_retrieve_retry_interval = 100ms
+log_min_messages = fatal
+port = {port}
+"""
+
+
+def binaries() -> Path:
+    """The folder of the newest Postgres of the system."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_basebackup"), key=lambda path: int(path.parts[-3]))
+    if not found:
+        unless_ci("Debian's Postgres is not installed")
+    return found[-1].parent
+
+
+class Server:
+    """One of them. `url` is its database; a killed one stays dead."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.port = port
+        self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        with (self._folder / "postgresql.conf").open("a") as config:
+            config.write(_SETTINGS.format(port=self.port))
+        self._process = _postgres(self._folder)
+        await until(self, "SELECT true")
+
+    async def fetchval(self, statement: str) -> Any:
+        connection = await asyncpg.connect(self.url, timeout=5)
+        try:
+            return await connection.fetchval(statement)
+        finally:
+            await connection.close()
+
+    async def configure(self, **settings: str) -> None:
+        for name, value in settings.items():
+            await self.fetchval(f"ALTER SYSTEM SET {name} = '{value}'")
+        await self.fetchval("SELECT pg_reload_conf()")
+
+    def kill(self) -> None:
+        """As when its host is lost: nobody says goodbye."""
+        self._end(signal.SIGKILL)
+
+    def shut_down(self) -> None:
+        """In order: its standby has everything afterwards."""
+        self._end(signal.SIGINT)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        backends = _children(self._process.pid) if how is signal.SIGKILL else []
+        self._process.send_signal(how)
+        for pid in backends:
+            os.kill(pid, how)
+        self._process.wait(PATIENCE)
+        self._process = None
+
+    async def promote(self) -> None:
+        """Returns when it takes writes, on a timeline of its own."""
+        await self.fetchval("SELECT pg_promote()")
+        await until(self, "SELECT NOT pg_is_in_recovery()")
+
+    async def stop_following(self) -> None:
+        """A standby that gets nothing any more, and does not know it."""
+        await self.configure(primary_conninfo="")
+        await until(self, "SELECT count(*) = 0 FROM pg_stat_wal_receiver")
+
+    async def has_all_of(self, primary: Server) -> None:
+        """Returns when a standby has replayed what its primary has written by now."""
+        written = await primary.fetchval("SELECT pg_current_wal_flush_lsn()::text")
+        await until(self, f"SELECT pg_last_wal_replay_lsn() >= '{written}'")
+
+
+class Servers:
+    """A primary, and what is made of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._all: list[Server] = []
+
+    async def primary(self) -> Server:
+        server = self._new()
+        await run("initdb", "-D", server._folder, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+        await server.start()
+        return server
+
+    async def standby(self, primary: Server, *, synchronous: bool = False) -> Server:
+        server = self._new()
+        source = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres")
+        await run("pg_basebackup", "-D", server._folder, *source, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+        await server.start()
+        if synchronous:
+            await until(primary, "SELECT count(*) = 1 FROM pg_stat_replication WHERE state = 'streaming'")
+            await primary.configure(synchronous_standby_names="*")
+            await until(primary, "SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'")
+        return server
+
+    def _new(self) -> Server:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            server = Server(self._folder / f"server-{len(self._all)}", free.getsockname()[1])
+        self._all.append(server)
+        return server
+
+    def end(self) -> None:
+        for server in self._all:
+            server.kill()
+
+
+@asynccontextmanager
+async def servers() -> AsyncIterator[Servers]:
+    folder = Path(tempfile.mkdtemp(prefix="failover-"))
+    account = choose_account([])
+    if account is not None:
+        os.chown(folder, account.uid, account.gid)
+    all_of_them = Servers(folder)
+    try:
+        yield all_of_them
+    finally:
+        all_of_them.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def until(server: Server, condition: str) -> None:
+    """Asks until the server says yes; it need not be up yet. Raises TimeoutError."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                if await server.fetchval(condition):
+                    return
+            except (OSError, asyncpg.PostgresError):
+                pass
+            await asyncio.sleep(0.05)
+
+
+async def run(program: str, *arguments: str | Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        binaries() / program, *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **as_nobody()
+    )
+    _, trouble = await process.communicate()
+    assert process.returncode == 0, trouble.decode()
+
+
+def _postgres(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([binaries() / "postgres", "-D", folder], stderr=subprocess.DEVNULL, **as_nobody())
+
+
+def as_nobody() -> dict[str, Any]:
+    """Postgres does not run as root."""
+    account = choose_account([])
+    own = {"cwd": "/", "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}}
+    return own if account is None else {**own, "user": account.uid, "group": account.gid, "extra_groups": []}
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
