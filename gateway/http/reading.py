@@ -151,6 +151,11 @@ class Reading:
             batch: Batch | Signal = page.batch
             while batch is Signal.HEARTBEAT or (isinstance(batch, Batch) and batch.empty and not batch.closed):
                 batch = await follower.next()
+            if batch is Signal.OVER and follower.tail.ended:
+                # The stream is gone, or the log is another one: it says itself what is at this position now.
+                page = await self._log.read(request.path, follower.position)
+                check_stream(principal, page.stream.id)
+                batch = page.batch if page.batch.closed or not page.batch.empty else batch
             jitter = random.random()
             answer_cursor = cursor(self._now(), request.cursor, jitter)
             if isinstance(batch, Batch) and not batch.empty:

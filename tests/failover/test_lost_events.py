@@ -76,10 +76,15 @@ async def lose(all_of_them: Servers, running: Running, http: httpx.AsyncClient, 
     await got.wait()
     read = await http.get("/runs/a", params={"offset": "-1"})  # whose page is remembered
     assert len(read.json()) == COMMON + LOST
+    at_the_end = {"offset": read.headers["stream-next-offset"], "live": "long-poll"}
+    poll = asyncio.create_task(http.get("/runs/a", params=at_the_end))
+    while not running.app._limits.readers.long_polls.count:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
     primary.kill()
     await standby.promote()
     proxy.target = f"tcp://127.0.0.1:{standby.port}"
     proxy.cut()
+    assert (await poll).status_code == 410, "and not: nothing new"
     return Lived(http, running, standby, common, read.headers["stream-next-offset"], read.headers["etag"], live)
 
 
@@ -90,7 +95,7 @@ async def lived_through() -> AsyncIterator[Lived]:
         await migrate(primary.url)
         async with (
             distant(primary.url) as (proxy, url),
-            gateway(url, heartbeat=1, long_poll_timeout=20) as running,
+            gateway(url, heartbeat=1, long_poll_timeout=60) as running,
             httpx.AsyncClient(base_url=running.url, timeout=60) as http,
         ):
             yield await lose(all_of_them, running, http, primary, proxy)
