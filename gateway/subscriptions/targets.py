@@ -1,6 +1,6 @@
 """Where webhooks may go (§6.2, §12.8). The URL is judged when a subscription is created, addresses at every delivery.
 
-Pure: it resolves no names and opens nothing.
+Pure: it resolves no names and opens nothing. Which networks are public stands in `gateway.subscriptions.networks`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final
 import httpx
 
 from gateway.subscriptions.errors import Code, Refusal
+from gateway.subscriptions.networks import is_public
 
 _MAX_URL: Final = 2048
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f-\x9f\\\s]")
@@ -42,7 +43,7 @@ def check_webhook_url(raw: str, *, allow_local: bool) -> str:
         raise _rejected("webhook.url must not target a host of the local network")
     if _NUMERIC.fullmatch(host):
         address = _numeric(host)
-        if address is None or not _is_public(address):
+        if address is None or not is_public(address):
             raise _rejected("webhook.url must not target private or link-local hosts")
     return raw
 
@@ -54,7 +55,7 @@ def choose_address(url: str, addresses: Sequence[str], attempt: int) -> str:
     """
     parsed = [ipaddress.ip_address(address.partition("%")[0]) for address in addresses]
     local = httpx.URL(url).scheme == "http"
-    if not parsed or not all(address.is_loopback if local else _is_public(address) for address in parsed):
+    if not parsed or not all(address.is_loopback if local else is_public(address) for address in parsed):
         raise _rejected("webhook.url leads to an address that must not be called")
     parsed.sort(key=lambda address: (address.version, address))
     return str(parsed[attempt % len(parsed)])
@@ -65,9 +66,10 @@ def _parse(raw: str) -> httpx.URL:
         raise _rejected("webhook.url must be a valid URL")
     try:
         url = httpx.URL(raw)
+        host = url.host  # decoded only now: Punycode may stand for nothing
     except (httpx.InvalidURL, UnicodeError):
         raise _rejected("webhook.url must be a valid URL") from None
-    if not url.host or not 0 < (url.port or 1) < 65536:
+    if not host or not 0 < (url.port or 1) < 65536:
         raise _rejected("webhook.url must be a valid URL")
     if url.userinfo:
         raise _rejected("webhook.url must not hold a user name or a password")
@@ -88,19 +90,6 @@ def _numeric(host: str) -> ipaddress.IPv4Address | None:
         return ipaddress.IPv4Address(socket.inet_aton(host))
     except OSError:
         return None
-
-
-def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address):
-        # An IPv6 address with an IPv4 address inside leads to that one.
-        inner = address.ipv4_mapped or address.sixtofour
-        if inner is None and address in ipaddress.IPv6Network("64:ff9b::/96"):
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None and not _is_public(inner):
-            return False
-        if address.ipv4_mapped or address.teredo:
-            return False
-    return address.is_global and not address.is_multicast
 
 
 def _rejected(message: str) -> Refusal:

@@ -56,6 +56,9 @@ REFUSED = [
     "https://worker.example/\n",
     "https://worker.example:99999/hook",
     "https://" + "a" * 3000 + ".example/",
+    "https://192.0.0.192/hook",
+    "https://xn--a/",
+    "https://xn--a.example/",
 ]
 
 
@@ -97,6 +100,11 @@ PUBLIC = "https://worker.example/hook"
         ["64:ff9b::a00:1"],
         ["2002:a00:1::"],
         ["ff02::1"],
+        ["192.0.0.192"],
+        ["64:ff9b:1::808:808"],
+        ["fec0::1"],
+        ["::808:808"],
+        ["5f00::1"],
     ],
 )
 def test_a_name_that_leads_inside_is_not_called(addresses: list[str]) -> None:

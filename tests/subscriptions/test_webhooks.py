@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
 import pytest
 import pytest_asyncio
 from cryptography import x509
@@ -20,7 +19,7 @@ from tests.subscriptions.tools import Received, Receiver, hangs, says
 KEYS = Keys([Signer(b"\1" * 32)], b"\2" * 32)
 
 
-async def resolve(host: str, port: int) -> Sequence[str]:
+async def resolve(tenant: str, host: str) -> Sequence[str]:
     """The names of these tests: one that leads inside, one that leads nowhere, all others to this host."""
     if host == "nowhere.example":
         raise OSError("no such host")
@@ -71,17 +70,18 @@ async def test_the_connection_goes_to_the_address_that_was_judged_and_names_the_
 
 @pytest.mark.parametrize(("name", "outcome"), [("worker.example", Outcome.TAKEN), ("other.example", Outcome.FAILED)])
 async def test_the_certificate_must_be_the_hosts(
-    webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, outcome: Outcome
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, outcome: Outcome
 ) -> None:
     monkeypatch.setattr("gateway.subscriptions.webhooks.choose_address", lambda *_: "127.0.0.1")
     certificate, key = self_signed(name, tmp_path)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate, key)
-    await webhooks.close()
-    webhooks._client = httpx.AsyncClient(verify=ssl.create_default_context(cafile=str(certificate)))
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    webhooks = Webhooks(lambda *_: {}, allow_local=True, resolve=resolve, tls=trusting)
     async with Receiver(server) as receiver:
         url = receiver.url.replace("http://127.0.0.1", "https://worker.example")
         result, reason = await webhooks.deliver(to(url), KEYS)
+    await webhooks.close()
     assert result is outcome
     assert outcome is Outcome.TAKEN or "CERTIFICATE_VERIFY_FAILED" in reason
 
@@ -144,3 +144,36 @@ async def test_an_attempt_that_is_not_answered_ends_in_time(
     outcome, reason = await webhooks.deliver(to(receiver.url), KEYS)
     assert outcome is Outcome.FAILED
     assert reason.startswith("TimeoutError")
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" * 1000,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,
+        b"x-more: and more\r\n" * 1000,
+    ],
+)
+async def test_an_answer_that_never_begins_ends_by_its_bytes(
+    webhooks: Webhooks, receiver: Receiver, endless: bytes
+) -> None:
+    sent = 0
+
+    async def answer(_: Received) -> bytes:
+        nonlocal sent
+        for _piece in range(1000):  # 15 MB and more, were they read
+            receiver.writers[-1].write(endless if sent else b"HTTP/1.1 200 OK\r\n" * (endless[0:1] == b"x") + endless)
+            await receiver.writers[-1].drain()
+            sent += len(endless)
+        return b""
+
+    receiver.answer = answer
+    outcome, reason = await webhooks.deliver(to(receiver.url), KEYS)
+    assert outcome is Outcome.FAILED
+    assert reason.startswith("RemoteProtocolError")
+    assert sent < 12 << 20, "the rest was never taken"
+
+
+async def test_a_long_answer_is_read_no_further_than_its_limit(webhooks: Webhooks, receiver: Receiver) -> None:
+    receiver.answer = says(b" " * (1 << 20) + b'{"done":true}')
+    assert (await webhooks.deliver(to(receiver.url), KEYS))[0] is Outcome.TAKEN

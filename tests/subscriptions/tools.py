@@ -110,6 +110,7 @@ class Receiver:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
         self.received: list[Received] = []
+        self.writers: list[asyncio.StreamWriter] = []  # of the connections
         self.answer: Answer = says(b"{}")
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -135,6 +136,7 @@ class Receiver:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        self.writers.append(writer)
         task.add_done_callback(self._connections.discard)
         try:
             lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
