@@ -40,6 +40,7 @@ def kept(name: str, run: Callable[[], Awaitable[None]], *, again: float = AGAIN)
 
 
 async def forever(
+    name: str,
     step: Callable[[], Awaitable[float | None]],
     pause: Callable[[], float],
     outage: Outage | None = None,
@@ -52,7 +53,7 @@ async def forever(
     Between two steps it waits `pause()` seconds, or as many as the step returns, or until `bell` rings. `late`: and so
     before the first one. A step that is refused, as while the database is away, begins the outage, whose line has one
     `%r` for the cause; the next that succeeds ends it. Without an outage a refusal is nobody's news. What nobody
-    expected is logged, at most once a second, and the next step tries again.
+    expected is logged under `name`, at most once a second, and the next step tries again.
     """
     rest = pause() if late else 0.0
     while True:
@@ -66,7 +67,7 @@ async def forever(
             if outage is not None:
                 outage.begin(error.__cause__)
         except Exception:
-            seldom_logger.exception("A step in the background failed; the next one tries again.")
+            seldom_logger.exception(f"{name} failed unexpectedly; the next turn tries again.")
         rest = pause() if wait is None else wait
 
 

@@ -109,7 +109,7 @@ async def test_readers_of_a_run_that_was_kept_for_long_enough_are_told_that_it_i
 
 
 async def test_an_outage_is_told_of_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "gateway.log.housekeeping")
+    caplog.set_level("INFO")
     outcomes: list[Exception | None] = [
         None, Unavailable(), Unavailable(), KeptElsewhere(), None, Unavailable(), RuntimeError("a defect"), None,
     ]  # fmt: skip
@@ -130,5 +130,5 @@ async def test_an_outage_is_told_of_once_and_so_is_its_end(caplog: pytest.LogCap
     running.cancel()
     await asyncio.wait([running])
     waits, goes_on = "Housekeeping waits for the database (None).", "Housekeeping goes on."
-    failed = "Housekeeping failed; the next round tries again."
+    failed = "Housekeeping failed unexpectedly; the next turn tries again."
     assert caplog.messages == [waits, goes_on, waits, failed, goes_on]

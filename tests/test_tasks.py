@@ -95,12 +95,12 @@ async def test_a_step_that_fails_keeps_none_from_being_done(caplog: pytest.LogCa
     caplog.set_level("INFO")
     outage = Outage(logging.getLogger("test"), "It begins (%r).", "It ends.")
     async with asyncio.timeout(30):
-        task = asyncio.create_task(forever(step, lambda: 0, outage))
+        task = asyncio.create_task(forever("The step", step, lambda: 0, outage))
         for _ in range(6):
             await done.acquire()
         await end(task)
     said = [record.getMessage() for record in caplog.records if record.name in ("test", "gateway.tasks")]
-    assert said == ["It begins (None).", "It ends.", "A step in the background failed; the next one tries again."]
+    assert said == ["It begins (None).", "It ends.", "The step failed unexpectedly; the next turn tries again."]
 
 
 async def test_a_bell_cuts_a_pause_short_and_rings_once() -> None:
@@ -112,7 +112,7 @@ async def test_a_bell_cuts_a_pause_short_and_rings_once() -> None:
         return 3600
 
     async with asyncio.timeout(30):
-        task = asyncio.create_task(forever(step, lambda: 3600, bell=bell, late=True))
+        task = asyncio.create_task(forever("The step", step, lambda: 3600, bell=bell, late=True))
         await asyncio.sleep(0)
         assert done.locked()
         bell.set()

@@ -85,7 +85,7 @@ class Jwks:
         return keys.get(kid)
 
     async def _run(self) -> None:
-        await forever(self._look_now, self._pause, late=True)
+        await forever("Fetching the issuer's keys", self._look_now, self._pause, late=True)
 
     def _pause(self) -> float:
         """Seconds until the next fetch: ever more of them while the issuer does not answer."""

@@ -77,7 +77,9 @@ class ReadTokens:
         return self._keys[-1]
 
     async def _run(self) -> None:
-        await forever(self._look, lambda: REFRESH, late=True)  # without a database, what is known stays valid
+        await forever(
+            "Reading the keys of tokens", self._look, lambda: REFRESH, late=True
+        )  # without a database, what is known stays valid
 
     async def _look_soon(self) -> None:
         """Reads the keys anew, once for all that ask: another Machine may have signed with a newer key."""

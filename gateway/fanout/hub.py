@@ -370,9 +370,18 @@ class Hub:
 
     async def run(self) -> None:
         """The one timer, and the sweep. Runs until cancelled."""
-        self._spawn(forever(self.sweep, self._sweep_interval, self._outage, bell=self._look, late=True))
+        self._spawn(
+            forever(
+                "The comparison of tails with the log",
+                self.sweep,
+                self._sweep_interval,
+                self._outage,
+                bell=self._look,
+                late=True,
+            )
+        )
         try:
-            await forever(self._on_tick, lambda: TICK, late=True)
+            await forever("The timer of readers", self._on_tick, lambda: TICK, late=True)
         finally:
             await end(*self._tasks)
 

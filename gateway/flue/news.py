@@ -53,4 +53,4 @@ class Triggers:
     async def run(self) -> None:
         """Looks again and again. Runs until cancelled."""
         await asyncio.sleep(INTERVAL)
-        await forever(self.look, lambda: INTERVAL, self._outage)
+        await forever("The look at Flue's triggers", self.look, lambda: INTERVAL, self._outage)

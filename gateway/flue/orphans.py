@@ -64,7 +64,9 @@ class Orphans:
         """Looks again and again. Runs until cancelled."""
         interval = min(self._silence * _SHARE, _INTERVAL)
         await asyncio.sleep(interval * random.uniform(0.75, 1.25))
-        await forever(self._step, lambda: interval * random.uniform(0.75, 1.25), self._outage)
+        await forever(
+            "The look at lost runs of Flue", self._step, lambda: interval * random.uniform(0.75, 1.25), self._outage
+        )
 
     async def _step(self) -> None:
         await self.look()

@@ -61,7 +61,9 @@ class Housekeeping:
 
     async def run(self) -> None:
         """Rounds, until cancelled."""
-        await forever(self._turn, lambda: self._interval * random.uniform(0.5, 1.5), self._outage, late=True)
+        await forever(
+            "Housekeeping", self._turn, lambda: self._interval * random.uniform(0.5, 1.5), self._outage, late=True
+        )
 
     async def _turn(self) -> None:
         """A round, unless another Machine does the housekeeping. Raises Unavailable."""

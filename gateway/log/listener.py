@@ -103,7 +103,7 @@ class Listener:
         await end(self._task, *self._greetings)
 
     async def _run(self, ready: asyncio.Event) -> None:
-        await forever(lambda: self._attempt(ready), self._next_delay)
+        await forever("Listening", lambda: self._attempt(ready), self._next_delay)
 
     def _next_delay(self) -> float:
         delay, self._delay = self._delay, min(self._delay * 2, _RETRY[1])

@@ -49,7 +49,7 @@ class LeaseWatch:
         await end(self._task)
 
     async def _run(self) -> None:
-        await forever(self._look, lambda: _RETRY + random.uniform(0, _JITTER), self._outage)
+        await forever("The look at leases", self._look, lambda: _RETRY + random.uniform(0, _JITTER), self._outage)
 
     async def _look(self) -> float:
         """Ends all runs that are due. Returns the seconds until the next look."""

@@ -451,7 +451,7 @@ async def test_a_defect_ends_neither_the_sweeps_nor_the_timer(caplog: pytest.Log
         assert not running.done()
         running.cancel()
         await asyncio.wait([running])
-    assert sum("compared" in message for message in caplog.messages) == 2
+    assert any("comparison" in message for message in caplog.messages)  # of one kind, one line a second
 
 
 # Nobody sweeps here: what these find is found at once, and not within a second
