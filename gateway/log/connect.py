@@ -169,10 +169,13 @@ def _keep_alive(connection: Connection, asked: dict[str, int]) -> None:
 
 
 class Way(NamedTuple):
-    """What is between here and the server. `limits`: those that a session may be opened without; none with a pooler."""
+    """What is between here and the server. `limits`: those that a session may be opened without; none with a pooler.
+    `by_session`: a pooler that lends one of its places to each connection, for as long as that is open.
+    """
 
     keeps_statements: bool
     limits: list[str]
+    by_session: bool = False
 
 
 async def way_to(open: Callable[[], Awaitable[LogConnection]]) -> Way:
@@ -188,7 +191,9 @@ async def way_to(open: Callable[[], Awaitable[LogConnection]]) -> Way:
         assert session is not None, "such a statement gives one row"
         if connection.get_server_pid() == session["pid"]:
             return Way(True, session["limits"])  # a pooler reports a pid of its own making
-        return Way(await _names_are_translated(connection) or await hears(connection, open), [])
+        translated = await _names_are_translated(connection)
+        by_session = not translated and await hears(connection, open)
+        return Way(translated or by_session, [], by_session)
     finally:
         connection.terminate()
 

@@ -32,6 +32,7 @@ logger = logging.getLogger("gateway.log.database")
 _ENOUGH = 4  # connections in a pool that is large enough for the writer to keep some of them
 _CONNECT = 5.0  # seconds for a new connection, at most
 _PAUSE = 0.5  # seconds between one attempt to open the pool and the next
+_LENT = 2.0  # seconds that an idle connection keeps a place of a pooler that others wait for
 _DEMOTED = 5.0  # seconds between reconnects in search of the new primary
 
 _PROBE = 2.0  # seconds for another connection to answer, when one has not
@@ -155,12 +156,18 @@ class Database:
         self._settings = dict.fromkeys(way.limits, "0")
         if not self._cached:
             logger.warning("A pooler that loses prepared statements: each statement takes two round trips.")
+        if way.by_session:
+            logger.warning(
+                "A pooler that lends a place to each session: it needs %d for each worker, or some wait for others.",
+                self._size + 1,
+            )
         # min_size 0: the driver would open connections by itself, and fill the log when it cannot.
         self._pool = await asyncpg.create_pool(
             self._dsn,
             min_size=0,
             max_size=self._size,
-            max_inactive_connection_lifetime=min(300, self._max_age),
+            # Where others may be waiting for its place, a connection that nobody uses makes room.
+            max_inactive_connection_lifetime=min(_LENT if way.by_session else 300, self._max_age),
             connect=cast("Any", self._connect),  # the stubs ask for a class that nobody could write
             connection_class=LogConnection,
         )

@@ -209,3 +209,25 @@ async def test_what_nobody_expected_keeps_no_machine_from_starting_nor_from_list
     finally:
         await listener.stop()
         await database.close()
+
+
+async def test_places_of_a_pooler_are_lent_in_turn_when_there_are_too_few(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def at_once(database: Database) -> None:
+        async def ask() -> None:
+            async with database.acquire() as connection:
+                await connection.fetchval("SELECT pg_sleep(0.1)")
+
+        await asyncio.gather(*(ask() for _ in range(4)))
+
+    async with (
+        asyncio.timeout(PATIENCE),
+        pgbouncer(database_url, mode="session", size=4) as pooler,
+        Database(pooler.url, pool_size=4, statement_timeout=20) as one,
+        Database(pooler.url, pool_size=4, statement_timeout=20) as other,
+    ):
+        for _ in range(2):
+            await at_once(one)
+            await at_once(other)
+    assert "it needs 5 for each worker" in caplog.text
