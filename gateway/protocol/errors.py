@@ -275,7 +275,7 @@ class OffsetGone(ProtocolError):
         offset = format_offset(common)
         super().__init__(
             f"What was read up to {offset.decode()} is still so; what was read after it is not in this stream.",
-            [(b"stream-next-offset", offset), (b"cache-control", b"no-store")],
+            [(b"stream-next-offset", offset)],
         )
 
 
