@@ -97,7 +97,7 @@ def test_fly_scrapes_the_port_of_the_metrics_which_is_not_the_publics(settings: 
 
 def test_so_many_readers_fit_the_machine_even_if_all_of_them_are_slow(settings: Settings) -> None:
     kilobyte, megabyte = 1 << 10, 1 << 20
-    process, reader = 75 * megabyte, 10 * kilobyte  # python -m loadtests.memory 0 10000
+    process, reader = 75 * megabyte, 10 * kilobyte  # python -m loadtests.probes.memory 0 10000
     slow = 2 * LIVE_PAGE  # what is written before the transport says stop, and the page that was written then
     system = 64 * megabyte  # what Fly's kernel and init leave to nobody
     appends = 8 * megabyte  # of a whole batch, and not of all that may be pending

@@ -15,9 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from loadtests.proxy import Proxy
 from tests.image import Stage, build, missing
 from tests.machines import free_port
+from tests.tools.proxy import Proxy
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"the Dockerfile's steps: {missing()}")
 

@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from gateway.log.migrations import migrate
-from loadtests.proxy import Proxy
-from loadtests.survival.database import Database
 from tests.databases import OwnPostgres
 from tests.machines import Machine
+from tests.tools.database import Database
+from tests.tools.proxy import Proxy
 from tests.traffic import MODES, Reader, Writer, under_way
 
 PATH = "/runs/run-1"

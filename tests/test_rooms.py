@@ -105,3 +105,15 @@ def test_neither_the_protocol_nor_its_serving_knows_the_database_driver() -> Non
         if any(name.split(".")[0] == "asyncpg" for name in imports(path))
     }
     assert wrong <= {"flue", "log", "subscriptions", "runs", "cli"}
+
+
+def test_tests_have_their_tools_from_tests_and_not_from_loadtests() -> None:
+    tests = HOUSE.parent / "tests"
+    testers = {"loadtests", "flue/real/test_survival.py", "runs/test_killed.py"}  # these try what is in loadtests
+    wrong = [
+        str(path.relative_to(tests))
+        for path in tests.rglob("*.py")
+        if any(name.split(".")[0] == "loadtests" for name in imports(path))
+        and not any(path.is_relative_to(tests / one) for one in testers)
+    ]
+    assert not wrong

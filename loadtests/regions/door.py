@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from loadtests.proxy import Proxy
 from loadtests.regions.network import enter
+from tests.tools.proxy import Proxy
 
 
 async def _main(address: str, port: int, socket: str) -> None:

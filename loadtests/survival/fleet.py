@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Protocol
 
 from gateway.cli.machine import Machine, MachineFailed
-from loadtests.pgbouncer import PROGRAM, PgBouncer
-from loadtests.proxy import Proxy
 from loadtests.survival import schedule
-from loadtests.survival.clock import LIBRARY, Clock
-from loadtests.survival.database import Database
 from loadtests.survival.ledger import EXITS, Findings
+from tests.tools.clock import LIBRARY, Clock
+from tests.tools.database import Database
+from tests.tools.pgbouncer import PROGRAM, PgBouncer
+from tests.tools.proxy import Proxy
 
 START_PATIENCE = 60.0  # seconds for a process to come, when its Postgres may be away
 SETTINGS = {

@@ -20,12 +20,12 @@ import httpx
 
 from gateway.flue import schema
 from gateway.tasks import end
-from loadtests.flue_server import FlueFailed, FlueServer
-from loadtests.proxy import Proxy
 from loadtests.survival.clients import AGAIN, PATIENCE, Seen
-from loadtests.survival.database import GONE, Connection, Database
 from loadtests.survival.fleet import launch
 from loadtests.survival.ledger import LOST, Findings, Read, judge_readers
+from tests.tools.database import GONE, Connection, Database
+from tests.tools.flue_server import FlueFailed, FlueServer
+from tests.tools.proxy import Proxy
 
 Answer = TypeVar("Answer")
 

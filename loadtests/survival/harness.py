@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.survival import flue, schedule
-from loadtests.survival.database import open_database
 from loadtests.survival.fleet import open_fleet
 from loadtests.survival.ledger import CUT_OFF, GROWTH, Findings
 from loadtests.survival.nemesis import Nemesis
 from loadtests.survival.report import Report
 from loadtests.survival.soak import Growth, Samples
 from loadtests.survival.stage import Stage
+from tests.tools.database import open_database
 
 SETTLING = 1.5  # seconds of traffic before and after a deploy
 

@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from loadtests.pgbouncer import PgBouncerFailed
-from loadtests.proxy import Proxy
 from loadtests.survival import schedule
-from loadtests.survival.database import GONE
 from loadtests.survival.fleet import Fleet, Site, frozen, launch
 from loadtests.survival.flue import App
 from loadtests.survival.flue import Site as FlueSite
 from loadtests.survival.schedule import Fault
+from tests.tools.database import GONE
+from tests.tools.pgbouncer import PgBouncerFailed
+from tests.tools.proxy import Proxy
 
 OFF = 600  # seconds that a clock is wrong by
 

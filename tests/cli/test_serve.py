@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from gateway.settings.listing import sections
-from loadtests.proxy import Proxy
 from tests.cli.commands import command, end, refuses, running
 from tests.databases import Postgres
 from tests.faults.network import distant
 from tests.machines import Machine, free_port
+from tests.tools.proxy import Proxy
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from loadtests.proxy import Proxy
+from tests.tools.proxy import Proxy
 
 if TYPE_CHECKING:
     from tests.machines import Machine

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from loadtests.proxy import End
 from tests.clients.conftest import StartTwo, Two
 from tests.node import Script, npm_ci
+from tests.tools.proxy import End
 
 HERE = Path(__file__).parent
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import pytest
 
-from loadtests.survival.clock import LIBRARY
+from tests.tools.clock import LIBRARY
 
 
 def unless_ci(reason: str) -> NoReturn:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from loadtests.proxy import Proxy
+from tests.tools.proxy import Proxy
 
 
 @asynccontextmanager

@@ -1,12 +1,12 @@
-"""PgBouncer in front of a database, for one test; the program is loadtests/pgbouncer.py's."""
+"""PgBouncer in front of a database, for one test; the program is tests/tools/pgbouncer.py's."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from loadtests.pgbouncer import PROGRAM, PgBouncer
 from tests.faults.host import unless_ci
+from tests.tools.pgbouncer import PROGRAM, PgBouncer
 
 
 @asynccontextmanager

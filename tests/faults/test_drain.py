@@ -10,12 +10,12 @@ import time
 import httpx
 import pytest
 
-from loadtests.proxy import Proxy
 from tests.cli.commands import refuses, running
 from tests.faults.crowd import Stream, follow
 from tests.faults.network import distant
 from tests.log.rig import connected
 from tests.machines import Machine
+from tests.tools.proxy import Proxy
 from tests.traffic import Writer
 
 PATH = "/runs/run-1"

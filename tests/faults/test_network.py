@@ -7,9 +7,9 @@ import time
 
 import httpx
 
-from loadtests.proxy import End, Proxy
 from tests.faults.network import distant
 from tests.faults.scene import PATH, gateway, traffic
+from tests.tools.proxy import End, Proxy
 
 PATIENCE = 240  # seconds for a whole test
 

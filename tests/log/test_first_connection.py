@@ -9,8 +9,8 @@ import pytest
 
 from gateway.log.database import Database
 from gateway.protocol.errors import Unavailable
-from loadtests.proxy import Proxy
-from loadtests.survival.database import Database as Away
+from tests.tools.database import Database as Away
+from tests.tools.proxy import Proxy
 
 
 async def test_a_server_that_is_away_is_asked_until_it_answers(database_url: str) -> None:

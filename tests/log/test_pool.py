@@ -9,9 +9,9 @@ import pytest
 
 from gateway.log.database import Database
 from gateway.protocol.errors import Unavailable
-from loadtests.proxy import Proxy
-from loadtests.survival.database import Database as Away
 from tests.log.rig import connected
+from tests.tools.database import Database as Away
+from tests.tools.proxy import Proxy
 
 
 async def ask(database: Database, statement: str) -> object:

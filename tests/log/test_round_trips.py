@@ -10,9 +10,9 @@ from asyncpg.protocol import protocol as driver
 
 from gateway.log.connect import LogConnection
 from gateway.protocol.append import Producer
-from loadtests.proxy import Proxy
-from loadtests.survival.database import Database
 from tests.log.rig import Log, opened
+from tests.tools.database import Database
+from tests.tools.proxy import Proxy
 
 PATH = "runs/1"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadtests.runs import cancel, lose
+from loadtests.probes.runs import cancel, lose
 
 
 async def test_the_runs_of_a_killed_producer_end_and_those_of_others_go_on(database_url: str) -> None:

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from loadtests.flue_server import FlueServer
-from loadtests.proxy import Proxy
 from tests.databases import Postgres
 from tests.flue.real.rig import built
 from tests.machines import Machine
+from tests.tools.flue_server import FlueServer
+from tests.tools.proxy import Proxy
 
 SETTINGS = {
     "GATEWAY_FLUE": "on",

@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
-from loadtests.flue_server import FlueServer
 from tests.node import Script, npm_ci, unavailable
+from tests.tools.flue_server import FlueServer
 
 APP = Path(__file__).parent / "app"
 

@@ -14,12 +14,12 @@ import pytest
 import pytest_asyncio
 
 from gateway.flue import schema
-from loadtests.flue_server import FlueServer
 from tests.databases import Postgres
 from tests.flue.app import App, event
 from tests.flue.real.differ import BEYOND, Request, ask, compare
 from tests.flue.real.rig import built
 from tests.machines import Machine
+from tests.tools.flue_server import FlueServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -1,4 +1,4 @@
-"""`python -m loadtests.runs`: how soon a lost run ends for its readers, and how soon a producer learns of a cancel.
+"""`python -m loadtests.probes.runs`: how soon a lost run ends for its readers, how soon a producer learns of a cancel.
 
 Two Machines over a Postgres of their own, on loopback. Whatever is started is ended.
 """
@@ -106,7 +106,7 @@ async def lose(database_url: str, *, open: int, lost: int, lease: int) -> Ends:
         await _each(a.url, [("POST", "/runs", {"id": path[6:]}) for path in doomed])
         beating = asyncio.create_task(_beat(b.url, living, 30 * BEAT))
         producer = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "loadtests.runs", "produce", a.url, str(lost), str(lease)
+            sys.executable, "-m", "loadtests.probes.runs", "produce", a.url, str(lost), str(lease)
         )
         stack.callback(_end, producer)
         started = asyncio.Semaphore(0)

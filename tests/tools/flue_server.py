@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from loadtests.bench.processes import free_port
+from tests.machines import free_port
 
 PATIENCE = 60.0  # seconds for a server to listen
 _BETWEEN = 0.05  # seconds between two tries to connect to it

@@ -13,7 +13,7 @@ import asyncpg
 
 from gateway.log.embedded import EmbeddedPostgres
 from gateway.log.migrations import migrate
-from loadtests.survival.disk import Disk, open_disk
+from tests.tools.disk import Disk, open_disk
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]

@@ -5,7 +5,7 @@ listener listens all the while. Rounds alternate; medians are told. `--flush` ma
 does: a transaction that notifies holds a lock of the whole database until it is flushed, so such commits go in single
 file.
 
-    python -m loadtests.flue_triggers --writers 1,8 --flush 0,2
+    python -m loadtests.probes.flue_triggers --writers 1,8 --flush 0,2
 """
 
 from __future__ import annotations

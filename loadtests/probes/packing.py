@@ -1,4 +1,4 @@
-"""`python -m loadtests.packing`: a recorded chat run, repeated: bytes on disk and catch-up, as rows and as pages.
+"""`python -m loadtests.probes.packing`: a recorded chat run, repeated: bytes on disk and catch-up, rows beside pages.
 
 A Postgres of its own (fsync on), a real Machine that is read over HTTP page by page, and the checksum of all that is
 read compared with that of what was written. No repetition equals another: ids, counters and times are each one's own.

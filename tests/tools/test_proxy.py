@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.proxy import Proxy
+from tests.tools.proxy import Proxy
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """How much memory a Machine takes with so many idle readers: whether they fit the one that fly.toml asks for.
 
-    python -m loadtests.memory 0 1000 2000 5000
+    python -m loadtests.probes.memory 0 1000 2000 5000
 
 Each line is a Machine of its own, over one Postgres, whose memory is not counted: it is elsewhere, in production. The
 readers follow over SSE, on a connection each, one run for every five; afterwards each is sent an event, so that they

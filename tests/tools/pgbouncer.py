@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from loadtests.bench.processes import free_port
+from tests.machines import free_port
 
 PROGRAM = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
 PATIENCE = 60.0  # seconds for it to answer

@@ -1,0 +1,1 @@
+"""Small measurements of one thing each, which others can repeat: see loadtests/README.md."""

@@ -1,0 +1,1 @@
+"""What tests and load tests share: faults as context managers, judges, a Flue server. Knows no test."""
