@@ -119,7 +119,10 @@ class Listener:
                     self._say(f"{type(error).__name__}, {host_of(address)}")
                     if self.news == "listen":
                         break  # it has worked here, and will again
-        finally:  # a defect must not keep a Machine from starting either
+                except Exception:
+                    # A defect at one address must not keep this Machine from the others, nor from starting.
+                    logger.exception("Listening at %s failed unexpectedly; polling.", host_of(address))
+        finally:
             self._set("polling")
             ready.set()
 

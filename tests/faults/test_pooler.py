@@ -103,7 +103,7 @@ async def test_prepared_statements_are_kept_where_a_session_is_one(database_url:
 async def test_who_requires_listen_does_not_start_to_poll(database_url: str) -> None:
     async with pgbouncer(database_url) as pooler:
         env = {"GATEWAY_REQUIRE_LISTEN": "true", "GATEWAY_MIGRATE": "false"}
-        with pytest.raises(MachineFailed, match=r"exit code 1:\n.*set LISTEN_DATABASE_URL to its direct address"):
+        with pytest.raises(MachineFailed, match=r"(?s)exit code 1:\n.*set LISTEN_DATABASE_URL to its direct address"):
             async with Machine.start(pooler.url, env=env):
                 pass
         async with Machine.start(pooler.url, env=env | {"LISTEN_DATABASE_URL": database_url}) as machine:
