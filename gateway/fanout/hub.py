@@ -176,9 +176,9 @@ class Hub:
         if not batch.up_to_date:
             return
         if batch.start > page.stream.tail:  # a reader ahead of the log moves nobody but itself
-            batch = Batch(page.stream.tail, page.stream.tail, b"", True, page.stream.closed)
+            batch = Batch(page.stream.tail, page.stream.tail, b"", True, page.stream.closed, before=batch.before)
         if tail.position is None:
-            tail.position = batch.start
+            tail.position, tail.edge = batch.start, batch.before
             self._publish(tail, batch)
             if tail.doubted:
                 tail.wanted = max(tail.wanted, tail.position + 1)

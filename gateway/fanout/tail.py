@@ -15,6 +15,7 @@ from gateway.fanout.crowd import BEAT, END, WAKE, Crowd, tell
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, Encoding, News, Page, Stream, after, join
 from gateway.protocol.offset import format_offset
+from gateway.protocol.text import edge
 
 if TYPE_CHECKING:
     from gateway.fanout.follower import Follower
@@ -40,6 +41,7 @@ class Tail:
         "direct",
         "doubted",
         "early",
+        "edge",
         "encoding",
         "ended",
         "filling",
@@ -69,6 +71,7 @@ class Tail:
         self.offset = offset
         self.stream: Stream | None = None
         self.encoding: Encoding  # there as soon as `stream` is
+        self.edge = b""  # of a text stream, the last bytes before `position`
         self.position: int | None = None
         self.closed = False
         self.doubted = False  # there may be another stream at its path by now: nobody begins from memory
@@ -95,9 +98,13 @@ class Tail:
         """Moves the tail by a batch that begins where it stands, and writes it to whoever stands there too."""
         assert batch.start == self.position, "a tail never skips (law 3)"
         frame = b""
+        if self.encoding is Encoding.TEXT:
+            batch.before = self.edge
         if self.direct:  # made before anything moves: if it cannot be made, nobody was told anything
             frame = frames.chunk(frames.sse(self.encoding, batch, b"%d" % cursor, offset=self.offset))
         self._remember(batch)
+        if self.encoding is Encoding.TEXT:
+            self.edge = edge(self.edge, batch.body)
         self.position = batch.end  # before the writes: a follower that leaves during them was given this batch
         self.closed = batch.closed
         self.quiet_since = now
@@ -144,7 +151,8 @@ class Tail:
                 recent[-1] = rest
                 recent.reverse()
                 joined = join(self.encoding, recent)
-                return Batch(position, self.position, joined.body, up_to_date, self.closed, joined.lengths)
+                lengths, before = joined.lengths, joined.before
+                return Batch(position, self.position, joined.body, up_to_date, self.closed, lengths, before=before)
         return None
 
     def expect(self, news: News) -> None:

@@ -18,6 +18,8 @@ LIVE_PAGE: Final = 64 << 10  # bytes: a page is written at once, so a slow reade
 _PAGE = """
     SELECT id, content_type, tail, closed, gone, ttl, start, until, same, lengths,
            CASE WHEN source IS NOT NULL THEN run_gateway.piece(source, packed, after, until, separator) END AS piece,
+           CASE WHEN $9::bigint IS NOT NULL AND after = start AND lower(content_type) LIKE 'text/%'
+                THEN run_gateway.edge(id, run_gateway.number(start)) END AS before,
            CASE WHEN $5 AND ttl IS NOT NULL AND after = start THEN run_gateway.touch(ARRAY[$1]) END
       FROM run_gateway.find_page($1, $2, $3, $4, $6, $7, $8, $9)
 """
@@ -165,4 +167,5 @@ def _page(path: str, rows: list[asyncpg.Record], known: Page | None = None) -> P
         body = separator.join([piece for each in rows if (piece := each["piece"])])
     lengths = row["lengths"] if len(rows) == 1 else [each for some in rows for each in some["lengths"] or ()] or None
     at_tail = until >= stream.tail
-    return Page(stream, Batch(row["start"], until, body, at_tail, at_tail and stream.closed, lengths))
+    before = row["before"] or b""
+    return Page(stream, Batch(row["start"], until, body, at_tail, at_tail and stream.closed, lengths, before=before))

@@ -12,6 +12,7 @@ from typing import Final
 from gateway.protocol import json_body
 from gateway.protocol.errors import InvalidJson
 from gateway.protocol.offset import events_between, same_epoch
+from gateway.protocol.text import EDGE, edge, is_utf8
 
 JSON_TYPE = "application/json"
 LINE: Final = 32_000
@@ -30,7 +31,7 @@ class Encoding(Enum):
         media = media_type(content_type)
         if media == JSON_TYPE:
             return Encoding.JSON
-        return Encoding.TEXT if media.startswith("text/") else Encoding.BASE64
+        return Encoding.TEXT if media.startswith("text/") and is_utf8(content_type) else Encoding.BASE64
 
 
 def media_type(content_type: str) -> str:
@@ -62,6 +63,7 @@ class Batch:
     `body` holds them as they travel: JSON messages joined by commas, without brackets, or plain bytes.
     `up_to_date`: `end` was the tail when the batch was read. `closed`: it was, and nothing will ever follow.
     `lengths`: the bytes of each event, if they are known; without them no reader can begin in the middle.
+    `before`: of a text stream that is followed, the last bytes before `start` (see gateway.protocol.text).
     """
 
     start: int
@@ -71,6 +73,7 @@ class Batch:
     closed: bool
     lengths: Sequence[int] | None = field(default=None, compare=False)
     cuts: Sequence[tuple[int, int]] | None = field(default=None, compare=False, repr=False)  # kept by `cuts`
+    before: bytes = field(default=b"", compare=False)
 
     @property
     def empty(self) -> bool:
@@ -115,7 +118,9 @@ def after(encoding: Encoding, batch: Batch, position: int) -> Batch | None:
         return None
     count = events_between(batch.start, position)
     skipped = sum(batch.lengths[:count]) + (count if encoding is Encoding.JSON else 0)  # and their commas
-    return Batch(position, batch.end, batch.body[skipped:], batch.up_to_date, batch.closed, batch.lengths[count:])
+    before = edge(batch.before, batch.body[max(0, skipped - EDGE) : skipped]) if encoding is Encoding.TEXT else b""
+    lengths = batch.lengths[count:]
+    return Batch(position, batch.end, batch.body[skipped:], batch.up_to_date, batch.closed, lengths, before=before)
 
 
 def cuts(encoding: Encoding, batch: Batch, most: int) -> Sequence[tuple[int, int]]:
@@ -156,7 +161,7 @@ def join(encoding: Encoding, batches: list[Batch]) -> Batch:
     separator = b"," if encoding is Encoding.JSON else b""
     body = separator.join([batch.body for batch in batches if not batch.empty])
     lengths = _lengths(encoding, batches) if len(body) > LINE else None
-    return Batch(first.start, last.end, body, last.up_to_date, last.closed, lengths)
+    return Batch(first.start, last.end, body, last.up_to_date, last.closed, lengths, before=first.before)
 
 
 def _lengths(encoding: Encoding, batches: list[Batch]) -> Sequence[int] | None:

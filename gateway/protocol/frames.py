@@ -8,6 +8,7 @@ from collections.abc import Callable
 from gateway.protocol.batch import LINE, Batch, Encoding, cuts
 from gateway.protocol.offset import format_offset
 from gateway.protocol.read import TOLD
+from gateway.protocol.text import EDGE, edge, shown
 
 HEARTBEAT = b": heartbeat\n\n"
 RETRY = b"retry: 1000\n"
@@ -51,19 +52,26 @@ def sse(
         return retry + _control(offset(batch.end), state)
     room = LINE if encoding is not Encoding.BASE64 else LINE // 4 * 3
     if len(batch.body) <= room:
-        return retry + _data(encoding, batch.body, offset(batch.end), state)
+        return retry + _data(encoding, batch.before, batch.body, offset(batch.end), state)
     body, at, gap = memoryview(batch.body), 0, 1 if encoding is Encoding.JSON else 0
     parts: list[bytes | memoryview] = [retry]  # joined once, since a page's bytes are copied each time
     for position, end in cuts(encoding, batch, room):
         after = offset(position)
-        lines = (b"data:[", body[at:end], b"]\n") if gap else (_data_lines(encoding, bytes(body[at:end])),)
-        control = _control(after, state if position == batch.end else b',"streamCursor":"%b"' % cursor)
-        parts += (b"id: %b\nevent: data\n" % after, *lines, b"\n", control)
+        here = state if position == batch.end else b',"streamCursor":"%b"' % cursor
+        if gap:
+            parts += (b"id: %b\nevent: data\ndata:[" % after, body[at:end], b"]\n\n", _control(after, here))
+        else:
+            before = edge(batch.before, batch.body[max(0, at - EDGE) : at])
+            parts.append(_data(encoding, before, batch.body[at:end], after, here))
         at = end + gap
     return b"".join(parts)
 
 
-def _data(encoding: Encoding, payload: bytes, end: bytes, state: bytes) -> bytes:
+def _data(encoding: Encoding, before: bytes, payload: bytes, end: bytes, state: bytes) -> bytes:
+    if encoding is Encoding.TEXT:
+        payload = shown(before, payload)
+        if not payload:
+            return _control(end, state)
     lines = _data_lines(encoding, payload)
     return b"id: %b\nevent: data\n%b\n%b" % (end, lines, _control(end, state))
 

@@ -143,6 +143,31 @@ async def test_every_read_is_the_same_before_between_and_after_all_steps(databas
             assert await see(log, *read) == before[read], read
 
 
+async def test_who_follows_a_text_is_told_the_bytes_before(database_url: str) -> None:
+    """From every position, before, between and after all steps, in forks too."""
+    events = [b"a", b"b", b"cd", b"efgh", *[b"%d" % n for n in range(90, 110)], b"x"]
+    async with packing(database_url, 12, 4, 2) as (log, packer):
+        paths = ("source", "fork", "fork of that")
+        await log.create("source", "text/plain; charset=utf-8")
+        await log.append("source", *events, type="text/plain")
+        await log.create("fork", None, fork=Fork("source", 3, 2))
+        await log.append("fork", b"1", b"2", b"345", type="text/plain")
+        await log.create("fork of that", None, fork=Fork("fork", 5, 0))
+        await log.append("fork of that", *events, type="text/plain")
+        reader = Reader(log.database, page_bytes=1 << 20)
+        texts = {path: (await reader.live(path, 0)).batch for path in paths}
+        assert texts["fork"].body == b"abcdef12345"
+        for path in (*paths, *paths, *paths):
+            batch = texts[path]
+            for recent in (0, 9):
+                for position in range(batch.end + 1):
+                    page = (await reader.live(path, position, recent=recent)).batch
+                    assert page.before == batch.body[: len(batch.body) - len(page.body)][-3:]
+            assert (await reader.read(path, batch.end)).batch.before == b"", "who does not follow needs none"
+            await packer.all(path)
+        assert (await packer.rows("source"))[0] > 3
+
+
 async def test_a_reader_in_the_middle_goes_on_where_it_is_while_its_stream_is_packed(database_url: str) -> None:
     async with packing(database_url, 200, 50, 20) as (log, packer):
         await log.create("s")

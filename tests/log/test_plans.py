@@ -77,6 +77,7 @@ CALLS: dict[str, tuple[str, tuple[object, ...]]] = {
     "delete a run": ("SELECT run_gateway.delete_stream('m', $1)", ("runs/18001",)),
     "page": (reader._PAGE, (TTL, 0, None, 1 << 20, True, None, None, None, None)),
     "page of many": (reader._PAGE, (RUN, 0, None, 1 << 16, True, None, None, None, 1 << 12)),
+    "edge of a text": ("SELECT run_gateway.edge($1, 3)", (9001,)),
     "stat": (reader._STAT, (TTL,)),
     "positions": (reader._POSITIONS, ([TTL, RUN, "none"],)),
     "touch": ("SELECT run_gateway.touch($1)", ([TTL, "s/2", RUN, "none"],)),

@@ -212,6 +212,36 @@ END
 $$;
 
 
+-- The last three bytes, or fewer, of so many of a stream's events: a reader of text who begins there is shown what they
+-- begin (gateway/protocol/text.py).
+CREATE OR REPLACE FUNCTION run_gateway.edge(wanted bigint, upto bigint) RETURNS bytea
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    s      record;
+    source bigint;
+    event  bytea;
+    bytes  bytea := '';
+BEGIN
+    SELECT v.tail, v.lineage, v.lineage_ends INTO s FROM run_gateway.streams v WHERE v.id = wanted;
+    upto := least(upto, s.tail);
+    WHILE upto > 0 AND octet_length(bytes) < 3 LOOP
+        source := coalesce(
+            (SELECT l.stream FROM unnest(s.lineage, s.lineage_ends) WITH ORDINALITY AS l(stream, until, i)
+              WHERE l.until >= upto ORDER BY l.i LIMIT 1), wanted);
+        SELECT e.data INTO event FROM run_gateway.events e WHERE e.stream = source AND e.seq = upto;
+        IF NOT FOUND THEN
+            event := run_gateway.piece(source, true, upto - 1, upto, '');
+        END IF;
+        bytes := substring(event FROM greatest(octet_length(event) - 2, 1)) || bytes;
+        upto := upto - 1;
+    END LOOP;
+    RETURN substring(bytes FROM greatest(octet_length(bytes) - 2, 1));
+END
+$$;
+
+
 -- The same as one row, the body in one piece: for what is small, and for Machines of the version before. It slides a TTL
 -- (§5.1) when `touch` is set.
 CREATE OR REPLACE FUNCTION run_gateway.read_page(
