@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable
 from typing import Final
 
 from gateway.counting import SECONDS, Histogram
@@ -23,7 +23,7 @@ from gateway.protocol.batch import Batch, News, Page, after
 from gateway.protocol.cursor import cursor
 from gateway.protocol.errors import OffsetGone, ProtocolError, StreamGone, StreamNotFound, Unavailable
 from gateway.protocol.offset import format_offset
-from gateway.tasks import end, forever
+from gateway.tasks import end, forever, in_turns
 
 logger = logging.getLogger("gateway.fanout.hub")
 seldom_logger: Final = SeldomLogger(logger)
@@ -31,6 +31,7 @@ seldom_logger: Final = SeldomLogger(logger)
 RECENT: Final = 16 << 10  # bytes before its position that the first reader of a tail fetches for all who come with it
 HINT_PAUSE: Final = 0.02  # seconds between two looks at what somebody says has changed
 KEEP: Final = 5.0  # seconds between touches of a stream that would expire; a third of its TTL, where that is less
+BEATS: Final = 500  # tails that are sent a heartbeat in one turn of the loop
 ROUNDS: Final = 2  # how often a newcomer waits for another newcomer's first read, before it reads for itself
 
 Positions = Callable[[Iterable[str]], Awaitable[dict[str, tuple[int, int, bool]]]]
@@ -386,10 +387,18 @@ class Hub:
             await end(*self._tasks)
 
     async def _on_tick(self) -> None:
-        self.tick()
+        await in_turns(self.ticking())
 
     def tick(self) -> None:
-        """Ends the followers that are due, and sends a heartbeat where nothing was sent for long."""
+        """`ticking` at once."""
+        for _ in self.ticking():
+            pass
+
+    def ticking(self) -> Generator[None, None, None]:
+        """Ends the followers that are due, and sends a heartbeat where nothing was sent for long.
+
+        It gives way after every BEATS tails, since all that were made at one time fall silent at one time.
+        """
         now = self._clock()
         self._cursor = cursor(self._now(), None, 0)
         tell(self.deadlines.due(now), END)
@@ -397,9 +406,11 @@ class Hub:
         if due:
             self._spawn(self._keep(due, now))
         silent = now - self._heartbeat
-        for tail in self.tails.values():
-            if tail.quiet_since <= silent:
-                tail.beat(now)
+        quiet = [tail for tail in self.tails.values() if tail.quiet_since <= silent]
+        for beaten, tail in enumerate(quiet, 1):
+            tail.beat(now)
+            if beaten % BEATS == 0:
+                yield
 
     async def _keep(self, tails: list[Tail], now: float) -> None:
         """A stream with live readers does not expire (§5.1)."""

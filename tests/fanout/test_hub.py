@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from gateway.fanout.follower import Follower, Signal
-from gateway.fanout.hub import Hub
+from gateway.fanout.hub import BEATS, Hub
+from gateway.fanout.tail import Tail
 from gateway.protocol.batch import Batch, News, Page, Stream
 from gateway.protocol.errors import Unavailable
 
@@ -596,3 +597,17 @@ async def test_a_hint_that_comes_while_a_reader_begins_is_looked_into_when_it_ha
         batch = await follower.next()
         assert isinstance(batch, Batch)
         assert (batch.start, batch.end) == (1, 2)
+
+
+async def test_heartbeats_of_many_streams_give_way_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    beaten: list[str] = []
+    monkeypatch.setattr(Tail, "beat", lambda tail, _: beaten.append(tail.path))
+    hub = hub_of(Log(0))
+    for number in range(2 * BEATS + 1):
+        hub.follow(f"run-{number}")
+    hub._clock = lambda: 3600
+    turns = 0
+    for _ in hub.ticking():
+        turns += 1
+        assert len(beaten) == turns * BEATS
+    assert (turns, len(beaten)) == (2, 2 * BEATS + 1)
