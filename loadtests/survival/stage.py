@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Protocol
@@ -54,7 +54,7 @@ class Stage:
     """`scenes` runs at a time, each with `readers` readers, and as many of the app's where there is one, until it is
     told to stop.
 
-    `on_broken` is called when a run has been found to be wrong.
+    `on_broken` is called when a run has been found to be wrong. `headers` go with every request.
     """
 
     doors: Sequence[str]
@@ -63,6 +63,7 @@ class Stage:
     findings: Findings
     on_broken: Callable[[], None]
     readers: int
+    headers: Mapping[str, str] = field(default_factory=dict)
     seen: Seen = field(default_factory=Seen)
     runs: int = 0
     read: int = 0
@@ -81,7 +82,10 @@ class Stage:
     async def play(self, scenes: int) -> None:
         """Returns when all runs have ended and were judged."""
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        async with httpx.AsyncClient(limits=limits, trust_env=False) as http, asyncio.TaskGroup() as tasks:
+        async with (
+            httpx.AsyncClient(limits=limits, trust_env=False, headers=self.headers) as http,
+            asyncio.TaskGroup() as tasks,
+        ):
             for number in range(scenes):
                 tasks.create_task(self._play(http, self._retried if number % 3 != 1 else self._once))
                 if self.app is not None:

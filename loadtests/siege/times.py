@@ -1,0 +1,72 @@
+"""How long honest requests have taken, and in which part of the siege. Pure: no sockets, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from loadtests.survival.report import at
+
+Span = tuple[float, float]  # from when to when, by the monotonic clock
+
+
+@dataclass
+class Times:
+    """Seconds by kind of request, each with the moment when it was over."""
+
+    kinds: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+    def add(self, kind: str, began: float, ended: float) -> None:
+        self.kinds.setdefault(kind, []).append((ended, ended - began))
+
+    def within(self, kind: str, spans: Sequence[Span]) -> list[float]:
+        """Those that began and ended in one of these spans."""
+        return [
+            seconds
+            for ended, seconds in self.kinds.get(kind, ())
+            if any(begin <= ended - seconds and ended <= end for begin, end in spans)
+        ]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A long turn of a Machine's loop: when it ended, its seconds, those that it computed for, where it was seen."""
+
+    at: float
+    seconds: float
+    cpu: float
+    place: str
+
+
+def turns(text: str) -> Iterable[Turn]:
+    """What a probe has written."""
+    for line in text.splitlines():
+        ended, seconds, cpu, *place = line.split(" ", 3)
+        yield Turn(float(ended), float(seconds), float(cpu), place[0] if place else "")
+
+
+def longest(found: Iterable[Turn], spans: Sequence[Span]) -> Turn:
+    """The turn within these spans that computed longest."""
+    inside = [turn for turn in found if any(begin <= turn.at <= end for begin, end in spans)]
+    return max(inside, key=lambda turn: turn.cpu, default=Turn(0, 0, 0, ""))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One kind of request, in peace and under siege: how many, p50 and p99 in seconds."""
+
+    peace: tuple[int, float, float]
+    siege: tuple[int, float, float]
+
+    @property
+    def ratio(self) -> float:
+        """Of the p99; 0 where there is nothing to compare."""
+        return self.siege[2] / self.peace[2] if self.peace[2] else 0.0
+
+
+def compare(times: Times, peace: Sequence[Span], siege: Sequence[Span]) -> Mapping[str, Compared]:
+    def of(kind: str, spans: Sequence[Span]) -> tuple[int, float, float]:
+        values = times.within(kind, spans)
+        return len(values), at(values, 0.5), at(values, 0.99)
+
+    return {kind: Compared(of(kind, peace), of(kind, siege)) for kind in sorted(times.kinds)}
