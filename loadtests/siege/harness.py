@@ -28,9 +28,9 @@ from loadtests.survival.ledger import EXITS, Findings
 from loadtests.survival.stage import Stage
 from tests.tools.database import Database, open_database
 
-WARMING = 4.0  # seconds that nothing is measured in
+WARMING = 3.0  # seconds that nothing is measured in
 PEACE = 0.25  # of the siege's time, before it and after it
-LEAST = 5.0  # seconds of either
+LEAST = 3.0  # seconds of either
 CALM = 30.0  # seconds that memory and descriptors have to come back in
 GRACE = 45.0  # seconds until attackers that do not end are killed
 SCENES, READERS = 2, 5

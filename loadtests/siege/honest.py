@@ -24,7 +24,7 @@ from loadtests.survival.writers import Writer
 from tests.tools.continuity import Batch
 
 EVERY = 0.1  # seconds between two events of a pulse
-LOOK = 0.5  # seconds between other requests
+LOOK = 0.2  # seconds between other requests
 END_PATIENCE = 60.0  # seconds that the last event, and the end, may take
 
 ACKNOWLEDGED, BY_SSE, BY_LONG_POLL = "append acknowledged", "event seen by SSE", "event seen by long-poll"
