@@ -36,7 +36,10 @@ def make_router(records: Records, own: ListRuns) -> APIRouter:
     router = APIRouter()
 
     async def list_runs(request: Request) -> Response:
-        query = parse_qsl(request.url.query, keep_blank_values=True)
+        try:
+            query = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=64)
+        except ValueError:
+            raise InvalidRequest("The query string cannot be read.") from None
         source = dict(query).get("source", "flue")
         if source not in ("flue", "gateway"):
             raise InvalidRequest("source must be flue or gateway.")
