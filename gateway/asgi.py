@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Final
+
+from gateway.protocol.target import Target
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -12,3 +14,14 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case and values, as bytes."""
+
+TARGET: Final = "run_gateway.target"
+"""The key under which a scope holds its Target, once somebody has asked for it."""
+
+
+def target_of(scope: Scope) -> Target:
+    """What an HTTP request is for."""
+    target: Target | None = scope.get(TARGET)
+    if target is None:
+        target = scope[TARGET] = Target.of(scope["path"])
+    return target

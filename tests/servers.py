@@ -23,8 +23,7 @@ from gateway.fanout.hub import Hub
 from gateway.fanout.server import Server
 from gateway.http.connection import connections
 from gateway.protocol.batch import Page
-from gateway.protocol.run_path import part_of
-from gateway.protocol.stream_path import stream_path_of
+from gateway.protocol.target import Target
 from gateway.settings import Settings
 from tests.event_source import Reading, read
 
@@ -168,8 +167,7 @@ class Client:
     def check(self, response: httpx.Response) -> None:
         """Fails when the description does not have this answer's status, headers or type of refusal."""
         path = response.url.path
-        reserved = path == "/v1/stream/__ds" or path.startswith("/v1/stream/__ds/")
-        if stream_path_of(path) is None or reserved or response.status_code == 405:
+        if Target.of(path).stream is None or response.status_code == 405:
             return
         route = _route(path)
         operation = self._document["paths"][route][response.request.method.lower()]
@@ -186,9 +184,9 @@ class Client:
 
 def _route(path: str) -> str:
     """The route in the description that a path is of."""
-    part = part_of(path.removeprefix("/"))
+    part = Target.of(path).part
     if part is not None:
-        return "/runs/{id}" + part[1].value
+        return "/runs/{id}" + part.value
     return "/runs/{id}" if path.startswith("/runs/") else "/v1/stream/{path}"
 
 

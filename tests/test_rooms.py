@@ -17,7 +17,7 @@ HOUSE = Path(gateway.__file__).parent
 ROOMS = {
     "protocol": set(),
     "counting": set(),
-    "asgi": set(),
+    "asgi": {"protocol"},
     "wording": set(),
     "outage": set(),
     "tasks": {"outage", "protocol"},

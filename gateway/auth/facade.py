@@ -18,6 +18,7 @@ from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.auth.read_tokens import Capability
 from gateway.auth.token_keys import ReadTokens
 from gateway.log.database import Database
+from gateway.protocol.target import Target
 from gateway.settings import BadSetting, Settings, variable
 
 _CREDENTIALS: Final = {"keys": "keys", "keys_file": "keys", "jwt_secret": "jwt", "jwt_jwks_url": "jwt"}
@@ -55,9 +56,9 @@ class Auth:
             if isinstance(self._source, Jwks):
                 await self._source.stop()
 
-    def known(self, headers: Mapping[bytes, bytes], stream: str) -> Principal | None:
-        """Who appends to this stream, if that is known without asking anybody. None: ask `admit`."""
-        return ANONYMOUS if self._gate is None else self._gate.known(headers, stream)
+    def known(self, headers: Mapping[bytes, bytes], target: Target) -> Principal | None:
+        """Who appends to this target, if that is known without asking anybody. None: ask `admit`."""
+        return ANONYMOUS if self._gate is None else self._gate.known(headers, target)
 
     async def admit(self, scope: Scope) -> Principal:
         """Who makes this request, when it is allowed. Raises the refusals of `gate.Gate.admit`."""

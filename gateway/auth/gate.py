@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Final, Protocol
 
-from gateway.asgi import Scope
+from gateway.asgi import Scope, target_of
 from gateway.auth import bearer
 from gateway.auth.errors import (
     CredentialMalformed,
@@ -23,7 +23,7 @@ from gateway.auth.errors import (
 from gateway.auth.principal import ANONYMOUS, NOBODY, Principal
 from gateway.auth.rules import asked
 from gateway.protocol.errors import ProtocolError
-from gateway.protocol.run_path import part_of
+from gateway.protocol.target import Target
 
 PRINCIPAL: Final = "run_gateway.principal"
 """The key under which an ASGI scope holds its Principal, once the gate has let the request in."""
@@ -58,8 +58,8 @@ class Gate:
         self._now = now
         self._verified: OrderedDict[bytes, Principal] = OrderedDict()
 
-    def known(self, headers: Mapping[bytes, bytes], stream: str) -> Principal | None:
-        """Who appends to this stream, if that is known without asking anybody, and if they may. None: ask `admit`.
+    def known(self, headers: Mapping[bytes, bytes], target: Target) -> Principal | None:
+        """Who appends to this target, if that is known without asking anybody, and if they may. None: ask `admit`.
 
         `headers`: of a request without a query, none of them repeated.
         """
@@ -69,7 +69,7 @@ class Gate:
         principal = self._remembered(sha256(shown[7:]).digest())
         if principal is None or "write" not in principal.scopes:
             return None
-        if principal.bound and not principal.reaches(_about(stream)):
+        if principal.bound and not principal.reaches(target.about or ""):
             return None
         if principal.expires is not None and principal.expires <= self._now():
             return None
@@ -82,7 +82,7 @@ class Gate:
         RouteNotFound (404), MethodNotAllowed (405).
         """
         try:
-            need, stream, in_body = asked(scope["method"], scope["path"])
+            need, stream, in_body = asked(scope["method"], target_of(scope))
         except ProtocolError:
             await self._identify(scope)  # who has no credential is told so, and not which routes there are
             raise
@@ -136,12 +136,6 @@ class Gate:
             if principal is not None:
                 self._verified.move_to_end(digest)
         return principal
-
-
-def _about(stream: str) -> str:
-    """The stream that a request for this path concerns; below a run, such as for a heartbeat, that is the run."""
-    part = part_of(stream)
-    return stream if part is None else part[0]
 
 
 def principal_of(scope: Scope) -> Principal:

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 from gateway.auth.principal import Scope
 from gateway.protocol.errors import MethodNotAllowed, RouteNotFound
-from gateway.protocol.run_path import Part, part_of
-from gateway.protocol.stream_path import stream_path_of
+from gateway.protocol.run_path import Part
+from gateway.protocol.target import Target
 
 Need = Scope | Literal["nothing", "own"]
 """`nothing`: open to all. `own`: the request bears a credential of another kind, which its handler checks."""
@@ -92,19 +92,21 @@ class _Route:
 _ROUTES: Final = [_Route.of(template, methods) for template, methods in ROUTES.items()]
 
 
-def ours(path: str) -> bool:
-    """Whether a URL's path is for the gateway itself, and not for the application behind it.
+def ours(target: Target) -> bool:
+    """Whether a request is for the gateway itself, and not for the application behind it.
 
     So is every other spelling of such a path, like `/RUNS/x`: an application that takes it for `/runs/x` would show the
     run to somebody whom the gate has not let in.
     """
-    return _ours(path) or _ours(_plainest(path))
+    return _ours(target) or _ours(Target.of(_plainest(target.path)))
 
 
-def _ours(path: str) -> bool:
-    if path == "/":
+def _ours(target: Target) -> bool:
+    if target.path == "/":
         return False  # the application's front page, where there is an application
-    return stream_path_of(path) is not None or any(route.form.fullmatch(path) for route in _ROUTES)
+    if target.stream is not None or target.reserved:
+        return True
+    return any(route.form.fullmatch(target.path) for route in _ROUTES)
 
 
 def _plainest(path: str) -> str:
@@ -119,28 +121,24 @@ def _plainest(path: str) -> str:
     return "/" + "/".join(segments)
 
 
-def asked(method: str, path: str) -> Asked:
-    """What a request for this path of a URL needs. Raises RouteNotFound, MethodNotAllowed."""
+def asked(method: str, target: Target) -> Asked:
+    """What a request needs. Raises RouteNotFound, MethodNotAllowed."""
     if method == "OPTIONS":
         return Asked("nothing", None)  # a browser's preflight carries no credential, by the Fetch standard
+    if target.stream is not None:
+        return Asked(_need(STREAM if target.part is None else BELOW_A_RUN[target.part], method), target.about)
     for route in _ROUTES:
-        if route.form.fullmatch(path):
-            return Asked(_need(route.methods, method), None, in_body=(method, path) == ("POST", "/runs"))
-    stream = stream_path_of(path)
-    if stream is None:
-        raise RouteNotFound
-    part = part_of(stream)
-    if part is not None:
-        return Asked(_need(BELOW_A_RUN[part[1]], method), part[0])
-    return Asked(_need(STREAM, method), stream)
+        if route.form.fullmatch(target.path):
+            return Asked(_need(route.methods, method), None, in_body=(method, target.path) == ("POST", "/runs"))
+    raise RouteNotFound
 
 
 def need_of(template: str, method: str) -> Need:
     """What the route that OpenAPI knows by this template needs. Raises MethodNotAllowed; LookupError for none."""
     if template in STREAMS:
         return _need(STREAM, method)
-    if (part := part_of(template.removeprefix("/"))) is not None:
-        return _need(BELOW_A_RUN[part[1]], method)
+    if (part := Target.of(template).part) is not None:
+        return _need(BELOW_A_RUN[part], method)
     return _need(next(methods for route, methods in ROUTES.items() if route.replace(":path", "") == template), method)
 
 

@@ -15,7 +15,7 @@ from gateway.auth.gate import check_stream, principal_of
 from gateway.flue import dialect
 from gateway.flue.errors import NoSuchRun, ReadOnly
 from gateway.flue.records import Records
-from gateway.flue.source import ID, Source, run_of
+from gateway.flue.source import ID, Source
 from gateway.http import responses
 from gateway.http.post import Post
 from gateway.http.reading import Reading
@@ -24,6 +24,7 @@ from gateway.protocol.batch import Stream
 from gateway.protocol.errors import InvalidRequest, RunNotFound, StreamExists, StreamNotFound
 from gateway.protocol.headers import JSON, NO_STORE
 from gateway.protocol.record import to_json
+from gateway.protocol.target import Target
 
 REMEMBERED: Final = 10_000  # runs of the gateway's own
 
@@ -56,21 +57,25 @@ class FlueRoutes:
             "PUT": self._put,
         }
 
-    def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answers a request for the stream at `path`: see Routes."""
+    def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answers a request for a stream, or below a run: see Routes."""
         # A Flue app has no tenants: its runs are those of the default tenant.
-        if run_of(path) is None or path in self._own or scope["method"] == "OPTIONS" or principal_of(scope).tenant:
-            return self._native(path, scope, receive, send)
-        return self._either(path, scope, receive, send)
+        if not self._may_be_flues(target) or scope["method"] == "OPTIONS" or principal_of(scope).tenant:
+            return self._native(target, scope, receive, send)
+        return self._either(target, scope, receive, send)
 
     def append_directly(self, post: Post) -> bool:
         """As the gateway's own. But a run's first append comes by ASGI, which finds out whose run it is."""
-        if run_of(post.stored) is not None and post.stored not in self._own:
+        if self._may_be_flues(post.target) and post.stored == post.target.stream:
             return False
         return self._append_directly(post)
 
-    async def _either(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    def _may_be_flues(self, target: Target) -> bool:
+        return target.is_run and target.fault is None and target.stream not in self._own
+
+    async def _either(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers for a run of Flue's if there is one, and otherwise as the gateway's own routes do."""
+        path = target.stored("")
         try:
             await self._methods.get(scope["method"], self._refuse)(path, scope, receive, send)
             return
@@ -78,7 +83,7 @@ class FlueRoutes:
             unknown = error
         try:
             try:
-                await self._native(path, scope, receive, send)
+                await self._native(target, scope, receive, send)
             except InvalidRequest:
                 if scope["method"] == "GET":
                     await self._stat(path)  # as in Flue, a run that does not exist is a 404 before a bad query is a 400

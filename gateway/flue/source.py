@@ -68,12 +68,6 @@ _WORKFLOW: Final = "SELECT workflow_name FROM flue_runs WHERE run_id = $1"
 _POSITIONS: Final = "SELECT path, next_offset, closed FROM flue_event_streams WHERE path = ANY ($1)"
 
 
-def run_of(path: str) -> str | None:
-    """The id of the run that a stream's path names, if it can be one of Flue's; else None."""
-    run = path.removeprefix("runs/")
-    return run if run != path and run and "/" not in run and "\0" not in run else None
-
-
 def one_line(body: bytes) -> bytes:
     """Events without line breaks, as an SSE frame needs them. Flue writes none, but JSON allows them between tokens."""
     return body.translate(_ONE_LINE) if b"\n" in body or b"\r" in body else body
@@ -113,14 +107,14 @@ class Source:
 
     async def _page(self, path: str, position: int, last_events: int | None, *args: object) -> asyncpg.Record:
         self.reads += 1
-        run = self._run(path)
+        run = path.removeprefix("runs/")
         async with self._database.acquire() as connection:
             row = await connection.fetchrow(_PAGE, run, path, position, last_events, PAGE, *args)
         return self._found(run, row)
 
     async def stat(self, path: str) -> Stream:
         """The stream alone. Raises NoSuchRun."""
-        run = self._run(path)
+        run = path.removeprefix("runs/")
         async with self._database.acquire() as connection:
             row = self._found(run, await connection.fetchrow(_STAT, run, path))
         return Stream(ID, path, JSON_TYPE, row["next_offset"], row["closed"])
@@ -150,12 +144,6 @@ class Source:
 
     async def touch(self, paths: Iterable[str]) -> None:
         """Nothing of Flue's expires."""
-
-    def _run(self, path: str) -> str:
-        run = run_of(path)
-        if run is None:
-            raise NoSuchRun(path.removeprefix("runs/"))
-        return run
 
     def _found(self, run: str, row: asyncpg.Record | None) -> asyncpg.Record:
         # For a moment a new run has a record and no stream yet. As in Flue, it does not exist for readers then.

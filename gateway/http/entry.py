@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from gateway.asgi import App, Receive, Scope, Send
+from gateway.asgi import App, Receive, Scope, Send, target_of
 from gateway.auth.facade import Auth
 from gateway.auth.gate import let_in
 from gateway.auth.rules import ours
@@ -32,8 +32,7 @@ from gateway.protocol.errors import (
     ProtocolError,
     RouteNotFound,
 )
-from gateway.protocol.stream_path import RESERVED, is_reserved, stream_path_of
-from gateway.protocol.tenants import within
+from gateway.protocol.target import Target
 from gateway.quotas import Quotas
 from gateway.quotas.facade import open_at
 
@@ -82,12 +81,12 @@ class Entry:
 
     def expects(self, post: Post) -> bool:
         """Whether a POST may come past ASGI: its sender is known already, and no quota has to be asked. See Appends."""
-        if self._quotas.counting or post.stream.startswith(RESERVED):
+        if self._quotas.counting:
             return False
-        principal = self._auth.known(post.headers, post.stream)
+        principal = self._auth.known(post.headers, post.target)
         if principal is None:
             return False
-        post.stored = within(principal.tenant, post.stream)
+        post.stored = post.target.stored(principal.tenant)
         post.common = self._cors.to(post.headers.get(b"origin"))
         return True
 
@@ -101,7 +100,7 @@ class Entry:
             return True
 
     async def _let_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._upstream is not None and not ours(scope["path"]) and scope["method"] != "TRACE":
+        if self._upstream is not None and not ours(target_of(scope)) and scope["method"] != "TRACE":
             await self._passed_on(self._upstream, scope, receive, send)
             return
         sending = responses.carrying(scope, send, self._cors.common(scope))
@@ -120,9 +119,9 @@ class Entry:
             let_in(scope)
         elif not await self._admit(scope, sending):
             return
-        path = stream_path_of(scope["path"])
-        if path is not None and not is_reserved(path):
-            await self._stream(path, scope, receive, sending)
+        target = target_of(scope)
+        if target.stream is not None:
+            await self._stream(target, scope, receive, sending)
         else:
             await self._by_fastapi(scope, receive, sending)
 
@@ -138,9 +137,9 @@ class Entry:
             return False
         return True
 
-    async def _stream(self, path: str, scope: Scope, receive: Receive, send: Sending) -> None:
+    async def _stream(self, target: Target, scope: Scope, receive: Receive, send: Sending) -> None:
         try:
-            await self._streams(path, scope, receive, send)
+            await self._streams(target, scope, receive, send)
         except asyncio.CancelledError:
             if send.begun:
                 raise

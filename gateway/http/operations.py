@@ -13,7 +13,7 @@ from gateway.auth import errors as auth_errors
 from gateway.protocol import errors
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.fields import MAX_LEASE, MAX_SAFE_INTEGER, MAX_TOKEN
-from gateway.protocol.stream_path import MAX_PATH, MAX_RUN_ID
+from gateway.protocol.target import MAX_PATH, MAX_RUN_ID
 from gateway.quotas import errors as quota_errors
 
 Json = dict[str, Any]

@@ -13,14 +13,14 @@ from urllib.parse import unquote
 
 from uvicorn.config import Config
 
-from gateway.asgi import Headers, Scope
+from gateway.asgi import TARGET, Headers, Scope
 from gateway.fanout.answers import whole
 from gateway.fanout.heads import is_host
 from gateway.fanout.intake import WHOLE
 from gateway.fanout.transport import DirectProtocol
 from gateway.http import responses
-from gateway.protocol.errors import InvalidRequest, ProtocolError
-from gateway.protocol.stream_path import check_path, stream_path_of
+from gateway.protocol.errors import ProtocolError
+from gateway.protocol.target import Target
 
 MOST_BODY: Final = 32 << 10  # bytes; a longer one is read by whoever may refuse it half way
 MOST_URL: Final = 512  # bytes
@@ -30,19 +30,15 @@ _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 
 
 @lru_cache(maxsize=4_096)
-def _named(url: bytes) -> tuple[str, str] | None:
-    """A URL's path, and the stream that it names. None if the URL has more than a path, or names no stream.
+def _target(url: bytes) -> Target | None:
+    """What a URL names. None if it has more than a path, or names no stream.
 
     The answers are kept, since a stream is appended to many times.
     """
     if url.translate(None, _PLAIN):
         return None
-    path = unquote(url.decode("ascii"))
-    stream = stream_path_of(path)
-    try:
-        return None if stream is None else (path, check_path(stream))
-    except InvalidRequest:
-        return None
+    target = Target.of(unquote(url.decode("ascii")))
+    return None if target.stream is None or target.fault is not None else target
 
 
 class _Nobody:
@@ -55,21 +51,20 @@ class _Nobody:
 class Post:
     """One such POST. It stands in for uvicorn's cycle, so it has everything that the protocol class uses of a cycle.
 
-    `path` is the URL's. `stream` is the stream that it names, and `stored` the path of that stream in the log, with its
-    tenant. `headers` have lower-case names, each of them once.
+    `stored` is the path of the stream in the log, with its tenant. `headers` have lower-case names, each of them once.
     """
 
     __slots__ = (
-        "_connection", "_scope", "body", "common", "disconnected", "headers", "keep_alive", "more_body", "path",
-        "response_complete", "stored", "stream", "url",
+        "_connection", "_scope", "body", "common", "disconnected", "headers", "keep_alive", "more_body",
+        "response_complete", "stored", "target", "url",
     )  # fmt: skip
 
     message_event: Final = _Nobody()
 
-    def __init__(self, connection: PostProtocol, path: str, stream: str, headers: dict[bytes, bytes]) -> None:
+    def __init__(self, connection: PostProtocol, target: Target, headers: dict[bytes, bytes]) -> None:
         self.url = connection.url
-        self.path = path
-        self.stream = self.stored = stream
+        self.target = target
+        self.stored = ""  # until it is let in
         self.headers = headers
         self.body = b""
         self.more_body = True
@@ -91,7 +86,8 @@ class Post:
             self._scope = {
                 "type": "http",
                 "method": "POST",
-                "path": self.path,
+                "path": self.target.path,
+                TARGET: self.target,
                 "raw_path": self.url,
                 "query_string": b"",
                 "headers": [*self.headers.items()],
@@ -187,10 +183,10 @@ class PostProtocol(DirectProtocol):
             or len(self.url) > MOST_URL
         ):
             return None
-        named = _named(self.url)
-        if named is None:
+        target = _target(self.url)
+        if target is None:
             return None
-        post = Post(self, *named, headers)
+        post = Post(self, target, headers)
         if not self._appends.expects(post):
             return None
         self.left = length

@@ -13,9 +13,8 @@ import secrets
 import time
 from typing import Any, Final
 
-from gateway.asgi import App, Message, Receive, Scope, Send
+from gateway.asgi import App, Message, Receive, Scope, Send, target_of
 from gateway.protocol.errors import InternalFault, ProtocolError, Unavailable
-from gateway.protocol.stream_path import is_reserved, stream_path_of
 
 logger = logging.getLogger("gateway.http")
 
@@ -48,8 +47,7 @@ def appended_to(scope: Scope) -> str | None:
     """The path, as the client knows it, of the stream that a request appends to; None for any other request."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
-    path = stream_path_of(scope["path"])
-    return None if path is None or is_reserved(path) else path
+    return target_of(scope).stream
 
 
 def request_id(scope: Scope) -> str:

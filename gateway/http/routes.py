@@ -7,12 +7,13 @@ from typing import Protocol
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.http.post import Post
+from gateway.protocol.target import Target
 
 
 class Routes(Protocol):
-    """Answers a request for the stream at `path`. Raises ProtocolError while nothing has been sent."""
+    """Answers a request for a stream, or below a run. Raises ProtocolError while nothing has been sent."""
 
-    def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
+    def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
 
 
 AppendDirectly = Callable[[Post], bool]

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final, Protocol
 from urllib.parse import quote
 
-from gateway.asgi import Headers, Receive, Scope, Send
+from gateway.asgi import Headers, Receive, Scope, Send, target_of
 from gateway.auth.errors import ScopeMissing, WrongStream
 from gateway.auth.gate import check_stream, principal_of
 from gateway.auth.principal import Principal
@@ -38,13 +38,12 @@ from gateway.protocol.errors import (
 from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.offset import format_offset
 from gateway.protocol.read import parse_read
-from gateway.protocol.run_path import Part, part_of
-from gateway.protocol.stream_path import check_path
+from gateway.protocol.run_path import Part
+from gateway.protocol.target import Target
 from gateway.protocol.tenants import within, without
 from gateway.tasks import in_turns
 
-_HEARTBEAT: Final = (Part.HEARTBEAT.value,)
-_INDIRECT: Final = (Part.CONTROL.value, Part.CANCEL.value, Part.TOKEN.value)  # these ask the log more than once
+_DIRECT: Final = (None, Part.HEARTBEAT)  # the other parts of a run ask the log more than once
 
 
 class Log(reading.Log, Protocol):
@@ -80,26 +79,27 @@ class StreamRoutes:
             "DELETE": self._delete,
         }
 
-    def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answers a request for the stream at `path`. Raises ProtocolError while nothing has been sent.
+    def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answers a request for a stream. Raises ProtocolError while nothing has been sent.
 
         No coroutine of its own, nor has `_read`: each would be held by every reader that follows.
         """
         method = scope["method"]
         handler = self._methods.get(method)
         if handler is not None:
-            return handler(within(principal_of(scope).tenant, check_path(path)), scope, receive, send)
+            return handler(target.stored(principal_of(scope).tenant), scope, receive, send)
         if method == "OPTIONS":
             return responses.preflight(scope, send)
         raise MethodNotAllowed(None, [(b"allow", b"GET, HEAD, PUT, POST, DELETE, OPTIONS")])
 
     async def _append(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        part = target_of(scope).part
         body = await self._limits.bodies.read(scope, receive, self._limits.max_body)
         try:
-            if len(body) > json_body.PIECE and not path.endswith(_INDIRECT + _HEARTBEAT):
+            if len(body) > json_body.PIECE and part is None:
                 request = await in_turns(append_in_pieces(path, scope["headers"], body, self._limits.max_batch))
             else:
-                request = _parse_post(path, scope["headers"], body, self._limits.max_batch)
+                request = _parse_post(part, path, scope["headers"], body, self._limits.max_batch)
         except InvalidJson:
             await self._refuse_before_json(path)
             raise
@@ -115,10 +115,10 @@ class StreamRoutes:
 
         That is so for everything that is refused before the log is asked.
         """
-        if len(post.body) > self._limits.max_body or post.stored.endswith(_INDIRECT):
+        if len(post.body) > self._limits.max_body or post.target.part not in _DIRECT:
             return False
         try:
-            request = _parse_post(post.stored, post.headers, post.body, self._limits.max_batch)
+            request = _parse_post(post.target.part, post.stored, post.headers, post.body, self._limits.max_batch)
             if self._bounded:
                 self._limits.check(request.events)
             self._log.submit(request, partial(self._settle, post, request))
@@ -209,10 +209,9 @@ def _forked(fork: Fork, principal: Principal) -> Fork:
     return replace(fork, source=within(principal.tenant, fork.source))
 
 
-def _parse_post(path: str, headers: GivenHeaders, body: bytes, most: int | None) -> AppendRequest:
-    part = part_of(path)
-    if part is not None and part[1] is Part.HEARTBEAT:
-        return parse_heartbeat(part[0], headers, body)
+def _parse_post(part: Part | None, path: str, headers: GivenHeaders, body: bytes, most: int | None) -> AppendRequest:
+    if part is Part.HEARTBEAT:
+        return parse_heartbeat(path.removesuffix(part.value), headers, body)
     return parse_append(path, headers, body, most)
 
 

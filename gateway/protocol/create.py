@@ -15,7 +15,7 @@ from gateway.protocol.content_type import check_content_type
 from gateway.protocol.errors import InvalidRequest, SourceNotFound
 from gateway.protocol.fields import DECIMAL, RawHeaders, is_true, lease_of, single_headers
 from gateway.protocol.offset import parse_position
-from gateway.protocol.stream_path import check_path, stream_path_of
+from gateway.protocol.target import Target
 
 DEFAULT_TYPE: Final = "application/octet-stream"
 
@@ -119,10 +119,11 @@ def _fork(found: dict[bytes, bytes]) -> Fork | None:
         raise InvalidRequest("Stream-Fork-Offset is not an offset.")
     if sub_offset is not None and not DECIMAL.fullmatch(sub_offset):
         raise InvalidRequest("Stream-Fork-Sub-Offset must be a whole number.")
-    path = stream_path_of(unquote(source.decode("latin-1"), errors="replace"))
-    if path is None:
+    target = Target.of(unquote(source.decode("latin-1"), errors="replace"))
+    if target.stream is None:
         raise SourceNotFound("Stream-Forked-From must be the path of a stream's URL on this server.")
-    return Fork(check_path(path), anchor, int(sub_offset or 0))
+    target.check()
+    return Fork(target.stream, anchor, int(sub_offset or 0))
 
 
 def _timestamp(value: bytes) -> datetime:

@@ -24,22 +24,9 @@ class Part(Enum):
     TOKEN = "/token"  # noqa: S105  it names no secret
 
 
-_PARTS: Final = {part.value: part for part in Part}
-_ENDINGS: Final = tuple(_PARTS)
-LONGEST_PART: Final = max(map(len, _ENDINGS))  # characters
-
-
 def is_run(path: str) -> bool:
     """Whether the stream at this path is a run: an id has no slash."""
     return _RUN.fullmatch(path) is not None
-
-
-def part_of(path: str) -> tuple[str, Part] | None:
-    """The run below which a path lies, and as which part; None for other paths. Cheap, since every append asks."""
-    if not path.endswith(_ENDINGS):
-        return None
-    run, slash, name = path.rpartition("/")
-    return (run, _PARTS[slash + name]) if is_run(run) else None
 
 
 def control_of(run: str) -> str:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from gateway.asgi import Scope
+from gateway.asgi import Scope, target_of
 from gateway.auth.principal import ANONYMOUS, Principal
-from gateway.protocol.run_path import Part, is_run, part_of
-from gateway.protocol.stream_path import is_reserved, stream_path_of
-from gateway.protocol.tenants import within
 from gateway.quotas.errors import TooManyAppends, TooManyCreates, TooManyRequests, TooManyRuns
 from gateway.quotas.rates import Rate
 from gateway.quotas.shares import Share
@@ -37,17 +34,16 @@ class Quotas:
 
     async def judge(self, scope: Scope, principal: Principal) -> None:
         """Raises TooManyAppends, TooManyCreates, TooManyRuns."""
-        method, url_path = scope["method"], scope["path"]
-        path = stream_path_of(url_path)
-        creates = method == "PUT" and path is not None
-        if method == "POST" and path is not None and _appends_to(path):
+        method, target = scope["method"], target_of(scope)
+        a_run = method == "POST" and target.path == "/runs"
+        if method == "POST" and target.appended_to:  # a heartbeat is not counted: refusing it would end the run
             if not self.appends(scope, principal):
                 raise TooManyAppends
-        elif creates or (method == "POST" and url_path == "/runs"):
+        elif a_run or (method == "PUT" and (target.stream is not None or target.reserved)):
             if self._creates is not None and not self._creates.take(holder(scope, principal), time.monotonic()):
                 raise TooManyCreates
-            if self._full is not None and (path is None or is_run(path)):
-                stored = None if path is None else within(principal.tenant, path)
+            if self._full is not None and (a_run or target.is_run):
+                stored = target.stored(principal.tenant) if target.is_run else None
                 if await self._full(principal.tenant, stored):
                     raise TooManyRuns
 
@@ -69,12 +65,6 @@ def holder(scope: Scope, principal: Principal) -> str:
     if principal is not ANONYMOUS:
         return principal.id
     return "" if scope["client"] is None else str(scope["client"][0])
-
-
-def _appends_to(path: str) -> bool:
-    # A heartbeat is not counted, since refusing it would end the run.
-    part = part_of(path)
-    return not is_reserved(path) and (part is None or part[1] is Part.CONTROL)
 
 
 def _share(limit: int | None) -> Share | None:

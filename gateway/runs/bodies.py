@@ -26,7 +26,7 @@ from pydantic_core import ErrorDetails
 from gateway.protocol.content_type import CONTENT_TYPE, MAX_CONTENT_TYPE
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fields import MAX_LEASE
-from gateway.protocol.stream_path import MAX_RUN_ID, check_path
+from gateway.protocol.target import MAX_RUN_ID, check_path
 
 MAX_REASON: Final = 1024  # characters
 MAX_METADATA: Final = 32  # names

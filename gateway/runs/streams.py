@@ -16,9 +16,8 @@ from gateway.http.routes import Routes
 from gateway.protocol.errors import MethodNotAllowed, StreamNotFound
 from gateway.protocol.headers import JSON, NO_STORE
 from gateway.protocol.record import to_json
-from gateway.protocol.run_path import Part, is_run, part_of
-from gateway.protocol.stream_path import check_path
-from gateway.protocol.tenants import within
+from gateway.protocol.run_path import Part
+from gateway.protocol.target import Target
 from gateway.runs.bodies import parse_cancel
 from gateway.runs.queries import parse_meta
 from gateway.runs.store import Store
@@ -54,32 +53,31 @@ class RunStreams:
         self._bodies = bodies
         self._feed = feed
 
-    def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answers a request for `path`. Raises ProtocolError while nothing has been sent.
+    def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answers a request for a stream, or below a run. Raises ProtocolError while nothing has been sent.
 
         It returns another's coroutine and has none of its own, which every open reader would keep in memory.
         """
-        part = part_of(path)
-        if part is not None:
-            return self._below(*part, path, scope, receive, send)
-        if b"meta" in scope["query_string"] and scope["method"] == "GET" and is_run(path):
+        if target.part is not None:
+            return self._below(target.part, target, scope, receive, send)
+        if target.is_run and b"meta" in scope["query_string"] and scope["method"] == "GET":
             wait = parse_meta(scope["query_string"])
             if wait is not None:
-                return self._meta(_stored(path, scope), wait, scope, receive, send)
-        return self._streams(path, scope, receive, send)
+                return self._meta(_stored(target, scope), wait, scope, receive, send)
+        return self._streams(target, scope, receive, send)
 
-    def _below(self, run: str, part: Part, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def _below(self, part: Part, target: Target, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         method = scope["method"]
         if method == "OPTIONS":
             return responses.preflight(scope, send)
         if part is Part.CONTROL and method != "DELETE":
-            return self._control(run, path, scope, receive, send)
+            return self._control(target, scope, receive, send)
         if part is Part.HEARTBEAT and method == "POST":
-            return self._streams(path, scope, receive, send)
+            return self._streams(target, scope, receive, send)
         if part is Part.CANCEL and method == "POST":
-            return self._cancel(_stored(run, scope), scope, receive, send)
+            return self._cancel(_stored(target, scope), scope, receive, send)
         if part is Part.TOKEN and method == "POST":
-            return self._tokens(_stored(run, scope), scope, receive, send)
+            return self._tokens(_stored(target, scope), scope, receive, send)
         allow = b"GET, HEAD, PUT, POST, OPTIONS" if part is Part.CONTROL else b"POST, OPTIONS"
         raise MethodNotAllowed(None, [(b"allow", allow)])
 
@@ -99,9 +97,9 @@ class RunStreams:
                 raise early
         await responses.respond(send, 200, [JSON, NO_STORE], to_json(record))
 
-    async def _control(self, run: str, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _control(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """The stream from readers to the producer. The first request for it creates it."""
-        stored, principal = _stored(run, scope), principal_of(scope)
+        stored, principal = _stored(target, scope), principal_of(scope)
         if principal.stream_id is None:
             if not await self._store.open_control(stored):
                 raise StreamNotFound
@@ -111,7 +109,7 @@ class RunStreams:
                 raise StreamNotFound
             check_stream(principal, ids[0])
             let_in(scope, replace(principal, stream_id=ids[1]))  # whose run was its own when they were looked at
-        await self._streams(path, scope, receive, send)
+        await self._streams(target, scope, receive, send)
 
     async def _cancel(self, run: str, scope: Scope, receive: Receive, send: Send) -> None:
         reason = parse_cancel(await self._bodies.read(scope, receive, MAX_BODY))
@@ -124,6 +122,6 @@ class RunStreams:
         await responses.respond(send, 202, [])
 
 
-def _stored(run: str, scope: Scope) -> str:
-    """A run's path as it is stored. Raises InvalidRequest."""
-    return within(principal_of(scope).tenant, check_path(run))
+def _stored(target: Target, scope: Scope) -> str:
+    """The run's path as it is stored. Raises InvalidRequest."""
+    return target.stored_run(principal_of(scope).tenant)

@@ -13,7 +13,7 @@ import orjson
 
 from gateway.protocol.fields import CONTROL
 from gateway.protocol.offset import MAX_POSITION, parse_position
-from gateway.protocol.stream_path import MAX_PATH, MAX_PATH_BYTES
+from gateway.protocol.target import MAX_PATH, MAX_PATH_BYTES
 from gateway.protocol.tenants import within
 from gateway.subscriptions.errors import Code, Refusal, invalid
 from gateway.subscriptions.targets import check_webhook_url

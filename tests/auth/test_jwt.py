@@ -22,6 +22,7 @@ from gateway.auth.jwks import Jwks
 from gateway.auth.jwt import Jwts, KeySource, Secret
 from gateway.auth.principal import Principal
 from gateway.protocol.errors import ProtocolError
+from gateway.protocol.target import Target
 from tests.auth.issuer import AUDIENCE, ISSUER, Issuer, issuing, right
 from tests.servers import client_of, serving
 
@@ -113,10 +114,11 @@ async def test_what_was_verified_once_is_let_in_from_memory_until_it_expires_and
     gate = Gate(None, [jwts(Secret(SECRET))], lambda: now[0])
     header = f"Bearer {signed(scope='write', exp=2_000_000_000)}".encode()
     scope = {"method": "POST", "path": "/runs/1", "query_string": b"", "headers": [(b"authorization", header)]}
-    assert gate.known({b"authorization": header}, "runs/1") is None, "nobody has looked at its signature yet"
+    run = Target.of("/runs/1")
+    assert gate.known({b"authorization": header}, run) is None, "nobody has looked at its signature yet"
     assert (await gate.admit(scope)).id == "jwt:ada"
     for now[0], known in ((2_000_000_009.9, True), (2_000_000_010.0, False), (2_000_000_011.0, False)):
-        assert (gate.known({b"authorization": header}, "runs/1") is not None) is known
+        assert (gate.known({b"authorization": header}, run) is not None) is known
     with pytest.raises(TokenExpired):
         await gate.admit(scope)
 

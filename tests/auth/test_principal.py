@@ -6,7 +6,7 @@ import pytest
 
 from gateway.auth.principal import SCOPES, Principal, matches
 from gateway.protocol.errors import InvalidRequest
-from gateway.protocol.stream_path import check_path
+from gateway.protocol.target import check_path
 from gateway.protocol.tenants import SEPARATOR, shown, tenant_of, within, without
 
 

@@ -27,6 +27,7 @@ from gateway.http.streams import StreamRoutes
 from gateway.protocol.batch import Batch, News, Page, Stream
 from gateway.protocol.errors import ProtocolError, Unavailable
 from gateway.protocol.offset import format_offset
+from gateway.protocol.target import Target
 
 PATH = "runs/r"
 FAULTS = (RuntimeError, TypeError, LookupError, MemoryError)  # what a connection may raise, and should not
@@ -332,7 +333,7 @@ class Reader:
             scope["extensions"] = {EXTENSION: connection}
         try:
             let_in(scope)
-            await self._routes(PATH, scope, connection.receive, connection.answer)
+            await self._routes(Target.of("/" + PATH), scope, connection.receive, connection.answer)
         except FAULTS:
             connection.cut(connection.rng)  # as uvicorn does when a handler raises
         except ProtocolError:

@@ -17,7 +17,7 @@ from gateway.protocol.append import Producer
 from gateway.protocol.batch import News
 from gateway.protocol.create import CreateRequest, Fork
 from gateway.protocol.errors import ProtocolError
-from gateway.protocol.stream_path import check_path
+from gateway.protocol.target import check_path
 from gateway.protocol.tenants import within
 from tests.log.rig import JSON, Log, connected, opened
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from gateway.auth import bearer
 from gateway.auth.rules import asked
-from gateway.protocol import append, create, json_body, read, run_path, stream_path, tenants
+from gateway.protocol import append, create, json_body, read, target, tenants
 from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.headers import etag_matches
 from gateway.protocol.offset import format_offset, parse_offset, parse_position
+from gateway.protocol.target import Target
 from gateway.runs import bodies, queries
 
 # What is close to what is meant gets further than noise does.
@@ -61,9 +62,8 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     ),
     "heartbeat": lambda draw: append.parse_heartbeat(draw(PATHS), draw(HEADERS), draw(BODIES)),
     "read": lambda draw: read.parse_read(draw(PATHS), draw(HEADERS), draw(RAW_QUERIES), with_tail=draw(st.booleans())),
-    "path": lambda draw: stream_path.check_path(draw(PATHS)),
-    "address": lambda draw: stream_path.stream_path_of(draw(PATHS)),
-    "part": lambda draw: run_path.part_of(draw(PATHS)),
+    "path": lambda draw: target.check_path(draw(PATHS)),
+    "target": lambda draw: Target.of(draw(st.sampled_from(["/", "/v1/stream/"])) + draw(PATHS)).check(),
     "cursor": lambda draw: parse_cursor(draw(VALUES)),
     "etag": lambda draw: etag_matches(draw(VALUES), b'"1"'),
     "run": lambda draw: bodies.parse_create(draw(BODIES)),
@@ -71,7 +71,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "meta": lambda draw: queries.parse_meta(draw(RAW_QUERIES)),
     "list": lambda draw: queries.parse_list(draw(QUERIES)),
     "bearer": lambda draw: (bearer.in_header(draw(HEADERS)), bearer.in_query(draw(RAW_QUERIES))),
-    "rules": lambda draw: asked(draw(st.sampled_from(["GET", "POST", "PUT", "FOO"])), "/" + draw(PATHS)),
+    "rules": lambda draw: asked(draw(st.sampled_from(["GET", "POST", "PUT", "FOO"])), Target.of("/" + draw(PATHS))),
 }
 
 

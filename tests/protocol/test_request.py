@@ -20,7 +20,6 @@ from gateway.protocol.create import Fork, parse_create
 from gateway.protocol.errors import InvalidJson, InvalidRequest, SourceNotFound
 from gateway.protocol.offset import MAX_POSITION, NOW
 from gateway.protocol.read import RESUMING, Live, ReadRequest, parse_read
-from gateway.protocol.stream_path import check_path, stream_path_of
 from gateway.runs import bodies
 
 Headers = dict[str, str]
@@ -396,53 +395,6 @@ def test_any_headers_are_a_request_or_a_refusal(headers: list[tuple[bytes, bytes
     for parse in (parse_append, parse_create):
         with suppress(InvalidRequest, InvalidJson, SourceNotFound):
             parse("s", headers, body)
-
-
-# Paths
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["a", "a/b/c", "runs/" + "x" * 256, "x" * 1024, "é" * 1024, "run s/é🙂", "...", ".a", "a//b", "__ds2", "%2e%2e%2e"],
-)
-def test_a_path_may_be_almost_anything(path: str) -> None:
-    assert check_path(path) == path
-
-
-@pytest.mark.parametrize(
-    "path", ["x" * 1025, "🙂" * 513, "runs/" + "x" * 257, "a\x00", "a\n", "a\r\nb", "\x1f", "a\x7f", "a\x85", "a\ufffd"]
-)
-def test_a_path_is_not_long_and_holds_no_control_characters(path: str) -> None:
-    with pytest.raises(InvalidRequest):
-        check_path(path)
-
-
-@pytest.mark.parametrize(
-    ("url_path", "expected"),
-    [
-        ("/v1/stream/a/b", "a/b"),
-        ("/v1/stream/runs/7", "runs/7"),
-        ("/runs/7", "runs/7"),
-        ("/runs/a/b", "runs/a/b"),
-        ("/v1/stream/", None),
-        ("/v1/stream", None),
-        ("/runs/", None),
-        ("/runs", None),
-        ("/", None),
-        ("/v2/stream/a", None),
-        ("/health", None),
-    ],
-)
-def test_two_routes_lead_to_one_namespace(url_path: str, expected: str | None) -> None:
-    assert stream_path_of(url_path) == expected
-
-
-@pytest.mark.parametrize(
-    "path", [".", "..", "runs/.", "runs/..", "a/../b", "./a", "a/.", "runs/%2e", "runs/.%2E", "a/%2e%2e/b"]
-)
-def test_a_segment_that_clients_leave_out_is_refused(path: str) -> None:
-    with pytest.raises(InvalidRequest):
-        check_path(path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""What a request is for, by the path of its URL: found once, at the door, and carried by the request from there on.
+
+Pure. Paths of streams are those that clients know, without their tenant, as long as `stored` has not put it in front.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.fields import CONTROL
+from gateway.protocol.run_path import Part
+from gateway.protocol.tenants import within
+
+MAX_PATH: Final = 1024  # characters
+MAX_PATH_BYTES: Final = 2048  # of UTF-8: an entry of Postgres's index has 2,704, with the tenant and `/control`
+MAX_RUN_ID: Final = 256  # characters
+DOTS: Final = r"(?:\.|%2[eE]){1,2}"  # a segment that is left out (RFC 3986 §5.2.4), also as the URL standard spells it
+_DOTS: Final = re.compile(rf"(?:^|/){DOTS}(?:/|\Z)")
+_RESERVED: Final = "__ds"  # the first segment of the control APIs' paths (§6): no stream is there
+_STREAMS: Final = "/v1/stream/"
+_RUNS: Final = "runs/"
+_PARTS: Final = {part.value: part for part in Part}
+
+REMEMBERED: Final = 4_096  # targets, since a stream is asked for many times
+SHORT: Final = 512  # characters of a URL's path whose target is remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a URL's path names.
+
+    `stream`: the path of a stream, at `/v1/stream/<path>` or `/runs/<id>`, or of what lies below a run; None where the
+    path names neither. `run`: the run that is meant, or below which the path lies; None for any other stream. `part`:
+    what below the run is meant; None: the run itself. `reserved`: it is among the control APIs (§6). `fault`: why there
+    can be no stream of this path; None: there can.
+    """
+
+    path: str
+    stream: str | None = None
+    run: str | None = None
+    part: Part | None = None
+    reserved: bool = False
+    fault: str | None = None
+
+    @staticmethod
+    def of(path: str) -> Target:
+        """The target of a URL with this path, which is unquoted."""
+        return _remembered(path) if len(path) <= SHORT else _find(path)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is a run itself, and nothing below one."""
+        return self.run is not None and self.part is None
+
+    @property
+    def about(self) -> str | None:
+        """The stream that a credential for some streams only has to reach: below a run, that is the run."""
+        return self.stream if self.run is None else self.run
+
+    @property
+    def appended_to(self) -> bool:
+        """Whether a POST for it appends events. A heartbeat, a cancel and a request for a token do not."""
+        return self.stream is not None and self.part in (None, Part.CONTROL)
+
+    def stored(self, tenant: str) -> str:
+        """The path of the stream in the log. Raises InvalidRequest where there can be none."""
+        assert self.stream is not None
+        self.check()
+        return within(tenant, self.stream)
+
+    def stored_run(self, tenant: str) -> str:
+        """The path of the run in the log. Raises InvalidRequest where there can be none."""
+        assert self.run is not None
+        self.check()
+        return within(tenant, self.run)
+
+    def check(self) -> None:
+        """Raises InvalidRequest where there can be no stream."""
+        if self.fault is not None:
+            raise InvalidRequest(self.fault)
+
+
+def check_path(path: str) -> str:
+    """A stream's path, when it may be one. Raises InvalidRequest."""
+    fault = _fault(path)
+    if fault is not None:
+        raise InvalidRequest(fault)
+    return path
+
+
+def _find(path: str) -> Target:
+    if path.startswith(_STREAMS):
+        stream = path[len(_STREAMS) :]
+    elif path.startswith("/" + _RUNS) and path != "/" + _RUNS:
+        stream = path[1:]
+    else:
+        stream = ""
+    if not stream:
+        return Target(path)
+    if stream.partition("/")[0] == _RESERVED:
+        return Target(path, reserved=True)
+    run, slash, name = stream.rpartition("/")
+    part = _PARTS.get(slash + name)
+    if part is not None and _is_run(run):
+        return Target(path, stream, run, part, fault=_fault(run))
+    return Target(path, stream, stream if _is_run(stream) else None, fault=_fault(stream))
+
+
+_remembered: Final = lru_cache(maxsize=REMEMBERED)(_find)
+
+
+def _is_run(stream: str) -> bool:
+    run = stream.removeprefix(_RUNS)
+    return "" != run != stream and "/" not in run
+
+
+def _fault(stream: str) -> str | None:
+    if len(stream) > (len(_RUNS) + MAX_RUN_ID if stream.startswith(_RUNS) else MAX_PATH):
+        return "The stream's path is too long."
+    if not stream.isascii() and len(stream.encode()) > MAX_PATH_BYTES:
+        return f"The stream's path has more than {MAX_PATH_BYTES} bytes."
+    if CONTROL.search(stream):
+        return "The stream's path holds control characters or is not UTF-8."
+    if _DOTS.search(stream):
+        return "No segment of a stream's path may be . or .., which clients and proxies leave out."
+    return None
