@@ -14,7 +14,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Generator
 from json import JSONDecodeError, JSONDecoder
 from math import isinf
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 import orjson
 
@@ -37,11 +37,13 @@ _SHALLOW: Final = rb'[\[{](?:[^\[\]{}"]++|%b|%b)*+[\]}]' % (_STRING, _FLAT)
 _RUNS: Final = rb'[\[{][\[{ \t\r\n]*+|[\]}][\]} \t\r\n]*+|"|\Z'
 _TOKEN: Final = re.compile(rb'(?:[^\[\]{},"]++|%b|%b)*+(,|%b)' % (_STRING, _SHALLOW, _RUNS), re.DOTALL)
 _BRACKET: Final = re.compile(rb'(?:[^\[\]{}"]++|%b|%b)*+(%b)' % (_STRING, _SHALLOW, _RUNS), re.DOTALL)
+_NAME: Final = re.compile(_STRING, re.DOTALL)
 _IN_STRING: Final = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9A-Fa-f]{4})*+')
 _UTF8: Final = getincrementaldecoder("utf-8")
 _CLOSES: Final = re.compile(rb"[\]}]")
 _CLOSING: Final = bytes.maketrans(b"[{", b"]}")
 
+_T = TypeVar("_T")
 Events = Generator[None, None, list[bytes]]
 """Gives way after each piece, and returns the messages in the end."""
 
@@ -108,13 +110,34 @@ def in_pieces(body: bytes, *, may_be_empty: bool = False, most: int | None = Non
     return events
 
 
-def at_once(events: Events) -> list[bytes]:
+def members_in_pieces(body: bytes, most: int) -> Generator[None, None, dict[str, bytes]]:
+    """The members of an object by name, each value as it is written; of several of one name the last.
+
+    Raises what `messages` raises, and InvalidJson when it is no object, or has a name that is no text.
+    """
+    body = body.strip(_SPACE)
+    yield from in_pieces(body)
+    if body[:1] != b"{":
+        raise InvalidJson("It is not an object.")
+    found = {}
+    for member in (yield from _Members(b"[%b]" % body[1:-1], most).run()):
+        name = _NAME.match(member)
+        assert name is not None, "it was judged"
+        value = member[name.end() :].lstrip(_SPACE)[1:].lstrip(_SPACE)
+        try:
+            found[orjson.loads(name[0])] = value.translate(_ONE_LINE) if _LF in value or _CR in value else value
+        except orjson.JSONDecodeError:
+            raise InvalidJson("A name holds half of a surrogate pair.") from None
+    return found
+
+
+def at_once(work: Generator[None, None, _T]) -> _T:
     """All pieces, without giving way."""
     try:
         while True:
-            next(events)
+            next(work)
     except StopIteration as end:
-        found: list[bytes] = end.value
+        found: _T = end.value
         return found
 
 
@@ -256,6 +279,13 @@ class _Cutting:
         if self._array:
             return InvalidJson(f"Event {len(self._events)}, counted from 0: {fault}")
         return InvalidJson(fault)
+
+
+class _Members(_Cutting):
+    """The members of an object that was judged, cut like the events of an array."""
+
+    def _judge(self, end: int) -> None:
+        pass
 
 
 def _opened(brackets: bytearray) -> bytes:

@@ -1,11 +1,13 @@
 """The JSON bodies of requests for runs: checked against a model, or refused by an InvalidRequest that changes nothing.
 
-Knows nothing of the database. `input` and `metadata` go on as JSON text: the gateway does not interpret them.
+Knows nothing of the database. `input` and `lostEvent` go on as they are written, and may be large: they are judged in
+pieces, and never made into objects. All else becomes text in the database, which half of a surrogate pair is not.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any, Final, TypeVar
@@ -13,6 +15,7 @@ from typing import Annotated, Any, Final, TypeVar
 import orjson
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -23,13 +26,18 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
+from gateway.protocol import json_body
 from gateway.protocol.content_type import CONTENT_TYPE, MAX_CONTENT_TYPE
-from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.errors import BatchTooLarge, InvalidJson, InvalidRequest
 from gateway.protocol.fields import MAX_LEASE
 from gateway.protocol.target import MAX_RUN_ID, check_path
 
+MAX_FIELDS: Final = 64  # in a body; more than there are names
+MAX_MEANT: Final = 128 << 10  # bytes of all fields but `input` and `lostEvent`
+CANONICAL: Final = 64 << 10  # bytes of a body up to which its spaces and the order of its names do not matter
 MAX_REASON: Final = 1024  # characters
 MAX_METADATA: Final = 32  # names
+MAX_NAME: Final = 256  # characters
 MAX_VALUE: Final = 1024  # characters of a string in metadata
 MAX_NUMBER: Final = 2**53  # a number in metadata is smaller: every client reads those exactly
 
@@ -58,6 +66,12 @@ def _scalar(value: object) -> Scalar:
     )
 
 
+def _few(value: object) -> object:
+    if isinstance(value, dict) and len(value) > MAX_METADATA:  # here, before each of them is looked at
+        raise ValueError(f"must have at most {MAX_METADATA} names")
+    return value
+
+
 _SCALAR: Final = {
     "anyOf": [
         {"type": "string", "maxLength": MAX_VALUE, "pattern": _PRINTABLE},
@@ -65,7 +79,7 @@ _SCALAR: Final = {
         {"type": "boolean"},
     ]
 }
-Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_PRINTABLE)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=_PRINTABLE)]
 Value = Annotated[Scalar, PlainValidator(_scalar), WithJsonSchema(_SCALAR)]
 
 
@@ -86,7 +100,7 @@ class CreateRun(Body):
     )
     workflow_name: Name | None = Field(None, description="What kind of run it is; runs can be listed by it.")
     input: Any = Field(None, description="What the run was started with: any JSON, shown in its record.")
-    metadata: Annotated[dict[Name, Value], Field(max_length=MAX_METADATA)] | None = Field(
+    metadata: Annotated[dict[Name, Value], Field(max_length=MAX_METADATA), BeforeValidator(_few)] | None = Field(
         None,
         description="Strings, numbers and booleans by name; runs can be listed by them.",
         examples=[{"user": "u_1", "attempt": 2}],
@@ -142,24 +156,29 @@ class RunRequest:
     run: NewRun
 
 
-def parse_create(body: bytes) -> RunRequest:
-    """The body of `POST /runs`. Raises InvalidRequest."""
-    asked = parse(CreateRun, body)
-    # `control` is about the token in the answer: a repetition may ask for another one.
-    about_the_run = {name: value for name, value in orjson.loads(body or b"{}").items() if name != "control"}
+def create_in_pieces(body: bytes) -> Generator[None, None, RunRequest]:
+    """The body of `POST /runs`. Gives way now and then. Raises InvalidRequest."""
+    written = yield from _members(body)
+    values = {name: _meant(name, text) for name, text in _small(written).items()}
+    asked = _checked(CreateRun, values)
     run = NewRun(
-        digest=sha256(_text(about_the_run, orjson.OPT_SORT_KEYS).encode()).digest(),
+        digest=sha256(_canonical(body) or _as_written(written)).digest(),
         content_type=asked.content_type,
         ttl=asked.ttl,
         lease=asked.lease,
         workflow_name=asked.workflow_name,
-        input=_text(asked.input) if "input" in asked.model_fields_set else None,
-        metadata=None if asked.metadata is None else _text(asked.metadata),
-        lost_event=None if asked.lost_event is None else _text(asked.lost_event),
+        input=written["input"].decode() if "input" in written else None,
+        metadata=None if asked.metadata is None else orjson.dumps(asked.metadata).decode(),
+        lost_event=None if asked.lost_event is None else written["lostEvent"].decode(),
     )
     if asked.id:
         check_path(f"runs/{asked.id}")  # `.` and `..`
     return RunRequest(asked.id or None, asked.control, run)
+
+
+def parse_create(body: bytes) -> RunRequest:
+    """The same, without giving way."""
+    return json_body.at_once(create_in_pieces(body))
 
 
 def parse_cancel(body: bytes) -> str | None:
@@ -168,15 +187,59 @@ def parse_cancel(body: bytes) -> str | None:
 
 
 def parse(model: type[_Asked], body: bytes) -> _Asked:
-    """A body as what it asks for; an empty one asks for nothing in particular. Raises InvalidRequest."""
+    """A small body as what it asks for; an empty one asks for nothing in particular. Raises InvalidRequest."""
+    written = json_body.at_once(_members(body))
+    return _checked(model, {name: _meant(name, text) for name, text in written.items()})
+
+
+def _members(body: bytes) -> Generator[None, None, dict[str, bytes]]:
     try:
-        asked = orjson.loads(body or b"{}")
-    except orjson.JSONDecodeError:
-        asked = None
-    if not isinstance(asked, dict):
-        raise InvalidRequest("The body must be a JSON object.")
+        return (yield from json_body.members_in_pieces(body or b"{}", MAX_FIELDS))
+    except InvalidJson as error:
+        raise InvalidRequest(f"The body must be a JSON object. {error.details}") from None
+    except BatchTooLarge:
+        raise InvalidRequest(f"The body has more than {MAX_FIELDS} fields.") from None
+
+
+def _small(written: dict[str, bytes]) -> dict[str, bytes]:
+    """The fields that are looked into, and stand-ins for those that are not."""
+    meant = written | {name: b"null" for name in ("input",) if name in written}
+    lost = meant.get("lostEvent", b"null")
+    if lost != b"null":
+        meant["lostEvent"] = b"{}" if lost.startswith(b"{") else b"[]"
+    if sum(map(len, meant.values())) > MAX_MEANT:
+        raise InvalidRequest(f"All fields but input and lostEvent may have {MAX_MEANT} bytes.")
+    return meant
+
+
+def _meant(name: str, text: bytes) -> object:
     try:
-        return model.model_validate(asked)
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:  # it was judged, so there is nothing else that orjson does not take
+        raise InvalidRequest(f"{name[:MAX_NAME]} must not hold half of a surrogate pair") from None
+
+
+def _canonical(body: bytes) -> bytes | None:
+    """A body in one form, however it is spelled; None: it is large, or cannot be had in one.
+
+    Without `control`, which is about the token in the answer: a repetition may ask for another one.
+    """
+    if len(body) > CANONICAL:
+        return None
+    try:
+        about_the_run = {name: value for name, value in orjson.loads(body or b"{}").items() if name != "control"}
+        return orjson.dumps(about_the_run, option=orjson.OPT_SORT_KEYS)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # half of a pair; more than 254 levels of nesting
+        return None
+
+
+def _as_written(written: dict[str, bytes]) -> bytes:
+    return b",".join(b"%b:%b" % (name.encode(), written[name]) for name in sorted(written) if name != "control")
+
+
+def _checked(model: type[_Asked], values: dict[str, object]) -> _Asked:
+    try:
+        return model.model_validate(values)
     except ValidationError as error:
         raise InvalidRequest("; ".join(map(_explain, error.errors()))) from None
 
@@ -189,11 +252,4 @@ def _explain(fault: ErrorDetails) -> str:
             words = _IN_WORDS[fault["ctx"]["pattern"]]
         case _:
             words = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{'.'.join(map(str, fault['loc']))} {words}"
-
-
-def _text(value: object, option: int = 0) -> str:
-    try:
-        return orjson.dumps(value, option=option).decode()
-    except orjson.JSONEncodeError:
-        raise InvalidRequest("The body is nested too deep.") from None
+    return f"{'.'.join(str(part)[:MAX_NAME] for part in fault['loc'])} {words}"

@@ -20,13 +20,15 @@ from gateway.protocol.offset import START, format_offset
 from gateway.protocol.record import STATUSES
 from gateway.protocol.run_list import DEFAULT_LIMIT, MAX_LIMIT, page
 from gateway.protocol.tenants import within
-from gateway.runs.bodies import CreateRun, parse_create
+from gateway.runs.bodies import CreateRun, create_in_pieces
 from gateway.runs.ids import CHANCE_BYTES, run_id
 from gateway.runs.others import Others
 from gateway.runs.queries import format_cursor, parse_list
 from gateway.runs.store import Store
-from gateway.runs.streams import MAX_BODY
 from gateway.runs.tokens import Signer
+from gateway.tasks import in_turns
+
+MAX_BODY: Final = 1 << 20  # bytes
 
 _BODY: Final = {"requestBody": {"content": {"application/json": {"schema": CreateRun.model_json_schema()}}}}
 _TEXT: Final = {"type": "string"}
@@ -75,7 +77,7 @@ class RunRoutes:
         """Makes a run and answers with its coordinates, which are all that a reader needs. The same request, repeated,
         gets the same answer.
         """
-        asked = parse_create(await self._bodies.read(request.scope, request.receive, MAX_BODY))
+        asked = await in_turns(create_in_pieces(await self._bodies.read(request.scope, request.receive, MAX_BODY)))
         id = asked.id or run_id(time.time(), secrets.token_bytes(CHANCE_BYTES))
         principal = principal_of(request.scope)
         if not principal.reaches(f"runs/{id}"):

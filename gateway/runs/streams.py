@@ -22,7 +22,7 @@ from gateway.runs.bodies import parse_cancel
 from gateway.runs.queries import parse_meta
 from gateway.runs.store import Store
 
-MAX_BODY: Final = 1 << 20  # bytes
+MAX_BODY: Final = 16 << 10  # bytes of a cancel
 
 
 class Below(Protocol):

@@ -15,7 +15,7 @@ from gateway.http import responses
 from gateway.http.bodies import Bodies
 from gateway.subscriptions.errors import Refusal, invalid
 
-MAX_BODY: Final = 1 << 20  # bytes
+MAX_BODY: Final = 256 << 10  # bytes: what is parsed at once must not hold the loop
 
 
 class Route(APIRoute):

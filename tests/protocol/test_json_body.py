@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.protocol import json_body
 from gateway.protocol.errors import BatchTooLarge, InvalidJson
-from gateway.protocol.json_body import messages
+from gateway.protocol.json_body import at_once, members_in_pieces, messages
 
 SCALARS = (
     st.none()
@@ -347,6 +347,54 @@ def test_a_long_body_is_judged_in_pieces(body: bytes, monkeypatch: pytest.Monkey
     whole = json.loads(body, parse_int=len)
     assert len(found) == (len(whole) if isinstance(whole, list) else 1)
     assert json.loads(b"[%b]" % b",".join(found), parse_int=len) == (whole if isinstance(whole, list) else [whole])
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), VALUES, max_size=5), SPACE, st.booleans())
+def test_the_members_of_an_object_are_kept_as_they_are_written(
+    value: dict[str, Any], space: str, in_ascii: bool
+) -> None:
+    def written(part: object) -> str:
+        return space + json.dumps(part, ensure_ascii=in_ascii or not _encodable(part)) + space
+
+    body = ",".join(f"{written(name)}:{written(part)}" for name, part in value.items()).join("{}")
+    found = at_once(members_in_pieces(body.encode(), 9))
+    assert found == {name: written(part).strip().encode() for name, part in value.items()}
+
+
+@pytest.mark.parametrize(
+    ("body", "details"),
+    [
+        (b"[1]", "It is not an object."),
+        (b"1", "It is not an object."),
+        (b'{"a":1', "Expecting ',' delimiter at line 1, column 7."),
+        (rb'{"\ud83d":1}', "A name holds half of a surrogate pair."),
+        (b'{"a":NaN}', "NaN is not JSON."),
+    ],
+)
+def test_what_has_no_members_is_refused(body: bytes, details: str) -> None:
+    with pytest.raises(InvalidJson) as refused:
+        at_once(members_in_pieces(body, 9))
+    assert refused.value.details == details
+
+
+def test_of_members_of_one_name_the_last_counts() -> None:
+    assert at_once(members_in_pieces(b'{"a":1,"b":[],"a":2}', 3)) == {"a": b"2", "b": b"[]"}
+    with pytest.raises(BatchTooLarge):
+        at_once(members_in_pieces(b'{"a":1,"b":[],"a":2}', 2))
+
+
+def test_a_long_object_is_cut_in_pieces() -> None:
+    body = b'{"a":[%b],"b":"%b"}' % (b",".join([b"[[]]"] * 100_000), b"b" * 500_000)
+    work, turns = members_in_pieces(body, 9), 0
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            found = end.value
+            break
+        turns += 1
+    assert {name: len(value) for name, value in found.items()} == {"a": 500_001, "b": 500_002}
+    assert turns >= 2 * (len(body) / json_body.PIECE - 1)
 
 
 def test_a_number_of_too_many_digits_is_refused() -> None:

@@ -47,8 +47,12 @@ async def test_cancel_is_idempotent_and_comes_too_late_for_what_has_ended(a: Cli
     await a("POST", f"/runs/{id}", headers=CLOSED)
     assert refusal(await b("POST", f"/runs/{id}/cancel")) == (409, "run_ended")
     assert refusal(await b("POST", f"/runs/{id}-not/cancel")) == (404, "run_not_found")
-    for wrong in (b"{", b"[]", b'{"reason":1}', b'{"why":"x"}'):
-        assert refusal(await b("POST", f"/runs/{id}/cancel", content=wrong)) == (400, "invalid_request")
+    for wrong in (b"{", b"[]", b'{"reason":1}', b'{"why":"x"}', rb'{"reason":"\ud83d"}'):
+        answer = await b("POST", f"/runs/{id}/cancel", content=wrong)
+        assert refusal(answer) == (400, "invalid_request")
+    assert answer.json()["error"]["details"] == "reason must not hold half of a surrogate pair"
+    large = b'{"reason":"a"%b}' % (b" " * (16 << 10))
+    assert refusal(await b("POST", f"/runs/{id}/cancel", content=large)) == (413, "body_too_large")
 
 
 async def test_of_two_cancels_that_are_committed_one_after_the_other_one_is_an_event(database_url: str) -> None:

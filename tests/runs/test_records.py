@@ -79,13 +79,57 @@ async def test_of_many_that_make_it_at_once_one_does(a: Client, b: Client, id: s
         (b'{"metadata":{"a":9007199254740992}}', "metadata.a must be a string"),
         (b'{"contentType":"nonsense"}', "contentType must be a media type, such as application/json"),
         (b'{"workflow":"misspelt"}', "workflow is not known here"),
-        (b'{"input":%b}' % (b"[" * 300 + b"]" * 300), "The body is nested too deep."),
+        (
+            b'{"input":%b}' % (b"[" * 1100 + b"]" * 1100),
+            "The body must be a JSON object. It is nested deeper than 1024",
+        ),
+        (b'{"input":[1,NaN]}', "The body must be a JSON object. NaN is not JSON."),
+        (b'{"lostEvent":1e999}', "The body must be a JSON object. A number is larger than a double may be."),
+        (b'{"lostEvent":[1]}', "lostEvent should be a valid dictionary"),
+        (rb'{"workflowName":"a\ud83d"}', "workflowName must not hold half of a surrogate pair"),
+        (rb'{"metadata":{"a":"\udc00"}}', "metadata must not hold half of a surrogate pair"),
+        (rb'{"metadata":{"\udc00":1}}', "metadata must not hold half of a surrogate pair"),
+        (rb'{"id":"\udc00"}', "id must not hold half of a surrogate pair"),
+        (rb'{"\udc00":1}', "The body must be a JSON object. A name holds half of a surrogate pair."),
+        (b'{"metadata":{%b}}' % b",".join(b'"%d":{}' % n for n in range(33)), "metadata must have at most 32 names"),
+        (
+            b'{"metadata":{"a":"%b"}}' % (b"b" * (129 << 10)),
+            "All fields but input and lostEvent may have 131072",
+        ),
+        (b"{%b}" % b",".join([b'"ttl":1'] * 65), "The body has more than 64 fields."),
+        (b'{"%b":1}' % (b"x" * 9999), "x" * 256 + " is not known here"),
     ],
 )
 async def test_a_request_that_cannot_be_meant_is_refused_in_plain_words(b: Client, body: bytes, words: str) -> None:
     answer = await b("POST", "/runs", content=body)
     assert refusal(answer) == (400, "invalid_request")
     assert answer.json()["error"]["details"].startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (b'{"n":1.50,"b":2e3, "a":12345678901234567890123}', b'{"n":1.50,"b":2e3, "a":12345678901234567890123}'),
+        (rb'["\ud83d","\u0000","\u00e9",{"\udc00":1}]', rb'["\ud83d","\u0000","\u00e9",{"\udc00":1}]'),
+        (b'{"a":\r\n[1,\n2]}', b'{"a":  [1, 2]}'),
+        (b"[" * 1000 + b"]" * 1000, b"[" * 1000 + b"]" * 1000),
+        (b'"%b"' % (b"x" * 500_000), b'"%b"' % (b"x" * 500_000)),
+        (b"null", b"null"),
+    ],
+    ids=["digits", "half pairs", "line breaks", "deep", "long", "null"],
+)
+async def test_what_a_run_was_started_with_is_kept_to_the_byte(
+    a: Client, b: Client, id: str, given: bytes, kept: bytes
+) -> None:
+    lost = b'{"type":"lost","why":%b}' % given
+    body = b'{"id":"%b", "lostEvent": %b ,"lease":1,"input" : %b}' % (id.encode(), lost, given)
+    assert (await a("POST", "/runs", content=body)).status_code == 201
+    assert (await b("POST", "/runs", content=body)).status_code == 200
+    assert (await a("POST", "/runs", content=body.replace(b"lost", b"last"))).status_code in (400, 409)
+    record = (await b("GET", f"/runs/{id}?meta&wait=30")).content
+    assert b'"input":%b,' % kept in record
+    assert b'"status":"errored"' in record
+    assert (await a("GET", f"/runs/{id}")).content == b'[{"type":"lost","why":%b}]' % kept
 
 
 async def test_links_are_right_behind_a_proxy(a: Client, b: Client, machines: tuple[Running, Running]) -> None:
