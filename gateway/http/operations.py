@@ -176,7 +176,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         {201: Answer("Created.", (*_CREATED, "Location")), 200: Answer("It exists as asked for.", _CREATED)},
         (errors.InvalidJson, errors.ForkOffsetBeyondTail, errors.ForkSubOffsetBeyondData, errors.SourceNotFound,
          errors.StreamExists, errors.PathBlocked, errors.SourceGone, errors.TooManyForks, errors.ForkTooDeep,
-         errors.ContentTypeMismatch, errors.BodyTooLarge, errors.UnsupportedCoding,
+         errors.ContentTypeMismatch, errors.BodyTooLarge, errors.UnsupportedCoding, errors.CodingNotSupported,
          errors.BatchTooLarge, errors.EventTooLarge, quota_errors.TooManyCreates, quota_errors.TooManyRuns,
          errors.TooManyPending, errors.NotWritable, errors.StreamHeld),
         "The first events, as in an append; a JSON stream also takes an empty array, for none.",
@@ -256,7 +256,7 @@ BELOW_A_RUN: Final[dict[str, tuple[str, dict[str, Operation]]]] = {  # by route:
             "it succeeds and appends nothing.",
             (), {202: Answer("It has been asked.")},
             (errors.RunNotFound, errors.StreamGone, errors.RunEnded, errors.BodyTooLarge,
-         errors.UnsupportedCoding, errors.TooManyPending,
+         errors.UnsupportedCoding, errors.CodingNotSupported, errors.TooManyPending,
              errors.NotWritable, errors.StreamHeld), _REASON),
         "options": OPERATIONS["options"]}),
     "/runs/{id}/token": ("token", {
