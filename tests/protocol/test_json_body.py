@@ -354,7 +354,8 @@ def test_the_members_of_an_object_are_kept_as_they_are_written(
     value: dict[str, Any], space: str, in_ascii: bool
 ) -> None:
     def written(part: object) -> str:
-        return space + json.dumps(part, ensure_ascii=in_ascii or not _encodable(part)) + space
+        text = json.dumps(part, ensure_ascii=in_ascii)
+        return space + (text if _encodable(text) else json.dumps(part)) + space
 
     body = ",".join(f"{written(name)}:{written(part)}" for name, part in value.items()).join("{}")
     found = at_once(members_in_pieces(body.encode(), 9))

@@ -11,6 +11,8 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from gateway.protocol.content_type import check_content_type
+from gateway.protocol.errors import InvalidRequest
 from tests.log.rig import connected, until_blocked
 from tests.runs.tools import CLOSED, append, at, events, make, meta, refusal
 from tests.servers import Client, following, last_control, payloads
@@ -143,6 +145,10 @@ async def test_a_run_is_created_with_its_record(a: Client, id: str, app: Connect
         "'runs/x', metadata => '{\"a\": null}'",
         "'runs/x', metadata => '{\"a\": [\"b\"]}'",
         "'plain', lease => 5",
+        "'runs/..'",
+        "'a/%2E/b'",
+        "'x', 'ä/b'",
+        "'x', 'a/b' || repeat('c', 253)",
     ],
 )
 async def test_what_no_request_could_ask_is_refused(app: Connection, arguments: str) -> None:
@@ -150,8 +156,50 @@ async def test_what_no_request_could_ask_is_refused(app: Connection, arguments: 
         await app.execute(f"SELECT run_gateway.create({arguments})")
 
 
+TYPES = [
+    "a/b", "A-1/b.c+d", "a/b;c=d", "a/b ; c=d; ;", 'a/b;c="d e\\" f"', "a/b\t;\tc=d", "a/" + "b" * 253,
+    "!#$%&'*+.^_`|~/x",
+    "", "a", "a/", "/b", "a/b c", "a/b;c", "a/b;c=", 'a/b;c="', "a/b\n", "ä/b", "a/b;c=ä", "a/" + "b" * 254,
+    "a/b;c=\x7f", " a/b",
+]  # fmt: skip
+
+
+async def test_sql_and_http_have_one_rule_for_content_types(app: Connection) -> None:
+    told = await app.fetch("SELECT t, run_gateway.is_content_type(t) AS valid FROM unnest($1::text[]) AS t", TYPES)
+    for type, valid in told:
+        try:
+            check_content_type(type)
+        except InvalidRequest:
+            assert not valid, type
+        else:
+            assert valid, type
+
+
+WRITTEN = r'{"b":1.50, "a":"\ud83d\u0000", "b":{"\udc00":1}}'
+
+
+async def test_json_from_sql_is_kept_as_it_is_written(a: Client, b: Client, id: str, app: Connection) -> None:
+    path, url = f"runs/{id}", f"/runs/{id}?offset=-1&live=sse"
+    await app.execute("SELECT run_gateway.create($1)", path)
+    async with following(a, url) as here, following(b, url) as there:
+        assert await app.fetchval("SELECT run_gateway.append_json($1, $2)", path, WRITTEN) == at(1)
+        end = '{"type": "run_end",\r\n"result": ' + WRITTEN + "}"
+        assert await app.fetchval("SELECT run_gateway.close_json($1, $2)", path, end) == at(2)
+        for reader in (here, there):
+            await reader.end()
+            assert WRITTEN.encode() in reader.bytes
+    kept = end.replace("\r\n", "  ")
+    assert (await b("GET", f"/{path}")).content.decode() == f"[{WRITTEN},{kept}]"
+    assert f'"result":{WRITTEN}' in (await a("GET", f"/{path}?meta")).text
+    with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
+        await app.execute("SELECT run_gateway.append_json($1, $2)", path, WRITTEN)
+
+
 @pytest.mark.parametrize("level", ["repeatable_read", "serializable"])
-@pytest.mark.parametrize("call", ["append('none', '1')", "close('none')", "create('new')"])
+@pytest.mark.parametrize(
+    "call",
+    ["append('none', '1')", "close('none')", "create('new')", "append_json('none', '1')", "close_json('none', '1')"],
+)
 async def test_a_transaction_that_is_stricter_is_refused(app: Connection, level: Any, call: str) -> None:
     with pytest.raises(asyncpg.FeatureNotSupportedError, match="READ COMMITTED"):
         async with app.transaction(isolation=level):
@@ -162,6 +210,8 @@ async def test_no_event_is_no_append(app: Connection, id: str) -> None:
     await app.execute("SELECT run_gateway.create($1)", f"runs/{id}")
     with pytest.raises(asyncpg.NullValueNotAllowedError):
         await app.execute("SELECT run_gateway.append($1, NULL)", f"runs/{id}")
+    with pytest.raises(asyncpg.NullValueNotAllowedError):
+        await app.execute("SELECT run_gateway.append_json($1, NULL)", f"runs/{id}")
 
 
 @pytest.mark.parametrize(

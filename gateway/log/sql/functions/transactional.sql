@@ -11,7 +11,7 @@ RETURN lpad((tail >> 40)::text, 16, '0') || '_' || lpad(run_gateway.number(tail)
 
 -- Appends an event, closes the stream, or both; the tail after it. Raises no_data_found when there is no such stream,
 -- object_not_in_prerequisite_state when it takes no such event.
-CREATE OR REPLACE FUNCTION run_gateway.append_here(path text, event jsonb, closing boolean) RETURNS bigint
+CREATE OR REPLACE FUNCTION run_gateway.append_text(path text, event text, closing boolean) RETURNS bigint
 LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
@@ -21,10 +21,10 @@ DECLARE
     s      record;
 BEGIN
     -- Waits as long as the caller's own lock_timeout says, which append_one would not.
-    SELECT v.id, v.ttl, v.lease INTO s FROM run_gateway.streams v WHERE v.path = append_here.path FOR NO KEY UPDATE;
+    SELECT v.id, v.ttl, v.lease INTO s FROM run_gateway.streams v WHERE v.path = append_text.path FOR NO KEY UPDATE;
     SELECT * INTO result FROM run_gateway.append_one(
         path, CASE WHEN n = 1 THEN 'application/json' END, closing, NULL, NULL, NULL, NULL,
-        CASE WHEN n = 1 THEN ARRAY[convert_to(event::text, 'UTF8')] END, NULL);
+        CASE WHEN n = 1 THEN ARRAY[convert_to(event, 'UTF8')] END, NULL);
     IF result.outcome IN ('not_found', 'gone') THEN
         RAISE no_data_found USING MESSAGE = format('There is no stream at %s.', path);
     ELSIF result.outcome NOT IN ('appended', 'duplicate') THEN
@@ -33,11 +33,18 @@ BEGIN
     IF result.outcome = 'appended' THEN
         PERFORM run_gateway.count_from_commit(s.id, s.ttl, s.lease);
         PERFORM run_gateway.tell('', ARRAY[run_gateway.news(
-            '', path, result.tail - n + 1, result.tail, closing, coalesce(event::text, ''))]);
+            '', path, result.tail - n + 1, result.tail, closing, coalesce(event, ''))]);
     END IF;
     RETURN result.tail;
 END
 $$;
+
+
+-- The same for an event that Postgres writes.
+CREATE OR REPLACE FUNCTION run_gateway.append_here(path text, event jsonb, closing boolean) RETURNS bigint
+LANGUAGE sql BEGIN ATOMIC
+    SELECT run_gateway.append_text(path, event::text, closing);
+END;
 
 
 -- Has a stream's TTL and its lease count from the commit of this transaction, which may be long. Until then others see no
@@ -127,6 +134,38 @@ END
 $$;
 
 
+-- What append does, for an event that is kept as it is written, but for its line breaks: jsonb takes neither a NUL nor
+-- half of a surrogate pair, and writes spaces and names in its own way.
+CREATE OR REPLACE FUNCTION run_gateway.append_json(path text, event json) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM run_gateway.refuse_snapshots();
+    IF event IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'There is no event to append: it is NULL.', HINT = 'JSON''s own is ''null''.';
+    END IF;
+    RETURN run_gateway.offset_token(run_gateway.append_text(path, translate(event::text, E'\r\n', '  '), false));
+END
+$$;
+
+
+-- What close does, likewise.
+CREATE OR REPLACE FUNCTION run_gateway.close_json(path text, event json) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM run_gateway.refuse_snapshots();
+    RETURN run_gateway.offset_token(run_gateway.append_text(path, translate(event::text, E'\r\n', '  '), true));
+END
+$$;
+
+
+-- Whether a content type may be one, as the gateway judges it (protocol/content_type.py).
+CREATE OR REPLACE FUNCTION run_gateway.is_content_type(wanted text) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN char_length(wanted) <= 255 AND wanted ~ (
+    E'^[!#$%&''*+.^_`|~0-9A-Za-z-]+/[!#$%&''*+.^_`|~0-9A-Za-z-]+([\t ]*;([\t ]*[!#$%&''*+.^_`|~0-9A-Za-z-]+='
+    || E'([!#$%&''*+.^_`|~0-9A-Za-z-]+|"([\t !#-\\[\\]-~]|\\\\[\t -~])*"))?)*[\t ]*$');
+
+
 -- Creates a stream, or with a path of runs/<id> a run, of which alone the last four may be given. False: it exists
 -- just so. Raises duplicate_object when it exists differently, invalid_parameter_value for what no request could ask.
 CREATE OR REPLACE FUNCTION run_gateway.create(
@@ -139,15 +178,16 @@ AS $$
 DECLARE
     run        boolean := run_gateway.is_run(path);
     tenant     text := run_gateway.tenant_of(path) || CASE WHEN strpos(path, chr(31)) > 0 THEN chr(31) ELSE '' END;
-    media_type text := lower(btrim(split_part(content_type, ';', 1)));
+    media_type text := lower(btrim(split_part(content_type, ';', 1), E' \t'));
     verdict    text;
 BEGIN
     PERFORM run_gateway.refuse_snapshots();
     -- The one control character that may stand there is the tenant's.
     IF path IS NULL OR path !~ E'^([^[:cntrl:]]+\x1f)?[^[:cntrl:]]+$' OR octet_length(path) > 2048 + char_length(tenant)
        OR char_length(path) - char_length(tenant) > (CASE WHEN run THEN 261 ELSE 1024 END)
-       OR path ~ E'^([^\x1f]*\x1f)?runs/[^/]+/(control|cancel|heartbeat|token)$' OR content_type IS NULL
-       OR content_type !~ '^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+[ -~]*$' OR ttl < 0 OR ttl > 9000000000 OR lease NOT BETWEEN 1 AND 3600
+       OR path ~ E'^([^\x1f]*\x1f)?runs/[^/]+/(control|cancel|heartbeat|token)$'
+       OR path ~ E'(^|[/\x1f])([.]|%2[eE]){1,2}(/|$)'  -- . and .., which clients and proxies leave out
+       OR run_gateway.is_content_type(content_type) IS NOT TRUE OR ttl < 0 OR ttl > 9000000000 OR lease NOT BETWEEN 1 AND 3600
        OR (NOT run AND num_nonnulls(lease, workflow_name, input, metadata) > 0)
        OR jsonb_typeof(metadata) <> 'object'
        OR jsonb_path_exists(metadata, 'strict $.* ? (@ == null || @.type() == "object" || @.type() == "array")') THEN
