@@ -9,11 +9,11 @@ import threading
 from collections.abc import AsyncIterator
 
 import click
-import orjson
 
 from gateway.cli.endings import Failure, Misuse, finish
 from gateway.cli.remote import session, token_option, url_option
 from gateway.client import NoSuchStream, Producer, Session, stream_url
+from gateway.protocol.json_body import fault_of
 
 CHUNK = 64 * 1024
 """Bytes read from stdin at once."""
@@ -101,12 +101,9 @@ class _Events:
             self._line += 1
             if not line.strip():
                 continue
-            try:
-                orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                self._fault = (
-                    f"line {self._line} is not JSON: {error.msg} at column {error.colno}; those before it are appended"
-                )
+            if (fault := fault_of(line)) is not None:  # as the gateway judges it, so that nothing else comes back
+                why = fault.replace(" at line 1, column", " at column").removesuffix(".")
+                self._fault = f"line {self._line} is not JSON: {why}; those before it are appended"
                 break
             events.append(line.strip())
         return events

@@ -34,9 +34,10 @@ class RunCancelled(ClientError):
 class Run:
     """`async with Run(session, "http://host", {"id": "17"}) as run: await run.emit({"type": "token"})`.
 
-    `fields` are those of `POST /runs`. The block's end closes the run, with a `run_end` that says whether an exception
-    left it. What is no `Exception`, such as a Ctrl-C or a deploy, leaves the run open: whoever begins it again takes it
-    over, from this process too, and if nobody does, the lease ends it.
+    `fields` are those of `POST /runs`; what json.dumps does not take raises here, NaN as well. The block's end closes
+    the run, with a `run_end` that says whether an exception left it. What is no `Exception`, such as a Ctrl-C or a
+    deploy, leaves the run open: whoever begins it again takes it over, from this process too, and if nobody does, the
+    lease ends it.
 
     A cancel of the run, or its loss to another producer, cancels what the block awaits, and is raised at the block's
     end (as asyncio.timeout does it). Raises ClientError.
@@ -47,6 +48,7 @@ class Run:
     ) -> None:
         # The id is made here, so that a request whose answer was lost makes no second run.
         self._fields = {"id": f"run_{uuid.uuid4().hex}", "lease": LEASE, **(fields or {})}
+        self._content = _text(self._fields, None)
         self._session = session
         self._base = base.rstrip("/")
         self._producer = Producer(session, stream_url(base, self._fields["id"]), producer_id)
@@ -76,9 +78,8 @@ class Run:
         await self._at_most(0)
 
     async def __aenter__(self) -> Self:
-        content = json.dumps(self._fields).encode()
         headers = {"content-type": "application/json"}
-        response = (await self._session.send("POST", f"{self._base}/runs", headers, content)).response
+        response = (await self._session.send("POST", f"{self._base}/runs", headers, self._content)).response
         if response.status_code not in (200, 201):
             raise refusal(response)
         self.coordinates = response.json()

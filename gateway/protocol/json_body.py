@@ -262,16 +262,16 @@ class _Cutting:
         """Judges a piece up to a comma at `end`, or up to the end of the body. Raises InvalidJson."""
         closed = b"" if end == len(self._body) else self._open[::-1].translate(_CLOSING)
         text = b"".join((*self._before, self._body[self._begin : end], closed))
-        fault = _fault(text)
+        fault = fault_of(text)
         if fault is None:
             return
         if not self._array:
             raise InvalidJson(fault)
         for n in range(self._first, len(self._events)):
-            of_event = _fault(self._events[n])
+            of_event = fault_of(self._events[n])
             if of_event is not None:
                 raise InvalidJson(f"Event {n}, counted from 0: {of_event}")
-        if self._first > len(self._events) or _fault(self._body[self._start : end] + closed[:-1]) is not None:
+        if self._first > len(self._events) or fault_of(self._body[self._start : end] + closed[:-1]) is not None:
             raise self._refused(fault)
         raise InvalidJson(f"Event {max(0, self._first - 1)}, counted from 0: {fault}")
 
@@ -293,8 +293,8 @@ def _opened(brackets: bytearray) -> bytes:
     return bytes(brackets[:-1].replace(b"{", b'{"":') + brackets[-1:])
 
 
-def _fault(text: bytes) -> str | None:
-    """What keeps a text from being JSON, in words; None: nothing does."""
+def fault_of(text: bytes) -> str | None:
+    """What keeps a text from being one message, in words; None: nothing does."""
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError:

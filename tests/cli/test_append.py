@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.cli.commands import command, end, running
 from tests.cli.scripted import Fault, offset, scripted
 
@@ -47,6 +49,22 @@ async def test_every_line_is_applied_once_though_requests_and_answers_are_lost()
         ended = await command("append", "17", "--url", stream.url, stdin=text.encode())
     assert (ended.code, ended.out) == (0, f"{offset(20_000)}\n")
     assert stream.events == lines
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"a":', "Expecting value at column 6"),
+        (b"NaN", "NaN is not JSON"),
+        (b"1e999", "A number is larger than a double"),
+    ],
+)
+async def test_a_line_is_judged_as_the_gateway_judges_it(line: bytes, words: str) -> None:
+    half = rb'{"a":"\ud83d"}'
+    async with scripted() as stream:
+        ended = await command("append", "17", "--url", stream.url, stdin=half + b"\n" + line)
+    assert ended.err.startswith(f"run-gateway: line 2 is not JSON: {words}")
+    assert [request.body for request in stream.requests] == [b"[%b]" % half]
 
 
 async def test_a_line_that_is_not_json_is_named_and_those_before_it_are_in_the_run() -> None:

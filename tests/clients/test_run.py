@@ -160,6 +160,14 @@ async def test_events_that_come_up_during_a_request_go_together(database_url: st
     assert requests is not None and int(requests[1]) < 500
 
 
+@pytest.mark.parametrize("fields", [{"input": float("nan")}, {"metadata": {"a": float("inf")}}, {"input": object()}])
+async def test_fields_that_are_no_json_are_refused_at_their_line(fields: dict[str, Any]) -> None:
+    nobody: Any = None  # nothing is sent
+    with pytest.raises((ValueError, TypeError)):
+        Run(Session(nobody), "http://h", fields)
+    assert rb'"input":"\ud83d"' in Run(Session(nobody), "http://h", {"input": "\ud83d"})._content
+
+
 @pytest.mark.parametrize("event", [{"a": float("nan")}, [float("-inf")], {"a": object()}])
 async def test_what_is_no_json_is_refused_at_its_own_line(event: object) -> None:
     nobody: Any = None  # nothing is sent

@@ -326,13 +326,13 @@ def test_too_many_are_refused_before_all_is_read(taken: Callable[..., list[bytes
 def test_a_long_body_is_judged_in_pieces(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted, not timed: nothing that is parsed at once is longer than a few pieces, and no turn has many tokens."""
     judged: list[int] = []
-    fault = json_body._fault
+    fault = json_body.fault_of
 
     def counted(text: bytes) -> str | None:
         judged.append(len(text))
         return fault(text)
 
-    monkeypatch.setattr(json_body, "_fault", counted)
+    monkeypatch.setattr(json_body, "fault_of", counted)
     events = json_body.in_pieces(body)
     turns = 0
     try:
