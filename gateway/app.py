@@ -234,6 +234,8 @@ class Gateway:
             base_url=lambda: self.settings.public_url or self.address,
             allow_local_webhooks=self.settings.local_webhooks,
             bodies=self._limits.bodies,
+            most=self.settings.max_subscriptions_per_tenant,
+            changes=self.settings.max_subscription_changes,
         )
 
     def _make_runs(self) -> Runs:
@@ -264,6 +266,7 @@ class Gateway:
             [self._streams.reading, self._flue.reading] if self._flue else [self._streams.reading],
             [self._log.reader, self._flue] if self._flue else [self._log.reader],
             self._runs.leases,
+            self._subscriptions,
         )
 
     def _make_entry(self) -> Entry:

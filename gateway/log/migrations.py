@@ -32,6 +32,7 @@ FUNCTIONS: Final = (
     "news",
     "append",
     "lifecycle",
+    "membership",
     "subscriptions",
     "runs",
     "transactional",

@@ -24,6 +24,7 @@ from gateway.log.facade import Log
 from gateway.log.listener import Listener
 from gateway.log.writer import Writer
 from gateway.runs.leases import LeaseWatch
+from gateway.subscriptions import Subscriptions
 
 PREFIX: Final = "run_gateway_"
 
@@ -62,6 +63,7 @@ class Parts:
     readings: Sequence[Reading]
     sources: Sequence[Source]
     leases: LeaseWatch
+    subscriptions: Subscriptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,20 @@ METRICS: Final = (
         Kind.COUNTER,
         "Runs that this Machine has ended because their producer gave no sign of life within its lease.",
         lambda parts: parts.leases.ended,
+    ),
+    # Subscriptions
+    Metric(
+        "webhook_attempts",
+        Kind.COUNTER,
+        "Attempts to deliver a wake to a webhook, by outcome: taken, done, failed.",
+        lambda parts: parts.subscriptions.attempts,
+        "outcome",
+    ),
+    Metric(
+        "unwritten_wakes",
+        Kind.COUNTER,
+        "Tries to write a wake to its wake stream that failed; it is tried again.",
+        lambda parts: parts.subscriptions.unwritten,
     ),
     # The database
     Metric(

@@ -241,6 +241,16 @@ class Settings(BaseSettings):
     max_fork_depth: int = Field(
         100, ge=1, le=1000, description="Forks of forks of forks … that a chain may have; a longer one is refused, 409."
     )
+    max_subscriptions_per_tenant: int = Field(
+        1_000,
+        ge=1,
+        description="Subscriptions that a tenant may have, give or take a few; further ones are refused, 409.",
+    )
+    max_subscription_changes: int = Field(
+        20,
+        ge=1,
+        description="Changes of its subscriptions that a tenant may make in a second by each worker; then 429.",
+    )
     max_event: int = Field(MIB, ge=1, description="Bytes that one event may have, or one append to a stream of bytes.")
 
     max_appends_per_token: float | None = Field(

@@ -11,12 +11,14 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from gateway.outage import Outage
-from gateway.protocol.errors import Unavailable
+from gateway.protocol.errors import StreamHeld, Unavailable
 from gateway.protocol.tenants import shown
 from gateway.subscriptions.rules import retry_delay
+from gateway.subscriptions.shares import MOST_OF_HOST, Shares, chosen
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.store import Store
 from gateway.subscriptions.values import Delivery
@@ -25,7 +27,8 @@ from gateway.subscriptions.webhooks import TIMEOUT, Outcome, Webhooks
 
 logger = logging.getLogger("gateway.subscriptions.dispatcher")
 
-_MOST_DELIVERIES: Final = 64  # at once
+_MOST_DUE: Final = 1_000  # deliveries to choose from in one turn
+_MOST_UNLINKED: Final = 20  # subscriptions
 _MOST_WAKES: Final = 200  # in one turn
 _HOLD: Final = TIMEOUT + 5.0  # seconds after which an attempt whose outcome was not reported is made again
 _BREATH: Final = 0.05  # seconds between two turns: on a busy log it looks some times a second, not at every commit
@@ -56,11 +59,17 @@ class Dispatcher:
         self._interval = scan_interval
         self._rung = asyncio.Event()
         self._deliveries: dict[asyncio.Task[None], Delivery] = {}
+        self._linking: asyncio.Task[None] | None = None
+        self._shares = Shares()
+        self.attempts: dict[str, int] = {outcome.value: 0 for outcome in Outcome}
         self._task: asyncio.Task[None] | None = None
         self._tidy_at = float("inf")
         self._round_at = 0.0  # when the next round is due
         self._look_at = 0.0  # when to look for idle subscriptions with work, which may take longer
         self._may_deliver = False
+        self._asked = 0  # how often `refresh` was called
+        self._learned = 0  # the last call that is answered
+        self._learning = asyncio.Lock()
         self._stopping = False
         self._outage = Outage(logger, "Subscriptions wait for the database.", "Subscriptions go on.")
 
@@ -72,7 +81,7 @@ class Dispatcher:
         self._stopping = True
         self.ring()
         if self._task is not None:
-            await _end([self._task])
+            await _end([self._task] if self._linking is None else [self._task, self._linking])
         under_way = dict(self._deliveries)
         for task in await _end(list(under_way)):
             delivery = under_way[task]
@@ -94,7 +103,13 @@ class Dispatcher:
 
     async def refresh(self) -> None:
         """Learns at once what is subscribed to, since a request has changed it here. Raises Unavailable."""
-        self._watch.learn(await self._store.interest(self._watch.interest))
+        self._asked += 1
+        asked = self._asked
+        async with self._learning:
+            if self._learned < asked:  # else somebody has asked since, for all that waited
+                as_of = self._asked
+                self._watch.learn(await self._store.interest(self._watch.interest))
+                self._learned = as_of
         self.ring()
 
     async def _run(self) -> None:
@@ -133,6 +148,8 @@ class Dispatcher:
         if now >= self._tidy_at:
             await self._tidy()
         if self._some:
+            if self._linking is None or self._linking.done():
+                self._linking = asyncio.create_task(self._link(), name="linking subscriptions")
             idle = now >= self._look_at or self._watch.overflowed
             if idle:
                 self._watch.overflowed = False
@@ -151,30 +168,50 @@ class Dispatcher:
 
     async def _wake(self, candidates: list[tuple[int, str | None]]) -> None:
         for subscription, path in candidates:
-            if await self._store.wake(subscription, path):
-                self._may_deliver = True
+            with suppress(StreamHeld):  # one that somebody holds keeps no other from its turn
+                if await self._store.wake(subscription, path):
+                    self._may_deliver = True
         if len(candidates) == _MOST_WAKES:
             self._watch.overflowed = True  # there may be more of them: look again at once
             self._round_at = 0.0
 
+    async def _link(self) -> None:
+        """Goes on with what a request, or another Machine, has begun."""
+        try:
+            for number in await self._store.unlinked(_MOST_UNLINKED):
+                with suppress(StreamHeld):
+                    while await self._store.link_next(number):
+                        pass
+        except Unavailable:
+            pass  # the next round tries again, and tells of the outage
+        except Exception:
+            logger.exception("Subscriptions could not be linked to all streams; the next round tries again.")
+
     async def _deliver(self) -> None:
-        free = _MOST_DELIVERIES - len(self._deliveries)
-        if not free:
+        if not self._shares.free:
             return  # the next attempt to end rings
         keys = await self._keys()
-        for delivery in await self._store.claim_deliveries(_HOLD, free):
-            task = asyncio.create_task(self._attempt(delivery, keys))
-            self._deliveries[task] = delivery
-            task.add_done_callback(self._attempted)
+        due = chosen(self._shares, await self._store.due(MOST_OF_HOST, _MOST_DUE))
+        owners = {number: (tenant, host) for number, tenant, host in due}
+        try:
+            for delivery in await self._store.claim_deliveries(_HOLD, list(owners)) if owners else ():
+                task = asyncio.create_task(self._attempt(delivery, keys))
+                self._deliveries[task] = delivery
+                task.add_done_callback(partial(self._attempted, *owners.pop(delivery.subscription)))
+        finally:
+            for owner in owners.values():  # another Machine makes these
+                self._shares.give_back(*owner)
 
-    def _attempted(self, task: asyncio.Task[None]) -> None:
+    def _attempted(self, tenant: str, host: str, task: asyncio.Task[None]) -> None:
         del self._deliveries[task]
+        self._shares.give_back(tenant, host)
         self.ring()  # there may be a next wake, and there is room for one more attempt
         if not task.cancelled() and task.exception() is not None:
             logger.error("A delivery ended badly; it is made again.", exc_info=task.exception())
 
     async def _attempt(self, delivery: Delivery, keys: Keys) -> None:
         outcome, reason = await self._webhooks.deliver(delivery, keys)
+        self.attempts[outcome.value] += 1
         try:
             match outcome:
                 case Outcome.DONE:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from gateway.protocol.errors import Unavailable
+
 
 class Code(Enum):
     """The codes that a client sees in `error.code`; the value is the status."""
@@ -22,6 +24,10 @@ class Code(Enum):
     SUBSCRIPTION_NOT_FOUND = (404, "There is no such subscription.")
     SUBSCRIPTION_ALREADY_EXISTS = (409, "The subscription exists with a different configuration.")
     FENCED = (409, "The wake is no longer the current one, or its lease has expired (§7.3).")
+    WAKE_STREAM_REJECTED = (409, "What is at wake_stream takes no wakes: it is not JSON, closed, or deleted for good.")
+    TOO_MANY_SUBSCRIPTIONS = (409, "The tenant has as many subscriptions as it may: delete some.")
+    TOO_MANY_STREAMS = (409, "The subscription would have more explicit streams than it may: use a pattern.")
+    TOO_MANY_CHANGES = (429, "The tenant has changed as many subscriptions as it may in a second.")
     ALREADY_CLAIMED = (409, "Another worker holds the lease.")
     NO_PENDING_WORK = (409, "No linked stream has events after its acked offset.")
     INVALID_OFFSET = (409, "An ack is not for a linked stream, goes back, or lies beyond the tail.")
@@ -35,6 +41,12 @@ class Refusal(Exception):
         self.code = code
         self.message = message
         self.more = more
+
+
+class LinkingGoesOn(Unavailable):
+    """The subscription exists, and is being linked to very many streams: repeat the request to learn when it is."""
+
+    type = "linking_goes_on"
 
 
 def invalid(message: str) -> Refusal:

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from fastapi import APIRouter
@@ -16,15 +16,18 @@ from gateway.log.database import Database
 from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import without
+from gateway.quotas.rates import Rate
 from gateway.subscriptions.dispatcher import Dispatcher
 from gateway.subscriptions.handlers import Handlers
 from gateway.subscriptions.keyring import Keyring
 from gateway.subscriptions.routes import PREFIX, make_router
 from gateway.subscriptions.signing import Keys
-from gateway.subscriptions.store import Store
+from gateway.subscriptions.store import MOST_SUBSCRIPTIONS, Store
 from gateway.subscriptions.values import Delivery
 from gateway.subscriptions.watch import Watch
 from gateway.subscriptions.webhooks import Webhooks
+
+CHANGES: Final = 20.0  # of a tenant's subscriptions in a second, unless the settings say otherwise
 
 
 class Subscriptions:
@@ -32,6 +35,7 @@ class Subscriptions:
 
     `base_url`: how others reach the gateway, for callbacks and keys. `allow_local_webhooks`: whether webhooks may go
     to this very host by plain http, for development. `scan_interval`: seconds between looks for neglected work.
+    `most`: subscriptions that a tenant may have; `changes`: how many it may change in a second at each Machine.
     """
 
     def __init__(
@@ -42,12 +46,15 @@ class Subscriptions:
         allow_local_webhooks: bool = True,
         bodies: Bodies | None = None,
         scan_interval: float = 1.0,
+        most: int = MOST_SUBSCRIPTIONS,
+        changes: float = CHANGES,
     ) -> None:
         self._base_url = base_url
         self._allow_local = allow_local_webhooks
         self._bodies = bodies or Bodies(1 << 20)
         self._scan_interval = scan_interval
-        self._store = Store(database)
+        self._store = Store(database, most=most)
+        self._changes = Rate(changes)
         self._watch = Watch()
         self._keyring = Keyring(database)
         self._dispatcher: Dispatcher | None = None
@@ -91,6 +98,16 @@ class Subscriptions:
         if self._watch.notice(path) and self._dispatcher is not None:
             self._dispatcher.hint()
 
+    @property
+    def unwritten(self) -> int:
+        """Wakes that could not be written to their wake stream, each try counted."""
+        return self._store.unwritten
+
+    @property
+    def attempts(self) -> dict[str, int]:
+        """Attempts to deliver to webhooks, by outcome."""
+        return {} if self._dispatcher is None else dict(self._dispatcher.attempts)
+
     def router(self) -> APIRouter:
         """The reserved control APIs, at `/v1/stream/__ds`."""
         handlers = Handlers(
@@ -101,6 +118,7 @@ class Subscriptions:
             address=self._address,
             allow_local_webhooks=self._allow_local,
             bodies=self._bodies,
+            changes=self._changes,
         )
         return make_router(handlers)
 

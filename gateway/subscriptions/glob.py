@@ -7,10 +7,12 @@ in `a//b`, are ignored in patterns and in paths.
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from typing import Final
 
 from gateway.protocol.tenants import tenant_of, without
 
+MOST_HEAD: Final = 8  # segments, as run_gateway.heads_of has it
 _STAR: Final = re.compile("%2[Aa]")  # how a literal asterisk is written
 _SPECIAL: Final = re.compile(r"([^0-9A-Za-z\x80-\U0010ffff])")
 
@@ -19,7 +21,7 @@ class Glob:
     """A parsed pattern.
 
     `tenant`: only paths of this tenant match.
-    `head`: the first segment if it is literal, with which every matching path begins, apart from slashes; else "".
+    `head`: the literal segments with which every matching path begins, at most MOST_HEAD of them, with a slash between.
     `regex`: the same test as `matches`, for Postgres, on `'/' || path`, where the path is without its tenant.
     """
 
@@ -31,7 +33,8 @@ class Glob:
             if segment != "**" or segments[-1:] != ["**"]:  # `**/**` means the same as `**`
                 segments.append(segment)
         self._segments = tuple(segments)
-        self.head = "" if not segments or segments[0] in ("*", "**") else _literal(segments[0])
+        literal = takewhile(lambda segment: segment not in ("*", "**"), segments[:MOST_HEAD])
+        self.head = "/".join(map(_literal, literal))
         self.regex = "^" + "".join(map(_regex, segments)) + "/*$"
 
     def matches(self, path: str) -> bool:

@@ -21,6 +21,7 @@ from gateway.http.bodies import Bodies
 from gateway.protocol.record import instant
 from gateway.protocol.run_path import is_run
 from gateway.protocol.tenants import tenant_of, within, without
+from gateway.quotas.rates import Rate
 from gateway.subscriptions import http, rules
 from gateway.subscriptions.errors import Code, Refusal
 from gateway.subscriptions.rules import Settlement
@@ -41,7 +42,7 @@ class Handlers:
     """The handlers, one a route.
 
     They call `changed` when other things are subscribed to than before, and `ring` when there may be a wake to deliver.
-    `address` makes the URL of a path below the router's prefix.
+    `address` makes the URL of a path below the router's prefix; `changes` limits those of each tenant.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Handlers:
         address: Callable[[str], str],
         allow_local_webhooks: bool,
         bodies: Bodies,
+        changes: Rate,
     ) -> None:
         self._store = store
         self._keys = keys
@@ -62,11 +64,12 @@ class Handlers:
         self._address = address
         self._allow_local = allow_local_webhooks
         self._bodies = bodies
+        self._changes = changes
 
     async def create(self, request: Request, id: Id) -> Response:
         """Creates a subscription, or confirms one that was asked for in just the same way."""
         principal = principal_of(request.scope)
-        stored, tenant = _stored(request, id), principal.tenant
+        stored, tenant = self._change(request, id), principal.tenant
         wanted = rules.parse_create(await http.body(request, self._bodies), allow_local_webhooks=self._allow_local)
         if wanted.wake_stream is not None and is_run(wanted.wake_stream) and "write" not in principal.scopes:
             raise ScopeMissing("write")  # each wake is an event of that run
@@ -81,13 +84,13 @@ class Handlers:
 
     async def delete(self, request: Request, id: Id) -> Response:
         """Deletes the subscription, if there is one. What is in flight for it fails from now on."""
-        await self._store.delete(_stored(request, id))
+        await self._store.delete(self._change(request, id))
         await self._changed()
         return http.empty()
 
     async def add_streams(self, request: Request, id: Id) -> Response:
         """Links streams explicitly, at their present tail."""
-        stored, tenant = _stored(request, id), principal_of(request.scope).tenant
+        stored, tenant = self._change(request, id), principal_of(request.scope).tenant
         paths = rules.parse_streams(await http.body(request, self._bodies))
         await self._store.add_streams(stored, [within(tenant, path) for path in paths])
         await self._changed()
@@ -100,7 +103,7 @@ class Handlers:
         path: Annotated[str, Path(description="The stream's path; it may hold slashes.")],
     ) -> Response:
         """Takes an explicit link away. A link by the pattern stays."""
-        stored, tenant = _stored(request, id), principal_of(request.scope).tenant
+        stored, tenant = self._change(request, id), principal_of(request.scope).tenant
         await self._store.remove_stream(stored, within(tenant, rules.parse_path(path)))
         await self._changed()
         return http.empty()
@@ -142,6 +145,12 @@ class Handlers:
         """The public keys that webhook signatures are verified with."""
         keys = await self._keys()
         return http.answer(200, orjson.dumps(keys.jwks()), "application/jwk-set+json", "public, max-age=300")
+
+    def _change(self, request: Request, id: str) -> str:
+        """The stored id of a subscription that is to be changed, which counts. Raises Refusal."""
+        if not self._changes.take(principal_of(request.scope).tenant, time.monotonic()):
+            raise Refusal(Code.TOO_MANY_CHANGES, f"At most {self._changes.limit:g} changes a second for each tenant")
+        return _stored(request, id)
 
     async def _settle(self, request: Request, id: str, type: Type | None) -> Response:
         token = await self._shown(request, id)
@@ -187,6 +196,7 @@ class Handlers:
             "lease_ttl_ms": subscription.lease_ttl_ms,
             "created_at": instant(subscription.created_at),
             "status": "failed" if subscription.failing else "active",
+            "wake_error": subscription.wake_error,
             "description": subscription.description,
         }
         return {name: value for name, value in document.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -78,4 +79,7 @@ def refuse(refusal: Refusal) -> Response:
     """The answer to a refused request: the protocol's `code`, in the shape of all errors of the gateway."""
     name = refusal.code.name
     fields = {"code": name, "type": name.lower(), "message": refusal.message, "details": None, **refusal.more}
-    return json(refusal.code.number, {"error": fields})
+    response = json(refusal.code.number, {"error": fields})
+    if refusal.code.number == 429:
+        response.raw_headers.append((b"retry-after", b"%d" % random.randint(1, 3)))
+    return response

@@ -70,7 +70,12 @@ class Subscription(BaseModel):
     wake_stream: str | None = None
     lease_ttl_ms: int
     created_at: str
-    status: Literal["active", "failed"] = Field(description="`failed` while a failed delivery waits for its retry.")
+    status: Literal["active", "failed"] = Field(
+        description="`failed` while a failed delivery, or a wake that could not be written, waits for its retry."
+    )
+    wake_error: str | None = Field(
+        None, description="Why the last wake could not be written to the wake_stream; it is tried again."
+    )
     description: str | None = None
 
 

@@ -7,19 +7,25 @@ Ids and paths are stored ones, inside their tenant (`gateway.protocol.tenants`);
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
+import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final, cast
+from weakref import WeakValueDictionary
 
 import asyncpg
 import orjson
 
 from gateway.log.database import Database
-from gateway.protocol.tenants import shown, tenant_of
-from gateway.subscriptions.errors import Code, Refusal
+from gateway.protocol.errors import StreamHeld
+from gateway.protocol.tenants import shown, tenant_of, within
+from gateway.subscriptions.errors import Code, LinkingGoesOn, Refusal
 from gateway.subscriptions.glob import Glob
-from gateway.subscriptions.rules import Settlement, Wanted
+from gateway.subscriptions.rules import MAX_STREAMS, Settlement, Wanted
 from gateway.subscriptions.values import Claim, Delivery, Interest, Link, Subscription, Type
 
 logger = logging.getLogger("gateway.subscriptions.store")
@@ -27,16 +33,39 @@ logger = logging.getLogger("gateway.subscriptions.store")
 MOST_LISTED: Final = 10_000  # streams that one answer lists
 MOST_WORK: Final = 1_000  # streams that one wake tells of; those left over are the next wake's
 _TIDY_STEPS: Final = 20  # in a row, while there is nothing to do
-MOST_EXPLICIT: Final = 10_000  # explicit paths that a Machine keeps in memory
+MOST_EXPLICIT: Final = 1_000  # explicit paths of each tenant that a Machine keeps in memory
+MOST_SUBSCRIPTIONS: Final = 1_000  # of a tenant, unless the settings say otherwise
+_LINK_ROWS: Final = 2_000  # paths that are looked at in one step of linking
+_LINKINGS: Final = 2  # such steps at once
+_LONGEST_LINKING: Final = 30.0  # seconds for which a request waits for it
+_PATIENCE: Final = 5.0  # seconds for a row that somebody else holds
+_STEP_BACK: Final = 0.05, 0.25  # seconds for which it is left to them, at least and at most
+_QUIET: Final = 1.0  # seconds between two lines that tell of lost wakes
 
-_CREATE: Final = "SELECT run_gateway.create_subscription($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+_BEGIN: Final = "SELECT * FROM run_gateway.begin_subscription($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+_ADD: Final = "SELECT * FROM run_gateway.add_explicit_streams($1, $2, $3)"
+_UNLINKED: Final = (
+    "SELECT number FROM run_gateway.subscriptions WHERE linking IS NOT NULL OR makers IS NOT NULL OR NOT noted"
+    " ORDER BY number LIMIT $1"
+)
 _GET: Final = (
     "SELECT *, run_gateway.linked_streams(number, true, $2) AS streams FROM run_gateway.subscriptions WHERE id = $1"
 )
-_EXPLICIT: Final = "SELECT DISTINCT path FROM run_gateway.subscription_links WHERE explicit AND NOT settled LIMIT $1"
+_EXPLICIT: Final = """
+    SELECT t.tenant, l.path FROM (SELECT DISTINCT s.tenant FROM run_gateway.subscriptions s) t
+     CROSS JOIN LATERAL (
+        SELECT DISTINCT l.path FROM run_gateway.subscription_links l
+         WHERE l.explicit AND NOT l.settled
+           AND CASE WHEN t.tenant = '' THEN strpos(l.path, chr(31)) = 0
+                    ELSE l.path > t.tenant || chr(31) AND l.path < t.tenant || chr(32) END LIMIT $1) l
+"""
 _NOT_FOUND: Final = Code.SUBSCRIPTION_NOT_FOUND, "Subscription not found"
 _REFUSALS: Final = {
     "not_found": _NOT_FOUND,
+    "conflict": (Code.SUBSCRIPTION_ALREADY_EXISTS, "Subscription already exists with different configuration"),
+    "wake_stream_type": (Code.WAKE_STREAM_REJECTED, "wake_stream is not a JSON stream: no wake can be written to it"),
+    "wake_stream_closed": (Code.WAKE_STREAM_REJECTED, "wake_stream is closed: no wake can be written to it"),
+    "wake_stream_gone": (Code.WAKE_STREAM_REJECTED, "wake_stream was deleted, and is kept for its forks alone"),
     "wrong_type": (Code.INVALID_REQUEST, "Subscription is not pull-wake"),
     "no_work": (Code.NO_PENDING_WORK, "Subscription has no pending work"),
     "bad_token": (Code.TOKEN_INVALID, "Token invalid"),
@@ -51,16 +80,24 @@ _REFUSALS: Final = {
 class Store:
     """Everything that is asked of the database about subscriptions."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, most: int = MOST_SUBSCRIPTIONS) -> None:
+        self.unwritten = 0  # wakes
         self._database = database
+        self._most = most
         self._tidied = (0, "")  # the link that was looked at last
+        self._turns = asyncio.Semaphore(_LINKINGS)
+        self._linking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by tenant
+        self._told_at = float("-inf")
 
     async def create(self, id: str, wanted: Wanted) -> bool:
-        """Creates it. False: it exists already, with the same configuration. Raises Refusal."""
+        """Creates it, and links what is there. False: it exists already, with the same configuration. Raises Refusal.
+
+        Linking goes on in the background where this raises Unavailable or is cancelled.
+        """
         glob = None if wanted.pattern is None else Glob(wanted.pattern)
         async with self._database.acquire() as connection:
-            verdict = await connection.fetchval(
-                _CREATE,
+            row = await connection.fetchrow(
+                _BEGIN,
                 id,
                 wanted.type,
                 wanted.pattern,
@@ -72,10 +109,41 @@ class Store:
                 timedelta(milliseconds=wanted.lease_ttl_ms),
                 wanted.description,
                 wanted.config_hash,
+                self._most,
             )
-        if verdict == "conflict":
-            raise Refusal(Code.SUBSCRIPTION_ALREADY_EXISTS, "Subscription already exists with different configuration")
-        return bool(verdict == "created")
+        assert row is not None, "a function's OUT parameters are one row"
+        if row["verdict"] == "too_many":
+            raise Refusal(Code.TOO_MANY_SUBSCRIPTIONS, f"At most {self._most} subscriptions for each tenant")
+        if row["verdict"] not in ("created", "confirmed"):
+            raise Refusal(*_REFUSALS[row["verdict"]])
+        await self._link(tenant_of(id), row["number"])
+        return bool(row["verdict"] == "created")
+
+    async def _link(self, tenant: str, number: int) -> None:
+        """Links to what exists, in steps, those of one tenant one after the other. Raises Unavailable."""
+        turn = self._linking.get(tenant)
+        if turn is None:
+            turn = self._linking[tenant] = asyncio.Lock()
+        try:
+            async with asyncio.timeout(_LONGEST_LINKING), turn:
+                more = True
+                while more:
+                    try:
+                        more = await self.link_next(number)
+                    except StreamHeld:
+                        await asyncio.sleep(random.uniform(*_STEP_BACK))
+        except TimeoutError:
+            raise LinkingGoesOn from None
+
+    async def link_next(self, number: int) -> bool:
+        """One step in linking a subscription. Returns whether there is one more to make now. Raises Unavailable."""
+        async with self._turns, self._database.acquire() as connection:
+            return bool(await connection.fetchval("SELECT run_gateway.link_next($1, $2)", number, _LINK_ROWS) == "more")
+
+    async def unlinked(self, most: int) -> list[int]:
+        """Subscriptions that are not linked yet to all that was there when they were made."""
+        async with self._database.acquire() as connection:
+            return [row["number"] for row in await connection.fetch(_UNLINKED, most)]
 
     async def get(self, id: str) -> Subscription:
         """Raises Refusal when there is none."""
@@ -93,6 +161,7 @@ class Store:
             row["description"],
             row["created_at"],
             row["retry_count"] > 0,
+            row["wake_error"] and row["wake_error"].replace(within(tenant_of(id), ""), ""),
             _links(row["streams"]),
         )
 
@@ -102,17 +171,18 @@ class Store:
             await connection.execute("SELECT run_gateway.delete_subscription($1)", id)
 
     async def add_streams(self, id: str, paths: Sequence[str]) -> None:
-        """Links streams at their present tail. Raises Refusal without such a subscription."""
-        async with self._database.acquire() as connection:
-            found = await connection.fetchval("SELECT run_gateway.add_subscription_streams($1, $2)", id, paths)
-        if not found:
-            raise Refusal(*_NOT_FOUND)
+        """Links streams at their present tail. Raises Refusal without such a subscription, or with too many of them."""
+        row = await self._patiently(_ADD, id, paths, MAX_STREAMS)
+        if row["verdict"] == "too_many":
+            raise Refusal(Code.TOO_MANY_STREAMS, f"At most {MAX_STREAMS} explicit streams for each subscription")
+        if row["verdict"] != "added":
+            raise Refusal(*_REFUSALS[row["verdict"]])
+        await self._link(tenant_of(id), row["number"])
 
     async def remove_stream(self, id: str, path: str) -> None:
         """Removes an explicit link, if there is one. Raises Refusal without such a subscription."""
-        async with self._database.acquire() as connection:
-            found = await connection.fetchval("SELECT run_gateway.remove_subscription_stream($1, $2)", id, path)
-        if not found:
+        row = await self._patiently("SELECT run_gateway.remove_subscription_stream($1, $2) AS found", id, path)
+        if not row["found"]:
             raise Refusal(*_NOT_FOUND)
 
     async def claim(self, id: str, worker: str) -> Claim:
@@ -127,7 +197,7 @@ class Store:
             )
         if row["verdict"] != "granted":
             raise Refusal(*_REFUSALS[row["verdict"]])
-        _warn(row["lost_event"])
+        self._warn(row["lost_event"])
         return Claim(row["wake_id"], row["generation"], _milliseconds(row["lease_ttl"]), _links(row["streams"]))
 
     async def settle(self, id: str, type: Type | None, token_generation: int | None, settlement: Settlement) -> bool:
@@ -136,7 +206,7 @@ class Store:
         `type`: what the subscription must be. `token_generation` None: the token was not valid.
         """
         acks = {ack.path: ack for ack in settlement.acks}  # of several for one stream, the last
-        row = await self._row(
+        row = await self._patiently(
             "SELECT * FROM run_gateway.settle_wake($1, $2, $3, $4, $5, $6, $7, $8)",
             id,
             type,
@@ -149,7 +219,7 @@ class Store:
         )
         if row["verdict"] != "settled":
             raise Refusal(*_REFUSALS[row["verdict"]])
-        _warn(row["lost_event"])
+        self._warn(row["lost_event"])
         return bool(row["next_wake"])
 
     async def to_wake(self, paths: Sequence[str], most: int) -> list[tuple[int, str | None]]:
@@ -167,17 +237,20 @@ class Store:
     async def wake(self, subscription: int, trigger_path: str | None) -> bool:
         """Wakes it if it is idle and has work. Returns whether this call did."""
         row = await self._row("SELECT * FROM run_gateway.wake_subscription($1, $2)", subscription, trigger_path)
-        _warn(row["lost_event"])
+        self._warn(row["lost_event"])
         return bool(row["woken"])
 
-    async def claim_deliveries(self, hold: float, most: int) -> list[Delivery]:
-        """Deliveries that are due. This Machine is to make each, and report on it within `hold` seconds."""
+    async def due(self, most_each: int, most: int) -> list[tuple[int, str, str]]:
+        """Deliveries that are due, each with its tenant and host, in turns: at most so many of one host."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch("SELECT * FROM run_gateway.due_webhooks($1, $2)", most_each, most)
+        return [(row["subscription"], row["tenant"], row["host"]) for row in rows]
+
+    async def claim_deliveries(self, hold: float, wanted: Sequence[int]) -> list[Delivery]:
+        """Those that are still due. This Machine is to make each, and report on it within `hold` seconds."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(
-                "SELECT * FROM run_gateway.due_deliveries($1, $2, $3)",
-                timedelta(seconds=hold),
-                most,
-                MOST_WORK,
+                "SELECT * FROM run_gateway.claim_webhooks($1, $2, $3)", wanted, timedelta(seconds=hold), MOST_WORK
             )
         return [
             Delivery(
@@ -214,7 +287,7 @@ class Store:
             [link.tail for link in delivery.links],
             [link.stream for link in delivery.links],
         )
-        _warn(row["lost_event"])
+        self._warn(row["lost_event"])
         return bool(row["next_wake"])
 
     async def interest(self, known: Interest | None) -> Interest:
@@ -226,12 +299,15 @@ class Store:
                 return known
             patterns = await connection.fetch("SELECT id, pattern FROM run_gateway.subscriptions")
             explicit = await connection.fetch(_EXPLICIT, MOST_EXPLICIT + 1)
+        paths = Counter(row["tenant"] for row in explicit)
+        crowded = frozenset(tenant for tenant, number in paths.items() if number > MOST_EXPLICIT)
         globs = {(row["pattern"], tenant_of(row["id"])) for row in patterns if row["pattern"] is not None}
         return Interest(
             version,
             len(patterns),
             [Glob(pattern, tenant) for pattern, tenant in globs],
-            frozenset(row["path"] for row in explicit) if len(explicit) <= MOST_EXPLICIT else None,
+            frozenset(row["path"] for row in explicit if row["tenant"] not in crowded),
+            crowded,
         )
 
     async def tidy(self, most: int) -> int:
@@ -248,6 +324,20 @@ class Store:
                 return cast(int, row["touched"])
         return 0
 
+    def _warn(self, lost_event: str | None) -> None:
+        if lost_event is None:
+            return
+        self.unwritten += 1
+        now = time.monotonic()
+        if now >= self._told_at + _QUIET:
+            self._told_at = now
+            logger.warning(
+                "A wake could not be written, so that it wakes nobody; it is tried again, up to a minute later: %s (%d"
+                " such tries on this Machine so far)",
+                shown(lost_event),
+                self.unwritten,
+            )
+
     async def _report(self, delivery: Delivery, *, failed: bool, retry_in: float | None) -> None:
         async with self._database.acquire() as connection:
             await connection.execute(
@@ -257,6 +347,17 @@ class Store:
                 failed,
                 None if retry_in is None else timedelta(seconds=retry_in),
             )
+
+    async def _patiently(self, query: str, *arguments: Any) -> asyncpg.Record:
+        """The same, tried again while somebody else's transaction is in the way. Raises StreamHeld in the end."""
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return await self._row(query, *arguments)
+            except StreamHeld:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(random.uniform(*_STEP_BACK))
 
     async def _row(self, query: str, *arguments: Any) -> asyncpg.Record:
         async with self._database.acquire() as connection:
@@ -271,8 +372,3 @@ def _links(streams: str) -> list[Link]:
 
 def _milliseconds(interval: timedelta) -> int:
     return interval // timedelta(milliseconds=1)
-
-
-def _warn(lost_event: str | None) -> None:
-    if lost_event is not None:
-        logger.warning("A wake event could not be written: %s", shown(lost_event))

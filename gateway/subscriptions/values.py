@@ -43,7 +43,9 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A subscription. `links`: at most as many as one answer lists. `failing`: a delivery waits for its retry."""
+    """A subscription. `links`: at most as many as one answer lists. `failing`: a delivery or wake waits for its retry.
+    `wake_error`: why the last wake could not be written to the wake stream.
+    """
 
     id: str
     type: Type
@@ -54,6 +56,7 @@ class Subscription:
     description: str | None
     created_at: datetime
     failing: bool
+    wake_error: str | None
     links: Sequence[Link]
 
 
@@ -82,12 +85,13 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """What is subscribed to. `explicit` None: too many paths to list."""
+    """What is subscribed to. `crowded`: tenants with too many explicit paths to list; each of theirs may be one."""
 
     version: int
     subscriptions: int
     globs: Sequence[Glob]
-    explicit: frozenset[str] | None
+    explicit: frozenset[str]
+    crowded: frozenset[str] = frozenset()
 
 
 def _offset(position: int) -> str:

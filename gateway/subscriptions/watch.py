@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.protocol.tenants import tenant_of
 from gateway.subscriptions.values import Interest
 
 _MOST_REMEMBERED: Final = 50_000  # paths whose answers are kept
@@ -52,6 +53,6 @@ class Watch:
 
 
 def _concerns(interest: Interest, path: str) -> bool:
-    if interest.explicit is None or path in interest.explicit:
+    if path in interest.explicit or tenant_of(path) in interest.crowded:
         return True
     return any(glob.matches(path) for glob in interest.globs)

@@ -11,7 +11,7 @@ import pytest
 from gateway.subscriptions.errors import Code, Refusal
 from gateway.subscriptions.rules import Ack, Settlement
 from gateway.subscriptions.store import Store
-from gateway.subscriptions.values import Claim, Subscription
+from gateway.subscriptions.values import Claim, Delivery, Subscription
 from tests.subscriptions.tools import webhook
 
 HOOK = webhook("http://127.0.0.1:9/hook")
@@ -40,6 +40,11 @@ def pending(claim: Claim) -> dict[str, int]:
 
 def settlement(claim: Claim, *acks: Ack, done: bool = False) -> Settlement:
     return Settlement(claim.generation, claim.wake_id, acks, done)
+
+
+async def claim_deliveries(store: Store, hold: float, most: int) -> list[Delivery]:
+    """Claims what is due."""
+    return await store.claim_deliveries(hold, [number for number, _, _ in await store.due(most, most)])
 
 
 async def woken(store: Store) -> bool:

@@ -8,7 +8,7 @@ from gateway.log.database import Database
 from gateway.subscriptions.errors import Code
 from gateway.subscriptions.rules import Ack, Wanted
 from gateway.subscriptions.store import Store
-from tests.subscriptions.store_tools import HOOK, cursors, pending, refused, settlement, woken
+from tests.subscriptions.store_tools import HOOK, claim_deliveries, cursors, pending, refused, settlement, woken
 from tests.subscriptions.tools import Streams, pull_wake, wanted, webhook
 
 
@@ -58,6 +58,7 @@ async def test_streams_made_while_subscriptions_are_made_are_linked_to_all(
 
 
 async def test_an_empty_stream_is_no_work(store: Store, streams: Streams) -> None:
+    await streams.create("wake")
     await store.create("s", pull_wake())
     await streams.create("runs/1")
     assert not await woken(store)
@@ -141,7 +142,7 @@ async def test_what_is_closed_and_read_to_its_end_is_never_looked_at_again(store
     await streams.create("runs/closed-later", b"1")
     await streams.create("runs/open", b"1")
     assert await woken(store)
-    [delivery] = await store.claim_deliveries(15, 10)
+    [delivery] = await claim_deliveries(store, 15, 10)
     await store.finished(delivery)
     await streams.close("runs/closed-later")
     assert await store.tidy(100) == 1

@@ -6,7 +6,7 @@ from gateway.subscriptions.values import Interest
 from gateway.subscriptions.watch import Watch
 
 
-def interest(version: int, *patterns: str, explicit: frozenset[str] | None = frozenset()) -> Interest:
+def interest(version: int, *patterns: str, explicit: frozenset[str] = frozenset()) -> Interest:
     return Interest(version, 1, [Glob(pattern) for pattern in patterns], explicit)
 
 
@@ -40,10 +40,11 @@ def test_an_answer_does_not_outlive_what_it_was_given_for() -> None:
     assert watch.notice("b/1") and not watch.notice("a/1")
 
 
-def test_too_many_explicit_paths_make_every_append_count() -> None:
+def test_too_many_explicit_paths_make_every_append_of_their_tenant_count() -> None:
     watch = Watch()
-    watch.learn(interest(1, explicit=None))
-    assert watch.notice("whatever")
+    watch.learn(Interest(1, 1, [], frozenset(), crowded=frozenset({"acme"})))
+    assert watch.notice("acme\x1fwhatever")
+    assert not watch.notice("whatever") and not watch.notice("other\x1fwhatever")
 
 
 def test_memory_is_bounded() -> None:

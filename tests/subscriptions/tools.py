@@ -189,9 +189,7 @@ async def die(machine: Subscriptions) -> None:
     dispatcher, webhooks = machine._dispatcher, machine._webhooks
     assert dispatcher is not None and webhooks is not None
     tasks = [task for task in (dispatcher._task, *dispatcher._deliveries) if task is not None]
-    dispatcher._deliveries.clear()
     for task in tasks:
-        task.remove_done_callback(dispatcher._attempted)
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await webhooks.close()

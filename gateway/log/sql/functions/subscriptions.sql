@@ -1,63 +1,6 @@
 -- What becomes of a subscription: each change is one function, made under its row lock.
 
 
--- Streams are linked in the very transaction that creates them: whichever Machine does it, none is missed. Whoever
--- changes what is subscribed to excludes them for a moment: a stream exists before, and is linked at its tail, or
--- comes after, and is linked from its beginning. This lock comes after a subscription's row lock, never before: who
--- holds it must wait for nobody that waits for a stream.
-CREATE OR REPLACE FUNCTION run_gateway.lock_membership(shared boolean) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF shared THEN
-        PERFORM pg_advisory_xact_lock_shared(1920298605);   -- a number of our own: "rusm"
-    ELSE
-        PERFORM pg_advisory_xact_lock(1920298605);
-        UPDATE run_gateway.subscription_changes SET version = version + 1;
-    END IF;
-END
-$$;
-
-
--- Tenants are namespaces (protocol/tenants.py): stored paths and ids are tenant, U+001F, name; the default's are bare.
-CREATE OR REPLACE FUNCTION run_gateway.tenant_of(stored text) RETURNS text
-LANGUAGE sql IMMUTABLE
-RETURN substr(stored, 1, greatest(strpos(stored, chr(31)) - 1, 0));
-
-CREATE OR REPLACE FUNCTION run_gateway.without_tenant(stored text) RETURNS text
-LANGUAGE sql IMMUTABLE
-RETURN substr(stored, strpos(stored, chr(31)) + 1);
-
-
--- Whether the pattern takes the path, which has to be the same tenant's. Its own wake stream it never takes: every wake would call for the next.
-CREATE OR REPLACE FUNCTION run_gateway.covers(s run_gateway.subscriptions, path text) RETURNS boolean
-LANGUAGE sql IMMUTABLE
-RETURN CASE WHEN s.pattern IS NULL OR path = s.wake_stream OR run_gateway.tenant_of(path) <> run_gateway.tenant_of(s.id)
-                 THEN false
-            WHEN starts_with(ltrim(run_gateway.without_tenant(path), '/'), s.pattern_head)
-                 THEN ('/' || run_gateway.without_tenant(path)) ~ s.pattern_regex
-            ELSE false END;
-
-
-CREATE OR REPLACE FUNCTION run_gateway.link_stream() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM run_gateway.lock_membership(true);
-    UPDATE run_gateway.subscription_links l SET stream = NEW.id WHERE l.path = NEW.path AND l.stream IS NULL;
-    INSERT INTO run_gateway.subscription_links AS l (subscription, path, stream, acked, explicit, glob, settled)
-    SELECT s.number, NEW.path, NEW.id, -1, false, true, false FROM run_gateway.subscriptions s
-     WHERE run_gateway.covers(s, NEW.path) ORDER BY s.number
-    ON CONFLICT (subscription, path) DO UPDATE      -- an explicit link, or what is left of an earlier stream
-       SET glob = true, stream = NEW.id, settled = false,
-           explicit = l.explicit AND l.stream = NEW.id,
-           acked = CASE WHEN l.stream = NEW.id THEN l.acked ELSE -1 END;
-    RETURN NULL;
-END
-$$;
-
-CREATE OR REPLACE TRIGGER link_stream AFTER INSERT ON run_gateway.streams
-FOR EACH ROW EXECUTE FUNCTION run_gateway.link_stream();
-
-
 -- The first stream with events after its acked position; NULL when nothing is pending.
 CREATE OR REPLACE FUNCTION run_gateway.first_pending(wanted bigint) RETURNS text
 LANGUAGE plpgsql STABLE
@@ -101,103 +44,40 @@ RETURN (SELECT coalesce(jsonb_agg(l.link - 5 ORDER BY l.i), '[]')
           FROM jsonb_array_elements(run_gateway.links_of(wanted, with_settled, most)) WITH ORDINALITY AS l(link, i));
 
 
--- §6.2: creates a subscription or confirms it. Existing streams are linked at their tail: history is not replayed.
-CREATE OR REPLACE FUNCTION run_gateway.create_subscription(
-    new_id text, new_type text, new_pattern text, new_head text, new_regex text, paths text[], new_url text,
-    new_wake_stream text, new_lease_ttl interval, new_description text, new_hash text
-) RETURNS text
-LANGUAGE plpgsql AS $$
-DECLARE
-    s run_gateway.subscriptions;
+-- Whether the wake in flight waits for a worker, but its event is nowhere: the wake stream has been deleted meanwhile, and
+-- there is none or another one at its path.
+CREATE OR REPLACE FUNCTION run_gateway.is_untold(s run_gateway.subscriptions) RETURNS boolean
+LANGUAGE sql STABLE
+RETURN s.type = 'pull-wake' AND s.wake_id IS NOT NULL AND s.lease_until IS NULL AND NOT EXISTS (
+    SELECT FROM run_gateway.streams t
+     WHERE t.id = s.told AND t.path = s.wake_stream AND NOT t.gone AND run_gateway.live(t));
+
+
+-- Writes a pull-wake's event; to which stream, or why not. Waits for nobody that holds the stream for long.
+CREATE OR REPLACE FUNCTION run_gateway.tell_wake(
+    s run_gateway.subscriptions, trigger_path text, OUT told bigint, OUT lost_event text
+)
+LANGUAGE plpgsql
+SET lock_timeout = '200ms'
+AS $$
 BEGIN
-    SELECT * INTO s FROM run_gateway.subscriptions WHERE id = new_id;
-    IF NOT FOUND THEN
-        PERFORM run_gateway.lock_membership(false);
-        SELECT * INTO s FROM run_gateway.subscriptions WHERE id = new_id;
-    END IF;
-    IF FOUND THEN
-        RETURN CASE WHEN s.config_hash = new_hash THEN 'confirmed' ELSE 'conflict' END;
-    END IF;
-    INSERT INTO run_gateway.subscriptions (
-        id, type, pattern, pattern_head, pattern_regex, webhook_url, wake_stream, lease_ttl, description, config_hash)
-    VALUES (new_id, new_type, new_pattern, new_head, new_regex, new_url, new_wake_stream, new_lease_ttl,
-            new_description, new_hash)
-    RETURNING * INTO s;
-    PERFORM run_gateway.link_explicitly(s, paths);
-    INSERT INTO run_gateway.subscription_links AS l (subscription, path, stream, acked, explicit, glob, settled)
-    SELECT s.number, t.path, t.id, t.tail, false, true, t.closed FROM run_gateway.streams t
-     WHERE new_pattern IS NOT NULL AND run_gateway.covers(s, t.path) AND NOT t.gone AND run_gateway.live(t)
-    ON CONFLICT (subscription, path) DO UPDATE SET glob = true;
-    RETURN 'created';
-END
-$$;
-
-
--- Links at the present tail what is not linked yet (§6.4). The caller holds the membership lock.
-CREATE OR REPLACE FUNCTION run_gateway.link_explicitly(s run_gateway.subscriptions, paths text[]) RETURNS void
-LANGUAGE sql BEGIN ATOMIC
-    INSERT INTO run_gateway.subscription_links AS l (subscription, path, stream, acked, explicit, glob, settled)
-    SELECT DISTINCT s.number, p.path, t.id, coalesce(t.tail, 0), true,
-           t.id IS NOT NULL AND run_gateway.covers(s, p.path), coalesce(t.closed, false)
-      FROM unnest(paths) AS p(path)
-      LEFT JOIN run_gateway.streams t ON t.path = p.path AND NOT t.gone AND run_gateway.live(t)
-    ON CONFLICT (subscription, path) DO UPDATE
-       SET explicit = true, stream = excluded.stream,
-           glob = CASE WHEN l.stream IS NOT DISTINCT FROM excluded.stream THEN l.glob ELSE excluded.glob END,
-           acked = CASE WHEN l.stream IS NOT DISTINCT FROM excluded.stream THEN l.acked ELSE excluded.acked END,
-           settled = CASE WHEN l.stream IS NOT DISTINCT FROM excluded.stream THEN l.settled ELSE excluded.settled END;
-END;
-
-
-CREATE OR REPLACE FUNCTION run_gateway.add_subscription_streams(wanted text, paths text[]) RETURNS boolean
-LANGUAGE plpgsql AS $$
-DECLARE
-    s run_gateway.subscriptions;
-BEGIN
-    SELECT * INTO s FROM run_gateway.subscriptions WHERE id = wanted FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    PERFORM run_gateway.lock_membership(false);
-    PERFORM run_gateway.link_explicitly(s, paths);
-    RETURN true;
-END
-$$;
-
-
--- Takes the explicit link away; a glob link stays (§6.4).
-CREATE OR REPLACE FUNCTION run_gateway.remove_subscription_stream(wanted text, doomed text) RETURNS boolean
-LANGUAGE plpgsql AS $$
-DECLARE
-    s run_gateway.subscriptions;
-BEGIN
-    SELECT * INTO s FROM run_gateway.subscriptions WHERE id = wanted FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    PERFORM run_gateway.lock_membership(false);
-    DELETE FROM run_gateway.subscription_links l WHERE l.subscription = s.number AND l.path = doomed AND NOT l.glob;
-    UPDATE run_gateway.subscription_links l SET explicit = false WHERE l.subscription = s.number AND l.path = doomed;
-    RETURN true;
-END
-$$;
-
-
--- What is in flight for it finds nothing any more, and can move no cursor (§6.3). Its links are tidied away.
-CREATE OR REPLACE FUNCTION run_gateway.delete_subscription(doomed text) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM 1 FROM run_gateway.subscriptions WHERE id = doomed FOR UPDATE;
-    IF FOUND THEN
-        PERFORM run_gateway.lock_membership(false);
-        DELETE FROM run_gateway.subscriptions WHERE id = doomed;
-    END IF;
+    PERFORM run_gateway.append_event(s.wake_stream, jsonb_build_object(
+        'type', 'wake', 'subscription_id', run_gateway.without_tenant(s.id),
+        'stream', run_gateway.without_tenant(trigger_path),
+        'generation', s.generation, 'ts', floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint));
+    SELECT t.id INTO told FROM run_gateway.streams t WHERE t.path = s.wake_stream;
+EXCEPTION
+    WHEN lock_not_available THEN   -- first, for it is of the class that the next one stands for
+        lost_event := format('Another transaction holds stream %s.', s.wake_stream);
+    WHEN no_data_found OR object_not_in_prerequisite_state THEN
+        GET STACKED DIAGNOSTICS lost_event = MESSAGE_TEXT;
 END
 $$;
 
 
 -- §7: wakes the subscription when it is idle and has work; of many Machines that try, one does. A lease that has
--- expired is cleared first (§7.3). `lost_event`: why no event could be written to the wake stream.
+-- expired is cleared first (§7.3). `lost_event`: why no event could be written to the wake stream; then nobody has been
+-- woken, and the wake is due again after a pause, which grows from one second to a minute.
 CREATE OR REPLACE FUNCTION run_gateway.wake_subscription(
     wanted bigint, trigger_path text, OUT woken boolean, OUT lost_event text
 )
@@ -212,30 +92,37 @@ BEGIN
         UPDATE run_gateway.subscriptions
            SET wake_id = NULL, holder = NULL, lease_until = NULL, next_attempt_at = NULL WHERE number = wanted;
         s.wake_id := NULL;
+        s.next_attempt_at := NULL;
     END IF;
-    IF s.number IS NULL OR s.wake_id IS NOT NULL THEN
+    IF s.number IS NULL OR (s.wake_id IS NOT NULL AND NOT run_gateway.is_untold(s))
+       OR (s.type = 'pull-wake' AND s.next_attempt_at > clock_timestamp()) THEN
         RETURN;
     END IF;
     first := run_gateway.first_pending(wanted);
     IF first IS NULL THEN
         RETURN;
     END IF;
+    IF s.wake_id IS NULL THEN
+        s.generation := s.generation + 1;
+        s.wake_id := 'w_' || replace(gen_random_uuid()::text, '-', '');
+    END IF;
+    IF s.type = 'pull-wake' THEN
+        SELECT t.told, t.lost_event INTO s.told, lost_event FROM run_gateway.tell_wake(s, coalesce(trigger_path, first)) t;
+        IF lost_event IS NOT NULL THEN
+            UPDATE run_gateway.subscriptions
+               SET wake_error = lost_event, retry_count = retry_count + 1,
+                   next_attempt_at = clock_timestamp() + interval '1 s' * least(2 ^ least(retry_count, 6), 60) * (0.8 + random() * 0.4)
+             WHERE number = wanted;
+            RETURN;
+        END IF;
+    END IF;
     UPDATE run_gateway.subscriptions
-       SET generation = generation + 1, wake_id = 'w_' || replace(gen_random_uuid()::text, '-', ''), holder = NULL,
+       SET generation = s.generation, wake_id = s.wake_id, holder = NULL, told = s.told, wake_error = NULL,
+           retry_count = CASE WHEN type = 'webhook' THEN retry_count ELSE 0 END,
            lease_until = CASE WHEN type = 'webhook' THEN clock_timestamp() + lease_ttl END,
            next_attempt_at = CASE WHEN type = 'webhook' THEN clock_timestamp() END
-     WHERE number = wanted RETURNING * INTO s;
+     WHERE number = wanted;
     woken := true;
-    IF s.type = 'pull-wake' THEN
-        BEGIN
-            PERFORM run_gateway.append_event(s.wake_stream, jsonb_build_object(
-                'type', 'wake', 'subscription_id', run_gateway.without_tenant(s.id),
-                'stream', run_gateway.without_tenant(coalesce(trigger_path, first)),
-                'generation', s.generation, 'ts', floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint));
-        EXCEPTION WHEN no_data_found OR object_not_in_prerequisite_state THEN
-            GET STACKED DIAGNOSTICS lost_event = MESSAGE_TEXT;
-        END;
-    END IF;
 END
 $$;
 
@@ -251,6 +138,7 @@ BEGIN
     SELECT l.subscription, min(l.path)
       FROM run_gateway.subscription_links l
       JOIN run_gateway.subscriptions s ON s.number = l.subscription AND s.wake_id IS NULL
+       AND (s.next_attempt_at IS NULL OR s.next_attempt_at <= clock_timestamp())   -- else the last one could not be written
       JOIN run_gateway.streams t ON t.id = l.stream AND t.tail > greatest(l.acked, 0) AND NOT t.gone
      WHERE l.path = ANY (paths) AND NOT l.settled AND run_gateway.live(t)
      GROUP BY l.subscription LIMIT most;
@@ -258,13 +146,15 @@ END
 $$;
 
 
--- The look of every second: leases that have expired, and idle subscriptions with work that nobody saw to, because
--- the Machine that took the append has died.
+-- The look of every second: leases that have expired, and subscriptions with work that nobody saw to, because the
+-- Machine that took the append has died, or because their wake could not be written, or has gone with its stream.
 CREATE OR REPLACE FUNCTION run_gateway.neglected_subscriptions(idle boolean, most integer) RETURNS SETOF bigint
 LANGUAGE sql STABLE BEGIN ATOMIC
     SELECT s.number FROM run_gateway.subscriptions s
-     WHERE CASE WHEN s.wake_id IS NULL THEN idle AND run_gateway.first_pending(s.number) IS NOT NULL
-                ELSE s.lease_until <= clock_timestamp() END
+     WHERE CASE WHEN s.lease_until IS NOT NULL THEN s.lease_until <= clock_timestamp()
+                ELSE idle AND (s.wake_id IS NULL OR run_gateway.is_untold(s))
+                     AND (s.next_attempt_at IS NULL OR s.next_attempt_at <= clock_timestamp())
+                     AND run_gateway.first_pending(s.number) IS NOT NULL END
      LIMIT most;
 END;
 
@@ -280,8 +170,48 @@ DECLARE
 BEGIN
     FOR s IN
         SELECT * FROM run_gateway.subscriptions d
-         WHERE d.next_attempt_at <= clock_timestamp() AND d.wake_id IS NOT NULL
+         WHERE d.next_attempt_at <= clock_timestamp() AND d.wake_id IS NOT NULL AND d.type = 'webhook'
          ORDER BY d.next_attempt_at LIMIT most FOR NO KEY UPDATE SKIP LOCKED
+    LOOP
+        UPDATE run_gateway.subscriptions u
+           SET next_attempt_at = clock_timestamp() + hold, lease_until = clock_timestamp() + hold + u.lease_ttl
+         WHERE u.number = s.number;
+        RETURN QUERY SELECT s.number, s.id, s.webhook_url, s.wake_id, s.generation, s.retry_count,
+                            run_gateway.links_of(s.number, false, most_streams);
+    END LOOP;
+END
+$$;
+
+
+-- Deliveries that are due, of each tenant and host in turn: at most `most_each` for a host, those of a tenant that has
+-- many after the first ones of the others. Claims nothing.
+CREATE OR REPLACE FUNCTION run_gateway.due_webhooks(most_each integer, most integer)
+RETURNS TABLE (subscription bigint, tenant text, host text)
+LANGUAGE sql STABLE AS $$
+    SELECT t.number, t.tenant, t.host FROM (
+        SELECT h.*, row_number() OVER (PARTITION BY h.tenant ORDER BY h.nth, h.next_attempt_at, h.number) AS turn FROM (
+            SELECT s.number, s.tenant, s.next_attempt_at, x.host,
+                   row_number() OVER (PARTITION BY s.tenant, x.host ORDER BY s.next_attempt_at, s.number) AS nth
+              FROM run_gateway.subscriptions s,
+                   LATERAL (SELECT lower(substring(s.webhook_url FROM '^[^:]*://([^/?#]*)')) AS host) x
+             WHERE s.type = 'webhook' AND s.wake_id IS NOT NULL AND s.next_attempt_at <= clock_timestamp()) h
+         WHERE h.nth <= most_each) t
+     ORDER BY t.turn, t.next_attempt_at, t.number LIMIT most
+$$;
+
+
+-- Claims some of them, as `due_deliveries` does.
+CREATE OR REPLACE FUNCTION run_gateway.claim_webhooks(wanted bigint[], hold interval, most_streams integer)
+RETURNS TABLE (subscription bigint, id text, url text, wake_id text, generation bigint, retry_count integer,
+               streams jsonb)
+LANGUAGE plpgsql AS $$
+DECLARE
+    s run_gateway.subscriptions;
+BEGIN
+    FOR s IN
+        SELECT * FROM run_gateway.subscriptions d
+         WHERE d.number = ANY (wanted) AND d.next_attempt_at <= clock_timestamp() AND d.wake_id IS NOT NULL
+           AND d.type = 'webhook' FOR NO KEY UPDATE SKIP LOCKED
     LOOP
         UPDATE run_gateway.subscriptions u
            SET next_attempt_at = clock_timestamp() + hold, lease_until = clock_timestamp() + hold + u.lease_ttl
@@ -324,7 +254,9 @@ CREATE OR REPLACE FUNCTION run_gateway.finish_delivery(
     wanted bigint, wanted_wake text, paths text[], positions bigint[], streams bigint[],
     OUT next_wake boolean, OUT lost_event text
 )
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET lock_timeout = '500ms'   -- see membership.sql
+AS $$
 BEGIN
     next_wake := false;
     PERFORM 1 FROM run_gateway.subscriptions WHERE number = wanted AND wake_id = wanted_wake FOR NO KEY UPDATE;
@@ -389,7 +321,11 @@ BEGIN
         verdict := 'no_work';
     ELSE
         SELECT w.lost_event INTO claim_subscription.lost_event FROM run_gateway.wake_subscription(s.number, NULL) w;
-        UPDATE run_gateway.subscriptions u SET holder = worker, lease_until = clock_timestamp() + u.lease_ttl
+        -- The worker has come by itself, whether or not the wake could be written.
+        UPDATE run_gateway.subscriptions u
+           SET generation = u.generation + (u.wake_id IS NULL)::integer,
+               wake_id = coalesce(u.wake_id, 'w_' || replace(gen_random_uuid()::text, '-', '')),
+               holder = worker, lease_until = clock_timestamp() + u.lease_ttl, next_attempt_at = NULL
          WHERE u.number = s.number RETURNING * INTO s;
         verdict := 'granted'; wake_id := s.wake_id; generation := s.generation; lease_ttl := s.lease_ttl;
         streams := run_gateway.linked_streams(s.number, false, most_streams);
@@ -405,7 +341,9 @@ CREATE OR REPLACE FUNCTION run_gateway.settle_wake(
     paths text[], positions bigint[], done boolean,
     OUT verdict text, OUT next_wake boolean, OUT lost_event text
 )
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET lock_timeout = '500ms'   -- see membership.sql
+AS $$
 DECLARE
     s run_gateway.subscriptions;
 BEGIN
