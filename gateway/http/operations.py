@@ -178,7 +178,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
          errors.StreamExists, errors.PathBlocked, errors.SourceGone, errors.TooManyForks, errors.ForkTooDeep,
          errors.ContentTypeMismatch, errors.BodyTooLarge, errors.UnsupportedCoding, errors.CodingNotSupported,
          errors.BatchTooLarge, errors.EventTooLarge, quota_errors.TooManyCreates, quota_errors.TooManyRuns,
-         errors.TooManyPending, errors.NotWritable, errors.StreamHeld),
+         errors.TooManyPending, errors.TooManyReads, errors.NotWritable, errors.StreamHeld),
         "The first events, as in an append; a JSON stream also takes an empty array, for none.",
     ),
     "post": Operation(
@@ -194,7 +194,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
          errors.ProducerSequenceGap, errors.StreamGone, errors.BodyTooLarge,
          errors.UnsupportedCoding, errors.BatchTooLarge,
          errors.EventTooLarge, quota_errors.TooManyAppends, errors.TooManyPending,
-         errors.NotSent, errors.NotWritable, errors.StreamHeld),
+         errors.TooManyReads, errors.NotSent, errors.NotWritable, errors.StreamHeld),
         "The events, in the stream's content type.",
     ),
     "get": Operation(
@@ -217,7 +217,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         (),
         {200: Answer("It exists.", ("Content-Type", "Stream-Next-Offset", "Stream-Closed", "Stream-TTL",
                                     "Stream-Expires-At", "ETag", "Cache-Control"))},
-        (errors.StreamNotFound, errors.StreamGone),
+        (errors.StreamNotFound, errors.StreamGone, errors.TooManyReads),
     ),
     "delete": Operation(
         "Delete a stream",

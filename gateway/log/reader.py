@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import asyncpg
 
 from gateway.log.database import Database
+from gateway.log.turns import Turns
 from gateway.protocol.batch import Batch, Encoding, Page, Stream
 from gateway.protocol.errors import NotWritable, OffsetGone, StreamGone, StreamNotFound, TooManyReads, Unavailable
+from gateway.protocol.tenants import tenant_of
 
 LIVE_PAGE: Final = 64 << 10  # bytes: a page is written at once, so a slow reader may keep as much in memory
 
@@ -46,13 +48,13 @@ class Reader:
     """Reads of the log. Every method is one round trip and raises Unavailable when there is no database.
 
     `most` pages are read at once: a stampede of readers waits its turn, for `patience` seconds each, and leaves the
-    rest of the pool to everybody else.
+    rest of the pool to everybody else. Turns go round by tenant.
     """
 
     def __init__(self, database: Database, *, page_bytes: int, most: int = 4, patience: float = 10) -> None:
         self._database = database
         self._page_bytes = page_bytes
-        self._turn = asyncio.Semaphore(most)
+        self._turns = Turns(most)
         self._patience = patience
         self.reads = 0
         self.gone = 0  # reads from positions that the log does not have (any more)
@@ -86,13 +88,13 @@ class Reader:
         most = min(self._page_bytes, LIVE_PAGE)
         return _page(path, await self._rows(path, position, last_events, most, True, None, None, None, recent))
 
-    async def _rows(self, *args: object) -> list[asyncpg.Record]:
+    async def _rows(self, path: str, *args: object) -> list[asyncpg.Record]:
         """The pieces of a page, in order. Each row also describes the stream."""
         self.reads += 1
         try:
-            rows = await self._fetch(*args)
+            rows = await self._fetch(path, *args)
         except NotWritable:  # no TTL slides while the database takes no writes, but what is there can be read
-            path, position, last_events, most, _, *rest = args
+            position, last_events, most, _, *rest = args
             rows = await self._fetch(path, position, last_events, most, False, *rest)
         if not rows:
             raise StreamNotFound
@@ -105,20 +107,26 @@ class Reader:
             raise OffsetGone(rows[0]["until"])
         return rows
 
-    async def _fetch(self, *args: object) -> list[asyncpg.Record]:
+    async def _fetch(self, path: str, *args: object) -> list[asyncpg.Record]:
+        async with self._turn(path), self._database.acquire() as connection:
+            return await connection.fetch(_PAGE, path, *args)
+
+    @asynccontextmanager
+    async def _turn(self, path: str) -> AsyncIterator[None]:
+        """Lasts for one read of this stream. Raises TooManyReads."""
         try:
-            await asyncio.wait_for(self._turn.acquire(), self._patience)
+            async with asyncio.timeout(self._patience):
+                await self._turns.take(tenant_of(path))
         except TimeoutError:
             raise TooManyReads from None
         try:
-            async with self._database.acquire() as connection:
-                return await connection.fetch(_PAGE, *args)
+            yield
         finally:
-            self._turn.release()
+            self._turns.give_back()
 
     async def stat(self, path: str) -> Stream:
         """The stream alone. Raises StreamNotFound, StreamGone."""
-        async with self._database.acquire() as connection:
+        async with self._turn(path), self._database.acquire() as connection:
             row = await connection.fetchrow(_STAT, path)
         if row is None:
             raise StreamNotFound

@@ -219,7 +219,7 @@ class Settings(BaseSettings):
         " only /health and /ready are answered, all else is 503.",
     )
     max_reads: int = Field(
-        4, ge=1, description="Pages of the log that each worker reads at the same time; other reads wait."
+        4, ge=1, description="Reads of the log that each worker makes at the same time; others wait, tenants in turn."
     )
     max_lists: int = Field(
         2, ge=1, description="Lists of runs that each worker asks the database for at the same time; a few others wait."

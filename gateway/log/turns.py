@@ -1,0 +1,59 @@
+"""Whose turn it is, where only so many may be at something at once: it goes round by tenant (law 11).
+
+One line for all would have everybody wait for as many as one tenant sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+Line = OrderedDict[asyncio.Future[None], None]
+
+
+class Turns:
+    """At most `most` turns are taken at once. Each tenant's requests wait in a line of its own, as they came."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._lines: OrderedDict[str, Line] = OrderedDict()  # the next turn is the first line's; nobody's is empty
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._lines.values()))
+
+    async def take(self, tenant: str) -> None:
+        """Returns when it is this tenant's turn. Whoever was given one has to give it back."""
+        if self._free:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(tenant, OrderedDict())[turn] = None
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._leave(tenant, turn)
+            else:
+                self.give_back()  # it came at the very moment at which nobody wanted it any more
+            raise
+
+    def give_back(self) -> None:
+        """Somebody's turn is over: it goes to whoever has waited longest of the tenant that is next."""
+        while self._lines:
+            tenant, line = self._lines.popitem(last=False)
+            turn, _ = line.popitem(last=False)
+            if line:
+                self._lines[tenant] = line  # behind all others
+            if not turn.done():  # who waited for it has not been told to stop
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def _leave(self, tenant: str, turn: asyncio.Future[None]) -> None:
+        line = self._lines.get(tenant)
+        if line is not None and turn in line:
+            del line[turn]
+            if not line:
+                del self._lines[tenant]
