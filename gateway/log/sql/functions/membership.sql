@@ -40,13 +40,15 @@ CREATE OR REPLACE FUNCTION run_gateway.link_stream() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE
     whose text := run_gateway.tenant_of(NEW.path);
+    heads text[] := run_gateway.heads_of(NEW.path);
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(1920298605, hashtext(whose));   -- a number of our own: "rusm"
     UPDATE run_gateway.subscription_links l SET stream = NEW.id WHERE l.path = NEW.path AND l.stream IS NULL;
     INSERT INTO run_gateway.subscription_links AS l (subscription, path, stream, acked, explicit, glob, settled)
-    SELECT s.number, NEW.path, NEW.id, -1, false, true, false FROM run_gateway.subscriptions s
-     WHERE s.tenant = whose AND s.pattern_head = ANY (run_gateway.heads_of(NEW.path)) AND run_gateway.covers(s, NEW.path)
-     ORDER BY s.number
+    SELECT (c.s).number, NEW.path, NEW.id, -1, false, true, false
+      FROM (SELECT s FROM run_gateway.subscriptions s
+             WHERE s.tenant = whose AND s.pattern_head = ANY (heads) OFFSET 0) c   -- before any expression is compiled
+     WHERE run_gateway.covers(c.s, NEW.path) ORDER BY (c.s).number
     ON CONFLICT (subscription, path) DO UPDATE      -- an explicit link, or what is left of an earlier stream
        SET glob = true, stream = NEW.id, settled = false,
            explicit = l.explicit AND coalesce(l.stream = NEW.id, true),
