@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -11,8 +12,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from gateway.log.pages import MANY
 from tests.databases import Postgres
-from tests.servers import PATIENCE, PROTOCOLS, Running, serving
+from tests.servers import PATIENCE, PROTOCOLS, Running, client_of, following, serving, until
 
 JSON = {"content-type": "application/json"}
 HALF = b'{"text":"\\ud83d"}'
@@ -30,6 +32,13 @@ async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
 @pytest.fixture(scope="module", params=list(PROTOCOLS))
 def gateway(database_of_all: str, request: pytest.FixtureRequest) -> Iterator[Running]:
     with serving(database_of_all, request.param) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def elsewhere(database_of_all: str) -> Iterator[Running]:
+    """Another Machine, which hears of everything by NOTIFY."""
+    with serving(database_of_all, "direct", sweep_interval=60) as running:
         yield running
 
 
@@ -180,3 +189,31 @@ async def test_a_run_that_ends_with_half_an_emoji_ends(http: httpx.AsyncClient, 
     assert (fields["status"], fields["isError"]) == ("errored", True)
     assert rb'"result":{"a":"\ud83d","b":"\u0000","c":1.50}' in record.content
     assert rb'"error":"\\ud83d\udc00"' in record.content
+
+
+async def test_half_an_emoji_goes_every_way(http: httpx.AsyncClient, elsewhere: Running, run: str) -> None:
+    """By a producer, which repeats itself; as rows and as a page; live and late, on this Machine and on another."""
+    await http.put(run, headers=JSON)
+    page = [b'{"n":%d,"text":"\\ud83d","z":"\\u0000"}' % n for n in range(MANY + 6)]
+    live = {"offset": "-1", "live": "sse"}
+    async with client_of(elsewhere) as other, following(other, f"{run}?offset=-1&live=sse") as reader:
+        waiting = asyncio.create_task(other("GET", f"{run}?offset=-1&live=long-poll"))
+        await until(lambda: len(elsewhere.app._hub.tails[run[1:]].waiting) > 0)
+        producer = {"producer-id": "p", "producer-epoch": "0", "producer-seq": "0"}
+        for status in (200, 204):
+            answer = await http.post(run, headers=JSON | producer, content=HALF)
+            assert answer.status_code == status
+        assert (await waiting).content == b"[%b]" % HALF
+        answer = await http.post(
+            run, headers=JSON | producer | {"producer-seq": "1"}, content=b"[%b]" % b",".join(page)
+        )
+        assert answer.status_code == 200
+        end = await http.post(run, headers=JSON | {"stream-closed": "true"}, content=b"[%b]" % HALF)
+        assert end.status_code == 204
+        everything = b",".join([HALF, *page, HALF])
+        seen = await reader.end()
+        assert b",".join([event.data[1:-1].encode() for event in seen.events if event.type == "data"]) == everything
+        assert elsewhere.app._hub.missed == 0
+        for answer in (await http.get(run), await other("GET", run)):
+            assert answer.content == b"[%b]" % everything
+        assert page[-1] in (await http.get(run, params=live)).content
