@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,10 @@ def binaries() -> Path:
 
 
 class Server:
-    """One of them. `url` is its database; a killed one stays dead."""
+    """One of them. `url` is its database; a killed one stays dead. `env`: that its processes have beside their own."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, env: Mapping[str, str] | None = None) -> None:
+        self._env = env or {}
         self.port = port
         self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
         self._folder = folder
@@ -54,7 +55,7 @@ class Server:
     async def start(self) -> None:
         with (self._folder / "postgresql.conf").open("a") as config:
             config.write(_SETTINGS.format(port=self.port))
-        self._process = _postgres(self._folder)
+        self._process = _postgres(self._folder, self._env)
         await until(self, "SELECT true")
 
     async def fetchval(self, statement: str) -> Any:
@@ -104,14 +105,14 @@ class Server:
 
 
 class Servers:
-    """A primary, and what is made of it."""
+    """A primary, and what is made of it, in a folder that they may read."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._all: list[Server] = []
 
-    async def primary(self) -> Server:
-        server = self._new()
+    async def primary(self, env: Mapping[str, str] | None = None) -> Server:
+        server = self._new(env)
         await run("initdb", "-D", server._folder, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
         await server.start()
         return server
@@ -127,10 +128,10 @@ class Servers:
             await until(primary, "SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'")
         return server
 
-    def _new(self) -> Server:
+    def _new(self, env: Mapping[str, str] | None = None) -> Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            server = Server(self._folder / f"server-{len(self._all)}", free.getsockname()[1])
+            server = Server(self.folder / f"server-{len(self._all)}", free.getsockname()[1], env)
         self._all.append(server)
         return server
 
@@ -173,14 +174,16 @@ async def run(program: str, *arguments: str | Path) -> None:
     assert process.returncode == 0, trouble.decode()
 
 
-def _postgres(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([binaries() / "postgres", "-D", folder], stderr=subprocess.DEVNULL, **as_nobody())
+def _postgres(folder: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    options = as_nobody()
+    options["env"] |= env
+    return subprocess.Popen([binaries() / "postgres", "-D", folder], stderr=subprocess.DEVNULL, **options)
 
 
 def as_nobody() -> dict[str, Any]:
     """Postgres does not run as root."""
     account = choose_account([])
-    own = {"cwd": "/", "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}}
+    own: dict[str, Any] = {"cwd": "/", "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}}
     return own if account is None else {**own, "user": account.uid, "group": account.gid, "extra_groups": []}
 
 

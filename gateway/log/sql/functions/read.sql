@@ -7,8 +7,23 @@ CREATE OR REPLACE FUNCTION run_gateway.life_key(stream bigint) RETURNS bigint
 LANGUAGE sql IMMUTABLE RETURN -9000000000000000000 + stream;
 
 
+-- Whether a stream's TTL ran out while no Machine looked, or seemed to as the clock was set forward: whoever reads it could
+-- not show that. Such a stream has half a minute more, or its TTL where that is less, from when a Machine looks again; a
+-- Machine shows every few seconds who reads there. A look is as late as a second: see end_lost_runs.
+CREATE OR REPLACE FUNCTION run_gateway.unheard(ends timestamptz, ttl bigint, this timestamptz) RETURNS boolean
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    l record;
+BEGIN
+    SELECT k.at, k.since, k.left_at INTO l FROM run_gateway.lease_looks k WHERE k.one;
+    RETURN CASE WHEN l.at < this - interval '3 seconds' THEN ends > l.at
+                ELSE ends > l.left_at AND l.since > this - least(ttl, 30) * interval '1 second' END IS TRUE;
+END
+$$;
+
+
 -- Whether a stream lives on though its row says that its end has come: a transaction that is still under way, of this
--- session or of another, has written to it; or it was read while somebody held its row.
+-- session or of another, has written to it; it was read while somebody held its row; or nobody was there to hear of it.
 CREATE OR REPLACE FUNCTION run_gateway.kept_alive(wanted bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
@@ -21,7 +36,9 @@ BEGIN
     PERFORM pg_advisory_unlock_shared(run_gateway.life_key(wanted));
     -- The row once more: whoever wrote to it may have committed since the caller looked.
     RETURN EXISTS (SELECT FROM run_gateway.streams s WHERE s.id = wanted AND s.expires_at > clock_timestamp())
-        OR EXISTS (SELECT FROM run_gateway.expiries e WHERE e.stream = wanted AND e.kept_until > clock_timestamp());
+        OR EXISTS (SELECT FROM run_gateway.expiries e WHERE e.stream = wanted AND e.kept_until > clock_timestamp())
+        OR EXISTS (SELECT FROM run_gateway.streams s WHERE s.id = wanted AND s.ttl IS NOT NULL
+                      AND run_gateway.unheard(s.expires_at, s.ttl, clock_timestamp()));
 END
 $$;
 

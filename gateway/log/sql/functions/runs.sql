@@ -361,10 +361,17 @@ BEGIN
         END IF;
         IF looked > this + interval '1 second' THEN  -- the clock was set back: no look may wait until it is as late again
             UPDATE run_gateway.leases l SET check_at = this WHERE l.check_at > this;
+            UPDATE run_gateway.subscriptions u
+               SET lease_until = u.lease_until + (this - looked), next_attempt_at = u.next_attempt_at + (this - looked)
+             WHERE u.number = ANY (ARRAY(SELECT v.number FROM run_gateway.subscriptions v WHERE v.lease_until > looked
+                                          FOR NO KEY UPDATE SKIP LOCKED));
         END IF;
+        INSERT INTO run_gateway.lease_looks AS l (at, since) VALUES (this, coalesce(watched, this))
+        ON CONFLICT (one) DO UPDATE SET at = excluded.at, since = excluded.since,
+            -- What a break before this one put off has its time, too.
+            left_at = CASE WHEN watched IS NOT NULL OR l.since > l.at - interval '30 seconds' AND l.left_at < l.at
+                           THEN l.left_at ELSE l.at END;
         watched := coalesce(watched, this);
-        INSERT INTO run_gateway.lease_looks (at, since) VALUES (this, watched)
-        ON CONFLICT (one) DO UPDATE SET at = excluded.at, since = excluded.since;
     END IF;
     wait := interval '1 second';
     due := ARRAY(SELECT v.stream FROM run_gateway.leases v WHERE v.check_at <= this
@@ -402,6 +409,14 @@ BEGIN
         tails := tails || ended.tail;
         bodies := bodies || ended.body;
     END LOOP;
+
+    -- An end that is further away than a whole lease was set by a clock that has been set back since: a whole one from now.
+    UPDATE run_gateway.streams s SET lease_until = clock_timestamp() + s.lease * interval '1 second'
+     WHERE s.id = ANY (ARRAY(
+            SELECT v.id FROM run_gateway.streams v
+             WHERE v.id = ANY (due) AND NOT v.closed
+               AND v.lease_until > clock_timestamp() + (v.lease + 2) * interval '1 second'
+             ORDER BY v.path FOR NO KEY UPDATE SKIP LOCKED));
 
     -- Alive. Locked, as what an append that is under way promises is not to be seen yet: a shorter lease, maybe. What is
     -- held is left for the next look, and so is a run that could not be ended.
