@@ -17,7 +17,7 @@ import asyncpg
 
 from gateway.counting import SECONDS, Histogram
 from gateway.log.connect import FAULTS, LOSSES, LogConnection, Unconfirmed, connect, way_to
-from gateway.log.identity import Overtaken, Server, identify
+from gateway.log.identity import Overtaken, Server, begin_epoch, identify
 from gateway.protocol.errors import NotSent, NotWritable, StreamHeld, Unavailable
 from gateway.tasks import end
 
@@ -323,7 +323,12 @@ class Database:
         """Asks which log a connection leads to. One that is later than the one known takes its place, and no connection
         from before is used any more. Raises Overtaken for one that is earlier, and what the driver raises.
         """
-        server, known = await identify(connection), self.server
+        before = self.server  # as others may ask meanwhile
+        server = await identify(connection)
+        if server is not None and server.went_back(before):
+            logger.warning("The database went back to an earlier moment of its own; a new epoch of the log begins.")
+            server = await begin_epoch(connection, server)
+        known = self.server
         if server is None:
             return
         if known is None or server.goes_on_from(known):

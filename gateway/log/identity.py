@@ -15,7 +15,10 @@ import asyncpg
 if TYPE_CHECKING:
     from gateway.log.connect import Connection
 
-_IDENTIFY: Final = "SELECT epoch, incarnation, writable, timeline FROM run_gateway.identify()"
+_IDENTIFY: Final = (
+    "SELECT epoch, incarnation, writable, timeline, run_gateway.written() AS written FROM run_gateway.identify()"
+)
+_NEW_EPOCH: Final = "SELECT run_gateway.new_epoch($1)"
 
 # There is no such function before the database has been migrated, and it may not be for everybody.
 _CANNOT_SAY: Final = (
@@ -32,16 +35,31 @@ class Overtaken(ConnectionError):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server as the log knows it. `writable`: it is no standby. `timeline`: None where it does not say."""
+    """A server as the log knows it. `writable`: it is no standby. `timeline`, and `written`, the bytes of its log of
+    changes that were on disk: None where it does not say.
+    """
 
     epoch: int
     incarnation: UUID
     writable: bool
     timeline: str | None
+    written: int | None = None
 
     def goes_on_from(self, other: Server) -> bool:
         """Whether this is the same log as that of `other`, seen as late as that or later."""
         return (self.epoch, self.incarnation) == (other.epoch, other.incarnation)
+
+    def went_back(self, before: Server | None) -> bool:
+        """Whether it is at an earlier moment than `before`, an answer that had come before this one was asked for."""
+        if before is None or before.written is None or self.written is None or not self.goes_on_from(before):
+            return False
+        return self.written < before.written
+
+
+async def begin_epoch(connection: Connection, server: Server) -> Server | None:
+    """The same server, in another epoch than this one. Raises what the driver raises."""
+    await connection.execute(_NEW_EPOCH, server.incarnation)
+    return await identify(connection)
 
 
 async def identify(connection: Connection) -> Server | None:
@@ -51,4 +69,4 @@ async def identify(connection: Connection) -> Server | None:
     except _CANNOT_SAY:
         return None
     assert row is not None, "a function's OUT parameters are one row"
-    return Server(row["epoch"], row["incarnation"], row["writable"], row["timeline"])
+    return Server(row["epoch"], row["incarnation"], row["writable"], row["timeline"], row["written"])

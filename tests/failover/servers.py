@@ -88,6 +88,19 @@ class Server:
         self._process.wait(PATIENCE)
         self._process = None
 
+    async def keep_snapshot(self) -> None:
+        """Of its volume, to `go_back` to."""
+        self.shut_down()
+        await asyncio.to_thread(_copy, self._folder, self._folder.with_suffix(".snapshot"))
+        await self.start()
+
+    async def go_back(self) -> None:
+        """It is lost, and its volume is put back as it was: it goes on there, on the same timeline."""
+        self.kill()
+        shutil.rmtree(self._folder)
+        self._folder.with_suffix(".snapshot").rename(self._folder)
+        await self.start()
+
     async def promote(self) -> None:
         """Returns when it takes writes, on a timeline of its own."""
         await self.fetchval("SELECT pg_promote()")
@@ -172,6 +185,10 @@ async def run(program: str, *arguments: str | Path) -> None:
     )
     _, trouble = await process.communicate()
     assert process.returncode == 0, trouble.decode()
+
+
+def _copy(folder: Path, to: Path) -> None:
+    subprocess.run(["cp", "-a", folder, to], check=True)
 
 
 def _postgres(folder: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -172,3 +172,19 @@ async def test_a_page_that_is_remembered_is_not_of_a_lost_epoch(database_url: st
         first = await log.reader.read("a", 0, known=known)
         assert (first.batch.body, first.batch.up_to_date) == (b"1", False)
         assert (await log.reader.read("a", first.batch.end)).batch.body == b"3"
+
+
+async def test_an_operator_may_begin_an_epoch(database_url: str) -> None:
+    """After a restore that the server cannot know of: what is appended then is told from what was lost."""
+    async with opened(database_url) as log, connected(database_url) as other:
+        await log.create("a")
+        tail = (await log.append("a", b"1", b"2")).tail
+        seen = await other.fetchval("SELECT incarnation FROM run_gateway.server")
+        epoch = await other.fetchval("SELECT run_gateway.new_epoch()")
+        assert await other.fetchval("SELECT run_gateway.new_epoch($1)", seen) == epoch, "it is another one already"
+        after = (await log.append("a", b"3")).tail
+        assert (tail, after) == (2, epoch << 40 | 3)
+        with pytest.raises(OffsetGone):
+            await log.reader.read("a", 3)
+        assert await log.content("a", tail) == b"3"
+        assert await other.fetchval("SELECT run_gateway.new_epoch(incarnation) FROM run_gateway.server") > epoch

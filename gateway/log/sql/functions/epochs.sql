@@ -43,9 +43,32 @@ RETURN CASE WHEN run_gateway.known(place, tail, breaks) IS NOT NULL THEN place &
             ELSE 0 END;
 
 
+-- The row of a server whose epoch begins. The step is random, so that two servers which take over from the same one do not
+-- come to the same epoch. What the other server may have given out is not given again: numbers of streams, and of what is
+-- subscribed to.
+CREATE OR REPLACE FUNCTION run_gateway.later(s run_gateway.server) RETURNS run_gateway.server
+LANGUAGE plpgsql
+SET enable_seqscan = off
+AS $$
+BEGIN
+    s.earlier := s.earlier || s.epoch;
+    s.epoch := s.epoch + 1 + floor(random() * 1024)::bigint;
+    s.incarnation := gen_random_uuid();
+    s.since := clock_timestamp();
+    UPDATE run_gateway.subscription_changes SET version = version + 1000000;
+    BEGIN
+        PERFORM setval(pg_get_serial_sequence('run_gateway.streams', 'id'),
+                       nextval(pg_get_serial_sequence('run_gateway.streams', 'id')) + 1000000);
+    EXCEPTION WHEN insufficient_privilege THEN
+        NULL;  -- a role that does not own it may not
+    END;
+    RETURN s;
+END
+$$;
+
+
 -- Compares the server with the one that was asked last, and begins an epoch when it is another one, or may be: another
--- system or timeline, or one that has restarted and does not say. The step is random, so that two servers which take
--- over from the same one do not come to the same epoch.
+-- system or timeline, or one that has restarted and does not say.
 CREATE OR REPLACE FUNCTION run_gateway.meet_server() RETURNS bigint
 LANGUAGE plpgsql
 SET enable_seqscan = off
@@ -66,24 +89,49 @@ BEGIN
         NULL;  -- some providers' servers have no such functions, or do not let everybody ask
     END;
     IF s.postmaster IS NOT NULL AND (s.system, s.timeline) = (now_system, now_timeline) IS NOT TRUE THEN
-        s.earlier := s.earlier || s.epoch;
-        s.epoch := s.epoch + 1 + floor(random() * 1024)::bigint;
-        s.incarnation := gen_random_uuid();
-        s.since := clock_timestamp();
-        -- What the other server may have given out is not given again: numbers of streams, and of what is subscribed to.
-        UPDATE run_gateway.subscription_changes SET version = version + 1000000;
-        BEGIN
-            PERFORM setval(pg_get_serial_sequence('run_gateway.streams', 'id'),
-                           nextval(pg_get_serial_sequence('run_gateway.streams', 'id')) + 1000000);
-        EXCEPTION WHEN insufficient_privilege THEN
-            NULL;  -- a role that does not own it may not
-        END;
+        s := run_gateway.later(s);
     END IF;
     UPDATE run_gateway.server v
        SET epoch = s.epoch, earlier = s.earlier, incarnation = s.incarnation, since = s.since,
            postmaster = pg_postmaster_start_time(), system = now_system, timeline = now_timeline
      WHERE v.one;
     RETURN s.epoch;
+END
+$$;
+
+
+-- Begins an epoch on a server that went back to an earlier moment and does not know it: a snapshot of its volume was put in
+-- place, or a dump restored into it. An operator calls it; so does a Machine that notices, which gives the incarnation that
+-- it has `seen`, so that of all who notice one begins it. Appends wait for it.
+CREATE OR REPLACE FUNCTION run_gateway.new_epoch(seen uuid DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql
+SET lock_timeout = '5s'
+AS $$
+DECLARE
+    s run_gateway.server;
+BEGIN
+    LOCK TABLE run_gateway.streams IN EXCLUSIVE MODE;  -- whoever appends locks a row first, and then asks for the epoch
+    PERFORM run_gateway.meet_server();
+    SELECT * INTO s FROM run_gateway.server v WHERE v.one FOR NO KEY UPDATE;
+    IF s.incarnation <> seen THEN
+        RETURN s.epoch;
+    END IF;
+    s := run_gateway.later(s);
+    UPDATE run_gateway.server v SET epoch = s.epoch, earlier = s.earlier, incarnation = s.incarnation, since = s.since
+     WHERE v.one;
+    UPDATE run_gateway.streams v SET served = NULL WHERE v.served = pg_postmaster_start_time();
+    RETURN s.epoch;
+END
+$$;
+
+
+-- How far this server's log of changes is on disk, in bytes; NULL: it does not say. It never goes back, not by a crash.
+CREATE OR REPLACE FUNCTION run_gateway.written() RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN pg_current_wal_flush_lsn() - '0/0'::pg_lsn;
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL;  -- a standby, or a provider's server that has no such function
 END
 $$;
 
