@@ -34,6 +34,7 @@ class Plan:
     readers: int
     rolling: bool
     soak: bool
+    patience: float
     program: str
     flue: Path | None  # the folder of a built app
     logs: Path | None
@@ -50,7 +51,10 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
             open_fleet(database, Path(folder), plan.machines, plan.program, flue.SETTINGS if app else None) as fleet,
         ):
             over = asyncio.Event()
-            stage = Stage(fleet.doors, app, random.Random(plan.seed), fleet.findings, over.set, plan.readers)
+            stage = Stage(
+                fleet.doors, app, random.Random(plan.seed), fleet.findings, over.set, plan.readers,
+                database=database, patience=plan.patience,
+            )  # fmt: skip
             nemesis = Nemesis(fleet, app, stage.paths, tell)
             samples = Samples()
             playing = asyncio.create_task(stage.play(plan.scenes))
@@ -78,6 +82,7 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                 stage.runs,
                 stage.read,
                 stage.seen,
+                stage.rounds(),
                 fleet.findings,
                 fleet.exits,
                 growth,

@@ -121,7 +121,8 @@ class Reader(Client):
         now, account = time.monotonic(), self.account
         numbers = [self._run.number(event) for event in batch.events]
         account.given += numbers
-        account.places.append((batch.offset, len(account.given)))
+        # A browser's id may end with that it has been told the end, which is no other place.
+        account.places.append((batch.offset.removesuffix("_closed"), len(account.given)))
         self._offset = batch.offset
         self._seen.delivered += len(batch.events)
         if batch.closed:

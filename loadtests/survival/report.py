@@ -26,6 +26,7 @@ class Report:
     runs: int
     readers: int
     seen: Seen
+    chores: Mapping[str, int]
     findings: Findings
     exits: Sequence[float]
     growth: Growth | None
@@ -46,6 +47,8 @@ class Report:
         yield "of these ended for a dead writer; cancelled", f"{self.seen.deaths:,}; {self.seen.cancels:,}"
         if self.seen.flue:
             yield "of these Flue's; ended for a dead server", f"{self.seen.flue:,}; {self.seen.abandoned:,}"
+        for chore, rounds in self.chores.items():
+            yield f"rounds of {chore}", f"{rounds:,}"
         yield "readers", f"{self.readers:,}"
         yield "events acknowledged", f"{self.seen.acknowledged:,}"
         yield "events not acknowledged; of these in the log", f"{self.seen.unanswered:,}; {self.seen.landed:,}"

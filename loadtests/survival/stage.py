@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -12,12 +13,14 @@ from typing import Protocol
 
 import httpx
 
+from loadtests.survival.chores import CHORES, Chore
 from loadtests.survival.clients import Seen
 from loadtests.survival.fates import Cancelled, Dying
 from loadtests.survival.flue import App, FlueRun
 from loadtests.survival.ledger import STUCK, WRONG, Findings, Read
 from loadtests.survival.readers import MODES, Reader, Run, beginning
 from loadtests.survival.writers import Writer
+from tests.tools.database import Database
 
 LASTS = (2.0, 5.0)  # seconds that a run is written, from and to
 PATIENCE = 60.0  # seconds that a run may take beyond that, whatever happens meanwhile
@@ -64,7 +67,10 @@ class Stage:
     on_broken: Callable[[], None]
     readers: int
     headers: Mapping[str, str] = field(default_factory=dict)
+    database: Database | None = None  # None: no chores are done beside
+    patience: float = PATIENCE  # seconds in which what a chore waits for has to happen
     seen: Seen = field(default_factory=Seen)
+    chores: list[Chore] = field(default_factory=list)
     runs: int = 0
     read: int = 0
     _playing: list[Scene] = field(default_factory=list)
@@ -74,6 +80,13 @@ class Stage:
     def paths(self) -> list[str]:
         """Of the streams that are being written, as the log names them."""
         return [scene.path.removeprefix("/") for scene in self._playing]
+
+    def rounds(self) -> Counter[str]:
+        """Of each chore, as far as they came to a verdict."""
+        counts: Counter[str] = Counter()
+        for chore in self.chores:
+            counts[chore.name] += chore.rounds
+        return counts
 
     def stop(self) -> None:
         """No new runs; those that have begun go on to their end."""
@@ -86,6 +99,13 @@ class Stage:
             httpx.AsyncClient(limits=limits, trust_env=False, headers=self.headers) as http,
             asyncio.TaskGroup() as tasks,
         ):
+            if self.database is not None:
+                self.chores = [
+                    kind(http, self.doors, self.database, self._chance(), self.findings, self.patience)
+                    for kind in CHORES
+                ]
+            for chore in self.chores:
+                tasks.create_task(self._do(chore))
             for number in range(scenes):
                 tasks.create_task(self._play(http, self._retried if number % 3 != 1 else self._once))
                 if self.app is not None:
@@ -104,6 +124,12 @@ class Stage:
             self.findings.include(findings)
             if findings.counts:
                 self.on_broken()
+
+    async def _do(self, chore: Chore) -> None:
+        """Until it is told to stop, or something was found."""
+        await chore.run(lambda: self._stopped or bool(self.findings.counts))
+        if self.findings.counts:
+            self.on_broken()
 
     async def _scene(self, http: httpx.AsyncClient, scene: Scene) -> Findings:
         readers: list[Reader] = []

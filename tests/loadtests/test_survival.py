@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 import pytest
@@ -20,6 +21,7 @@ async def test_machines_readers_and_writers_survive_every_fault_once() -> None:
     assert faults(report) == set(schedule.KINDS)
     assert float(report["events delivered"].replace(",", "")) > 1000
     assert "0" not in report["of these ended for a dead writer; cancelled"].split("; ")
+    assert "0" not in [rounds for chore, rounds in report.items() if chore.startswith("rounds of ")]
 
 
 async def test_a_rolling_deploy_cuts_nobody_off() -> None:
@@ -48,6 +50,21 @@ async def test_a_gateway_with_a_law_broken_on_purpose_is_found_out(broken: str, 
             break
     assert code == 1
     assert any(report[kind] != "0" for kind in kinds), report
+
+
+async def test_a_log_with_a_promise_broken_is_found_out() -> None:
+    said = {
+        "counts_from_call": "was committed, and a reader is answered 404",
+        "lease_from_call": "ended less than 2 s after a COMMIT",
+        "deaf_wakes": "has work, and nobody was woken",
+    }
+    calm = ("--rolling", "--seconds", "4", "--patience", "8", "--runs", "1", "--readers", "1")
+    reports = await asyncio.gather(
+        *(survival(*calm, "--machine-module", f"tests.loadtests.broken.{broken}") for broken in said)
+    )
+    for sentence, (code, report) in zip(said.values(), reports, strict=True):
+        assert code == 1
+        assert any(sentence in note for note in report["notes"]), report["notes"]
 
 
 def test_a_seed_draws_the_same_faults_again_and_another_seed_others() -> None:
