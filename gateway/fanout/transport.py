@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.fanout.answers import Cycle, whole
 from gateway.fanout.follower import EXTENSION, Follower
 from gateway.fanout.heads import body_length, check, target_of, with_host
-from gateway.fanout.intake import WHOLE, Intake
+from gateway.fanout.intake import BETWEEN, IN_HEAD, WHOLE, Intake
 from gateway.fanout.parts import Event, has_left, in_kernel
 from gateway.protocol.errors import (
     InternalFault,
@@ -42,7 +42,6 @@ SPARE: Final = 64  # connections beyond the limit that are kept for a moment, si
 class DirectProtocol(Intake):
     """A connection that tells its follower when it is full, empty again, or gone."""
 
-    patience: ClassVar[float] = 60.0  # seconds that a request may take to arrive
     send_patience: ClassVar[float] = 120.0  # seconds that a client may take no byte of what waits for it
     most: ClassVar[int] = sys.maxsize  # connections; those beyond are refused what is not in `always`
     always: ClassVar[Collection[str]] = ()  # paths that even they may ask for
@@ -50,14 +49,11 @@ class DirectProtocol(Intake):
 
     # uvicorn's own attributes fill the dict that instances of a class share the keys of (30): one more, and each
     # connection has a dict of its own, of 1.5 kB.
-    __slots__ = ("_due", "_ending", "_over", "_since", "_socket", "_surplus", "_unsent", "follower", "send")
+    __slots__ = ("_ending", "_over", "_since", "_socket", "_surplus", "_unsent", "follower", "send")
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
         self.follower: Follower | None = None
-        self._due = (
-            self.loop.time() + self.patience
-        )  # when the client is too late, by the loop's clock; 0: nothing is waited for
         self._unsent: tuple[int, float] | None = None  # bytes that wait for the client, and since when so many do
         self._since = 0.0  # when it was first seen that more has come than may wait; 0: it has not
         self._ending = False
@@ -101,10 +97,10 @@ class DirectProtocol(Intake):
                 self.transport.close()
             return  # we do not read ourselves, so nothing is late
         self._since = 0.0
-        if not self._due or now < self._due:
+        if not self.due or now < self.due:
             return
         cycle = self.cycle
-        begun = self._in_head or (cycle is not None and cycle.more_body and not cycle.response_complete)
+        begun = self._stage == IN_HEAD or (cycle is not None and cycle.more_body and not cycle.response_complete)
         if begun and not self._over:
             self.refuse(RequestTimeout())
         else:
@@ -163,7 +159,7 @@ class DirectProtocol(Intake):
         away: to close at once would be a reset, which could destroy the answer (RFC 9112 §9.6).
         """
         self._over = True
-        self._due = self.loop.time() + LINGER
+        self.due = self.loop.time() + LINGER
         if self.follower is not None:
             self.follower.end()
         self.deafen()
@@ -178,7 +174,7 @@ class DirectProtocol(Intake):
         if self._ending or self._deaf:
             self.transport.close()
             return
-        self._due = self.loop.time() + (self.patience if self._in_head else self.timeout_keep_alive)
+        self.due = self.loop.time() + (self.patience if self._stage == IN_HEAD else self.timeout_keep_alive)
         if self.counted:
             self.passed(self.counted)
         if self.flow.write_paused or self.flow.read_paused:
@@ -192,8 +188,8 @@ class DirectProtocol(Intake):
             self.flow.pause_reading()
             return
         if self.flow.read_paused:
-            if self._due:
-                self._due = self.loop.time() + self.patience  # the client is not late: we have not read
+            if self.due:
+                self.due = self.loop.time() + self.patience  # the client is not late: we have not read
             self.flow.resume_reading()
         if self.cycle is None or self.cycle.response_complete:
             self.parse_on()
@@ -209,10 +205,6 @@ class DirectProtocol(Intake):
     def _end_if_idle(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._due = self.loop.time() + self.patience
 
     def begin(self) -> None:
         """Has the application answer the request over ASGI, or refuses it."""
@@ -258,6 +250,8 @@ class DirectProtocol(Intake):
 
     def on_body(self, body: bytes) -> None:
         self._head = WHOLE
+        if self.left:
+            self.left -= len(body)
         if self._over or self.follower is not None:
             return  # nobody reads it
         if not self.cycle.response_complete:
@@ -272,12 +266,13 @@ class DirectProtocol(Intake):
 
     def arrived(self) -> None:
         """A request has come whole."""
+        self._stage = BETWEEN
         self._head = WHOLE
         if self.counted:
             self.passed(self.counted)
         if not self.cycle.response_complete:  # or else it is the next request that is waited for
             self.busy = True
-            self._due = 0.0
+            self.due = 0.0
         if self._ending:
             self.cycle.keep_alive = False
 

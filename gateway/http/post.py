@@ -16,7 +16,7 @@ from uvicorn.config import Config
 from gateway.asgi import TARGET, Headers, Scope
 from gateway.fanout.answers import whole
 from gateway.fanout.heads import is_host
-from gateway.fanout.intake import WHOLE
+from gateway.fanout.intake import IN_BODY, WHOLE
 from gateway.fanout.transport import DirectProtocol
 from gateway.http import responses
 from gateway.protocol.errors import ProtocolError
@@ -61,14 +61,14 @@ class Post:
 
     message_event: Final = _Nobody()
 
-    def __init__(self, connection: PostProtocol, target: Target, headers: dict[bytes, bytes]) -> None:
+    def __init__(self, connection: PostProtocol, target: Target, headers: dict[bytes, bytes], keep_alive: bool) -> None:
         self.url = connection.url
         self.target = target
         self.stored = ""  # until it is let in
         self.headers = headers
         self.body = b""
         self.more_body = True
-        self.keep_alive: bool = connection.parser.should_keep_alive()
+        self.keep_alive = keep_alive
         self.disconnected = False
         self.response_complete = False
         self.common = responses.NOTHING
@@ -130,11 +130,13 @@ class PostProtocol(DirectProtocol):
         if config.root_path or config.limit_concurrency is not None:
             self._appends = None  # uvicorn's own business, which it does for ASGI alone
 
-    def begin(self) -> None:
+    def on_headers_complete(self) -> None:
         post = self._plain()
         if post is None:
-            super().begin()
+            super().on_headers_complete()
         else:
+            self._stage = IN_BODY
+            self._head = WHOLE
             self.cycle = post  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
@@ -144,7 +146,8 @@ class PostProtocol(DirectProtocol):
             return
         post.body += body
         self._head = WHOLE
-        if self.left:  # bytes that come with a request's end are not kept for anything that is on its way
+        self.left = left = self.left - len(body)
+        if left:  # bytes that come with a request's end are not kept for anything that is on its way
             self.count(len(body))
             if self.arriving.over(self.own):
                 self._to_asgi(post)
@@ -172,21 +175,24 @@ class PostProtocol(DirectProtocol):
         if self._appends is None or self.parser.get_method() != b"POST" or self._surplus:
             return None
         headers = dict(self.headers)
+        keep_alive = self.parser.should_keep_alive()
         if (
             len(headers) != len(self.headers)
             or not is_host(headers.get(b"host", b"/"))
             or b"expect" in headers
+            or b"upgrade" in headers
             or b"transfer-encoding" in headers
             or b"content-encoding" in headers
             or (length := int(headers.get(b"content-length", 0))) > MOST_BODY
-            or self.parser.get_http_version() != "1.1"
+            # By HTTP/1.1 a connection stays if nothing is said of it, and by no other version (RFC 9112 §9.3).
+            or ((not keep_alive or b"connection" in headers) and self.parser.get_http_version() != "1.1")
             or len(self.url) > MOST_URL
         ):
             return None
         target = _target(self.url)
         if target is None:
             return None
-        post = Post(self, target, headers)
+        post = Post(self, target, headers, keep_alive)
         if not self._appends.expects(post):
             return None
         self.left = length
@@ -194,10 +200,8 @@ class PostProtocol(DirectProtocol):
 
     def _to_asgi(self, post: Post) -> None:
         """Hands a POST that was declined to ASGI, with as much of it as there is."""
-        left = self.left
         self.passed(self.counted)
-        super().begin()
-        self.left = left
+        self.begin()
         self.cycle.keep_alive = post.keep_alive
         if post.body:
             super().on_body(post.body)

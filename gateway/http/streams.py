@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -69,7 +70,7 @@ class StreamRoutes:
         self._public_url = public_url
         self._log = log
         self._limits = limits
-        self._bounded = limits.max_event is not None
+        self._short = sys.maxsize if limits.max_event is None else limits.max_event  # bytes; no event of it is too long
         self._explaining: set[asyncio.Task[None]] = set()  # kept, since the loop holds tasks only weakly
         self._methods = {
             "POST": self._append,
@@ -119,7 +120,7 @@ class StreamRoutes:
             return False
         try:
             request = _parse_post(post.target.part, post.stored, post.headers, post.body, self._limits.max_batch)
-            if self._bounded:
+            if len(post.body) > self._short:
                 self._limits.check(request.events)
             self._log.submit(request, partial(self._settle, post, request))
         except ProtocolError:
@@ -127,14 +128,14 @@ class StreamRoutes:
         return True
 
     def _settle(self, post: Post, request: AppendRequest, outcome: Appended | ProtocolError) -> None:
-        if isinstance(outcome, ContentTypeMismatch):
+        if isinstance(outcome, Appended):
+            post.answer(*_appended(request, outcome))
+        elif isinstance(outcome, ContentTypeMismatch):
             explaining = asyncio.ensure_future(self._explain(post, request))
             self._explaining.add(explaining)
             explaining.add_done_callback(self._explaining.discard)
-        elif isinstance(outcome, ProtocolError):
-            post.refuse(outcome)
         else:
-            post.answer(*_appended(request, outcome))
+            post.refuse(outcome)
 
     async def _explain(self, post: Post, request: AppendRequest) -> None:
         post.refuse(await self._mismatch(request.path, request.media_type))

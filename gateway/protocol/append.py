@@ -18,6 +18,7 @@ UNNUMBERED: Final = -1  # the `seq` of a heartbeat, which is not one of the requ
 APPEND_HEADERS: Final = frozenset(
     (b"content-type", b"stream-closed", b"stream-seq", b"producer-id", b"producer-epoch", b"producer-seq", b"run-lease")
 )
+_SELDOM: Final = APPEND_HEADERS - {b"content-type"}
 HEARTBEAT_HEADERS: Final = frozenset((b"run-lease", b"producer-id", b"producer-epoch"))
 
 
@@ -77,18 +78,20 @@ def append_in_pieces(
 def _parse_head(path: str, headers: GivenHeaders, body: bytes) -> AppendRequest:
     """The request without its events."""
     found = single_headers(headers, APPEND_HEADERS)
-    close = is_true(found.get(b"stream-closed"))
-    producer = _producer(found)
-    stream_seq = token(b"stream-seq", found)
-    lease = lease_of(path, found)
-    if not body:
-        if not close:
-            raise InvalidRequest("An empty body appends nothing; with Stream-Closed: true it closes the stream.")
-        return AppendRequest(path, None, [], True, stream_seq, producer, lease)
-    content_type = found.get(b"content-type", b"")
-    if not content_type:
-        raise InvalidRequest("Content-Type is required.")
-    return AppendRequest(path, _media(content_type), [], close, stream_seq, producer, lease)
+    request = AppendRequest(path, None, [])
+    if not _SELDOM.isdisjoint(found):
+        request.close = is_true(found.get(b"stream-closed"))
+        request.producer = _producer(found)
+        request.stream_seq = token(b"stream-seq", found)
+        request.lease = lease_of(path, found)
+    if body:
+        content_type = found.get(b"content-type", b"")
+        if not content_type:
+            raise InvalidRequest("Content-Type is required.")
+        request.media_type = _media(content_type)
+    elif not request.close:
+        raise InvalidRequest("An empty body appends nothing; with Stream-Closed: true it closes the stream.")
+    return request
 
 
 def parse_heartbeat(run: str, headers: GivenHeaders, body: bytes) -> AppendRequest:
