@@ -87,14 +87,14 @@ class Broadcast:
 
         `start`: where those stand who have not been sent it. Never raises.
         """
-        count = len(crowd)
+        count = len(crowd.members)
         cost = count * (len(data) + EACH)
         if crowd.sendings or (cost > self._free and not self._affords(cost)):
             self._begin(crowd, data, start)
         elif count >= self._many and self._uring is not None:
             self._send_at_once(self._uring, *crowd.descriptors, data)
         else:
-            self._send_one_by_one(crowd.connections, data)
+            self._send_one_by_one(tuple(crowd.members.items()), data)
 
     def _affords(self, cost: int) -> bool:
         """Whether so much more can be done in this turn of the loop."""

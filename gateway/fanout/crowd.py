@@ -99,27 +99,28 @@ class Sending:
 class Crowd:
     """Followers who have everything up to their tail's position, and the connections to which the next bytes go.
 
-    `sendings`: what is on its way to them, the oldest first. `ending`: after that, all of them end.
+    `members`: each with its connection; a delivery looks at it, since to call for its length takes longer. `sendings`:
+    what is on its way to them, the oldest first. `ending`: after that, all of them end.
     """
 
-    __slots__ = ("_connections", "_fds", "_joined", "_pairs", "ending", "sendings")
+    __slots__ = ("_fds", "_joined", "_pairs", "ending", "members", "sendings")
 
     def __init__(self) -> None:
         self.sendings: tuple[Sending, ...] = ()
         self.ending = False
         self._joined = 0  # how often somebody has
-        self._connections: dict[Follower, Direct] = {}
+        self.members: dict[Follower, Direct] = {}
         self._pairs: tuple[tuple[Follower, Direct], ...] = ()  # these two are empty until somebody asks
         self._fds = _NONE
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return len(self.members)
 
     def __iter__(self) -> Iterator[Follower]:
-        return iter(self._connections)
+        return iter(self.members)
 
     def join(self, follower: Follower, connection: Direct) -> None:
-        self._connections[follower] = connection
+        self.members[follower] = connection
         self._joined += 1
         self._forget()
 
@@ -127,7 +128,7 @@ class Crowd:
         """The position up to which it was sent everything: `at`, where the tail is, or less while frames are on their
         way. None: it was not there.
         """
-        if self._connections.pop(follower, None) is None:
+        if self.members.pop(follower, None) is None:
             return None
         self._forget()
         for sending in reversed(self.sendings):
@@ -140,20 +141,20 @@ class Crowd:
         if self.sendings:
             self.ending = True
         else:
-            tell(tuple(self._connections), END)
+            tell(tuple(self.members), END)
 
     def add(self, start: int, frame: bytes, backlog: int) -> None:
         """Has a frame wait for its turn; or everybody fetch it, if more than `backlog` bytes wait behind the first."""
         behind = self.sendings[1:]
         if not behind or not behind[-1].takes(frame, self._joined):
-            self.sendings += (Sending(start, frame, dict(self._connections), self._joined),)
+            self.sendings += (Sending(start, frame, dict(self.members), self._joined),)
         if len(self.sendings) > MOST_WAITING or sum(sending.size for sending in self.sendings[1:]) > backlog:
             for sending in self.sendings:
                 sending.drop()
 
     @property
     def connections(self) -> tuple[tuple[Follower, Direct], ...]:
-        return tuple(self._connections.items())
+        return tuple(self.members.items())
 
     @property
     def descriptors(self) -> tuple[tuple[tuple[Follower, Direct], ...], array[int]]:
@@ -163,7 +164,7 @@ class Crowd:
         """
         if not self._pairs:
             self._pairs = self.connections
-            self._fds = descriptors(self._connections.values())
+            self._fds = descriptors(self.members.values())
         return self._pairs, self._fds
 
     def _forget(self) -> None:

@@ -266,13 +266,14 @@ class Hub:
 
     def _publish(self, tail: Tail, batch: Batch, heard: float = 0.0) -> None:
         now = self._clock()
-        direct = len(tail.direct)
+        crowd = tail.direct
+        direct = len(crowd.members)
         tail.publish(batch, self.cursor(tail), now)
         if not direct:
             return
         try:
             self.delivered += direct
-            if heard and not tail.direct.sendings:
+            if heard and not crowd.sendings:
                 self.delivery_seconds.observe(self._clock() - heard)
             if self.published is not None:
                 self.published(tail.path, batch.start, batch.end, direct)

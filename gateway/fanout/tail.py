@@ -100,7 +100,7 @@ class Tail:
         frame = b""
         if self.encoding is Encoding.TEXT:
             batch.before = self.edge
-        if self.direct:  # made before anything moves: if it cannot be made, nobody was told anything
+        if self.direct.members:  # made before anything moves: if it cannot be made, nobody was told anything
             frame = frames.chunk(frames.sse(self.encoding, batch, b"%d" % cursor, offset=self.offset))
         self._remember(batch)
         if self.encoding is Encoding.TEXT:
