@@ -56,6 +56,11 @@ _BEGIN_RUN = "SELECT * FROM run_gateway.begin_run($1, '\\x00', $2, $2, NULL, $3,
 _READ = "SELECT * FROM run_gateway.read_page($1, $2, NULL, $3, $4)"
 _CLAIM = "SELECT * FROM run_gateway.claim_subscription($1, $2, 100)"
 _SETTLE = "SELECT * FROM run_gateway.settle_wake($1, 'pull-wake', $2, $2, $3, $4, $5, $6)"
+_SUBSCRIBE = """
+    SELECT * FROM run_gateway.begin_subscription(
+        $1, 'pull-wake', $2, 'plain', $3, '{}', NULL, $4, interval '1 second', NULL, 'hash', 1000)
+"""
+_LINK = "SELECT run_gateway.link_next($1, $2)"
 _LINKS = "SELECT run_gateway.links_of(s.number, true, 1000) FROM run_gateway.subscriptions s WHERE s.id = $1"
 
 
@@ -97,7 +102,7 @@ class Caller:
         deeds: dict[Callable[[], Awaitable[None]], int] = {
             self._append_batch: 30, self._append_alone: 15, self._append_claimed: 25, self._transact: 16,
             self._close: 3, self._create: 12, self._begin_run: 6, self._fork: 3, self._delete: 3, self._read: 40,
-            self._cancel: 2, self._claim: 14, self._look_at_links: 4, self._defy: 1,
+            self._cancel: 2, self._claim: 14, self._look_at_links: 4, self._subscribe: 2, self._defy: 1,
         }  # fmt: skip
         try:
             while not over.is_set():
@@ -373,6 +378,22 @@ class Caller:
         )
         if row["verdict"] == "settled":
             self._history.settled.append(Settled(began, time.time(), generation, False, tuple(acks.items())))
+
+    async def _subscribe(self) -> None:
+        """One more subscription to streams that are being made at this moment; some go again."""
+        subscription = self._board.next("more")
+        row = await self._session.ask(
+            "subscribe",
+            lambda connection: _row(connection, _SUBSCRIBE, subscription, "/plain/*", "^/plain/[^/]+$", WAKES),
+        )
+        self._history.done["subscribe"] += 1
+        if self._rng.random() < 0.5:
+            await self._session.ask("link", lambda connection: connection.fetchval(_LINK, row["number"], 3))
+        if self._rng.random() < 0.7:
+            await self._session.ask(
+                "unsubscribe",
+                lambda connection: connection.execute("SELECT run_gateway.delete_subscription($1)", subscription),
+            )
 
     async def _look_at_links(self) -> None:
         await self.look_at_links()

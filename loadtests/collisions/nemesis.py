@@ -23,6 +23,9 @@ _STEPS = {
     "purge": _KEEP.format("purge(5000)"),
     "retire": _KEEP.format(f"retire(interval '{KEEP} seconds', 50)"),
     "leases": "SELECT cardinality(paths) FROM run_gateway.end_lost_runs($1, 500, false)",
+    "link": """
+        SELECT count(*) FROM (SELECT run_gateway.link_next(s.number, 2) AS step FROM run_gateway.subscriptions s
+         WHERE $1 <> '') l WHERE l.step = 'more'""",
     "tidy": "SELECT touched FROM run_gateway.tidy_next(0, '', 1000) WHERE $1 <> ''",
     "wake": """
         SELECT count(*) FROM run_gateway.subscriptions s, run_gateway.wake_subscription(s.number, NULL) w

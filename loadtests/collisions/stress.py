@@ -21,6 +21,10 @@ CALLERS = 14
 MACHINES = 2  # that keep house
 SETTLED = 30.0  # seconds that what is under way may take to end
 _WAKES = "SELECT run_gateway.create($1)"
+_LINKING = """
+    SELECT count(*) FROM (SELECT run_gateway.link_next(s.number, 100) AS step FROM run_gateway.subscriptions s) l
+     WHERE l.step <> 'done'
+"""
 _QUIET = """
     SELECT count(*) FROM pg_stat_activity
      WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
@@ -63,6 +67,8 @@ async def collide(url: str, seed: int, seconds: float) -> Outcome:
             await asyncio.sleep(seconds)
             over.set()
         await _until_quiet(connection)
+        while await connection.fetchval(_LINKING):
+            pass
         await _read_all(url, history, rng)
         findings = judge(history)
         findings.include(await aftermath.look(connection))
