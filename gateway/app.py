@@ -22,11 +22,10 @@ from gateway.flue.facade import Flue
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Cors
 from gateway.http.docs import docs_router
-from gateway.http.entry import Entry, render_refusals
+from gateway.http.entry import Door, render_refusals
 from gateway.http.health import Health, Promise, health_router
 from gateway.http.limits import Limits, LiveReaders
 from gateway.http.openapi import describe
-from gateway.http.post import Appends
 from gateway.http.routes import Routes
 from gateway.http.streams import StreamRoutes
 from gateway.http.upstream import Upstream
@@ -95,7 +94,7 @@ class Gateway:
         self._upstream = Upstream(settings.upstream) if settings.upstream else None
         self.metrics = Exposition(self._parts(), siblings)
         self._api = self._make_api()
-        self._entry = self._make_entry()
+        self._door = self._make_door()
 
     def read_keys_again(self) -> None:
         """What SIGHUP asks for."""
@@ -112,7 +111,7 @@ class Gateway:
             hub.published = published
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self._entry if scope["type"] == "http" else self._api)(scope, receive, send)
+        await (self._door if scope["type"] == "http" else self._api)(scope, receive, send)
 
     @property
     def bodies(self) -> Bodies:
@@ -120,9 +119,9 @@ class Gateway:
         return self._limits.bodies
 
     @property
-    def appends(self) -> Appends:
-        """What gateway.http.post offers POSTs to."""
-        return self._entry
+    def door(self) -> Door | None:
+        """What POSTs that come past ASGI are offered to (`gateway.http.post`), if they may."""
+        return self._door if self._door.past_asgi else None
 
     def _subscribe(self) -> None:
         """Who hears of commits: readers first, then those who find out what a commit means for others."""
@@ -269,18 +268,15 @@ class Gateway:
             self._subscriptions,
         )
 
-    def _make_entry(self) -> Entry:
+    def _make_door(self) -> Door:
         streams: Routes = self._runs.streams
-        append_directly = self._streams.append_directly
         if self._flue is not None:
-            routes = self._flue.routes(streams, append_directly, self._log.stat)
-            streams, append_directly = routes, routes.append_directly
-        return Entry(
+            streams = self._flue.routes(streams, self._log.stat)
+        return Door(
             auth=self._auth,
             quotas=self._quotas,
             cors=self.cors,
             streams=streams,
-            append_directly=append_directly,
             api=self._api,
             upstream=self._upstream,
         )

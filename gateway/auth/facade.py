@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
-from gateway.asgi import Scope
 from gateway.auth import read_tokens
 from gateway.auth.claims import ClaimNames
 from gateway.auth.errors import ScopeMissing
-from gateway.auth.gate import Gate
+from gateway.auth.gate import Gate, Pending
 from gateway.auth.jwks import Jwks
 from gateway.auth.jwt import Jwts, KeySource, Secret
 from gateway.auth.keys import Keys
@@ -18,6 +17,7 @@ from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.auth.read_tokens import Capability
 from gateway.auth.token_keys import ReadTokens
 from gateway.log.database import Database
+from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.target import Target
 from gateway.settings import BadSetting, Settings, variable
 
@@ -56,13 +56,9 @@ class Auth:
             if isinstance(self._source, Jwks):
                 await self._source.stop()
 
-    def known(self, headers: Mapping[bytes, bytes], target: Target) -> Principal | None:
-        """Who appends to this target, if that is known without asking anybody. None: ask `admit`."""
-        return ANONYMOUS if self._gate is None else self._gate.known(headers, target)
-
-    async def admit(self, scope: Scope) -> Principal:
+    def admit(self, method: str, target: Target, headers: GivenHeaders, query: bytes) -> Principal | Pending:
         """Who makes this request, when it is allowed. Raises the refusals of `gate.Gate.admit`."""
-        return ANONYMOUS if self._gate is None else await self._gate.admit(scope)
+        return ANONYMOUS if self._gate is None else self._gate.admit(method, target, headers, query)
 
     def read_again(self) -> None:
         """Takes the keys that the file holds now."""

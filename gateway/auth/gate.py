@@ -1,17 +1,18 @@
 """The gate: asked once for each request, before anything else is done with it.
 
-`known` answers from memory alone, for the fast path of an append; `admit` may have to ask others.
+Who shows a credential that is remembered is let in or refused at once. For any other, somebody may have to be asked.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
+from functools import partial
 from hashlib import sha256
 from typing import Final, Protocol
+from urllib.parse import unquote_to_bytes
 
-from gateway.asgi import Scope, target_of
-from gateway.auth import bearer
+from gateway.asgi import Scope
 from gateway.auth.errors import (
     CredentialMalformed,
     CredentialMissing,
@@ -21,14 +22,22 @@ from gateway.auth.errors import (
     WrongStream,
 )
 from gateway.auth.principal import ANONYMOUS, NOBODY, Principal
-from gateway.auth.rules import asked
+from gateway.auth.rules import Need, may_reach, needed
 from gateway.protocol.errors import ProtocolError
+from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.target import Target
 
 PRINCIPAL: Final = "run_gateway.principal"
 """The key under which an ASGI scope holds its Principal, once the gate has let the request in."""
 
+MAX_TOKEN: Final = 8 << 10  # bytes
+# What a token is made of (RFC 6750, §2.1).
+_TOKEN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/="
 MOST_VERIFIED: Final = 10_000  # tokens whose signature need not be checked again
+
+
+Pending = Callable[[], Awaitable[Principal]]
+"""Somebody else has to be asked who makes a request: this asks them."""
 
 
 class Find(Protocol):
@@ -58,75 +67,54 @@ class Gate:
         self._now = now
         self._verified: OrderedDict[bytes, Principal] = OrderedDict()
 
-    def known(self, headers: Mapping[bytes, bytes], target: Target) -> Principal | None:
-        """Who appends to this target, if that is known without asking anybody, and if they may. None: ask `admit`.
+    def admit(self, method: str, target: Target, headers: GivenHeaders, query: bytes) -> Principal | Pending:
+        """Who makes this request, when it is allowed; or how to find out, for a token that nobody has looked at yet.
 
-        `headers`: of a request without a query, none of them repeated.
+        Raises what the table of refusals has, and so does what is pending: CredentialMissing and its like (401),
+        ScopeMissing and WrongStream (403), RouteNotFound (404), MethodNotAllowed (405).
         """
-        shown = headers.get(b"authorization", b"")
-        if not shown.startswith(b"Bearer "):
-            return None
-        principal = self._remembered(sha256(shown[7:]).digest())
-        if principal is None or "write" not in principal.scopes:
-            return None
-        if principal.bound and not principal.reaches(target.about or ""):
-            return None
-        if principal.expires is not None and principal.expires <= self._now():
-            return None
-        return principal
-
-    async def admit(self, scope: Scope) -> Principal:
-        """Who makes this request, when it is allowed.
-
-        Raises what the table of refusals has: CredentialMissing and its like (401), ScopeMissing and WrongStream (403),
-        RouteNotFound (404), MethodNotAllowed (405).
-        """
-        try:
-            need, stream, in_body = asked(scope["method"], target_of(scope))
-        except ProtocolError:
-            await self._identify(scope)  # who has no credential is told so, and not which routes there are
-            raise
+        need = needed(method, target)
         if need in ("nothing", "own"):
             return NOBODY
-        principal = await self._identify(scope)
-        if need not in principal.scopes:
-            raise ScopeMissing(need)
-        if not (principal.reaches(stream) if stream is not None else in_body or not principal.bound):
-            raise WrongStream
-        return principal
+        token, in_url = token_of(headers, query)
+        principal = self._remembered(sha256(token).digest())
+        if principal is None:
+            return partial(self._verify, token, in_url, need, method, target)
+        return self._let_in(principal, in_url, need, method, target)
 
     def forget(self) -> None:
         """Has every signature checked again, because other keys are trusted than before."""
         self._verified.clear()
 
-    async def _identify(self, scope: Scope) -> Principal:
-        header, query = bearer.in_header(scope["headers"]), bearer.in_query(scope["query_string"])
-        if header is not None and query is not None:
-            raise CredentialMalformed("Authorization and token= are both there.")  # RFC 6750, §2
-        token = header or query
-        if token is None:
-            raise CredentialMissing("It goes into the header Authorization: Bearer.")
-        principal = await self._verify(token, in_url=header is None)
-        if principal.expires is not None and principal.expires <= self._now():
-            raise TokenExpired
-        return principal
-
-    async def _verify(self, token: bytes, *, in_url: bool) -> Principal:
+    async def _verify(
+        self, token: bytes, in_url: bool, need: Need | ProtocolError, method: str, target: Target
+    ) -> Principal:
+        text = token.decode("ascii")
+        verifier = next((verifier for verifier in self._verifiers if verifier.takes(text)), None)
+        if verifier is None:
+            raise TokenInvalid
         digest = sha256(token).digest()
-        principal = self._remembered(digest)
-        if principal is None:
-            text = token.decode("ascii")
-            verifier = next((verifier for verifier in self._verifiers if verifier.takes(text)), None)
-            if verifier is None:
-                raise TokenInvalid
-            principal = await verifier.verify(text, digest)
-            self._verified[digest] = principal
-            if len(self._verified) > MOST_VERIFIED:
-                self._verified.popitem(last=False)
+        principal = await verifier.verify(text, digest)
+        self._verified[digest] = principal
+        if len(self._verified) > MOST_VERIFIED:
+            self._verified.popitem(last=False)
+        return self._let_in(principal, in_url, need, method, target)
+
+    def _let_in(
+        self, principal: Principal, in_url: bool, need: Need | ProtocolError, method: str, target: Target
+    ) -> Principal:
         if in_url and principal.stream is None:
             # Addresses are kept in histories and logs: only what is good for one stream, and not for long, may be
             # there.
             raise TokenInvalid("Only a run's token may be in an address.")
+        if principal.expires is not None and principal.expires <= self._now():
+            raise TokenExpired
+        if isinstance(need, ProtocolError):
+            raise need  # only now: who has no credential is not told which routes there are
+        if need not in principal.scopes:
+            raise ScopeMissing(need)
+        if not may_reach(principal, method, target):
+            raise WrongStream
         return principal
 
     def _remembered(self, digest: bytes) -> Principal | None:
@@ -136,6 +124,54 @@ class Gate:
             if principal is not None:
                 self._verified.move_to_end(digest)
         return principal
+
+
+def token_of(headers: GivenHeaders, query: bytes) -> tuple[bytes, bool]:
+    """A request's token, and whether it is in the URL, for clients that cannot set a header.
+
+    Raises CredentialMissing, CredentialMalformed.
+    """
+    in_header, in_query = _in_header(headers), _in_query(query) if query else None
+    if in_header is not None:
+        if in_query is not None:
+            raise CredentialMalformed("Authorization and token= are both there.")  # RFC 6750, §2
+        return in_header, False
+    if in_query is None:
+        raise CredentialMissing("It goes into the header Authorization: Bearer.")
+    return in_query, True
+
+
+def _in_header(headers: GivenHeaders) -> bytes | None:
+    if isinstance(headers, dict):
+        value = headers.get(b"authorization")
+    else:
+        values = [value for name, value in headers if name == b"authorization"]
+        if len(values) > 1:
+            raise CredentialMalformed("There is more than one Authorization header.")
+        value = values[0] if values else None
+    if value is None:
+        return None
+    scheme, _, token = value.partition(b" ")
+    token = token.strip(b" ")
+    if scheme.lower() != b"bearer" or not _is_token(token):
+        raise CredentialMalformed("Authorization must be Bearer and a token.")
+    return token
+
+
+def _in_query(query: bytes) -> bytes | None:
+    if b"token=" not in query:
+        return None
+    found = [field[6:] for field in query.split(b"&") if field.startswith(b"token=")]
+    if not found:
+        return None
+    token = unquote_to_bytes(found[0])
+    if len(found) > 1 or not _is_token(token):
+        raise CredentialMalformed("token must be there once, and be one.")
+    return token
+
+
+def _is_token(text: bytes) -> bool:
+    return 0 < len(text) <= MAX_TOKEN and not text.translate(None, _TOKEN)
 
 
 def principal_of(scope: Scope) -> Principal:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 from urllib.parse import unquote
 
-from gateway.auth.principal import Scope
-from gateway.protocol.errors import MethodNotAllowed, RouteNotFound
+from gateway.auth.principal import Principal, Scope
+from gateway.protocol.errors import MethodNotAllowed, ProtocolError, RouteNotFound
 from gateway.protocol.run_path import Part
 from gateway.protocol.target import Target
 
@@ -63,17 +63,6 @@ ROUTES: Final[dict[str, Methods]] = {
 """Every route but the streams' own, as the framework writes it; the first that fits counts. HEAD is as GET."""
 
 
-class Asked(NamedTuple):
-    """What a request needs, and the stream that it is about, if it is about one.
-
-    `in_body`: only its body says which run is meant, so that the handler has to check whether that one may be reached.
-    """
-
-    need: Need
-    stream: str | None
-    in_body: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class _Route:
     form: re.Pattern[str]
@@ -121,29 +110,43 @@ def _plainest(path: str) -> str:
     return "/" + "/".join(segments)
 
 
-def asked(method: str, target: Target) -> Asked:
-    """What a request needs. Raises RouteNotFound, MethodNotAllowed."""
+def needed(method: str, target: Target) -> Need | ProtocolError:
+    """What a request needs; or its refusal, RouteNotFound or MethodNotAllowed, if nobody may make it."""
     if method == "OPTIONS":
-        return Asked("nothing", None)  # a browser's preflight carries no credential, by the Fetch standard
+        return "nothing"  # a browser's preflight carries no credential, by the Fetch standard
     if target.stream is not None:
-        return Asked(_need(STREAM if target.part is None else BELOW_A_RUN[target.part], method), target.about)
+        return _need(STREAM if target.part is None else BELOW_A_RUN[target.part], method)
     for route in _ROUTES:
         if route.form.fullmatch(target.path):
-            return Asked(_need(route.methods, method), None, in_body=(method, target.path) == ("POST", "/runs"))
-    raise RouteNotFound
+            return _need(route.methods, method)
+    return RouteNotFound()
+
+
+def may_reach(principal: Principal, method: str, target: Target) -> bool:
+    """Whether a request concerns nothing that is beyond its credential, as far as the URL says."""
+    if not principal.bound:
+        return True
+    if target.about is not None:
+        return principal.reaches(target.about)
+    return (method, target.path) == ("POST", "/runs")  # its body says which run is meant, and its handler checks that
 
 
 def need_of(template: str, method: str) -> Need:
     """What the route that OpenAPI knows by this template needs. Raises MethodNotAllowed; LookupError for none."""
     if template in STREAMS:
-        return _need(STREAM, method)
-    if (part := Target.of(template).part) is not None:
-        return _need(BELOW_A_RUN[part], method)
-    return _need(next(methods for route, methods in ROUTES.items() if route.replace(":path", "") == template), method)
+        methods = STREAM
+    elif (part := Target.of(template).part) is not None:
+        methods = BELOW_A_RUN[part]
+    else:
+        methods = next(methods for route, methods in ROUTES.items() if route.replace(":path", "") == template)
+    need = _need(methods, method)
+    if isinstance(need, ProtocolError):
+        raise need
+    return need
 
 
-def _need(methods: Methods, method: str) -> Need:
+def _need(methods: Methods, method: str) -> Need | MethodNotAllowed:
     need = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
     if need is None:
-        raise MethodNotAllowed(None, [(b"allow", ", ".join([*methods, "OPTIONS"]).encode())])
+        return MethodNotAllowed(None, [(b"allow", ", ".join([*methods, "OPTIONS"]).encode())])
     return need

@@ -22,7 +22,7 @@ from gateway.flue.routes import FlueRoutes
 from gateway.flue.source import Source, one_line
 from gateway.http.limits import Limits
 from gateway.http.reading import Reading
-from gateway.http.routes import AppendDirectly, Routes
+from gateway.http.routes import Routes
 from gateway.log.database import Database
 from gateway.log.lists import Lists
 from gateway.protocol.batch import News, Stream
@@ -77,11 +77,9 @@ class Flue:
             )
         )
 
-    def routes(
-        self, native: Routes, append_directly: AppendDirectly, stat: Callable[[str], Awaitable[Stream]]
-    ) -> FlueRoutes:
+    def routes(self, native: Routes, stat: Callable[[str], Awaitable[Stream]]) -> FlueRoutes:
         """The gateway's own stream routes, with Flue's runs among them. `stat` asks the gateway's own log."""
-        return FlueRoutes(native, append_directly, stat, self._source, self._records, self.reading)
+        return FlueRoutes(native, stat, self._source, self._records, self.reading)
 
     def router(self, own: ListRuns) -> APIRouter:
         """`GET /runs`, to stand before the one of the gateway's own runs."""

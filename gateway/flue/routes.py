@@ -12,6 +12,7 @@ from typing import Final
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.auth.gate import check_stream, principal_of
+from gateway.auth.principal import Principal
 from gateway.flue import dialect
 from gateway.flue.errors import NoSuchRun, ReadOnly
 from gateway.flue.records import Records
@@ -19,7 +20,7 @@ from gateway.flue.source import ID, Source
 from gateway.http import responses
 from gateway.http.post import Post
 from gateway.http.reading import Reading
-from gateway.http.routes import AppendDirectly, Routes
+from gateway.http.routes import Routes
 from gateway.protocol.batch import Stream
 from gateway.protocol.errors import InvalidRequest, RunNotFound, StreamExists, StreamNotFound
 from gateway.protocol.headers import JSON, NO_STORE
@@ -32,20 +33,18 @@ REMEMBERED: Final = 10_000  # runs of the gateway's own
 class FlueRoutes:
     """The routes of all streams, Flue's runs among them. `reading` reads from `source`.
 
-    `native`, `append_directly` and `stat` are the gateway's own, for whatever is not Flue's.
+    `native` and `stat` are the gateway's own, for whatever is not Flue's.
     """
 
     def __init__(
         self,
         native: Routes,
-        append_directly: AppendDirectly,
         stat: Callable[[str], Awaitable[Stream]],
         source: Source,
         records: Records,
         reading: Reading,
     ) -> None:
         self._native = native
-        self._append_directly = append_directly
         self._stat = stat
         self._source = source
         self._records = records
@@ -59,19 +58,17 @@ class FlueRoutes:
 
     def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answers a request for a stream, or below a run: see Routes."""
-        # A Flue app has no tenants: its runs are those of the default tenant.
-        if not self._may_be_flues(target) or scope["method"] == "OPTIONS" or principal_of(scope).tenant:
+        if scope["method"] == "OPTIONS" or not self._may_be_flues(target, principal_of(scope)):
             return self._native(target, scope, receive, send)
         return self._either(target, scope, receive, send)
 
-    def append_directly(self, post: Post) -> bool:
+    def append(self, post: Post) -> bool:
         """As the gateway's own. But a run's first append comes by ASGI, which finds out whose run it is."""
-        if self._may_be_flues(post.target) and post.stored == post.target.stream:
-            return False
-        return self._append_directly(post)
+        return not self._may_be_flues(post.target, post.principal) and self._native.append(post)
 
-    def _may_be_flues(self, target: Target) -> bool:
-        return target.is_run and target.fault is None and target.stream not in self._own
+    def _may_be_flues(self, target: Target, principal: Principal) -> bool:
+        # A Flue app has no tenants: its runs are those of the default tenant.
+        return target.is_run and target.fault is None and target.stream not in self._own and not principal.tenant
 
     async def _either(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers for a run of Flue's if there is one, and otherwise as the gateway's own routes do."""

@@ -13,6 +13,7 @@ from typing import Final
 
 from gateway.asgi import Headers, Scope
 from gateway.fanout.answers import header_lines
+from gateway.protocol.fields import GivenHeaders
 
 EVERY: Final = "*"
 MOST_AGE: Final = 7200  # seconds that a browser may remember a preflight; Chromium allows no more
@@ -62,15 +63,15 @@ class Cors:
             for origin in origins
         }
 
-    def common(self, scope: Scope) -> Common:
-        """What the answer to this request carries."""
+    def common(self, headers: GivenHeaders) -> Common:
+        """What the answer to a request with these headers carries."""
         if not self._several:
             return self.constant
-        return self.to(next((value for name, value in scope["headers"] if name == b"origin"), None))
-
-    def to(self, origin: bytes | None) -> Common:
-        """What the answer to a page of this origin carries."""
-        return self.constant if origin is None else self._of_origin.get(origin, self.constant)
+        if isinstance(headers, dict):
+            origin = headers.get(b"origin", b"")
+        else:
+            origin = next((value for name, value in headers if name == b"origin"), b"")
+        return self._of_origin.get(origin, self.constant)
 
 
 def _allowing(origin: bytes) -> Headers:

@@ -1,4 +1,4 @@
-"""Where every request comes in: who makes it, whether there is room for it, and who answers it.
+"""The door: where every request comes in. Who makes it, whether there is room for it, and who answers it.
 
 Streams are answered straight over ASGI, the rest by FastAPI, and what is not the gateway's own by the application
 behind it. Whatever any of them raises becomes a refusal here.
@@ -7,7 +7,8 @@ behind it. Whatever any of them raises becomes a refusal here.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -16,13 +17,14 @@ from starlette.exceptions import HTTPException
 
 from gateway.asgi import App, Receive, Scope, Send, target_of
 from gateway.auth.facade import Auth
-from gateway.auth.gate import let_in
+from gateway.auth.gate import Pending, let_in
+from gateway.auth.principal import Principal
 from gateway.auth.rules import ours
 from gateway.http import request_log, responses
 from gateway.http.cors import Cors, is_preflight
 from gateway.http.post import Post
 from gateway.http.responses import Sending
-from gateway.http.routes import AppendDirectly, Routes
+from gateway.http.routes import Routes
 from gateway.http.upstream import Upstream
 from gateway.protocol.errors import (
     Draining,
@@ -32,18 +34,20 @@ from gateway.protocol.errors import (
     ProtocolError,
     RouteNotFound,
 )
+from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.target import Target
 from gateway.quotas import Quotas
-from gateway.quotas.facade import open_at
+from gateway.quotas.facade import client_of, open_at
 
 MOST_FIELDS: Final = 256
 """Fields of a query, so that nobody takes one apart for long. What is below a route may take fewer."""
 
 _METHODS: Final = b"GET, HEAD, PUT, POST, DELETE, OPTIONS"
+_FREE: Final = nullcontext()
 
 
-class Entry:
-    """The application that the server runs.
+class Door:
+    """The application that the server runs, and what POSTs that come past ASGI are offered to.
 
     `api` answers what is no stream, `upstream` what is not the gateway's own.
     """
@@ -55,109 +59,87 @@ class Entry:
         quotas: Quotas,
         cors: Cors,
         streams: Routes,
-        append_directly: AppendDirectly,
         api: App,
         upstream: Upstream | None,
     ) -> None:
+        self.cors = cors
         self._auth = auth
         self._quotas = quotas
-        self._cors = cors
         self._streams = streams
-        self._append_directly = append_directly
         self._api = api
         self._upstream = upstream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._quotas.addresses is None:
-            await self._let_on(scope, receive, send)
-            return
+        sending = responses.carrying(scope, send, self.cors.common(scope["headers"]))
         try:
-            address = open_at(self._quotas.addresses, scope)
-        except ProtocolError as error:
-            await responses.refuse(scope, responses.carrying(scope, send, self._cors.common(scope)), error)
-            return
-        with self._quotas.addresses.one(address):
-            await self._let_on(scope, receive, send)
+            with self._room(scope):
+                await self._answer(scope, receive, sending)
+        except asyncio.CancelledError:
+            if sending.begun:
+                raise
+            await responses.refuse(scope, sending, Draining())  # the server waits no longer; another Machine may answer
+        except Exception as error:
+            if sending.begun:
+                raise  # nothing true can be said any more: the connection is closed
+            await responses.refuse(scope, sending, _refusal_for(scope, error))
 
-    def expects(self, post: Post) -> bool:
-        """Whether a POST may come past ASGI: its sender is known already, and no quota has to be asked. See Appends."""
-        if self._quotas.counting:
-            return False
-        principal = self._auth.known(post.headers, post.target)
-        if principal is None:
-            return False
-        post.stored = post.target.stored(principal.tenant)
-        post.common = self._cors.to(post.headers.get(b"origin"))
-        return True
+    def admit(
+        self, method: str, target: Target, headers: GivenHeaders, query: bytes, client: str = ""
+    ) -> Principal | Pending:
+        """Who makes a request, if it may be made; or how to find out, if others have to be asked for that.
 
-    def takes(self, post: Post) -> bool:
-        """Hands a POST to the log, and says whether it will be answered. See Appends."""
+        Asked once for each request, when its head is there. `client` is the address by which those are counted who
+        need no credential. Raises a ProtocolError, and so does what is pending.
+        """
+        if method == "TRACE":  # it would show to a script what its browser adds to a request (RFC 9110 §9.3.8)
+            raise MethodNotAllowed(None, [(b"allow", _METHODS)])
+        if query.count(b"&") > MOST_FIELDS:
+            raise InvalidRequest(f"A query has at most {MOST_FIELDS} fields.")
+        admitted = self._auth.admit(method, target, headers, query)
+        if self._quotas.judging:
+            return partial(self._judge, admitted, method, target, client)
+        return admitted
+
+    def take(self, post: Post) -> bool:
+        """Whether a POST that came past ASGI, and is there now, is going to be answered. If not, ASGI has to."""
         try:
-            return self._append_directly(post)
+            return self._streams.append(post)
+        except ProtocolError:
+            return False
         except Exception as error:  # noqa: BLE001  logged with its traceback
-            request_log.failed(post.scope, error)
-            post.refuse(InternalFault())
+            post.refuse(_refusal_for(post.scope, error))
             return True
 
-    async def _let_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._upstream is not None and not ours(target_of(scope)) and scope["method"] != "TRACE":
-            await self._passed_on(self._upstream, scope, receive, send)
-            return
-        sending = responses.carrying(scope, send, self._cors.common(scope))
-        if scope["method"] == "TRACE":  # it would show to a script what its browser adds to a request (RFC 9110 §9.3.8)
-            await responses.refuse(scope, sending, MethodNotAllowed(None, [(b"allow", _METHODS)]))
-        elif scope["query_string"].count(b"&") > MOST_FIELDS:
-            await responses.refuse(scope, sending, InvalidRequest(f"A query has at most {MOST_FIELDS} fields."))
-        else:
-            await self._answer(scope, receive, sending)
+    @property
+    def past_asgi(self) -> bool:
+        """Whether POSTs may come past ASGI at all: a request that counts for its address is held until its answer."""
+        return self._quotas.addresses is None
 
-    async def _answer(self, scope: Scope, receive: Receive, sending: Sending) -> None:
+    def _room(self, scope: Scope) -> AbstractContextManager[None]:
+        """A place among the requests that its client's address may have open. Raises TooManyRequests."""
+        addresses = self._quotas.addresses
+        return _FREE if addresses is None else addresses.one(open_at(addresses, scope))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Sending) -> None:
+        method, target = scope["method"], target_of(scope)
+        if self._upstream is not None and method != "TRACE" and not ours(target):
+            await self._upstream(scope, receive, send.as_it_is)
+            return
         if is_preflight(scope):
-            await responses.preflight(scope, sending)
+            await responses.preflight(scope, send)
             return
-        if not self._auth.on and not self._quotas.judging:
-            let_in(scope)
-        elif not await self._admit(scope, sending):
-            return
-        target = target_of(scope)
+        admitted = self.admit(method, target, scope["headers"], scope["query_string"], client_of(scope))
+        let_in(scope, admitted if isinstance(admitted, Principal) else await admitted())
         if target.stream is not None:
-            await self._stream(target, scope, receive, sending)
-        else:
-            await self._by_fastapi(scope, receive, sending)
-
-    async def _admit(self, scope: Scope, send: Send) -> bool:
-        """Whether the request is let in. If it is not, this has answered it."""
-        try:
-            principal = await self._auth.admit(scope)
-            let_in(scope, principal)
-            if self._quotas.judging:
-                await self._quotas.judge(scope, principal)
-        except Exception as error:  # noqa: BLE001  logged with its traceback, unless it is a refusal
-            await responses.refuse(scope, send, _refusal_for(scope, error))
-            return False
-        return True
-
-    async def _stream(self, target: Target, scope: Scope, receive: Receive, send: Sending) -> None:
-        try:
             await self._streams(target, scope, receive, send)
-        except asyncio.CancelledError:
-            if send.begun:
-                raise
-            await responses.refuse(scope, send, Draining())  # the server waits no longer; another Machine may answer
-        except Exception as error:
-            if send.begun:
-                raise  # nothing true can be said any more: the connection is closed
-            await responses.refuse(scope, send, _refusal_for(scope, error))
+        else:
+            with suppress(Exception):  # Starlette raises once more what `_render_fault` has logged and answered
+                await self._api(scope, receive, send)
 
-    async def _by_fastapi(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(Exception):  # Starlette raises once more what `_render_fault` has logged and answered
-            await self._api(scope, receive, send)
-
-    async def _passed_on(self, upstream: Upstream, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await upstream(scope, receive, send)  # its answers are passed on as they are, without our headers
-        except ProtocolError as error:
-            await responses.refuse(scope, responses.carrying(scope, send, self._cors.common(scope)), error)
+    async def _judge(self, admitted: Principal | Pending, method: str, target: Target, client: str) -> Principal:
+        principal = admitted if isinstance(admitted, Principal) else await admitted()
+        await self._quotas.judge(method, target, principal, client)
+        return principal
 
 
 def render_refusals(api: FastAPI) -> None:

@@ -14,12 +14,16 @@ from urllib.parse import unquote
 from uvicorn.config import Config
 
 from gateway.asgi import TARGET, Headers, Scope
+from gateway.auth.gate import Pending
+from gateway.auth.principal import Principal
 from gateway.fanout.answers import whole
 from gateway.fanout.heads import is_host
 from gateway.fanout.intake import IN_BODY, WHOLE
 from gateway.fanout.transport import DirectProtocol
 from gateway.http import responses
+from gateway.http.cors import Cors
 from gateway.protocol.errors import ProtocolError
+from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.target import Target
 
 MOST_BODY: Final = 32 << 10  # bytes; a longer one is read by whoever may refuse it half way
@@ -51,27 +55,35 @@ class _Nobody:
 class Post:
     """One such POST. It stands in for uvicorn's cycle, so it has everything that the protocol class uses of a cycle.
 
-    `stored` is the path of the stream in the log, with its tenant. `headers` have lower-case names, each of them once.
+    `stored` is the path of the stream in the log, with its tenant, which is that of the `principal`. `headers` have
+    lower-case names, each of them once.
     """
 
     __slots__ = (
-        "_connection", "_scope", "body", "common", "disconnected", "headers", "keep_alive", "more_body",
-        "response_complete", "stored", "target", "url",
+        "_connection", "_scope", "body", "disconnected", "headers", "keep_alive", "more_body",
+        "principal", "response_complete", "stored", "target", "url",
     )  # fmt: skip
 
     message_event: Final = _Nobody()
 
-    def __init__(self, connection: PostProtocol, target: Target, headers: dict[bytes, bytes], keep_alive: bool) -> None:
+    def __init__(
+        self,
+        connection: PostProtocol,
+        target: Target,
+        headers: dict[bytes, bytes],
+        principal: Principal,
+        keep_alive: bool,
+    ) -> None:
         self.url = connection.url
         self.target = target
-        self.stored = ""  # until it is let in
+        self.stored = target.stored(principal.tenant)
+        self.principal = principal
         self.headers = headers
         self.body = b""
         self.more_body = True
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_complete = False
-        self.common = responses.NOTHING
         self._connection = connection
         self._scope: Scope | None = None
 
@@ -99,7 +111,7 @@ class Post:
         if self.disconnected or self.response_complete:
             return
         self.response_complete = True
-        self._connection.answer(status, responses.lines(status, headers, self.common, body), body, self.keep_alive)
+        self._connection.answer(status, headers, body, self)
 
     def refuse(self, error: ProtocolError) -> None:
         """A ProtocolError as the response."""
@@ -107,28 +119,28 @@ class Post:
         self.answer(error.status, headers, body)
 
 
-class Appends(Protocol):
-    """An application's `appends`, if it answers POSTs past ASGI. If either says False, the POST goes to ASGI."""
+class Door(Protocol):
+    """An application's `door`, if it answers POSTs past ASGI: as `gateway.http.entry`."""
 
-    def expects(self, post: Post) -> bool:
-        """Whether the POST whose head has come is let in. Notes its `stored` path, and what its answer carries."""
-        ...
+    cors: Cors
 
-    def takes(self, post: Post) -> bool:
-        """Whether the POST, which is there now, is going to be answered."""
-        ...
+    def admit(
+        self, method: str, target: Target, headers: GivenHeaders, query: bytes, client: str = ""
+    ) -> Principal | Pending: ...
+
+    def take(self, post: Post) -> bool: ...
 
 
 class PostProtocol(DirectProtocol):
-    """A connection that offers POSTs to the application's `appends` before it makes anything for ASGI."""
+    """A connection that offers POSTs to the application's `door` before it makes anything for ASGI."""
 
-    __slots__ = ("_appends",)
+    __slots__ = ("_door",)
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
-        self._appends: Appends | None = getattr(config.app, "appends", None)
+        self._door: Door | None = getattr(config.app, "door", None)
         if config.root_path or config.limit_concurrency is not None:
-            self._appends = None  # uvicorn's own business, which it does for ASGI alone
+            self._door = None  # uvicorn's own business, which it does for ASGI alone
 
     def on_headers_complete(self) -> None:
         post = self._plain()
@@ -159,12 +171,14 @@ class PostProtocol(DirectProtocol):
             return
         post.more_body = False
         self.arrived()
-        assert self._appends is not None
-        if not self._appends.takes(post):
+        assert self._door is not None
+        if not self._door.take(post):
             self._to_asgi(post)
 
-    def answer(self, status: int, head: bytes, body: bytes, keep_alive: bool) -> None:
+    def answer(self, status: int, headers: Headers, body: bytes, post: Post) -> None:
         """Writes a whole response."""
+        assert self._door is not None
+        head, keep_alive = responses.lines(status, headers, self._door.cors.common(post.headers), body), post.keep_alive
         self.transport.write(whole(status, self.server_state.default_headers, head, body, keep_alive))
         if not keep_alive:
             self.transport.close()
@@ -172,7 +186,7 @@ class PostProtocol(DirectProtocol):
 
     def _plain(self) -> Post | None:
         """The request whose head has come, where it may be answered past ASGI."""
-        if self._appends is None or self.parser.get_method() != b"POST" or self._surplus:
+        if self._door is None or self.parser.get_method() != b"POST" or self._surplus:
             return None
         headers = dict(self.headers)
         keep_alive = self.parser.should_keep_alive()
@@ -192,11 +206,14 @@ class PostProtocol(DirectProtocol):
         target = _target(self.url)
         if target is None:
             return None
-        post = Post(self, target, headers, keep_alive)
-        if not self._appends.expects(post):
+        try:
+            principal = self._door.admit("POST", target, headers, b"")
+        except ProtocolError:
+            return None
+        if not isinstance(principal, Principal):
             return None
         self.left = length
-        return post
+        return Post(self, target, headers, principal, keep_alive)
 
     def _to_asgi(self, post: Post) -> None:
         """Hands a POST that was declined to ASGI, with as much of it as there is."""

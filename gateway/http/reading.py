@@ -30,7 +30,7 @@ from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.offset import NOW
 from gateway.protocol.read import Live, ReadRequest
 from gateway.quotas.errors import TooManyStreams
-from gateway.quotas.facade import holder
+from gateway.quotas.facade import client_of, holder
 from gateway.quotas.shares import Share
 
 SHARED: Final = 64 << 10  # bytes of a body, from which on it is sent in parts rather than copied
@@ -97,7 +97,7 @@ class Reading:
 
     async def _counted(self, streams: Share, scope: Scope, reading: Coroutine[None, None, None]) -> None:
         """A live read that counts as one of its credential's. Raises TooManyStreams."""
-        who = holder(scope, principal_of(scope))
+        who = holder(client_of(scope), principal_of(scope))
         if streams.full(who):
             reading.close()
             raise TooManyStreams(f"At most {streams.limit} at once.")

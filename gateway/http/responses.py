@@ -44,6 +44,11 @@ class Sending:
             message["headers"] = [*message["headers"], *self._common.headers]
         await self.send(message)
 
+    async def as_it_is(self, message: Message) -> None:
+        """For an answer that is passed on without the gateway's own headers."""
+        self.begun = True
+        await self.send(message)
+
 
 def carrying(scope: Scope, send: Send, common: Common) -> Sending:
     """`send` for all answers to this request. If its address may hold a token, pages must not pass the address on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Protocol
 
 from gateway.asgi import Receive, Scope, Send
@@ -15,6 +15,9 @@ class Routes(Protocol):
 
     def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
 
+    def append(self, post: Post) -> bool:
+        """Takes a POST that came past ASGI, and will answer it. False: it has taken nothing; the POST goes to ASGI.
 
-AppendDirectly = Callable[[Post], bool]
-"""Takes a POST, and will answer it. False: it has taken nothing, and the POST has to come by ASGI."""
+        So does one that this refuses by raising a ProtocolError.
+        """
+        ...

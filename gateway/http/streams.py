@@ -111,20 +111,14 @@ class StreamRoutes:
             raise await self._mismatch(path, request.media_type) from error
         await responses.respond(send, status, answer)
 
-    def append_directly(self, post: Post) -> bool:
-        """Answers a POST whose whole body is there, without a task. False: it is left to `_append`.
-
-        That is so for everything that is refused before the log is asked.
-        """
+    def append(self, post: Post) -> bool:
+        """Answers a POST whose whole body is there, without a task. See Routes."""
         if len(post.body) > self._limits.max_body or post.target.part not in _DIRECT:
             return False
-        try:
-            request = _parse_post(post.target.part, post.stored, post.headers, post.body, self._limits.max_batch)
-            if len(post.body) > self._short:
-                self._limits.check(request.events)
-            self._log.submit(request, partial(self._settle, post, request))
-        except ProtocolError:
-            return False
+        request = _parse_post(post.target.part, post.stored, post.headers, post.body, self._limits.max_batch)
+        if len(post.body) > self._short:
+            self._limits.check(request.events)
+        self._log.submit(request, partial(self._settle, post, request))
         return True
 
     def _settle(self, post: Post, request: AppendRequest, outcome: Appended | ProtocolError) -> None:

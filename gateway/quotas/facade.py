@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from gateway.asgi import Scope, target_of
+from gateway.asgi import Scope
 from gateway.auth.principal import ANONYMOUS, Principal
+from gateway.protocol.target import Target
 from gateway.quotas.errors import TooManyAppends, TooManyCreates, TooManyRequests, TooManyRuns
 from gateway.quotas.rates import Rate
 from gateway.quotas.shares import Share
@@ -30,41 +31,38 @@ class Quotas:
         self._full = None if settings.max_runs_per_tenant is None else full
         limits = (settings.max_appends_per_token, settings.max_creates_per_token, settings.max_runs_per_tenant)
         self.judging = any(limit is not None for limit in limits)
-        self.counting = self.judging or self.addresses is not None
 
-    async def judge(self, scope: Scope, principal: Principal) -> None:
+    async def judge(self, method: str, target: Target, principal: Principal, client: str) -> None:
         """Raises TooManyAppends, TooManyCreates, TooManyRuns."""
-        method, target = scope["method"], target_of(scope)
         a_run = method == "POST" and target.path == "/runs"
         if method == "POST" and target.appended_to:  # a heartbeat is not counted: refusing it would end the run
-            if not self.appends(scope, principal):
+            if self._appends is not None and not self._appends.take(holder(client, principal), time.monotonic()):
                 raise TooManyAppends
         elif a_run or (method == "PUT" and (target.stream is not None or target.reserved)):
-            if self._creates is not None and not self._creates.take(holder(scope, principal), time.monotonic()):
+            if self._creates is not None and not self._creates.take(holder(client, principal), time.monotonic()):
                 raise TooManyCreates
             if self._full is not None and (a_run or target.is_run):
                 stored = target.stored(principal.tenant) if target.is_run else None
                 if await self._full(principal.tenant, stored):
                     raise TooManyRuns
 
-    def appends(self, scope: Scope, principal: Principal) -> bool:
-        """Takes one append from the holder's quota. False: it has had as many as it may in a second."""
-        return self._appends is None or self._appends.take(holder(scope, principal), time.monotonic())
-
 
 def open_at(share: Share, scope: Scope) -> str:
     """The client's address, or the one that a trusted proxy names. Raises TooManyRequests if it has none left."""
-    address = "" if scope["client"] is None else scope["client"][0]
+    address = client_of(scope)
     if share.full(address):
         raise TooManyRequests(f"At most {share.limit} at once.")
     return address
 
 
-def holder(scope: Scope, principal: Principal) -> str:
-    """Who is counted: the credential or, where nobody needs one, the client's address."""
-    if principal is not ANONYMOUS:
-        return principal.id
+def client_of(scope: Scope) -> str:
+    """The address of the client, or the one that a trusted proxy names."""
     return "" if scope["client"] is None else str(scope["client"][0])
+
+
+def holder(client: str, principal: Principal) -> str:
+    """Who is counted: the credential or, where nobody needs one, the client's address."""
+    return client if principal is ANONYMOUS else principal.id
 
 
 def _share(limit: int | None) -> Share | None:

@@ -11,6 +11,7 @@ from gateway.auth.gate import check_stream, let_in, principal_of
 from gateway.feed import Feed
 from gateway.http import responses
 from gateway.http.bodies import Bodies
+from gateway.http.post import Post
 from gateway.http.reading import Reading
 from gateway.http.routes import Routes
 from gateway.protocol.errors import MethodNotAllowed, StreamNotFound
@@ -65,6 +66,10 @@ class RunStreams:
             if wait is not None:
                 return self._meta(_stored(target, scope), wait, scope, receive, send)
         return self._streams(target, scope, receive, send)
+
+    def append(self, post: Post) -> bool:
+        """As all streams: see Routes."""
+        return self._streams.append(post)
 
     def _below(self, part: Part, target: Target, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         method = scope["method"]

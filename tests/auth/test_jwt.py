@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from gateway.auth import jwks
 from gateway.auth.claims import ClaimNames
 from gateway.auth.errors import IssuerUnavailable, TokenExpired, TokenInvalid
-from gateway.auth.gate import Gate
+from gateway.auth.gate import Gate, Pending
 from gateway.auth.jwks import Jwks
 from gateway.auth.jwt import Jwts, KeySource, Secret
 from gateway.auth.principal import Principal
@@ -108,19 +108,23 @@ async def test_a_wrong_claim_is_refused_with_its_reason(
     assert (refused.value.details or "").startswith(words or "") or (words or "") in (refused.value.details or "")
 
 
-async def test_what_was_verified_once_is_let_in_from_memory_until_it_expires_and_no_longer() -> None:
-    """`known` is all that an append past ASGI asks."""
+async def test_what_was_verified_once_is_let_in_from_memory() -> None:
+    """Until it expires, and no longer. An append past ASGI is made by nobody but who is remembered."""
     now = [1_999_999_000.0]
     gate = Gate(None, [jwts(Secret(SECRET))], lambda: now[0])
     header = f"Bearer {signed(scope='write', exp=2_000_000_000)}".encode()
-    scope = {"method": "POST", "path": "/runs/1", "query_string": b"", "headers": [(b"authorization", header)]}
-    run = Target.of("/runs/1")
-    assert gate.known({b"authorization": header}, run) is None, "nobody has looked at its signature yet"
-    assert (await gate.admit(scope)).id == "jwt:ada"
-    for now[0], known in ((2_000_000_009.9, True), (2_000_000_010.0, False), (2_000_000_011.0, False)):
-        assert (gate.known({b"authorization": header}, run) is not None) is known
-    with pytest.raises(TokenExpired):
-        await gate.admit(scope)
+
+    def admit() -> Principal | Pending:
+        return gate.admit("POST", Target.of("/runs/1"), {b"authorization": header}, b"")
+
+    pending = admit()
+    assert not isinstance(pending, Principal), "nobody has looked at its signature yet"
+    assert (await pending()).id == "jwt:ada"
+    now[0] = 2_000_000_009.9
+    assert isinstance(admit(), Principal)
+    for now[0] in (2_000_000_010.0, 2_000_000_011.0):
+        with pytest.raises(TokenExpired):
+            admit()
 
 
 async def test_clocks_may_differ_by_the_leeway() -> None:

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from gateway import descriptors
-from gateway.auth.bearer import in_query
-from gateway.auth.errors import CredentialMalformed
+from gateway.auth.errors import CredentialMalformed, CredentialMissing
+from gateway.auth.gate import token_of
 from gateway.fanout.transport import SPARE
 from tests.servers import PATIENCE, serving, until
 
@@ -51,10 +51,11 @@ def test_room_for_connections_is_what_the_process_leaves(monkeypatch: pytest.Mon
 
 
 def test_a_long_query_is_looked_through_for_its_token() -> None:
-    assert in_query(b"a&" * 15_000 + b"token=x%2By") == b"x+y"
-    assert in_query(b"a&" * 15_000) is None
+    assert token_of([], b"a&" * 15_000 + b"token=x%2By") == (b"x+y", True)
+    with pytest.raises(CredentialMissing):
+        token_of([], b"a&" * 15_000)
     with pytest.raises(CredentialMalformed):
-        in_query(b"token=a&" + b"a&" * 15_000 + b"token=b")
+        token_of([], b"token=a&" + b"a&" * 15_000 + b"token=b")
 
 
 async def test_a_flood_of_idle_connections_hides_nobody_from_health(database_url: str) -> None:

@@ -10,6 +10,7 @@ import socket
 
 import pytest
 
+from gateway.auth.principal import Principal
 from gateway.fanout.transport import DirectProtocol
 from tests.http.answers import JSON
 from tests.servers import Client, Running, body_of, serving, until
@@ -237,12 +238,12 @@ def test_the_protocol_class_overrides_what_uvicorn_still_has() -> None:
 async def test_a_fault_of_ours_is_told_as_one_and_logged(
     database_url: str, path: str, answered: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(*_: object) -> bool:
+    def fail(*_: object) -> Principal:
         raise KeyError("a secret")
 
     before = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n" if answered else b""
     with serving(database_url, "direct") as gateway:
-        gateway.app.appends.expects = fail  # type: ignore[method-assign, assignment]
+        gateway.app._door.admit = fail  # type: ignore[method-assign, assignment]
         async with asyncio.timeout(TIMEOUT):
             reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
             if before:

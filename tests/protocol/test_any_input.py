@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.auth import bearer
-from gateway.auth.rules import asked
+from gateway.auth.gate import token_of
+from gateway.auth.rules import needed
 from gateway.protocol import append, create, json_body, read, target, tenants
 from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.errors import ProtocolError
@@ -70,8 +70,8 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "cancel": lambda draw: bodies.parse_cancel(draw(BODIES)),
     "meta": lambda draw: queries.parse_meta(draw(RAW_QUERIES)),
     "list": lambda draw: queries.parse_list(draw(QUERIES)),
-    "bearer": lambda draw: (bearer.in_header(draw(HEADERS)), bearer.in_query(draw(RAW_QUERIES))),
-    "rules": lambda draw: asked(draw(st.sampled_from(["GET", "POST", "PUT", "FOO"])), Target.of("/" + draw(PATHS))),
+    "token": lambda draw: token_of(draw(HEADERS), draw(RAW_QUERIES)),
+    "rules": lambda draw: needed(draw(st.sampled_from(["GET", "POST", "PUT", "FOO"])), Target.of("/" + draw(PATHS))),
 }
 
 
