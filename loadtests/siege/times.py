@@ -20,11 +20,11 @@ class Times:
         self.kinds.setdefault(kind, []).append((ended, ended - began))
 
     def within(self, kind: str, spans: Sequence[Span]) -> list[float]:
-        """Those that began and ended in one of these spans."""
+        """Those that began in one of these spans, whenever they ended."""
         return [
             seconds
             for ended, seconds in self.kinds.get(kind, ())
-            if any(begin <= ended - seconds and ended <= end for begin, end in spans)
+            if any(begin <= ended - seconds <= end for begin, end in spans)
         ]
 
 
