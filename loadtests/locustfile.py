@@ -22,8 +22,8 @@ from locust import User, constant, events, task
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
+from loadtests.continuity import Batch, Broken, Watch, batches
 from loadtests.wire import FAULTS, Refused, Wire
-from tests.tools.continuity import Batch, Broken, Watch, batches
 
 TOKENS = int(os.environ.get("LOAD_TOKENS", "400"))  # in a run, on average
 PACE = float(os.environ.get("LOAD_PACE", "40"))  # tokens a second

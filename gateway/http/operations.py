@@ -130,6 +130,7 @@ REFUSAL_HEADERS: Final[dict[type[ProtocolError], tuple[str, ...]]] = {
     errors.StaleEpoch: ("Producer-Epoch",),
     errors.ProducerLost: ("Stream-Closed", "Stream-Next-Offset", "Producer-Epoch"),
     errors.StreamClosed: ("Stream-Closed", "Stream-Next-Offset"),
+    errors.OffsetGone: ("Stream-Next-Offset",),
     errors.UnsupportedCoding: ("Accept-Encoding",),
     errors.ProducerSequenceGap: ("Producer-Expected-Seq", "Producer-Received-Seq"),
     **dict.fromkeys(_OF_CREDENTIALS, ("WWW-Authenticate",)),

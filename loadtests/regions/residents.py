@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 
 import httpx
 
+from loadtests.continuity import Lines, Watch
 from loadtests.regions.network import enter
-from tests.tools.continuity import Lines, Watch
 
 TIMEOUT = httpx.Timeout(20.0)
 RETRY = 0.1  # seconds until somebody looks again for a run that is not there yet

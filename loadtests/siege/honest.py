@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from loadtests.continuity import Batch
 from loadtests.siege.times import Times
 from loadtests.survival.clients import AGAIN, PASSING, PATIENCE, Seen
 from loadtests.survival.ledger import STUCK, WRONG, Findings, Read
 from loadtests.survival.readers import Reader
 from loadtests.survival.writers import Writer
-from tests.tools.continuity import Batch
 
 EVERY = 0.1  # seconds between two events of a pulse
 LOOK = 0.2  # seconds between other requests

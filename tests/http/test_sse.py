@@ -276,14 +276,15 @@ async def test_a_reader_of_http_1_0_is_sent_no_chunks(client: Client, gateway: R
     assert body.startswith(b"retry: 1000\nid: ")
 
 
-async def test_a_reader_ahead_of_the_log_holds_nobody_up(client: Client, path: str) -> None:
+async def test_a_reader_ahead_of_the_log_is_told_and_holds_nobody_up(client: Client, path: str) -> None:
     await client("PUT", path, headers=JSON)
-    async with following(client, f"{path}?offset={at(99)}&live=sse") as ahead:
-        await ahead.until(up_to_date)
-        async with following(client, f"{path}?offset=-1&live=sse") as follow:
-            await follow.until(up_to_date)
-            await client("POST", path, headers=JSON, content="[1]")
-            await follow.until(lambda reading: payloads(reading) == [1], patience=10)
+    async with following(client, f"{path}?offset=-1&live=sse") as follow:
+        await follow.until(up_to_date)
+        ahead = await client("GET", f"{path}?offset={at(99)}&live=sse")
+        assert refusal(ahead) == (410, "offset_gone")
+        assert ahead.headers["stream-next-offset"] == at(0)
+        await client("POST", path, headers=JSON, content="[1]")
+        await follow.until(lambda reading: payloads(reading) == [1], patience=10)
 
 
 # Settings of their own

@@ -26,6 +26,7 @@ UNTOLD = {
     "news_channel": "how Machines are told, decided once",
     "flue_silence": "a turn to look",
     "subscription_changes": "with subscriptions",
+    "server": "which log it is, asked again on every connection",
     "migrations": "done again at the next start",
 }
 

@@ -93,7 +93,7 @@ class Rows:
         more = {"cancels": some, "known_epochs": some, "known_seqs": some}
         return {**accepted, **more, "tail": 1, "cancel_requested": False}
 
-    async def fetchval(self, _: str, paths: list[str]) -> list[str]:
+    async def fetchval(self, _: str, paths: list[str], *which: list[bool]) -> list[str]:
         return [path for path in paths if path in self.held]
 
     @asynccontextmanager
