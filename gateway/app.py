@@ -14,7 +14,6 @@ from fastapi import FastAPI
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.auth.facade import Auth
-from gateway.descriptors import room_for
 from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub, Published
 from gateway.feed import Feed
@@ -43,6 +42,7 @@ from gateway.runs.quota import RunQuota
 from gateway.settings import Settings
 from gateway.subscriptions import Subscriptions
 from gateway.tasks import end, kept, together
+from gateway.wire.descriptors import room_for
 
 DRAINING: Final = 0.8  # part of the drain time in which followers are ended; in the rest, their last bytes are sent
 

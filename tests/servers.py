@@ -20,11 +20,11 @@ import uvicorn
 
 from gateway.app import Gateway
 from gateway.fanout.hub import Hub
-from gateway.fanout.server import Server
 from gateway.http.connection import connections
 from gateway.protocol.batch import Page
 from gateway.protocol.target import Target
 from gateway.settings import Settings
+from gateway.wire.server import Server
 from tests.event_source import Reading, read
 
 PATIENCE = 60.0  # seconds that anything may take: a busy machine is no fault

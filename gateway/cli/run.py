@@ -14,8 +14,8 @@ from gateway.cli.flue import fit
 from gateway.cli.listening import Sockets, address, bind
 from gateway.cli.stop import Stop
 from gateway.cli.supervisor import supervise
-from gateway.descriptors import raise_limit
 from gateway.settings import Settings
+from gateway.wire.descriptors import raise_limit
 
 
 def run(settings: Settings) -> None:

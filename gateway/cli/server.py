@@ -25,13 +25,13 @@ from gateway.cli.logs import identify
 from gateway.cli.memory import Memory
 from gateway.cli.metrics_port import metrics_port
 from gateway.cli.stop import Stop
-from gateway.descriptors import room_for_connections
-from gateway.fanout.server import Server
 from gateway.http.connection import connections
 from gateway.http.replay import Replay
 from gateway.http.request_log import AccessLog
 from gateway.metrics.siblings import Siblings
 from gateway.settings import Settings
+from gateway.wire.descriptors import room_for_connections
+from gateway.wire.server import Server
 
 logger = logging.getLogger("gateway.cli.server")
 

@@ -23,7 +23,7 @@ EXTENSION = "run_gateway.direct"  # where an ASGI scope holds its Direct
 
 
 class Direct(Protocol):
-    """A connection that can be written to without its handler: see `gateway.fanout.transport`.
+    """A connection that can be written to without its handler: see `gateway.wire.transport`.
 
     While it is writable nothing is buffered for it, and `send` goes straight to the socket: it returns how many bytes
     it took, or raises OSError. `write` takes the rest, and buffers what the socket does not take. `fileno` is the

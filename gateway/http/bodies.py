@@ -6,15 +6,15 @@ from typing import Final
 
 from gateway.asgi import Receive, Scope
 from gateway.fanout.follower import EXTENSION
-from gateway.fanout.intake import Intake
 from gateway.protocol.errors import BodyTooLarge, InvalidRequest, TooManyPending, UnsupportedCoding
+from gateway.wire.intake import Intake
 
 
 class Bodies:
     """The bodies that are arriving at one worker, together at most `most` bytes.
 
     Without this limit, clients who begin large bodies and never end them have the worker keep one for each connection.
-    A connection of our own server counts its bytes by itself, as they come (`gateway.fanout.intake`), whoever is going
+    A connection of our own server counts its bytes by itself, as they come (`gateway.wire.intake`), whoever is going
     to read them; under another server this counts what it reads. A body that is alone is taken in any case.
     """
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from gateway.asgi import Scope
-from gateway.fanout.transport import DirectProtocol
 from gateway.http import responses
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Common
 from gateway.http.post import PostProtocol
 from gateway.protocol.errors import ProtocolError
+from gateway.wire.transport import DirectProtocol
 
 PROBES: Final = ("/health", "/ready")
 """What a load balancer asks. A Machine without room for more connections answers it still, and is not replaced."""

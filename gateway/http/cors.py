@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.asgi import Headers, Scope
-from gateway.fanout.answers import header_lines
 from gateway.protocol.fields import GivenHeaders
+from gateway.wire.answers import header_lines
 
 EVERY: Final = "*"
 MOST_AGE: Final = 7200  # seconds that a browser may remember a preflight; Chromium allows no more

@@ -16,15 +16,15 @@ from uvicorn.config import Config
 from gateway.asgi import TARGET, Headers, Scope
 from gateway.auth.gate import Pending
 from gateway.auth.principal import Principal
-from gateway.fanout.answers import whole
-from gateway.fanout.heads import is_host
-from gateway.fanout.intake import IN_BODY, WHOLE
-from gateway.fanout.transport import DirectProtocol
 from gateway.http import responses
 from gateway.http.cors import Cors
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.target import Target
+from gateway.wire.answers import whole
+from gateway.wire.heads import is_host
+from gateway.wire.intake import IN_BODY, WHOLE
+from gateway.wire.transport import DirectProtocol
 
 MOST_BODY: Final = 32 << 10  # bytes; a longer one is read by whoever may refuse it half way
 MOST_URL: Final = 512  # bytes

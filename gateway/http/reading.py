@@ -259,7 +259,7 @@ def _hangup(follower: Follower, receive: Receive, connection: Direct | None) -> 
 def _forget(scope: Scope) -> None:
     """Frees the memory of a request that has been parsed, since its response may last for hours.
 
-    Only for connections of our own server (`gateway.fanout.transport`), which needs nothing but the method later on.
+    Only for connections of our own server (`gateway.wire.transport`), which needs nothing but the method later on.
     """
     method = scope["method"]
     scope["headers"].clear()

@@ -9,11 +9,11 @@ from typing import Final, cast
 import orjson
 
 from gateway.asgi import Headers, Message, Scope, Send
-from gateway.fanout.answers import Cycle, answer, cycle_of, header_lines
 from gateway.http import cors, request_log
 from gateway.http.cors import Common
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.headers import JSON, NO_STORE
+from gateway.wire.answers import Cycle, answer, cycle_of, header_lines
 
 refused: Final[Counter[str]] = Counter()
 """Refusals that this process has rendered, by their type."""

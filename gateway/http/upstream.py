@@ -65,7 +65,7 @@ class UpgradeNotPassed(ProtocolError):
 
 
 class Peered(Protocol):
-    """A connection, as `gateway.fanout.transport`."""
+    """A connection, as `gateway.wire.transport`."""
 
     @property
     def peer(self) -> tuple[str, bool]: ...

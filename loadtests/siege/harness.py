@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.descriptors import raise_limit
 from gateway.protocol.tenants import within
+from gateway.wire.descriptors import raise_limit
 from loadtests.siege.honest import Honest
 from loadtests.siege.machines import Besieged, Use, open_machines
 from loadtests.siege.orders import HONEST, MALLORY, SEEDED, Orders

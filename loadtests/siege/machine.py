@@ -17,7 +17,7 @@ from types import FrameType
 from unittest.mock import patch
 
 from gateway.cli import main
-from gateway.fanout.server import Server
+from gateway.wire.server import Server
 
 TICK = 0.005  # seconds
 LONG = 0.02  # a turn that takes longer is written down (law 11)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import uvicorn
 
-from gateway.fanout.server import Server
-from gateway.fanout.transport import DirectProtocol
+from gateway.wire.server import Server
+from gateway.wire.transport import DirectProtocol
 
 
 class Broken(DirectProtocol):

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from gateway.fanout.intake import BEHIND
-from gateway.fanout.transport import DirectProtocol
+from gateway.wire.intake import BEHIND
+from gateway.wire.transport import DirectProtocol
 from tests.databases import Postgres
 from tests.machines import Machine
 from tests.servers import PATIENCE, Running, body_of, serving, until

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from gateway import descriptors
 from gateway.auth.errors import CredentialMalformed, CredentialMissing
 from gateway.auth.gate import token_of
-from gateway.fanout.transport import SPARE
+from gateway.wire import descriptors
+from gateway.wire.transport import SPARE
 from tests.servers import PATIENCE, serving, until
 
 JSON = b"Content-Type: application/json\r\n"

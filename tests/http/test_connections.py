@@ -11,7 +11,7 @@ import socket
 import pytest
 
 from gateway.auth.principal import Principal
-from gateway.fanout.transport import DirectProtocol
+from gateway.wire.transport import DirectProtocol
 from tests.http.answers import JSON
 from tests.servers import Client, Running, body_of, serving, until
 

@@ -12,10 +12,10 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.asgi import Receive, Scope, Send
-from gateway.fanout.transport import DirectProtocol
 from gateway.http.bodies import Bodies
 from gateway.http.post import Post, PostProtocol
 from gateway.protocol.errors import ProtocolError
+from gateway.wire.transport import DirectProtocol
 from tests.http.transports import Wire
 
 POST = b"POST /runs/%d HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n"

@@ -15,7 +15,6 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from gateway.app import Gateway
-from gateway.fanout import transport
 from gateway.http.connection import connections
 from gateway.http.post import Post
 from gateway.log.appends import Appended, Settle
@@ -23,6 +22,7 @@ from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import Stream
 from gateway.protocol.errors import ProtocolError, StreamClosed, StreamNotFound, TooManyPending, Unavailable
 from gateway.settings import Settings
+from gateway.wire import transport
 
 TURNS = 20  # of the loop, in which everything that can go on has gone on
 

@@ -13,7 +13,7 @@ import sys
 
 import uvloop
 
-from gateway.descriptors import raise_limit
+from gateway.wire.descriptors import raise_limit
 from loadtests.siege.attacks import ATTACKS
 from loadtests.siege.attacks.assault import Assault
 from loadtests.siege.orders import Orders

@@ -18,11 +18,7 @@ from httptools import HttpParserCallbackError, HttpParserError
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.fanout.answers import Cycle, whole
 from gateway.fanout.follower import EXTENSION, Follower
-from gateway.fanout.heads import body_length, check, target_of, with_host
-from gateway.fanout.intake import BETWEEN, IN_HEAD, WHOLE, Intake
-from gateway.fanout.parts import Event, has_left, in_kernel
 from gateway.protocol.errors import (
     InternalFault,
     MalformedHttp,
@@ -31,8 +27,12 @@ from gateway.protocol.errors import (
     RequestTimeout,
     TooManyConnections,
 )
+from gateway.wire.answers import Cycle, whole
+from gateway.wire.heads import body_length, check, target_of, with_host
+from gateway.wire.intake import BETWEEN, IN_HEAD, WHOLE, Intake
+from gateway.wire.slim import Event, has_left, in_kernel
 
-logger = logging.getLogger("gateway.fanout.transport")
+logger = logging.getLogger("gateway.wire.transport")
 
 LINGER: Final = 2.0  # seconds that a refused connection is still read from
 IDLE_END: Final = 0.5  # seconds that an idle connection outlives the port

@@ -9,10 +9,10 @@ from typing import Final
 
 import uvicorn
 
-from gateway.fanout.transport import DirectProtocol
 from gateway.outage import SeldomLogger
+from gateway.wire.transport import DirectProtocol
 
-seldom_logger: Final = SeldomLogger(logging.getLogger("gateway.fanout.server"))
+seldom_logger: Final = SeldomLogger(logging.getLogger("gateway.wire.server"))
 
 
 class Server(uvicorn.Server):

@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from gateway.fanout.follower import EXTENSION
 
 if TYPE_CHECKING:
-    from gateway.fanout.transport import DirectProtocol
+    from gateway.wire.transport import DirectProtocol
 
 Cycle = RequestResponseCycle  # uvicorn's state of one request
 

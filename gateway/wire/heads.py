@@ -1,6 +1,6 @@
 """What is wrong with a request's head, and what it says of its body: the rules of RFC 9112 that the parser leaves us.
 
-Pure: heads come from `gateway.fanout.intake`, and what is wrong with them is told by `gateway.fanout.transport`.
+Pure: heads come from `gateway.wire.intake`, and what is wrong with them is told by `gateway.wire.transport`.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.fanout.heads import body_length, without_upgrade
-from gateway.fanout.parts import Flow
 from gateway.protocol.errors import HeadTooLarge, MalformedHttp, ProtocolError, TooManyPending
+from gateway.wire.heads import body_length, without_upgrade
+from gateway.wire.slim import Flow
 
 TURN: Final = 64 << 10  # bytes that the parser is given in a turn, at most
 BEHIND: Final = 64 << 10  # bytes that may wait for their turn, give or take a read; then the client has to wait

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 
-logger = logging.getLogger("gateway.descriptors")
+logger = logging.getLogger("gateway.wire.descriptors")
 
 _OTHERS = 256  # descriptors that are no readers': writers, probes, the database, files
 _OWN = (

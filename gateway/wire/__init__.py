@@ -1,0 +1,1 @@
+"""The server under ASGI: connections, whole answers, descriptors. The only room that knows uvicorn."""
