@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from gateway.log.embedded import EmbeddedPostgres
+from gateway.embedded import EmbeddedPostgres
 
 
 class Postgres:

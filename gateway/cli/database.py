@@ -17,11 +17,11 @@ import asyncpg
 import click
 
 from gateway.cli.endings import Failure
+from gateway.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from gateway.log import durability
 from gateway.log.address import read
 from gateway.log.connect import FAULTS, connect, hears
 from gateway.log.direct import listening_addresses
-from gateway.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from gateway.log.migrations import migrate, missing, names
 from gateway.settings import Settings
 from gateway.wording import one_line

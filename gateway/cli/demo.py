@@ -107,7 +107,7 @@ def _terminable() -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def _machines() -> AsyncIterator[tuple[Machine, Machine]]:
-    from gateway.log.embedded import EmbeddedPostgres, EmbeddedPostgresError  # only where it is needed
+    from gateway.embedded import EmbeddedPostgres, EmbeddedPostgresError  # only where it is needed
 
     with tempfile.TemporaryDirectory(prefix="run-gateway-demo-") as folder:
         try:

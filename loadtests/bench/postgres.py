@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from gateway.log.embedded import EmbeddedPostgres
+from gateway.embedded import EmbeddedPostgres
 from loadtests.bench.processes import Cpu, cpu
 
 

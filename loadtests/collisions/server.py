@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from gateway.log.embedded import EmbeddedPostgres
-from gateway.log.embedded import binaries as places
+from gateway.embedded import EmbeddedPostgres
+from gateway.embedded import binaries as places
 from gateway.log.migrations import migrate
 
 

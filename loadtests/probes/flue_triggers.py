@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 
+from gateway.embedded import EmbeddedPostgres
 from gateway.flue import schema
-from gateway.log.embedded import EmbeddedPostgres
 from gateway.log.listener import CHANNEL
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import click
 import httpx
 
 from gateway.cli.machine import Machine
-from gateway.log.embedded import EmbeddedPostgres
+from gateway.embedded import EmbeddedPostgres
 from gateway.log.migrations import migrate
 
 READERS_A_RUN = 5

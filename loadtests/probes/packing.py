@@ -26,9 +26,9 @@ import asyncpg
 import click
 
 from gateway.cli.machine import Machine
+from gateway.embedded import EmbeddedPostgres
 from gateway.feed import Feed
 from gateway.log.database import Database
-from gateway.log.embedded import EmbeddedPostgres
 from gateway.log.housekeeping import Housekeeping
 from gateway.log.lifecycle import Lifecycle
 from gateway.log.migrations import migrate

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import click
 
 from gateway.cli.machine import Machine
-from gateway.log.embedded import EmbeddedPostgres
+from gateway.embedded import EmbeddedPostgres
 
 CONNECTIONS = 32
 PATIENCE = 120.0  # seconds that anything may take

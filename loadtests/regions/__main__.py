@@ -22,7 +22,7 @@ import asyncpg
 import click
 
 from gateway.cli.machine import Machine, MachineFailed
-from gateway.log.embedded import EmbeddedPostgres
+from gateway.embedded import EmbeddedPostgres
 from gateway.log.migrations import migrate
 from loadtests.bench.processes import Failed, Process, cpu
 from loadtests.regions.network import Region, Unavailable, open_regions

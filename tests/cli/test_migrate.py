@@ -10,7 +10,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 
-from gateway.log.embedded import EmbeddedPostgres
+from gateway.embedded import EmbeddedPostgres
 from gateway.log.migrations import functions, migrate, names
 from tests.cli.commands import command, running
 from tests.databases import Postgres

@@ -19,7 +19,7 @@ from typing import Any
 
 import asyncpg
 
-from gateway.log.embedded.accounts import choose_account
+from gateway.embedded.accounts import choose_account
 from tests.faults.host import unless_ci
 
 PATIENCE = 60.0

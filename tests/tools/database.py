@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import asyncpg
 
-from gateway.log.embedded import EmbeddedPostgres
+from gateway.embedded import EmbeddedPostgres
 from gateway.log.migrations import migrate
 from tests.tools.disk import Disk, open_disk
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.log.embedded import EmbeddedPostgres, binaries, copies
+from gateway.embedded import EmbeddedPostgres, binaries, copies
 from tests.log.embedded.tools import cluster_of, only_root, run
 
 

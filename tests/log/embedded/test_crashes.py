@@ -13,8 +13,8 @@ from typing import Literal
 import asyncpg
 import pytest
 
-from gateway.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from gateway.log.embedded.folders import claim
+from gateway.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from gateway.embedded.folders import claim
 from tests.databases import OwnPostgres
 from tests.log.embedded.tools import (
     AS_ROOT,

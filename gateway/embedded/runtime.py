@@ -9,8 +9,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from gateway.log.embedded.errors import EmbeddedPostgresError
-from gateway.log.embedded.folders import claim
+from gateway.embedded.errors import EmbeddedPostgresError
+from gateway.embedded.folders import claim
 
 PARENTS = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 (`claim` makes sure that what is in there is ours)
 PORT = 5432  # only a part of the socket's name

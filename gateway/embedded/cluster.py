@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gateway.log.embedded.errors import EmbeddedPostgresError
+from gateway.embedded.errors import EmbeddedPostgresError
 
 
 class Cluster:

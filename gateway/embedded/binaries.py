@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.log.embedded.accounts import ENVIRONMENT, Account
-from gateway.log.embedded.copies import reachable_copy
-from gateway.log.embedded.errors import EmbeddedPostgresError
+from gateway.embedded.accounts import ENVIRONMENT, Account
+from gateway.embedded.copies import reachable_copy
+from gateway.embedded.errors import EmbeddedPostgresError
 
 OLDEST_MAJOR = 14
 BIN = Path("pginstall", "bin")  # within the package

@@ -7,11 +7,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.log.embedded.accounts import Account, choose_account
-from gateway.log.embedded.binaries import Binaries, find_binaries
-from gateway.log.embedded.cluster import Cluster
-from gateway.log.embedded.errors import EmbeddedPostgresError
-from gateway.log.embedded.runtime import PORT, choose_runtime
+from gateway.embedded.accounts import Account, choose_account
+from gateway.embedded.binaries import Binaries, find_binaries
+from gateway.embedded.cluster import Cluster
+from gateway.embedded.errors import EmbeddedPostgresError
+from gateway.embedded.runtime import PORT, choose_runtime
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-from gateway.log.embedded.accounts import Account
+from gateway.embedded.accounts import Account
 
 
 def trusted(folder: Path, uid: int) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from gateway.log.embedded.accounts import ENVIRONMENT, Account
+from gateway.embedded.accounts import ENVIRONMENT, Account
 
 # Runs before Postgres, in its process. The parent-death signal is cleared when credentials change, so it is asked
 # for after they have; a preexec_fn would do the same between fork and exec, where threads make Python unsafe.

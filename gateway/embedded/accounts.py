@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.log.embedded.errors import EmbeddedPostgresError
+from gateway.embedded.errors import EmbeddedPostgresError
 
 if sys.platform != "win32":
     import pwd

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from gateway.log.embedded.errors import EmbeddedPostgresError
+from gateway.embedded.errors import EmbeddedPostgresError
 
 LIMIT = 5 * 1024 * 1024  # bytes, at which the next start puts it aside
 LINES = 15

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import asyncpg
 
-from gateway.log.embedded.errors import EmbeddedPostgresError
-from gateway.log.embedded.folders import claim, give
-from gateway.log.embedded.home import Home
-from gateway.log.embedded.launch import launch
-from gateway.log.embedded.locks import try_lock
-from gateway.log.embedded.runtime import PORT, clear_runtime
-from gateway.log.embedded.server_log import ServerLog
-from gateway.log.embedded.waiting import wait_for
+from gateway.embedded.errors import EmbeddedPostgresError
+from gateway.embedded.folders import claim, give
+from gateway.embedded.home import Home
+from gateway.embedded.launch import launch
+from gateway.embedded.locks import try_lock
+from gateway.embedded.runtime import PORT, clear_runtime
+from gateway.embedded.server_log import ServerLog
+from gateway.embedded.waiting import wait_for
 
-logger = logging.getLogger("gateway.log.embedded")
+logger = logging.getLogger("gateway.embedded")
 
 START_PATIENCE = 300.0  # a crash recovery may replay SETTINGS' max_wal_size and more
 

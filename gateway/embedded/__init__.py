@@ -21,7 +21,7 @@ knows that nobody else has the data open, and pids in files (which get reused) d
 
 from __future__ import annotations
 
-from gateway.log.embedded.errors import EmbeddedPostgresError
-from gateway.log.embedded.postgres import EmbeddedPostgres
+from gateway.embedded.errors import EmbeddedPostgresError
+from gateway.embedded.postgres import EmbeddedPostgres
 
 __all__ = ["EmbeddedPostgres", "EmbeddedPostgresError"]

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gateway.log.embedded.folders import trusted
+from gateway.embedded.folders import trusted
 
 CACHES = (Path("/var/cache"), Path("/var/tmp"), Path("/tmp"))  # noqa: S108 (`trusted` looks at what is there)
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from gateway.log.embedded.errors import EmbeddedPostgresError
-from gateway.log.embedded.home import Home, find_home
-from gateway.log.embedded.locks import try_lock
-from gateway.log.embedded.server import START_PATIENCE, Server, answers
-from gateway.log.embedded.server_log import ServerLog
+from gateway.embedded.errors import EmbeddedPostgresError
+from gateway.embedded.home import Home, find_home
+from gateway.embedded.locks import try_lock
+from gateway.embedded.server import START_PATIENCE, Server, answers
+from gateway.embedded.server_log import ServerLog
 
-logger = logging.getLogger("gateway.log.embedded")
+logger = logging.getLogger("gateway.embedded")
 
 POLL = 0.25  # seconds between two looks at the owner's lock and at our own Postgres
 
