@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from gateway.cli.machine import Machine as Process
+from gateway.process.machine import Machine as Process
 
 
 def free_port() -> int:

@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 
 from gateway.app import Gateway
 from gateway.cli import main
-from gateway.cli.supervisor import GRACE
 from gateway.log.reader import LIVE_PAGE
+from gateway.process.supervisor import GRACE
 from gateway.settings import Settings, load, variable
 from tests.cli.commands import command
 from tests.databases import Postgres

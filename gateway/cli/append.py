@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 
 import click
 
-from gateway.cli.endings import Failure, Misuse, finish
 from gateway.cli.remote import session, token_option, url_option
 from gateway.client import NoSuchStream, Producer, Session, stream_url
+from gateway.process.exit_codes import Failure, Misuse, finish
 from gateway.protocol.json_body import fault_of
 
 CHUNK = 64 * 1024

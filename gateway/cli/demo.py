@@ -22,9 +22,9 @@ from typing import Any
 
 import click
 
-from gateway.cli.endings import Failure, finish
-from gateway.cli.machine import Machine, MachineFailed
 from gateway.client import Follower, Producer, Session, client, elements, stream_url
+from gateway.process.exit_codes import Failure, finish
+from gateway.process.machine import Machine, MachineFailed
 
 WIDTH = 60
 MIDDLE = 26

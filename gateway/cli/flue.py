@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.endings import Failure, Misuse, finish, settings
+from gateway.process.exit_codes import Failure, Misuse, finish, settings
 from gateway.settings import Settings
 from gateway.wording import one_line
 
@@ -57,9 +57,9 @@ def _finish(database_url: str | None, work: Callable[[Connection], Awaitable[Non
 async def _connected(url: str, work: Callable[[Connection], Awaitable[None]]) -> None:
     import asyncpg
 
-    from gateway.cli.database import CONNECT_TIMEOUT, name
     from gateway.flue.errors import Unfit
     from gateway.log.connect import connect
+    from gateway.process.database import CONNECT_TIMEOUT, name
 
     try:
         connection = await connect(url, timeout=CONNECT_TIMEOUT)

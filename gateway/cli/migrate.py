@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gateway.cli.endings import finish, settings
+from gateway.process.exit_codes import finish, settings
 from gateway.settings import Settings
 
 
@@ -20,7 +20,7 @@ def migrate(database_url: str | None, data_dir: str | None) -> None:
 
 
 async def _migrate(settings: Settings) -> None:
-    from gateway.cli.database import database, update  # the driver is for those who need a database
+    from gateway.process.database import database, update  # the driver is for those who need a database
 
     async with database(settings) as url:
         applied = await update(url)

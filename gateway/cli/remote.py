@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from gateway.cli.endings import note
 from gateway.client import Session, Trouble, client
+from gateway.process.exit_codes import note
 
 
 def _http_url(_: click.Context, __: click.Parameter, value: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.endings import finish, settings
+from gateway.process.exit_codes import finish, settings
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ async def _rotate_webhooks(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _opened(settings: Settings) -> AsyncIterator[Database]:
-    from gateway.cli.database import database, update
     from gateway.log.database import Database
+    from gateway.process.database import database, update
 
     async with database(settings) as url:
         await update(url)

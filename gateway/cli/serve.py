@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from gateway.cli.endings import Misuse, settings
-from gateway.cli.logs import log_to_stderr
+from gateway.process.exit_codes import Misuse, settings
+from gateway.process.logs import log_to_stderr
 from gateway.settings.listing import misspelt, sections
 
 logger = logging.getLogger("gateway.cli.serve")
@@ -50,6 +50,6 @@ def serve(**flags: Any) -> None:
     log_to_stderr(chosen)
     for name, meant in misspelt(os.environ):
         logger.warning("%s is no setting, and changes nothing: is %s meant?", name, meant)
-    from gateway.cli.run import run  # the driver and the web framework take half a second: not for every command
+    from gateway.process.serve import run  # the driver and the web framework take half a second: not for every command
 
     run(chosen)

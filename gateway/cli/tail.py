@@ -7,9 +7,9 @@ import sys
 
 import click
 
-from gateway.cli.endings import finish, note
 from gateway.cli.remote import session, token_option, url_option
 from gateway.client import Follower, Session, Step, elements, stream_url, unbase64
+from gateway.process.exit_codes import finish, note
 
 
 @click.command(short_help="Follow a run to its end.")

@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 import click
 import httpx
 
-from gateway.cli.machine import Machine
 from gateway.embedded import EmbeddedPostgres
 from gateway.log.migrations import migrate
+from gateway.process.machine import Machine
 
 READERS_A_RUN = 5
 AT_ONCE = 100  # connections that are being opened

@@ -25,7 +25,6 @@ from zlib import crc32
 import asyncpg
 import click
 
-from gateway.cli.machine import Machine
 from gateway.embedded import EmbeddedPostgres
 from gateway.feed import Feed
 from gateway.log.database import Database
@@ -33,6 +32,7 @@ from gateway.log.housekeeping import Housekeeping
 from gateway.log.lifecycle import Lifecycle
 from gateway.log.migrations import migrate
 from gateway.log.writer import Writer
+from gateway.process.machine import Machine
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import JSON_TYPE
 from gateway.protocol.create import CreateRequest

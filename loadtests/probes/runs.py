@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from gateway.cli.machine import Machine
 from gateway.embedded import EmbeddedPostgres
+from gateway.process.machine import Machine
 
 CONNECTIONS = 32
 PATIENCE = 120.0  # seconds that anything may take

@@ -21,9 +21,9 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import click
 
-from gateway.cli.machine import Machine, MachineFailed
 from gateway.embedded import EmbeddedPostgres
 from gateway.log.migrations import migrate
+from gateway.process.machine import Machine, MachineFailed
 from loadtests.bench.processes import Failed, Process, cpu
 from loadtests.regions.network import Region, Unavailable, open_regions
 from loadtests.regions.report import Cost, Report

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.cli.machine import Machine
+from gateway.process.machine import Machine
 from loadtests.bench.processes import memory, peak, reset_peak
 from loadtests.siege.machine import VARIABLE
 from loadtests.siege.times import Turn, turns

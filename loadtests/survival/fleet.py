@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from gateway.cli.machine import Machine, MachineFailed
+from gateway.process.machine import Machine, MachineFailed
 from loadtests.survival import schedule
 from loadtests.survival.ledger import EXITS, Findings
 from tests.tools.clock import LIBRARY, Clock

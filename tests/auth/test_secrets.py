@@ -16,7 +16,7 @@ import pytest
 from gateway.app import Gateway
 from gateway.auth.jwt import Secret
 from gateway.auth.keys import Keys
-from gateway.cli.worker import Orders
+from gateway.process.worker import Orders
 from gateway.settings import Settings, load
 from gateway.subscriptions.signing import Keys as SigningKeys
 from tests.auth.people import as_jwt, as_key, secret, settings

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli.checks import check
-from gateway.cli.endings import Failure, Misuse
+from gateway.process.checks import check
+from gateway.process.exit_codes import Failure, Misuse
 from gateway.settings import Settings, load, variable
 from tests.cli.commands import command
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.demo import compare, recording
-from gateway.cli.endings import Failure
+from gateway.process.exit_codes import Failure
 from tests.cli.commands import command, end, running
 
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from gateway.cli.listening import bind
+from gateway.process.sockets import bind
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="this system has no such limit")

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from gateway.cli import logs
+from gateway.process import logs
 from gateway.settings import Settings, load
 from tests.databases import Postgres
 from tests.machines import Machine

@@ -15,10 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.cli.endings import Failure
-from gateway.cli.listening import Sockets, bind
-from gateway.cli.stop import Stop
-from gateway.cli.supervisor import supervise
+from gateway.process.exit_codes import Failure
+from gateway.process.signals import Stop
+from gateway.process.sockets import Sockets, bind
+from gateway.process.supervisor import supervise
 from gateway.settings import load
 from tests.cli.commands import end, refuses, running
 from tests.cli.workers import alive, children, connections_to_each, gateway, stopped, until, worker_of, workers
@@ -221,7 +221,7 @@ async def test_a_worker_that_keeps_dying_is_replaced_less_and_less_often(
 async def test_workers_that_do_not_end_in_time_are_killed_and_that_is_said(
     supervised: Supervised, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gateway.cli.supervisor.GRACE", 0.1)
+    monkeypatch.setattr("gateway.process.supervisor.GRACE", 0.1)
     running = asyncio.create_task(supervised.run("trap '' TERM; read -r orders; echo Listening; exec sleep 600"))
     await until(lambda: "Listening on" in capsys.readouterr().out)
     assert supervised.stop is not None

@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.cli.machine import MachineFailed
 from gateway.feed import Feed
 from gateway.log import connect as module
 from gateway.log.database import Database
 from gateway.log.direct import direct_address, listening_addresses
 from gateway.log.listener import Listener
 from gateway.log.migrations import migrate
+from gateway.process.machine import MachineFailed
 from tests.databases import Postgres
 from tests.faults.pooler import pgbouncer
 from tests.log.rig import connected

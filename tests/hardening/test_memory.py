@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.cli.memory import KEPT, Memory
+from gateway.process.memory import KEPT, Memory
 from tests.machines import Machine
 from tests.servers import PATIENCE
 

@@ -8,9 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from gateway.cli import database
 from gateway.log.address import read
 from gateway.log.connect import connect
+from gateway.process import database
 from gateway.settings import load
 
 HOST = "postgres://u:p@host:5432/db"

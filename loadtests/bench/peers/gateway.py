@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from gateway.cli.machine import Machine, MachineFailed
+from gateway.process.machine import Machine, MachineFailed
 from loadtests.bench.lab import Lab
 from loadtests.bench.peers.peer import Peer
 from loadtests.bench.processes import Failed

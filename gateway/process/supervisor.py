@@ -21,13 +21,13 @@ from dataclasses import replace
 
 import click
 
-from gateway.cli.endings import Failure
-from gateway.cli.listening import Sockets, address
-from gateway.cli.stop import Stop
-from gateway.cli.worker import Orders
+from gateway.process.exit_codes import Failure
+from gateway.process.signals import Stop
+from gateway.process.sockets import Sockets, address
+from gateway.process.worker import Orders
 from gateway.settings import Settings
 
-logger = logging.getLogger("gateway.cli.supervisor")
+logger = logging.getLogger("gateway.process.supervisor")
 
 GRACE = 5.0
 """Seconds beyond the drain that a worker has to end; one that has not is stuck, and is killed."""
@@ -128,7 +128,7 @@ class _Supervisor:
             sys.executable,
             "-P",  # our own path as it is, and not the working folder before it
             "-m",
-            "gateway.cli.worker",
+            "gateway.process.worker",
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

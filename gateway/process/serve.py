@@ -8,12 +8,12 @@ import contextlib
 import click
 import uvloop
 
-from gateway.cli.checks import check
-from gateway.cli.database import database, must_be_there, must_listen, say_what_it_promises, update
 from gateway.cli.flue import fit
-from gateway.cli.listening import Sockets, address, bind
-from gateway.cli.stop import Stop
-from gateway.cli.supervisor import supervise
+from gateway.process.checks import check
+from gateway.process.database import database, must_be_there, must_listen, say_what_it_promises, update
+from gateway.process.signals import Stop
+from gateway.process.sockets import Sockets, address, bind
+from gateway.process.supervisor import supervise
 from gateway.settings import Settings
 from gateway.wire.descriptors import raise_limit
 
@@ -52,6 +52,6 @@ async def _run(settings: Settings) -> None:
                 await supervise(settings, url, sockets, stop)
             else:
                 # Imported here, since the web framework takes half a second, and a parent of workers does not need it.
-                from gateway.cli.server import serve
+                from gateway.process.server import serve
 
                 await serve(settings, url, sockets, stop)

@@ -1,4 +1,4 @@
-"""One of several Machines that share a port: `python -m gateway.cli.worker`, started by the supervisor alone.
+"""One of several Machines that share a port: `python -m gateway.process.worker`, started by the supervisor alone.
 
 Its orders come as one JSON line on stdin. stdin then stays open as long as the parent lives: its end means what
 SIGTERM means, on every platform, and however early or suddenly the parent died; another line means SIGHUP. Its
@@ -19,9 +19,9 @@ from pathlib import Path
 import click
 import uvloop
 
-from gateway.cli.listening import Sockets
-from gateway.cli.logs import log_to_stderr
-from gateway.cli.stop import Stop
+from gateway.process.logs import log_to_stderr
+from gateway.process.signals import Stop
+from gateway.process.sockets import Sockets
 from gateway.settings import Settings
 
 STDIN = 0
@@ -60,8 +60,8 @@ def main() -> None:
 
 
 async def _work(settings: Settings, orders: Orders) -> None:
-    from gateway.cli.server import serve
     from gateway.metrics.siblings import Siblings
+    from gateway.process.server import serve
 
     stop = Stop()
     with stop.on_signals():

@@ -16,17 +16,17 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import click
 
-from gateway.cli.endings import Failure
 from gateway.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from gateway.log import durability
 from gateway.log.address import read
 from gateway.log.connect import FAULTS, connect, hears
 from gateway.log.direct import listening_addresses
 from gateway.log.migrations import migrate, missing, names
+from gateway.process.exit_codes import Failure
 from gateway.settings import Settings
 from gateway.wording import one_line
 
-logger = logging.getLogger("gateway.cli.database")
+logger = logging.getLogger("gateway.process.database")
 
 CONNECT_TIMEOUT = 10.0
 PAUSE = 0.5

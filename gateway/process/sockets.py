@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from gateway.cli.endings import Failure
+from gateway.process.exit_codes import Failure
 
 
 @dataclass(frozen=True)

@@ -19,21 +19,21 @@ import uvicorn
 
 from gateway.app import Gateway
 from gateway.asgi import App
-from gateway.cli.endings import Failure
-from gateway.cli.listening import Sockets, address
-from gateway.cli.logs import identify
-from gateway.cli.memory import Memory
-from gateway.cli.metrics_port import metrics_port
-from gateway.cli.stop import Stop
 from gateway.http.connection import connections
 from gateway.http.replay import Replay
 from gateway.http.request_log import AccessLog
 from gateway.metrics.siblings import Siblings
+from gateway.process.exit_codes import Failure
+from gateway.process.logs import identify
+from gateway.process.memory import Memory
+from gateway.process.metrics_port import metrics_port
+from gateway.process.signals import Stop
+from gateway.process.sockets import Sockets, address
 from gateway.settings import Settings
 from gateway.wire.descriptors import room_for_connections
 from gateway.wire.server import Server
 
-logger = logging.getLogger("gateway.cli.server")
+logger = logging.getLogger("gateway.process.server")
 
 LATE: Final = 3.0
 """Seconds after the drain in which responses may still end, before they are cut."""
@@ -111,7 +111,7 @@ def _asked_for(settings: Settings, app: Gateway) -> Iterator[App]:
     with contextlib.ExitStack() as stack:
         application: App = app
         if settings.traces:
-            from gateway.tracing.export import tracer  # an extra, which `gateway.cli.checks` has found to be there
+            from gateway.tracing.export import tracer  # an extra, which `gateway.process.checks` has found to be there
             from gateway.tracing.spans import Traced
 
             application = Traced(application, stack.enter_context(tracer(app.machine, settings.place)), app.observe)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.auth.facade import check as check_auth
-from gateway.cli.endings import Failure, Misuse
+from gateway.process.exit_codes import Failure, Misuse
 from gateway.settings import BadSetting, Settings
 
 
