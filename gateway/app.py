@@ -20,11 +20,11 @@ from gateway.feed import Feed
 from gateway.flue.facade import Flue
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Cors
-from gateway.http.docs import docs_router
 from gateway.http.entry import Door, render_refusals
 from gateway.http.health import Health, Promise, health_router
 from gateway.http.limits import Limits, LiveReaders
-from gateway.http.openapi import describe
+from gateway.http.openapi.docs import docs_router
+from gateway.http.openapi.document import describe
 from gateway.http.routes import Routes
 from gateway.http.streams import StreamRoutes
 from gateway.http.upstream import Upstream

@@ -19,7 +19,9 @@ from gateway.auth.errors import (
     TokenInvalid,
     WrongStream,
 )
-from gateway.http import cors, openapi, operations
+from gateway.http import cors
+from gateway.http.openapi import document as openapi
+from gateway.http.openapi import stream_operations as operations
 from gateway.http.upstream import BadGateway, UpgradeNotPassed
 from gateway.protocol import errors
 from gateway.protocol.append import APPEND_HEADERS

@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from gateway.auth.rules import need_of
-from gateway.http.examples import INTRODUCTION, READ, RECORD
-from gateway.http.operations import (
+from gateway.http.openapi.examples import INTRODUCTION, READ, RECORD
+from gateway.http.openapi.stream_operations import (
     AT_THE_GATE,
     BELOW_A_RUN,
     EVENT_STREAM,
