@@ -13,26 +13,26 @@ from typing import Final
 from fastapi import FastAPI
 
 from gateway.asgi import Receive, Scope, Send
-from gateway.auth.facade import Auth
+from gateway.auth.auth import Auth
 from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub, Published
 from gateway.feed import Feed
-from gateway.flue.facade import Flue
+from gateway.flue.flue import Flue
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Cors
-from gateway.http.entry import Door, render_refusals
+from gateway.http.door import Door, render_refusals
 from gateway.http.health import Health, Promise, health_router
 from gateway.http.limits import Limits, LiveReaders
 from gateway.http.openapi.docs import docs_router
 from gateway.http.openapi.document import describe
 from gateway.http.routes import Routes
-from gateway.http.streams import StreamRoutes
+from gateway.http.stream_routes import StreamRoutes
 from gateway.http.upstream import Upstream
 from gateway.log.database import Database
-from gateway.log.direct import listening_addresses
-from gateway.log.facade import Log
 from gateway.log.identity import Server
+from gateway.log.listen_address import listening_addresses
 from gateway.log.lists import Lists
+from gateway.log.log import Log
 from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
@@ -120,7 +120,7 @@ class Gateway:
 
     @property
     def door(self) -> Door | None:
-        """What POSTs that come past ASGI are offered to (`gateway.http.post`), if they may."""
+        """What POSTs that come past ASGI are offered to (`gateway.http.fast_append`), if they may."""
         return self._door if self._door.past_asgi else None
 
     def _subscribe(self) -> None:

@@ -21,12 +21,13 @@ ROOMS = {
     "wording": set(),
     "outage": set(),
     "tasks": {"outage", "protocol"},
-    "descriptors": set(),
     "feed": {"outage", "protocol"},
     "log": {"counting", "feed", "outage", "protocol", "settings", "tasks"},
     "fanout": {"counting", "outage", "protocol", "tasks"},
+    "wire": {"fanout", "outage", "protocol"},
+    "embedded": set(),
     "quotas": {"asgi", "auth", "protocol", "settings"},
-    "http": {"asgi", "auth", "counting", "fanout", "log", "protocol", "quotas", "tasks"},
+    "http": {"asgi", "auth", "counting", "fanout", "log", "protocol", "quotas", "tasks", "wire"},
     "metrics": {"counting", "fanout", "http", "log", "runs", "subscriptions"},
     "settings": set(),
     "auth": {"asgi", "log", "outage", "protocol", "settings", "tasks", "wording"},
@@ -89,11 +90,11 @@ def test_the_protocol_touches_no_clock_chance_or_outside_world(module: str) -> N
         assert f"{module}(" not in path.read_text(), path.name
 
 
-def test_nothing_but_the_command_line_wires_the_application() -> None:
+def test_only_what_runs_a_machine_wires_the_application() -> None:
     wrong = [
         str(path.relative_to(HOUSE))
         for path in HOUSE.rglob("*.py")
-        if "gateway.app" in set(imports(path)) and path.relative_to(HOUSE).parts[0] != "cli"
+        if "gateway.app" in set(imports(path)) and path.relative_to(HOUSE).parts[0] != "process"
     ]
     assert not wrong
 
@@ -104,7 +105,16 @@ def test_neither_the_protocol_nor_its_serving_knows_the_database_driver() -> Non
         for path in HOUSE.rglob("*.py")
         if any(name.split(".")[0] == "asyncpg" for name in imports(path))
     }
-    assert wrong <= {"flue", "log", "subscriptions", "runs", "cli"}
+    assert wrong <= {"flue", "log", "subscriptions", "runs", "embedded", "process", "cli"}
+
+
+def test_only_the_wire_and_what_starts_it_know_the_server() -> None:
+    knowing = {
+        str(path.relative_to(HOUSE))
+        for path in HOUSE.rglob("*.py")
+        if path.relative_to(HOUSE).parts[0] != "wire" and any(name.split(".")[0] == "uvicorn" for name in imports(path))
+    }
+    assert knowing == {"http/fast_append.py", "process/metrics_port.py", "process/server.py"}
 
 
 def test_tests_have_their_tools_from_tests_and_not_from_loadtests() -> None:
@@ -118,7 +128,8 @@ def test_tests_have_their_tools_from_tests_and_not_from_loadtests() -> None:
     wrong = [
         str(path.relative_to(tests))
         for path in tests.rglob("*.py")
-        if any(name.split(".")[0] == "loadtests" for name in imports(path))
+        if "node_modules" not in path.parts
+        and any(name.split(".")[0] == "loadtests" for name in imports(path))
         and not any(path.is_relative_to(tests / one) for one in testers)
     ]
     assert not wrong

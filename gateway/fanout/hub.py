@@ -16,7 +16,7 @@ from gateway.counting import SECONDS, Histogram
 from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast
 from gateway.fanout.crowd import END, tell
 from gateway.fanout.deadlines import TICK, Deadlines
-from gateway.fanout.shared import Read, SharedReads, shared
+from gateway.fanout.single_flight import Read, SharedReads, shared
 from gateway.fanout.tail import Tail
 from gateway.outage import Outage, SeldomLogger
 from gateway.protocol.batch import Batch, News, Page, after

@@ -18,7 +18,7 @@ from gateway.flue.errors import NoSuchRun, ReadOnly
 from gateway.flue.records import Records
 from gateway.flue.source import ID, Source
 from gateway.http import responses
-from gateway.http.post import Post
+from gateway.http.fast_append import Post
 from gateway.http.reading import Reading
 from gateway.http.routes import Routes
 from gateway.protocol.batch import Stream

@@ -8,7 +8,7 @@ from gateway.asgi import Scope
 from gateway.http import responses
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Common
-from gateway.http.post import PostProtocol
+from gateway.http.fast_append import PostProtocol
 from gateway.protocol.errors import ProtocolError
 from gateway.wire.transport import DirectProtocol
 

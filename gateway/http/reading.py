@@ -19,7 +19,7 @@ from gateway.auth.principal import Principal
 from gateway.fanout.deadlines import LATE
 from gateway.fanout.follower import Direct, Follower, Signal, direct
 from gateway.fanout.hub import Hub
-from gateway.fanout.pages import Pages
+from gateway.fanout.page_cache import Pages
 from gateway.http import responses
 from gateway.http.limits import Limits
 from gateway.protocol import frames, headers
@@ -30,7 +30,7 @@ from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.offset import NOW
 from gateway.protocol.read import Live, ReadRequest
 from gateway.quotas.errors import TooManyStreams
-from gateway.quotas.facade import client_of, holder
+from gateway.quotas.quotas import client_of, holder
 from gateway.quotas.shares import Share
 
 SHARED: Final = 64 << 10  # bytes of a body, from which on it is sent in parts rather than copied

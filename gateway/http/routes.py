@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from gateway.asgi import Receive, Scope, Send
-from gateway.http.post import Post
+from gateway.http.fast_append import Post
 from gateway.protocol.target import Target
 
 

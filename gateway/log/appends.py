@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from gateway.log.pages import MANY, Pages
+from gateway.log.page_arrays import MANY, Pages
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import JSON_TYPE, LINE
 from gateway.protocol.errors import (

@@ -22,7 +22,7 @@ from typing import Literal
 from gateway.feed import Feed
 from gateway.log.connect import FAULTS, LogConnection, connect
 from gateway.log.database import Database
-from gateway.log.direct import host_of
+from gateway.log.listen_address import host_of
 from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
 from gateway.tasks import end, forever, kept

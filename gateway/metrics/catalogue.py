@@ -20,8 +20,8 @@ from gateway.http import responses
 from gateway.http.limits import LiveReaders
 from gateway.http.reading import Reading
 from gateway.log.database import Database
-from gateway.log.facade import Log
 from gateway.log.listener import Listener
+from gateway.log.log import Log
 from gateway.log.writer import Writer
 from gateway.runs.leases import LeaseWatch
 from gateway.subscriptions import Subscriptions

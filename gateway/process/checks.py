@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.auth.facade import check as check_auth
+from gateway.auth.auth import check as check_auth
 from gateway.process.exit_codes import Failure, Misuse
 from gateway.settings import BadSetting, Settings
 

@@ -20,7 +20,7 @@ from gateway.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from gateway.log import durability
 from gateway.log.address import read
 from gateway.log.connect import FAULTS, connect, hears
-from gateway.log.direct import listening_addresses
+from gateway.log.listen_address import listening_addresses
 from gateway.log.migrations import migrate, missing, names
 from gateway.process.exit_codes import Failure
 from gateway.settings import Settings

@@ -18,7 +18,7 @@ from gateway.protocol.errors import RouteNotFound, RunNotFound
 from gateway.protocol.headers import JSON, NO_STORE
 from gateway.protocol.tenants import tenant_of, without
 from gateway.runs.bodies import Body, parse
-from gateway.runs.others import Others
+from gateway.runs.foreign_runs import Others
 from gateway.runs.store import Store
 
 MAX_BODY: Final = 4096  # bytes
@@ -35,7 +35,7 @@ class TokenRequest(Body):
 
 
 class Signer(Protocol):
-    """What makes tokens that this principal may give away: see `gateway.auth.facade.Auth.signer`."""
+    """What makes tokens that this principal may give away: see `gateway.auth.auth.Auth.signer`."""
 
     async def __call__(
         self, principal: Principal, *, control: bool = False, ttl: int | None = None

@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.settings.environment import Environment
-from gateway.settings.values import (
+from gateway.settings.types import (
     KIB,
     MIB,
     AuthKinds,

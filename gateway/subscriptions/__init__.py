@@ -2,9 +2,9 @@
 
 Rooms: `rules`, `glob`, `targets`, `signing` are pure; `store` and `keyring` ask the database; `watch` and `dispatcher`
 are what a Machine does by itself; `webhooks` is one attempt to deliver; `routes`, `handlers` and `http` are HTTP;
-`facade` is what the application uses.
+`subscriptions` is what the application uses.
 """
 
-from gateway.subscriptions.facade import Subscriptions
+from gateway.subscriptions.subscriptions import Subscriptions
 
 __all__ = ["Subscriptions"]

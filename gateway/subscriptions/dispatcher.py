@@ -17,11 +17,11 @@ from typing import Final
 from gateway.outage import Outage
 from gateway.protocol.errors import StreamHeld, Unavailable
 from gateway.protocol.tenants import shown
+from gateway.subscriptions.records import Delivery
 from gateway.subscriptions.rules import retry_delay
 from gateway.subscriptions.shares import MOST_OF_HOST, Shares, chosen
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.store import Store
-from gateway.subscriptions.values import Delivery
 from gateway.subscriptions.watch import Watch
 from gateway.subscriptions.webhooks import TIMEOUT, Outcome, Webhooks
 

@@ -24,10 +24,10 @@ from gateway.protocol.tenants import tenant_of, within, without
 from gateway.quotas.rates import Rate
 from gateway.subscriptions import http, rules
 from gateway.subscriptions.errors import Code, Refusal
+from gateway.subscriptions.records import Subscription, Type
 from gateway.subscriptions.rules import Settlement
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.store import Store
-from gateway.subscriptions.values import Subscription, Type
 
 
 def _stored(request: Request, id: str) -> str:

@@ -16,8 +16,8 @@ from gateway.protocol.offset import MAX_POSITION, parse_position
 from gateway.protocol.target import MAX_PATH, MAX_PATH_BYTES
 from gateway.protocol.tenants import within
 from gateway.subscriptions.errors import Code, Refusal, invalid
+from gateway.subscriptions.records import Type
 from gateway.subscriptions.targets import check_webhook_url
-from gateway.subscriptions.values import Type
 
 DEFAULT_LEASE_TTL: Final = 30_000  # milliseconds
 LEASE_TTLS: Final = (1_000, 600_000)  # milliseconds, least and most

@@ -25,8 +25,8 @@ from gateway.protocol.errors import StreamHeld
 from gateway.protocol.tenants import shown, tenant_of, within
 from gateway.subscriptions.errors import Code, LinkingGoesOn, Refusal
 from gateway.subscriptions.glob import Glob
+from gateway.subscriptions.records import Claim, Delivery, Interest, Link, Subscription, Type
 from gateway.subscriptions.rules import MAX_STREAMS, Settlement, Wanted
-from gateway.subscriptions.values import Claim, Delivery, Interest, Link, Subscription, Type
 
 logger = logging.getLogger("gateway.subscriptions.store")
 

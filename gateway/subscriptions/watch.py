@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.protocol.tenants import tenant_of
-from gateway.subscriptions.values import Interest
+from gateway.subscriptions.records import Interest
 
 _MOST_REMEMBERED: Final = 50_000  # paths whose answers are kept
 _MOST_GATHERED: Final = 5_000  # paths kept until the next look

@@ -20,10 +20,10 @@ import orjson
 
 from gateway.protocol.tenants import tenant_of
 from gateway.subscriptions.errors import Refusal
+from gateway.subscriptions.records import Delivery
 from gateway.subscriptions.resolver import Resolver
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.targets import check_webhook_url, choose_address
-from gateway.subscriptions.values import Delivery
 
 TIMEOUT: Final = 10.0  # seconds for the whole attempt
 _MOST_ANSWER: Final = 64 << 10  # bytes of an answer's body that are read

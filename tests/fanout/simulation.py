@@ -23,7 +23,7 @@ from gateway.fanout.follower import EXTENSION, Follower
 from gateway.fanout.hub import Hub
 from gateway.fanout.uring import BrokenOff
 from gateway.http.limits import Limits
-from gateway.http.streams import StreamRoutes
+from gateway.http.stream_routes import StreamRoutes
 from gateway.protocol.batch import Batch, News, Page, Stream
 from gateway.protocol.errors import ProtocolError, Unavailable
 from gateway.protocol.offset import format_offset

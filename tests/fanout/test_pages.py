@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gateway.fanout.pages import Pages
+from gateway.fanout.page_cache import Pages
 from gateway.protocol.batch import Batch, Page, Stream
 from gateway.protocol.errors import StreamNotFound
 

@@ -14,7 +14,7 @@ import pytest
 from gateway.feed import Feed
 from gateway.log import connect as module
 from gateway.log.database import Database
-from gateway.log.direct import direct_address, listening_addresses
+from gateway.log.listen_address import direct_address, listening_addresses
 from gateway.log.listener import Listener
 from gateway.log.migrations import migrate
 from gateway.process.machine import MachineFailed

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from gateway.log.pages import MANY
+from gateway.log.page_arrays import MANY
 from tests.databases import Postgres
 from tests.servers import PATIENCE, PROTOCOLS, Running, client_of, following, serving, until
 

@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.http.bodies import Bodies
-from gateway.http.post import Post, PostProtocol
+from gateway.http.fast_append import Post, PostProtocol
 from gateway.protocol.errors import ProtocolError
 from gateway.wire.transport import DirectProtocol
 from tests.http.transports import Wire

@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from gateway.app import Gateway
 from gateway.http.connection import connections
-from gateway.http.post import Post
+from gateway.http.fast_append import Post
 from gateway.log.appends import Appended, Settle
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import Stream

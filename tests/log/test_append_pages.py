@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from gateway.log.housekeeping import MARGIN, PAGE_BYTES, PAGE_EVENTS
-from gateway.log.pages import MANY, Pages
+from gateway.log.page_arrays import MANY, Pages
 from gateway.log.reader import Reader
 from gateway.protocol.append import Producer
 from gateway.protocol.create import Fork

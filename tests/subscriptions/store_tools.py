@@ -9,9 +9,9 @@ import asyncpg
 import pytest
 
 from gateway.subscriptions.errors import Code, Refusal
+from gateway.subscriptions.records import Claim, Delivery, Subscription
 from gateway.subscriptions.rules import Ack, Settlement
 from gateway.subscriptions.store import Store
-from gateway.subscriptions.values import Claim, Delivery, Subscription
 from tests.subscriptions.tools import webhook
 
 HOOK = webhook("http://127.0.0.1:9/hook")

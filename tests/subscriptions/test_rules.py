@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from gateway.subscriptions import rules
 from gateway.subscriptions.errors import Code, Refusal
+from gateway.subscriptions.records import Link
 from gateway.subscriptions.rules import Ack
-from gateway.subscriptions.values import Link
 
 HOOK = {"type": "webhook", "pattern": "events/*", "webhook": {"url": "https://worker.example/hook"}}
 PULL = {"type": "pull-wake", "pattern": "events/*", "wake_stream": "wake/pool"}

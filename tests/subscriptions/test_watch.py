@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from gateway.subscriptions import watch as watching
 from gateway.subscriptions.glob import Glob
-from gateway.subscriptions.values import Interest
+from gateway.subscriptions.records import Interest
 from gateway.subscriptions.watch import Watch
 
 

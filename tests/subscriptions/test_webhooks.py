@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from gateway.subscriptions.records import Delivery, Link
 from gateway.subscriptions.signing import Keys, Signer
-from gateway.subscriptions.values import Delivery, Link
 from gateway.subscriptions.webhooks import Outcome, Webhooks
 from tests.subscriptions.tools import Received, Receiver, hangs, says
 

@@ -15,11 +15,11 @@ from gateway.log.database import Database
 from gateway.log.lists import Lists
 from gateway.protocol.batch import News
 from gateway.protocol.run_path import control_of, is_run
+from gateway.runs.foreign_runs import Others
 from gateway.runs.leases import LeaseWatch
-from gateway.runs.others import Others
-from gateway.runs.routes import RunRoutes, make_router
+from gateway.runs.run_collection import RunRoutes, make_router
+from gateway.runs.run_routes import RunStreams
 from gateway.runs.store import Store
-from gateway.runs.streams import RunStreams
 from gateway.runs.tokens import Signer, Tokens
 
 

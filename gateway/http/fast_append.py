@@ -120,7 +120,7 @@ class Post:
 
 
 class Door(Protocol):
-    """An application's `door`, if it answers POSTs past ASGI: as `gateway.http.entry`."""
+    """An application's `door`, if it answers POSTs past ASGI: as `gateway.http.door`."""
 
     cors: Cors
 

@@ -11,7 +11,7 @@ from gateway.auth.gate import check_stream, let_in, principal_of
 from gateway.feed import Feed
 from gateway.http import responses
 from gateway.http.bodies import Bodies
-from gateway.http.post import Post
+from gateway.http.fast_append import Post
 from gateway.http.reading import Reading
 from gateway.http.routes import Routes
 from gateway.protocol.errors import MethodNotAllowed, StreamNotFound

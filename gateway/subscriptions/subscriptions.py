@@ -20,10 +20,10 @@ from gateway.quotas.rates import Rate
 from gateway.subscriptions.dispatcher import Dispatcher
 from gateway.subscriptions.handlers import Handlers
 from gateway.subscriptions.keyring import Keyring
+from gateway.subscriptions.records import Delivery
 from gateway.subscriptions.routes import PREFIX, make_router
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.store import MOST_SUBSCRIPTIONS, Store
-from gateway.subscriptions.values import Delivery
 from gateway.subscriptions.watch import Watch
 from gateway.subscriptions.webhooks import Webhooks
 

@@ -17,8 +17,8 @@ from gateway.auth.principal import Principal
 from gateway.fanout.hub import Hub
 from gateway.http import reading, responses
 from gateway.http.address import base_url
+from gateway.http.fast_append import Post
 from gateway.http.limits import Limits
-from gateway.http.post import Post
 from gateway.http.reading import Reading
 from gateway.log.appends import Appended, Settle
 from gateway.log.lifecycle import Created

@@ -21,8 +21,8 @@ from gateway.protocol.record import STATUSES
 from gateway.protocol.run_list import DEFAULT_LIMIT, MAX_LIMIT, page
 from gateway.protocol.tenants import within
 from gateway.runs.bodies import CreateRun, create_in_pieces
+from gateway.runs.foreign_runs import Others
 from gateway.runs.ids import CHANCE_BYTES, run_id
-from gateway.runs.others import Others
 from gateway.runs.queries import format_cursor, parse_list
 from gateway.runs.store import Store
 from gateway.runs.tokens import Signer

@@ -16,13 +16,13 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from gateway.asgi import App, Receive, Scope, Send, target_of
-from gateway.auth.facade import Auth
+from gateway.auth.auth import Auth
 from gateway.auth.gate import Pending, let_in
 from gateway.auth.principal import Principal
 from gateway.auth.rules import ours
 from gateway.http import request_log, responses
 from gateway.http.cors import Cors, is_preflight
-from gateway.http.post import Post
+from gateway.http.fast_append import Post
 from gateway.http.responses import Sending
 from gateway.http.routes import Routes
 from gateway.http.upstream import Upstream
@@ -37,7 +37,7 @@ from gateway.protocol.errors import (
 from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.target import Target
 from gateway.quotas import Quotas
-from gateway.quotas.facade import client_of, open_at
+from gateway.quotas.quotas import client_of, open_at
 
 MOST_FIELDS: Final = 256
 """Fields of a query, so that nobody takes one apart for long. What is below a route may take fewer."""

@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict
 from typing import Final, Protocol
 
-from gateway.fanout.shared import shared
+from gateway.fanout.single_flight import shared
 from gateway.protocol.batch import Page
 
 MOST_PAGES: Final = 512  # kept at once: for a small page, asking whether it is still valid costs as much as reading it
