@@ -12,6 +12,7 @@ import uvicorn
 from gateway.outage import SeldomLogger
 from gateway.wire.transport import DirectProtocol
 
+_TURNS: Final = 3
 seldom_logger: Final = SeldomLogger(logging.getLogger("gateway.wire.server"))
 
 
@@ -30,6 +31,17 @@ class Server(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             ticking.cancel()
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Ends the connections that are left. A loop cannot be closed while it has sockets, which it closes a turn or
+        two after they were ended.
+        """
+        for connection in tuple(self.server_state.connections):
+            if isinstance(connection, DirectProtocol):
+                connection.abort()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
 
     def _lapse(self) -> None:
         now = asyncio.get_running_loop().time()

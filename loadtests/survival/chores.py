@@ -179,7 +179,7 @@ class Lists(Chore):
         cursor: dict[str, str] = {}
         try:
             while True:
-                query = urlencode({"metadata.round": name, "limit": "2", **cursor})
+                query = urlencode({"source": "gateway", "metadata.round": name, "limit": "2", **cursor})
                 page = (await self._ask("GET", f"/runs?{query}")).json()
                 listed += [record["runId"] for record in page["runs"]]
                 if "nextCursor" not in page:
