@@ -1,7 +1,7 @@
 """Every metric: its name, its help, and where its value is found.
 
 To add one: keep an int, or something of `gateway.counting`, in the room that knows; add a line here, and the table in
-the README (`python -m gateway.metrics.catalogue` prints it). Nothing is counted here, and the database is never asked.
+the manual (`python -m gateway.metrics.catalogue` prints it). Nothing is counted here, and the database is never asked.
 """
 
 from __future__ import annotations
@@ -302,7 +302,7 @@ METRICS: Final = (
 
 
 def table() -> str:
-    """The metrics as the Markdown table that stands in the README."""
+    """The metrics as the Markdown table that stands in the manual."""
     lines = ["| metric | kind | what it is |", "|---|---|---|"]
     for metric in METRICS:
         label = "" if metric.label is None else f"{{{metric.label}}}"

@@ -1,4 +1,4 @@
-"""The settings as people read them: for `serve --help`, for the README (`python -m gateway.settings.listing`), and what
+"""The settings as people read them: for `serve --help`, for the manual (`python -m gateway.settings.listing`), and what
 somebody may have meant by a variable that is no setting.
 """
 
@@ -41,7 +41,7 @@ def sections() -> list[Section]:
 
 
 def table() -> str:
-    """The settings as the Markdown table that stands in the README."""
+    """The settings as the Markdown table that stands in the manual."""
     lines = ["| variable | default | what it is |", "|---|---|---|"]
     for title, rows in sections():
         lines.append(f"| **{title}** | | |")

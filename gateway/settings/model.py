@@ -1,6 +1,6 @@
 """Every setting with its type, its bounds, its default and its description.
 
-The fields stand in groups (SECTIONS), and in the order in which the README and `serve --help` list them.
+The fields stand in groups (SECTIONS), and in the order in which the manual and `serve --help` list them.
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ from gateway.log.migrations import functions, migrate, names
 from tests.cli.commands import command, running
 from tests.databases import Postgres
 from tests.machines import Machine
-
-README = Path(__file__).parent.parent.parent / "README.md"
+from tests.manual import manual
 
 
 async def test_migrate_prints_what_it_applied_and_then_that_there_is_nothing_to_do(tmp_path: Path) -> None:
@@ -96,7 +95,7 @@ async def test_a_role_with_the_rights_that_the_readme_grants_can_serve(postgres:
     await postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
     try:
         async with postgres.database() as url:
-            for grant in re.findall(r"```sql\n(GRANT .*?)```", README.read_text(), re.DOTALL):
+            for grant in re.findall(r"```sql\n(GRANT .*?)```", manual("log"), re.DOTALL):
                 await Postgres(url).execute(grant.replace(" serving;", f" {role};"))
             await Postgres(url).execute(
                 "CREATE TABLE run_gateway.of_a_later_version (id bigint GENERATED ALWAYS AS IDENTITY)"

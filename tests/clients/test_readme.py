@@ -12,6 +12,7 @@ import pytest
 
 from tests.databases import Postgres
 from tests.machines import Machine
+from tests.manual import manual
 from tests.node import Script, npm_ci
 
 HERE = Path(__file__).parent
@@ -24,8 +25,7 @@ def packages() -> None:
 
 
 def example() -> str:
-    readme = (HERE.parent.parent / "README.md").read_text()
-    code: str = next(code for code in re.findall(r"```js\n(.*?)```", readme, re.DOTALL) if "token=" in code)
+    code: str = next(code for code in re.findall(r"```js\n(.*?)```", manual("auth"), re.DOTALL) if "token=" in code)
     return code
 
 

@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,8 +14,7 @@ import pytest
 from gateway.client import Backoff, Fenced, Refused, Run, RunCancelled, Session, client
 from gateway.client.producer import MOST
 from tests.machines import Machine
-
-README = Path(__file__).parent.parent.parent / "README.md"
+from tests.manual import manual
 
 
 @asynccontextmanager
@@ -64,7 +62,7 @@ class Graph:
 
 
 async def test_the_readme_s_recipe_for_langgraph_loses_and_repeats_nothing(database_url: str) -> None:
-    code = next(code for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "astream" in code)
+    code = next(code for code in re.findall(r"```python\n(.*?)```", manual("client"), re.DOTALL) if "astream" in code)
     assert len(code.strip().splitlines()) <= 10
     async with Machine.start(database_url) as machine:
         names: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The README's configurations of proxies, run as they stand there: EventSources outlive restarts and kills behind them.
+"""The manual's configurations of proxies, run as they stand there: EventSources outlive restarts and kills behind them.
 
 An EventSource gives up for good on any answer but 200, so one 502 in the middle of a deploy is a page that stays dead.
 """
@@ -18,10 +18,10 @@ import httpx
 import pytest
 
 from tests.machines import Machine, free_port
+from tests.manual import manual
 from tests.node import Script, npm_ci, unavailable
 from tests.traffic import Writer
 
-README = Path(__file__).parents[2] / "README.md"
 CLIENTS = Path(__file__).parents[1] / "clients"
 PAGES = 10
 JSON = {"content-type": "application/json"}
@@ -50,8 +50,8 @@ def program(name: str) -> str:
 
 
 def configuration(name: str, port: int, machines: list[Machine]) -> str:
-    """What the README says for this proxy, with our ports in it, and without the lines of Machines that are not."""
-    text = re.search(rf"```{name}\n(.*?)```", README.read_text(), re.DOTALL)
+    """What the manual says for this proxy, with our ports in it, and without the lines of Machines that are not."""
+    text = re.search(rf"```{name}\n(.*?)```", manual("http"), re.DOTALL)
     assert text is not None
     there = text[1]
     for number, machine in enumerate(machines):

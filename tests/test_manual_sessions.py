@@ -11,14 +11,13 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from tests.machines import Machine, free_port
+from tests.manual import ROOT, manual, manuals
 
-README = Path(__file__).parent.parent / "README.md"
 ADDRESS = "http://127.0.0.1:8080"
 WORKER = "http://127.0.0.1:9000"
 # As in the shells of those who type this: a gateway that is this one, and a curl that draws no progress.
@@ -31,7 +30,7 @@ VOLATILE = re.compile(
     r'\d{4}-\d\d-\d\dT[\d:.]+Z|(?<="streamCursor":)"\d+"|(?<="durationMs":)\d+|(?<="ts": )\d+|(?<="expiresAt":)\d+'
     r'|(?<=")(w_|eyJ|rgt_)[^"]*'
 )
-SECTIONS = ["A first session", "Runs", "Subscriptions", "Who may do what"]
+ROOMS = ["", "runs", "subscriptions", "auth"]
 
 
 class Step(NamedTuple):
@@ -39,10 +38,6 @@ class Step(NamedTuple):
 
     command: str
     printed: list[str]
-
-
-def text_of(section: str) -> str:
-    return README.read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
 
 
 def steps(text: str) -> Iterator[Step]:
@@ -159,12 +154,12 @@ def placed(step: Step, url: str, webhook: str) -> Step:
     return Step(place(step.command), [place(line) for line in step.printed])
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-async def test_each_command_prints_what_the_manual_says(database_url: str, section: str) -> None:
+@pytest.mark.parametrize("room", ROOMS)
+async def test_each_command_prints_what_the_manual_says(database_url: str, room: str) -> None:
     if shutil.which("curl") is None:
         assert "CI" not in os.environ, "CI installs curl"
         pytest.skip("curl is not installed")
-    text, port = text_of(section), free_port()
+    text, port = manual(room), free_port()
     typed = list(steps(text))
     assert len(typed) > 5
     terminal = Terminal(database_url)
@@ -186,6 +181,6 @@ async def test_each_command_prints_what_the_manual_says(database_url: str, secti
 
 
 def test_every_session_is_typed() -> None:
-    """A section with a console block that is not among SECTIONS would be typed by nobody."""
-    sections = re.split(r"^## ", README.read_text(), flags=re.MULTILINE)[1:]
-    assert [text.split("\n")[0] for text in sections if "```console" in text] == SECTIONS
+    """A manual with a console block that is not among ROOMS would be typed by nobody."""
+    with_sessions = [path for path in manuals() if "```console" in path.read_text()]
+    assert with_sessions == [ROOT / ("gateway" if room else "") / room / "README.md" for room in sorted(ROOMS)]
