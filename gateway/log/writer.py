@@ -42,6 +42,7 @@ from gateway.protocol.errors import NotSent, NotWritable, ProtocolError, StreamH
 logger = logging.getLogger("gateway.log.writer")
 
 _HELD: Final = "SELECT run_gateway.held($1, $2, $3) AS paths"
+TOLD: Final = 256  # outcomes that are told in one turn of the loop
 _PATIENCE: Final = 0.001  # seconds that requests gather behind a batch before another lane takes them
 _GRAIN: Final = 0.05  # seconds between two looks for requests that were to be sent by now
 
@@ -237,7 +238,7 @@ class Writer:
                 # The database has nothing to do now: first the next batch, and then, while it works, everyone is told.
                 self._flush()
                 await asyncio.sleep(0)
-            self._tell(entries, row, landed)
+            await self._tell(entries, row, landed)
             self.commit_seconds.observe(landed - began)
         return []
 
@@ -328,7 +329,8 @@ class Writer:
             for waiting in entry.waiting:
                 waiting.settle(error)
 
-    def _tell(self, entries: dict[str, Entry], row: Row, landed: float) -> None:
+    async def _tell(self, entries: dict[str, Entry], row: Row, landed: float) -> None:
+        """Tells everyone what the database has said. The loop turns after every TOLD of them: others wait for it."""
         told = 0
         columns = zip(
             entries.items(),
@@ -341,7 +343,6 @@ class Writer:
             strict=True,
         )
         for (path, entry), verdict, tail, closed, epoch, seq, cancel in columns:
-            told += len(entry.waiting)
             if verdict == "appended":
                 base = tail - len(entry.events)
                 body = entry.body
@@ -356,12 +357,19 @@ class Writer:
                 for waiting in entry.waiting:
                     base += len(waiting.request.events)
                     waiting.settle(Appended(base, False, closed, epoch, seq, cancel))
-            elif verdict == "duplicate":
-                self.outcomes["duplicate"] += len(entry.waiting)
-                for waiting in entry.waiting:
-                    waiting.settle(Appended(tail, True, closed, epoch, seq, cancel))
-            else:
-                self.outcomes["refused"] += len(entry.waiting)
-                for waiting in entry.waiting:
-                    waiting.settle(refusal(verdict, waiting.request, tail, epoch, seq))
+                    told += 1
+                    if not told % TOLD:
+                        await asyncio.sleep(0)
+                continue
+            duplicate = verdict == "duplicate"
+            self.outcomes["duplicate" if duplicate else "refused"] += len(entry.waiting)
+            for waiting in entry.waiting:
+                waiting.settle(
+                    Appended(tail, True, closed, epoch, seq, cancel)
+                    if duplicate
+                    else refusal(verdict, waiting.request, tail, epoch, seq)
+                )
+                told += 1
+                if not told % TOLD:
+                    await asyncio.sleep(0)
         self.commit_requests.observe(told)

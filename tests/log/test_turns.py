@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import asyncpg
+import pytest
 
 from gateway.feed import Feed
 from gateway.log.appends import CALL, CALL_ALONE
-from gateway.log.writer import Writer
+from gateway.log.writer import TOLD, Writer
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.errors import NotSent, StreamHeld, Unavailable
 
@@ -46,7 +48,7 @@ async def test_the_next_batch_is_sent_before_the_outcomes_of_the_last_are_told()
         machine=lambda: None,
         lanes=2,
         timeout=60,
-        max_pending=10_000,
+        max_pending=1 << 20,
         feed=feed,
     )
     first = asyncio.create_task(writer.append(AppendRequest("first", "application/json", [b"1"])))
@@ -109,7 +111,7 @@ def writer_of(rows: Rows, timeout: float = 60) -> Writer:
         machine=lambda: None,
         lanes=3,
         timeout=timeout,
-        max_pending=10_000,
+        max_pending=1 << 20,
         feed=Feed(),
     )
 
@@ -272,3 +274,29 @@ async def test_each_request_is_answered_when_one_after_the_other_is_tried_too_lo
     await writer.close()
     assert [type(outcome).__name__ for outcome in outcomes] == ["Appended", "Unavailable", "NotSent"]
     assert asked == [["a", "b", "c"], ["a"], ["b"]]
+
+
+@pytest.mark.parametrize("streams", [1, 1_000])
+async def test_a_large_batch_is_told_in_several_turns_of_the_loop(streams: int) -> None:
+    rows = Rows()
+    writer = writer_of(rows)
+    turn, told = 0, Counter[int]()
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    for n in range(1_000):
+        request = AppendRequest(f"s{n % streams}", "application/json", [b"1"])
+        writer.submit(request, lambda _: told.update([turn]))
+    async with asyncio.timeout(60):
+        counting = asyncio.create_task(count())
+        while told.total() < 1_000:
+            await asyncio.sleep(0)
+            for _, let in rows.sent:
+                let.set()
+        counting.cancel()
+        await writer.close()
+    assert max(told.values()) <= TOLD
