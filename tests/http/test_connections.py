@@ -256,7 +256,7 @@ async def test_a_fault_of_ours_is_told_as_one_and_logged(
     assert b"\r\nconnection: close\r\n" in answer
     assert json.loads(body_of(answer))["error"]["type"] == "internal_error"
     assert b"secret" not in answer
-    (record,) = [record for record in caplog.records if record.name.startswith("gateway.fanout")]
+    (record,) = [record for record in caplog.records if record.name.startswith("gateway.wire")]
     assert record.exc_info and record.exc_info[0] is KeyError
 
 
