@@ -133,3 +133,37 @@ def test_tests_have_their_tools_from_tests_and_not_from_loadtests() -> None:
         and not any(path.is_relative_to(tests / one) for one in testers)
     ]
     assert not wrong
+
+
+def test_few_rooms_know_the_server_under_asgi() -> None:
+    wrong = {
+        path.relative_to(HOUSE).parts[0]
+        for path in HOUSE.rglob("*.py")
+        if any(name.split(".")[0] in ("uvicorn", "httptools") for name in imports(path))
+    }
+    assert wrong <= {"fanout", "http", "cli", "wire", "process"}
+
+
+def test_what_a_url_names_is_found_in_one_place() -> None:
+    """By `protocol.target`: nobody else tells streams, runs and what lies below them apart by the path of a URL."""
+    wrong = [
+        f"{path.relative_to(HOUSE)}: {ast.unparse(node)}"
+        for path in HOUSE.rglob("*.py")
+        if path != HOUSE / "protocol" / "target.py" and "openapi" not in str(path)  # which tells templates apart
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("startswith", "removeprefix", "fullmatch")
+        and any(isinstance(part, ast.Constant) and part.value in ("/runs/", "/v1/stream/") for part in ast.walk(node))
+    ]
+    assert not wrong
+
+
+def test_what_is_raised_becomes_a_refusal_at_the_door_alone() -> None:
+    callers = {
+        path.relative_to(HOUSE).as_posix()
+        for path in HOUSE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "responses.refuse"
+    }
+    assert len(callers) == 1, callers
