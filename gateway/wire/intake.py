@@ -156,11 +156,19 @@ class Intake(HttpToolsProtocol):
             self._behind = bytearray(data)
         self.arriving.held += len(data)
         if len(self._behind) > BEHIND:
-            if self.arriving.over(self.own):
+            if not self._answered and self.arriving.over(self.own):
                 self._give_up()
                 return
             self.flow.stop()
         self._soon()
+
+    @property
+    def _answered(self) -> bool:
+        """Whether what still comes is the rest of a request that was answered early: it is thrown away as it is parsed,
+        and the connection stays, for the answer has said so.
+        """
+        cycle = self.cycle
+        return cycle is not None and not self.busy and cycle.response_complete and cycle.more_body
 
     def _give_up(self) -> None:
         """There is no room for what this client sends."""
