@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -19,6 +20,8 @@ def pytest_configure() -> None:
     """Children inherit an ignored SIGINT, as a shell gives it to background jobs; but tests send them one."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Some hundred processes are started here: they compile the house once, and not each for itself.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     _take_any_time()
 
 
