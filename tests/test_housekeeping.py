@@ -35,7 +35,7 @@ async def until(look: asyncpg.Connection[asyncpg.Record], question: str) -> None
 ALL_PACKED = "NOT EXISTS (SELECT FROM run_gateway.events)"
 
 
-async def test_whoever_packs_is_killed_in_the_middle_and_no_reader_notices(
+async def test_a_kill_in_the_middle_of_packing_goes_unnoticed(
     database_url: str,
 ) -> None:
     async with asyncio.timeout(PATIENCE), connected(database_url) as look:
@@ -71,7 +71,7 @@ async def test_of_two_machines_one_packs(database_url: str) -> None:
         assert sum("Packed" in machine.log for machine in (a, b)) == 1
 
 
-async def test_readers_of_a_run_that_was_kept_for_long_enough_are_told_that_it_is_not_there(database_url: str) -> None:
+async def test_readers_of_a_run_past_its_retention_are_told_it_is_gone(database_url: str) -> None:
     env = OFTEN | {"GATEWAY_RETENTION": "3600", "GATEWAY_PAGE_BYTES": "1024"}
     async with (
         asyncio.timeout(PATIENCE),

@@ -48,9 +48,7 @@ def test_without_a_database_it_refuses_to_start(image: Stage) -> None:
     assert ended.stderr.startswith("run-gateway: ") and "Traceback" not in ended.stderr
 
 
-async def test_it_serves_as_nobody_in_particular_is_healthy_and_drains_on_sigterm(
-    image: Stage, database_url: str
-) -> None:
+async def test_it_serves_without_root_is_healthy_and_drains_on_sigterm(image: Stage, database_url: str) -> None:
     address = urlsplit(database_url)
     (socket,) = Path(parse_qs(address.query)["host"][0]).glob(".s.PGSQL.*[0-9]")  # noqa: ASYNC240
     async with Proxy(f"unix:{socket}") as proxy:

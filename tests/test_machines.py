@@ -33,7 +33,7 @@ def urls(*fleet: Machine) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-async def test_what_one_machine_appends_every_other_delivers_in_all_modes(database_url: str, count: int) -> None:
+async def test_what_one_machine_appends_all_deliver_in_all_modes(database_url: str, count: int) -> None:
     async with asyncio.timeout(PATIENCE), machines(count, database_url) as (first, *others):
         writer = Writer(PATH, urls(first))
         await writer.create()
@@ -55,7 +55,7 @@ async def test_readers_of_a_machine_that_is_killed_go_on_at_another(database_url
             await a.kill()
 
 
-async def test_a_writer_whose_machine_is_killed_goes_on_at_another_and_nothing_is_written_twice(
+async def test_a_killed_machines_writer_resumes_elsewhere_exactly_once(
     database_url: str,
 ) -> None:
     async with asyncio.timeout(PATIENCE), machines(2, database_url) as (a, b):
@@ -71,7 +71,7 @@ async def test_a_writer_whose_machine_is_killed_goes_on_at_another_and_nothing_i
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-async def test_a_restart_of_postgres_in_the_middle_loses_and_repeats_nothing(
+async def test_a_restart_of_postgres_loses_and_repeats_nothing(
     own_postgres: Callable[[], Awaitable[OwnPostgres]], mode: str
 ) -> None:
     server = await own_postgres()
@@ -85,7 +85,7 @@ async def test_a_restart_of_postgres_in_the_middle_loses_and_repeats_nothing(
         assert "Traceback" not in a.log + b.log, "a restart is no surprise: a line says all"
 
 
-async def test_a_machine_that_is_asked_to_stop_ends_every_reader_cleanly_and_exits(database_url: str) -> None:
+async def test_a_machine_that_is_stopped_ends_every_reader_cleanly(database_url: str) -> None:
     async with asyncio.timeout(PATIENCE), machines(2, database_url) as (a, b):
         writer = Writer(PATH, urls(b))
         await writer.create()
@@ -94,7 +94,7 @@ async def test_a_machine_that_is_asked_to_stop_ends_every_reader_cleanly_and_exi
             assert await a.terminate() == 0
 
 
-async def test_a_stream_that_is_deleted_ends_its_readers_on_every_machine(database_url: str) -> None:
+async def test_a_deleted_stream_ends_its_readers_on_every_machine(database_url: str) -> None:
     async with asyncio.timeout(PATIENCE), machines(2, database_url) as (a, b):
         writer = Writer(PATH, urls(a))
         await writer.create()
@@ -109,9 +109,7 @@ async def test_a_stream_that_is_deleted_ends_its_readers_on_every_machine(databa
 
 
 @pytest.mark.parametrize("query", [{"offset": "-1"}, {"offset": "-1", "live": "sse"}])
-async def test_a_read_that_a_silent_database_keeps_from_an_answer_is_sent_elsewhere_by_a_drain(
-    database_url: str, query: dict[str, str]
-) -> None:
+async def test_a_drain_sends_reads_of_a_silent_database_elsewhere(database_url: str, query: dict[str, str]) -> None:
     database = Database(database_url, None)
     async with (
         asyncio.timeout(PATIENCE),

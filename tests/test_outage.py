@@ -11,7 +11,7 @@ from gateway.outage import Outage
 logger = logging.getLogger("tests.outage")
 
 
-def test_each_outage_is_two_lines_of_the_log_however_often_it_is_met(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_outage_is_two_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     outage = Outage(logger, "The sea is away (%s).", "The sea is back.")
     with caplog.at_level(logging.INFO, logger="tests.outage"):
         outage.end()

@@ -70,7 +70,7 @@ def test_a_room_imports_only_from_the_rooms_below_it(room: str) -> None:
     assert not wrong
 
 
-def test_the_protocol_knows_nothing_but_the_standard_library_and_orjson() -> None:
+def test_the_protocol_imports_only_the_stdlib_and_orjson() -> None:
     wrong = [
         f"{path.relative_to(HOUSE)} imports {name}"
         for path in files("protocol")
@@ -99,7 +99,7 @@ def test_only_what_runs_a_machine_wires_the_application() -> None:
     assert not wrong
 
 
-def test_neither_the_protocol_nor_its_serving_knows_the_database_driver() -> None:
+def test_only_a_few_rooms_know_the_database_driver() -> None:
     wrong = {
         path.relative_to(HOUSE).parts[0]
         for path in HOUSE.rglob("*.py")
@@ -117,7 +117,7 @@ def test_only_the_wire_and_what_starts_it_know_the_server() -> None:
     assert knowing == {"http/fast_append.py", "process/metrics_port.py", "process/server.py"}
 
 
-def test_tests_have_their_tools_from_tests_and_not_from_loadtests() -> None:
+def test_tests_take_their_tools_from_tests_not_loadtests() -> None:
     tests = HOUSE.parent / "tests"
     testers = {
         "loadtests",
@@ -167,3 +167,16 @@ def test_what_is_raised_becomes_a_refusal_at_the_door_alone() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "responses.refuse"
     }
     assert len(callers) == 1, callers
+
+
+def test_the_name_of_a_test_is_a_sentence_of_60_characters() -> None:
+    tests = HOUSE.parent / "tests"
+    long = [
+        f"{path.relative_to(tests)}: {node.name}"
+        for path in tests.rglob("test_*.py")
+        if "node_modules" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+        if len(node.name) > 60
+    ]
+    assert not long

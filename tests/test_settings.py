@@ -37,7 +37,7 @@ def test_everybodys_variables_have_no_prefix_and_ours_have_one(monkeypatch: pyte
     assert (settings.port, settings.heartbeat) == (81, 1.5)
 
 
-def test_a_variable_that_is_nearly_a_setting_is_told_from_what_others_set() -> None:
+def test_a_misspelt_setting_is_told_from_other_variables() -> None:
     set_by_others = ["GATEWAY_SERVICE_HOST", "GATEWAY_PORT_8080_TCP_ADDR", "GATEWAY_POOL_SIZE", "PORT", "POOLSIZE"]
     assert list(misspelt([*set_by_others, "GATEWAY_POOLSIZE", "GATEWAY_DATABASE_URL"])) == [
         ("GATEWAY_POOLSIZE", "GATEWAY_POOL_SIZE"),
@@ -88,7 +88,7 @@ def test_a_bad_flag_is_named_as_it_was_typed() -> None:
         load(port="x")
 
 
-def test_a_bad_database_url_is_not_repeated_since_it_may_hold_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_database_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "mysql://user:secret@host/db")
     with pytest.raises(BadSetting) as refused:
         load()
@@ -117,7 +117,7 @@ def test_half_a_password_is_not_taken_for_a_host_and_shown(login: str) -> None:
         "postgres://host/db?",
     ],
 )
-def test_an_address_of_a_database_may_have_every_form_that_postgres_knows(url: str) -> None:
+def test_a_database_url_may_have_every_form_that_postgres_knows(url: str) -> None:
     assert load(database_url=url).database_url == url
 
 
@@ -173,9 +173,7 @@ def test_the_manual_lists_the_settings_as_they_are() -> None:
         ("0.0.0.0", True, True),
     ],
 )
-def test_webhooks_to_this_very_host_are_for_who_listens_for_it_alone(
-    host: str, given: bool | None, allowed: bool
-) -> None:
+def test_webhooks_to_this_host_are_for_a_loopback_listener_only(host: str, given: bool | None, allowed: bool) -> None:
     assert load(host=host, allow_local_webhooks=given).local_webhooks is allowed
 
 

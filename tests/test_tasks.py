@@ -30,7 +30,7 @@ async def test_tasks_have_ended_when_end_returns() -> None:
     await end(None)
 
 
-async def test_what_a_task_had_failed_with_is_raised_when_the_others_have_ended() -> None:
+async def test_a_tasks_failure_is_raised_when_the_others_have_ended() -> None:
     async def fail() -> None:
         raise ConnectionError("it went")
 

@@ -62,7 +62,7 @@ async def test_a_secret_lets_in_what_it_has_signed() -> None:
     assert (await bearer(signed(scope=None))).scopes == set(), "no scope is no right, not every right"
 
 
-async def test_the_holder_of_a_jwt_is_its_subject_however_it_is_spelled() -> None:
+async def test_the_holder_of_a_jwt_is_its_subject_in_one_spelling() -> None:
     async def id(**claims: Any) -> str:
         return (await bearer(signed(**claims))).id
 
@@ -131,7 +131,7 @@ async def test_clocks_may_differ_by_the_leeway() -> None:
     await bearer(signed(exp=int(time.time()) - 5, nbf=int(time.time()) + 5))
 
 
-async def test_runs_and_tenant_come_from_the_claims_that_the_settings_name() -> None:
+async def test_runs_and_tenant_come_from_the_configured_claims() -> None:
     names = ClaimNames(scopes="scp", tenant="https://example/org", runs="may")
     claims: dict[str, Any] = {"scope": None, "scp": "read", "may": ["mine-*"], "https://example/org": "acme"}
     ada = await bearer(signed(**claims), names)
@@ -151,7 +151,7 @@ def test_a_secret_has_to_be_one(secret: str) -> None:
 
 
 @pytest.mark.parametrize("kid", ["rs", "es", "ed"])
-async def test_an_issuers_keys_of_three_kinds_are_taken_from_its_address(issuer: Issuer, kid: str) -> None:
+async def test_an_issuers_keys_of_three_kinds_are_fetched(issuer: Issuer, kid: str) -> None:
     keys = Jwks(issuer.url, lambda: None)
     await keys.start()
     try:
@@ -198,7 +198,7 @@ async def test_a_signed_claim_that_is_no_time_is_invalid_and_no_fault() -> None:
             await bearer(jwt.api_jws.encode(json.dumps(right(exp=exp)).encode(), SECRET, "HS256"))
 
 
-async def test_what_is_published_and_is_no_key_for_signatures_is_not_used(issuer: Issuer) -> None:
+async def test_published_keys_that_are_not_for_signatures_are_not_used(issuer: Issuer) -> None:
     issuer.keys = [
         {"kty": "oct", "k": base64.urlsafe_b64encode(SECRET.encode()).decode(), "kid": "oct", "alg": "HS256"},
         {**issuer.public("rs"), "kid": "encryption", "use": "enc"},
@@ -217,9 +217,7 @@ async def test_what_is_published_and_is_no_key_for_signatures_is_not_used(issuer
         await keys.stop()
 
 
-async def test_an_outage_locks_nobody_out_and_what_cannot_be_told_is_not_called_invalid(
-    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_outage_of_the_issuer_locks_nobody_out(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jwks, "PAUSE", -1)
     changes: list[None] = []
     keys = Jwks(issuer.url, lambda: changes.append(None))
@@ -244,7 +242,7 @@ async def test_an_outage_locks_nobody_out_and_what_cannot_be_told_is_not_called_
         await keys.stop()
 
 
-async def test_unknown_names_do_not_make_the_gateway_ask_again_and_again(issuer: Issuer) -> None:
+async def test_unknown_names_do_not_make_the_gateway_ask_repeatedly(issuer: Issuer) -> None:
     keys = Jwks(issuer.url, lambda: None)
     await keys.start()
     try:
@@ -257,7 +255,7 @@ async def test_unknown_names_do_not_make_the_gateway_ask_again_and_again(issuer:
         await keys.stop()
 
 
-async def test_a_gateway_lets_in_an_issuers_users_each_into_their_own_tenant(issuer: Issuer, database_url: str) -> None:
+async def test_an_issuers_users_come_each_into_their_own_tenant(issuer: Issuer, database_url: str) -> None:
     settings: dict[str, Any] = {
         "auth": "jwt",
         "jwt_jwks_url": issuer.url,

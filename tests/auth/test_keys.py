@@ -52,7 +52,7 @@ def test_what_cannot_be_a_key_is_refused_without_its_secret(text: str, words: st
     assert "secret-16" not in str(refused.value)
 
 
-def test_a_file_has_comments_and_is_read_again_unless_it_is_broken(tmp_path: Path) -> None:
+def test_a_key_file_has_comments_and_a_broken_one_is_not_taken(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     with pytest.raises(BadSetting, match=r"cannot read .*keys: No such file"):
         Keys(None, file)

@@ -242,7 +242,7 @@ async def test_health_says_nothing_that_matters(client: Client) -> None:
     assert set((await client("GET", "/ready")).json()) == {"database", "news", "draining", "durability"}
 
 
-async def test_who_is_let_in_for_some_runs_can_reach_no_other_by_a_way_around(client: Client, run: str) -> None:
+async def test_a_principal_of_some_runs_reaches_no_other(client: Client, run: str) -> None:
     mine = f"mine-{uuid4().hex}"
     ada = as_jwt("read write control", runs=["mine-*"])
     made = await client("POST", "/runs", headers=ada, json={"id": mine})

@@ -29,7 +29,7 @@ from gateway.protocol.tenants import SEPARATOR, shown, tenant_of, within, withou
         ("user-7-*", "user-77-1", False),
     ],
 )
-def test_a_star_is_any_number_of_any_characters_and_all_else_is_meant(pattern: str, run: str, fits: bool) -> None:
+def test_a_star_is_any_characters_and_everything_else_is_literal(pattern: str, run: str, fits: bool) -> None:
     assert matches(pattern, run) is fits
 
 

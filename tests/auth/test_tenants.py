@@ -66,7 +66,7 @@ async def test_no_path_can_be_written_that_is_anothers(client: Client, run: str)
     assert answer.status_code == 400
 
 
-async def test_subscriptions_see_their_tenant_alone_and_name_it_to_nobody(client: Client, run: str) -> None:
+async def test_subscriptions_see_their_tenant_alone_and_do_not_name_it(client: Client, run: str) -> None:
     id, wake, name = uuid4().hex, f"wake-{uuid4().hex}", uuid4().hex
     url = f"/v1/stream/__ds/subscriptions/{id}"
     wanted = {"type": "pull-wake", "pattern": f"**/{name}", "wake_stream": wake}
@@ -98,7 +98,7 @@ async def test_subscriptions_see_their_tenant_alone_and_name_it_to_nobody(client
     assert (stream["path"], stream["acked_offset"]) == (run[1:], START), "acme's has an event, theirs is not there yet"
 
 
-async def test_without_a_token_nobody_learns_which_subscriptions_there_are(client: Client) -> None:
+async def test_without_a_token_nobody_learns_of_subscriptions(client: Client) -> None:
     url = f"/v1/stream/__ds/subscriptions/{uuid4().hex}"
     wanted = {"type": "pull-wake", "pattern": "**", "wake_stream": "wake"}
     assert (await client("PUT", url, headers=PLAIN, json=wanted)).status_code == 201
@@ -107,7 +107,7 @@ async def test_without_a_token_nobody_learns_which_subscriptions_there_are(clien
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "TOKEN_INVALID")
 
 
-async def test_a_webhook_is_told_nothing_of_its_tenant_and_calls_back_for_it(client: Client) -> None:
+async def test_a_webhook_sees_no_tenant_and_calls_back_for_its_own(client: Client) -> None:
     id, name = uuid4().hex, uuid4().hex
     path = f"runs/{name}"
     async with Receiver() as receiver:

@@ -67,7 +67,7 @@ def test_a_token_says_what_it_is_for_to_those_who_have_the_key() -> None:
 
 @pytest.mark.parametrize("path", ["runs/1", "runs/1.00000000000000000017]", "runs/.0"])
 @pytest.mark.parametrize("stream_id", [0, 1, 2**31, 2**63 - 1])
-def test_a_machine_of_the_version_before_reads_the_same_from_a_bound_token(path: str, stream_id: int) -> None:
+def test_the_version_before_reads_the_same_from_a_bound_token(path: str, stream_id: int) -> None:
     """It takes four fields, compares the path, and the expiry as a number."""
     token = sign(Capability("acme", path, False, 2_000_000_000, stream_id), KEY)
     fields = orjson.loads(base64url.decode(token.partition(".")[0][len(PREFIX) + 8 :]))
@@ -81,7 +81,7 @@ def token_key_id(token: str) -> str:
     return token[len(PREFIX) : len(PREFIX) + 8]
 
 
-async def test_coordinates_carry_a_token_that_reads_that_run_and_nothing_else(client: Client) -> None:
+async def test_coordinates_carry_a_token_that_reads_that_run_only(client: Client) -> None:
     run, other = await make(client), await make(client)
     path = f"/runs/{run['runId']}"
     await client("POST", path, headers=ALL | JSON, content=b"[1,2]")
@@ -141,7 +141,7 @@ async def test_a_token_for_control_is_given_to_who_has_control(client: Client) -
     assert (await another(client, run, as_jwt("read write"))).status_code == 201
 
 
-async def test_the_same_run_again_is_no_conflict_whatever_token_is_asked_for(client: Client) -> None:
+async def test_creating_the_same_run_with_another_token_is_no_conflict(client: Client) -> None:
     id = uuid4().hex
     assert (await client("POST", "/runs", headers=ALL, json={"id": id})).status_code == 201
     assert (await client("POST", "/runs", headers=ALL, json={"id": id, "control": True})).status_code == 200
@@ -186,7 +186,7 @@ async def test_every_live_read_ends_cleanly_before_its_token_does(postgres: Post
                 assert again.headers["www-authenticate"].startswith('Bearer error="invalid_token"')
 
 
-def test_a_read_lasts_no_longer_than_the_credential_and_is_over_before_it() -> None:
+def test_a_read_ends_before_its_credential_does() -> None:
     key, token = Principal("key", frozenset()), Principal("token", frozenset(), expires=1_000.0)
     assert lasting(key, 60, 999.0) == 60
     assert lasting(token, 60, 900.0) == 60
@@ -194,9 +194,7 @@ def test_a_read_lasts_no_longer_than_the_credential_and_is_over_before_it() -> N
     assert lasting(token, 60, 999.9) == lasting(token, 60, 1_001.0) == 0
 
 
-async def test_machines_take_each_others_tokens_and_keys_may_change_while_tokens_are_out(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_machines_share_tokens_while_keys_change(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_keys, "PAUSE", 0)
     capability, changes = Capability("", "runs/1", False, 2_000_000_000), list[str]()
     async with Database(database_url, pool_size=2, statement_timeout=10) as database:

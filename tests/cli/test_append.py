@@ -10,7 +10,7 @@ from tests.cli.commands import command, end, running
 from tests.cli.scripted import Fault, offset, scripted
 
 
-async def test_append_makes_an_event_of_each_line_and_prints_the_next_offset() -> None:
+async def test_append_makes_an_event_of_each_line() -> None:
     async with scripted() as stream:
         ended = await command("append", "17", "--url", stream.url, stdin=b'{"a":1}\n\n[1,2]\r\n"last"')
     assert ended == (0, f"{offset(3)}\n", "")
@@ -26,7 +26,7 @@ async def test_append_creates_and_closes_when_it_is_told_to() -> None:
     assert [request.method for request in stream.requests] == ["PUT", "POST", "POST"]
 
 
-async def test_lines_that_are_there_are_one_batch_and_a_line_that_comes_is_sent_at_once() -> None:
+async def test_lines_at_hand_are_one_batch_and_later_ones_go_at_once() -> None:
     async with scripted() as stream, running("append", "17", "--url", stream.url) as process:
         assert process.stdin is not None
         process.stdin.write(b"1\n2\n3\n")
@@ -41,7 +41,7 @@ async def test_lines_that_are_there_are_one_batch_and_a_line_that_comes_is_sent_
     assert stream.events == [1, 2, 3, 4, 5]
 
 
-async def test_every_line_is_applied_once_though_requests_and_answers_are_lost() -> None:
+async def test_every_line_is_applied_once_though_answers_are_lost() -> None:
     lines = [{"line": number, "pad": "x" * 100} for number in range(20_000)]
     troubles = [Fault(cut=0), Fault(status=503), Fault(), Fault(status=503, ignored=True), Fault(cut=20), Fault(cut=0)]
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
@@ -67,7 +67,7 @@ async def test_a_line_is_judged_as_the_gateway_judges_it(line: bytes, words: str
     assert [request.body for request in stream.requests] == [b"[%b]" % half]
 
 
-async def test_a_line_that_is_not_json_is_named_and_those_before_it_are_in_the_run() -> None:
+async def test_a_line_that_is_not_json_is_named_after_those_before_it() -> None:
     async with scripted() as stream:
         ended = await command("append", "17", "--url", stream.url, "--close", stdin=b'1\n\n{"a":\n2\n')
     assert (ended.code, ended.out) == (1, "")
@@ -84,7 +84,7 @@ async def test_the_same_id_again_adds_and_does_not_repeat() -> None:
     assert list(stream.producers) == ["me"]
 
 
-async def test_nothing_on_stdin_appends_nothing_and_still_tells_the_offset() -> None:
+async def test_empty_stdin_appends_nothing_and_prints_the_offset() -> None:
     async with scripted(1, 2) as stream:
         assert await command("append", "17", "--url", stream.url) == (0, f"{offset(2)}\n", "")
     assert [request.method for request in stream.requests] == ["HEAD"]
@@ -96,7 +96,7 @@ async def test_a_closed_run_is_one_line_and_code_1() -> None:
     assert ended == (1, "", f"run-gateway: {stream.url}/runs/17: 409 Scripted: it is closed\n")
 
 
-async def test_a_run_that_does_not_exist_is_one_line_that_says_how_to_make_it() -> None:
+async def test_a_run_that_does_not_exist_is_one_line_with_the_remedy() -> None:
     async with scripted() as stream:
         stream.exists = False
         ended = await command("append", "17", "--url", stream.url, stdin=b"1\n")

@@ -41,7 +41,7 @@ def test_settings_that_contradict_each_other_are_refused(flags: dict[str, object
     assert SECRET not in refused.value.message
 
 
-def test_who_says_that_nobody_is_asked_may_leave_the_keys_where_they_are() -> None:
+def test_auth_none_that_was_asked_for_may_keep_its_keys() -> None:
     check(load(auth="none", keys=f"a:read:{SECRET}"))
 
 

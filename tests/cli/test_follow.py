@@ -61,7 +61,7 @@ async def test_a_cut_at_any_byte_between_other_line_ends_as_well(newline: str) -
             assert await read(Follower(http, [stream.url])) == ["1", "2"], cut
 
 
-async def test_reading_goes_on_from_the_last_offset_with_the_last_cursor() -> None:
+async def test_reading_resumes_with_the_last_offset_and_cursor() -> None:
     first_frame = len(await first_bytes())
     async with scripted(1, 2, closed=True, faults=[Fault(cut=first_frame)]) as stream, session() as (http, _):
         assert await read(Follower(http, [stream.url], offset(0))) == ["1", "2"]
@@ -145,7 +145,7 @@ async def test_events_are_given_as_they_happen() -> None:
         assert seen == [(("[1]",), False), (("[2]",), False), ((), True)]
 
 
-def test_each_wait_is_longer_to_a_limit_and_never_below_what_was_asked() -> None:
+def test_waits_grow_to_a_limit_and_never_undercut_what_was_asked() -> None:
     backoff = Backoff(first=1.0, most=5.0, jitter=lambda: 1.0)
     assert [backoff.next() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
     backoff.reset()

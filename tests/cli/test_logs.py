@@ -58,7 +58,7 @@ def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
     logging.getLogger("uvicorn.error").setLevel(quiet)
 
 
-def test_a_collector_is_given_json_with_what_names_the_process_and_the_request(begin: Begin) -> None:
+def test_a_log_in_json_names_the_process_and_the_request(begin: Begin) -> None:
     stderr = begin(load(fly_region="fra", fly_machine_id="148e21"), worker=2)
     logs.identify(machine="ab12")
     try:
@@ -88,7 +88,7 @@ def test_a_person_is_given_words(begin: Begin, terminal: bool, format: str) -> N
     assert stderr.getvalue().endswith(" INFO gateway.x: Done. path=/runs/1 status=204\n")
 
 
-async def test_what_succeeds_or_is_the_clients_business_is_not_logged_and_a_lost_database_is(
+async def test_a_lost_database_is_logged_and_a_clients_fault_is_not(
     postgres: Postgres,
 ) -> None:
     async with postgres.database() as url, Machine.start(url, env=FLY) as machine:
@@ -120,7 +120,7 @@ async def test_what_succeeds_or_is_the_clients_business_is_not_logged_and_a_lost
     assert "secret" not in machine.log
 
 
-async def test_an_access_log_has_one_line_for_each_request_and_no_query(database_url: str) -> None:
+async def test_an_access_log_has_one_line_a_request_and_no_query(database_url: str) -> None:
     env = {"GATEWAY_ACCESS_LOG": "true", "GATEWAY_SSE_MAX_AGE": "0.1"}
     async with Machine.start(database_url, env=env) as machine:
         async with httpx.AsyncClient(base_url=machine.url, timeout=30) as http:

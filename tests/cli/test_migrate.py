@@ -18,7 +18,7 @@ from tests.machines import Machine
 from tests.manual import manual
 
 
-async def test_migrate_prints_what_it_applied_and_then_that_there_is_nothing_to_do(tmp_path: Path) -> None:
+async def test_migrate_prints_what_it_applied_and_then_nothing_to_do(tmp_path: Path) -> None:
     async with EmbeddedPostgres(tmp_path) as postgres:
         first = await command("migrate", DATABASE_URL=postgres.dsn)
         again = await command("migrate", "--database-url", postgres.dsn)
@@ -33,7 +33,7 @@ async def test_of_several_that_start_at_once_one_applies(tmp_path: Path) -> None
     assert sum("Applied" in one.out for one in ended) == 1
 
 
-async def test_without_a_database_url_it_is_the_embedded_one_that_is_migrated(tmp_path: Path) -> None:
+async def test_without_a_database_url_the_embedded_one_is_migrated(tmp_path: Path) -> None:
     ended = await command("migrate", "--data-dir", str(tmp_path))
     assert (ended.code, ended.out.splitlines()[1:]) == (0, [f"Applied {name}" for name in names()])
 
@@ -69,7 +69,7 @@ async def test_old_rules_for_strings_are_no_hindrance(postgres: Postgres) -> Non
         await postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def test_serve_that_may_not_migrate_refuses_a_database_without_the_schema_or_with_an_older_one(
+async def test_serve_without_migrating_refuses_an_older_schema(
     tmp_path: Path,
 ) -> None:
     async with EmbeddedPostgres(tmp_path) as postgres:

@@ -106,7 +106,7 @@ async def test_a_producer_that_was_replaced_stops() -> None:
     assert stream.events == [1]
 
 
-async def test_a_producer_whose_lease_ran_out_is_told_so_and_claims_nothing() -> None:
+async def test_a_producer_whose_lease_ran_out_is_told_so() -> None:
     lost = Fault(status=403, ignored=True, headers=("producer-epoch: 0", "stream-closed: true"))
     async with scripted(faults=[lost]) as stream, session() as http:
         with pytest.raises(StreamClosed, match="403"):
@@ -114,7 +114,7 @@ async def test_a_producer_whose_lease_ran_out_is_told_so_and_claims_nothing() ->
     assert (stream.events, len(stream.requests)) == ([], 1)
 
 
-async def test_a_producer_whose_first_batch_may_be_in_the_log_claims_nothing() -> None:
+async def test_a_producer_whose_first_batch_is_in_doubt_claims_nothing() -> None:
     # Its batch was applied, the answer lost, and then somebody took over: to claim now would apply it twice.
     faults = [Fault(cut=0), Fault(status=403, headers=("producer-epoch: 9000000000000",))]
     async with scripted(faults=faults) as stream, session() as http:

@@ -29,7 +29,7 @@ def _client(machine: Machine) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=machine.url, timeout=30)
 
 
-async def test_serve_says_where_its_data_is_and_where_it_listens_and_then_it_does(folder: dict[str, str]) -> None:
+async def test_serve_says_where_its_data_is_and_where_it_listens(folder: dict[str, str]) -> None:
     async with Machine.start(None, env=folder) as machine, _client(machine) as http:
         assert f"using an embedded Postgres in {folder['GATEWAY_DATA_DIR']}\n" in machine.log
         assert f"\nListening on http://127.0.0.1:{machine.port}\n" in f"\n{machine.log}"
@@ -39,7 +39,7 @@ async def test_serve_says_where_its_data_is_and_where_it_listens_and_then_it_doe
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_live_responses_cleanly_and_then_the_process_with_0(
+async def test_a_signal_ends_live_responses_cleanly_and_exits_with_0(
     folder: dict[str, str], number: signal.Signals
 ) -> None:
     async with Machine.start(None, env=folder) as machine, _client(machine) as http:
@@ -132,7 +132,7 @@ async def test_a_port_in_use_is_one_line_and_code_1() -> None:
     assert ended == (1, "", f"run-gateway: cannot listen on 127.0.0.1:{port}: Address already in use\n")
 
 
-async def test_a_database_that_stays_away_is_one_line_without_the_password_and_code_1() -> None:
+async def test_an_absent_database_is_one_line_without_the_password() -> None:
     url = f"postgres://user:secret@127.0.0.1:{free_port()}/runs"
     for name in ("serve", "migrate"):
         ended = await command(name, DATABASE_URL=url, PORT="0", GATEWAY_DATABASE_WAIT="0")

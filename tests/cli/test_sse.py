@@ -61,7 +61,7 @@ def test_any_split_of_any_bytes_gives_the_events_of_the_standard(
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200)))
-def test_bytes_that_are_no_text_are_parsed_the_same_however_they_are_cut(data: bytes, places: list[int]) -> None:
+def test_invalid_utf8_is_parsed_the_same_however_it_is_cut(data: bytes, places: list[int]) -> None:
     whole, parser = Parser().feed(data), Parser()
     assert [event for piece in cut(data, places) for event in parser.feed(piece)] == whole
 
@@ -102,7 +102,7 @@ json_values = st.recursive(
 
 
 @given(st.lists(json_values), st.sampled_from([None, 2]), st.booleans())
-def test_the_elements_of_an_array_are_its_elements_each_on_one_line(
+def test_the_elements_of_an_array_are_printed_each_on_one_line(
     events: list[object], indent: int | None, ascii_only: bool
 ) -> None:
     found = elements(json.dumps(events, indent=indent, ensure_ascii=ascii_only))

@@ -12,21 +12,21 @@ from tests.databases import Postgres
 from tests.machines import Machine
 
 
-async def test_tail_prints_each_event_on_a_line_and_ends_when_the_run_does() -> None:
+async def test_tail_prints_each_event_on_a_line_and_ends_with_the_run() -> None:
     async with scripted({"a": 1}, [2], closed=True) as stream:
         assert await command("tail", "17", "--url", stream.url) == (0, '{"a": 1}\n[2]\n', "")
     assert [request.method for request in stream.requests] == ["HEAD", "GET"]
     assert stream.requests[1].target == "/runs/17?offset=-1&live=sse"
 
 
-async def test_tail_goes_on_after_cuts_and_refusals_without_a_word_on_stdout() -> None:
+async def test_tail_resumes_after_cuts_and_refusals_silently() -> None:
     troubles = [Fault(status=503), Fault(cut=0), Fault(), Fault(cut=250), Fault(cut=0), Fault(status=502)]
     async with scripted(1, 2, 3, closed=True, faults=troubles) as stream:
         ended = await command("tail", "17", "--url", stream.url)
     assert (ended.code, ended.out) == (0, "1\n2\n3\n")
 
 
-async def test_tail_begins_where_it_is_told_and_says_where_it_is_when_asked() -> None:
+async def test_tail_begins_where_it_is_told_and_can_print_offsets() -> None:
     async with scripted(1, 2, closed=True) as stream:
         ended = await command("tail", "17", "--url", stream.url, "--from", offset(1), "--verbose")
     assert ended.out == "2\n"
@@ -53,7 +53,7 @@ async def test_tail_of_what_does_not_exist_is_one_line_and_code_1(status: int, w
     assert ended == (1, "", f"run-gateway: {stream.url}/runs/17: {words}\n")
 
 
-async def test_tail_is_ended_by_ctrl_c_with_130_and_prints_nothing_more() -> None:
+async def test_tail_is_ended_by_ctrl_c_with_130() -> None:
     async with scripted(1) as stream, running("tail", "17", "--url", stream.url) as process:
         assert process.stdout is not None
         assert await process.stdout.readline() == b"1\n"

@@ -61,7 +61,7 @@ async def test_what_one_worker_appends_the_others_deliver(database_url: str) -> 
                     assert not line.startswith("data:["), line
 
 
-async def test_a_worker_that_is_killed_is_replaced_and_its_readers_go_on(database_url: str) -> None:
+async def test_a_killed_worker_is_replaced_and_its_readers_resume(database_url: str) -> None:
     async with gateway(database_url) as machine:
         before = workers(machine)
         writer = Writer(PATH, [machine.url])
@@ -77,7 +77,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_its_readers_go_on(databas
         assert machine.log.count("Listening on") == 1
 
 
-async def test_connections_that_dead_workers_had_not_accepted_are_answered_by_their_replacements(
+async def test_unaccepted_connections_of_dead_workers_are_answered(
     database_url: str,
 ) -> None:
     async with gateway(database_url) as machine:
@@ -117,7 +117,7 @@ async def test_a_signal_drains_all_workers_together_and_ends_with_0(database_url
         assert "Traceback" not in machine.log
 
 
-async def test_while_they_drain_no_worker_is_ready_and_the_port_is_closed(database_url: str) -> None:
+async def test_draining_workers_are_not_ready_and_close_the_port(database_url: str) -> None:
     async with gateway(database_url, GATEWAY_DRAIN_TIMEOUT="20") as machine, connections_to_each(machine) as clients:
         reader, unfinished = await asyncio.open_connection("127.0.0.1", machine.port)
         unfinished.write(b"PUT /runs/1 HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\nexpect: 100-continue\r\n\r\n")
@@ -146,7 +146,7 @@ async def _asked_while_draining(client: httpx.AsyncClient) -> None:
             assert not draining, "it was draining already"
 
 
-async def test_after_the_parent_is_killed_no_worker_and_no_postgres_stays(tmp_path: Path) -> None:
+async def test_no_worker_and_no_postgres_outlives_the_parent(tmp_path: Path) -> None:
     env = {"GATEWAY_WORKERS": "2", "GATEWAY_DATA_DIR": str(tmp_path / "data")}
     async with Machine.start(None, env=env) as machine, httpx.AsyncClient(base_url=machine.url) as http:
         await http.put(PATH, headers=JSON, content=b"[1,2]")
@@ -203,7 +203,7 @@ async def test_a_worker_that_does_not_even_start_is_not_tried_again(
     assert "another one starts" not in caplog.text
 
 
-async def test_a_worker_that_keeps_dying_is_replaced_less_and_less_often(
+async def test_a_worker_that_keeps_dying_is_replaced_less_often(
     supervised: Supervised, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = asyncio.create_task(supervised.run("read -r orders; echo Listening; exit 4"))
@@ -218,7 +218,7 @@ async def test_a_worker_that_keeps_dying_is_replaced_less_and_less_often(
     await running
 
 
-async def test_workers_that_do_not_end_in_time_are_killed_and_that_is_said(
+async def test_workers_that_do_not_end_in_time_are_killed(
     supervised: Supervised, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("gateway.process.supervisor.GRACE", 0.1)

@@ -63,7 +63,7 @@ async def test_a_finished_run_is_read_to_its_end(two: Two) -> None:
     assert lines[-1] == {"end": "closed"}
 
 
-async def test_a_run_that_does_not_exist_is_an_error_and_not_tried_again(two: Two) -> None:
+async def test_a_run_that_does_not_exist_is_an_error_without_a_retry(two: Two) -> None:
     two.run.path += "-nonexistent"
     async with browse(two.url) as page:
         lines = await page.end()
@@ -71,7 +71,7 @@ async def test_a_run_that_does_not_exist_is_an_error_and_not_tried_again(two: Tw
     assert lines[0]["end"].startswith("failed: 404")
 
 
-async def test_connections_that_reach_their_maximum_age_lose_and_repeat_nothing(start_two: StartTwo) -> None:
+async def test_connections_at_their_maximum_age_lose_nothing(start_two: StartTwo) -> None:
     two = await start_two(GATEWAY_SSE_MAX_AGE="1")
     run = two.run
     await run.append("before")
@@ -87,7 +87,7 @@ async def test_connections_that_reach_their_maximum_age_lose_and_repeat_nothing(
     assert lines[-1] == {"end": "closed"}
 
 
-async def test_a_page_goes_on_at_another_machine_when_its_own_is_killed(two: Two) -> None:
+async def test_a_page_resumes_at_another_machine_after_a_kill(two: Two) -> None:
     run = two.run
     await run.count(range(10))
     async with browse(two.url) as page:
@@ -117,7 +117,7 @@ async def test_a_deploy_of_all_machines_loses_and_repeats_nothing(two: Two) -> N
     assert lines[-1] == {"end": "closed"}
 
 
-async def test_a_page_goes_on_when_another_process_takes_the_killed_ones_port(two: Two) -> None:
+async def test_a_page_resumes_at_a_new_process_on_the_same_port(two: Two) -> None:
     run = two.run
     await run.count(range(10))
     async with browse(two.a.url + run.path) as page:
@@ -151,7 +151,7 @@ async def test_a_connection_may_be_cut_at_any_place_of_a_frame(place: str, end: 
     assert items(lines) == run.log
 
 
-async def test_after_a_cut_right_before_the_end_is_told_the_end_is_told_again(two: Two) -> None:
+async def test_an_end_that_was_cut_off_is_told_again(two: Two) -> None:
     run = two.run
     await run.append("before")
     async with browse(two.url) as page:

@@ -104,7 +104,7 @@ async def test_a_reader_resumes_at_the_offset_that_it_saved(live: bool | str, tw
     assert lines[-1]["end"]["closed"]
 
 
-async def test_every_offset_that_a_live_reader_is_given_leads_to_exactly_the_rest(two: Two) -> None:
+async def test_every_offset_of_a_live_reader_leads_to_exactly_the_rest(two: Two) -> None:
     run = two.run
     async with follow(two.url, "sse") as reader:
         for number in range(5):
@@ -119,7 +119,7 @@ async def test_every_offset_that_a_live_reader_is_given_leads_to_exactly_the_res
 
 
 @pytest.mark.parametrize("live", LIVE)
-async def test_a_reader_goes_on_at_another_machine_when_its_own_is_killed(live: bool | str, two: Two) -> None:
+async def test_a_reader_resumes_at_another_machine_after_a_kill(live: bool | str, two: Two) -> None:
     run = two.run
     await run.count(range(10))
     async with follow(two.url, live) as reader:
@@ -153,7 +153,7 @@ async def test_a_deploy_of_all_machines_goes_unnoticed(live: str, two: Two) -> N
 
 
 @pytest.mark.parametrize("end", ["reset", "end"])
-async def test_a_connection_cut_between_an_event_and_its_control_loses_and_repeats_nothing(end: End, two: Two) -> None:
+async def test_a_cut_between_event_and_control_loses_nothing(end: End, two: Two) -> None:
     run = two.run
     async with follow(two.url, "sse") as reader:
         await reader.until(lambda lines: any("live=sse" in line.get("get", "") for line in lines))
@@ -167,7 +167,7 @@ async def test_a_connection_cut_between_an_event_and_its_control_loses_and_repea
     assert items(lines) == run.log
 
 
-async def test_sse_connections_that_reach_their_maximum_age_go_unnoticed(start_two: StartTwo) -> None:
+async def test_sse_connections_at_their_maximum_age_go_unnoticed(start_two: StartTwo) -> None:
     two = await start_two(GATEWAY_SSE_MAX_AGE="2")
     run = two.run
     async with follow(two.url, "sse") as reader:
@@ -209,7 +209,7 @@ async def test_the_producer_creates_a_run_appends_to_it_and_closes_it(last: Any,
     assert lines[-1] == {"closed": answer.headers["stream-next-offset"]}
 
 
-async def test_a_producer_goes_on_at_another_machine_and_everything_is_in_the_log_once(two: Two) -> None:
+async def test_a_producer_resumes_at_another_machine_exactly_once(two: Two) -> None:
     url = two.url + "-produced"
     async with produce(url) as writer:
         await writer.until(lambda lines: lines != [])

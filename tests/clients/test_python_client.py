@@ -95,7 +95,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_a_run_is_read_from_its_start_with_the_synchronous_client(two: Two) -> None:
+async def test_the_synchronous_client_reads_a_run_from_its_start(two: Two) -> None:
     run = two.run
     await run.append({"n": 0}, "text", ["a", ["nested"], None], 1.5, {"ünïcode": "\r\n\u2028 🏃"})
     await run.count(range(1, 20))
@@ -153,9 +153,7 @@ async def test_a_live_run_is_followed_to_its_end(
 
 
 @pytest.mark.parametrize("live", LIVE)
-async def test_a_reader_goes_on_at_another_machine_when_its_own_is_killed(
-    live: Live, two: Two, http: httpx.AsyncClient
-) -> None:
+async def test_a_reader_resumes_at_another_machine_after_a_kill(live: Live, two: Two, http: httpx.AsyncClient) -> None:
     run = two.run
     await run.count(range(10))
     reader = Reader(two.url, live, http)
@@ -171,9 +169,7 @@ async def test_a_reader_goes_on_at_another_machine_when_its_own_is_killed(
     assert reader.offset == run.end
 
 
-async def test_sse_connections_that_reach_their_maximum_age_end_cleanly(
-    start_two: StartTwo, http: httpx.AsyncClient
-) -> None:
+async def test_sse_connections_at_their_maximum_age_end_cleanly(start_two: StartTwo, http: httpx.AsyncClient) -> None:
     two = await start_two(GATEWAY_SSE_MAX_AGE="1")
     run = two.run
     reader = Reader(two.url, "sse", http)

@@ -61,7 +61,7 @@ class Graph:
         yield "updates", {"think": {"messages": [Message(str(question))]}}
 
 
-async def test_the_readme_s_recipe_for_langgraph_loses_and_repeats_nothing(database_url: str) -> None:
+async def test_the_recipe_for_langgraph_loses_and_repeats_nothing(database_url: str) -> None:
     code = next(code for code in re.findall(r"```python\n(.*?)```", manual("client"), re.DOTALL) if "astream" in code)
     assert len(code.strip().splitlines()) <= 10
     async with Machine.start(database_url) as machine:

@@ -103,7 +103,7 @@ def test_whoever_has_left_is_not_kept_in_memory() -> None:
     assert not crowd._pairs
 
 
-def test_many_are_sent_to_at_once_and_what_one_does_not_take_is_spilled() -> None:
+def test_what_one_of_many_sockets_does_not_take_is_spilled() -> None:
     sends, crowd = Sends(), Crowd()
     members = joined(crowd, 8, 9, 10)
     Broadcast(sends, many=3)(crowd, b"frame", 0)
@@ -156,7 +156,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
-def test_one_that_raises_is_ended_and_all_others_are_sent_everything(fault: Exception) -> None:
+def test_a_follower_that_raises_is_ended_alone(fault: Exception) -> None:
     crowd = Crowd()
     members = joined(crowd, *range(9))
     members[0][0].fault, members[0][1].takes = fault, OSError()
@@ -176,7 +176,7 @@ def test_one_that_raises_after_one_call_for_many_is_ended_alone() -> None:
     assert members[2][0].spilled == b"ame"
 
 
-def test_after_a_call_that_broke_off_nobody_is_sent_to_twice_or_not_at_all() -> None:
+def test_after_a_broken_call_nobody_is_sent_twice_or_left_out() -> None:
     crowd = Crowd()
     members = joined(crowd, *range(8))
     broadcast = Broadcast(Broken(BrokenOff({1: 2}, 3, 5)), many=1)
@@ -189,7 +189,7 @@ def test_after_a_call_that_broke_off_nobody_is_sent_to_twice_or_not_at_all() -> 
     assert [connection.sent for _, connection in members] == [b"next"] * 5 + [b"framenext"] * 3
 
 
-def test_a_call_that_nobody_knows_anything_of_ends_all_whom_it_was_for() -> None:
+def test_a_call_with_an_unknown_outcome_ends_all_its_followers() -> None:
     crowd = Crowd()
     members = joined(crowd, 8, 9)
     Broadcast(Broken(OSError("no")), many=1)(crowd, b"frame", 0)

@@ -56,7 +56,7 @@ async def test_a_drain_of_a_few_takes_no_longer_than_they_need() -> None:
         assert await follower.next() is Signal.OVER
 
 
-async def test_who_has_just_come_is_left_in_peace_for_a_second_and_nobody_beyond_the_end() -> None:
+async def test_a_drain_spares_newcomers_for_a_second() -> None:
     clock = Clock()
     hub = hub_of(clock)
     hub.drain(8)

@@ -83,7 +83,7 @@ async def test_a_storm_costs_a_read_or_two_while_the_run_goes_on() -> None:
         assert hub.tails["run"].position == log.tail, "what came meanwhile did not have to be read"
 
 
-async def test_one_who_is_far_behind_does_not_cost_the_others_their_share() -> None:
+async def test_a_reader_far_behind_costs_the_others_nothing() -> None:
     log = Log(5000)
     hub = hub_of(log)
     with followers(hub, 100) as crowd:
@@ -106,7 +106,7 @@ async def test_the_next_reader_of_a_followed_run_costs_no_read_at_all() -> None:
         assert log.reads == 1
 
 
-async def test_news_that_names_more_than_it_holds_is_read_without_waiting_for_a_sweep() -> None:
+async def test_news_that_names_more_than_it_holds_is_read_at_once() -> None:
     log = Log(100)
     hub = hub_of(log)
     with followers(hub, 1) as (follower,):
@@ -162,7 +162,7 @@ async def test_a_gap_is_not_filled_by_a_read_that_began_before_it() -> None:
         assert (await somebodys).batch.empty
 
 
-async def test_news_that_comes_while_a_gap_is_read_and_fits_behind_it_costs_no_read() -> None:
+async def test_news_behind_a_gap_that_is_being_read_costs_no_read() -> None:
     log = Log(100)
     hub = hub_of(log)
     with followers(hub, 1) as (follower,):
@@ -190,7 +190,7 @@ async def test_an_end_that_one_reader_has_found_is_told_to_all_at_once() -> None
 
 
 @pytest.mark.parametrize("found", [(2, 100, False), (2, 3, False), (2, 200, True), None])
-async def test_the_sweep_ends_readers_of_a_stream_that_another_has_taken_the_place_of(
+async def test_the_sweep_ends_readers_of_a_replaced_stream(
     found: tuple[int, int, bool] | None,
 ) -> None:
     """Nobody has told of it, and its tail may be anywhere: none of its events may come behind the old ones."""
@@ -205,7 +205,7 @@ async def test_the_sweep_ends_readers_of_a_stream_that_another_has_taken_the_pla
         assert not hub.tails, "whoever comes next finds the new one"
 
 
-async def test_what_is_remembered_of_a_closed_stream_goes_with_it_whoever_still_reads_it() -> None:
+async def test_a_deleted_closed_stream_is_forgotten_despite_readers() -> None:
     log = Log(100)
     log.closed = True
     hub = hub_of(log, there={"run": (1, 100, True)})
@@ -220,7 +220,7 @@ async def test_what_is_remembered_of_a_closed_stream_goes_with_it_whoever_still_
 
 
 @pytest.mark.parametrize("found_by", ["a reader", "a read up"])
-async def test_a_read_that_finds_another_stream_at_the_path_ends_the_readers_of_the_old_one(found_by: str) -> None:
+async def test_a_read_that_finds_another_stream_ends_the_old_readers(found_by: str) -> None:
     log = Log(5000)
     hub = hub_of(log)
     with followers(hub, 2) as (first, second):
@@ -239,7 +239,7 @@ async def test_a_read_that_finds_another_stream_at_the_path_ends_the_readers_of_
         assert not hub.tails
 
 
-async def test_a_reader_that_is_cancelled_while_it_waits_leaves_nothing_behind() -> None:
+async def test_a_reader_cancelled_while_waiting_leaves_nothing_behind() -> None:
     hub = hub_of(Log(100))
     with followers(hub, 1) as (other,):
         with followers(hub, 1) as (follower,):
@@ -255,7 +255,7 @@ async def test_a_reader_that_is_cancelled_while_it_waits_leaves_nothing_behind()
     assert not hub.tails
 
 
-async def test_a_log_that_cannot_be_read_is_told_of_once_and_so_is_its_return(
+async def test_a_log_that_cannot_be_read_is_logged_once_and_its_return(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "gateway.fanout.hub")
@@ -284,7 +284,7 @@ async def test_a_log_that_cannot_be_read_is_told_of_once_and_so_is_its_return(
 
 
 @pytest.mark.parametrize("here", [True, False])
-async def test_nobody_begins_with_the_events_of_a_stream_that_has_expired_and_was_made_anew(here: bool) -> None:
+async def test_nobody_begins_with_the_events_of_an_expired_stream(here: bool) -> None:
     log = Log(100)
     hub = hub_of(log)
     with followers(hub, 2) as (old, new):
@@ -303,7 +303,7 @@ async def test_nobody_begins_with_the_events_of_a_stream_that_has_expired_and_wa
         assert not hub.tails, "whoever comes next finds the new one"
 
 
-async def test_a_first_read_that_began_before_a_stream_was_made_anew_brings_nobody_events_of_both() -> None:
+async def test_a_first_read_never_mixes_a_stream_and_its_successor() -> None:
     log = Log(5)
     hub = hub_of(log)
     with followers(hub, 1) as (old,):
@@ -319,7 +319,7 @@ async def test_a_first_read_that_began_before_a_stream_was_made_anew_brings_nobo
         assert not hub.tails
 
 
-async def test_a_reader_of_the_new_stream_itself_is_not_disturbed_by_the_news_that_it_was_made() -> None:
+async def test_news_of_a_streams_creation_does_not_disturb_its_reader() -> None:
     log = Log(1)
     hub = hub_of(log)
     with followers(hub, 2) as (early, late):
@@ -340,7 +340,7 @@ async def test_a_reader_of_the_new_stream_itself_is_not_disturbed_by_the_news_th
         assert log.reads == reads, "it is known to be the right one, so newcomers begin from memory again"
 
 
-async def test_where_deletions_are_heard_of_late_every_newcomer_begins_with_the_log() -> None:
+async def test_where_deletions_are_heard_late_newcomers_read_the_log() -> None:
     log = Log(100)
     hub = hub_of(log)
     hub._trusted = lambda: False
@@ -351,7 +351,7 @@ async def test_where_deletions_are_heard_of_late_every_newcomer_begins_with_the_
         assert (page.stream.id, page.batch.end) == (2, 3)
 
 
-async def test_where_deletions_are_heard_of_late_memory_serves_while_the_log_is_away() -> None:
+async def test_where_deletions_are_heard_late_memory_serves_in_outages() -> None:
     hub = hub_of(Log(100))
     hub._trusted = lambda: False
     with followers(hub, 2) as (first, second):
@@ -501,7 +501,7 @@ async def test_a_position_that_the_log_does_not_have_is_not_waited_for() -> None
         assert (await second.begin(100)).batch.up_to_date, "this is all that there is"
 
 
-async def test_what_a_write_of_unknown_outcome_has_left_is_looked_for_at_once() -> None:
+async def test_a_write_of_unknown_outcome_is_looked_for_at_once() -> None:
     log = Log(100)
     hub = hub_of(log)
     with followers(hub, 1) as (follower,):
@@ -520,7 +520,7 @@ async def test_cursors_go_with_the_time() -> None:
         assert hub.cursor(follower.tail) > before
 
 
-async def test_a_client_that_was_gone_before_there_was_a_follower_leaves_none_behind() -> None:
+async def test_a_client_gone_before_its_follower_leaves_none_behind() -> None:
     class Gone:
         follower: Follower | None = None
 
@@ -550,7 +550,7 @@ async def test_a_client_that_was_gone_before_there_was_a_follower_leaves_none_be
     assert not hub.tails
 
 
-async def test_however_much_is_hinted_at_one_question_at_a_time_is_asked_of_the_log() -> None:
+async def test_hints_lead_to_one_question_at_a_time() -> None:
     log, asked, answer = Log(1), list[list[str]](), asyncio.Event()
     hub = hub_of(log)
 
@@ -584,7 +584,7 @@ async def test_however_much_is_hinted_at_one_question_at_a_time_is_asked_of_the_
         assert log.reads <= reads + 2
 
 
-async def test_a_hint_that_comes_while_a_reader_begins_is_looked_into_when_it_has_begun() -> None:
+async def test_a_hint_while_a_reader_begins_is_looked_into_afterwards() -> None:
     log = Log(1)
     hub = hub_of(log, there={"run": (1, 2, False)})
     with followers(hub, 1) as (follower,):

@@ -54,7 +54,7 @@ async def test_those_who_ask_together_share_one_look(log: Log) -> None:
     assert log.asked == [None]
 
 
-async def test_nobody_joins_a_look_that_has_begun_for_it_may_not_see_what_he_has_written(log: Log) -> None:
+async def test_nobody_joins_a_read_that_has_already_begun(log: Log) -> None:
     pages = Pages(log, 1000)
     early = asyncio.ensure_future(pages.read("s", 4))
     await settle()
@@ -67,7 +67,7 @@ async def test_nobody_joins_a_look_that_has_begun_for_it_may_not_see_what_he_has
     assert len(log.asked) == 2
 
 
-async def test_a_page_is_asked_for_by_what_is_known_of_it_and_its_bytes_are_kept(log: Log) -> None:
+async def test_a_known_page_is_asked_for_with_what_is_known_of_it(log: Log) -> None:
     pages = Pages(log, 1000)
     log.open.set()
     first = await pages.read("s", 0)

@@ -47,7 +47,7 @@ def test_a_reader_may_stand_anywhere_in_what_is_remembered(type: str, separator:
         max_size=9,
     )
 )
-def test_whatever_is_forgotten_nothing_is_left_out_of_what_is_given(pages: list[tuple[list[int], bool]]) -> None:
+def test_whatever_is_forgotten_what_is_given_has_no_gap(pages: list[tuple[list[int], bool]]) -> None:
     tail, events = tail_of(), list[bytes]()
     for sizes, lengths in pages:
         new = [b"%d" % (len(events) + n) * size for n, size in enumerate(sizes)]
@@ -67,7 +67,7 @@ def test_what_is_before_or_after_it_is_for_the_log_to_say() -> None:
     assert tail.since(8) is None
 
 
-def test_where_nobody_knows_the_boundaries_only_whole_pieces_are_given() -> None:
+def test_without_boundaries_only_whole_pieces_are_given() -> None:
     tail = tail_of()
     tail.publish(batch_of([b"1", b"2"], 0, lengths=False), 1, 0)
     assert tail.since(1) is None
@@ -95,7 +95,7 @@ def test_memory_is_bounded_whatever_comes() -> None:
         assert tail.ring_bytes == sum(len(batch.body) for batch in tail.ring) <= RING_BYTES
 
 
-def test_whoever_enters_a_tail_that_is_behind_is_not_told_that_this_is_all() -> None:
+def test_a_tail_that_is_behind_is_not_up_to_date_for_newcomers() -> None:
     tail = tail_of()
     tail.publish(batch_of([b"1", b"2"], 0), 1, 0)
     tail.wanted = 3
@@ -112,7 +112,7 @@ def test_memory_is_silent_where_a_read_of_the_log_means_more() -> None:
     assert tail_of().remembered(0) is not None
 
 
-def test_news_that_came_early_is_taken_in_its_order_and_what_is_known_already_is_left_out() -> None:
+def test_early_news_is_taken_in_order_without_repeats() -> None:
     tail = tail_of()
     for first, last in ((1, 2), (3, 3), (4, 5), (7, 7)):
         tail.expect(News("s", first, last, body=b"x"))
@@ -134,7 +134,7 @@ def test_news_that_came_early_takes_little_memory() -> None:
     assert tail.wanted == 1001
 
 
-def test_the_last_that_is_remembered_of_a_closed_stream_says_that_it_is_the_last() -> None:
+def test_the_last_piece_of_a_closed_stream_says_so() -> None:
     tail = tail_of()
     tail.publish(batch_of([b"1", b"2"], 0), 1, 0)
     tail.publish(Batch(2, 2, b"", True, True), 1, 0)

@@ -106,7 +106,7 @@ def test_the_queues_go_round(uring: Uring) -> None:
 
 
 @pytest.mark.parametrize("taken", [[-1], [0], [3, -1], [2, 1, -1], [5, 5]])
-def test_what_the_kernel_does_not_take_is_sent_to_nobody_then_or_later(
+def test_what_the_kernel_does_not_take_is_never_sent(
     uring: Uring, monkeypatch: pytest.MonkeyPatch, taken: list[int]
 ) -> None:
     enter, left = uring._enter, iter(taken)
@@ -127,9 +127,7 @@ def test_what_the_kernel_does_not_take_is_sent_to_nobody_then_or_later(
         assert [each.read() for each in sockets] == [b"firstthen"] * count + [b"then"] * (10 - count)
 
 
-def test_where_a_signal_comes_before_the_last_results_they_are_waited_for(
-    uring: Uring, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_before_the_last_results_does_not_lose_them(uring: Uring, monkeypatch: pytest.MonkeyPatch) -> None:
     class Late:
         looks = 0
 

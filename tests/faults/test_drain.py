@@ -24,9 +24,7 @@ DRAIN = 5
 
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
-async def test_a_thousand_open_streams_end_cleanly_and_the_process_by_itself(
-    database_url: str, number: signal.Signals, workers: int
-) -> None:
+async def test_a_thousand_open_streams_end_cleanly(database_url: str, number: signal.Signals, workers: int) -> None:
     env = {"GATEWAY_DRAIN_TIMEOUT": str(DRAIN), "GATEWAY_WORKERS": str(workers)}
     async with asyncio.timeout(PATIENCE), Machine.start(database_url, env=env) as machine:
         writer = Writer(PATH, [machine.url])
@@ -57,7 +55,7 @@ async def under_way(http: httpx.AsyncClient, machine: Machine, append: asyncio.T
         await asyncio.sleep(0.01)
 
 
-async def test_appends_under_way_are_acknowledged_and_who_comes_late_is_served_for_a_second(database_url: str) -> None:
+async def test_a_drain_answers_appends_and_serves_latecomers_briefly(database_url: str) -> None:
     for attempt in range(3):  # an idle connection is kept for half a second, which a busy machine may let pass
         if await drained_with_an_append_and_a_late_reader(database_url, f"{PATH}-{attempt}"):
             return
@@ -105,7 +103,7 @@ async def drained_with_an_append_and_a_late_reader(database_url: str, path: str)
         return bool(idle.given)
 
 
-async def test_a_machine_whose_database_has_gone_silent_ends_in_time_all_the_same(database_url: str) -> None:
+async def test_a_machine_with_a_silent_database_ends_in_time(database_url: str) -> None:
     env = {"GATEWAY_DRAIN_TIMEOUT": "2", "GATEWAY_APPEND_TIMEOUT": "4", "GATEWAY_STATEMENT_TIMEOUT": "2"}
     async with (
         asyncio.timeout(PATIENCE),

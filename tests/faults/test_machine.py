@@ -17,7 +17,7 @@ PATIENCE = 240
 JSON = {"content-type": "application/json"}
 
 
-async def test_a_machine_that_was_stopped_for_ten_seconds_gives_its_readers_what_they_missed(database_url: str) -> None:
+async def test_readers_of_a_frozen_machine_get_what_they_missed(database_url: str) -> None:
     async with (
         asyncio.timeout(PATIENCE),
         Machine.start(database_url) as stopped,
@@ -48,7 +48,7 @@ async def test_a_blocked_event_loop_delays_and_loses_nothing(database_url: str) 
             await scene.goes_on()
 
 
-async def test_out_of_descriptors_those_who_are_there_go_on_and_it_recovers(database_url: str) -> None:
+async def test_out_of_descriptors_open_reads_go_on_and_it_recovers(database_url: str) -> None:
     async with (
         asyncio.timeout(PATIENCE),
         Machine.start(database_url) as machine,
@@ -83,7 +83,7 @@ async def test_out_of_descriptors_those_who_are_there_go_on_and_it_recovers(data
         assert busy < 0.8, "it does not run in circles"
 
 
-async def test_on_a_full_disk_appends_are_refused_reads_go_on_and_it_recovers() -> None:
+async def test_a_full_disk_refuses_appends_and_serves_reads() -> None:
     with small_disk(220) as disk:
         async with (
             asyncio.timeout(PATIENCE),
@@ -125,7 +125,7 @@ async def test_on_a_full_disk_appends_are_refused_reads_go_on_and_it_recovers() 
             assert [text for text in found if text in set(kept)] == kept, "what was acknowledged is there, in order"
 
 
-async def test_clocks_that_are_ten_minutes_off_break_nothing_but_their_own_timestamps(database_url: str) -> None:
+async def test_a_wrong_clock_breaks_nothing_but_its_own_timestamps(database_url: str) -> None:
     async with (
         asyncio.timeout(PATIENCE),
         Machine.start(database_url, env=faked_clock("+10m")) as ahead,

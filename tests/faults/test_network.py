@@ -14,7 +14,7 @@ from tests.tools.proxy import End, Proxy
 PATIENCE = 240  # seconds for a whole test
 
 
-async def test_a_client_whose_connection_is_lost_without_a_word_goes_on_at_the_next(database_url: str) -> None:
+async def test_a_half_open_client_resumes_at_the_next_machine(database_url: str) -> None:
     async with (
         asyncio.timeout(PATIENCE),
         gateway(database_url, heartbeat=0.5, long_poll_timeout=1) as running,
@@ -26,7 +26,7 @@ async def test_a_client_whose_connection_is_lost_without_a_word_goes_on_at_the_n
             await scene.goes_on()
 
 
-async def test_connections_cut_in_the_middle_of_a_frame_lose_and_repeat_nothing(database_url: str) -> None:
+async def test_connections_cut_in_mid_frame_lose_and_repeat_nothing(database_url: str) -> None:
     cuts: list[tuple[End, bytes]] = [("reset", b'"n":'), ("end", b"event: control"), ("reset", b'upToDate":true')]
     async with (
         asyncio.timeout(PATIENCE),
@@ -81,7 +81,7 @@ async def test_a_database_across_an_ocean_with_loss_on_the_way(database_url: str
         proxy.latency = 0
 
 
-async def test_a_failover_to_an_address_that_answers_late_is_waited_for(database_url: str) -> None:
+async def test_a_failover_to_a_slow_address_is_waited_for(database_url: str) -> None:
     async with (
         asyncio.timeout(PATIENCE),
         distant(database_url) as (proxy, url),
@@ -102,7 +102,7 @@ async def test_a_failover_to_an_address_that_answers_late_is_waited_for(database
         await scene.goes_on()
 
 
-async def test_an_event_source_is_not_sent_away_for_good_while_the_database_is_away(database_url: str) -> None:
+async def test_an_event_source_survives_an_outage_of_the_database(database_url: str) -> None:
     async with (
         asyncio.timeout(PATIENCE),
         distant(database_url) as (proxy, url),

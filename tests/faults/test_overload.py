@@ -21,7 +21,7 @@ PATIENCE = 240
 JSON = {"content-type": "application/json"}
 
 
-async def test_more_readers_than_may_be_are_refused_and_nobody_is_evicted(database_url: str) -> None:
+async def test_readers_over_the_limit_are_refused_and_none_is_evicted(database_url: str) -> None:
     async with (
         asyncio.timeout(PATIENCE),
         gateway(database_url, max_readers=20) as running,
@@ -54,7 +54,7 @@ async def test_more_readers_than_may_be_are_refused_and_nobody_is_evicted(databa
             stream.writer.close()
 
 
-async def test_a_writer_faster_than_the_database_is_told_so_and_what_was_taken_is_kept(database_url: str) -> None:
+async def test_a_writer_faster_than_the_database_is_refused_honestly(database_url: str) -> None:
     async with (
         asyncio.timeout(PATIENCE),
         gateway(database_url, max_pending=20_000, append_timeout=20) as running,
@@ -101,7 +101,7 @@ class SlowDatabase:
         return []
 
 
-async def test_a_stampede_of_catch_up_reads_waits_its_turn_and_not_for_ever() -> None:
+async def test_a_stampede_of_catch_up_reads_waits_its_turn() -> None:
     database = SlowDatabase()
     reader = Reader(cast("Database", database), page_bytes=1000, most=3, patience=0.2)
     reads = [asyncio.create_task(reader.read("s", position)) for position in range(50)]

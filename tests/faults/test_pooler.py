@@ -80,7 +80,7 @@ async def test_everything_works_behind_a_pooler_in_transaction_mode(postgres: Po
         await postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def test_with_a_direct_address_behind_a_pooler_news_arrives_by_listen(database_url: str) -> None:
+async def test_a_direct_address_behind_a_pooler_brings_listen(database_url: str) -> None:
     async with asyncio.timeout(PATIENCE), pgbouncer(database_url) as pooler:
         env = {"LISTEN_DATABASE_URL": database_url}
         async with machines(pooler.url, env) as (a, b):
@@ -121,13 +121,13 @@ async def test_who_requires_listen_does_not_start_to_poll(database_url: str) -> 
         ("postgresql://u:p@direct.abc.flympg.net/d", None),
     ],
 )
-def test_the_direct_address_of_flys_postgres_is_derived_where_it_is_certain(pooled: str, direct: str | None) -> None:
+def test_the_direct_address_of_flys_postgres_is_derived(pooled: str, direct: str | None) -> None:
     assert direct_address(pooled) == direct
     assert listening_addresses(pooled, None) == [address for address in (direct, pooled) if address]
     assert listening_addresses(pooled, "postgresql://given/d") == ["postgresql://given/d"]
 
 
-async def test_a_derived_address_that_does_not_work_gives_way_to_the_pooled_one(database_url: str) -> None:
+async def test_a_derived_address_that_fails_yields_to_the_pooled_one(database_url: str) -> None:
     database = Database(database_url, pool_size=2, statement_timeout=5)
     await database.open()
     listener = Listener(
@@ -145,7 +145,7 @@ async def test_a_derived_address_that_does_not_work_gives_way_to_the_pooled_one(
         await database.close()
 
 
-async def test_whenever_news_arrives_otherwise_than_before_all_look_at_the_log(database_url: str) -> None:
+async def test_whenever_the_way_of_news_changes_all_look_at_the_log(database_url: str) -> None:
     """What was notified while nobody listened was not heard."""
     database = Database(database_url, pool_size=2, statement_timeout=5)
     await database.open()
@@ -176,7 +176,7 @@ async def test_whenever_news_arrives_otherwise_than_before_all_look_at_the_log(d
         await database.close()
 
 
-async def test_what_nobody_expected_keeps_no_machine_from_starting_nor_from_listening_later(
+async def test_an_unexpected_error_stops_neither_start_nor_listening(
     database_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = Database(database_url, pool_size=2, statement_timeout=5)
@@ -211,7 +211,7 @@ async def test_what_nobody_expected_keeps_no_machine_from_starting_nor_from_list
         await database.close()
 
 
-async def test_places_of_a_pooler_are_lent_in_turn_when_there_are_too_few(
+async def test_connections_of_a_small_pooler_are_lent_in_turn(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def at_once(database: Database) -> None:

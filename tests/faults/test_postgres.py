@@ -114,9 +114,7 @@ async def test_statements_that_are_cut_short_are_told_and_done_again(postgres: P
         await scene.goes_on()
 
 
-async def test_a_database_without_room_for_more_connections_is_shared_and_waited_for(
-    postgres: Postgres, database_url: str
-) -> None:
+async def test_a_database_without_free_connections_is_waited_for(postgres: Postgres, database_url: str) -> None:
     role = f"app_{name_of(database_url)}"
     await postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x' IN ROLE pg_read_all_data, pg_write_all_data")
     async with connected(database_url) as owner:
@@ -149,7 +147,7 @@ async def fill_queue(connection: asyncpg.Connection[asyncpg.Record]) -> None:
         await connection.execute("SELECT pg_notify('elsewhere', $1)", f"{number}" + "x" * 7_900)
 
 
-async def test_a_listener_elsewhere_that_does_not_listen_fails_no_append(
+async def test_a_deaf_listener_elsewhere_fails_no_append(
     own_postgres: Callable[[], Awaitable[OwnPostgres]],
 ) -> None:
     """It holds up the queue of notifications until that is full, and pg_notify fails for everybody."""

@@ -14,7 +14,7 @@ HELD = [f"held-{number}" for number in range(8)]  # more than there are lanes, o
 OTHERS = [f"other-{number}" for number in range(8)]
 
 
-async def test_appends_to_held_streams_are_refused_in_time_and_their_neighbours_go_on(database_url: str) -> None:
+async def test_appends_to_held_streams_are_refused_and_others_go_on(database_url: str) -> None:
     async with asyncio.timeout(60), opened(database_url, timeout=4) as log:
         for path in (*HELD, *OTHERS):
             await log.create(path, ttl=3600)
@@ -40,7 +40,7 @@ async def test_appends_to_held_streams_are_refused_in_time_and_their_neighbours_
         assert log.writer.pending_bytes == 0, "what was set aside is counted once, wherever it waits"
 
 
-async def test_a_writer_that_has_given_up_its_last_append_can_be_closed(database_url: str) -> None:
+async def test_a_writer_that_gave_up_its_last_append_can_be_closed(database_url: str) -> None:
     async with opened(database_url, timeout=1) as log:
         await log.create("held")
         async with holding(database_url, "held"):
@@ -53,7 +53,7 @@ async def test_a_writer_that_has_given_up_its_last_append_can_be_closed(database
                 log.writer._empty.set()  # or else the rig waits for ever, should this fail
 
 
-async def test_a_stream_that_cannot_be_made_or_deleted_is_told_of_in_time(database_url: str) -> None:
+async def test_a_stream_that_cannot_be_made_or_deleted_is_503_in_time(database_url: str) -> None:
     async with asyncio.timeout(60), opened(database_url) as log:
         await log.create("held")
         async with holding(database_url, "held"):
@@ -73,7 +73,7 @@ BEGIN ATOMIC INSERT INTO public.told VALUES (path) RETURNING one; END;
 """
 
 
-async def test_an_append_whose_notification_has_to_wait_is_appended_once(database_url: str) -> None:
+async def test_an_append_whose_notification_waits_is_appended_once(database_url: str) -> None:
     """A commit that notifies waits for that of another, while a disk is slow; and a role may have a lock_timeout."""
     async with asyncio.timeout(60), connected(database_url) as slow:
         await slow.execute(_COMMIT_THAT_WAITS)

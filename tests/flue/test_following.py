@@ -49,9 +49,7 @@ async def test_an_event_stream_has_it_all_while_it_is_written(gateway: Running, 
     assert await following == events
 
 
-async def test_long_polls_one_after_the_other_have_it_all_and_no_false_end(
-    http: httpx.AsyncClient, app: App, run: str
-) -> None:
+async def test_long_polls_in_a_row_get_everything_and_no_false_end(http: httpx.AsyncClient, app: App, run: str) -> None:
     await app.begin(run)
 
     async def write() -> None:
@@ -103,9 +101,7 @@ async def test_an_empty_stream_is_at_the_start(http: httpx.AsyncClient, app: App
     assert (await http.head(f"/runs/{run}")).headers["stream-next-offset"] == "-1"
 
 
-async def test_a_run_without_a_stream_is_not_there_yet_but_has_a_record(
-    http: httpx.AsyncClient, app: App, run: str
-) -> None:
+async def test_a_run_without_a_stream_has_a_record_and_no_events(http: httpx.AsyncClient, app: App, run: str) -> None:
     await app.admit({"runId": run, "workflowName": "chat", "startedAt": "2026-11-23T01:49:29.448Z"})
     assert (await http.get(f"/runs/{run}")).json()["error"]["type"] == "run_not_found"
     assert (await http.get(f"/runs/{run}?meta")).json() == {
@@ -162,7 +158,7 @@ async def test_a_hidden_runs_id_is_told_by_no_refusal(http: httpx.AsyncClient, a
     assert (await http.get(f"/runs/{run}")).json() == [{"own": 1}]
 
 
-async def test_the_list_is_flues_newest_first_and_the_gateways_own_is_asked_for(postgres: Postgres, run: str) -> None:
+async def test_the_list_is_flues_and_the_gateways_own_is_asked_for(postgres: Postgres, run: str) -> None:
     async with postgres.database() as url, App.start(url, tables=True) as app:
         for i, workflow in enumerate(("ticker", "secret", "chat", "ticker", "ticker")):
             record: dict[str, Any] = {
@@ -207,9 +203,7 @@ async def test_the_gateways_own_runs_stay_beside_them(http: httpx.AsyncClient, a
     assert (await http.delete(url)).status_code == 204
 
 
-async def test_what_another_way_of_writing_puts_there_stays_one_line_of_an_event_stream(
-    gateway: Running, app: App, run: str
-) -> None:
+async def test_foreign_events_stay_one_line_of_an_event_stream(gateway: Running, app: App, run: str) -> None:
     await app.begin(run)
     await app.append(run, '{\n "text": "a\\nb"\r\n}')
     await app.close(run)

@@ -49,7 +49,7 @@ async def test_attach_and_detach_may_be_repeated_and_leave_nothing(url: str, con
 
 
 @pytest.mark.parametrize("change", [schema.attach, schema.detach])
-async def test_an_append_of_flues_in_the_middle_of_a_change_of_triggers_is_not_a_deadlock(
+async def test_flues_append_during_a_change_of_triggers_is_no_deadlock(
     url: str, connection: schema.Connection, change: Callable[[schema.Connection], Coroutine[None, None, None]]
 ) -> None:
     async with App.start(url) as app, App.start(url) as watching:
@@ -64,9 +64,7 @@ async def test_an_append_of_flues_in_the_middle_of_a_change_of_triggers_is_not_a
         assert await watching.connection.fetchval("SELECT count(*) FROM flue_event_stream_entries") == 1
 
 
-async def test_what_the_triggers_tell_is_news_with_the_event_where_it_fits(
-    url: str, connection: schema.Connection
-) -> None:
+async def test_what_the_triggers_tell_holds_the_event_where_it_fits(url: str, connection: schema.Connection) -> None:
     await schema.attach(connection)
     heard: list[News | None] = []
     listening = await asyncpg.connect(url)
@@ -91,9 +89,7 @@ async def test_what_the_triggers_tell_is_news_with_the_event_where_it_fits(
     ]
 
 
-async def test_with_triggers_every_event_is_told_and_none_is_looked_for(
-    url: str, connection: schema.Connection
-) -> None:
+async def test_with_triggers_every_event_is_told_and_none_looked_for(url: str, connection: schema.Connection) -> None:
     await schema.attach(connection)
     with serving(url, "direct", flue=True, flue_workflows="*", sweep_interval=NEVER) as machine:
         await until(lambda: machine.app._log.listener.news == "listen")
@@ -113,9 +109,7 @@ async def test_with_triggers_every_event_is_told_and_none_is_looked_for(
     assert machine.app._flue._source.reads < reads + 10  # nearly each fitted into its notification
 
 
-async def test_of_events_that_commit_together_one_is_told_and_the_others_are_found(
-    url: str, connection: schema.Connection
-) -> None:
+async def test_of_events_committed_together_one_is_told_and_all_found(url: str, connection: schema.Connection) -> None:
     await schema.attach(connection)
     with serving(url, "direct", flue=True, flue_workflows="*", sweep_interval=NEVER) as machine:
         await until(lambda: machine.app._log.listener.news == "listen")
@@ -161,9 +155,7 @@ async def test_triggers_that_come_and_go_are_noticed(
         await until(lambda: machine.app._flue is not None and machine.app._flue.news == "polling")
 
 
-async def test_a_gateways_own_run_of_the_same_name_does_not_hear_flues_news(
-    url: str, connection: schema.Connection
-) -> None:
+async def test_a_gateways_run_of_the_same_name_hears_no_flue_news(url: str, connection: schema.Connection) -> None:
     """Should an app make a run whose id was taken here before, then neither shows the other's events."""
     await schema.attach(connection)
     with serving(url, "direct", flue=True, flue_workflows="*") as machine:

@@ -94,7 +94,7 @@ async def test_every_event_begins_the_silence_anew(app: App) -> None:
     assert await look(app) == ["r"]
 
 
-async def test_after_an_outage_of_the_database_every_run_has_its_time_again(app: App) -> None:
+async def test_after_an_outage_every_run_has_its_time_again(app: App) -> None:
     await app.begin("r")
     await look(app)
     await app.connection.execute("UPDATE run_gateway.flue_silence SET since = since - interval '1 hour'")
@@ -162,9 +162,7 @@ async def test_a_server_that_died_after_the_last_event_is_finished_for(app: App,
 
 @pytest.mark.parametrize("failed", [False, True])
 @pytest.mark.parametrize("told", [False, True])
-async def test_a_run_that_has_ended_and_was_not_closed_is_closed_for_those_who_follow_it(
-    app: App, failed: bool, told: bool
-) -> None:
+async def test_an_ended_run_left_open_is_closed_for_its_followers(app: App, failed: bool, told: bool) -> None:
     """Its server lost the database for a moment: `run_end` may not have been written, or `closed` alone."""
     await app.begin("r")
     await app.append("r", event("r", 3))  # events 0 to 2 did not come to be
@@ -187,7 +185,7 @@ async def test_a_run_that_has_ended_and_was_not_closed_is_closed_for_those_who_f
     assert await look(app, followed=["r"]) == []
 
 
-async def test_an_event_that_cannot_be_read_keeps_no_other_run_from_its_end(app: App) -> None:
+async def test_an_unreadable_event_keeps_no_other_run_from_its_end(app: App) -> None:
     await app.begin("r")
     await app.begin("odd")
     await app.append("odd", "{")
@@ -209,7 +207,7 @@ async def test_a_machine_of_an_earlier_version_ends_runs_too(app: App) -> None:
         assert await app.connection.fetchval("SELECT run_gateway.flue_end_silent(0, 100)") == ended
 
 
-async def test_a_server_that_died_before_the_first_event_leaves_nothing_open(app: App) -> None:
+async def test_a_server_that_died_before_any_event_leaves_nothing_open(app: App) -> None:
     await app.admit(RECORD)
     await look(app)
     assert await look(app) == ["r"]

@@ -81,7 +81,7 @@ async def test_the_answer_is_flues(gateway: Running, name: str) -> None:
     assert ours == flues
 
 
-async def test_options_is_a_browsers_question_and_answered_as_everywhere(gateway: Running) -> None:
+async def test_options_is_a_preflight_and_answered_as_everywhere(gateway: Running) -> None:
     answer = parse(await gateway.raw(TRANSCRIPTS["11b-options"].request))
     assert answer.status == 204
     assert "access-control-allow-methods" in answer.headers

@@ -213,7 +213,7 @@ async def test_an_upgrade_is_not_made_and_the_request_is_answered(gateway: Runni
     assert body_of(answer) == b"[]"
 
 
-async def test_what_a_client_controls_cannot_end_a_line_of_an_event_stream(gateway: Running) -> None:
+async def test_no_client_can_end_a_line_of_an_event_stream(gateway: Running) -> None:
     """Payloads, ids, cursors and types: whatever stands in them, a reader finds only the events that were appended."""
     path = b"/v1/stream/lines"
     await gateway.raw(post(b"Content-Type: text/plain", path=path, body=b"").replace(b"POST", b"PUT", 1))

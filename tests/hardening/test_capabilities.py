@@ -181,7 +181,7 @@ async def test_a_token_dies_with_its_stream_on_every_route(client: Client, id: s
     assert (await client("GET", path, headers=bearer(again))).json() == ["secret"]
 
 
-async def test_a_token_opens_nothing_that_is_made_where_its_run_has_expired(client: Client, id: str) -> None:
+async def test_a_token_opens_nothing_made_after_its_run_expired(client: Client, id: str) -> None:
     """What a narrow key could do with a run of its own: let it expire, and have another's events come in its place."""
     made = await client("POST", "/runs", headers=as_key("agent"), json={"id": id, "ttl": 0})
     token, path = made.json()["token"], f"/runs/{id}"
@@ -193,7 +193,7 @@ async def test_a_token_opens_nothing_that_is_made_where_its_run_has_expired(clie
         assert refused(await client("GET", path + query, headers=bearer(token))) == (403, "wrong_stream")
 
 
-async def test_who_follows_by_a_token_is_shown_nothing_of_the_next_stream(client: Client, id: str) -> None:
+async def test_a_follower_by_token_sees_nothing_of_the_next_stream(client: Client, id: str) -> None:
     token = (await client("POST", "/runs", headers=ALL, json={"id": id})).json()["token"]
     async with following(client, f"/runs/{id}?offset=-1&live=sse&token={token}") as follow:
         await follow.until(lambda reading: len(reading.events) > 0)

@@ -91,9 +91,7 @@ async def test_every_answer_says_who_may_read_it(
 
 
 @pytest.mark.parametrize("path", ["/runs", "/runs/a", "/runs/a/cancel", "/v1/stream/a", "/health", "/docs"])
-async def test_a_preflight_is_answered_everywhere_without_a_credential_and_remembered(
-    gateways: dict[str, Running], path: str
-) -> None:
+async def test_a_preflight_needs_no_credential_and_is_cached(gateways: dict[str, Running], path: str) -> None:
     asks = {"origin": APP, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
     async with httpx.AsyncClient(base_url=gateways["auth"].url) as http:
         answer = await http.options(path, headers=asks)
@@ -123,7 +121,7 @@ def test_the_setting_is_spelled_as_browsers_spell_origins() -> None:
             load(cors_origins=value)
 
 
-def test_a_request_without_an_origin_costs_nothing_where_one_policy_is_for_all() -> None:
+def test_with_one_policy_for_all_no_origin_costs_nothing() -> None:
     for origins in ((), ("*",), (APP,)):
         cors = Cors(origins)
         assert cors.common({}) is cors.constant, "its headers are not looked at"

@@ -71,7 +71,7 @@ async def test_streams_a_second_are_each_credentials_own(database_url: str, run:
         assert (await make(99, BOB)).status_code == 201
 
 
-async def test_open_streams_are_each_credentials_own_and_come_back_when_they_end(database_url: str, run: str) -> None:
+async def test_open_streams_are_counted_by_credential_and_given_back(database_url: str, run: str) -> None:
     async with (
         limited(database_url, auth="keys", keys=KEYS, max_streams_per_token=2) as client,
         AsyncExitStack() as open,
@@ -91,7 +91,7 @@ async def test_open_streams_are_each_credentials_own_and_come_back_when_they_end
                 await asyncio.sleep(0.01)
 
 
-async def test_requests_are_counted_by_the_address_that_a_trusted_proxy_names(database_url: str, run: str) -> None:
+async def test_requests_are_counted_by_the_trusted_proxys_address(database_url: str, run: str) -> None:
     async with limited(database_url, max_requests_per_address=1) as client, AsyncExitStack() as open:
         await client("PUT", run, headers=JSON)
         live = run + "?offset=-1&live=sse"
@@ -117,7 +117,7 @@ async def test_a_batch_and_an_event_have_a_size(database_url: str, run: str) -> 
         assert is_refused(await client("PUT", f"{run}-f", headers=fork, content="[1,2,3,4]"), 413, "batch_too_large")
 
 
-async def test_no_request_holds_more_events_than_are_taken_apart_in_a_moment(database_url: str, run: str) -> None:
+async def test_no_request_holds_more_events_than_a_moment_parses(database_url: str, run: str) -> None:
     most = load().max_batch
     async with limited(database_url) as client:
         await client("PUT", run, headers=JSON)

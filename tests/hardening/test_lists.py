@@ -17,7 +17,7 @@ ADA, BOB = ({"authorization": "Bearer " + letter * 40} for letter in "ab")
 NOTHING = "/runs?metadata.user=nobody"
 
 
-async def test_a_stampede_of_lists_takes_its_share_of_the_pool_and_no_more(database_url: str) -> None:
+async def test_a_stampede_of_lists_takes_only_its_share_of_the_pool(database_url: str) -> None:
     """Every list is held up, by a table that somebody else has locked: reads and appends go on as before."""
     run = f"/runs/{uuid4().hex}"
     settings: dict[str, Any] = {
@@ -51,7 +51,7 @@ async def test_a_stampede_of_lists_takes_its_share_of_the_pool_and_no_more(datab
             assert not lists.under_way and not lists._asked, "nothing is left behind"
 
 
-async def test_a_list_that_takes_too_long_is_ended_and_its_connection_is_used_again(database_url: str) -> None:
+async def test_a_slow_list_is_ended_and_its_connection_reused(database_url: str) -> None:
     settings: dict[str, Any] = {"auth": "keys", "keys": KEYS, "list_timeout": 0.2}
     with serving(database_url, "direct", **settings) as gateway:
         async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE) as http, connected(database_url) as holder:

@@ -89,7 +89,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("name", FORGED)
-async def test_a_forged_notification_shows_readers_nothing_and_costs_them_nothing(
+async def test_a_forged_notification_shows_nothing_and_costs_nothing(
     machines: list[Running], a: Client, b: Client, id: str, database_of_all: str, name: str
 ) -> None:
     await a("PUT", f"/runs/{id}", headers=JSON, content=b'["first"]')
@@ -157,7 +157,7 @@ async def test_default_privileges_do_not_give_the_channel_away(postgres: Postgre
         await postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def test_no_statement_of_a_machine_shows_the_channel_to_who_watches_the_server(
+async def test_no_statement_shows_the_secret_channel_to_other_users(
     machines: list[Running], database_of_all: str
 ) -> None:
     await until(lambda: all(machine.app._log.listens for machine in machines))
@@ -168,7 +168,7 @@ async def test_no_statement_of_a_machine_shows_the_channel_to_who_watches_the_se
     assert not any(secret in row["query"] for row in shown)
 
 
-async def test_who_listens_on_the_channel_that_everybody_knows_hears_no_event(
+async def test_a_listener_on_the_public_channel_hears_no_event(
     a: Client, b: Client, id: str, database_of_all: str
 ) -> None:
     heard: list[str] = []
@@ -188,7 +188,7 @@ async def test_who_listens_on_the_channel_that_everybody_knows_hears_no_event(
     assert not any("a secret" in each for each in heard)
 
 
-async def test_an_applications_own_role_tells_of_its_events_as_fast_as_a_machine(
+async def test_an_applications_role_notifies_as_fast_as_a_machine(
     machines: list[Running], a: Client, b: Client, id: str, database_of_all: str
 ) -> None:
     await a("PUT", f"/runs/{id}", headers=JSON)
@@ -207,7 +207,7 @@ async def test_an_applications_own_role_tells_of_its_events_as_fast_as_a_machine
             await reader.end()
 
 
-async def test_machines_of_the_version_before_and_of_this_hear_each_other(
+async def test_machines_of_this_version_and_the_last_hear_each_other(
     machines: list[Running], a: Client, b: Client, id: str, database_of_all: str
 ) -> None:
     """One of the version before knows one channel, and calls by its own name the functions that are there."""
@@ -246,7 +246,7 @@ async def test_machines_of_the_version_before_and_of_this_hear_each_other(
     assert not any(f"runs/{id}" in each for each in heard), "nobody is left who would hear it there"
 
 
-async def test_who_says_that_it_is_a_machine_of_before_is_remembered_up_to_a_number(
+async def test_claims_to_be_an_older_machine_are_kept_up_to_a_limit(
     machines: list[Running], database_of_all: str
 ) -> None:
     listener = machines[0].app._log.listener

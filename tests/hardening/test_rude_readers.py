@@ -182,7 +182,7 @@ async def test_a_rude_reader_costs_no_other_reader_an_event(gateway: Running, na
 
 
 @pytest.mark.parametrize("place", range(3))
-async def test_no_subscriber_of_commits_can_take_an_event_from_a_reader(
+async def test_no_subscriber_of_commits_takes_an_event_from_a_reader(
     gateway: Running, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
     """Readers themselves are one of them; when telling them fails, the sweep gives them what they have missed."""

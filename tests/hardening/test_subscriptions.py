@@ -115,7 +115,7 @@ async def test_a_name_that_is_no_name_is_a_bad_request(database_url: str) -> Non
                 assert (made.status_code, made.json()["error"]["code"]) == (400, "WEBHOOK_URL_REJECTED")
 
 
-async def test_names_that_never_resolve_hold_up_no_other_tenants_webhook(
+async def test_unresolvable_names_delay_no_other_tenants_webhook(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release, asked = threading.Event(), set[str]()

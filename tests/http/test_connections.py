@@ -28,9 +28,7 @@ async def content(client: Client, path: str) -> list[object]:
     return messages
 
 
-async def test_pipelined_appends_are_applied_and_answered_in_their_order(
-    client: Client, gateway: Running, path: str
-) -> None:
+async def test_pipelined_appends_are_applied_and_answered_in_order(client: Client, gateway: Running, path: str) -> None:
     await client("PUT", path, headers=JSON)
     requests = [post(path, b"%d" % n) for n in range(20)]
     last = f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode()
@@ -68,9 +66,7 @@ async def test_a_client_that_asks_first_is_told_to_go_on(client: Client, gateway
     assert await content(client, path) == [1, 2]
 
 
-async def test_a_refused_append_leaves_the_connection_as_good_as_before(
-    client: Client, gateway: Running, path: str
-) -> None:
+async def test_a_refused_append_leaves_its_connection_usable(client: Client, gateway: Running, path: str) -> None:
     await client("PUT", path, headers=JSON)
     answers = await gateway.raw(
         post(path, b"not json") + post(path + "-missing", b"1") + post(path, b"1", "Connection: close")
@@ -79,9 +75,7 @@ async def test_a_refused_append_leaves_the_connection_as_good_as_before(
     assert await content(client, path) == [1]
 
 
-async def test_a_client_that_leaves_before_its_answer_has_appended_all_the_same(
-    client: Client, gateway: Running, path: str
-) -> None:
+async def test_a_client_that_leaves_before_its_answer_has_appended(client: Client, gateway: Running, path: str) -> None:
     await client("PUT", path, headers=JSON)
     async with asyncio.timeout(TIMEOUT):
         _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
@@ -106,7 +100,7 @@ async def test_an_idle_connection_is_closed_after_the_keep_alive_time(database_u
         await until(lambda: not gateway.server.server_state.connections)
 
 
-async def test_a_connection_that_was_answered_before_its_request_had_come_is_closed_after_it_too(
+async def test_an_early_answers_connection_is_closed_after_its_request(
     database_url: str,
 ) -> None:
     with serving(database_url, "direct", max_body=1_000) as gateway:
@@ -195,7 +189,7 @@ async def _small(port: int, request: bytes) -> tuple[asyncio.StreamReader, async
     return reader, writer
 
 
-async def test_a_connection_in_use_is_not_closed_by_an_earlier_requests_timer(database_url: str) -> None:
+async def test_an_earlier_requests_timer_closes_no_connection_in_use(database_url: str) -> None:
     with serving(database_url, "direct") as gateway:
         gateway.server.config.timeout_keep_alive = 3
         async with asyncio.timeout(TIMEOUT):
@@ -208,7 +202,7 @@ async def test_a_connection_in_use_is_not_closed_by_an_earlier_requests_timer(da
             writer.close()
 
 
-async def test_more_connections_than_allowed_are_told_so_and_nobody_is_evicted(database_url: str) -> None:
+async def test_connections_over_the_limit_are_503_and_none_is_evicted(database_url: str) -> None:
     with serving(database_url, "direct", max_connections=2) as gateway:
         async with asyncio.timeout(TIMEOUT):
             first = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]

@@ -18,7 +18,7 @@ async def test_every_answer_has_the_headers_that_all_have_once(client: Client, p
     assert answer.headers.get_list("access-control-allow-origin") == ["*"]
 
 
-async def test_what_nobody_expected_is_said_in_the_one_shape_and_nothing_of_the_inside(
+async def test_an_unexpected_error_shows_nothing_of_the_inside(
     client: Client, gateway: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def acquire() -> None:

@@ -46,7 +46,7 @@ class Reader:
 
 
 @pytest.mark.parametrize("io_uring", [True, False])
-async def test_each_is_sent_its_own_run_whoever_had_its_descriptor_before(database_url: str, io_uring: bool) -> None:
+async def test_readers_get_their_own_run_whoever_had_their_descriptor(database_url: str, io_uring: bool) -> None:
     """At every turn some are cut off, and readers of the other run come, who are given their descriptors."""
     chance = random.Random(io_uring)
     try:

@@ -49,7 +49,7 @@ def parameters(document: dict[str, Any], route: str, method: str, place: str) ->
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_the_headers_of_a_request_are_those_that_the_parser_knows(document: dict[str, Any], route: str) -> None:
+def test_described_request_headers_are_those_the_parser_knows(document: dict[str, Any], route: str) -> None:
     assert parameters(document, route, "put", "header") == {name.decode() for name in CREATE_HEADERS}
     assert parameters(document, route, "post", "header") == {name.decode() for name in APPEND_HEADERS}
     for method in ("head", "delete", "options"):
@@ -57,9 +57,7 @@ def test_the_headers_of_a_request_are_those_that_the_parser_knows(document: dict
 
 
 @pytest.mark.parametrize(("route", "extra"), [(ROUTES[0], set()), (ROUTES[1], {"tail", "meta", "wait"})])
-def test_a_read_knows_these_parameters_and_refuses_each_of_them_twice(
-    document: dict[str, Any], route: str, extra: set[str]
-) -> None:
+def test_a_read_refuses_each_parameter_that_comes_twice(document: dict[str, Any], route: str, extra: set[str]) -> None:
     query = parameters(document, route, "get", "query")
     headers = parameters(document, route, "get", "header")
     assert query == {"offset", "live", "cursor"} | extra
@@ -122,7 +120,7 @@ def test_a_refusals_own_headers_are_described() -> None:
     assert set(operations.REFUSAL_HEADERS) == {type(sample) for sample in samples}
 
 
-def test_pages_of_other_origins_may_send_and_see_what_is_described() -> None:
+def test_described_headers_may_be_sent_and_seen_across_origins() -> None:
     preflight = dict(cors.preflight({"headers": []}))
     allowed = {name.strip() for name in preflight[b"access-control-allow-headers"].decode().split(",")}
     asked = {name.lower() for name in operations.REQUEST_FIELDS} - {
@@ -198,7 +196,7 @@ async def test_events_are_what_their_schemas_say(client: Client, document: dict[
     assert set(schemas["Control"]["required"]) <= set(control) <= set(schemas["Control"]["properties"])
 
 
-def test_every_reference_leads_somewhere_and_every_name_is_used_once(document: dict[str, Any]) -> None:
+def test_every_reference_resolves_and_every_name_is_unique(document: dict[str, Any]) -> None:
     for node in walk(document):
         if "$ref" in node:
             target: Any = document

@@ -51,7 +51,7 @@ async def test_a_read_goes_on_where_the_last_one_ended(client: Client, path: str
     assert offset == at(150)
 
 
-async def test_at_the_end_of_a_closed_stream_there_is_nothing_and_that_is_said(client: Client, path: str) -> None:
+async def test_at_the_end_of_a_closed_stream_is_an_empty_closed_answer(client: Client, path: str) -> None:
     await client("PUT", path, headers=JSON | {"Stream-Closed": "true"}, content="[1]")
     for query, body in (("", b"[1]"), (f"?offset={at(1)}", b"[]"), ("?offset=now", b"[]")):
         answer = await client("GET", path + query)
@@ -217,7 +217,7 @@ async def test_a_long_poll_at_the_end_of_a_closed_stream_does_not_wait(client: C
         assert "stream-cursor" not in answer.headers
 
 
-async def test_the_last_event_reaches_whoever_polls_as_the_stream_is_closed(
+async def test_a_long_poll_gets_the_last_event_as_the_stream_closes(
     client: Client, gateways: dict[str, Running], path: str
 ) -> None:
     await client("PUT", path, headers=JSON)

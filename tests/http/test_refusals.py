@@ -82,7 +82,7 @@ async def test_any_other_id_is_a_run(gateway: Running, protocol: str, id: str) -
 @pytest.mark.parametrize(
     "junk", [b"GET /runs/\x01 HTTP/1.1\r\n\r\n", b"nonsense\r\n\r\n", b"GET /runs/\xff HTTP/1.1\r\n\r\n"]
 )
-async def test_what_is_not_http_ends_with_400_and_nothing_of_the_inside(gateway: Running, junk: bytes) -> None:
+async def test_what_is_not_http_is_400_and_shows_nothing_of_the_inside(gateway: Running, junk: bytes) -> None:
     answer = await gateway.raw(junk)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert_nothing_of_the_inside(answer.decode("latin-1"))
@@ -134,7 +134,7 @@ async def away(postgres: Postgres, database_url: str) -> AsyncIterator[None]:
         await postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
-async def test_while_the_database_is_away_everything_is_503_and_then_goes_on(
+async def test_an_outage_of_the_database_is_503_and_then_over(
     postgres: Postgres, database_url: str, protocol: str, path: str
 ) -> None:
     with serving(database_url, protocol, sweep_interval=0.2, poll_interval=0.2) as gateway:
@@ -234,7 +234,7 @@ async def test_a_fault_of_the_gateway_is_told_in_the_one_shape(
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_a_fault_in_the_middle_of_an_event_stream_cuts_it_and_shows_nothing(
+async def test_a_fault_in_an_event_stream_cuts_it_and_shows_nothing(
     database_url: str, protocol: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(database_url, protocol, page_bytes=1024) as gateway:

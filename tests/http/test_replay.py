@@ -26,7 +26,7 @@ ENV = {"FLY_REGION": "fra", "PRIMARY_REGION": "iad", "GATEWAY_REPLAY_APPENDS": "
         ({b"fly-replay-failed": b"instance=1"}, False),
     ],
 )
-def test_a_request_is_replayed_once_with_a_body_that_the_proxy_has(headers: dict[bytes, bytes], expected: bool) -> None:
+def test_a_request_is_replayed_once_with_the_proxys_body(headers: dict[bytes, bytes], expected: bool) -> None:
     assert replayable({b"fly-request-id": b"01", b"content-length": b"2", **headers}) is expected
 
 
@@ -51,7 +51,7 @@ async def test_only_appends_are_replayed() -> None:
     assert passed == [*(("http", method, path) for method, path in others), ("lifespan", None, None)]
 
 
-async def test_a_machine_elsewhere_sends_appends_on_and_takes_those_that_come_back(database_url: str) -> None:
+async def test_a_machine_elsewhere_replays_appends_and_takes_them_back(database_url: str) -> None:
     async with Machine.start(database_url, env=ENV) as machine, httpx.AsyncClient(base_url=machine.url) as http:
         await http.put("/runs/1", headers=JSON | FLY)
         sent_on = await http.post("/runs/1", headers=JSON | FLY, content="1")

@@ -55,7 +55,7 @@ async def test_a_closed_stream_is_sent_whole_and_ends(client: Client, gateway: R
 
 
 @pytest.mark.parametrize("offset", ["now", at(1)])
-async def test_at_the_end_of_a_closed_stream_there_is_one_control_event(
+async def test_at_the_end_of_a_closed_stream_is_one_control_event(
     client: Client, gateway: Running, path: str, offset: str
 ) -> None:
     await client("PUT", path, headers=JSON | {"Stream-Closed": "true"}, content="[1]")
@@ -140,7 +140,7 @@ async def test_a_run_is_followed_from_so_many_events_before_its_tail(client: Cli
         assert payloads(await follow.end()) == [2, 3]
 
 
-async def test_a_long_log_comes_in_pieces_each_with_its_own_control_event(client: Client, path: str) -> None:
+async def test_a_long_log_comes_in_pieces_each_with_a_control_event(client: Client, path: str) -> None:
     await client("PUT", path, headers=JSON)
     for n in range(6):
         await client("POST", path, headers=JSON, json=[f"{n}-{i}-" + "x" * 500 for i in range(30)])
@@ -205,7 +205,7 @@ async def test_lines_of_live_events_are_short_enough_for_line_readers(
         await client("PUT", path, headers=JSON)
 
 
-async def test_readers_of_both_machines_are_given_the_log_once_and_in_order(
+async def test_readers_of_both_machines_get_the_log_once_and_in_order(
     gateways: dict[str, Running], client: Client, path: str
 ) -> None:
     await client("PUT", path, headers=JSON)
@@ -234,7 +234,7 @@ async def test_a_deleted_stream_ends_its_readers_cleanly(client: Client, path: s
         assert "streamClosed" not in last_control(await follow.end())
 
 
-async def test_who_follows_a_stream_made_anew_is_given_nothing_of_the_one_that_has_expired(
+async def test_a_new_streams_follower_gets_nothing_of_the_expired_one(
     client: Client, gateway: Running, path: str, database_of_all: str
 ) -> None:
     stream = path.removeprefix("/v1/stream/")
@@ -318,9 +318,7 @@ async def test_at_its_maximum_age_it_ends_cleanly_and_is_resumed(database_url: s
                 assert payloads(await follow.end()) == [2]
 
 
-async def test_a_machine_that_drains_ends_its_readers_cleanly_and_takes_no_new_ones(
-    database_url: str, protocol: str, path: str
-) -> None:
+async def test_a_drain_ends_readers_cleanly_and_takes_no_new_ones(database_url: str, protocol: str, path: str) -> None:
     with serving(database_url, protocol) as gateway:
         async with client_of(gateway) as client:
             await client("PUT", path, headers=JSON, content="[1]")
@@ -352,7 +350,7 @@ async def test_a_reader_that_outlives_the_drain_is_ended_cleanly_too(
                 assert payloads(await follow.end()) == [1]
 
 
-async def test_a_log_that_goes_away_in_the_middle_ends_the_read_cleanly(
+async def test_a_log_that_goes_away_ends_the_read_cleanly(
     database_url: str, protocol: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(database_url, protocol, page_bytes=1024) as gateway:

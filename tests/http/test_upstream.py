@@ -119,7 +119,7 @@ async def http(gateway: Running) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_what_is_not_ours_goes_there_with_method_query_and_escapes_as_they_are(
+async def test_method_query_and_escapes_reach_the_upstream_unchanged(
     http: httpx.AsyncClient, application: Application
 ) -> None:
     response = await http.request("PATCH", "/a%2Fb//c?x=1&x=%20", headers={"authorization": "Bearer theirs"})
@@ -201,9 +201,7 @@ async def test_a_body_is_sent_on_as_it_arrives(gateway: Running, application: Ap
     writer.close()
 
 
-async def test_an_answer_comes_as_it_is_made_and_ends_when_its_client_goes(
-    gateway: Running, application: Application
-) -> None:
+async def test_an_answer_is_streamed_and_ends_when_its_client_goes(gateway: Running, application: Application) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
     async with asyncio.timeout(PATIENCE):
@@ -213,9 +211,7 @@ async def test_an_answer_comes_as_it_is_made_and_ends_when_its_client_goes(
     await until(lambda: application.streaming == 0)
 
 
-async def test_a_client_that_goes_in_the_middle_of_its_body_is_gone_there_too(
-    gateway: Running, application: Application
-) -> None:
+async def test_a_client_that_goes_in_mid_body_is_gone_upstream_too(gateway: Running, application: Application) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(b"POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhalf")
     await until(lambda: application.streaming == 1)
@@ -260,7 +256,7 @@ async def test_an_upstream_that_is_not_there_is_a_bad_gateway(
             assert (await http.get("/health")).status_code == 200
 
 
-async def test_a_read_is_repeated_when_a_kept_connection_ends_and_nothing_else_is(database_of_all: str) -> None:
+async def test_only_a_read_is_repeated_when_a_kept_connection_ends(database_of_all: str) -> None:
     """A server that answers the first request of each connection, and goes without a word at the second."""
     methods: list[bytes] = []
 

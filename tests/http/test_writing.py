@@ -111,7 +111,7 @@ async def test_an_append_is_answered_with_the_next_offset_and_no_body(client: Cl
     assert await content(client, path) == [{"a": 1}, 2]
 
 
-async def test_closing_and_closing_again_succeed_and_appending_does_not(client: Client, path: str) -> None:
+async def test_closing_twice_succeeds_and_appending_after_it_does_not(client: Client, path: str) -> None:
     await client("PUT", path, headers=JSON)
     closing = await client("POST", path, headers=JSON | {"Stream-Closed": "true"}, content="1")
     assert (closing.status_code, closing.headers["stream-closed"]) == (204, "true")
@@ -187,14 +187,14 @@ async def test_an_append_that_cannot_be_is_refused_and_changes_nothing(
     assert await content(client, path) == [1]
 
 
-async def test_another_content_type_is_named_since_curl_sets_one_by_itself(client: Client, path: str) -> None:
+async def test_a_wrong_content_type_is_named(client: Client, path: str) -> None:
     await client("PUT", path, headers=JSON)
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     refused = (await client("POST", path, headers=form, content=b"1")).json()["error"]
     assert refused["details"] == "The request's is application/x-www-form-urlencoded, the stream's application/json."
 
 
-async def test_what_is_nested_deep_is_kept_and_what_is_nested_too_deep_refused(client: Client, path: str) -> None:
+async def test_deep_nesting_is_kept_and_too_deep_nesting_refused(client: Client, path: str) -> None:
     await client("PUT", path, headers=JSON)
     deep = b"[" * 1000 + b"]" * 1000
     assert (await client("POST", path, headers=JSON, content=b"[%b,1]" % deep)).status_code == 204
@@ -294,7 +294,7 @@ async def test_what_is_no_address_is_refused_in_the_same_shape(client: Client, t
     assert refusal(await client("GET", target)) == (404, "route_not_found")
 
 
-async def test_a_method_that_an_address_does_not_have_is_refused_in_the_same_shape(client: Client) -> None:
+async def test_a_method_that_a_route_lacks_gets_the_common_refusal(client: Client) -> None:
     answer = await client("POST", "/health")
     assert refusal(answer) == (405, "method_not_allowed")
     assert answer.headers["allow"] == "GET"

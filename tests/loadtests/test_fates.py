@@ -11,7 +11,7 @@ from loadtests.survival.clients import Seen
 from loadtests.survival.fates import Dying
 
 
-async def test_a_promise_whose_answer_was_lost_may_be_broken_when_it_is_made_again() -> None:
+async def test_a_promise_with_a_lost_answer_may_break_when_repeated() -> None:
     """The gateway has heard it, ended the run after its lease, and says so to the second try."""
     asked: list[str] = []
 

@@ -37,7 +37,7 @@ def test_its_locust_is_one_that_the_load_tests_are_written_for() -> None:
     assert pinned in locust.specifier
 
 
-def test_both_processes_run_the_file_that_is_there_and_find_each_other() -> None:
+def test_both_processes_run_the_same_file_and_find_each_other() -> None:
     assert set(FLY["processes"]) == {"master", "worker"}
     for name, line in FLY["processes"].items():
         program, *arguments = line.split()

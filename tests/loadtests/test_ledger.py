@@ -52,13 +52,13 @@ def test_who_begins_in_the_middle_is_to_be_given_all_from_there() -> None:
     assert judged([0, 1, 2, 3], read([], begin=4, ended=False)).counts == {ledger.STUCK: 1}
 
 
-def test_what_was_not_acknowledged_may_be_there_or_not_but_not_twice() -> None:
+def test_an_unacknowledged_event_may_be_there_once_and_not_twice() -> None:
     for log in ([0, 1, 3], [0, 1, 2, 3], [0, 1, 3, 2]):
         assert not judged(log, by=written([0, 1, 3])).counts
     assert judged([0, 1, 2, 2, 3], by=written([0, 1, 3])).counts == {ledger.REPEATED: 1}
 
 
-def test_what_two_hands_send_at_once_may_come_in_any_order_but_that_of_one_may_not() -> None:
+def test_two_writers_may_interleave_and_one_may_not_be_reordered() -> None:
     assert not judged([2, 0, 3, 1], by=written([0, 1], [2, 3])).counts
     assert judged([3, 0, 2, 1], by=written([0, 1], [2, 3])).counts == {ledger.REORDERED: 1}
 
@@ -75,11 +75,11 @@ def test_what_two_hands_send_at_once_may_come_in_any_order_but_that_of_one_may_n
         (read([0, 1], ended=False), ledger.STUCK),
     ],
 )
-def test_a_reader_that_was_given_something_else_than_the_log_is_found(reader: Read, kind: str) -> None:
+def test_a_reader_with_anything_but_the_log_is_found(reader: Read, kind: str) -> None:
     assert judged([0, 1, 2, 3], read([0, 1, 2, 3]), reader).counts[kind] == 1
 
 
-def test_a_reader_that_did_not_come_to_the_end_has_lost_only_what_it_was_led_past() -> None:
+def test_an_unfinished_reader_has_lost_only_what_it_passed() -> None:
     assert judged([0, 1, 2, 3], read([0, 2], ended=False)).counts == {ledger.STUCK: 1, ledger.LOST: 1}
 
 

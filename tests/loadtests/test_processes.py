@@ -47,7 +47,7 @@ def test_cpu_is_the_difference_of_two_looks() -> None:
     assert Cpu(2.0, 1.5).total == 3.5
 
 
-async def test_a_server_that_ends_instead_of_listening_is_told_with_what_it_said(tmp_path: Path) -> None:
+async def test_a_server_that_ends_early_is_reported_with_its_output(tmp_path: Path) -> None:
     process = await Process.start([sys.executable, "-c", "print('no such thing')"], tmp_path / "log")
     with pytest.raises(Failed, match="no such thing"):
         await process.listening(1)

@@ -18,7 +18,7 @@ def regions() -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=150)
 
 
-def test_an_append_and_a_read_in_a_far_region_cost_one_round_trip() -> None:
+def test_an_append_and_a_read_far_away_cost_one_round_trip() -> None:
     for _ in range(3):  # what a busy machine adds may come near another round trip; a round trip is there each time
         done = regions()
         if done.returncode != 1:

@@ -76,7 +76,7 @@ def test_numbers_have_three_figures_and_their_thousands() -> None:
     assert [report.number(value) for value in (6.4321, 0.5, 27_004.4, 0)] == ["6.43", "0.5", "27,004", "0"]
 
 
-def test_the_report_shows_goals_then_scenarios_then_what_was_left_out(fan: Goal) -> None:
+def test_the_report_shows_goals_scenarios_and_what_was_left_out(fan: Goal) -> None:
     measured = results(("fanout", "gateway", 1, 6.0), ("fanout", "floor", 1, 5.0))
     measured.notes.append("Nchan is left out")
     assert report.render(measured, {"floor": "the floor"}, report.text) == (

@@ -7,7 +7,7 @@ import pytest
 from loadtests.bench.stats import Histogram, NothingMeasured, Summary, ratios
 
 
-def test_a_quantile_is_the_least_value_that_so_many_do_not_exceed() -> None:
+def test_a_quantile_is_the_least_value_that_covers_its_share() -> None:
     histogram = Histogram.parse([[3000, 1], [1000, 98], [2000, 1]])
     assert histogram.count == 100
     assert histogram.quantile(0.5) == 1000

@@ -67,7 +67,7 @@ async def test_a_log_with_a_promise_broken_is_found_out() -> None:
         assert any(sentence in note for note in report["notes"]), report["notes"]
 
 
-def test_a_seed_draws_the_same_faults_again_and_another_seed_others() -> None:
+def test_a_seed_draws_the_same_faults_and_another_seed_others() -> None:
     drawn = [schedule.draw(seed, 60, schedule.KINDS, 3) for seed in (7, 7, 8)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert all(0 <= fault.at < 60 and fault.lasts <= schedule.LONGEST for fault in drawn[0])

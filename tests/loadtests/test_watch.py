@@ -32,7 +32,7 @@ def test_data_whose_control_was_lost_does_not_count() -> None:
     assert list(batches(TWO.splitlines(keepends=True)[:-1])) == []
 
 
-def test_to_a_browser_each_event_counts_at_once_and_its_id_is_where_to_go_on() -> None:
+def test_a_browser_counts_each_event_and_resumes_at_its_id() -> None:
     parse = Ids()
     data, control = filter(None, map(parse.take, TWO.splitlines(keepends=True)))
     assert ([event["n"] for event in data.events], data.offset, data.closed) == ([0, 1], "0_2", False)

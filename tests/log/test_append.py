@@ -48,7 +48,7 @@ async def test_requests_that_wait_together_become_one_transaction(database_url: 
         assert await look.fetchval("SELECT count(DISTINCT xmin::text) FROM run_gateway.events") <= 4
 
 
-async def test_the_outcome_is_the_databases_whatever_telling_readers_raises(
+async def test_an_appends_outcome_does_not_depend_on_telling_readers(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(database_url) as log:
@@ -72,7 +72,7 @@ async def test_the_outcome_is_the_databases_whatever_telling_readers_raises(
         assert not log.doubts
 
 
-async def test_a_streams_requests_are_applied_in_the_order_in_which_they_came(database_url: str) -> None:
+async def test_a_streams_requests_are_applied_in_their_order(database_url: str) -> None:
     async with opened(database_url) as log:
         await log.create("a")
         await log.create("b")
@@ -88,7 +88,7 @@ async def test_a_streams_requests_are_applied_in_the_order_in_which_they_came(da
         assert await log.content("a") == await log.content("b") == numbers(*range(60))
 
 
-async def test_requests_that_come_while_others_are_under_way_stay_behind_them(database_url: str) -> None:
+async def test_later_requests_stay_behind_those_under_way(database_url: str) -> None:
     async with opened(database_url) as log, connected(database_url) as holder, connected(database_url) as look:
         await log.create("a")
         await log.create("b")
@@ -169,7 +169,7 @@ async def test_whoever_stops_waiting_takes_nothing_from_the_others(database_url:
         assert await log.content("s") == b"0,1,2"
 
 
-async def test_its_own_readers_hear_of_a_commit_before_its_writer_is_answered(database_url: str) -> None:
+async def test_readers_here_hear_of_a_commit_before_its_writer_does(database_url: str) -> None:
     async with opened(database_url) as log:
         await log.create("s")
         await log.append("s", b"1", b"2")
@@ -279,7 +279,7 @@ async def test_the_numbers_that_a_producer_needs_come_with_the_refusal(database_
         assert duplicate == Appended(2, True, False, 4, 1), "it names the highest sequence"
 
 
-async def test_producers_that_try_again_through_any_machine_are_applied_once(database_url: str) -> None:
+async def test_retries_through_any_machine_are_applied_once(database_url: str) -> None:
     chance = random.Random(7)
 
     async def produce(id: str, machines: list[Log]) -> None:
@@ -322,9 +322,7 @@ STALL = {
 
 
 @pytest.mark.parametrize("moment", STALL)
-async def test_a_connection_lost_while_committing_leaves_the_outcome_open_and_a_retry_is_applied_once(
-    database_url: str, moment: str
-) -> None:
+async def test_a_connection_lost_in_a_commit_is_in_doubt_until_a_retry(database_url: str, moment: str) -> None:
     async with opened(database_url) as log, connected(database_url) as holder:
         await log.create("s")
         await log.create("t")
@@ -371,7 +369,7 @@ async def test_a_database_that_is_away_is_unavailable_and_comes_back(database_ur
         assert await log.content("s") == b"1"
 
 
-async def test_a_stream_that_appears_in_the_middle_is_not_judged_unlocked(database_url: str) -> None:
+async def test_a_stream_that_appears_in_the_middle_is_judged_locked(database_url: str) -> None:
     async with (
         opened(database_url) as log,
         connected(database_url) as holder,
@@ -420,7 +418,7 @@ OTHERS = (
 )
 
 
-async def test_appends_never_scan_a_table_however_empty_it_was_when_they_were_planned(database_url: str) -> None:
+async def test_appends_never_scan_a_table_even_one_planned_empty(database_url: str) -> None:
     async def read() -> dict[str, int]:
         """How many times a table was read from one end to the other, and how many of its rows an index has led to."""
         async with connected(database_url) as look, asyncio.timeout(60):
@@ -464,9 +462,7 @@ async def test_appends_never_scan_a_table_however_empty_it_was_when_they_were_pl
 @pytest.mark.parametrize(
     ("where", "told"), [("mdextend", errors.NotWritable), ("SlruReportIOError", errors.Unavailable)]
 )
-def test_a_full_disk_is_told_as_a_refusal_only_where_nothing_was_changed(
-    where: str, told: type[errors.Unavailable]
-) -> None:
+def test_a_full_disk_is_a_refusal_only_where_nothing_changed(where: str, told: type[errors.Unavailable]) -> None:
     """An append notifies after its COMMIT, and a notification needs room as well."""
     fields = {"S": "ERROR", "C": "53100", "M": "No space left on device", "R": where}
     assert type(_translated(asyncpg.PostgresError.new(fields))) is told

@@ -109,7 +109,7 @@ def test_where_the_events_of_a_page_begin_is_where_they_are() -> None:
 
 
 @pytest.mark.parametrize("count", [3, 30])
-async def test_large_events_before_many_make_no_page_that_is_larger_than_others(database_url: str, count: int) -> None:
+async def test_large_events_before_many_make_no_oversized_page(database_url: str, count: int) -> None:
     """They are read one by one. Of some megabytes each they would be more than Postgres can hold in one page."""
     async with opened(database_url) as log, connected(database_url) as look:
         await log.create("run")
@@ -202,7 +202,7 @@ async def test_a_refusal_writes_no_page_and_its_neighbours_get_theirs(database_u
         assert await look.fetchval("SELECT count(*) FROM run_gateway.pages") == 1
 
 
-async def test_writers_of_many_and_of_few_and_packing_at_once_lose_and_repeat_nothing(database_url: str) -> None:
+async def test_mixed_writers_and_packing_lose_and_repeat_nothing(database_url: str) -> None:
     """Two Machines, and a packer in a greater hurry than any."""
     paths = "abc"
     async with (

@@ -289,7 +289,7 @@ async def test_a_row_that_was_waited_for_is_judged_as_it_is_by_then(
         )
 
 
-async def test_batches_of_both_kinds_never_wait_for_each_other_in_a_circle(database_url: str) -> None:
+async def test_batches_of_both_kinds_never_deadlock(database_url: str) -> None:
     async with opened(database_url) as log, connected(database_url) as look:
         await unhurried(look)
         for path in "abcdef":

@@ -144,7 +144,7 @@ async def test_of_many_that_disagree_one_wins_and_the_others_are_told(database_u
         assert [type(result) for result in results].count(errors.StreamExists) == 7
 
 
-async def test_a_closed_stream_may_be_made_with_all_that_it_will_ever_hold(database_url: str) -> None:
+async def test_a_closed_stream_may_be_made_with_its_whole_content(database_url: str) -> None:
     async with opened(database_url) as log:
         assert await log.create("s", body=b"[1,2]", closed=True) == Created(True, JSON, 2, True)
         with pytest.raises(errors.StreamClosed):
@@ -258,7 +258,7 @@ async def test_a_deleted_stream_is_not_there_and_its_path_is_free(database_url: 
         assert (await log.reader.read("s", 0)).batch.body == b"x"
 
 
-async def test_the_path_of_an_expired_stream_is_free_and_nothing_of_it_is_in_the_next(database_url: str) -> None:
+async def test_an_expired_streams_path_is_free_and_begins_empty(database_url: str) -> None:
     async with opened(database_url) as log:
         await log.create("s", ttl=60, body=b"[1,2]")
         await log.append("s", b"3", producer=Producer("p", 0, 0), stream_seq="a", close=True)
@@ -269,7 +269,7 @@ async def test_the_path_of_an_expired_stream_is_free_and_nothing_of_it_is_in_the
         assert await log.content("s") == b"4,5"
 
 
-async def test_every_machine_hears_that_the_path_of_an_expired_stream_is_used_again(database_url: str) -> None:
+async def test_every_machine_hears_of_the_reuse_of_an_expired_path(database_url: str) -> None:
     """As of something that is known already: Machines of the version before take no notice."""
     async with opened(database_url) as log, connected(database_url) as listening:
         told: list[object] = []
@@ -352,7 +352,7 @@ async def test_many_forks_made_and_deleted_at_once_are_counted_right(database_ur
             await one.reader.stat("source")
 
 
-async def test_a_fork_made_while_its_source_is_deleted_has_its_data_or_is_refused(database_url: str) -> None:
+async def test_a_fork_of_a_source_being_deleted_is_whole_or_refused(database_url: str) -> None:
     async with opened(database_url) as one, opened(database_url, machine="m2") as other:
         for n in range(10):
             await one.create(f"s{n}", body=b"[1]")
@@ -434,7 +434,7 @@ async def test_a_refused_append_keeps_nothing_alive(database_url: str) -> None:
 # Purge
 
 
-async def test_purging_takes_what_nobody_can_read_any_more_in_small_steps(database_url: str) -> None:
+async def test_purging_goes_in_small_steps(database_url: str) -> None:
     async with opened(database_url, pack=False) as log:
         await log.create("kept", body=b"[1]")
         await log.append("kept", b"2", producer=Producer("p", 0, 0))
@@ -465,7 +465,7 @@ async def test_an_expired_source_goes_on_for_its_forks(database_url: str) -> Non
         assert await rows(database_url) == {"streams": 0, "events": 0, "pages": 0, "producers": 0}
 
 
-async def test_several_machines_purge_at_once_without_getting_in_each_others_way(database_url: str) -> None:
+async def test_machines_purge_at_once_without_conflicts(database_url: str) -> None:
     async with opened(database_url) as one, opened(database_url, machine="m2") as other:
         for n in range(20):
             await one.create(f"s{n}", body=b"[1,2,3]")

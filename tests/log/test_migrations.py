@@ -65,7 +65,7 @@ async def test_one_that_fails_leaves_nothing_behind(bare_url: str) -> None:
     assert await migrate(bare_url) == names()
 
 
-async def test_a_function_that_switches_plans_off_is_not_compiled_for_their_price(database_url: str) -> None:
+async def test_a_function_that_disables_plans_is_not_jit_compiled(database_url: str) -> None:
     # Before Postgres 18 a plan that is off and used all the same costs 1e10, and whatever costs much is given to JIT: a
     # second for each call. The server of the tests has no JIT, so the settings are what can be looked at.
     async with connected(database_url) as look:
@@ -118,7 +118,7 @@ async def test_what_a_session_looks_in_first_plays_no_part(postgres: Postgres, d
         assert await log.housekeeping.purge()
 
 
-async def test_an_older_version_leaves_the_functions_of_a_newer_one_alone(database_url: str) -> None:
+async def test_an_older_version_leaves_newer_functions_alone(database_url: str) -> None:
     async with connected(database_url) as connection:
         await connection.execute("INSERT INTO run_gateway.migrations (name) VALUES ('functions-9999')")
     assert await migrate(database_url) == []

@@ -96,7 +96,7 @@ async def test_the_last_events_of_an_open_stream_stay_rows(database_url: str) ->
 
 
 @pytest.mark.parametrize("type", [JSON, "text/plain", "application/octet-stream"])
-async def test_every_read_is_the_same_before_between_and_after_all_steps(database_url: str, type: str) -> None:
+async def test_every_read_is_the_same_around_all_steps_of_packing(database_url: str, type: str) -> None:
     """From every position, with several page sizes, with forks in the middle of pages, of open and closed streams."""
     chance = random.Random(type)
     async with packing(database_url) as (log, packer):
@@ -168,7 +168,7 @@ async def test_who_follows_a_text_is_told_the_bytes_before(database_url: str) ->
         assert (await packer.rows("source"))[0] > 3
 
 
-async def test_a_reader_in_the_middle_goes_on_where_it_is_while_its_stream_is_packed(database_url: str) -> None:
+async def test_a_reader_in_the_middle_goes_on_through_packing(database_url: str) -> None:
     async with packing(database_url, 200, 50, 20) as (log, packer):
         await log.create("s")
         await log.append("s", *numbers(1, 2001))
@@ -185,7 +185,7 @@ async def test_a_reader_in_the_middle_goes_on_where_it_is_while_its_stream_is_pa
         assert 20 <= rows <= 70, "what is close to the tail of an open stream stays"
 
 
-async def test_readers_writers_and_packing_at_once_lose_and_repeat_nothing(database_url: str) -> None:
+async def test_readers_writers_and_packing_lose_and_repeat_nothing(database_url: str) -> None:
     total = 3000
     async with packing(database_url, 300, 30, 10) as (log, packer), opened(database_url, page_bytes=150) as other:
         await log.create("s")
@@ -220,7 +220,7 @@ async def test_readers_writers_and_packing_at_once_lose_and_repeat_nothing(datab
         assert (await packer.rows("s"))[1] == 0
 
 
-async def test_events_that_are_packed_while_they_are_read_are_read_as_they_were(database_url: str) -> None:
+async def test_events_packed_while_they_are_read_are_read_unchanged(database_url: str) -> None:
     """A read that found no page, and waits for the rows: they have moved by then, and its snapshot still has them."""
     async with opened(database_url) as log, connected(database_url) as connection, connected(database_url) as look:
         await log.create("s")
@@ -234,7 +234,7 @@ async def test_events_that_are_packed_while_they_are_read_are_read_as_they_were(
         assert (await reading).batch == expected == (await log.reader.read("s", 3)).batch
 
 
-async def test_what_is_removed_and_half_purged_while_it_is_read_is_read_whole(database_url: str) -> None:
+async def test_a_stream_half_purged_while_it_is_read_is_read_whole(database_url: str) -> None:
     async with (
         packing(database_url, 10, 5, 0) as (log, packer),
         connected(database_url) as connection,
@@ -259,7 +259,7 @@ async def test_what_is_removed_and_half_purged_while_it_is_read_is_read_whole(da
 # How it is packed
 
 
-async def test_whoever_appends_does_not_wait_for_packing_and_packing_for_nobody(database_url: str) -> None:
+async def test_appends_and_packing_do_not_wait_for_each_other(database_url: str) -> None:
     async with packing(database_url) as (log, packer), connected(database_url) as connection:
         await log.create("s")
         await log.append("s", *numbers(20))
@@ -416,7 +416,7 @@ async def closed_for(url: str, seconds: float, *paths: str) -> None:
         )
 
 
-async def test_what_has_been_closed_for_long_is_removed_in_small_batches(database_url: str) -> None:
+async def test_streams_closed_for_long_are_removed_in_small_batches(database_url: str) -> None:
     async with opened(database_url) as log:
         old = [f"old{n}" for n in range(25)]
         for path in [*old, "young"]:

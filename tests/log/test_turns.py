@@ -38,7 +38,7 @@ class Database:
     async def close(self) -> None: ...
 
 
-async def test_the_next_batch_is_sent_before_the_outcomes_of_the_last_are_told() -> None:
+async def test_the_next_batch_is_sent_before_the_last_is_answered() -> None:
     said: list[str] = []
     database = Database(said)
     feed = Feed()
@@ -147,7 +147,7 @@ async def test_a_stream_whose_row_was_held_is_in_one_batch_at_a_time() -> None:
         await writer.close()
 
 
-async def test_what_waited_for_a_row_goes_before_what_came_later_in_the_order_in_which_it_came() -> None:
+async def test_parked_appends_keep_their_place() -> None:
     rows = Rows()
     rows.held = {"a"}
     writer = writer_of(rows)
@@ -175,7 +175,7 @@ async def test_what_waited_for_a_row_goes_before_what_came_later_in_the_order_in
         await writer.close()
 
 
-async def test_every_batch_names_its_streams_in_the_order_in_which_all_lock_them() -> None:
+async def test_every_batch_names_its_streams_in_the_order_of_locks() -> None:
     """That of the bytes, as Postgres's collation "C" has it: so no two batches wait for each other."""
     rows = Rows()
     writer = writer_of(rows)
@@ -252,7 +252,7 @@ async def test_an_unexpected_fault_of_a_look_at_held_rows_is_survived() -> None:
         await writer.close()
 
 
-async def test_each_request_is_answered_when_one_after_the_other_is_tried_too_long() -> None:
+async def test_requests_tried_one_by_one_for_too_long_are_all_answered() -> None:
     """A fault of one makes all of a batch be tried alone, which takes time, and the database may be slow by then."""
     asked: list[list[str]] = []
 

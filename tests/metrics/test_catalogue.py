@@ -15,7 +15,7 @@ def test_the_readme_lists_the_metrics_as_they_are() -> None:
     assert listed[1].strip() == table()
 
 
-def test_every_name_is_used_once_and_is_one_that_prometheus_takes() -> None:
+def test_every_name_is_unique_and_valid_for_prometheus() -> None:
     names = [metric.name for metric in METRICS]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", name) for name in names)

@@ -44,7 +44,7 @@ async def tells(http: httpx.AsyncClient, name: str, expected: dict[str, float]) 
 
 
 @linux
-async def test_every_worker_answers_for_all_and_one_that_hangs_or_died_is_left_out(database_url: str) -> None:
+async def test_every_worker_answers_for_all_and_leaves_dead_ones_out(database_url: str) -> None:
     async with gateway(database_url, 3) as machine, connections_to_each(machine) as clients:
         first, second, third = (clients[pid] for pid in workers(machine))
         await first.put("/runs/1", headers=JSON)
@@ -69,7 +69,7 @@ async def test_every_worker_answers_for_all_and_one_that_hangs_or_died_is_left_o
 
 
 @linux
-async def test_the_port_of_its_own_serves_the_metrics_of_all_workers_and_nothing_else(database_url: str) -> None:
+async def test_the_metrics_port_serves_all_workers_metrics_and_no_more(database_url: str) -> None:
     async with gateway(database_url, 2, GATEWAY_METRICS_PORT="0") as machine:
         own = machine.log.partition("Metrics on ")[2].split()[0]
         async with httpx.AsyncClient(base_url=machine.url) as http, httpx.AsyncClient() as scraper:
@@ -94,7 +94,7 @@ async def test_siblings_that_say_nothing_that_can_be_read_are_left_out(tmp_path:
     assert os.listdir(tmp_path) == ["3.metrics"]
 
 
-def test_families_are_merged_under_one_help_and_keep_their_own_labels() -> None:
+def test_families_are_merged_under_one_help_with_their_labels() -> None:
     families = []
     for value in (1, 2):
         family = Metric("things", "What they are.", "counter")

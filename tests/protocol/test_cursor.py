@@ -26,7 +26,7 @@ def test_a_client_that_is_behind_gets_that_of_the_clock() -> None:
 
 
 @pytest.mark.parametrize(("jitter", "expected"), [(0.0, 1001), (0.5, 1091), (0.999999, 1180)])
-def test_a_client_that_is_not_behind_is_sent_ahead_by_up_to_an_hour(jitter: float, expected: int) -> None:
+def test_a_client_not_behind_is_sent_ahead_by_up_to_an_hour(jitter: float, expected: int) -> None:
     assert cursor(EPOCH + 20_000, 1000, jitter) == expected
 
 

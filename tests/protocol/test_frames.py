@@ -149,7 +149,7 @@ def test_no_payload_forges_a_field_or_an_event(encoding: Encoding, body: bytes) 
     st.booleans(),
     st.data(),
 )
-def test_wherever_the_stream_is_cut_the_id_leads_to_no_gap_and_no_repeat(
+def test_wherever_sse_is_cut_its_id_leads_to_no_gap_or_repeat(
     pieces: list[tuple[int, bool, bool]], closes: bool, data: st.DataObject
 ) -> None:
     """Law 3. Event n of the log is the number n, so that what was delivered says where the reader really stands."""
@@ -198,9 +198,7 @@ def test_a_control_event_follows_every_data_event(counts: list[int]) -> None:
         (Encoding.BASE64, b"", b""),
     ],
 )
-def test_a_response_body_is_an_array_of_json_or_the_bytes_as_they_are(
-    encoding: Encoding, body: bytes, expected: bytes
-) -> None:
+def test_a_response_body_is_an_array_of_json_or_plain_bytes(encoding: Encoding, body: bytes, expected: bytes) -> None:
     assert frames.body(encoding, batch(body, bool(body))) == expected
 
 

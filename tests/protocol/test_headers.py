@@ -96,7 +96,7 @@ ENDS = st.tuples(st.integers(1, 9), st.sampled_from([b"-1", b"0_1", AT_42]), st.
 
 
 @given(ENDS, ENDS)
-def test_etags_are_equal_only_for_the_same_part_of_the_same_stream_in_the_same_state(
+def test_etags_are_equal_only_for_the_same_part_and_state(
     one: tuple[int, bytes, int, bool], other: tuple[int, bytes, int, bool]
 ) -> None:
     tags = [

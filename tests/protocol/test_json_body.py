@@ -112,7 +112,7 @@ def test_exactly_one_level_of_an_array_is_flattened(
         (b'[{"k":"}"},{"k":[1,"]"]}, 1]', [b'{"k":"}"}', b'{"k":[1,"]"]}', b"1"]),
     ],
 )
-def test_numbers_keep_their_digits_objects_their_order_and_strings_their_escapes(
+def test_numbers_keep_digits_objects_their_order_strings_escapes(
     taken: Callable[..., list[bytes]], body: bytes, expected: list[bytes]
 ) -> None:
     assert taken(body) == expected
@@ -146,7 +146,7 @@ def test_joined_the_messages_are_the_json_that_came(taken: Callable[..., list[by
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bodies())
-def test_each_message_stands_in_the_body_byte_for_byte_but_for_line_breaks(
+def test_messages_stand_byte_for_byte_but_for_line_breaks(
     taken: Callable[..., list[bytes]], case: tuple[Any, bytes]
 ) -> None:
     value, body = case

@@ -104,7 +104,7 @@ def test_an_append_that_cannot_be_meant_is_refused(headers: Headers, body: bytes
 @pytest.mark.parametrize(
     "number", ["", "-1", "+1", "1.0", "1e3", " 1", "0x1", "1_0", "1\n", "9007199254740992", "9" * 400, "²", "½"]
 )
-def test_a_producers_numbers_are_digits_that_javascript_can_count_to(name: str, number: str) -> None:
+def test_a_producers_numbers_are_digits_up_to_javascripts_limit(name: str, number: str) -> None:
     headers = JSON | {"producer-id": "p", "producer-epoch": "0", "producer-seq": "0", name: number}
     with pytest.raises(InvalidRequest) as caught:
         parse_append("s", raw(headers), b"1")

@@ -13,7 +13,7 @@ from tests.servers import Client, following, last_control, payloads
 CANCEL = "run-cancel-requested"
 
 
-async def test_a_cancel_is_an_event_in_the_control_stream_a_mark_and_a_time(a: Client, b: Client, id: str) -> None:
+async def test_a_cancel_is_an_event_a_mark_and_a_time(a: Client, b: Client, id: str) -> None:
     await make(a, id)
     assert CANCEL not in (await append(a, id, 1, **producer(0, 0))).headers
     async with following(a, f"/runs/{id}/control?offset=-1&live=sse") as control:
@@ -39,7 +39,7 @@ async def test_a_cancel_is_an_event_in_the_control_stream_a_mark_and_a_time(a: C
     assert (await meta(a, id))["cancelRequestedAt"] == record["cancelRequestedAt"]
 
 
-async def test_cancel_is_idempotent_and_comes_too_late_for_what_has_ended(a: Client, b: Client, id: str) -> None:
+async def test_cancel_is_idempotent_and_too_late_for_what_has_ended(a: Client, b: Client, id: str) -> None:
     await make(a, id)
     answers = await asyncio.gather(*(client("POST", f"/runs/{id}/cancel") for client in (a, b) * 5))
     assert {answer.status_code for answer in answers} == {202}
@@ -55,7 +55,7 @@ async def test_cancel_is_idempotent_and_comes_too_late_for_what_has_ended(a: Cli
     assert refusal(await b("POST", f"/runs/{id}/cancel", content=large)) == (413, "body_too_large")
 
 
-async def test_of_two_cancels_that_are_committed_one_after_the_other_one_is_an_event(database_url: str) -> None:
+async def test_of_two_cancels_in_a_row_one_is_an_event(database_url: str) -> None:
     async with opened(database_url) as log, connected(database_url) as other:
         await log.create("runs/a")
         store = Store(log.database, machine="m1")
@@ -85,7 +85,7 @@ async def test_the_control_stream_is_there_as_soon_as_its_run_is(
     assert (await b("DELETE", f"/runs/{id}/control")).status_code == 405, "it goes with its run"
 
 
-async def test_answers_and_approvals_go_from_the_readers_to_the_producer(a: Client, b: Client, id: str) -> None:
+async def test_answers_and_approvals_go_from_readers_to_the_producer(a: Client, b: Client, id: str) -> None:
     await make(a, id)
     async with following(a, f"/runs/{id}/control?offset=-1&live=sse") as control:
         for n in range(3):
@@ -139,7 +139,7 @@ async def test_names_of_requests_are_no_streams(a: Client, b: Client, id: str) -
         assert (await b("PUT", path)).status_code == 201, "only right below a run are they reserved"
 
 
-async def test_a_cancel_tells_of_no_event_where_the_control_stream_is_closed_and_took_none(database_url: str) -> None:
+async def test_a_cancel_names_no_event_that_a_closed_control_refused(database_url: str) -> None:
     async with opened(database_url) as log, connected(database_url) as listening:
         told: list[object] = []
         await listening.add_listener("run_gateway", lambda *message: told.append(message[-1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from loadtests.probes.runs import cancel, lose
 
 
-async def test_the_runs_of_a_killed_producer_end_and_those_of_others_go_on(database_url: str) -> None:
+async def test_the_runs_of_a_killed_producer_end_and_others_go_on(database_url: str) -> None:
     ends = await lose(database_url, open=100, lost=20, lease=4)
     assert ends.left == 100
     assert len(ends.seconds) == 20

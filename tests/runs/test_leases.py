@@ -40,7 +40,7 @@ LEASE = (
 LOST = {"name": "ProducerLost", "message": "Its producer gave no sign of life within its lease of 5 s."}
 
 
-async def test_a_broken_promise_ends_the_run_for_every_reader_on_every_machine(
+async def test_a_run_out_lease_ends_the_run_for_all_readers_everywhere(
     a: Client, b: Client, id: str, database: Database
 ) -> None:
     await make(a, id, lease=5)
@@ -225,7 +225,7 @@ async def due(log: Log, *, broken: bool, path: str = "runs/%") -> None:
         await connection.execute(LONG_WATCHED)
 
 
-async def test_one_machine_looks_for_all_and_another_takes_over_when_it_dies(database_url: str) -> None:
+async def test_one_machine_looks_for_all_and_another_takes_over(database_url: str) -> None:
     async with opened(database_url) as log:
         first, second = (Store(log.database, machine=name) for name in ("m1", "m2"))
         look = await first.end_lost(10, again=False)
@@ -351,7 +351,7 @@ async def test_a_look_uses_the_index_however_many_leases_there_are(database_url:
         assert "leases_check_at" in plan[1][0]
 
 
-async def test_machines_of_the_version_before_are_answered_in_words_that_they_know(database_url: str) -> None:
+async def test_machines_of_the_version_before_get_words_that_they_know(database_url: str) -> None:
     call = (
         "CALL run_gateway.append('old', $1, $2, $3, $4, NULL, $5, $6, $7, $8, $3, $9, NULL,"
         " NULL, NULL, NULL, NULL, NULL)"

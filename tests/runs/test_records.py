@@ -41,7 +41,7 @@ async def test_nothing_needs_to_be_said_of_a_run(b: Client) -> None:
     assert set(record) == {"runId", "status", "startedAt"}
 
 
-async def test_the_same_request_again_is_a_success_and_another_a_conflict(a: Client, b: Client, id: str) -> None:
+async def test_the_same_request_again_succeeds_and_another_conflicts(a: Client, b: Client, id: str) -> None:
     body: dict[str, Any] = {"id": id, "input": {"a": 1, "b": 2}, "metadata": {"k": "v"}}
     await make(a, **body)
     await append(a, id, "first")
@@ -100,7 +100,7 @@ async def test_of_many_that_make_it_at_once_one_does(a: Client, b: Client, id: s
         (b'{"%b":1}' % (b"x" * 9999), "x" * 256 + " is not known here"),
     ],
 )
-async def test_a_request_that_cannot_be_meant_is_refused_in_plain_words(b: Client, body: bytes, words: str) -> None:
+async def test_a_senseless_request_is_refused_in_plain_words(b: Client, body: bytes, words: str) -> None:
     answer = await b("POST", "/runs", content=body)
     assert refusal(answer) == (400, "invalid_request")
     assert answer.json()["error"]["details"].startswith(words)
@@ -275,7 +275,7 @@ async def test_runs_are_listed_newest_first_page_by_page(a: Client, b: Client) -
         assert refusal(await b("GET", f"/runs?{wrong}")) == (400, "invalid_request")
 
 
-async def test_metadata_are_kept_as_they_are_and_found_by_what_they_read_as(a: Client, b: Client) -> None:
+async def test_metadata_are_kept_and_found_by_what_they_read_as(a: Client, b: Client) -> None:
     group = uuid4().hex
     values = {"number": 2, "text": "2", "fraction": 2.5, "yes": True, "word": "true"}
     for name, kept in values.items():

@@ -82,7 +82,7 @@ async def test_order_holds_beside_appends_over_http(a: Client, b: Client, id: st
         assert [event[name] for event in seen if name in event] == list(range(30))
 
 
-async def test_an_append_over_http_waits_for_the_transaction_and_comes_after_it(
+async def test_an_append_over_http_waits_for_the_transaction(
     a: Client, b: Client, id: str, app: Connection, database_of_all: str
 ) -> None:
     await make(a, id)

@@ -26,9 +26,7 @@ async def test_a_delivery_is_one_machines_until_its_time_is_up(
     assert (second.wake_id, second.generation) == (first.wake_id, 1)
 
 
-async def test_a_lease_outlasts_the_attempt_and_begins_when_the_handler_has_answered(
-    store: Store, streams: Streams
-) -> None:
+async def test_a_lease_begins_when_the_handler_has_answered(store: Store, streams: Streams) -> None:
     async def left() -> float:
         question = "SELECT extract(epoch FROM lease_until - clock_timestamp()) FROM run_gateway.subscriptions"
         return float(await streams.value(question))
@@ -54,7 +52,7 @@ async def test_done_does_not_take_back_what_was_acked_further(store: Store, stre
     assert cursors(await store.get("s")) == {"runs/1": 2}
 
 
-async def test_done_acks_nothing_of_a_stream_that_was_made_anew_meanwhile(store: Store, streams: Streams) -> None:
+async def test_done_acks_nothing_of_a_stream_made_anew(store: Store, streams: Streams) -> None:
     await store.create("s", HOOK)
     await streams.create("runs/1", b"1", b"2")
     await streams.create("runs/2", b"1")
@@ -71,7 +69,7 @@ async def test_done_acks_nothing_of_a_stream_that_was_made_anew_meanwhile(store:
     assert not await store.finished(following)
 
 
-async def test_done_acks_what_the_wake_told_of_and_nothing_that_came_since(store: Store, streams: Streams) -> None:
+async def test_done_acks_what_the_wake_named_and_nothing_later(store: Store, streams: Streams) -> None:
     await store.create("s", HOOK)
     await streams.create("runs/1", b"1")
     assert await woken(store)

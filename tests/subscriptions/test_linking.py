@@ -53,7 +53,7 @@ async def test_other_tenants_transactions_are_not_waited_for(store: Store, datab
         assert len(await store.unlinked(10)) == 1
 
 
-async def test_a_transaction_that_makes_nothing_after_all_is_not_waited_for(store: Store, database_url: str) -> None:
+async def test_a_transaction_that_rolls_back_is_not_waited_for(store: Store, database_url: str) -> None:
     async with connected(database_url) as other:
         transaction = other.transaction()
         await transaction.start()
@@ -174,7 +174,7 @@ async def test_a_pattern_finds_streams_before_and_after(
     assert set(linked) <= ({"zzz/1"} if not tenant and pattern == "**" else set())
 
 
-async def test_who_makes_a_stream_asks_only_subscriptions_that_may_take_it(streams: Streams, database_url: str) -> None:
+async def test_making_a_stream_asks_only_subscriptions_that_may_match(streams: Streams, database_url: str) -> None:
     await streams.value(
         "INSERT INTO run_gateway.subscriptions (id, type, pattern, pattern_head, pattern_regex, lease_ttl, config_hash)"
         " SELECT E'acme\\x1f' || n, 'webhook', 'runs/' || n, 'runs/' || n, '^/+runs/+' || n || '/*$', '1 s', ''"
@@ -219,9 +219,7 @@ async def test_a_subscription_has_so_many_explicit_streams(
     await store.add_streams("s", ["d"])
 
 
-async def test_links_that_cross_with_streams_being_made_end_in_no_circle(
-    store: Store, streams: Streams, database_url: str
-) -> None:
+async def test_links_and_new_streams_never_deadlock(store: Store, streams: Streams, database_url: str) -> None:
     """Who adds streams holds a link of one that is being made: it steps back, and the maker goes on."""
     await store.create("s", wanted(type="pull-wake", streams=["b"], wake_stream="wake"))
     async with connected(database_url) as maker:

@@ -34,7 +34,7 @@ async def of_bytes(streams: Streams) -> None:
 
 
 @pytest.mark.parametrize("unfit", [missing, closed, of_bytes])
-async def test_a_wake_that_cannot_be_written_is_tried_again_until_it_can(
+async def test_a_wake_that_cannot_be_written_is_retried_until_it_can(
     store: Store, streams: Streams, caplog: pytest.LogCaptureFixture, unfit: Any
 ) -> None:
     await store.create("s", pull_wake())
@@ -70,7 +70,7 @@ async def test_its_pauses_grow_to_a_minute(store: Store, streams: Streams) -> No
     assert store.unwritten == 9
 
 
-async def test_a_wake_whose_stream_was_made_anew_is_written_there_again(store: Store, streams: Streams) -> None:
+async def test_a_wake_whose_stream_was_made_anew_is_written_again(store: Store, streams: Streams) -> None:
     await streams.create("wake")
     await store.create("s", pull_wake())
     await streams.create("runs/1", b"1")
@@ -111,9 +111,7 @@ async def test_what_was_deaf_before_the_update_is_woken(store: Store, streams: S
     assert (await store.claim("s", "w")).wake_id == "w_lost"
 
 
-async def test_a_wake_stream_that_a_transaction_holds_holds_up_no_other(
-    store: Store, streams: Streams, database_url: str
-) -> None:
+async def test_a_locked_wake_stream_holds_up_no_other(store: Store, streams: Streams, database_url: str) -> None:
     for name in ("wake", "other"):
         await streams.create(name)
     await store.create("s", pull_wake())

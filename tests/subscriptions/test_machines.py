@@ -148,7 +148,7 @@ async def test_what_comes_while_a_wake_is_in_flight_is_the_next_wakes(
     ]
 
 
-async def test_a_machine_that_dies_before_it_looks_leaves_its_append_to_another(
+async def test_a_dead_machines_append_is_noticed_by_another(
     machines: tuple[Subscriptions, Subscriptions], store: Store, streams: Streams, receiver: Receiver
 ) -> None:
     await store.create("s", webhook(receiver.url))
@@ -304,7 +304,7 @@ async def test_links_of_a_deleted_stream_are_tidied_away_by_the_way(
     await eventually(tidy)
 
 
-async def test_an_append_noticed_while_the_database_is_away_is_not_forgotten(
+async def test_an_append_noticed_in_an_outage_is_not_forgotten(
     database: Database, streams: Streams, store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.create("s", webhook(receiver.url))

@@ -60,7 +60,7 @@ async def test_there_are_so_many_threads_and_no_more(names: Names) -> None:
     assert len(names.asked) == 40, "each had its turn"
 
 
-async def test_a_silent_name_is_given_up_and_keeps_its_thread_until_it_ends(names: Names) -> None:
+async def test_a_silent_name_is_given_up_and_keeps_its_thread(names: Names) -> None:
     resolver = Resolver(names.look_up, timeout=0.01)
     for number in range(6):
         with pytest.raises(Unresolved):

@@ -229,7 +229,7 @@ async def test_a_token_that_has_expired_says_so(
     assert code(missing) == (404, "SUBSCRIPTION_NOT_FOUND")
 
 
-async def test_a_callback_that_leaves_work_has_the_next_wake_delivered_at_once(
+async def test_a_callback_that_leaves_work_gets_the_next_wake_at_once(
     http: httpx.AsyncClient, machine: Subscriptions, streams: Streams, receiver: Receiver
 ) -> None:
     await put(http, type="webhook", webhook={"url": receiver.url})

@@ -89,7 +89,7 @@ def test_every_field_is_part_of_the_hash(change: dict[str, Any]) -> None:
     assert parse(HOOK).config_hash != parse({**HOOK, **change}).config_hash
 
 
-def test_a_settlement_is_read_leniently_but_never_fits_by_accident() -> None:
+def test_a_settlement_is_read_leniently_and_never_by_accident() -> None:
     body = {
         "wake_id": "w_1",
         "generation": 7,

@@ -23,7 +23,7 @@ def public_key(jwk: dict[str, str]) -> Ed25519PublicKey:
     return Ed25519PublicKey.from_public_bytes(decoded(jwk["x"]))
 
 
-def test_a_signature_verifies_with_the_published_key_that_it_names() -> None:
+def test_a_signature_verifies_with_the_published_key_it_names() -> None:
     header = KEYS.signer.sign(b'{"a":1}', 1_800_000_000)
     match = re.fullmatch(r"t=(\d+),kid=([^,]+),ed25519=([A-Za-z0-9_-]+)", header)
     assert match is not None and match[1] == "1800000000"

@@ -12,7 +12,7 @@ from tests.subscriptions.store_tools import HOOK, claim_deliveries, cursors, pen
 from tests.subscriptions.tools import Streams, pull_wake, wanted, webhook
 
 
-async def test_creating_again_confirms_and_creating_differently_conflicts(store: Store) -> None:
+async def test_creating_again_confirms_and_differently_conflicts(store: Store) -> None:
     assert await store.create("s", HOOK)
     assert not await store.create("s", HOOK)
     await refused(Code.SUBSCRIPTION_ALREADY_EXISTS, store.create("s", webhook("http://127.0.0.1:9/other")))
@@ -23,9 +23,7 @@ async def test_of_many_that_create_one_does(store: Store) -> None:
     assert sorted(await asyncio.gather(*(store.create("s", HOOK) for _ in range(6)))) == [False] * 5 + [True]
 
 
-async def test_history_is_not_replayed_but_what_comes_later_is_read_from_its_beginning(
-    store: Store, streams: Streams
-) -> None:
+async def test_history_is_skipped_and_new_streams_are_read_whole(store: Store, streams: Streams) -> None:
     await streams.create("runs/old", b"1", b"2")
     await streams.create("other/old", b"1")
     await store.create("s", pull_wake())
@@ -36,9 +34,7 @@ async def test_history_is_not_replayed_but_what_comes_later_is_read_from_its_beg
     assert pending(await store.claim("s", "w")) == {"runs/new": 1}
 
 
-async def test_streams_made_while_subscriptions_are_made_are_linked_to_all(
-    database: Database, streams: Streams
-) -> None:
+async def test_streams_and_subscriptions_made_at_once_are_all_linked(database: Database, streams: Streams) -> None:
     """Whoever comes first, a stream is linked: at its tail when it was there, from its beginning when it was not."""
     store = Store(database)
 
@@ -77,7 +73,7 @@ async def test_a_fork_is_a_new_stream_with_all_that_it_inherits(store: Store, st
     assert pending(await store.claim("s", "w")) == {"runs/fork": 2}
 
 
-async def test_a_deleted_stream_loses_its_links_and_a_new_one_starts_over(store: Store, streams: Streams) -> None:
+async def test_a_deleted_stream_loses_its_links_and_its_successor_none(store: Store, streams: Streams) -> None:
     both = ["runs/1", "x"]
     await store.create("s", wanted(type="pull-wake", pattern="runs/*", streams=both, wake_stream="wake"))
     for path in both:
@@ -95,7 +91,7 @@ async def test_a_deleted_stream_loses_its_links_and_a_new_one_starts_over(store:
     assert [(link.path, link.explicit, link.acked) for link in (await store.get("s")).links] == [("runs/1", False, -1)]
 
 
-async def test_a_stream_that_its_forks_keep_alive_is_deleted_all_the_same(store: Store, streams: Streams) -> None:
+async def test_a_stream_kept_alive_by_forks_is_deleted_all_the_same(store: Store, streams: Streams) -> None:
     await store.create("s", pull_wake())
     await streams.create("runs/1", b"1")
     await streams.create("fork", fork_of="runs/1")
@@ -138,7 +134,7 @@ async def test_explicit_links_come_and_go_and_the_pattern_stays(store: Store, st
     await refused(Code.SUBSCRIPTION_NOT_FOUND, store.remove_stream("none", "x"))
 
 
-async def test_what_is_closed_and_read_to_its_end_is_never_looked_at_again(store: Store, streams: Streams) -> None:
+async def test_closed_and_read_streams_are_never_looked_at_again(store: Store, streams: Streams) -> None:
     await streams.create("runs/before", b"1", closed=True)
     await store.create("s", HOOK)
     await streams.create("runs/closed", b"1", closed=True)

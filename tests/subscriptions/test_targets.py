@@ -112,7 +112,7 @@ def test_a_name_that_leads_inside_is_not_called(addresses: list[str]) -> None:
         choose_address(PUBLIC, addresses, 0)
 
 
-def test_each_attempt_takes_the_next_address_and_ipv4_comes_first() -> None:
+def test_each_attempt_takes_the_next_address_and_ipv4_is_first() -> None:
     addresses = ["2606:4700:4700::1111", "8.8.8.8", "1.1.1.1"]
     assert [choose_address(PUBLIC, addresses, attempt) for attempt in range(4)] == [
         "1.1.1.1",

@@ -40,9 +40,7 @@ async def test_of_many_machines_one_creates_the_wake(store: Store, streams: Stre
     assert await store.neglected(10) == []
 
 
-async def test_a_worker_that_comes_by_itself_gets_the_lease_though_no_wake_can_be_written(
-    store: Store, streams: Streams
-) -> None:
+async def test_a_worker_that_comes_by_itself_gets_the_lease(store: Store, streams: Streams) -> None:
     await store.create("s", pull_wake())
     await streams.create("runs/1", b"1")
     assert not await woken(store)
@@ -100,9 +98,7 @@ async def test_acks_are_applied_all_or_none(store: Store, streams: Streams) -> N
     assert cursors(await store.get("s")) == {"runs/1": 1, "runs/2": 0}
 
 
-async def test_a_deleted_subscription_moves_no_cursor_even_when_it_is_made_again(
-    store: Store, streams: Streams
-) -> None:
+async def test_a_deleted_subscriptions_cursors_stay_where_they_are(store: Store, streams: Streams) -> None:
     await store.create("s", pull_wake())
     await streams.create("runs/1", b"1")
     claim = await store.claim("s", "w")
@@ -117,7 +113,7 @@ async def test_a_deleted_subscription_moves_no_cursor_even_when_it_is_made_again
     assert cursors(await store.get("s")) == {"runs/1": 1}
 
 
-async def test_an_expired_lease_fences_its_holder_and_makes_the_next_wake(store: Store, streams: Streams) -> None:
+async def test_an_expired_lease_fences_its_holder_and_wakes_again(store: Store, streams: Streams) -> None:
     await streams.create("wake")
     await store.create("s", pull_wake())
     await streams.create("runs/1", b"1")
@@ -129,9 +125,7 @@ async def test_an_expired_lease_fences_its_holder_and_makes_the_next_wake(store:
     await refused(Code.FENCED, store.settle("s", None, 1, settlement(late, Ack("runs/1", 1), done=True)))
 
 
-async def test_a_claim_does_not_wait_until_somebody_finds_that_a_lease_has_expired(
-    store: Store, streams: Streams
-) -> None:
+async def test_a_claim_does_not_wait_for_the_finding_of_expired_leases(store: Store, streams: Streams) -> None:
     await store.create("s", pull_wake())
     await streams.create("runs/1", b"1")
     await store.claim("s", "late")
@@ -151,7 +145,7 @@ async def test_an_ack_without_done_extends_the_lease(store: Store, streams: Stre
     assert await streams.value(left)
 
 
-async def test_a_wake_whose_work_has_gone_does_not_keep_the_next_one_back(store: Store, streams: Streams) -> None:
+async def test_a_wake_whose_work_is_gone_does_not_hold_back_the_next(store: Store, streams: Streams) -> None:
     await streams.create("wake")
     await store.create("s", pull_wake())
     await streams.create("runs/1", b"1")
@@ -171,7 +165,7 @@ async def test_a_webhook_cannot_be_claimed_or_acked(store: Store, streams: Strea
     await refused(Code.INVALID_REQUEST, store.settle("s", "pull-wake", 1, Settlement(1, "w", (), True)))
 
 
-async def test_a_wake_tells_of_so_many_streams_and_the_next_of_the_rest(
+async def test_a_wake_names_some_streams_and_the_next_wake_the_rest(
     store: Store, streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.subscriptions.store.MOST_WORK", 2)

@@ -40,7 +40,7 @@ def test_an_answer_does_not_outlive_what_it_was_given_for() -> None:
     assert watch.notice("b/1") and not watch.notice("a/1")
 
 
-def test_too_many_explicit_paths_make_every_append_of_their_tenant_count() -> None:
+def test_too_many_explicit_paths_make_all_appends_count() -> None:
     watch = Watch()
     watch.learn(Interest(1, 1, [], frozenset(), crowded=frozenset({"acme"})))
     assert watch.notice("acme\x1fwhatever")

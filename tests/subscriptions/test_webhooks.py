@@ -60,9 +60,7 @@ async def test_an_answer_means_what_the_protocol_says(
     assert receiver.received[0].raw == b'{"wake_id":"w_1"}'
 
 
-async def test_the_connection_goes_to_the_address_that_was_judged_and_names_the_host(
-    webhooks: Webhooks, receiver: Receiver
-) -> None:
+async def test_the_connection_goes_to_the_judged_address_with_the_host(webhooks: Webhooks, receiver: Receiver) -> None:
     url = receiver.url.replace("127.0.0.1", "127.7.7.7")  # where nobody listens; these tests resolve it to who does
     assert (await webhooks.deliver(to(url), KEYS))[0] is Outcome.TAKEN
     assert receiver.received[0].head["host"] == url.split("/")[2]

@@ -79,7 +79,7 @@ async def test_a_target_that_does_not_listen_resets_the_client() -> None:
         writer.close()
 
 
-async def test_the_connection_ends_right_before_the_pattern_even_when_it_comes_in_parts(echo: str) -> None:
+async def test_the_connection_ends_right_before_a_pattern_in_parts(echo: str) -> None:
     async with Proxy(echo) as proxy:
         trap = proxy.cut_before(b"event: control")
         reader, writer = await connect(proxy)
@@ -91,7 +91,7 @@ async def test_the_connection_ends_right_before_the_pattern_even_when_it_comes_i
         writer.close()
 
 
-async def test_while_refusing_new_connections_are_reset_and_old_ones_stay(echo: str) -> None:
+async def test_refusing_resets_new_connections_and_keeps_old_ones(echo: str) -> None:
     async with Proxy(echo) as proxy:
         old_reader, old_writer = await connect(proxy)
         assert await old_reader.readexactly(6) == b"hello "

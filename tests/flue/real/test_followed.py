@@ -18,7 +18,7 @@ TICKS = {"n": 8, "intervalMs": 250}
 
 
 @pytest.mark.parametrize("workflow", ["ticker", "chat"])
-async def test_every_client_is_given_every_event_once_in_order_and_the_end(house: House, workflow: str) -> None:
+async def test_every_client_gets_every_event_once_in_order_and_the_end(house: House, workflow: str) -> None:
     run = await invoke(house.flue_a, workflow, **(TICKS if workflow == "ticker" else {}))
     async with (
         follow(house.b.url, run, "stream") as by_default,
@@ -49,9 +49,7 @@ async def test_a_browser_follows_with_nothing_but_an_address(house: House) -> No
 
 # By SSE a client of these throws at a connection that is cut, and the app has to resume: tests/clients.
 @pytest.mark.parametrize(("how", "end"), [("stream", "kill"), ("stream", "terminate"), ("sse", "terminate")])
-async def test_a_gateway_goes_in_the_middle_and_the_front_end_goes_on_at_another(
-    house: House, how: str, end: str
-) -> None:
+async def test_the_front_end_resumes_when_its_gateway_goes(house: House, how: str, end: str) -> None:
     run = await invoke(house.flue_a, "ticker", n=12, intervalMs=250)
     async with follow(house.proxy.url, run, how) as script:
         await script.until(lambda lines: len(items(lines)) >= 4)
@@ -76,9 +74,7 @@ async def test_a_run_whose_flue_server_is_killed_ends_for_its_readers(house: Hou
 
 
 @pytest.mark.parametrize(("how", "end"), [("stream", "terminate"), ("sse", "kill")])
-async def test_a_run_whose_flue_server_is_restarted_in_the_middle_ends_for_its_readers(
-    house: House, how: str, end: str
-) -> None:
+async def test_a_run_of_a_restarted_flue_server_ends_for_its_readers(house: House, how: str, end: str) -> None:
     run = await invoke(house.flue_b, "ticker", n=1000, intervalMs=250)
     async with follow(house.b.url, run, how) as script:
         await script.until(lambda lines: len(items(lines)) >= 3)

@@ -31,7 +31,7 @@ async def http(request: pytest.FixtureRequest, house: House) -> AsyncIterator[ht
         yield http
 
 
-async def test_with_keys_the_app_guards_its_own_routes_and_the_gateway_the_runs(house: House) -> None:
+async def test_with_keys_the_app_guards_routes_and_the_gateway_runs(house: House) -> None:
     """The SDK sends its one token to both."""
     keys = {"AUTH": "keys", "GATEWAY_KEYS": f"front:read:{TOKEN}", "GATEWAY_UPSTREAM": house.flue_a.url}
     async with Machine.start(house.database_url, env=SETTINGS | keys) as gateway:

@@ -28,7 +28,7 @@ async def test_root_runs_postgres_as_another_user_below_closed_folders(tmp_path:
 
 
 @only_root
-async def test_root_runs_binaries_that_are_installed_below_a_closed_folder(
+async def test_root_runs_binaries_installed_below_a_closed_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = binaries.package_folder()
@@ -52,7 +52,7 @@ async def test_root_runs_binaries_that_are_installed_below_a_closed_folder(
 
 
 @only_root
-async def test_a_cluster_that_root_copied_back_is_given_to_its_user_again(tmp_path: Path) -> None:
+async def test_a_cluster_that_root_copied_is_given_to_its_user_again(tmp_path: Path) -> None:
     async with EmbeddedPostgres(tmp_path / "data") as postgres:
         await run(postgres.dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
     shutil.copytree(tmp_path / "data", tmp_path / "copy")
@@ -62,7 +62,7 @@ async def test_a_cluster_that_root_copied_back_is_given_to_its_user_again(tmp_pa
 
 
 @only_root
-async def test_a_folder_that_somebody_else_put_in_the_sockets_place_is_not_used(tmp_path: Path) -> None:
+async def test_a_foreign_folder_in_the_sockets_place_is_not_used(tmp_path: Path) -> None:
     async with EmbeddedPostgres(tmp_path / "data") as postgres:
         usual = postgres._home.runtime
     usual.mkdir(mode=0o777)

@@ -30,9 +30,7 @@ from tests.log.embedded.tools import (
 
 
 @only_linux
-async def test_after_sigkill_no_postgres_is_left_and_every_acknowledged_row_is_there(
-    tmp_path: Path, gateways: Spawn
-) -> None:
+async def test_after_sigkill_no_postgres_is_left_and_no_row_is_lost(tmp_path: Path, gateways: Spawn) -> None:
     gateway = await gateways(tmp_path / "data")
     _, dsn = await gateway.ready()
     await run(dsn, "CREATE TABLE events (seq bigint PRIMARY KEY)")
@@ -64,7 +62,7 @@ async def append_until_cut(dsn: str, gateway: Gateway) -> int:
 
 
 @only_linux
-async def test_the_next_start_does_not_wait_for_the_killed_ones_end_to_be_over(tmp_path: Path, gateways: Spawn) -> None:
+async def test_the_next_start_does_not_wait_for_the_killed_ones_end(tmp_path: Path, gateways: Spawn) -> None:
     first = await gateways(tmp_path / "data")
     await first.ready()
     await first.kill()
@@ -73,7 +71,7 @@ async def test_the_next_start_does_not_wait_for_the_killed_ones_end_to_be_over(t
         assert await run(postgres.dsn, "SELECT 1") == 1
 
 
-async def test_lock_files_whose_pid_is_another_process_now_stop_nothing(tmp_path: Path) -> None:
+async def test_stale_lock_files_with_a_reused_pid_stop_nothing(tmp_path: Path) -> None:
     async with EmbeddedPostgres(tmp_path / "data") as postgres:
         runtime, cluster = postgres._home.runtime, cluster_of(tmp_path / "data")
         pid_file = (cluster / "postmaster.pid").read_text()

@@ -11,7 +11,7 @@ from gateway.embedded import EmbeddedPostgres
 from tests.log.embedded.tools import Spawn, run
 
 
-async def test_a_second_gateway_attaches_and_leaves_without_stopping_anything(tmp_path: Path, gateways: Spawn) -> None:
+async def test_a_second_gateway_attaches_and_leaves_stopping_nothing(tmp_path: Path, gateways: Spawn) -> None:
     async with EmbeddedPostgres(tmp_path / "data") as first:
         second = await gateways(tmp_path / "data")
         assert await second.ready() == ("attached", first.dsn)

@@ -14,7 +14,7 @@ from gateway.embedded import EmbeddedPostgres, server_log
 from tests.log.embedded.tools import cluster_of, only_linux, run, until
 
 
-async def test_a_cold_start_takes_about_a_second_and_a_warm_one_much_less(tmp_path: Path) -> None:
+async def test_a_cold_start_takes_a_second_and_a_warm_one_much_less(tmp_path: Path) -> None:
     """Of the processor's time, which a busy machine does not add to."""
     taken = []
     for _ in range(2):
@@ -65,7 +65,7 @@ async def test_a_new_data_folder_is_private_and_ignored_by_git(tmp_path: Path) -
         assert (tmp_path / "a" / "data" / ".gitignore").read_text() == "*\n"
 
 
-async def test_the_socket_lies_in_a_private_folder_that_is_removed_at_the_end(tmp_path: Path) -> None:
+async def test_the_socket_lies_in_a_private_folder_that_is_removed(tmp_path: Path) -> None:
     async with EmbeddedPostgres(tmp_path / "data") as postgres:
         (socket,) = (path for path in postgres._home.runtime.iterdir() if not path.name.endswith(".lock"))
         folder = postgres._home.runtime.stat()
