@@ -330,7 +330,11 @@ class Writer:
                 waiting.settle(error)
 
     async def _tell(self, entries: dict[str, Entry], row: Row, landed: float) -> None:
-        """Tells everyone what the database has said. The loop turns after every TOLD of them: others wait for it."""
+        """Tells everyone what the database has said. The loop turns between TOLD of them and the next, for others wait.
+
+        And not after the last. Their streams are busy until this ends, so what comes in such a turn would be sent by
+        itself, and not together with what comes in the next.
+        """
         told = 0
         columns = zip(
             entries.items(),
@@ -355,21 +359,21 @@ class Writer:
                         News(path, base + 1, tail, closed, body=body, heard=landed, lengths=entry.lengths)
                     )
                 for waiting in entry.waiting:
+                    if told and not told % TOLD:
+                        await asyncio.sleep(0)
                     base += len(waiting.request.events)
                     waiting.settle(Appended(base, False, closed, epoch, seq, cancel))
                     told += 1
-                    if not told % TOLD:
-                        await asyncio.sleep(0)
                 continue
             duplicate = verdict == "duplicate"
             self.outcomes["duplicate" if duplicate else "refused"] += len(entry.waiting)
             for waiting in entry.waiting:
+                if told and not told % TOLD:
+                    await asyncio.sleep(0)
                 waiting.settle(
                     Appended(tail, True, closed, epoch, seq, cancel)
                     if duplicate
                     else refusal(verdict, waiting.request, tail, epoch, seq)
                 )
                 told += 1
-                if not told % TOLD:
-                    await asyncio.sleep(0)
         self.commit_requests.observe(told)
