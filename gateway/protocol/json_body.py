@@ -271,7 +271,8 @@ class _Cutting:
             of_event = fault_of(self._events[n])
             if of_event is not None:
                 raise InvalidJson(f"Event {n}, counted from 0: {of_event}")
-        if self._first > len(self._events) or fault_of(self._body[self._start : end] + closed[:-1]) is not None:
+        inside = self._start < end or (self._start == end and self._open)  # an event, which the piece does not end
+        if self._first > len(self._events) or (inside and fault_of(self._body[self._start : end] + closed[:-1])):
             raise self._refused(fault)
         raise InvalidJson(f"Event {max(0, self._first - 1)}, counted from 0: {fault}")
 

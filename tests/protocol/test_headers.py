@@ -138,3 +138,11 @@ def test_a_streams_type_says_how_its_bytes_travel(content_type: str, encoding: E
 
 def test_types_are_compared_without_case_and_parameters() -> None:
     assert media_type(" Text/Plain ; charset=UTF-8") == "text/plain" == media_type("text/plain")
+
+
+def test_an_end_that_was_told_already_is_not_kept() -> None:
+    assert headers.of_end(AT_42) == [
+        (b"stream-next-offset", AT_42),
+        (b"stream-closed", b"true"),
+        (b"cache-control", b"no-store"),
+    ]

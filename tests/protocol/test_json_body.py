@@ -401,3 +401,10 @@ def test_a_long_object_is_cut_in_pieces() -> None:
 def test_a_number_of_too_many_digits_is_refused() -> None:
     with pytest.raises(InvalidJson, match="Event 1, counted from 0: A number"):
         messages(b"[1,1%b]" % (b"1" * 1_000_000))
+
+
+@pytest.mark.parametrize("rest", [b"", b",2", b",2," + b"3," * json_body.PIECE + b"3"])
+@pytest.mark.parametrize("before", [1, json_body.PIECE, 2 * json_body.PIECE + 1])
+def test_a_fault_inside_a_long_event_names_that_event(before: int, rest: bytes) -> None:
+    with pytest.raises(InvalidJson, match="Event 1, counted from 0: Expecting value"):
+        messages(b"[0,[%bnul,%b1]%b]" % (b"1," * before, b"1," * json_body.PIECE, rest))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.flue import dialect
 from gateway.protocol import json_body
-from gateway.protocol.append import AppendRequest, Producer, parse_append
+from gateway.protocol.append import UNNUMBERED, AppendRequest, Producer, append_in_pieces, parse_append, parse_heartbeat
 from gateway.protocol.batch import media_type
 from gateway.protocol.content_type import content_type_header
 from gateway.protocol.create import Fork, parse_create
@@ -136,6 +136,54 @@ def test_only_what_is_judged_by_the_stream_alone_may_be_merged() -> None:
     assert not parse_append("s", raw(JSON | {"stream-seq": "1"}), b"1").plain
 
 
+def test_a_long_body_is_read_in_pieces_to_the_same_request() -> None:
+    body = b"[%b]" % b",".join([b"1"] * json_body.PIECE)
+    for headers in (JSON, {"content-type": "text/plain"}):
+        assert json_body.at_once(append_in_pieces("s", raw(headers), body)) == parse_append("s", raw(headers), body)
+    closing = raw({"stream-closed": "true"})
+    assert json_body.at_once(append_in_pieces("s", closing, b"")) == parse_append("s", closing, b"")
+
+
+def test_headers_known_to_be_single_are_taken_as_they_are() -> None:
+    assert parse_append("s", dict(raw(JSON)), b"1") == parse_append("s", raw(JSON), b"1")
+
+
+@pytest.mark.parametrize("value", ["", "a\x00", "a\x85", "p" * 1025])
+def test_a_producer_id_is_printable_and_not_long(value: str) -> None:
+    with pytest.raises(InvalidRequest, match="producer-id must be 1 to 1024 printable characters"):
+        parse_append("s", raw(JSON | {"producer-id": value, "producer-epoch": "0", "producer-seq": "0"}), b"1")
+
+
+def test_a_lease_is_a_number_of_seconds_and_of_runs_only() -> None:
+    assert parse_append("runs/7", raw(JSON | {"run-lease": "30"}), b"1").lease == 30
+    for value in ("0", "3601", "1.5", "-1", "030", ""):
+        with pytest.raises(InvalidRequest, match="Run-Lease must be a whole number"):
+            parse_append("runs/7", raw(JSON | {"run-lease": value}), b"1")
+    with pytest.raises(InvalidRequest, match="Run-Lease is for runs"):
+        parse_append("streams/7", raw(JSON | {"run-lease": "30"}), b"1")
+
+
+def test_a_heartbeat_is_an_append_of_nothing() -> None:
+    assert parse_heartbeat("runs/7", [], b"") == AppendRequest("runs/7", None, [])
+    producer = {"producer-id": "p", "producer-epoch": "2", "run-lease": "30"}
+    assert parse_heartbeat("runs/7", raw(producer), b"") == AppendRequest(
+        "runs/7", None, [], producer=Producer("p", 2, UNNUMBERED), lease=30
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "why"),
+    [
+        ({}, b"1", "A heartbeat has no body"),
+        ({"producer-id": "p"}, b"", "go together"),
+        ({"producer-epoch": "1"}, b"", "go together"),
+    ],
+)
+def test_a_heartbeat_that_cannot_be_meant_is_refused(headers: Headers, body: bytes, why: str) -> None:
+    with pytest.raises(InvalidRequest, match=why):
+        parse_heartbeat("runs/7", raw(headers), body)
+
+
 # PUT
 
 
@@ -156,6 +204,7 @@ def test_a_stream_is_created_with_what_was_asked() -> None:
         ("application/json", b"[ ]", []),
         ("application/json; charset=utf-8", b"[[]]", [b"[]"]),
         ("application/json", b"", []),
+        ("application/json", b"[%b]" % b",".join([b"1"] * json_body.PIECE), [b"1"] * json_body.PIECE),
         ("text/plain", b"[]", [b"[]"]),
         ("text/plain", b"", []),
     ],

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol.errors import InvalidRequest
-from gateway.protocol.run_path import Part, is_run
+from gateway.protocol.run_path import Part, control_of, is_run
 from gateway.protocol.target import SHORT, Target, check_path
-from gateway.protocol.tenants import within
+from gateway.protocol.tenants import shown, tenant_of, within, without
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,7 @@ def test_a_segment_that_clients_leave_out_is_refused(path: str) -> None:
 def test_what_lies_below_a_run_may_be_where_the_run_may_be(part: Part) -> None:
     longest = Target.of("/runs/" + "x" * 256 + part.value)
     assert longest.stored("") == "runs/" + "x" * 256 + part.value
+    assert longest.stored_run("") == "runs/" + "x" * 256
     for run in ("x" * 257, ".", "a\x00"):
         target = Target.of(f"/runs/{run}{part.value}")
         assert target.part is part
@@ -95,3 +96,26 @@ def test_only_short_paths_are_remembered() -> None:
     assert Target.of("/runs/a") is Target.of("/runs/a")
     long = "/v1/stream/" + "a" * SHORT
     assert Target.of(long) is not Target.of(long)
+
+
+def test_below_a_run_a_credential_has_to_reach_the_run() -> None:
+    assert Target.of("/v1/stream/a/b").about == "a/b"
+    assert Target.of("/runs/7").about == Target.of("/runs/7/control").about == "runs/7"
+    assert Target.of("/health").about is None
+
+
+def test_a_post_appends_to_streams_runs_and_their_controls() -> None:
+    appended = ("/v1/stream/a", "/runs/7", "/runs/7" + Part.CONTROL.value)
+    assert all(Target.of(url).appended_to for url in appended)
+    requests = ("/runs/7/cancel", "/runs/7/heartbeat", "/runs/7/token", "/health")
+    assert not any(Target.of(url).appended_to for url in requests)
+
+
+def test_the_control_of_a_run_lies_below_it() -> None:
+    assert Target.of("/" + control_of("runs/7")).part is Part.CONTROL
+
+
+def test_a_stored_name_is_told_apart_from_its_tenant() -> None:
+    stored = within("acme", "runs/7")
+    assert (tenant_of(stored), without(stored), shown(stored)) == ("acme", "runs/7", "acme:runs/7")
+    assert (tenant_of("runs/7"), without("runs/7"), within("", "runs/7")) == ("", "runs/7", "runs/7")

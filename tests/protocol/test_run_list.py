@@ -1,0 +1,44 @@
+"""The questions and pages of lists of runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.record import STATUSES, RunRecord
+from gateway.protocol.run_list import (
+    DEFAULT_LIMIT,
+    MAX_LIMIT,
+    decode_cursor,
+    encode_cursor,
+    page,
+    parse_limit,
+    parse_status,
+)
+
+RUN = RunRecord("a", "active", "2026-11-23T02:02:03.144Z")
+BYTES = b'{"runId":"a","status":"active","startedAt":"2026-11-23T02:02:03.144Z"}'
+
+
+def test_a_status_is_one_of_the_known_ones_or_any() -> None:
+    assert parse_status(None) is None
+    assert [parse_status(status) for status in STATUSES] == list(STATUSES)
+    with pytest.raises(InvalidRequest, match="status must be one of active"):
+        parse_status("Active")
+
+
+def test_a_limit_is_a_number_within_bounds() -> None:
+    assert (parse_limit(None), parse_limit("1"), parse_limit(str(MAX_LIMIT))) == (DEFAULT_LIMIT, 1, MAX_LIMIT)
+    for wrong in ("0", str(MAX_LIMIT + 1), "-1", "1.0", "²", "", "9" * 400):
+        with pytest.raises(InvalidRequest, match="limit must be a whole number"):
+            parse_limit(wrong)
+
+
+def test_a_cursor_comes_back_as_it_was_given_out() -> None:
+    assert decode_cursor(encode_cursor(b"\x00\xff end")) == b"\x00\xff end"
+    assert decode_cursor("n") == b""
+
+
+def test_only_the_last_page_has_no_cursor() -> None:
+    assert page([], None) == b'{"runs":[]}'
+    assert page([RUN, RUN], "next") == b'{"runs":[%b,%b],"nextCursor":"next"}' % (BYTES, BYTES)
