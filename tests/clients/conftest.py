@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import pytest
+import pytest_asyncio
 
+from tests.databases import Postgres
 from tests.tools.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -86,26 +87,46 @@ class Two:
 StartTwo = Callable[..., Awaitable[Two]]
 
 
-@pytest.fixture
-async def start_two(database_url: str) -> AsyncIterator[StartTwo]:
-    """`await start_two(GATEWAY_…=…)`: two Machines with these settings over one database, and a run."""
+@contextlib.asynccontextmanager
+async def _machines(database_url: str, **env: str) -> AsyncIterator[tuple[Machine, Machine]]:
     from tests.machines import Machine
 
-    async with AsyncExitStack() as stack:
+    async with Machine.start(database_url, env=env) as a, Machine.start(database_url, env=env) as b:
+        yield a, b
+
+
+@contextlib.asynccontextmanager
+async def _run_at(a: Machine, b: Machine) -> AsyncIterator[Two]:
+    async with Proxy(a.url) as proxy, httpx.AsyncClient(base_url=b.url, trust_env=False) as http:
+        run = Run(f"/runs/{uuid.uuid4()}", http)
+        await run.create()
+        yield Two(a, b, proxy, run)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def start_two(database_url: str) -> AsyncIterator[StartTwo]:
+    """`await start_two(GATEWAY_…=…)`: two Machines with these settings over one database, and a run."""
+    async with contextlib.AsyncExitStack() as stack:
 
         async def start(**env: str) -> Two:
-            a = await stack.enter_async_context(Machine.start(database_url, env=env))
-            b = await stack.enter_async_context(Machine.start(database_url, env=env))
-            proxy = await stack.enter_async_context(Proxy(a.url))
-            http = await stack.enter_async_context(httpx.AsyncClient(base_url=b.url, trust_env=False))
-            run = Run(f"/runs/{uuid.uuid4()}", http)
-            await run.create()
-            return Two(a, b, proxy, run)
+            a, b = await stack.enter_async_context(_machines(database_url, **env))
+            return await stack.enter_async_context(_run_at(a, b))
 
         yield start
 
 
-@pytest.fixture
-async def two(start_two: StartTwo) -> Two:
-    """Two Machines with their usual settings."""
-    return await start_two()
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def machines(postgres: Postgres) -> AsyncIterator[tuple[Machine, Machine]]:
+    """Two Machines with their usual settings, for one test after the other."""
+    async with postgres.database() as database_url, _machines(database_url) as two:
+        yield two
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def two(machines: tuple[Machine, Machine]) -> AsyncIterator[Two]:
+    """These Machines, both of which run, and a run of this test alone."""
+    for machine in machines:
+        if not machine.running:
+            await machine.restart()
+    async with _run_at(*machines) as two:
+        yield two

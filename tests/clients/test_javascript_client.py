@@ -24,6 +24,7 @@ from tests.clients.conftest import StartTwo, Two
 from tests.node import Script, npm_ci
 from tests.tools.proxy import End
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # as the Machines that these tests share
 HERE = Path(__file__).parent
 LIVE = [True, "long-poll", "sse"]
 

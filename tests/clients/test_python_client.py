@@ -21,6 +21,7 @@ from durable_streams import DurableStreamError, astream, stream
 
 from tests.clients.conftest import StartTwo, Two
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # as the Machines that these tests share
 Live = Literal["auto", "long-poll", "sse"]
 LIVE: list[Live] = ["auto", "long-poll", "sse"]
 
