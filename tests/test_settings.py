@@ -177,6 +177,29 @@ def test_webhooks_to_this_host_are_for_a_loopback_listener_only(host: str, given
     assert load(host=host, allow_local_webhooks=given).local_webhooks is allowed
 
 
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("90", 90), ("250ms", 0.25), ("1.5s", 1.5), ("5min", 300), ("12 h", 43_200), ("7d", 604_800)]
+)
+def test_a_time_may_be_written_with_its_unit(monkeypatch: pytest.MonkeyPatch, value: str, seconds: float) -> None:
+    monkeypatch.setenv("GATEWAY_RETENTION", value)
+    assert load().retention == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "size"), [("5000", 5000), ("64KiB", 65_536), ("10MB", 10_000_000), ("1 MiB", 1 << 20)]
+)
+def test_a_size_may_be_written_with_its_unit(monkeypatch: pytest.MonkeyPatch, value: str, size: int) -> None:
+    monkeypatch.setenv("GATEWAY_MAX_EVENT", value)
+    assert load().max_event == size
+
+
+@pytest.mark.parametrize("value", ["5w", "s", "-5s", "1d2h", "9999999d"])
+def test_a_time_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("GATEWAY_KEEP_ALIVE", value)
+    with pytest.raises(BadSetting, match="GATEWAY_KEEP_ALIVE"):
+        load()
+
+
 @pytest.mark.parametrize("value", ["0", "65", "two"])
 def test_the_number_of_workers_has_bounds(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("GATEWAY_WORKERS", value)

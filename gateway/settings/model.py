@@ -6,17 +6,20 @@ The fields stand in groups (SECTIONS), and in the order in which the manual and 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.settings.environment import Environment
 from gateway.settings.types import (
+    IN_SECONDS,
     KIB,
     MIB,
     AuthKinds,
+    Bytes,
     CorsOrigins,
+    Duration,
     HttpUrl,
     JwksUrl,
     Origin,
@@ -98,7 +101,7 @@ class Settings(BaseSettings):
         description="Whether `serve` updates the schema of DATABASE_URL; that of an embedded Postgres is always"
         " updated.",
     )
-    database_wait: float = Field(
+    database_wait: Duration = Field(
         60.0,
         ge=0,
         le=3600,
@@ -144,7 +147,7 @@ class Settings(BaseSettings):
     jwt_audience: str | None = Field(
         None, description="Audience (`aud`) that a JWT must have; needed for GATEWAY_JWT_JWKS_URL."
     )
-    jwt_leeway: float = Field(
+    jwt_leeway: Duration = Field(
         10.0, ge=0, le=300, allow_inf_nan=False, description="Seconds that the issuer's clock may differ from ours."
     )
     jwt_scope_claim: str = Field("scope", min_length=1, description="Claim that holds a JWT's scopes.")
@@ -158,7 +161,7 @@ class Settings(BaseSettings):
         min_length=1,
         description="Claim that holds patterns of the runs that a JWT is for; a JWT without it is for all runs.",
     )
-    token_ttl: int = Field(
+    token_ttl: Annotated[int, IN_SECONDS] = Field(
         3600, ge=1, le=30 * 86_400, description="Seconds that a run's token is valid, unless it is asked for less."
     )
     token_secrets: str | None = Field(
@@ -198,7 +201,7 @@ class Settings(BaseSettings):
         " io_uring (Docker does not by default).",
     )
     keep_alive: Seconds = Field(75.0, description="Seconds that a connection may wait for its next request.")
-    drain_timeout: float = Field(
+    drain_timeout: Duration = Field(
         10.0,
         ge=0,
         le=3600,
@@ -225,17 +228,17 @@ class Settings(BaseSettings):
         2, ge=1, description="Lists of runs that each worker asks the database for at the same time; a few others wait."
     )
     list_timeout: Seconds = Field(2.0, description="Seconds that the database may take for a list of runs; then 503.")
-    page_bytes: int = Field(
+    page_bytes: Bytes = Field(
         1 * MIB, ge=KIB, le=256 * MIB, description="Bytes of events after which one read of the log stops."
     )
-    max_pending: int = Field(
+    max_pending: Bytes = Field(
         64 * MIB,
         ge=1,
         le=64 * 1024 * MIB,
         description="Bytes of appends that may wait for the database, and as many that may be arriving; then 429.",
     )
-    max_head: int = Field(32 * KIB, ge=KIB, le=MIB, description="Bytes that the request line and headers may have.")
-    max_body: int = Field(10 * MIB, ge=1, le=1024 * MIB, description="Bytes that the body of one request may have.")
+    max_head: Bytes = Field(32 * KIB, ge=KIB, le=MIB, description="Bytes that the request line and headers may have.")
+    max_body: Bytes = Field(10 * MIB, ge=1, le=1024 * MIB, description="Bytes that the body of one request may have.")
     max_batch: int = Field(50_000, ge=1, description="Events that one request may append.")
     max_forks: int = Field(10_000, ge=1, description="Forks that one stream may have; further ones are refused, 409.")
     max_fork_depth: int = Field(
@@ -251,7 +254,9 @@ class Settings(BaseSettings):
         ge=1,
         description="Changes of its subscriptions that a tenant may make in a second by each worker; then 429.",
     )
-    max_event: int = Field(MIB, ge=1, description="Bytes that one event may have, or one append to a stream of bytes.")
+    max_event: Bytes = Field(
+        MIB, ge=1, description="Bytes that one event may have, or one append to a stream of bytes."
+    )
 
     max_appends_per_token: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Appends a second that one credential may make of each worker."
@@ -275,7 +280,7 @@ class Settings(BaseSettings):
         None, ge=1, description="Runs that a tenant may have; those made within the last seconds may exceed it."
     )
 
-    retention: float | None = Field(
+    retention: Duration | None = Field(
         None,
         gt=0,
         allow_inf_nan=False,

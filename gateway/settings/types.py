@@ -7,11 +7,12 @@ begin with http:// or https://".
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Annotated, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 KIB: Final = 1024  # bytes
 MIB: Final = 1024 * KIB
@@ -97,10 +98,32 @@ def _cors_origin(value: str) -> str:
     return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
 
 
+def _with_unit(pattern: re.Pattern[str], units: Mapping[str, float]) -> BeforeValidator:
+    """A number with one of these units after it becomes the number of the smallest; all else stays what it is."""
+
+    def number(value: object) -> object:
+        given = pattern.fullmatch(value.strip()) if isinstance(value, str) else None
+        return value if given is None else float(given[1]) * units[given[2]]
+
+    return BeforeValidator(number)
+
+
+_DURATIONS: Final = {"ms": 0.001, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400}  # seconds
+_SIZES: Final = {
+    "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": KIB, "MiB": MIB, "GiB": 1024 * MIB,
+}  # bytes  # fmt: skip
+
+IN_SECONDS: Final = _with_unit(re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(_DURATIONS)})"), _DURATIONS)
+"""A time may have its unit with it: 90s, 5min, 12h, 7d."""
+IN_BYTES: Final = _with_unit(re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(_SIZES)})"), _SIZES)
+"""A size may have its unit with it: 64KiB, 10MB."""
+
 PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 JwksUrl = Annotated[str, AfterValidator(_jwks_url)]
 Origin = Annotated[str, AfterValidator(_origin)]
 CorsOrigins = Annotated[str, AfterValidator(_cors_origins)]  # `*`, `none`, or origins with commas between
 AuthKinds = Annotated[str, AfterValidator(_auth)]  # `none`, or kinds of credentials with commas between
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Duration = Annotated[float, IN_SECONDS]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), IN_SECONDS]
+Bytes = Annotated[int, IN_BYTES]

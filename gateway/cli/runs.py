@@ -1,0 +1,208 @@
+"""`run-gateway runs`, `show`, `cancel`, `delete` and `token`: an operator looks at runs, and steers them, over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+import httpx
+
+from gateway.cli.remote import session, token_option, url_option
+from gateway.client import Session, refusal, stream_url
+from gateway.process.exit_codes import Failure, finish
+
+PATIENCE: Final = 10.0
+"""Seconds of no answer, or none but failures, after which a command gives up: somebody waits at the terminal."""
+_STATUSES: Final = ("active", "completed", "errored")
+_PAGE: Final = 100  # runs that are asked for at once
+_EVENTS: Final = 3  # that `show` prints of each end
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+
+
+def _pair(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = dict(value.partition("=")[::2] for value in values)
+    if any("=" not in value for value in values) or "" in pairs:
+        raise click.BadParameter("must be NAME=VALUE")
+    return pairs
+
+
+@click.command(short_help="List runs, the newest first.")
+@click.option("--status", type=click.Choice(_STATUSES), help="Only runs that are so.")
+@click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
+@click.option("--metadata", multiple=True, metavar="NAME=VALUE", callback=_pair, help="Only runs with this metadata.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many at most.")
+@url_option
+@token_option
+@_json_option
+def runs(
+    status: str | None,
+    workflow: str | None,
+    metadata: dict[str, str],
+    limit: int,
+    url: str,
+    token: str | None,
+    as_json: bool,
+) -> None:
+    """List runs, the newest first: id, status, workflow, when it began, how long it took, and metadata."""
+    asked = {"status": status, "workflowName": workflow} | {f"metadata.{name}": each for name, each in metadata.items()}
+    finish(_runs(url, {name: value for name, value in asked.items() if value is not None}, limit, token, as_json))
+
+
+@click.command(short_help="Show a run: its record, its size, its first and last events.")
+@click.argument("run")
+@url_option
+@token_option
+@_json_option
+def show(run: str, url: str, token: str | None, as_json: bool) -> None:
+    """Show the record of RUN, how many events it has, and the first and the last of them."""
+    finish(_show(stream_url(url, run), token, as_json))
+
+
+@click.command(short_help="Ask the producer of a run to stop.")
+@click.argument("run")
+@click.option("--reason", metavar="TEXT", help="What the producer is told.")
+@click.option("--wait", metavar="SECONDS", type=click.FloatRange(0, 300), help="Wait until the run has ended.")
+@url_option
+@token_option
+def cancel(run: str, reason: str | None, wait: float | None, url: str, token: str | None) -> None:
+    """Ask the producer of RUN to stop. It only asks: the producer hears of it in its control stream, and with the
+    answer to its next append or heartbeat.
+    """
+    finish(_cancel(stream_url(url, run), reason, wait, token))
+
+
+@click.command(short_help="Delete a run, with its events and its record.")
+@click.argument("run")
+@click.option("--yes", is_flag=True, help="Do not ask whether that is meant.")
+@url_option
+@token_option
+def delete(run: str, yes: bool, url: str, token: str | None) -> None:
+    """Delete RUN: its events, its record and its control stream. Its readers are told that it is gone."""
+    address = stream_url(url, run)
+    if not yes:
+        click.confirm(f"Delete {address} and all of its events?", abort=True, err=True)
+    finish(_delete(address, token))
+
+
+@click.command(short_help="Make a token with which others may read one run.")
+@click.argument("run")
+@click.option("--ttl", metavar="SECONDS", type=click.IntRange(1), help="How long it is valid; else GATEWAY_TOKEN_TTL.")
+@click.option("--control", is_flag=True, help="It may also cancel the run.")
+@url_option
+@token_option
+def token(run: str, ttl: int | None, control: bool, url: str, token: str | None) -> None:
+    """Print a token for RUN, which opens this one run to whoever holds it. It needs a credential that may read it."""
+    asked = {"ttl": ttl, "control": control or None}
+    finish(_token(stream_url(url, run), {name: each for name, each in asked.items() if each is not None}, token))
+
+
+async def _runs(url: str, asked: dict[str, str], limit: int, token: str | None, as_json: bool) -> None:
+    found = 0
+    async with session(patience=PATIENCE, token=token) as http:
+        async for record in _pages(http, f"{url.rstrip('/')}/runs", asked, limit):
+            found += 1
+            click.echo(json.dumps(record) if as_json else _row(record))
+    if not found and not as_json:
+        click.echo("No run is so." if asked else "There are no runs yet.", err=True)
+
+
+async def _pages(http: Session, url: str, asked: dict[str, str], limit: int) -> AsyncIterator[dict[str, Any]]:
+    cursor: dict[str, str] = {}
+    while limit > 0:
+        page = (await _ask(http, "GET", url, asked | cursor | {"limit": str(min(limit, _PAGE))})).json()
+        for record in page["runs"]:
+            yield record
+        limit -= len(page["runs"])
+        if "nextCursor" not in page:
+            return
+        cursor = {"cursor": page["nextCursor"]}
+
+
+async def _show(url: str, token: str | None, as_json: bool) -> None:
+    async with session(patience=PATIENCE, token=token) as http:
+        record = (await _ask(http, "GET", url, {"meta": ""})).json()
+        head = await http.head(url)
+        tail = head.headers["stream-next-offset"]
+        epoch, _, number = tail.rpartition("_")
+        shown: dict[str, Any] = {
+            "record": record,
+            "nextOffset": tail,
+            "events": int(number),
+            "closed": head.headers.get("stream-closed") == "true",
+        }
+        if head.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
+            first = (await _ask(http, "GET", url, {"offset": "-1"})).json()
+            beginning = f"{epoch}_{max(0, int(number) - _EVENTS):016d}"
+            last = (await _ask(http, "GET", url, {"offset": beginning})).json() if int(number) > _EVENTS else []
+            shown |= {"first": first[:_EVENTS], "last": last[-max(0, min(_EVENTS, int(number) - _EVENTS)) :]}
+    click.echo(json.dumps(shown) if as_json else _shown(shown))
+
+
+async def _cancel(url: str, reason: str | None, wait: float | None, token: str | None) -> None:
+    async with session(patience=max(PATIENCE, (wait or 0) + PATIENCE), token=token) as http:
+        body = b"" if reason is None else json.dumps({"reason": reason}).encode()
+        await _ask(http, "POST", f"{url}/cancel", content=body)
+        if wait is None:
+            click.echo("The producer is asked to stop.")
+            return
+        record = (await _ask(http, "GET", url, {"meta": "", "wait": f"{wait:g}"})).json()
+    if record["status"] == "active":
+        raise Failure(f"asked to stop, and active still after {wait:g} seconds")
+    click.echo(f"It has ended: {record['status']}.")
+
+
+async def _delete(url: str, token: str | None) -> None:
+    async with session(patience=PATIENCE, token=token) as http:
+        await _ask(http, "DELETE", url)
+
+
+async def _token(url: str, asked: dict[str, Any], token: str | None) -> None:
+    async with session(patience=PATIENCE, token=token) as http:
+        answer = (await _ask(http, "POST", f"{url}/token", content=json.dumps(asked).encode())).json()
+    until = datetime.fromtimestamp(answer["expiresAt"], UTC)
+    click.echo(answer["token"])
+    click.echo(f"It is valid until {until:%Y-%m-%d %H:%M:%S} UTC.", err=True)
+
+
+async def _ask(
+    http: Session, method: str, url: str, query: dict[str, str] | None = None, content: bytes = b""
+) -> httpx.Response:
+    """An answer that says yes. Raises ClientError."""
+    address = str(httpx.URL(url, params=query)) if query else url
+    response = (await http.send(method, address, content=content)).response
+    if not response.is_success:
+        raise refusal(response)
+    return response
+
+
+def _row(record: dict[str, Any]) -> str:
+    metadata = " ".join(f"{name}={value}" for name, value in record.get("metadata", {}).items())
+    columns = (record["runId"], record["status"], record.get("workflowName", "-"), record["startedAt"], _took(record))
+    return "  ".join([f"{columns[0]:<28}", f"{columns[1]:<9}", f"{columns[2]:<16}", *columns[3:], metadata]).rstrip()
+
+
+def _took(record: dict[str, Any]) -> str:
+    """How long a run took, or has taken until now; as wide as others."""
+    if "durationMs" in record:
+        seconds = record["durationMs"] / 1000
+    else:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(record["startedAt"])).total_seconds()
+    return f"{f'{seconds:.1f} s' if seconds < 100 else f'{seconds / 60:.0f} min':>8}"
+
+
+def _shown(shown: dict[str, Any]) -> str:
+    record = shown["record"]
+    lines = [f"{name}: {value if isinstance(value, str) else json.dumps(value)}" for name, value in record.items()]
+    lines.append(
+        f"events: {shown['events']}, {'closed' if shown['closed'] else 'open'} at offset {shown['nextOffset']}"
+    )
+    lines += [json.dumps(event, ensure_ascii=False) for event in shown.get("first", [])]
+    more = shown["events"] - len(shown.get("first", [])) - len(shown.get("last", []))
+    if "first" in shown and more > 0:
+        lines.append(f"… {more} more …")
+    lines += [json.dumps(event, ensure_ascii=False) for event in shown.get("last", [])]
+    return "\n".join(lines)

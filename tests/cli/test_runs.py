@@ -1,0 +1,135 @@
+"""`run-gateway runs`, `show`, `cancel`, `delete` and `token` as processes, at a real Machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.cli.commands import command, running
+from tests.databases import Postgres
+from tests.machines import Machine
+
+KEY = "0123456789abcdef0123"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def machine(postgres: Postgres) -> AsyncIterator[Machine]:
+    env = {"AUTH": "keys", "GATEWAY_KEYS": f"op:read,write,control,admin:{KEY} writer:write:{KEY}w"}
+    async with postgres.database() as url, Machine.start(url, env=env) as machine:
+        yield machine
+
+
+@pytest_asyncio.fixture
+async def http(machine: Machine) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=machine.url, headers={"authorization": f"Bearer {KEY}"}) as client:
+        yield client
+
+
+async def make(http: httpx.AsyncClient, id: str, *events: object, **more: object) -> None:
+    assert (await http.post("/runs", json={"id": id, **more})).status_code == 201
+    if events:
+        headers = {"content-type": "application/json"}
+        assert (await http.post(f"/runs/{id}", content=json.dumps(events), headers=headers)).status_code == 204
+
+
+async def at(machine: Machine, *arguments: str, token: str = KEY) -> tuple[int, str, str]:
+    return await command(*arguments, "--url", machine.url, RUN_GATEWAY_TOKEN=token)
+
+
+async def test_runs_are_listed_newest_first_over_many_pages(machine: Machine, http: httpx.AsyncClient) -> None:
+    for number in range(103):
+        await make(http, f"many-{number:03d}", workflowName="many")
+    code, out, _ = await at(machine, "runs", "--workflow", "many", "--limit", "102", "--json")
+    ids = [json.loads(line)["runId"] for line in out.splitlines()]
+    assert (code, ids) == (0, [f"many-{number:03d}" for number in range(102, 0, -1)])
+
+
+async def test_runs_are_listed_by_status_and_metadata(machine: Machine, http: httpx.AsyncClient) -> None:
+    await make(http, "meant", workflowName="listed", metadata={"user": "u1"})
+    await make(http, "other", workflowName="listed", metadata={"user": "u2"})
+    code, out, err = await at(machine, "runs", "--metadata", "user=u1", "--status", "active")
+    assert (code, out.split()[:3], len(out.splitlines())) == (0, ["meant", "active", "listed"], 1), err
+    assert await at(machine, "runs", "--status", "errored") == (0, "", "No run is so.\n")
+
+
+async def test_a_run_is_shown_with_both_of_its_ends(machine: Machine, http: httpx.AsyncClient) -> None:
+    await make(http, "shown", *[{"n": number} for number in range(10)], workflowName="chat")
+    code, out, _ = await at(machine, "show", "shown", "--json")
+    shown = json.loads(out)
+    assert (code, shown["events"], shown["closed"], shown["record"]["workflowName"]) == (0, 10, False, "chat")
+    assert (shown["first"], shown["last"]) == ([{"n": 0}, {"n": 1}, {"n": 2}], [{"n": 7}, {"n": 8}, {"n": 9}])
+    assert "… 4 more …" in (await at(machine, "show", "shown"))[1]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 6])
+async def test_no_event_is_shown_twice(machine: Machine, http: httpx.AsyncClient, count: int) -> None:
+    events = [{"n": number} for number in range(count)]
+    await make(http, f"short-{count}", *events)
+    shown = json.loads((await at(machine, "show", f"short-{count}", "--json"))[1])
+    assert shown["first"] + shown["last"] == events
+
+
+async def test_a_cancel_reaches_the_producer(machine: Machine, http: httpx.AsyncClient) -> None:
+    await make(http, "stopped")
+    assert (await at(machine, "cancel", "stopped", "--reason", "too long"))[0] == 0
+    (event,) = (await http.get("/runs/stopped/control")).json()
+    assert (event["type"], event["reason"]) == ("cancel", "too long")
+
+
+async def test_a_cancel_waits_for_the_end_if_asked(machine: Machine, http: httpx.AsyncClient) -> None:
+    await make(http, "heeded")
+    async with running("cancel", "heeded", "--wait", "60", "--url", machine.url, RUN_GATEWAY_TOKEN=KEY) as process:
+        assert (await http.get("/runs/heeded/control?offset=-1&live=long-poll")).json()[0]["type"] == "cancel"
+        assert (await http.post("/runs/heeded", headers={"stream-closed": "true"})).status_code == 204
+        out, _ = await process.communicate()
+    assert (process.returncode, out) == (0, b"It has ended: completed.\n")
+
+
+async def test_a_cancel_that_is_not_heeded_is_told(machine: Machine, http: httpx.AsyncClient) -> None:
+    await make(http, "deaf")
+    code, _, err = await at(machine, "cancel", "deaf", "--wait", "0.1")
+    assert code == 1
+    assert "active still after 0.1 seconds" in err
+
+
+async def test_a_run_is_deleted_once_that_is_confirmed(machine: Machine, http: httpx.AsyncClient) -> None:
+    await make(http, "doomed")
+    assert (await at(machine, "delete", "doomed"))[0] == 1  # nobody answers the question
+    assert (await http.head("/runs/doomed")).status_code == 200
+    assert await at(machine, "delete", "doomed", "--yes") == (0, "", "")
+    assert (await http.head("/runs/doomed")).status_code == 404
+
+
+async def test_a_token_opens_the_one_run(machine: Machine, http: httpx.AsyncClient) -> None:
+    await make(http, "lent")
+    await make(http, "kept")
+    code, out, err = await at(machine, "token", "lent", "--ttl", "60")
+    assert code == 0
+    assert err.startswith("It is valid until ")
+    assert (await at(machine, "show", "lent", token=out.strip()))[0] == 0
+    assert (await at(machine, "show", "kept", token=out.strip()))[0] == 1
+
+
+@pytest.mark.parametrize("what", [["show"], ["cancel"], ["delete", "--yes"], ["token"]])
+async def test_what_is_not_there_is_one_line_and_code_1(machine: Machine, what: list[str]) -> None:
+    code, out, err = await at(machine, *what, "nobody")
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "404" in err
+
+
+async def test_a_key_that_may_not_read_is_refused(machine: Machine, http: httpx.AsyncClient) -> None:
+    await make(http, "private")
+    code, _, err = await at(machine, "show", "private", token=f"{KEY}w")
+    assert code == 1
+    assert "403" in err
+    assert "--token" in (await at(machine, "runs", token="wrong"))[2]
+
+
+async def test_metadata_that_is_no_pair_is_misuse(machine: Machine) -> None:
+    code, _, err = await at(machine, "runs", "--metadata", "user")
+    assert code == 2
+    assert "NAME=VALUE" in err
