@@ -49,7 +49,7 @@ class AppendRequest:
 
     @property
     def plain(self) -> bool:
-        """Whether the log may merge it with its neighbours, since only the stream's own state can refuse it."""
+        """True if the log may merge the request with its neighbours: only the stream's own state can refuse it."""
         return not self.close and self.producer is None and self.stream_seq is None and self.lease is None
 
 
@@ -66,7 +66,7 @@ def parse_append(path: str, headers: GivenHeaders, body: bytes, most: int | None
 def append_in_pieces(
     path: str, headers: GivenHeaders, body: bytes, most: int | None = None
 ) -> Generator[None, None, AppendRequest]:
-    """What `parse_append` does, giving way after each piece of a long body."""
+    """Parses like `parse_append`, and yields after each piece of a long body."""
     request = _parse_head(path, headers, body)
     if request.media_type == JSON_TYPE:
         request.events = yield from json_body.in_pieces(body, most=most)

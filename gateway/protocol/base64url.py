@@ -11,5 +11,5 @@ def encode(data: bytes) -> str:
 
 
 def decode(text: str) -> bytes:
-    """What `encode` was given. Raises ValueError for a text that it cannot have made."""
+    """Decodes what `encode` returned. Raises ValueError for any other text."""
     return urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -20,7 +20,7 @@ LINE: Final = 32_000
 
 
 class Encoding(Enum):
-    """How a stream's bytes travel in an SSE data event (§5.8)."""
+    """The form in which a stream's bytes travel in an SSE data event (§5.8)."""
 
     JSON = "json"
     TEXT = "text"
@@ -124,10 +124,10 @@ def after(encoding: Encoding, batch: Batch, position: int) -> Batch | None:
 
 
 def cuts(encoding: Encoding, batch: Batch, most: int) -> Sequence[tuple[int, int]]:
-    """How a batch is cut into parts of at most `most` bytes each, or of one event that is larger.
+    """The places at which a batch is cut into parts of at most `most` bytes each; a larger event is a part of its own.
 
-    The position after each part, and where it ends in the body, without the comma behind it. A batch whose events'
-    lengths are unknown stays whole. All readers of a batch share the answer.
+    Returns, for each part, the position after it and where it ends in the body, without the comma behind it. A batch
+    whose events' lengths are unknown stays whole. All readers of a batch share the result.
     """
     if batch.cuts is None:
         batch.cuts = _cut(1 if encoding is Encoding.JSON else 0, batch, most)
@@ -165,7 +165,7 @@ def join(encoding: Encoding, batches: list[Batch]) -> Batch:
 
 
 def _lengths(encoding: Encoding, batches: list[Batch]) -> Sequence[int] | None:
-    """The lengths of all events of these batches; None if they cannot be told."""
+    """The lengths of all events of the batches; None if one of the batches does not tell."""
     found: list[int] = []
     for batch in batches:
         if batch.lengths is None:
@@ -177,7 +177,7 @@ def _lengths(encoding: Encoding, batches: list[Batch]) -> Sequence[int] | None:
 
 
 def measured(encoding: Encoding, batch: Batch) -> Sequence[int] | None:
-    """The lengths of a batch's events, found by looking at its bytes; None if these do not tell."""
+    """The lengths of a batch's events, found by parsing its bytes; None if the bytes do not tell."""
     count = events_between(batch.start, batch.end)
     if count <= 1:
         return [len(batch.body)] * count

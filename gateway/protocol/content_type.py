@@ -32,5 +32,5 @@ def check_content_type(text: str) -> str:
 
 
 def content_type_header(text: str) -> bytes:
-    """A stream's content type as a header's value. Whatever an earlier version has let in, it is one."""
+    """A stream's content type as the value of a header: valid also where an earlier version stored one that is not."""
     return text.encode() if len(text) <= MAX_CONTENT_TYPE and _VALID.match(text) else b"application/octet-stream"

@@ -39,7 +39,9 @@ CREATE_HEADERS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Where a new stream branches off (§4.2): `sub_offset` messages or bytes after `anchor`; None: after the tail."""
+    """The place where a new stream branches off (§4.2): `sub_offset` messages or bytes after `anchor`; None: after the
+    tail.
+    """
 
     source: str
     anchor: int | None

@@ -1,7 +1,7 @@
 """A dialect is how a log's positions and headers are written for its readers.
 
-The gateway's own is the Durable Streams protocol as it stands. Another system's log, such as Flue's, may spell the same
-things in its own way.
+The gateway's own is the Durable Streams protocol as it stands. Another system's log, such as Flue's, may spell
+positions and headers in its own way.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ class ContentTypeMismatch(ProtocolError):
 
     @classmethod
     def between(cls, request: str, stream: str) -> ContentTypeMismatch:
-        """What names both types."""
+        """A refusal that names both types."""
         return cls(f"The request's is {request}, the stream's {stream}.")
 
 

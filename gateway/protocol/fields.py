@@ -39,7 +39,7 @@ def single_headers(headers: GivenHeaders, names: frozenset[bytes]) -> dict[bytes
 
 
 def is_true(value: bytes | None) -> bool:
-    """Whether a flag such as Stream-Closed is set."""
+    """True if a flag such as Stream-Closed is set."""
     return value is not None and value.lower() == b"true"  # §4.1: any other value is as if absent
 
 

@@ -20,7 +20,7 @@ def body(encoding: Encoding, batch: Batch) -> bytes:
 
 
 def parts(encoding: Encoding, batch: Batch) -> tuple[bytes, ...]:
-    """The same in pieces, so that the batch's own bytes need not be copied."""
+    """The body of a response in parts, so that the batch's own bytes need not be copied."""
     return (b"[", batch.body, b"]") if encoding is Encoding.JSON else (batch.body,)
 
 
@@ -81,7 +81,7 @@ def _control(end: bytes, state: bytes) -> bytes:
 
 
 def closed_already(position: int, offset: Callable[[int], bytes] = format_offset) -> bytes:
-    """For an EventSource that has come back to the end of a closed stream: that this is the end. See TOLD."""
+    """The frame for an EventSource that reconnects at the end of a closed stream: it tells the end again. See TOLD."""
     end = offset(position)
     return b'%bid: %b%b\nevent: control\ndata:{"streamNextOffset":"%b","streamClosed":true}\n\n' % (
         RETRY,

@@ -22,7 +22,7 @@ CLOSED: Final = (b"stream-closed", _TRUE)
 
 
 def etag(stream: Stream, start: bytes, end: int, closed: bool) -> bytes:
-    """`{internal_stream_id}:{start}:{end}` (§10.1), with `:c` once closed: then the same events are another answer."""
+    """`{internal_stream_id}:{start}:{end}` (§10.1), with `:c` once closed, since the answer then has other headers."""
     return b'"%d:%b:%b%b"' % (stream.id, start, format_offset(end), b":c" if closed else b"")
 
 
@@ -67,7 +67,7 @@ def of_batch(stream: Stream, batch: Batch, start: bytes, *, cursor: int | None, 
 
 
 def of_state(batch: Batch, cursor: int | None) -> Headers:
-    """Whether a batch is all there is, for now or for ever; and a live read's cursor."""
+    """The headers that say whether a batch ends at the tail or at the end of the stream; and a live read's cursor."""
     headers: Headers = []
     if batch.up_to_date:
         headers.append(UP_TO_DATE)
@@ -86,7 +86,7 @@ def of_nothing_new(position: int, closed: bool, cursor: int) -> Headers:
 
 
 def of_end(offset: bytes) -> Headers:
-    """204 to an EventSource that has been told that the stream is closed: this ends it (HTML, §9.2.3)."""
+    """Headers of the 204 that ends an EventSource (HTML, §9.2.3) once it has read that the stream is closed."""
     return [(b"stream-next-offset", offset), CLOSED, NO_STORE]
 
 

@@ -99,7 +99,7 @@ def messages(body: bytes, *, may_be_empty: bool = False, most: int | None = None
 
 
 def in_pieces(body: bytes, *, may_be_empty: bool = False, most: int | None = None) -> Events:
-    """What `messages` does, some PIECE bytes at a time. Raises what it raises."""
+    """Cuts like `messages`, and yields after each PIECE bytes. Raises what `messages` raises."""
     body = body.strip(_SPACE)
     events = yield from _Cutting(body, most).run()
     if not events and not may_be_empty:
@@ -132,7 +132,7 @@ def members_in_pieces(body: bytes, most: int) -> Generator[None, None, dict[str,
 
 
 def at_once(work: Generator[None, None, _T]) -> _T:
-    """All pieces, without giving way."""
+    """Runs a generator of pieces to its end, without giving way, and returns its result."""
     try:
         while True:
             next(work)
@@ -290,12 +290,12 @@ class _Members(_Cutting):
 
 
 def _opened(brackets: bytearray) -> bytes:
-    """JSON in which these brackets are open, and the innermost may go on with a member."""
+    """JSON that opens the given brackets, and after which a member of the innermost may follow."""
     return bytes(brackets[:-1].replace(b"{", b'{"":') + brackets[-1:])
 
 
 def fault_of(text: bytes) -> str | None:
-    """What keeps a text from being one message, in words; None: nothing does."""
+    """The reason, in words, why a text is no message; None: it is one."""
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError:

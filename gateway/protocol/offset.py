@@ -34,7 +34,7 @@ def parse_position(token: bytes) -> int | None:
 
 
 def parse_offset(token: bytes) -> int | None:
-    """Like `parse_position`, and with the sentinels: `-1` is the start, `now` is `NOW` (§8)."""
+    """The position of a token, as `parse_position`, or of a sentinel: `-1` is the start, `now` is `NOW` (§8)."""
     if token == b"-1":
         return START
     if token == b"now":
@@ -43,10 +43,10 @@ def parse_offset(token: bytes) -> int | None:
 
 
 def events_between(start: int, end: int) -> int:
-    """How many events lie between two positions of a stream."""
+    """The number of events between two positions of a stream."""
     return (end & _COUNT) - (start & _COUNT)
 
 
 def same_epoch(one: int, other: int) -> bool:
-    """Whether the events that end at these two positions were written in the same epoch of the log."""
+    """True if the events that end at the two positions were written in one epoch of the log."""
     return one >> _COUNT_BITS == other >> _COUNT_BITS

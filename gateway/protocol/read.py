@@ -14,7 +14,7 @@ from gateway.protocol.offset import MAX_POSITION, NOW, START, parse_offset
 
 
 class Live(Enum):
-    """How a read goes on at the tail."""
+    """The way in which a read goes on at the tail."""
 
     NO = ""
     LONG_POLL = "long-poll"
@@ -81,10 +81,10 @@ def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool)
 
 
 def last_event_id(found: dict[bytes, bytes], pairs: list[tuple[str, str]]) -> bytes | None:
-    """Where an EventSource has left off: by its header, or else by the query, in `pairs`. None: it begins.
+    """The offset that an EventSource resumes from: its header, or else the query, in `pairs`. None: it does not resume.
 
-    An empty one is as if absent, since polyfills send it with their first request. Raises InvalidRequest if the query
-    says it more than once.
+    An empty value is as if absent, since polyfills send one with their first request. Raises InvalidRequest if the
+    query holds several.
     """
     header = found.get(b"last-event-id")
     if header:

@@ -1,7 +1,7 @@
-"""A run's record as its readers see it (`?meta`): Flue's RunRecord, byte for byte, and then what is the gateway's own.
+"""A run's record as readers get it (`?meta`): Flue's RunRecord, byte for byte, then the gateway's own fields.
 
 JSON that a client gave is kept as text and passed on untouched: numbers keep their digits, objects their order. A field
-that is None is absent; a JSON `null` that somebody wrote is the text `null`.
+that is None is absent; a JSON `null` of a client's is the text `null`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STATUSES: Final[tuple[Status, ...]] = ("active", "completed", "errored")
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What is known of a run. Times are those of `instant`; `input`, `result`, `error`, `metadata` JSON texts.
+    """A run's record. Times are written as by `instant`; `input`, `result`, `error`, `metadata` are JSON texts.
 
     `duration_ms`: milliseconds from start to end. `lease`: seconds within which its producer promises a sign of life.
     """
@@ -67,7 +67,7 @@ def to_json(record: RunRecord) -> bytes:
 
 
 def instant(moment: datetime) -> str:
-    """As JavaScript's `toISOString` writes it: UTC, milliseconds, `Z`. `moment` is in UTC."""
+    """A moment, in UTC, as JavaScript's `toISOString` writes it: milliseconds and `Z`."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

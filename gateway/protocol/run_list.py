@@ -1,4 +1,4 @@
-"""What the gateway's own lists of runs and a Flue app's have in common: `?status=&limit=&cursor=`, and pages."""
+"""Lists of runs, as the gateway's own and a Flue app's share them: `?status=&limit=&cursor=`, and pages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parse_status(text: str | None) -> Status | None:
 
 
 def parse_limit(text: str | None) -> int:
-    """How many runs a page has at most. Raises InvalidRequest."""
+    """The most runs that a page may have. Raises InvalidRequest."""
     if text is None:
         return DEFAULT_LIMIT
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT):
@@ -35,12 +35,12 @@ def parse_limit(text: str | None) -> int:
 
 
 def encode_cursor(end: bytes) -> str:
-    """Where a page ended, for the client to send back as it is."""
+    """The end of a page as a text that the client sends back unchanged."""
     return base64url.encode(end)
 
 
 def decode_cursor(cursor: str) -> bytes:
-    """What `encode_cursor` was given; empty for what it cannot have made."""
+    """Decodes what `encode_cursor` returned; b"" for any other text."""
     try:
         return base64url.decode(cursor)
     except ValueError:

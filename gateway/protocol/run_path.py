@@ -1,5 +1,5 @@
-"""Where runs are: the stream `runs/<id>` is a run, and `runs/<id>/control` the stream to its producer. At
-`runs/<id>/cancel`, `/heartbeat` and `/token` there are requests, and never streams.
+"""The paths of runs: `runs/<id>` is a run, and `runs/<id>/control` the stream to its producer. `runs/<id>/cancel`,
+`/heartbeat` and `/token` take requests, and are never streams.
 
 A path may have its tenant in front, as it does in the log.
 """
@@ -16,7 +16,7 @@ _RUN: Final = re.compile(rf"(?:[^{SEPARATOR}]*{SEPARATOR})?runs/[^/]+")
 
 
 class Part(Enum):
-    """What lies below a run."""
+    """The parts of a run below its path."""
 
     CONTROL = "/control"
     CANCEL = "/cancel"
@@ -25,7 +25,7 @@ class Part(Enum):
 
 
 def is_run(path: str) -> bool:
-    """Whether the stream at this path is a run: an id has no slash."""
+    """True if the stream at this path is a run: an id has no slash."""
     return _RUN.fullmatch(path) is not None
 
 

@@ -1,6 +1,6 @@
-"""What a request is for, by the path of its URL: found once, at the door, and carried by the request from there on.
+"""The target of a request, by the path of its URL: found once, at the door, and carried by the request from there on.
 
-Pure. Paths of streams are those that clients know, without their tenant, as long as `stored` has not put it in front.
+Pure. Paths of streams are as clients know them, without their tenant, until `stored` puts it in front.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ SHORT: Final = 512  # characters of a URL's path whose target is remembered
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a URL's path names.
+    """A URL's path, and what it names.
 
-    `stream`: the path of a stream, at `/v1/stream/<path>` or `/runs/<id>`, or of what lies below a run; None where the
-    path names neither. `run`: the run that is meant, or below which the path lies; None for any other stream. `part`:
-    what below the run is meant; None: the run itself. `reserved`: it is among the control APIs (§6). `fault`: why there
-    can be no stream of this path; None: there can.
+    `stream`: the path of a stream, at `/v1/stream/<path>` or `/runs/<id>`, or of a part below a run; None where the
+    path names neither. `run`: the run, also of a part below it; None for any other stream. `part`: the part below the
+    run; None: the run itself. `reserved`: the path is among the control APIs (§6). `fault`: the reason why no stream
+    can have this path; None: one can.
     """
 
     path: str
@@ -53,7 +53,7 @@ class Target:
 
     @property
     def is_run(self) -> bool:
-        """Whether it is a run itself, and nothing below one."""
+        """True for a run itself, and false for the parts below one."""
         return self.run is not None and self.part is None
 
     @property
@@ -63,7 +63,7 @@ class Target:
 
     @property
     def appended_to(self) -> bool:
-        """Whether a POST for it appends events. A heartbeat, a cancel and a request for a token do not."""
+        """True if a POST appends events there: not for a heartbeat, a cancel or a request for a token."""
         return self.stream is not None and self.part in (None, Part.CONTROL)
 
     def stored(self, tenant: str) -> str:

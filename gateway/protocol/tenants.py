@@ -1,6 +1,6 @@
 """Tenants are namespaces: inside the gateway a tenant's name stands before each of its paths and subscription ids.
 
-Clients cannot send the separator (control characters are refused), so nobody can name what is another tenant's.
+Clients cannot send the separator (control characters are refused), so no client can name a path of another tenant.
 """
 
 from __future__ import annotations

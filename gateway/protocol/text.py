@@ -1,6 +1,6 @@
-"""Text in event streams: what of a text stream is shown where two appends meet, wherever they have cut it.
+"""Text in event streams, where two appends meet in the middle of a character or of a line break.
 
-An event of an event stream is decoded by itself. So a character that is cut between two appends is shown with the
+Each event of an event stream is decoded by itself. So a character that is cut between two appends is shown with the
 second of them, and a CRLF that is cut is one line break, which is shown with its CR. Both follow from the last bytes
 before a position alone: every reader that passes it gets the same text, live and late, here and on other Machines. A
 character that is never finished is not shown; a plain read has its bytes.
@@ -24,7 +24,7 @@ _UTF8: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii", ""))  # ASCII is
 
 
 def is_utf8(content_type: str) -> bool:
-    """Whether a text of this content type is UTF-8, as it is when nothing else is said: event streams know no other."""
+    """True if a text of this content type is UTF-8, which it is by default: event streams know no other encoding."""
     charset = _CHARSET.search(content_type)
     return charset is None or charset[1].lower() in _UTF8
 
@@ -35,7 +35,7 @@ def edge(before: bytes, body: bytes) -> bytes:
 
 
 def shown(before: bytes, body: bytes) -> bytes:
-    """What is shown of a body: without the rest of what was shown before, or cannot be shown yet."""
+    """The part of a body that is shown: without bytes that were shown before, or that cannot be shown yet."""
     begun, unfinished = _UNFINISHED.search(before), _UNFINISHED.search(edge(before, body))
     if begun is not None:
         body = begun[0] + body
