@@ -1,1 +1,3 @@
-"""From "the log grew" to bytes in sockets. Knows no database: it is handed what it calls."""
+"""Fan-out: from "the log grew" to bytes in sockets. Knows no database and no HTTP server: what it calls is handed to
+it.
+"""

@@ -1,8 +1,8 @@
-"""The sending of the same bytes to all who stand at the tail of a stream.
+"""Sending the same bytes to all followers that stand at the tail of a stream.
 
 This is what a delivery costs. Whatever one connection raises, sending returns, every other follower is sent its bytes,
-and the one that raised is ended (law 6). What would hold the loop for too long goes out in several of its turns; until
-its turn has come, a follower stands where it stood (law 3).
+and the follower whose connection raised is ended (law 6). What would hold the loop for too long goes out in several of
+its turns; until its turn has come, a follower stands where it stood (law 3).
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ _FAILED: Final = "A reader was ended: its connection failed while it was sent so
 
 
 class ManySends(Protocol):
-    """As `gateway.fanout.uring`."""
+    """The port to `gateway.fanout.uring`: one call that sends to many sockets."""
 
     def send(self, fds: array[int], data: bytes) -> dict[int, int]: ...
     def close(self) -> None: ...
 
 
 class Broadcast:
-    """Sends bytes to everybody in a crowd: many at once by io_uring, once it is open, and few one by one."""
+    """Sends bytes to a crowd: by io_uring, once it is open, where the crowd is large; else to one follower after the
+    other.
+    """
 
     def __init__(
         self,
@@ -72,20 +74,20 @@ class Broadcast:
             logger.info("Frames are sent to one reader after the other, without io_uring: %s.", reason)
 
     def close(self) -> None:
-        """Gives it up; whoever is sent something after this is sent it by itself."""
+        """Closes the ring. From now on, bytes are sent to one follower after the other."""
         uring, self._uring = self._uring, None
         if uring is not None:
             uring.close()
 
     @property
     def at_once(self) -> bool:
-        """Whether many are sent to in one system call."""
+        """True while the ring is open: a large crowd is sent to in one system call."""
         return self._uring is not None
 
     def __call__(self, crowd: Crowd, data: bytes, start: int) -> None:
-        """Sends `data` to all of a crowd: at once, or else it is among the crowd's `sendings`, and goes on by itself.
+        """Sends `data` to all of a crowd: in this turn of the loop, or else later, as one of the crowd's `sendings`.
 
-        `start`: where those stand who have not been sent it. Never raises.
+        `start`: the position of followers that have not been sent it yet. Never raises.
         """
         count = len(crowd.members)
         cost = count * (len(data) + EACH)
@@ -97,7 +99,7 @@ class Broadcast:
             self._send_one_by_one(tuple(crowd.members.items()), data)
 
     def _affords(self, cost: int) -> bool:
-        """Whether so much more can be done in this turn of the loop."""
+        """Takes the cost of a sending from what this turn of the loop may spend. False: there is not as much left."""
         if self._spent + cost > self._turn:
             return False
         self._spent += cost
@@ -177,7 +179,7 @@ class Broadcast:
                 _spill(connections[place][0], data, sent)
 
     def _mend(self, connections: Sequence[tuple[Follower, Direct]], broken: BrokenOff, data: bytes) -> None:
-        """Nobody is sent anything twice, and nobody is left out."""
+        """Completes a call that broke off: nothing is sent twice, and no follower is left out."""
         for place, sent in broken.short.items():
             _spill(connections[place][0], data, sent)
         for follower, _ in connections[broken.known : broken.taken]:

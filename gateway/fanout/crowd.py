@@ -1,4 +1,4 @@
-"""The followers that stand at the tail of a stream, and what is on its way to them.
+"""The followers that stand at the tail of a stream, and the frames on their way to them.
 
 Until it has been sent a frame, or been told to fetch for itself, a follower stands where it stood (law 3).
 """
@@ -38,20 +38,20 @@ AMember = TypeVar("AMember", bound=Member)
 
 
 def tell(followers: Iterable[AMember], what: Callable[[AMember], None]) -> None:
-    """Calls `what` (WAKE, BEAT, END) with each. One that raises is ended, and keeps none of the others from it."""
+    """Calls `what` (WAKE, BEAT, END) with each follower. A follower that raises is ended; all others are called."""
     for follower in followers:
         try:
             what(follower)
         except Exception:
-            seldom_logger.exception("A reader was ended: it could not be told something.")
+            seldom_logger.exception("Notifying a reader failed; the reader was ended, and its client resumes.")
             follower.fail()
 
 
 class Sending:
-    """A frame that goes out in several turns: those who are `due` have not been sent it, and stand at `start`.
+    """A frame that goes out in several turns: followers that are `due` have not been sent it, and stand at `start`.
 
-    Frames that come behind it, for the same followers, go out with it as long as it has not begun. Without any, since
-    too much has gathered, those who are due are let go, and fetch for themselves.
+    Frames that come behind it, for the same followers, go out with it as long as it has not begun. A sending without
+    frames, since too many have gathered, lets its followers go: they fetch for themselves.
     """
 
     __slots__ = ("_frames", "_joined", "begun", "due", "size", "start")
@@ -65,7 +65,7 @@ class Sending:
         self._joined = joined
 
     def takes(self, frame: bytes, joined: int) -> bool:
-        """Adds a frame, unless somebody has joined who must be sent this one alone."""
+        """Adds a frame. False: a follower has joined meanwhile, which must be sent this frame alone."""
         if self.begun or joined != self._joined or not self._frames:
             return False
         self._frames.append(frame)
@@ -160,7 +160,7 @@ class Crowd:
     def descriptors(self) -> tuple[tuple[tuple[Follower, Direct], ...], array[int]]:
         """Followers and their connections, and in the same order the descriptors of their sockets.
 
-        A connection that is lost ends its follower before its descriptor may be another's.
+        A connection that is lost ends its follower before its descriptor can be another connection's.
         """
         if not self._pairs:
             self._pairs = self.connections
@@ -173,7 +173,7 @@ class Crowd:
 
 
 def descriptors(connections: Iterable[Direct]) -> array[int]:
-    """The descriptors of these connections' sockets, in their order; -1 for one that does not tell."""
+    """The descriptors of the connections' sockets, in their order; -1 for a connection that raises."""
     return array("i", map(_descriptor, connections))
 
 
@@ -181,5 +181,5 @@ def _descriptor(connection: Direct) -> int:
     try:
         return connection.fileno()
     except Exception:
-        seldom_logger.exception("A reader is sent nothing: its connection does not tell its descriptor.")
+        seldom_logger.exception("A reader's connection has no descriptor; frames are written to it by its transport.")
         return -1  # no bytes go there, and what is to be written to it then ends it if that fails too

@@ -1,4 +1,4 @@
-"""When followers have to end: at their maximum age, or earlier on a Machine that drains.
+"""Deadlines of followers: their maximum age, or earlier on a Machine that drains.
 
 Deadlines are kept in slots of one tick, which the hub's one timer empties: thousands of followers need no timer each.
 Knows nothing of streams or sockets.
@@ -21,7 +21,7 @@ SETTLED: Final = 1.1
 
 
 class Ending(Protocol):
-    """What has a deadline: a follower. `slot` is what `schedule` returned for it."""
+    """The holder of a deadline: a follower. `slot` is what `schedule` returned for it."""
 
     slot: int
 
@@ -52,7 +52,7 @@ class Deadlines:
             followers.discard(follower)
 
     def due(self, now: float) -> Iterator[Ending]:
-        """Those whose deadline has passed at `now`, each of them once."""
+        """Followers whose deadline has passed at `now`, each of them once."""
         tick = int(now / TICK)
         for slot in range(self._last_tick + 1, tick + 1):
             yield from self._slots.pop(slot, ())
@@ -78,5 +78,5 @@ class Deadlines:
 
     @property
     def drained(self) -> bool:
-        """Whether the time for draining is over, so that nobody may follow here any more."""
+        """True when the time for draining is over: no follower may stay here any more."""
         return self.draining and self._clock() >= self._drained_at

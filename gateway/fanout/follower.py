@@ -1,4 +1,4 @@
-"""One reader: catching up at its own pace, or following, when its stream's tail writes to it.
+"""A reader: catching up at its own pace, or following, when its stream's tail writes to it.
 
 One loop serves every mode. An SSE reader sends each batch that `next` gives; a long-poll answers with the first.
 """
@@ -26,8 +26,8 @@ class Direct(Protocol):
     """A connection that can be written to without its handler: see `gateway.wire.transport`.
 
     While it is writable nothing is buffered for it, and `send` goes straight to the socket: it returns how many bytes
-    it took, or raises OSError. `write` takes the rest, and buffers what the socket does not take. `fileno` is the
-    socket's descriptor, or -1 if it is lost. `abort` ends the connection at once, whatever was buffered.
+    the socket took, or raises OSError. `write` takes the rest, and buffers what the socket does not take. `fileno` is
+    the socket's descriptor, or -1 if it is lost. `abort` closes the connection immediately, whatever was buffered.
     """
 
     follower: Follower | None
@@ -51,7 +51,7 @@ def direct(scope: Mapping[str, Any]) -> Direct | None:
 
 
 class Signal(Enum):
-    """What `next` may give instead of a batch."""
+    """Results of `next` other than a batch."""
 
     HEARTBEAT = "heartbeat"  # nothing was sent for long: say that the connection is alive
     OVER = "over"  # nothing more comes here: the response ends
@@ -139,14 +139,14 @@ class Follower:
         return Signal.OVER
 
     def wake(self) -> None:
-        """Something has changed: `next` looks again."""
+        """Makes `next` look again, since something has changed."""
         self._leave()
         parked, self._parked = self._parked, None
         if parked is not None and not parked.done():
             parked.set_result(None)
 
     def beat(self) -> None:
-        """Nothing has been sent for a while."""
+        """Makes `next` return a heartbeat, since nothing was sent for a while."""
         self._signal = Signal.HEARTBEAT
         self.wake()
 
@@ -156,7 +156,7 @@ class Follower:
         self._direct.write(rest)
 
     def fail(self) -> None:
-        """Its connection has raised while it was told something: nobody knows what the client has got of that.
+        """Ends a follower whose connection raised: how many of the last bytes its client has got is unknown.
 
         The connection is aborted, and the client resumes from the last offset that came whole. Never raises.
         """
@@ -165,10 +165,10 @@ class Follower:
             try:
                 step()
             except Exception:
-                seldom_logger.exception("A reader that failed could not be ended whole.")
+                seldom_logger.exception("Ending a reader whose connection had failed raised as well.")
 
     def end(self) -> None:
-        """Nothing more comes here: the stream is closed, the Machine drains, its time is up, or its client has gone."""
+        """Ends the read: the stream is closed, the Machine drains, the reader's time is up, or its client has gone."""
         self._over = True
         self.wake()
 

@@ -1,7 +1,8 @@
 """The tails of all streams that are followed on this Machine, and the one timer that they share.
 
-News moves a tail at once when it begins exactly where the tail stands; any gap is filled by one read for everybody. A
-sweep compares all tails with the log, so that a lost notification makes readers late and never wrong (law 2).
+News moves a tail immediately when it begins exactly where the tail stands; any gap is filled by one read for all
+followers. A sweep compares all tails with the log, so that a lost notification makes readers late and never wrong (law
+2).
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ Published = Callable[[str, int, int, int], None]
 
 
 class Hub:
-    """All tails of a Machine. `read`, `positions` and `touch` ask the log.
+    """The tails of a Machine. `read`, `positions` and `touch` ask the log.
 
-    `trusted`: whether a stream's deletion elsewhere is heard of at once, so that newcomers may begin from memory.
-    `now` gives seconds since 1970, for cursors; `clock` monotonic seconds, for everything that is measured. `heartbeat`
-    and `sweep_interval` are seconds. `offset` writes positions as the readers of this log know them. `broadcast` sends
-    frames.
+    `trusted`: true while a deletion at another Machine is heard of within milliseconds, so that new readers may begin
+    from memory. `now` gives seconds since 1970, for cursors; `clock` monotonic seconds, for everything that is
+    measured. `heartbeat` and `sweep_interval` are seconds. `offset` writes positions as the readers of this log know
+    them. `broadcast` sends frames.
     """
 
     def __init__(
@@ -122,8 +123,8 @@ class Hub:
     async def enter(self, tail: Tail, position: int) -> Page:
         """The first page of a reader: from memory where its stream is followed here already, else from the log.
 
-        The first reader of a tail fetches a little more than it asks for, and whoever comes meanwhile waits for that:
-        a thousand readers that come back at once cost a read or two. Raises what a read raises.
+        The first reader of a tail fetches a little more than it asks for, and readers that come meanwhile wait for that
+        read: a thousand readers that come back together cost a read or two. Raises what a read raises.
         """
         for _ in range(ROUNDS):
             if tail.opening is not None:
@@ -147,7 +148,7 @@ class Hub:
         return Page(page.stream, rest)
 
     async def enter_last(self, tail: Tail, last_events: int) -> Page:
-        """The same for a reader that begins so many events before the tail."""
+        """The first page of a reader that begins a number of events before the tail; otherwise as `enter`."""
         page = await self._read_log(tail.path, 0, last_events=last_events)
         self.observe(tail, page)
         return page
@@ -191,7 +192,7 @@ class Hub:
             self._want(tail, batch.end)
 
     def cursor(self, tail: Tail, client: int | None = None) -> int:
-        """The cursor for whoever follows this tail: always ahead of every cursor that one of them came with."""
+        """The cursor for followers of a tail: always ahead of every cursor that one of its readers came with."""
         if client is not None:
             tail.cursor_floor = max(tail.cursor_floor, cursor(self._now(), client, random.random()))
         return max(self._cursor, tail.cursor_floor)
@@ -199,7 +200,7 @@ class Hub:
     # News
 
     def ring(self, news: News) -> None:
-        """Hears that a stream has changed. Costs one look-up when nobody follows the stream here. Never raises."""
+        """Takes news of a stream. Costs one look-up when nobody follows the stream here. Never raises."""
         tail = self.tails.get(news.path)
         if tail is None:
             return
@@ -219,14 +220,16 @@ class Hub:
                 tail.heard = tail.heard or news.heard
                 self._want(tail, news.last)
         except Exception:
-            seldom_logger.exception("News could not be given to a stream's readers; they are given it from the log.")
+            seldom_logger.exception(
+                "Giving news to a stream's readers failed; the next sweep brings it to them from the log."
+            )
             self._look.set()  # the next sweep sees whether the tail is behind
 
     def hint(self, news: News) -> None:
-        """Hears, of nobody who is to be believed, that a stream has changed: the log is asked whether it has.
+        """Takes news from a source that cannot be trusted: the log is asked whether the stream has changed.
 
-        However much is said, one question is under way at a time, for all streams together, and there is a pause
-        between two.
+        However many hints come, one question is under way at a time, for all streams together, with a pause between
+        two.
         """
         tail = self.tails.get(news.path)
         if tail is None:
@@ -248,12 +251,14 @@ class Hub:
         except ProtocolError as error:
             self._outage.begin(error.__cause__)  # the next sweep finds it
         except Exception:
-            seldom_logger.exception("What was said to have changed could not be looked into; the next sweep does it.")
+            seldom_logger.exception("Looking into hints failed; the next sweep compares all streams with the log.")
         finally:
             self._looking_into = None
 
     def created(self, path: str) -> None:
-        """Hears that a stream was made at this path: one that was followed here before, and has expired, is no more."""
+        """Takes the news that a stream was made at this path: a stream followed here before has expired, and is no
+        more.
+        """
         tail = self.tails.get(path)
         if tail is None:
             return
@@ -278,7 +283,7 @@ class Hub:
             if self.published is not None:
                 self.published(tail.path, batch.start, batch.end, direct)
         except Exception:
-            seldom_logger.exception("A batch was given to its readers and could not be counted or traced.")
+            seldom_logger.exception("A batch was delivered, but counting or tracing it failed.")
 
     def _catch_up(self, tail: Tail) -> None:
         """Publishes the news that came while the log was read, as far as it goes on from where the tail is now."""
@@ -329,7 +334,9 @@ class Hub:
         except ProtocolError as error:
             self._outage.begin(error.__cause__)  # the next sweep fills the gap
         except Exception:
-            seldom_logger.exception("A stream's readers could not be given what was read; the next sweep tries again.")
+            seldom_logger.exception(
+                "Giving a page of the log to a stream's readers failed; the next sweep tries again."
+            )
         finally:
             tail.filling = False
             tail.early.clear()
@@ -360,12 +367,12 @@ class Hub:
 
     @property
     def draining(self) -> bool:
-        """Whether this Machine is shutting down."""
+        """True while this Machine is shutting down."""
         return self.deadlines.draining
 
     @property
     def drained(self) -> bool:
-        """Whether nobody may follow here any more."""
+        """True when no follower may stay here any more."""
         return self.deadlines.drained
 
     # The timer
@@ -391,7 +398,7 @@ class Hub:
         await in_turns(self.ticking())
 
     def tick(self) -> None:
-        """`ticking` at once."""
+        """Runs `ticking` to its end, without giving way."""
         for _ in self.ticking():
             pass
 
@@ -414,7 +421,7 @@ class Hub:
                 yield
 
     async def _keep(self, tails: list[Tail], now: float) -> None:
-        """A stream with live readers does not expire (§5.1)."""
+        """Keeps streams with live readers from expiring (§5.1)."""
         for tail in tails:
             assert tail.stream is not None and tail.stream.ttl is not None
             self._keep_at[tail] = now + min(tail.stream.ttl / 3, KEEP)
@@ -423,7 +430,7 @@ class Hub:
         except ProtocolError as error:
             self._outage.begin(error.__cause__)
         except Exception:
-            seldom_logger.exception("Streams with readers could not be kept from expiring; the next touch tries again.")
+            seldom_logger.exception("Prolonging the TTL of streams with readers failed; the next touch tries again.")
 
     async def sweep(self) -> None:
         """Compares every tail with the log: lost news makes readers late, never wrong. Raises Unavailable."""
@@ -436,8 +443,8 @@ class Hub:
             tail.doubted = False  # of one that was dropped it does not matter
 
     async def _compare(self, tails: Collection[Tail]) -> int:
-        """Asks the log for the positions of these tails, and reads on where it has more. Returns how many these are
-        that no read is under way for. Raises Unavailable.
+        """Compares tails with the log's positions, and reads on where the log has more. Returns how many tails were
+        behind without a read under way. Raises Unavailable.
         """
         before = [(tail, tail.position or 0, tail.closed) for tail in tails]
         known = await self._positions([tail.path for tail in tails])

@@ -1,4 +1,4 @@
-"""Reads of the log that several readers wait for, so that each page is read once for all who ask at the same time."""
+"""Reads of the log that several readers share, so that a page is read once for all that ask for it at one time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Read(Protocol):
 def shared(read: Coroutine[Any, Any, Page]) -> asyncio.Task[Page]:
     """Starts a read. Await it shielded, so that a reader that leaves does not cancel it for the others.
 
-    Its error goes to those who wait for it; when nobody is left, it is dropped, and asyncio does not complain of it.
+    Its error goes to the readers that wait for it; without any it is dropped, and asyncio does not complain of it.
     """
     task = asyncio.ensure_future(read)
     task.add_done_callback(_retrieve)
@@ -53,7 +53,7 @@ class SharedReads:
         return await asyncio.shield(task)
 
     def forget(self) -> None:
-        """Nobody joins a read any more that has begun."""
+        """Makes later readers begin reads of their own, instead of joining those under way."""
         self._under_way.clear()
 
     def _ended(self, key: tuple[str, int], task: asyncio.Task[Page]) -> None:

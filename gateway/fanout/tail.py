@@ -1,4 +1,4 @@
-"""The tail of one stream that is followed here: its position, its latest batches, and the followers to be told.
+"""The tail of one stream that is followed here: its position, its latest batches, and its followers.
 
 Nothing here awaits, so a follower that compares its position with the tail's, and then joins, cannot miss anything that
 comes in between (law 4).
@@ -95,7 +95,9 @@ class Tail:
         self.encoding = stream.encoding
 
     def publish(self, batch: Batch, cursor: int, now: float) -> None:
-        """Moves the tail by a batch that begins where it stands, and writes it to whoever stands there too."""
+        """Moves the tail by a batch that begins where it stands, and writes the batch to the followers that stand there
+        too.
+        """
         assert batch.start == self.position, "a tail never skips (law 3)"
         frame = b""
         if self.encoding is Encoding.TEXT:
@@ -116,7 +118,7 @@ class Tail:
             self.direct.end()  # the frame that it was just sent says that the stream is closed
 
     def beat(self, now: float) -> None:
-        """Nothing was sent for long: says to everybody that the connection is alive."""
+        """Sends a heartbeat to all followers, since nothing was sent for long: it says that the connection is alive."""
         self.quiet_since = now
         if self.position is not None and not self.direct.sendings:
             self.broadcast(self.direct, _HEARTBEAT, self.position)
@@ -135,7 +137,7 @@ class Tail:
         return None if batch is None else Page(stream, batch)
 
     def since(self, position: int) -> Batch | None:
-        """Everything after `position`, from memory; None when it is not all there."""
+        """All events after `position`, from memory; None when memory does not reach back so far."""
         if self.position is None or position > self.position:
             return None
         up_to_date = self.closed or self.wanted <= self.position  # as far as any news tells

@@ -1,7 +1,7 @@
 """io_uring(7), as much of it as it takes to send the same bytes to many sockets in one system call.
 
-A `send` takes some 4 µs, a quarter of which is the way into the kernel and out again; here a thousand of them share
-one way. Each says MSG_DONTWAIT: as with `socket.send`, all is over when the call returns, and the kernel keeps nothing.
+A `send` takes some 4 µs, a quarter of which is the way into the kernel and out again; here a thousand sends share one
+way. Each says MSG_DONTWAIT: as with `socket.send`, all is over when the call returns, and the kernel keeps nothing.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class NoUring(Exception):
 class BrokenOff(Exception):
     """A call that failed on its way.
 
-    The sockets before `known` have their outcome: `short` has those that did not take all, as `Uring.send` gives them.
-    The kernel took those from `known` to before `taken` and says nothing of them. It never saw the others.
+    The sockets before `known` have their outcome: `short` has those that did not take everything, as `Uring.send` gives
+    them. The kernel took the sockets from `known` to before `taken`, and their outcome is unknown. It never saw the
+    others.
     """
 
     def __init__(self, short: dict[int, int], known: int, taken: int) -> None:
@@ -65,7 +66,7 @@ class BrokenOff(Exception):
 
 
 class Uring:
-    """One io_uring, for one thread. Raises NoUring where there is none, or none that does what it is here for."""
+    """An io_uring, for one thread. Raises NoUring where the kernel has none, or lacks the operations used here."""
 
     def __init__(self) -> None:
         if sys.platform != "linux" or platform.machine() not in _MACHINES:
@@ -96,10 +97,10 @@ class Uring:
         os.close(self._fd)
 
     def send(self, fds: array[int], data: bytes) -> dict[int, int]:
-        """Sends `data` to each of these sockets, as `socket.send` does where it must not wait.
+        """Sends `data` to each socket, as `socket.send` does on a socket that does not block.
 
-        Gives those that did not take all of it, by their place in `fds`: how many bytes each took, and 0 where the
-        socket was full or lost. Raises BrokenOff; then this object must not be used again.
+        Returns the sockets that did not take all of it, by their place in `fds`: how many bytes each took, and 0 where
+        the socket was full or lost. Raises BrokenOff; then this object must not be used again.
         """
         short: dict[int, int] = {}
         for start in range(0, len(fds), SENDS):
@@ -114,7 +115,7 @@ class Uring:
         return short
 
     def _map(self, params: bytes) -> None:
-        """Brings the queues into memory, and writes what is the same in every submission."""
+        """Maps the queues into memory, and writes the fields that all submissions share."""
         sends, completions, features, _, tail, order, done, ready, results = _PARAMS.unpack(params)
         if not features & _SINGLE_MMAP:
             raise NoUring("this is a Linux before 5.4")
@@ -137,7 +138,7 @@ class Uring:
         self._places = memoryview(array("I", range(SENDS)))
 
     def _send(self, fds: memoryview, data: bytes) -> dict[int, int]:
-        """The same, for no more sockets than one system call takes."""
+        """Sends to as many sockets as one system call takes."""
         count, size = len(fds), len(data)
         self._fds[:count] = fds
         self._addresses[:count] = memoryview(array("Q", (_address(data),)) * count)

@@ -1,4 +1,4 @@
-"""How many sockets this process may have open, and how many of those are for readers.
+"""Limits on connections and readers, from how many descriptors this process may have open.
 
 A process without free descriptors accepts nothing any more: no writer, no request for /health, no connection to the
 database. So connections are limited to what leaves room for the process itself, and readers to what leaves room for
@@ -37,7 +37,12 @@ def room_for(readers: int) -> int:
     if limit - _OTHERS >= readers:
         return readers
     room = max(limit - _OTHERS, limit // 2)
-    logger.warning("Of %d live readers only %d may come: %d descriptors are all there are.", readers, room, limit)
+    logger.warning(
+        "GATEWAY_MAX_READERS is lowered from %d to %d: this process may open only %d descriptors (ulimit -n).",
+        readers,
+        room,
+        limit,
+    )
     return room
 
 
@@ -52,7 +57,12 @@ def room_for_connections(connections: int, pool: int, each: int = 1) -> int:
     room = max((limit - _OWN - pool) // each, limit // 4)
     if room >= connections:
         return connections
-    logger.info("Of %d connections only %d may come: %d descriptors are all there are.", connections, room, limit)
+    logger.info(
+        "GATEWAY_MAX_CONNECTIONS is lowered from %d to %d: this process may open only %d descriptors (ulimit -n).",
+        connections,
+        room,
+        limit,
+    )
     return room
 
 

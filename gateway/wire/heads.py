@@ -1,6 +1,6 @@
-"""What is wrong with a request's head, and what it says of its body: the rules of RFC 9112 that the parser leaves us.
+"""The rules of RFC 9112 for a request's head that the parser leaves to us, and what a head says of its body.
 
-Pure: heads come from `gateway.wire.intake`, and what is wrong with them is told by `gateway.wire.transport`.
+Pure: heads come from `gateway.wire.intake`, and `gateway.wire.transport` answers what is raised here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?
 
 @lru_cache(maxsize=256)
 def is_host(value: bytes) -> bool:
-    """Whether a Host header may have this value. An empty one is allowed (RFC 9112 §3.2)."""
+    """True if a Host header may have this value. An empty one is allowed (RFC 9112 §3.2)."""
     return _HOST.fullmatch(value) is not None
 
 
@@ -32,8 +32,8 @@ def body_length(headers: Iterable[Header]) -> int:
 
 
 def check(version: str, headers: Iterable[Header]) -> None:
-    """Raises MalformedHttp for a Host that is missing, doubled or none (RFC 9112 §3.2), and for a body whose end cannot
-    be told (§6.1, §6.3); CodingNotSupported for one that is encoded before it is chunked (§6.1).
+    """Raises MalformedHttp for a Host that is missing, repeated or invalid (RFC 9112 §3.2), and for a body without a
+    certain end (§6.1, §6.3); CodingNotSupported for a body that is encoded before it is chunked (§6.1).
     """
     hosts = 0
     codings = b""
@@ -75,12 +75,12 @@ def target_of(url: bytes) -> tuple[str, bytes, bytes, bytes | None]:
 
 
 def with_host(headers: list[Header], authority: bytes) -> list[Header]:
-    """These headers with that Host."""
+    """The headers with this Host in the place of their own."""
     return [(b"host", authority), *(header for header in headers if header[0] != b"host")]
 
 
 def without_upgrade(method: bytes, url: bytes, version: str, headers: Iterable[Header]) -> bytes:
-    """A head anew, in which nobody asks for another protocol: Connection does not name Upgrade any more."""
+    """A head written anew, in which Connection does not name Upgrade."""
     lines = [b"%b %b HTTP/%b" % (method, url, version.encode())]
     for name, value in headers:
         if name == b"connection":

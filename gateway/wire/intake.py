@@ -1,10 +1,10 @@
-"""How a connection takes what its client sends: one request at a time, and so many bytes a turn of the loop.
+"""Intake of what a client sends: one request at a time, and a bounded number of bytes in each turn of the loop.
 
-Whatever a client sends behind a request (RFC 9112 §9.3.2) stays the bytes that it is until that request is answered:
-nothing is made for it, everything is answered in its order, and the connection goes on reading, so that it learns when
-its client leaves. The parser is given up to the end of a head, or of a body, and never further.
+Bytes behind a request (RFC 9112 §9.3.2) stay unparsed until that request is answered: nothing is made for them, all
+requests are answered in their order, and the connection goes on reading, so that it learns when its client leaves. The
+parser is given bytes up to the end of a head, or of a body, and never further.
 
-To look for those ends first would cost a tenth of an append. So a packet that begins with a POST is given to the parser
+Looking for these ends first would cost a tenth of an append. So a packet that begins with a POST is given to the parser
 as it came, since mostly nothing is behind that POST; where something is, the parser is stopped as it begins.
 """
 
@@ -38,7 +38,9 @@ class Arriving(Protocol):
     held: int
 
     def over(self, own: int) -> bool:
-        """Whether those are too many. `own`: the asker's; one that is alone is never too much."""
+        """True if too many bytes are arriving. `own`: those of the connection that asks; a lone connection is never
+        over.
+        """
         ...
 
 
@@ -81,7 +83,7 @@ class Intake(HttpToolsProtocol):
         self.due = self.loop.time() + self.patience
 
     def refuse(self, error: ProtocolError) -> None:
-        """Ends the connection, and says why where that can be told from the answer to an earlier request."""
+        """Answers with a refusal, where no earlier request waits for its answer, and ends the connection."""
         raise NotImplementedError
 
     def begin(self) -> None:
@@ -164,14 +166,14 @@ class Intake(HttpToolsProtocol):
 
     @property
     def _answered(self) -> bool:
-        """Whether what still comes is the rest of a request that was answered early: it is thrown away as it is parsed,
-        and the connection stays, for the answer has said so.
+        """True while the rest of a request that was answered early comes: it is parsed and thrown away, and the
+        connection stays, since the answer has said so.
         """
         cycle = self.cycle
         return cycle is not None and not self.busy and cycle.response_complete and cycle.more_body
 
     def _give_up(self) -> None:
-        """There is no room for what this client sends."""
+        """Refuses what this client sends, since there is no room for it."""
         if not self.busy:
             self.refuse(TooManyPending("No more can be kept of what is sent."))
             return
@@ -180,7 +182,7 @@ class Intake(HttpToolsProtocol):
         self.deafen()
 
     def deafen(self) -> None:
-        """From now on, what comes is thrown away. It is still read, or else nobody would learn that the client goes."""
+        """Throws away what comes from now on. It is still read, since a client that leaves would else go unnoticed."""
         self._deaf = True
         self._drop()
         self.flow.go_on()
@@ -303,12 +305,12 @@ class Intake(HttpToolsProtocol):
         self.begin()
 
     def count(self, size: int) -> None:
-        """So many more bytes of a body are kept."""
+        """Adds to the bytes of bodies that are kept."""
         self.counted += size
         self.arriving.held += size
 
     def passed(self, size: int) -> None:
-        """So many bytes of the body are kept no longer."""
+        """Takes from the bytes of bodies that are kept."""
         self.count(-min(size, self.counted))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -318,7 +320,7 @@ class Intake(HttpToolsProtocol):
 
 
 def _uncut(data: bytes | bytearray, at: int, end: int) -> int:
-    """Where to cut bytes in which nothing ends: before what may be the beginning of an end, whose rest is to come."""
+    """The place to cut bytes that hold no end: before bytes that may begin one, whose rest is to come."""
     for length in (3, 2, 1):
         if data.endswith(_END[:length], at, end):
             return end - length

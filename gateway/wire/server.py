@@ -51,7 +51,7 @@ class Server(uvicorn.Server):
                     connection.lapse(now)
                 except Exception:
                     # What one connection raises must neither end the server nor keep others from being looked at.
-                    seldom_logger.exception("A connection was ended: its time could not be looked at.")
+                    seldom_logger.exception("Checking a connection's time-outs failed; the connection was aborted.")
                     connection.abort()
 
     async def _tick(self) -> None:

@@ -1,4 +1,4 @@
-"""Parts of a connection in the place of uvicorn's and asyncio's: the same to their users, smaller, or more exact."""
+"""Parts of a connection in the place of uvicorn's and asyncio's: with the same interface, smaller, or more exact."""
 
 from __future__ import annotations
 
@@ -79,9 +79,10 @@ def in_kernel(sock: socket.SocketType) -> int:
 
 
 def has_left(sock: socket.SocketType) -> bool:
-    """Whether the client has ended its side of a connection that nobody reads. False where the system does not tell.
+    """True if the client has ended its side of a connection that is not being read. False where the system does not
+    tell.
 
-    The end is told even if bytes are there that nobody has read, as long as it has come behind them.
+    The system tells it also behind bytes that were not read, once the end has arrived.
     """
     if not hasattr(select, "POLLRDHUP"):
         return False

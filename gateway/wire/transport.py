@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol, and a way past it for the hub: once a response has begun, frames go straight to the socket.
 
-A handler finds its connection in `scope["extensions"]`. Under another server it finds none there, and the same handler
-writes through ASGI's `send`, which is slower, and otherwise the same.
+A handler finds its connection in `scope["extensions"]`. Under another server there is none, and the handler writes
+through ASGI's `send`, which is slower, and otherwise the same.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class DirectProtocol(Intake):
         self.refuse(_judged(error))
 
     def lapse(self, now: float) -> None:
-        """Ends a connection that has kept us waiting: for a request to come whole, for the next one, or for somebody to
-        read what was sent; and one whose client has gone without our being told, since we do not read.
+        """Ends a connection whose client is too late: with the rest of a request, with its next request, or with
+        reading what was sent; and a connection that is not being read, once its client has left.
         """
         if self._takes_nothing(now):
             # A reset, since the kernel would otherwise keep megabytes for somebody who does not read them.
@@ -107,8 +107,8 @@ class DirectProtocol(Intake):
             self.transport.close()
 
     def _is_left(self, now: float) -> bool:
-        """Whether the client of a connection that is not read from has gone; or may have, for so much has come behind a
-        request that waits that its end would not be seen.
+        """True if the client of a connection that is not being read has left; or may have, since so much has come
+        behind a waiting request that its end would not be seen.
         """
         if has_left(self._socket):
             return True
@@ -118,7 +118,7 @@ class DirectProtocol(Intake):
         return now - self._since > self.patience
 
     def _takes_nothing(self, now: float) -> bool:
-        """Whether the client has read none of what waits for it for `send_patience` seconds."""
+        """True if the client has read nothing of what is sent to it for `send_patience` seconds."""
         if not self.flow.write_paused:
             self._unsent = None
             return False
@@ -156,7 +156,7 @@ class DirectProtocol(Intake):
 
     def linger(self) -> None:
         """Ends a connection whose request has not come whole. For LINGER seconds, what still comes is read and thrown
-        away: to close at once would be a reset, which could destroy the answer (RFC 9112 §9.6).
+        away: an immediate close would be a reset, which could destroy the answer (RFC 9112 §9.6).
         """
         self._over = True
         self.due = self.loop.time() + LINGER
@@ -286,7 +286,7 @@ class DirectProtocol(Intake):
         return address, address in getattr(self.config.loaded_app, "trusted_hosts", ())
 
     def lost(self) -> bool:
-        """Whether nothing more can be sent to the client: it has gone, or it was refused."""
+        """True if nothing more can be sent to the client: it has left, or it was refused."""
         return self._over or self.transport.is_closing()
 
     def fileno(self) -> int:
@@ -324,11 +324,11 @@ class DirectProtocol(Intake):
 
 
 def _judged(error: HttpParserError) -> ProtocolError:
-    """Whose fault it is that a request could not be taken: what is raised while the parser calls us is our own, unless
-    it says that the request's target is none.
+    """The refusal for a request that the parser gave up on. An error that our own callback raised is an InternalFault,
+    unless it is about the request's target.
     """
     cause = error.__context__
     if not isinstance(error, HttpParserCallbackError) or isinstance(cause, HttpParserError | UnicodeError):
         return MalformedHttp()
-    logger.error("A request failed before it had come whole.", exc_info=cause)
+    logger.error("Parsing a request raised inside the gateway; it was answered 500.", exc_info=cause)
     return InternalFault()
