@@ -40,7 +40,7 @@ class Auth:
 
     @property
     def on(self) -> bool:
-        """Whether anybody is asked for a credential."""
+        """True if requests need a credential."""
         return self._gate is not None
 
     async def start(self) -> None:
@@ -57,7 +57,7 @@ class Auth:
                 await self._source.stop()
 
     def admit(self, method: str, target: Target, headers: GivenHeaders, query: bytes) -> Principal | Pending:
-        """Who makes this request, when it is allowed. Raises the refusals of `gate.Gate.admit`."""
+        """The principal of a request that is allowed. Raises the refusals of `gate.Gate.admit`."""
         return ANONYMOUS if self._gate is None else self._gate.admit(method, target, headers, query)
 
     def read_again(self) -> None:
@@ -68,10 +68,11 @@ class Auth:
     async def signer(
         self, principal: Principal, *, control: bool = False, ttl: int | None = None
     ) -> Callable[[str, int], tuple[str, int]] | None:
-        """Makes tokens for a run, of its path and its stream's id: the token, and when it expires (Unix seconds).
+        """A function that makes tokens for a run, from its path and its stream's id: the token, and its expiry (Unix
+        seconds).
 
-        Nobody gives away more than they have: control, or time. None where nobody needs a token, and for a principal
-        who may not read. Raises ScopeMissing, Unavailable.
+        A principal gives away no more than it has, of scopes or of time. None where no token is needed, and for a
+        principal that may not read. Raises ScopeMissing, Unavailable.
         """
         if self._gate is None:
             return None

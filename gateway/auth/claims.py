@@ -28,7 +28,7 @@ class ClaimNames:
 
 
 def principal_of_claims(claims: Mapping[str, Any], names: ClaimNames, *, leeway: float) -> Principal:
-    """Who these claims are about. `leeway`: seconds that they outlive `exp`. Raises TokenInvalid."""
+    """The principal that claims describe. `leeway`: seconds that a token outlives `exp`. Raises TokenInvalid."""
     scopes = _words(claims, names.scopes)
     tenant = "" if names.tenant is None else claims.get(names.tenant)
     if not isinstance(tenant, str) or (names.tenant is not None and not TENANT.fullmatch(tenant)):

@@ -1,6 +1,6 @@
 """The gate: asked once for each request, before anything else is done with it.
 
-Who shows a credential that is remembered is let in or refused at once. For any other, somebody may have to be asked.
+A credential that is remembered is let in or refused without waiting. For any other, a verifier may have to be awaited.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Verifier(Protocol):
     """Verifies one kind of signed tokens. Whenever it trusts other keys than before, the gate has to `forget`."""
 
     def takes(self, token: str) -> bool:
-        """Whether a token looks like one of this kind."""
+        """True if a token looks like one of this kind."""
         ...
 
     async def verify(self, token: str, digest: bytes) -> Principal:
@@ -68,9 +68,10 @@ class Gate:
         self._verified: OrderedDict[bytes, Principal] = OrderedDict()
 
     def admit(self, method: str, target: Target, headers: GivenHeaders, query: bytes) -> Principal | Pending:
-        """Who makes this request, when it is allowed; or how to find out, for a token that nobody has looked at yet.
+        """The principal of a request that is allowed; or a coroutine function that finds it, for a token that is not
+        known yet.
 
-        Raises what the table of refusals has, and so does what is pending: CredentialMissing and its like (401),
+        Raises what the table of refusals has, and so does the coroutine: CredentialMissing and its like (401),
         ScopeMissing and WrongStream (403), RouteNotFound (404), MethodNotAllowed (405).
         """
         need = needed(method, target)
@@ -175,7 +176,7 @@ def _is_token(text: bytes) -> bool:
 
 
 def principal_of(scope: Scope) -> Principal:
-    """Who makes the request. It is a defect to ask for one that has not passed the gate: there is no default."""
+    """The principal of a request. A request that has not passed the gate has none: asking is a defect."""
     principal = scope[PRINCIPAL]
     assert isinstance(principal, Principal)
     return principal

@@ -58,7 +58,7 @@ class Jwks:
         self._http: httpx.AsyncClient | None = None
 
     async def start(self) -> None:
-        """Fetches once, then again and again in the background. Without an answer this Machine serves all the same."""
+        """Fetches once, then in the background. Without an answer this Machine serves all the same."""
         self._http = httpx.AsyncClient(timeout=_TIMEOUT, headers={"accept": "application/json"})
         await self._look_now()
         self._task = kept("the issuer's keys", self._run)
@@ -96,7 +96,7 @@ class Jwks:
         return delay * random.uniform(0.5, 1.5)
 
     async def _look_now(self) -> None:
-        """One fetch for all that ask for one at the same time."""
+        """Joins the fetch that is under way, or begins one."""
         if self._look is None or self._look.done():
             self._look = asyncio.create_task(self._fetch())
         await asyncio.shield(self._look)

@@ -40,7 +40,7 @@ _UNREADABLE: Final = (exceptions.PyJWTError, ValueError, TypeError, OverflowErro
 
 
 class KeySource(Protocol):
-    """Where keys come from."""
+    """A source of keys, by the header of a token."""
 
     async def find(self, kid: str | None) -> Key | None:
         """The key of that name; without a name, the only key. Raises IssuerUnavailable when it cannot be known."""
@@ -75,11 +75,11 @@ class Jwts:
         self._leeway = leeway
 
     def takes(self, token: str) -> bool:
-        """Whether it has a JWT's three parts."""
+        """True if a token has a JWT's three parts."""
         return token.count(".") == 2
 
     async def verify(self, token: str, digest: bytes) -> Principal:
-        """Who bears it. Raises TokenInvalid, TokenExpired, IssuerUnavailable."""
+        """The bearer of a token. Raises TokenInvalid, TokenExpired, IssuerUnavailable."""
         try:
             kid = jwt.get_unverified_header(token).get("kid")
         except _UNREADABLE:

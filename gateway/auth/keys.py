@@ -23,10 +23,10 @@ _SECRET: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")  # what a Bearer toke
 
 
 class Keys:
-    """All keys, by digest of the secret. Raises BadSetting, whose message holds no secret.
+    """All keys, by the digest of their secret. Raises BadSetting, whose message holds no secret.
 
-    The time of a look-up in the dict tells nothing of the secrets. It compares digests, and whoever guesses secrets
-    cannot choose their digests so that they approach one that is there.
+    The time of a look-up in the dict tells nothing of the secrets. It compares digests, and a client that guesses
+    secrets cannot choose their digests so that they approach one that is there.
     """
 
     def __init__(self, text: str | None, file: Path | None) -> None:
@@ -35,7 +35,7 @@ class Keys:
         self._by_digest = self._read()
 
     def find(self, digest: bytes) -> Principal | None:
-        """Whose secret has this SHA-256 digest."""
+        """The principal whose secret has this SHA-256 digest."""
         return self._by_digest.get(digest)
 
     def read_again(self) -> None:
@@ -43,7 +43,7 @@ class Keys:
         try:
             self._by_digest = self._read()
         except BadSetting as error:
-            logger.error("The keys stay as they were: %s.", error)
+            logger.error("GATEWAY_KEYS_FILE was not taken over, and the keys read before stay valid: %s.", error)
         else:
             logger.info("Read %d keys.", len(self._by_digest))
 

@@ -1,4 +1,4 @@
-"""Who makes a request, and what they may reach. Pure values, which the other files of this room make."""
+"""Principals: who makes a request, and what they may reach. Pure values, which the other files of this room make."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Principal:
 
     @property
     def bound(self) -> bool:
-        """Whether it is for certain streams only: then it may ask for nothing that concerns others as well."""
+        """True for a principal of certain streams only, which may ask for nothing that concerns other streams too."""
         return self.runs is not None or self.stream is not None
 
     def reaches(self, path: str) -> bool:
-        """Whether the stream at this path is among those that it is for."""
+        """True if the stream at this path is one that the principal may reach."""
         if self.stream is not None:
             return path == self.stream
         if self.runs is None:
@@ -54,7 +54,7 @@ NOBODY: Final = Principal("nobody", frozenset())
 
 
 def matches(pattern: str, run: str) -> bool:
-    """Whether a run's id fits: `*` is any number of any characters, everything else is literal."""
+    """True if a run's id fits a pattern: `*` is any number of any characters, everything else is literal."""
     head, *rest = pattern.split("*")
     if not rest:
         return run == pattern
@@ -71,5 +71,5 @@ def matches(pattern: str, run: str) -> bool:
 
 
 def scopes_of(names: Sequence[str]) -> frozenset[Scope]:
-    """Those of the names that are scopes. Others are ignored: they may mean something to another service."""
+    """The scopes among some names. Other names are ignored: they may mean something to another service."""
     return SCOPES & frozenset(names)

@@ -1,8 +1,8 @@
-"""Read tokens: a signed capability for one run, for whoever holds it, until it expires. Pure.
+"""Read tokens: a signed capability for one run, good for its holder until it expires. Pure.
 
-A token is `rgt_`, eight characters that name the key, what it is for, and a MAC. Every Machine that knows the key can
-check one without looking anything up. For the same reason none can be revoked, so they should not live long; but each
-is bound to its stream itself, and opens no other one that is at the same path later.
+A token is `rgt_`, eight characters that name the key, the capability, and a MAC. Every Machine that knows the key can
+check one without looking anything up. Therefore none can be revoked, so they should not live long; but each is bound to
+its stream itself, and opens no later stream at that path.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _STREAM_ID: Final = re.compile(rb"\.([0-9]{20})\]")
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """What a token is for. `stream`: the run's path as clients know it. `expires`: whole Unix seconds.
+    """The meaning of a token. `stream`: the run's path as clients know it. `expires`: whole Unix seconds.
 
-    `stream_id`: the log's own number of that stream. None: the token is of the version before, and for whichever stream
-    is at the path.
+    `stream_id`: the log's own number of that stream. None: the token is of the version before, and opens any stream at
+    the path.
     """
 
     tenant: str
@@ -42,7 +42,7 @@ class Capability:
     stream_id: int | None = None
 
     def principal(self, digest: bytes) -> Principal:
-        """Its bearer. `digest`: of the token, which sets it apart from others for the same run."""
+        """The bearer of a token. `digest`: of the token, which tells it from others for its run."""
         return Principal(
             id=f"token:{digest.hex()[:16]}",
             scopes=frozenset({"read", "control"} if self.control else {"read"}),
@@ -73,7 +73,7 @@ def sign(capability: Capability, key: bytes) -> str:
 
 
 def read(token: str, keys: Mapping[str, bytes]) -> Capability:
-    """What a token is for. `keys` are by id.
+    """The capability of a token. `keys` are by id.
 
     Raises TokenInvalid if none of them signed it; expiry is not checked here.
     """

@@ -82,10 +82,10 @@ _ROUTES: Final = [_Route.of(template, methods) for template, methods in ROUTES.i
 
 
 def ours(target: Target) -> bool:
-    """Whether a request is for the gateway itself, and not for the application behind it.
+    """True if a request is for the gateway itself, and not for the application behind it.
 
-    So is every other spelling of such a path, like `/RUNS/x`: an application that takes it for `/runs/x` would show the
-    run to somebody whom the gate has not let in.
+    That holds for every other spelling of such a path, like `/RUNS/x`: an application that takes it for `/runs/x` would
+    show the run to a client that the gate has not let in.
     """
     return _ours(target) or _ours(Target.of(_plainest(target.path)))
 
@@ -111,7 +111,7 @@ def _plainest(path: str) -> str:
 
 
 def needed(method: str, target: Target) -> Need | ProtocolError:
-    """What a request needs; or its refusal, RouteNotFound or MethodNotAllowed, if nobody may make it."""
+    """The scope that a request needs; or its refusal, RouteNotFound or MethodNotAllowed, if no credential is enough."""
     if method == "OPTIONS":
         return "nothing"  # a browser's preflight carries no credential, by the Fetch standard
     if target.stream is not None:
@@ -123,7 +123,7 @@ def needed(method: str, target: Target) -> Need | ProtocolError:
 
 
 def may_reach(principal: Principal, method: str, target: Target) -> bool:
-    """Whether a request concerns nothing that is beyond its credential, as far as the URL says."""
+    """True if a request concerns nothing beyond its credential, as far as the URL says."""
     if not principal.bound:
         return True
     if target.about is not None:
@@ -132,7 +132,9 @@ def may_reach(principal: Principal, method: str, target: Target) -> bool:
 
 
 def need_of(template: str, method: str) -> Need:
-    """What the route that OpenAPI knows by this template needs. Raises MethodNotAllowed; LookupError for none."""
+    """The scope that a route needs, by its template in OpenAPI. Raises MethodNotAllowed; LookupError for an unknown
+    template.
+    """
     if template in STREAMS:
         methods = STREAM
     elif (part := Target.of(template).part) is not None:

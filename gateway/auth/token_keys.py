@@ -24,7 +24,7 @@ PAUSE: Final = 1.0  # seconds, at least, between reads for unknown keys, since a
 
 
 def derived(secret: bytes) -> bytes:
-    """The key that read tokens are signed with.
+    """The key that read tokens are signed with, made from the shared secret.
 
     The shared secret itself signs the tokens of subscriptions' wakes, and neither kind may pass for the other.
     """
@@ -57,7 +57,7 @@ class ReadTokens:
             await end(self._task, self._soon)
 
     def takes(self, token: str) -> bool:
-        """Whether it looks like one of ours."""
+        """True if a token looks like a read token."""
         return token.startswith(PREFIX)
 
     async def verify(self, token: str, digest: bytes) -> Principal:

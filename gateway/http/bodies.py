@@ -13,9 +13,9 @@ from gateway.wire.intake import Intake
 class Bodies:
     """The bodies that are arriving at one worker, together at most `most` bytes.
 
-    Without this limit, clients who begin large bodies and never end them have the worker keep one for each connection.
-    A connection of our own server counts its bytes by itself, as they come (`gateway.wire.intake`), whoever is going
-    to read them; under another server this counts what it reads. A body that is alone is taken in any case.
+    Without this limit, clients that begin large bodies and never end them make the worker keep one for each connection.
+    A connection of our own server counts its bytes by itself, as they come (`gateway.wire.intake`), whatever reads
+    them; under another server this counts what it reads. A lone body is taken in any case.
     """
 
     def __init__(self, most: int) -> None:
@@ -23,12 +23,12 @@ class Bodies:
         self._most: Final = most
 
     def over(self, own: int) -> bool:
-        """Whether more is held than may be, and not by the asker alone, who holds `own` bytes."""
+        """True if more bytes are arriving than `most`, and not only the `own` bytes of the connection that asks."""
         return self.held > self._most and self.held > own
 
     async def read(self, scope: Scope, receive: Receive, limit: int) -> bytes:
-        """At most `limit` bytes. Raises BodyTooLarge, TooManyPending, UnsupportedCoding, or InvalidRequest for half a
-        body.
+        """Reads a body of at most `limit` bytes. Raises BodyTooLarge, TooManyPending, UnsupportedCoding, or
+        InvalidRequest for half a body.
         """
         length, coding = 0, b""
         for name, value in scope["headers"]:
@@ -73,7 +73,7 @@ class Bodies:
 
 
 def plain(coding: bytes) -> bool:
-    """Whether a Content-Encoding says that the body is as it is. Others are not undone: readers are given the very
+    """True if a Content-Encoding says that the body is not encoded. Codings are not undone: readers are given the very
     bytes that came, and limits are those of what is sent.
     """
     return coding.strip(b" \t").lower() in (b"", b"identity")

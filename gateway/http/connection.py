@@ -28,8 +28,8 @@ def connections(
     """The class of this server's connections.
 
     `request_timeout`: seconds that a request may take to arrive. `send_timeout`: seconds in which a client must read
-    some of what waits for it. `max_head`: bytes of a request's line and headers. `max_connections`: at once. `common`:
-    the headers of an answer to what is no request. `bodies`: those that are arriving, by whatever way.
+    some of what waits for it. `max_head`: bytes of a request's line and headers. `max_connections`: open at one time.
+    `common`: the headers of an answer to what is no request. `bodies`: the account of bodies that are arriving.
     """
 
     class Connection(PostProtocol):

@@ -36,7 +36,7 @@ _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """Headers that every answer carries. `lines` is the same as it is on the wire."""
+    """Headers that every answer carries; `lines` has them as they are on the wire."""
 
     headers: Headers
     lines: bytes
@@ -64,7 +64,7 @@ class Cors:
         }
 
     def common(self, headers: GivenHeaders) -> Common:
-        """What the answer to a request with these headers carries."""
+        """The headers of the answer to a request with these headers."""
         if not self._several:
             return self.constant
         if isinstance(headers, dict):
@@ -93,7 +93,7 @@ def preflight(scope: Scope) -> Headers:
 
 
 def is_preflight(scope: Scope) -> bool:
-    """Whether this is a browser's question whether a page may make a request."""
+    """True for a browser's question whether a page may make a request."""
     return scope["method"] == "OPTIONS" and any(
         name == b"access-control-request-method" for name, _ in scope["headers"]
     )

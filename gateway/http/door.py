@@ -1,7 +1,7 @@
-"""The door: where every request comes in. Who makes it, whether there is room for it, and who answers it.
+"""The door, where every request comes in: who makes it, whether there is room for it, and what answers it.
 
 Streams are answered straight over ASGI, the rest by FastAPI, and what is not the gateway's own by the application
-behind it. Whatever any of them raises becomes a refusal here.
+behind it. Whatever one of them raises becomes a refusal here.
 """
 
 from __future__ import annotations
@@ -86,10 +86,11 @@ class Door:
     def admit(
         self, method: str, target: Target, headers: GivenHeaders, query: bytes, client: str = ""
     ) -> Principal | Pending:
-        """Who makes a request, if it may be made; or how to find out, if others have to be asked for that.
+        """Admits a request: returns its principal, or a coroutine function to call where a database or an issuer has to
+        be asked.
 
-        Asked once for each request, when its head is there. `client` is the address by which those are counted who
-        need no credential. Raises a ProtocolError, and so does what is pending.
+        Called once for each request, when its head is there. `client` is the address that a request without a
+        credential counts for. Raises a ProtocolError, and so does the coroutine.
         """
         if method == "TRACE":  # it would show to a script what its browser adds to a request (RFC 9110 §9.3.8)
             raise MethodNotAllowed(None, [(b"allow", _METHODS)])
@@ -101,7 +102,7 @@ class Door:
         return admitted
 
     def take(self, post: Post) -> bool:
-        """Whether a POST that came past ASGI, and is there now, is going to be answered. If not, ASGI has to."""
+        """Takes a POST that came past ASGI, and has come whole. False: ASGI has to answer it."""
         try:
             return self._streams.append(post)
         except ProtocolError:
@@ -112,7 +113,7 @@ class Door:
 
     @property
     def past_asgi(self) -> bool:
-        """Whether POSTs may come past ASGI at all: a request that counts for its address is held until its answer."""
+        """True if POSTs may come past ASGI at all: a request that counts for its address is held until its answer."""
         return self._quotas.addresses is None
 
     def _room(self, scope: Scope) -> AbstractContextManager[None]:
@@ -154,7 +155,9 @@ def render_refusals(api: FastAPI) -> None:
 
 
 def _refusal_for(scope: Scope, error: Exception) -> ProtocolError:
-    """What the client is told: a refusal as it is, and of anything else only that it went wrong. The log tells more."""
+    """The refusal for an error: a ProtocolError as it is; for any other only that something went wrong. The log tells
+    more.
+    """
     if isinstance(error, ProtocolError):
         return error
     request_log.failed(scope, error)

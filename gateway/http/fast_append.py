@@ -1,8 +1,8 @@
 """POSTs that append, answered past ASGI: without a scope, a cycle and a task, which are half of the cost of one.
 
-Only what is plain comes this way: HTTP/1.1 with nothing before it that is unanswered, a stream's path without a query,
-no header twice, a body that is short and whose length was said. Everything else goes to ASGI, and so does whatever is
-refused before the log is asked: nothing has been done with it by then. The answers are the same, to the byte.
+Only plain requests come this way: HTTP/1.1 with no earlier request unanswered, a stream's path without a query, no
+header twice, a body that is short and whose length was given. Every other one goes to ASGI, and so does a request that
+is refused before the log is asked: nothing has been done with it by then. The answers are equal, to the byte.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 
 @lru_cache(maxsize=4_096)
 def _target(url: bytes) -> Target | None:
-    """What a URL names. None if it has more than a path, or names no stream.
+    """The target of a URL. None if the URL has more than a path, or names no stream.
 
-    The answers are kept, since a stream is appended to many times.
+    Targets are kept, since a stream is appended to many times.
     """
     if url.translate(None, _PLAIN):
         return None
@@ -53,7 +53,7 @@ class _Nobody:
 
 
 class Post:
-    """One such POST. It stands in for uvicorn's cycle, so it has everything that the protocol class uses of a cycle.
+    """A POST that appends. It stands in for uvicorn's cycle, so it has all that the protocol class uses of a cycle.
 
     `stored` is the path of the stream in the log, with its tenant, which is that of the `principal`. `headers` have
     lower-case names, each of them once.
@@ -93,7 +93,7 @@ class Post:
 
     @property
     def scope(self) -> Scope:
-        """As much of an ASGI scope as a refusal needs for the log."""
+        """The part of an ASGI scope that a refusal needs for the log."""
         if self._scope is None:
             self._scope = {
                 "type": "http",

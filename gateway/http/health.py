@@ -10,13 +10,13 @@ from pydantic import BaseModel, Field
 
 
 class Alive(BaseModel):
-    """Always the same: the answer itself shows that the event loop is running."""
+    """A constant answer, which shows that the event loop is running."""
 
     status: Literal["ok"] = "ok"
 
 
 class Promise(BaseModel):
-    """What the database promises of a commit."""
+    """The durability that the database promises for a commit."""
 
     version: str = Field(description="Of Postgres.")
     synchronous_commit: str = Field(
@@ -30,7 +30,7 @@ class Promise(BaseModel):
 
 
 class Health(BaseModel):
-    """What a Machine needs to serve."""
+    """The state of what a Machine needs to serve."""
 
     database: bool = Field(description="Whether the database answers.")
     news: Literal["listen", "polling"] = Field(

@@ -1,4 +1,4 @@
-"""How much one request may ask of this Machine, and how many live readers it has room for."""
+"""Limits of what one request may ask of this Machine, and how many live readers it has room for."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class LiveReaders:
 
     @property
     def full(self) -> bool:
-        """Whether one more would be too many. Those that are open stay open (law 8)."""
+        """True if there is no room for one more. Open readers stay (law 8)."""
         return self.sse.count + self.long_polls.count >= self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Timeouts are in seconds, sizes in bytes; None is no limit.
+    """Limits of requests: timeouts in seconds, sizes in bytes; None is no limit.
 
-    `pages`: of the log, kept in memory for those who read a long run at the same time. `readers`: all live readers.
-    `streams`: the live readers of each credential. `bodies`: those that are arriving.
+    `pages`: pages of the log, kept in memory while several readers read a long run. `readers`: all live readers.
+    `streams`: the live readers of each credential. `bodies`: bodies that are arriving.
     """
 
     max_body: int
@@ -45,6 +45,6 @@ class Limits:
     bodies: Bodies = field(default_factory=lambda: Bodies(64 << 20))
 
     def check(self, events: Sequence[bytes]) -> None:
-        """Whether each of these may be appended. Raises EventTooLarge."""
+        """Checks the size of events to be appended. Raises EventTooLarge."""
         if self.max_event is not None and any(len(event) > self.max_event for event in events):
             raise EventTooLarge(f"At most {self.max_event} bytes.")

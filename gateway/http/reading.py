@@ -40,7 +40,7 @@ _SANDBOX: Final = (b"content-security-policy", b"default-src 'none'; sandbox")
 
 
 class Log(Protocol):
-    """What reading asks of a log."""
+    """The port to a log, as reading needs it."""
 
     async def read(
         self, path: str, position: int, *, last_events: int | None = None, known: Page | None = None
@@ -89,7 +89,7 @@ class Reading:
         return None if lasting(principal, seconds, self._now()) else TokenExpired()
 
     def _admit(self) -> None:
-        """What every live read has to pass. Raises Draining, TooManyReaders."""
+        """Checks the limits that every live read is counted by. Raises Draining, TooManyReaders."""
         if self._hub.drained:
             raise Draining
         if self._limits.readers.full:
@@ -106,7 +106,7 @@ class Reading:
 
     @property
     def joined(self) -> int:
-        """Catch-up reads of the log that somebody else had asked for."""
+        """The number of catch-up reads that shared the read of another request."""
         return self._pages.joined
 
     async def _plain(self, request: ReadRequest, scope: Scope, send: Send) -> None:

@@ -20,7 +20,7 @@ MOST_BYTES: Final = 1_000_000  # of a body; a larger one cannot be replayed
 class Replay:
     """Wraps an application: an append is answered with the order to replay it in `region`, if Fly's proxy can do so.
 
-    The answer is for the proxy. Its status is 503, so that a client who sees it all the same takes it for no success.
+    The answer is for the proxy. Its status is 503, so that a client that sees it all the same takes it for no success.
     """
 
     def __init__(self, app: App, region: str) -> None:
@@ -35,7 +35,7 @@ class Replay:
 
 
 def replayable(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether Fly's proxy has brought this request, has its whole body, and has not replayed it yet."""
+    """True if Fly's proxy brought this request, has its whole body, and has not replayed it yet."""
     length = headers.get(b"content-length", b"")
     return (
         b"fly-request-id" in headers

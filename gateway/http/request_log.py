@@ -1,4 +1,4 @@
-"""What the log says of requests: at most one line each, with an id that the client is told too, and never the query.
+"""The log of requests: at most one line each, with an id that the client is given too, and never the query.
 
 A request that fails by the gateway's own fault, or because the database is away, is logged at error or warning. Every
 other refusal is due to the client: it is counted (`run_gateway_refusals_total`) and logged at debug. `AccessLog` logs
@@ -25,13 +25,13 @@ _OUTCOME: Final = "gateway.outcome"  # where an AccessLog, if there is one, is t
 
 
 class Seldom:
-    """Lets one line of each kind through in a second, so that nobody fills the log; the metrics count all."""
+    """A limit of one line a second for each kind, so that no client can fill the log; the metrics count all."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, tuple[float, int]] = {}  # when the last line was, and how many were held back since
 
     def more(self, kind: str, now: float) -> int | None:
-        """How many of this kind were held back since the last that was not; None: this one is, too."""
+        """The number of lines of a kind that were held back since its last one; None: this line is held back, too."""
         last, held = self._kinds.get(kind, (-1.0, 0))
         if last >= 0 and now - last < 1:
             self._kinds[kind] = last, held + 1
@@ -51,7 +51,7 @@ def appended_to(scope: Scope) -> str | None:
 
 
 def request_id(scope: Scope) -> str:
-    """The id that a proxy or the client has given the request, or else a new one; the same at every call."""
+    """The id that a proxy or the client gave the request, or else a new one, which later calls return as well."""
     known: str | None = scope.get(_ID)
     if known is None:
         headers = dict(scope["headers"])
@@ -86,7 +86,7 @@ def refused(scope: Scope, error: ProtocolError) -> None:
 
 
 def failed(scope: Scope, error: BaseException) -> None:
-    """Logs a fault that nobody expected. The client is told none of it."""
+    """Logs an unexpected error. The client is told none of it."""
     logger.error("A request failed.", exc_info=error, extra={"request": request(scope) | {"status": 500}})
 
 

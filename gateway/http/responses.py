@@ -45,7 +45,7 @@ class Sending:
         await self.send(message)
 
     async def as_it_is(self, message: Message) -> None:
-        """For an answer that is passed on without the gateway's own headers."""
+        """The `send` for an answer that is passed on without the gateway's own headers."""
         self.begun = True
         await self.send(message)
 
@@ -101,7 +101,7 @@ async def head(send: Send, status: int, headers: Headers) -> None:
 
 
 async def preflight(scope: Scope, send: Send) -> None:
-    """The answer to OPTIONS, the same whether or not the stream exists."""
+    """Answers OPTIONS, alike whether or not the stream exists."""
     await respond(send, 204, cors.preflight(scope))
 
 
@@ -121,7 +121,7 @@ def error_body(type: str, message: str, details: str | None) -> bytes:
 
 
 def error_headers(error: ProtocolError) -> Headers:
-    """A refusal's own headers, and when to come back: jittered, so that not all come back at once (law 8)."""
+    """A refusal's own headers, and Retry-After: jittered, so that not all clients come back together (law 8)."""
     headers = [JSON, NO_STORE, *error.headers]
     if error.status in _PASSING:
         headers.append((b"retry-after", b"%d" % random.randint(1, 3)))
@@ -161,11 +161,11 @@ def at_the_door(error: ProtocolError, common: Common, scope: Scope | None = None
 
 
 def _comes_back(scope: Scope, error: ProtocolError) -> bool:
-    """Whether an EventSource has to be told of this refusal by an answer that it comes back after.
+    """True if the refusal is for an EventSource, and is one after which it should come back.
 
-    At any status but 200 it would give up for good (HTML, §9.2.2). 200 that ends at once is a lost connection to it.
-    Other clients come back after 429 and 503, and some of them give up when a response ends so soon: they are not
-    answered like this, unless they say that they take nothing but event streams.
+    At any status but 200 it would give up for good (HTML, §9.2.2). 200 that ends immediately is a lost connection to
+    it. Other clients come back after 429 and 503, and some of them give up when a response ends so soon: they are not
+    answered like this, unless they accept nothing but event streams.
     """
     if error.status not in _PASSING or scope["method"] != "GET" or b"live=sse" not in scope["query_string"]:
         return False
@@ -176,5 +176,7 @@ def _comes_back(scope: Scope, error: ProtocolError) -> bool:
 
 
 def _retry() -> bytes:
-    """An event stream of nothing but how soon to come back: jittered, so that not all come back at once (law 8)."""
+    """An event stream that holds only the time to reconnect after: jittered, so that not all come back together (law
+    8).
+    """
     return b"retry: %d\n\n" % random.randint(1000, 3000)

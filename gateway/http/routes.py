@@ -1,4 +1,4 @@
-"""What each layer of routes offers to the next one around it: streams, then runs, then the runs of a Flue app."""
+"""The interface of a layer of routes to the layer around it: streams, then runs, then the runs of a Flue app."""
 
 from __future__ import annotations
 

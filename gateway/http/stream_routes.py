@@ -1,4 +1,4 @@
-"""The stream routes: `/v1/stream/<path>` and `/runs/<id>`, straight over ASGI, for these are the hot paths."""
+"""The stream routes: `/v1/stream/<path>` and `/runs/<id>`, straight over ASGI, since they are the hot paths."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _DIRECT: Final = (None, Part.HEARTBEAT)  # the other parts of a run ask the log 
 
 
 class Log(reading.Log, Protocol):
-    """What the routes ask of the log."""
+    """The port to a log, as the routes need it."""
 
     async def create(self, request: CreateRequest) -> Created: ...
     async def append(self, request: AppendRequest) -> Appended: ...

@@ -184,8 +184,8 @@ class _Request:
 def forwarded(scope: Scope) -> Headers:
     """A request's headers as the upstream gets them: untouched, without the connection's own, with X-Forwarded-*.
 
-    What a trusted proxy says of its client is passed on. From anybody else it is a claim, which the application must
-    not see: it takes the gateway's word.
+    What a trusted proxy says of its client is passed on. From any other sender it is a claim, which is replaced by what
+    the gateway knows.
     """
     headers = _end_to_end(scope["headers"])
     peer, trusted = _peer(scope)
@@ -211,7 +211,8 @@ def forwarded(scope: Scope) -> Headers:
 def _peer(scope: Scope) -> tuple[str, bool]:
     """The address at the other end of the connection, and whether it is a proxy that FORWARDED_ALLOW_IPS trusts.
 
-    The scope's `client` is another's where such a proxy names one. Under another server than ours nobody is trusted.
+    Where such a proxy names a client, the scope's `client` is that one. Under another server than ours no peer is
+    trusted.
     """
     connection: Peered | None = scope.get("extensions", {}).get(EXTENSION)
     if connection is not None:

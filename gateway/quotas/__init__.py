@@ -1,4 +1,4 @@
-"""How much one credential, one client address and one tenant may take. Everything here is off until it is set."""
+"""Quotas of a credential, of a client's address and of a tenant. All of them are off until they are set."""
 
 from gateway.quotas.quotas import Quotas
 

@@ -61,7 +61,7 @@ def client_of(scope: Scope) -> str:
 
 
 def holder(client: str, principal: Principal) -> str:
-    """Who is counted: the credential or, where nobody needs one, the client's address."""
+    """The holder that an append counts for: the credential or, where none is needed, the client's address."""
     return client if principal is ANONYMOUS else principal.id
 
 

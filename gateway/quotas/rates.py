@@ -1,7 +1,7 @@
-"""At most so many a second for each holder: a token bucket with room for the tokens of one second. Time is an argument.
+"""Rates: a token bucket for each holder, with room for the tokens of one second. Time is an argument.
 
 It is written here because every append may need it: the library `limits`, whose storage is made for many processes,
-takes 10 µs for the same, five times as long.
+takes 10 µs for it, five times as long.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ MOST: Final = 10_000  # holders that are remembered; one that is forgotten has a
 
 
 class Rate:
-    """At most `limit` a second, and as many at once. Each process counts for itself."""
+    """A limit of `limit` a second for each holder, and as many in one burst. Each process counts for itself."""
 
     __slots__ = ("_buckets", "limit")
 

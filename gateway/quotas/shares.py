@@ -1,4 +1,4 @@
-"""At most so many at once for each holder."""
+"""Shares: a limit of what each holder may have open at one time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Share:
-    """At most `limit` at once for each holder. Holders that hold none are not remembered."""
+    """A limit of `limit` open at one time for each holder. Holders with nothing open are not remembered."""
 
     __slots__ = ("held", "limit")
 
@@ -16,7 +16,7 @@ class Share:
         self.held: dict[str, int] = {}
 
     def full(self, holder: str) -> bool:
-        """Whether one more would be too many."""
+        """True if the holder has no room for one more."""
         return self.held.get(holder, 0) >= self.limit
 
     def take(self, holder: str) -> None:

@@ -1,1 +1,1 @@
-"""What the API says of itself: the OpenAPI document and its pages."""
+"""The description of the API: the OpenAPI document and its pages."""

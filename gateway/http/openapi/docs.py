@@ -35,7 +35,7 @@ _KEPT: Final = {"cache-control": "max-age=3600"}
 
 
 def docs_router() -> APIRouter:
-    """What is here, the page, and what the page needs."""
+    """Routes of the front page, of the description, and of the files that its page needs."""
     router = APIRouter(include_in_schema=False)
 
     @router.api_route("/", methods=["GET", "HEAD"])

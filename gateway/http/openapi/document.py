@@ -74,7 +74,9 @@ def describe(api: FastAPI, *, auth: bool = False) -> Json:
 
 
 def _secure(document: Json) -> None:
-    """What each operation asks for, as the gate has it; what bears a credential of its own says so already."""
+    """Adds to each operation the credential that the gate asks for; operations with a credential of their own have it
+    already.
+    """
     for route, operations in document["paths"].items():
         for method, operation in operations.items():
             if method not in ("parameters", "options"):

@@ -1,6 +1,7 @@
-"""What the OpenAPI document says before its routes, and answers that it shows. A test compares them with real ones.
+"""The text of the OpenAPI document before its routes, and the answers that it shows. A test compares them with real
+ones.
 
-Written for somebody who has nothing but `/docs` to write a reader from.
+Written for a newcomer who has nothing but `/docs` to write a reader from.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The stream routes in tables, for OpenAPI: what may be asked of them, how they answer, and what they refuse.
+"""The stream routes in tables, for OpenAPI: their parameters, their answers, and their refusals.
 
 FastAPI describes its routes by itself, but these are answered without it. Tests compare the tables with the parser, the
 tree of errors and real answers.
@@ -149,8 +149,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of a route. `asks`: names of its REQUEST_FIELDS. `body`: what its body holds. `refuses`: what it may
-    refuse, besides EVERYWHERE.
+    """A method of a route. `asks`: names of its REQUEST_FIELDS. `body`: what its body holds. `refuses`: its refusals
+    besides EVERYWHERE.
     """
 
     summary: str
