@@ -94,7 +94,7 @@ class Door:
         """
         if method == "TRACE":  # it would show to a script what its browser adds to a request (RFC 9110 §9.3.8)
             raise MethodNotAllowed(None, [(b"allow", _METHODS)])
-        if query.count(b"&") > MOST_FIELDS:
+        if query.count(b"&") >= MOST_FIELDS:
             raise InvalidRequest(f"A query has at most {MOST_FIELDS} fields.")
         admitted = self._auth.admit(method, target, headers, query)
         if self._quotas.judging:

@@ -149,3 +149,32 @@ async def test_what_anybody_else_says_of_its_client_is_dropped(
         (b"x-forwarded-proto", b"http"),
         (b"x-forwarded-host", dict(said)[b"host"]),
     ]
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("request_line", ["TRACE /x", "TRACE http://h/x", "CONNECT h:80"])
+async def test_what_no_application_is_to_be_asked_is_refused(
+    gateway: Running, application: Application, request_line: str
+) -> None:
+    method, target = request_line.split()
+    before = len(application.heads)
+    answer = await gateway.get_raw(target, method=method)
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nallow: GET, HEAD, PUT, POST, DELETE, OPTIONS\r\n" in answer
+    assert b'"method_not_allowed"' in answer
+    assert len(application.heads) == before
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("target", ["http://app.example:81/x", "http://user:secret@app.example:81/x"])
+async def test_the_host_of_a_whole_url_replaces_the_header(
+    gateway: Running, application: Application, target: str
+) -> None:
+    """RFC 9112 §3.2.2. The header is `h`."""
+    assert (await gateway.get_raw(target)).startswith(b"HTTP/1.1 200 ")
+    assert application.heads[-1].startswith(b"GET /x HTTP/1.1\r\n")
+    said = application.headers
+    assert [value for name, value in said if name == b"host"] == [b"app.example:81"]
+    assert dict(said)[b"x-forwarded-host"] == b"app.example:81"
+    made = await gateway.get_raw(target.replace("/x", "/runs/x"), "Content-Length: 0", method="PUT")
+    assert b"\r\nlocation: http://app.example:81/runs/x\r\n" in made or made.startswith(b"HTTP/1.1 200 ")

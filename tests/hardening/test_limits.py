@@ -11,6 +11,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from gateway.http.door import MOST_FIELDS
 from gateway.log.database import Database
 from gateway.quotas.rates import MOST, Rate
 from gateway.quotas.shares import Share
@@ -104,6 +105,49 @@ async def test_requests_are_counted_by_the_trusted_proxys_address(database_url: 
         assert (await client("POST", run, headers=JSON, content="1")).status_code == 204
         assert (await client("GET", run, headers={"x-forwarded-for": "192.0.2.2"})).status_code == 200
         assert (await client("GET", run)).status_code == 200
+
+
+async def test_requests_to_the_application_count_for_their_address(database_url: str) -> None:
+    asked, let = asyncio.Event(), asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await let.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as application, asyncio.timeout(PATIENCE):
+        upstream = f"http://127.0.0.1:{application.sockets[0].getsockname()[1]}"
+        async with limited(database_url, max_requests_per_address=1, upstream=upstream) as client:
+            first = {"x-forwarded-for": "192.0.2.1"}
+            held = asyncio.create_task(client("GET", "/of-the-application", headers=first))
+            await asked.wait()
+            for path in ("/of-the-application", "/health"):
+                assert is_refused(await client("GET", path, headers=first), 429, "too_many_requests"), path
+            assert (await client("GET", "/health")).status_code == 200
+            let.set()
+            assert (await held).content == b"ok"
+            assert (await client("GET", "/of-the-application", headers=first)).content == b"ok", "its place is free"
+
+
+async def test_a_query_has_so_many_fields_on_every_way(database_url: str, run: str) -> None:
+    async with limited(database_url) as client:
+        await client("PUT", run, headers=JSON)
+        for method, target in (
+            ("GET", run),
+            ("GET", run + "?meta"),
+            ("POST", run),
+            ("GET", "/health"),
+            ("GET", "/runs"),
+        ):
+            first = target + ("&" if "?" in target else "?")
+            fields = "&".join(["x"] * (MOST_FIELDS + 1 - target.count("?")))
+            answer = await client(method, first + fields, headers=JSON, content="1")
+            assert is_refused(answer, 400, "invalid_request"), (method, target)
+            assert answer.json()["error"]["details"] == f"A query has at most {MOST_FIELDS} fields."
+        assert (await client("GET", run)).json() == [], "what was refused is not there"
+        assert (await client("GET", "/health?" + "&".join(["x"] * MOST_FIELDS))).status_code == 200
 
 
 async def test_a_batch_and_an_event_have_a_size(database_url: str, run: str) -> None:

@@ -107,6 +107,19 @@ async def test_a_wake_stream_that_takes_no_wakes_is_refused_over_http(database_u
             assert (made.status_code, made.json()["error"]["code"]) == (409, "WAKE_STREAM_REJECTED")
 
 
+async def test_a_token_is_judged_before_a_body_is_read(database_url: str) -> None:
+    with serving(database_url, "direct", **SETTINGS, request_timeout=2 * PATIENCE) as gateway:
+        for action in ("callback", "ack", "release"):
+            for shown in ("", "Authorization: Bearer forged\r\n"):
+                head = f"POST {SUBSCRIPTIONS}/s/{action} HTTP/1.1\r\nHost: h\r\n{shown}Content-Length: 1000\r\n\r\n"
+                async with asyncio.timeout(PATIENCE):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+                    writer.write(head.encode() + b"{")
+                    assert await reader.readline() == b"HTTP/1.1 401 Unauthorized\r\n", "the rest has not come"
+                    writer.close()
+                    await writer.wait_closed()
+
+
 async def test_a_name_that_is_no_name_is_a_bad_request(database_url: str) -> None:
     with serving(database_url, "direct", **SETTINGS) as gateway:
         async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE) as http:
