@@ -7,6 +7,7 @@ import difflib
 import click
 
 from gateway.cli.append import append
+from gateway.cli.check import check
 from gateway.cli.demo import demo
 from gateway.cli.flue import flue
 from gateway.cli.key import key
@@ -54,6 +55,7 @@ for command in (
     token,
     key,
     settings,
+    check,
     migrate,
     rotate_token_key,
     rotate_webhook_key,

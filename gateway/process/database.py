@@ -32,7 +32,7 @@ CONNECT_TIMEOUT = 10.0
 PAUSE = 0.5
 """Seconds between one attempt to reach the database and the next."""
 
-_ENCODINGS = ("UTF8", "SQL_ASCII")
+ENCODINGS = ("UTF8", "SQL_ASCII")
 """Encodings that keep every event as it came; SQL_ASCII looks at no byte."""
 
 _PASSING = (
@@ -146,7 +146,7 @@ async def _answers(url: str, patience: float) -> None:
         await asyncio.sleep(min(PAUSE, max(0.0, until - clock())))
     if told:
         logger.info("The database %s answers.", name(url))
-    if encoding not in _ENCODINGS:
+    if encoding not in ENCODINGS:
         raise Failure(
             f"the database {name(url)} has the encoding {encoding}, which lacks most characters: events need a database"
             " that was created with ENCODING 'UTF8'"
