@@ -1,0 +1,39 @@
+"""What the tests of the relay's clients share: an agent server, and the clients' processes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+import pytest_asyncio
+
+from tests.relay.agents import AgentServer
+from tests.relay.clients import BrowserClients, Clients, NodeClients, PythonClients, build_page
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def agent(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AgentServer]:
+    """One that also serves the page."""
+    page = await build_page(tmp_path_factory.mktemp("page"))
+    async with AgentServer.start(page) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def clients() -> AsyncIterator[Mapping[str, Clients]]:
+    """All clients by their names, which are also those of tests/relay/outcomes.py."""
+    async with NodeClients.start() as node, PythonClients.start() as python, BrowserClients.start() as browser:
+        yield {
+            "ai-sdk": browser,
+            "ai-sdk-workflow": node,
+            "tanstack": node,
+            "langgraph": node,
+            "langgraph-python": python,
+            "openai-responses": node,
+            "openai-responses-python": python,
+            "openai-chat": node,
+            "openai-chat-python": python,
+            "ag-ui": node,
+            "sse": python,
+            "ndjson": python,
+        }
