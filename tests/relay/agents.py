@@ -1,4 +1,4 @@
-"""The agent server of agent.py as a process that tests start, direct and kill."""
+"""The agent server of agent_server.py as a process that tests start, direct and kill."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class AgentServer:
         """Starts a process at the port of the one before, which has ended."""
         page = [] if self._page is None else [str(self._page)]
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.relay.agent", str(self.port), *page, stdout=asyncio.subprocess.PIPE
+            sys.executable, "-m", "tests.relay.agent_server", str(self.port), *page, stdout=asyncio.subprocess.PIPE
         )
         assert self._process.stdout is not None
         async with asyncio.timeout(PATIENCE):

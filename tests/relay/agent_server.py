@@ -1,7 +1,7 @@
 """An agent server that answers a POST with a stream and knows nothing of resuming; tests say when it says what.
 
-`python -m tests.relay.agent 0` serves all dialects of dialects.py and prints its port. A request belongs to the case
-that its body names, anywhere in it: `case-1f`. The case's script is written meanwhile, step by step, at
+`python -m tests.relay.agent_server 0` serves all dialects of dialects.py and prints its port. A request belongs to the
+case that its body names, anywhere in it: `case-1f`. The case's script is written meanwhile, step by step, at
 `POST /control/<case>`; each call plays it from its first step, as a model would answer again, and is counted.
 `GET /control/<case>?calls=1` waits until there have been so many, `?left=1` until so many clients have gone.
 """
@@ -195,7 +195,7 @@ async def _answer(send: Send, status: int, body: bytes, kind: bytes = b"applicat
 
 
 def main() -> None:
-    """`python -m tests.relay.agent PORT [folder of the page]`: serves until it is killed; port 0 is any free one."""
+    """`python -m tests.relay.agent_server PORT [folder of the page]`: serves until it is killed; port 0 is any."""
     page = Path(sys.argv[2]) if len(sys.argv) > 2 else None
     logging.disable()  # it is meant to break off
     with socket.socket() as sock:
