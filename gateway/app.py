@@ -90,6 +90,7 @@ class Gateway:
         self._subscriptions = self._make_subscriptions()
         self._streams = StreamRoutes(self._log, self._hub, self._limits, now=time.time, public_url=settings.public_url)
         self._runs = self._make_runs()
+        self._leaving = False  # a drain follows
         self._subscribe()
         self._upstream = Upstream(settings.upstream) if settings.upstream else None
         self.metrics = Exposition(self._parts(), siblings)
@@ -99,6 +100,10 @@ class Gateway:
     def read_keys_again(self) -> None:
         """What SIGHUP asks for."""
         self._auth.read_again()
+
+    def leave(self) -> None:
+        """`/ready` turns 503; all else goes on."""
+        self._leaving = True
 
     def begin_drain(self) -> None:
         """Ends what is open, cleanly and spread over the drain time; `/ready` turns 503 at once."""
@@ -153,7 +158,7 @@ class Gateway:
             database=durability is not None,
             news=self._log.listener.news,
             flue=None if self._flue is None else self._flue.news,
-            draining=self._hub.draining,
+            draining=self._leaving or self._hub.draining,
             durability=None if durability is None else Promise(**asdict(durability)),
         )
 

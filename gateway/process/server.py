@@ -6,6 +6,7 @@ responses end only when the application lets them.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -56,13 +57,21 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
     server = _Server(_config(settings, application, app), ready=f"Listening on {address(sockets[0])}")
 
     def drain() -> None:
+        if settings.drain_delay and server.started:
+            logger.info("Leaving: /ready answers 503 for %g s before the port closes.", settings.drain_delay)
+            app.leave()
+            asyncio.get_running_loop().call_later(settings.drain_delay, end)
+        else:
+            end()
+
+    def end() -> None:
         logger.info("Draining: what is open has %g s to end.", settings.drain_timeout)
         server.should_exit = True
         if server.started:
             app.begin_drain()
 
     def force() -> None:
-        server.force_exit = True
+        server.should_exit = server.force_exit = True
         # What breaks off from here on was meant to: there is nothing to report.
         logging.disable()
 

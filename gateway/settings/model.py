@@ -201,6 +201,14 @@ class Settings(BaseSettings):
         " io_uring (Docker does not by default).",
     )
     keep_alive: Seconds = Field(75.0, description="Seconds that a connection may wait for its next request.")
+    drain_delay: Duration = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds after SIGTERM or SIGINT in which /ready answers 503 and all else goes on as before, so"
+        " that a load balancer turns away before the port closes.",
+    )
     drain_timeout: Duration = Field(
         10.0,
         ge=0,

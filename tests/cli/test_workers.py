@@ -131,6 +131,31 @@ async def test_draining_workers_are_not_ready_and_close_the_port(database_url: s
         unfinished.close()
 
 
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_load_balancer_is_told_before_the_port_closes(database_url: str, count: int) -> None:
+    async with gateway(database_url, count, GATEWAY_DRAIN_DELAY="3600") as machine:
+        machine.send_signal(signal.SIGTERM)
+        async with httpx.AsyncClient(base_url=machine.url) as client:
+            while (ready := await client.get("/ready", headers={"connection": "close"})).status_code == 200:
+                pass
+            assert (ready.status_code, ready.json()["draining"]) == (503, True)
+            assert (await client.get("/health")).status_code == 200
+            assert (
+                await client.put(PATH, headers=JSON)
+            ).status_code == 201  # all else goes on, over new connections too
+            assert (await client.post(PATH, headers=JSON, content=b"1")).status_code == 204
+        machine.send_signal(signal.SIGINT)  # the second signal waits for nobody
+        assert await machine.wait() == 0
+
+
+async def test_after_the_delay_the_drain_begins(database_url: str) -> None:
+    async with gateway(database_url, 1, GATEWAY_DRAIN_DELAY="0.3") as machine:
+        machine.send_signal(signal.SIGTERM)
+        assert await machine.wait() == 0
+    said = [machine.log.index(words) for words in ("Leaving: /ready answers 503 for 0.3 s", "Draining")]
+    assert said == sorted(said)
+
+
 async def _asked_while_draining(client: httpx.AsyncClient) -> None:
     """Asks one worker, until it says that it drains or takes no more requests; it must not say both in turns."""
     draining = False
