@@ -32,7 +32,7 @@ ROOMS = {
     "settings": set(),
     "auth": {"asgi", "log", "outage", "protocol", "settings", "tasks", "wording"},
     "flue": {"asgi", "auth", "fanout", "http", "log", "outage", "protocol", "settings", "tasks"},
-    "subscriptions": {"asgi", "auth", "http", "log", "outage", "protocol", "quotas"},
+    "subscriptions": {"asgi", "auth", "http", "log", "outage", "protocol", "quotas", "tasks"},
     "runs": {"asgi", "auth", "fanout", "feed", "http", "log", "outage", "protocol", "tasks"},
     "relay": {
         "asgi",

@@ -22,8 +22,10 @@ from gateway.subscriptions.rules import retry_delay
 from gateway.subscriptions.shares import MOST_OF_HOST, Shares, chosen
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.store import Store
+from gateway.subscriptions.waking import Waking
 from gateway.subscriptions.watch import Watch
 from gateway.subscriptions.webhooks import TIMEOUT, Outcome, Webhooks
+from gateway.tasks import end, forever, kept
 
 logger = logging.getLogger("gateway.subscriptions.dispatcher")
 
@@ -62,6 +64,7 @@ class Dispatcher:
         self._linking: asyncio.Task[None] | None = None
         self._shares = Shares()
         self.attempts: dict[str, int] = {outcome.value: 0 for outcome in Outcome}
+        self._waking = Waking(store, self.ring)
         self._task: asyncio.Task[None] | None = None
         self._tidy_at = float("inf")
         self._round_at = 0.0  # when the next round is due
@@ -70,23 +73,28 @@ class Dispatcher:
         self._asked = 0  # how often `refresh` was called
         self._learned = 0  # the last call that is answered
         self._learning = asyncio.Lock()
-        self._stopping = False
-        self._outage = Outage(logger, "Subscriptions wait for the database.", "Subscriptions go on.")
+        self._breath = 0.0  # until when it takes breath
+        self._turning = asyncio.Lock()
+        self._outage = Outage(logger, "Subscriptions wait for the database (%r).", "Subscriptions go on.")
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self._tidy_at = asyncio.get_running_loop().time() + _TIDY_INTERVAL * random.uniform(0.5, 1.5)
+        self._task = kept("subscriptions", self._run)
 
     async def stop(self) -> None:
         """Ends. Attempts that do not end in time are given back, for another Machine to make at once."""
-        self._stopping = True
-        self.ring()
-        if self._task is not None:
-            await _end([self._task] if self._linking is None else [self._task, self._linking])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PARTING):
+                await self._turning.acquire()  # the turn under way ends, and there is no other
+        await end(self._task, self._linking)
+        await self._waking.close()
         under_way = dict(self._deliveries)
-        for task in await _end(list(under_way)):
-            delivery = under_way[task]
-            with suppress(Unavailable):  # then another Machine makes it when its time is up
-                await self._store.give_back(delivery)
+        if under_way:
+            _, late = await asyncio.wait(under_way, timeout=_PARTING)
+            await end(*late)
+            for task in late:
+                with suppress(Unavailable):  # then another Machine makes it when its time is up
+                    await self._store.give_back(under_way[task])
 
     def ring(self) -> None:
         """There may be a delivery to make."""
@@ -113,23 +121,24 @@ class Dispatcher:
         self.ring()
 
     async def _run(self) -> None:
+        await forever("Looking after subscriptions", self._step, self._pause, self._outage, bell=self._rung)
+
+    def _pause(self) -> float:
+        return max(self._round_at - asyncio.get_running_loop().time(), 0)
+
+    async def _step(self) -> None:
         loop = asyncio.get_running_loop()
-        self._tidy_at = loop.time() + _TIDY_INTERVAL * random.uniform(0.5, 1.5)
-        while not self._stopping:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._round_at):
-                    await self._rung.wait()
-            self._rung.clear()
+        async with self._turning:
+            await asyncio.sleep(self._breath - loop.time())
+            if self._outage.lasts:
+                self._round_at = 0.0  # which asks the database for certain: only its answer ends the outage
             try:
                 await self._turn(loop.time())
-            except Unavailable:
-                self._watch.overflowed = True  # what was gathered is lost: the next round looks at everything
-                self._outage.begin()
             except Exception:
-                # A defect here must not end this Machine's deliveries: the next round tries again.
-                logger.exception("Subscriptions could not be looked after; the next round tries again.")
-                self._watch.overflowed = True
-            await asyncio.sleep(_BREATH)
+                self._watch.overflowed = True  # what was gathered is lost: the next round looks at everything
+                raise
+            finally:
+                self._breath = loop.time() + _BREATH
 
     async def _turn(self, now: float) -> None:
         paths = self._watch.take()
@@ -160,17 +169,13 @@ class Dispatcher:
                 self._look_at = now + min(took * _LEISURE, _LONGEST_PAUSE)
             await self._wake(neglected)
             self._may_deliver = True
-        self._outage.end()  # a turn without a round may have asked the database nothing
 
     @property
     def _some(self) -> bool:
         return self._watch.interest is not None and self._watch.interest.subscriptions > 0
 
     async def _wake(self, candidates: list[tuple[int, str | None]]) -> None:
-        for subscription, path in candidates:
-            with suppress(StreamHeld):  # one that somebody holds keeps no other from its turn
-                if await self._store.wake(subscription, path):
-                    self._may_deliver = True
+        self._may_deliver |= await self._waking.wake(candidates)
         if len(candidates) == _MOST_WAKES:
             self._watch.overflowed = True  # there may be more of them: look again at once
             self._round_at = 0.0
@@ -232,14 +237,3 @@ class Dispatcher:
         if not await self._store.tidy(_TIDY_ROWS):
             now = asyncio.get_running_loop().time()
             self._tidy_at = now + _TIDY_INTERVAL * random.uniform(0.5, 1.5)
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> list[asyncio.Task[None]]:
-    """Gives tasks a moment to end, then cancels them. Returns those that it cancelled."""
-    if not tasks:
-        return []
-    _, late = await asyncio.wait(tasks, timeout=_PARTING)
-    for task in late:
-        task.cancel()
-    await asyncio.gather(*late, return_exceptions=True)
-    return list(late)

@@ -71,6 +71,15 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Wakes:
+    """What came of waking many. `held`: subscriptions that somebody holds, or their wake stream. `late`: those left."""
+
+    woken: int
+    held: Sequence[int]
+    late: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """A webhook's wake that this Machine is to deliver, once. `failures`: attempts that have failed before."""
 

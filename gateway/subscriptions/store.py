@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, cast
 from weakref import WeakValueDictionary
@@ -25,7 +25,7 @@ from gateway.protocol.errors import StreamHeld
 from gateway.protocol.tenants import shown, tenant_of, within
 from gateway.subscriptions.errors import Code, LinkingGoesOn, Refusal
 from gateway.subscriptions.glob import Glob
-from gateway.subscriptions.records import Claim, Delivery, Interest, Link, Subscription, Type
+from gateway.subscriptions.records import Claim, Delivery, Interest, Link, Subscription, Type, Wakes
 from gateway.subscriptions.rules import MAX_STREAMS, Settlement, Wanted
 
 logger = logging.getLogger("gateway.subscriptions.store")
@@ -234,11 +234,19 @@ class Store:
             rows = await connection.fetch("SELECT run_gateway.neglected_subscriptions($1, $2)", idle, most)
         return [(row[0], None) for row in rows]
 
-    async def wake(self, subscription: int, trigger_path: str | None) -> bool:
-        """Wakes it if it is idle and has work. Returns whether this call did."""
-        row = await self._row("SELECT * FROM run_gateway.wake_subscription($1, $2)", subscription, trigger_path)
-        self._warn(row["lost_event"])
-        return bool(row["woken"])
+    async def wake(self, wakes: Mapping[int, str | None], *, patient: bool = False) -> Wakes:
+        """Wakes those subscriptions that are idle and have work, each with the stream that gave it. Raises Unavailable.
+
+        Waits for nobody; if `patient`, a moment for one stream of wakes, and only those change that are written to it.
+        """
+        row = await self._row(
+            "SELECT * FROM run_gateway.wake_subscriptions($1, $2, $3)", list(wakes), list(wakes.values()), patient
+        )
+        for lost_event in row["lost_events"]:
+            self._warn(lost_event)
+        for fault in row["faults"]:
+            logger.error("A subscription could not be woken; it is tried again: %s", shown(fault))
+        return Wakes(row["woken"], row["held"], row["late"])
 
     async def due(self, most_each: int, most: int) -> list[tuple[int, str, str]]:
         """Deliveries that are due, each with its tenant and host, in turns: at most so many of one host."""

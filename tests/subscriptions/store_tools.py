@@ -49,7 +49,10 @@ async def claim_deliveries(store: Store, hold: float, most: int) -> list[Deliver
 
 async def woken(store: Store) -> bool:
     """One look at everything; whether it woke somebody."""
-    return any([await store.wake(number, path) for number, path in await store.neglected(100)])
+    due = dict(await store.neglected(100))
+    outcome = await store.wake(due)
+    patient = await store.wake({number: due[number] for number in outcome.held}, patient=True)
+    return outcome.woken + patient.woken > 0
 
 
 async def refused(code: Code, attempt: object) -> Refusal:

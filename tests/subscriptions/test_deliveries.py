@@ -56,7 +56,7 @@ async def test_done_acks_nothing_of_a_stream_made_anew(store: Store, streams: St
     await store.create("s", HOOK)
     await streams.create("runs/1", b"1", b"2")
     await streams.create("runs/2", b"1")
-    assert await store.wake(*(await store.neglected(9))[0])
+    assert await woken(store)
     (delivery,) = await claim_deliveries(store, 60, 9)
     await streams.delete("runs/1")
     await streams.create("runs/1", b"3", b"4", b"5")

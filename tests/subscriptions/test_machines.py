@@ -354,7 +354,7 @@ async def test_it_waits_for_a_database_that_is_away_and_goes_on(
             return asked > 5
 
         await eventually(rung)
-        assert caplog.messages == ["Subscriptions wait for the database."], "once, and not that they go on"
+        assert caplog.messages == ["Subscriptions wait for the database (None)."], "once, and not that they go on"
         monkeypatch.setattr(away, "acquire", database.acquire)
         await store.create("s", webhook(receiver.url))
         await streams.create("runs/1", b"1")

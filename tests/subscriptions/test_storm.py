@@ -66,8 +66,7 @@ class Storm:
         await self._store.settle(id, None, claim.generation, Settlement(claim.generation, claim.wake_id, (), True))
 
     async def _look(self) -> None:
-        for number, path in await self._store.neglected(50):
-            await self._store.wake(number, path)
+        await self._store.wake(dict(await self._store.neglected(50)), patient=self._chance.random() < 0.3)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -11,7 +11,6 @@ from gateway.subscriptions.rules import Ack, Settlement
 from gateway.subscriptions.store import Store
 from tests.subscriptions.store_tools import (
     HOOK,
-    WAITING,
     claim_deliveries,
     cursors,
     held,
@@ -20,7 +19,7 @@ from tests.subscriptions.store_tools import (
     settlement,
     woken,
 )
-from tests.subscriptions.tools import Streams, eventually, pull_wake
+from tests.subscriptions.tools import Streams, pull_wake
 
 
 async def test_of_many_machines_one_creates_the_wake(store: Store, streams: Streams, database_url: str) -> None:
@@ -29,10 +28,12 @@ async def test_of_many_machines_one_creates_the_wake(store: Store, streams: Stre
     await streams.create("runs/1", b"1")
     [(number, path)] = await store.to_wake(["runs/1", "runs/2"], 10)
     assert path == "runs/1"
+    wake = {number: path}
     async with held(database_url, "SELECT FROM run_gateway.subscriptions FOR NO KEY UPDATE"):
-        attempts = [asyncio.create_task(store.wake(number, path)) for _ in range(4)]
-        await eventually(lambda: streams.value(f"SELECT ({WAITING}) = 4"))
-    assert sorted(await asyncio.gather(*attempts)) == [False] * 3 + [True]
+        for attempt in await asyncio.gather(*(store.wake(wake, patient=each % 2 == 0) for each in range(4))):
+            assert (attempt.woken, attempt.held) == (0, [number]), "it waits for nobody"
+    attempts = await asyncio.gather(*(store.wake(wake, patient=each % 2 == 0) for each in range(4)))
+    assert sum(attempt.woken for attempt in attempts) == 1
     [event] = await streams.read("wake")
     assert event.pop("ts") > 1_700_000_000_000
     assert event == {"type": "wake", "subscription_id": "s", "stream": "runs/1", "generation": 1}

@@ -199,4 +199,9 @@ async def idle(machine: Subscriptions) -> None:
     """Waits until it has seen to everything that it was told of."""
     dispatcher = machine._dispatcher
     assert dispatcher is not None
-    await eventually(lambda: not (dispatcher._deliveries or dispatcher._may_deliver or dispatcher._rung.is_set()))
+    await eventually(
+        lambda: (
+            not dispatcher._turning.locked()
+            and not (dispatcher._deliveries or dispatcher._may_deliver or dispatcher._rung.is_set())
+        )
+    )

@@ -77,9 +77,10 @@ $$;
 
 -- §7: wakes the subscription when it is idle and has work; of many Machines that try, one does. A lease that has
 -- expired is cleared first (§7.3). `lost_event`: why no event could be written to the wake stream; then nobody has been
--- woken, and the wake is due again after a pause, which grows from one second to a minute.
-CREATE OR REPLACE FUNCTION run_gateway.wake_subscription(
-    wanted bigint, trigger_path text, OUT woken boolean, OUT lost_event text
+-- woken, and the wake is due again after a pause, which grows from one second to a minute. `unwritable`: what is known
+-- to keep it from being written, so that it is not tried.
+CREATE OR REPLACE FUNCTION run_gateway.wake_unless(
+    wanted bigint, trigger_path text, unwritable text, OUT woken boolean, OUT lost_event text
 )
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -107,7 +108,11 @@ BEGIN
         s.wake_id := 'w_' || replace(gen_random_uuid()::text, '-', '');
     END IF;
     IF s.type = 'pull-wake' THEN
-        SELECT t.told, t.lost_event INTO s.told, lost_event FROM run_gateway.tell_wake(s, coalesce(trigger_path, first)) t;
+        lost_event := unwritable;
+        IF lost_event IS NULL THEN
+            SELECT t.told, t.lost_event INTO s.told, lost_event
+              FROM run_gateway.tell_wake(s, coalesce(trigger_path, first)) t;
+        END IF;
         IF lost_event IS NOT NULL THEN
             UPDATE run_gateway.subscriptions
                SET wake_error = lost_event, retry_count = retry_count + 1,
@@ -123,6 +128,80 @@ BEGIN
            next_attempt_at = CASE WHEN type = 'webhook' THEN clock_timestamp() END
      WHERE number = wanted;
     woken := true;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION run_gateway.wake_subscription(
+    wanted bigint, trigger_path text, OUT woken boolean, OUT lost_event text
+)
+LANGUAGE sql AS $$ SELECT w.woken, w.lost_event FROM run_gateway.wake_unless(wanted, trigger_path, NULL) w $$;
+
+
+-- What wake_subscription does, for each of many by itself. It waits for nobody: `held` are those whose row, or whose wake
+-- stream, somebody else holds. If `patient` it waits a moment for one wake stream, and sees to those alone that are
+-- written to it. `late` are those that it has left, so as to end soon; `lost_events` tells of wakes that could not be
+-- written, `faults` of what nobody expected: it has cost that subscription its turn, and no other.
+CREATE OR REPLACE FUNCTION run_gateway.wake_subscriptions(
+    wanted bigint[], trigger_paths text[], patient boolean,
+    OUT woken integer, OUT held bigint[], OUT late bigint[], OUT lost_events text[], OUT faults text[]
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+SET lock_timeout = '200ms'
+AS $$
+DECLARE
+    until      timestamptz;
+    mine       bigint[];
+    streams    text[];
+    busy       text[] := '{}';
+    unwritable text;
+    begun      boolean := false;
+    each       record;
+    wake       record;
+    reason     text;
+BEGIN
+    woken := 0; held := '{}'; late := '{}'; lost_events := '{}'; faults := '{}';
+    SELECT coalesce(array_agg(l.number), '{}') INTO mine FROM (
+        SELECT s.number FROM run_gateway.subscriptions s WHERE s.number = ANY (wanted) FOR NO KEY UPDATE SKIP LOCKED) l;
+    SELECT coalesce(array_agg(DISTINCT s.wake_stream), '{}') INTO streams
+      FROM run_gateway.subscriptions s WHERE s.number = ANY (mine) AND s.type = 'pull-wake';
+    IF patient THEN
+        busy := streams[2:];
+        streams := streams[:1];
+        BEGIN
+            PERFORM 1 FROM run_gateway.streams t WHERE t.path = streams[1] FOR NO KEY UPDATE;
+        EXCEPTION WHEN lock_not_available THEN
+            unwritable := format('Another transaction holds stream %s.', streams[1]);
+        END;
+    ELSE
+        SELECT coalesce(array_agg(l.path), '{}') INTO busy FROM (
+            SELECT t.path FROM run_gateway.streams t WHERE t.path = ANY (streams) FOR NO KEY UPDATE SKIP LOCKED) l;
+        SELECT coalesce(array_agg(t.path), '{}') INTO busy
+          FROM run_gateway.streams t WHERE t.path = ANY (streams) AND t.path <> ALL (busy);
+    END IF;
+    until := clock_timestamp() + interval '100 ms';
+    FOR each IN
+        SELECT s.number, s.id, w.trigger_path, CASE WHEN s.type = 'pull-wake' THEN s.wake_stream END AS wake_stream
+          FROM unnest(wanted, trigger_paths) WITH ORDINALITY AS w(number, trigger_path, i)
+          JOIN run_gateway.subscriptions s ON s.number = w.number ORDER BY w.i
+    LOOP
+        IF each.number <> ALL (mine) OR each.wake_stream = ANY (busy) THEN
+            held := held || each.number;
+        ELSIF begun AND clock_timestamp() > until THEN
+            late := late || each.number;
+        ELSE
+            begun := true;
+            BEGIN
+                SELECT * INTO wake FROM run_gateway.wake_unless(
+                    each.number, each.trigger_path, CASE WHEN each.wake_stream IS NOT NULL THEN unwritable END);
+                woken := woken + wake.woken::integer;
+                lost_events := lost_events || array_remove(ARRAY[wake.lost_event], NULL);
+            EXCEPTION WHEN OTHERS THEN
+                GET STACKED DIAGNOSTICS reason = MESSAGE_TEXT;
+                faults := faults || format('%s: %s', each.id, reason);
+            END;
+        END IF;
+    END LOOP;
 END
 $$;
 
