@@ -36,6 +36,8 @@ logger = logging.getLogger("gateway.wire.transport")
 
 LINGER: Final = 2.0  # seconds that a refused connection is still read from
 IDLE_END: Final = 0.5  # seconds that an idle connection outlives the port
+# The answer is still to come (RFC 9110 §15.2.1). Of all interim answers this is the one that every client passes over.
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 SPARE: Final = 64  # connections beyond the limit that are kept for a moment, since they may ask whether we are well
 
 
@@ -107,15 +109,27 @@ class DirectProtocol(Intake):
             self.transport.close()
 
     def _is_left(self, now: float) -> bool:
-        """True if the client of a connection that is not being read has left; or may have, since so much has come
-        behind a waiting request that its end would not be seen.
+        """True if the client of a connection that is not being read has left; or may have, since nothing has told for
+        long.
         """
         if has_left(self._socket):
             return True
         if not self.flow.stopped:
             return False
         self._since = self._since or now
+        self._provoke()
         return now - self._since > self.patience
+
+    def _provoke(self) -> None:
+        """Sends a client something that it passes over. If the client has sent more than both systems hold, its end is
+        behind that, where nobody sees it; but what is sent to a client that has gone is refused by its system.
+        """
+        cycle = self.cycle
+        if not cycle.response_started:
+            if cycle.scope.get("http_version", "1.1") == "1.1":
+                self.transport.write(_CONTINUE)
+        elif self.follower is not None and not cycle.response_complete:
+            self.follower.beat()
 
     def _takes_nothing(self, now: float) -> bool:
         """True if the client has read nothing of what is sent to it for `send_patience` seconds."""

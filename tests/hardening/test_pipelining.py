@@ -27,6 +27,10 @@ WAITS = {
     "event stream with a body": b"GET /runs/w?offset=now&live=sse HTTP/1.1\r\nHost: h\r\nContent-Length: 99999\r\n\r\n",
     "wait for an end": b"GET /runs/w?meta&wait=300 HTTP/1.1\r\nHost: h\r\n\r\n",
 }
+POST = (
+    b"POST /runs/w HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 1\r\n\r\n1"
+)
 NEXT = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
 LONG = b"GET /runs/w?x=%b HTTP/1.1\r\nHost: h\r\n\r\n" % (b"x" * 2_900)
 
@@ -83,6 +87,51 @@ async def test_what_is_behind_a_wait_is_kept_within_bounds(gateway: Running) -> 
     await until(lambda: not connections(gateway))
     writer.transport.abort()
     assert gateway.app.bodies.held == 0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def patient(database_of_all: str) -> AsyncIterator[Running]:
+    """One that waits for a request for longer than any test does."""
+    with serving(database_of_all, "direct", long_poll_timeout=300, request_timeout=600, heartbeat=300) as running:
+        await running.raw(PUT % b"w")
+        yield running
+
+
+@pytest.mark.parametrize("wait", WAITS)
+async def test_who_leaves_is_missed_even_if_no_end_arrives(patient: Running, wait: str) -> None:
+    """The end is behind megabytes that the client's own system still holds, and goes on holding."""
+    await until(lambda: not connections(patient))
+    _, writer = await opened(patient.port, WAITS[wait] + LONG * 10_000)
+    await until(lambda: any(each.flow.stopped for each in connections(patient)))
+    writer.transport.abort()
+    await until(lambda: not connections(patient) and not patient.server.server_state.tasks)
+    assert patient.app.bodies.held == 0
+
+
+async def test_who_stays_is_asked_and_gets_the_answer(patient: Running) -> None:
+    await until(lambda: not connections(patient))
+    reader, writer = await opened(patient.port, WAITS["long-poll"] + LONG * 10_000)
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert await reader.readuntil(b"\r\n\r\n") == interim
+    await patient.raw(POST)
+    while (head := await reader.readuntil(b"\r\n\r\n")) == interim:
+        pass
+    assert head.startswith(b"HTTP/1.1 200 ")
+    writer.transport.abort()
+    await until(lambda: not connections(patient))
+
+
+async def test_a_client_of_http_1_0_gets_no_interim_answer(patient: Running) -> None:
+    await until(lambda: not connections(patient))
+    old = WAITS["long-poll"].replace(b"HTTP/1.1", b"HTTP/1.0")
+    reader, writer = await opened(patient.port, old + LONG * 10_000)
+    await until(lambda: any(each._since for each in connections(patient)))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await reader.read(1)
+    writer.transport.abort()
+    await patient.raw(POST)  # nobody has told that this one left
+    await until(lambda: not connections(patient))
 
 
 async def test_everything_behind_is_answered_in_its_order(gateway: Running) -> None:
