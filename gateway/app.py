@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.auth.auth import Auth
+from gateway.auth.gate import principal_of
 from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub, Published
 from gateway.feed import Feed
@@ -152,7 +153,8 @@ class Gateway:
     async def _end_telling(self) -> None:
         await end(self._telling)
 
-    async def _readiness(self) -> Health:
+    async def readiness(self) -> Health:
+        """What this Machine has of what it needs."""
         durability = await self._log.durability()
         return Health(
             database=durability is not None,
@@ -289,7 +291,7 @@ class Gateway:
     def _make_api(self) -> FastAPI:
         api = FastAPI(title="Run gateway", lifespan=self._life, redirect_slashes=False, docs_url=None, redoc_url=None)
         api.include_router(docs_router())
-        api.include_router(health_router(self._readiness))
+        api.include_router(health_router(self.readiness, lambda scope: principal_of(scope).operates))
         if self.settings.metrics_port is None:
             api.include_router(metrics_router(self.metrics))
         api.include_router(self._subscriptions.router())

@@ -77,7 +77,12 @@ class Gate:
         need = needed(method, target)
         if need in ("nothing", "own"):
             return NOBODY
-        token, in_url = token_of(headers, query)
+        try:
+            token, in_url = token_of(headers, query)
+        except CredentialMissing:
+            if need == "optional":
+                return NOBODY
+            raise
         principal = self._remembered(sha256(token).digest())
         if principal is None:
             return partial(self._verify, token, in_url, need, method, target)
@@ -112,6 +117,8 @@ class Gate:
             raise TokenExpired
         if isinstance(need, ProtocolError):
             raise need  # only now: who has no credential is not told which routes there are
+        if need == "optional":
+            return principal
         if need not in principal.scopes:
             raise ScopeMissing(need)
         if not may_reach(principal, method, target):

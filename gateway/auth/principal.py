@@ -38,6 +38,11 @@ class Principal:
         """True for a principal of certain streams only, which may ask for nothing that concerns other streams too."""
         return self.runs is not None or self.stream is not None
 
+    @property
+    def operates(self) -> bool:
+        """Whether it may know how this Machine and its database are set up."""
+        return "admin" in self.scopes and not self.bound
+
     def reaches(self, path: str) -> bool:
         """True if the stream at this path is one that the principal may reach."""
         if self.stream is not None:

@@ -16,8 +16,10 @@ from gateway.protocol.errors import MethodNotAllowed, ProtocolError, RouteNotFou
 from gateway.protocol.run_path import Part
 from gateway.protocol.target import Target
 
-Need = Scope | Literal["nothing", "own"]
-"""`nothing`: open to all. `own`: the request bears a credential of another kind, which its handler checks."""
+Need = Scope | Literal["nothing", "optional", "own"]
+"""`nothing`: open to all. `optional`: so too, and who shows a credential may be told more. `own`: the request bears a
+credential of another kind, which its handler checks.
+"""
 
 Methods = Mapping[str, Need]
 
@@ -38,7 +40,7 @@ _SUBSCRIPTION: Final = "/v1/stream/__ds/subscriptions/{id}"
 
 ROUTES: Final[dict[str, Methods]] = {
     "/health": {"GET": "nothing"},
-    "/ready": {"GET": "nothing"},
+    "/ready": {"GET": "optional"},  # a load balancer learns what it needs; `http.health` tells an operator more
     "/metrics": {"GET": "admin"},
     "/runs": {"POST": "write", "GET": "read"},
     # What is served here. The source is public, and so is this; but only for those who were let in.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
+
+from gateway.asgi import Scope
 
 
 class Alive(BaseModel):
@@ -41,11 +43,17 @@ class Health(BaseModel):
         description="How news of a Flue app's runs arrives, where GATEWAY_FLUE is on.",
     )
     draining: bool = Field(description="Whether this Machine is shutting down.")
-    durability: Promise | None = Field(None, description="What the database promises of a commit, where it answers.")
+    durability: Promise | None = Field(
+        None,
+        description="What the database promises of a commit, where it answers. Only who may read /metrics is told.",
+    )
 
 
-def health_router(readiness: Callable[[], Awaitable[Health]]) -> APIRouter:
-    """The two routes; `readiness` asks the parts of this Machine."""
+def health_router(readiness: Callable[[], Awaitable[Health]], tells_all: Callable[[Scope], bool]) -> APIRouter:
+    """The two routes. `readiness` asks the parts of this Machine.
+
+    `tells_all`: whether who makes a request may know how the database is set up, its version included.
+    """
     router = APIRouter(tags=["health"])
 
     @router.get("/health", summary="Is the process alive? Costs no database.")
@@ -58,8 +66,10 @@ def health_router(readiness: Callable[[], Awaitable[Health]]) -> APIRouter:
         response_model_exclude_none=True,
         responses={503: {"model": Health, "description": "Draining, or without a database."}},
     )
-    async def ready(response: Response) -> Health:
+    async def ready(request: Request, response: Response) -> Health:
         state = await readiness()
+        if not tells_all(request.scope):
+            state.durability = None
         if state.draining or not state.database:
             response.status_code = 503
         return state

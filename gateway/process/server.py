@@ -77,7 +77,7 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
 
     stop.serving(drain=drain, force=force, read_again=app.read_keys_again)
     try:
-        async with metrics_port(app.metrics, bound.metrics):
+        async with metrics_port(app.metrics, app.readiness, bound.metrics):
             await server.serve(sockets)
     except OSError as error:
         await server.lifespan.shutdown()

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         description="Port to listen on; 0 picks a free one.",
     )
     metrics_port: int | None = Field(
-        None, ge=0, le=65_535, description="Port that serves /metrics instead of PORT; 0 picks a free one."
+        None, ge=0, le=65_535, description="Port that serves /metrics instead of PORT, and /ready; 0 picks a free one."
     )
     workers: int = Field(
         1, ge=1, le=64, description="Processes that share the port, one for each core, each a Machine of its own."

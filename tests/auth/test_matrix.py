@@ -93,7 +93,7 @@ def test_every_route_has_a_rule_and_every_rule_a_route() -> None:
         door for door in DOORS if door not in pages - ruled and door.route not in RESERVED
     }
     assert set(BELOW_A_RUN) == set(Part)
-    assert {door.need for door in DOORS} == {"nothing", "own", *get_args(Scope)}
+    assert {door.need for door in DOORS} == {"nothing", "optional", "own", *get_args(Scope)}
 
 
 @pytest.fixture
@@ -132,6 +132,12 @@ async def test_a_door_opens_to_who_has_the_scope_and_to_nobody_else(
     if door.need == "nothing":
         for headers in ({}, {"authorization": "Basic x"}, as_key("reader")):
             assert (await ask(client, door, run, headers)).status_code not in (401, 403)
+        return
+    if door.need == "optional":
+        for headers in ({}, as_key("reader"), {"authorization": f"Bearer {this_run}"}):
+            assert (await ask(client, door, run, headers)).status_code == 200
+        for headers in ({"authorization": "Bearer nobody-knows-this-one"}, {"authorization": f"Bearer {expired}"}):
+            assert (await ask(client, door, run, headers)).status_code == 401
         return
     if door.need == "own":
         for headers in ({}, ALL, {"authorization": f"Bearer {this_run}"}):
@@ -239,7 +245,11 @@ async def test_written_out(client: Client, run: str, method: str, path: str, who
 
 async def test_health_says_nothing_that_matters(client: Client) -> None:
     assert (await client("GET", "/health")).json() == {"status": "ok"}
-    assert set((await client("GET", "/ready")).json()) == {"database", "news", "draining", "durability"}
+    plain = {"database", "news", "draining"}
+    some_runs = as_jwt("read write control admin", runs=["*"])
+    for headers in ({}, as_key(READ), as_key("all-but-admin"), some_runs):
+        assert set((await client("GET", "/ready", headers=headers)).json()) == plain
+    assert set((await client("GET", "/ready", headers=as_key(ADMIN))).json()) == {*plain, "durability"}
 
 
 async def test_a_principal_of_some_runs_reaches_no_other(client: Client, run: str) -> None:

@@ -69,15 +69,18 @@ async def test_every_worker_answers_for_all_and_leaves_dead_ones_out(database_ur
 
 
 @linux
-async def test_the_metrics_port_serves_all_workers_metrics_and_no_more(database_url: str) -> None:
-    async with gateway(database_url, 2, GATEWAY_METRICS_PORT="0") as machine:
+async def test_the_metrics_port_serves_what_operators_ask_and_no_more(database_url: str) -> None:
+    keys = {"AUTH": "keys", "GATEWAY_KEYS": f"agent:read:{'a' * 40}"}
+    async with gateway(database_url, 2, GATEWAY_METRICS_PORT="0", **keys) as machine:
         own = machine.log.partition("Metrics on ")[2].split()[0]
         async with httpx.AsyncClient(base_url=machine.url) as http, httpx.AsyncClient() as scraper:
-            assert (await http.get("/metrics")).status_code == 404
+            assert (await http.get("/metrics", headers={"authorization": "Bearer " + "a" * 40})).status_code == 403
+            assert "durability" not in (await http.get("/ready")).json()
             async with asyncio.timeout(PATIENCE):
                 while set(values((await scraper.get(own)).text, "run_gateway_tails")) != {"1", "2"}:
                     pass
-            for path in ("/health", "/runs/1", "/docs"):
+            assert (await scraper.get(own.replace("/metrics", "/ready"))).json()["durability"]["fsync"] is True
+            for path in ("/runs", "/runs/1", "/docs", "/openapi.json"):
                 assert (await scraper.get(own.replace("/metrics", path))).status_code == 404
 
 

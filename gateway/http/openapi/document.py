@@ -83,6 +83,9 @@ def _secure(document: Json) -> None:
                 need = need_of(route, method.upper())
                 if need == "nothing":
                     operation["security"] = []
+                elif need == "optional":
+                    operation["security"] = [{}, {"bearer": []}]
+                    operation["responses"] |= {"401": _refusals((), beside=AT_THE_GATE)["401"]}
                 elif need != "own":
                     in_url: list[Json] = (
                         [{"token": []}] if need in ("read", "control") and route.startswith("/runs/") else []
