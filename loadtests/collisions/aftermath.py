@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 # Streams that are looked at again after five seconds, because somebody held them, are not late before this.
-LATE = "interval '10 seconds'"
+STOPPED = "SELECT set_config('collisions.stopped', clock_timestamp()::text, false)"  # to be called at that moment
+LATE = "current_setting('collisions.stopped')::timestamptz - interval '10 seconds'"
 QUESTIONS = (
     (HOUSEKEEPING, "expired long ago and is still there", f"""
         SELECT s.path FROM run_gateway.streams s LEFT JOIN run_gateway.expiries e ON e.stream = s.id
          WHERE s.path IS NOT NULL AND NOT s.gone
-           AND greatest(s.expires_at, e.kept_until) < clock_timestamp() - {LATE}"""),
+           AND greatest(s.expires_at, e.kept_until) < {LATE}"""),
     (HOUSEKEEPING, "has an end that nobody will ever look for", """
         SELECT s.path FROM run_gateway.streams s WHERE s.path IS NOT NULL AND NOT s.gone AND s.expires_at IS NOT NULL
            AND NOT EXISTS (SELECT FROM run_gateway.expiries e WHERE e.stream = s.id)"""),
@@ -29,7 +30,7 @@ QUESTIONS = (
            AND s.lease IS NOT NULL AND NOT EXISTS (SELECT FROM run_gateway.leases l WHERE l.stream = s.id)"""),
     (LEASES, "has outlived its lease", f"""
         SELECT s.path FROM run_gateway.streams s WHERE s.path IS NOT NULL AND NOT s.closed AND NOT s.gone
-           AND s.lease_until < clock_timestamp() - {LATE}"""),
+           AND s.lease_until < {LATE}"""),
     (RECORDS, "is a closed run whose record or control stream has not ended, or a run without a record", """
         SELECT s.path FROM run_gateway.streams s LEFT JOIN run_gateway.runs r ON r.stream = s.id
           LEFT JOIN run_gateway.streams c ON c.path = s.path || '/control'

@@ -7,7 +7,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -74,6 +74,7 @@ class Board:
     claims: dict[tuple[str, str], tuple[int, int]] = field(
         default_factory=dict
     )  # of a stream's producer: epoch and next
+    granted: int = 0  # the last generation of the subscription that somebody was given
     quiet: str = "ttl/quiet"
     made: int = 0
 
@@ -86,27 +87,34 @@ class Board:
         return f"{kind}-{self.made}"
 
 
+MIX: Mapping[str, int] = {  # how often a caller does what, by the name of its method
+    "append_batch": 30, "append_alone": 15, "append_claimed": 25, "transact": 16, "close": 3, "create": 12,
+    "begin_run": 6, "fork": 3, "delete": 3, "read": 40, "cancel": 2, "claim": 14, "look_at_links": 4, "subscribe": 2,
+    "defy": 1,
+}  # fmt: skip
+
+
 class Caller:
     """One session, and what it does with it until it is told to stop."""
 
-    def __init__(self, url: str, board: Board, history: History, rng: random.Random, number: int) -> None:
+    def __init__(
+        self, url: str, board: Board, history: History, rng: random.Random, number: int, mix: Mapping[str, int] = MIX
+    ) -> None:
         self._session = Session(url, history, rng)
         self._board = board
         self._history = history
         self._rng = rng
         self._number = number
+        self._mix = mix
         self._again: tuple[Call, list[bytes]] | None = None  # a producer's request whose outcome it does not know
 
     async def run(self, over: asyncio.Event) -> None:
         """Returns when what it is doing has ended."""
-        deeds: dict[Callable[[], Awaitable[None]], int] = {
-            self._append_batch: 30, self._append_alone: 15, self._append_claimed: 25, self._transact: 16,
-            self._close: 3, self._create: 12, self._begin_run: 6, self._fork: 3, self._delete: 3, self._read: 40,
-            self._cancel: 2, self._claim: 14, self._look_at_links: 4, self._subscribe: 2, self._defy: 1,
-        }  # fmt: skip
+        deeds: list[Callable[[], Awaitable[None]]] = [getattr(self, f"_{deed}") for deed in self._mix]
+        weights = list(self._mix.values())
         try:
             while not over.is_set():
-                (deed,) = self._rng.choices(list(deeds), list(deeds.values()))
+                (deed,) = self._rng.choices(deeds, weights)
                 try:
                     await deed()
                 except (Refused, Unsure):
@@ -362,8 +370,12 @@ class Caller:
             return
         generation, wake = row["generation"], row["wake_id"]
         self._history.settled.append(Settled(began, time.time(), generation, True))
-        if self._rng.random() < 0.4:
-            await asyncio.sleep(0.7)  # longer than its lease
+        self._board.granted = max(self._board.granted, generation)
+        if self._rng.random() < 0.4:  # until its lease has passed to somebody else, if anybody wants it
+            for _ in range(100):
+                if self._board.granted != generation:
+                    break
+                await asyncio.sleep(0.02)
         links = [link for link in json.loads(row["streams"]) if link[3] > 0]
         acks = {path: self._rng.randint(max(acked, 0), tail) for path, _, acked, tail, *_ in links}
         if acks and self._rng.random() < 0.1:

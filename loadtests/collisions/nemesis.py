@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -44,10 +43,12 @@ async def keep_house(url: str, history: History, rng: random.Random, machine: st
 
     async def ask(step: str, statement: str, *arguments: object, expected: tuple[str, ...] = ()) -> Any:
         """What a step that may be cut short gives; the next one has its turn whatever becomes of it."""
-        with suppress(Refused, Unsure):
+        try:
             return await session.ask(
                 step, lambda connection: connection.fetchval(statement, *arguments), expected=expected
             )
+        except (Refused, Unsure):
+            await session.close()  # the next one draws a limit of its own: a short one must not keep house for ever
 
     try:
         while not over.is_set():

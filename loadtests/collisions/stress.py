@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import asyncpg
 
 from loadtests.collisions import aftermath
-from loadtests.collisions.callers import SUBSCRIBE, WAKES, Board, Caller
+from loadtests.collisions.callers import MIX, SUBSCRIBE, WAKES, Board, Caller
 from loadtests.collisions.findings import HOUSEKEEPING
 from loadtests.collisions.history import CREATE, READ, History
 from loadtests.collisions.judge import judge
@@ -19,7 +21,8 @@ from loadtests.survival.ledger import Findings
 
 CALLERS = 14
 MACHINES = 2  # that keep house
-SETTLED = 30.0  # seconds that what is under way may take to end
+LOOKS = 0.5  # seconds between two questions whether it is enough
+SETTLED = 120.0  # seconds that what is under way may take to end
 _WAKES = "SELECT run_gateway.create($1)"
 _LINKING = """
     SELECT count(*) FROM (SELECT run_gateway.link_next(s.number, 100) AS step FROM run_gateway.subscriptions s) l
@@ -50,8 +53,18 @@ class Outcome:
         return f"done: {done}\nerrors: {errors or 'none'}\n{wrong}"
 
 
-async def collide(url: str, seed: int, seconds: float) -> Outcome:
-    """Callers meet in the migrated, empty log at this address for so many seconds; then all of it is judged."""
+async def collide(
+    url: str,
+    seed: int,
+    seconds: float,
+    *,
+    mix: Mapping[str, int] = MIX,
+    enough: Callable[[History], bool] = lambda _: False,
+) -> Outcome:
+    """Callers meet in the migrated, empty log at this address for so many seconds; then all of it is judged.
+
+    `mix`: what they do, and how often. `enough`: whether they may stop before their time.
+    """
     history, board, rng = History(), Board(), random.Random(seed)
     connection = await asyncpg.connect(url)
     try:
@@ -60,20 +73,24 @@ async def collide(url: str, seed: int, seconds: float) -> Outcome:
         over = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             for number in range(CALLERS):
-                tasks.create_task(Caller(url, board, history, random.Random(rng.random()), number).run(over))
+                tasks.create_task(Caller(url, board, history, random.Random(rng.random()), number, mix).run(over))
             for number in range(MACHINES):
                 tasks.create_task(keep_house(url, history, random.Random(rng.random()), f"m{number}", over))
             tasks.create_task(disturb(url, history, random.Random(rng.random()), over))
-            await asyncio.sleep(seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    while not enough(history):  # noqa: ASYNC110  nothing tells when a history is long enough
+                        await asyncio.sleep(LOOKS)
             over.set()
+            await connection.execute(aftermath.STOPPED)
         await _until_quiet(connection)
         while await connection.fetchval(_LINKING):
             pass
         await _read_all(url, history, rng)
         findings = judge(history)
         findings.include(await aftermath.look(connection))
-        idle = [step for step in ("purge", "pack") if not history.done[step] and seconds >= 10]
-        findings.add(HOUSEKEEPING, f"{' and '.join(idle)} did nothing in {seconds:g} s", len(idle))
+        idle = [step for step in ("purge", "pack") if not history.done[step] and seconds >= 10 and mix is MIX]
+        findings.add(HOUSEKEEPING, f"{' and '.join(idle)} did nothing in all that time", len(idle))
         return Outcome(history, findings)
     finally:
         await connection.close()
