@@ -107,6 +107,7 @@ class History:
     calls: list[Call] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
+    breaks: list[tuple[float, float]] = field(default_factory=list)  # when nobody looked for ends: from and to
     faults: list[tuple[str, str]] = field(default_factory=list)  # SQLSTATE, and what was called
     errors: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)  # what was called, and housekeeping's rows, by name

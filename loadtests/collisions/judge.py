@@ -87,7 +87,9 @@ def judge(history: History) -> Findings:
         paths[call.path].append(call)
         if call.what == APPEND:
             requests[call.request].append(call)
-    presence = {path: Presence(path, calls) for path, calls in paths.items() if not path.endswith("/control")}
+    presence = {
+        path: Presence(path, calls, history.breaks) for path, calls in paths.items() if not path.endswith("/control")
+    }
     for each in presence.values():
         findings.include(each.judge())
     streams = _streams(findings, history.calls)

@@ -30,6 +30,10 @@ _STEPS = {
         SELECT count(*) FROM run_gateway.subscriptions s, run_gateway.wake_subscription(s.number, NULL) w
          WHERE $1 <> '' AND w.woken""",
 }
+BREAK = """
+    SELECT ARRAY[extract(epoch FROM l.left_at), extract(epoch FROM l.since)]::float8[]
+      FROM run_gateway.lease_looks l WHERE l.left_at IS NOT NULL
+"""
 _PACKABLE = """
     SELECT ARRAY(SELECT s.id FROM run_gateway.streams s
                   WHERE s.path IS NOT NULL AND NOT s.packed ORDER BY random() LIMIT 5)
@@ -54,6 +58,8 @@ async def keep_house(url: str, history: History, rng: random.Random, machine: st
         while not over.is_set():
             for step, statement in _STEPS.items():
                 history.done[step] += int(await ask(step, statement, machine) or 0)
+            if pause := await ask("break", BREAK):
+                history.breaks.append((pause[0], pause[1]))
             for stream in await ask("packable", _PACKABLE) or ():
                 history.done["pack"] += bool(await ask("pack", _PACK, machine, stream, expected=("40001",)))
             await asyncio.sleep(rng.uniform(0, 1.0))

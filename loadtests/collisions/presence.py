@@ -37,9 +37,10 @@ _SLACK = 0.01  # seconds: what is written down of a time is a little later, or e
 class Presence:
     """What is known about the streams of one path, one after the other."""
 
-    def __init__(self, path: str, calls: Iterable[Call]) -> None:
+    def __init__(self, path: str, calls: Iterable[Call], breaks: Iterable[tuple[float, float]] = ()) -> None:
         self.path = path
         self._ttl = ttl_of(path)
+        self._breaks = list(breaks)
         self._calls = sorted(calls, key=lambda call: call.began)
         self._deletes = [call for call in self._calls if call.what == DELETE and call.happened]
         closes = (call for call in self._calls if call.what == APPEND and call.closes and call.verdict != ABSENT)
@@ -107,7 +108,12 @@ class Presence:
         for call in filter(_there, self._calls):
             before = bisect.bisect_left(lives, call.began, key=lambda life: life.began)
             beside = bisect.bisect_left(lives, call.ended, key=lambda life: life.began)
-            if call.began > latest[before] + self._ttl + _SLACK and all(life is call for life in lives[before:beside]):
+            end = latest[before] + self._ttl
+            if (
+                call.began > end + _SLACK
+                and not self._unheard(end, call)
+                and all(life is call for life in lives[before:beside])
+            ):
                 silent = call.began - latest[before]
                 findings.add(RISEN, f"{self.path}: {_say(call)} found it {silent:.2f} s after the last sign of life")
         absences = sorted(
@@ -117,9 +123,13 @@ class Presence:
             first = min(call.ended for call in known)
             for call in known:
                 at = bisect.bisect_right(absences, call.began, key=lambda absent: absent.ended)
-                if at and absences[at - 1].began > first:
+                if at and absences[at - 1].began > first and not self._unheard(absences[at - 1].ended, call):
                     findings.add(RISEN, f"{self.path}: stream {call.id} is read again after it was told to be gone")
                     break
+
+    def _unheard(self, end: float, call: Call) -> bool:
+        """Whether nobody looked when the end came, so that the stream had its TTL again from the next look on."""
+        return any(left < end + _SLACK and call.began < since + self._ttl + _SLACK for left, since in self._breaks)
 
 
 def _there(call: Call) -> bool:

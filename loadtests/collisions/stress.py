@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -28,6 +29,7 @@ _LINKING = """
     SELECT count(*) FROM (SELECT run_gateway.link_next(s.number, 100) AS step FROM run_gateway.subscriptions s) l
      WHERE l.step <> 'done'
 """
+_LOOKED = "SELECT extract(epoch FROM l.at)::float8 FROM run_gateway.lease_looks l"
 _QUIET = """
     SELECT count(*) FROM pg_stat_activity
      WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
@@ -84,6 +86,7 @@ async def collide(
             over.set()
             await connection.execute(aftermath.STOPPED)
         await _until_quiet(connection)
+        history.breaks.append((await connection.fetchval(_LOOKED) or 0.0, math.inf))
         while await connection.fetchval(_LINKING):
             pass
         await _read_all(url, history, rng)
