@@ -31,6 +31,7 @@ from loadtests.collisions.history import (
 )  # fmt: skip
 from loadtests.survival.ledger import LOST, Findings
 
+_UNHEARD = 3.0  # seconds without a look, after which it is a break
 _SLACK = 0.01  # seconds: what is written down of a time is a little later, or earlier, than it was
 
 
@@ -129,7 +130,10 @@ class Presence:
 
     def _unheard(self, end: float, call: Call) -> bool:
         """Whether nobody looked when the end came, so that the stream had its TTL again from the next look on."""
-        return any(left < end + _SLACK and call.began < since + self._ttl + _SLACK for left, since in self._breaks)
+        return any(
+            left < end + _SLACK and left + _UNHEARD < call.ended + _SLACK and call.began < since + self._ttl + _SLACK
+            for left, since in self._breaks
+        )
 
 
 def _there(call: Call) -> bool:
