@@ -7,6 +7,7 @@ behind it. Whatever one of them raises becomes a refusal here.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, Final
@@ -25,7 +26,6 @@ from gateway.http.cors import Cors, is_preflight
 from gateway.http.fast_append import Post
 from gateway.http.responses import Sending
 from gateway.http.routes import Routes
-from gateway.http.upstream import Upstream
 from gateway.protocol.errors import (
     Draining,
     InternalFault,
@@ -42,6 +42,9 @@ from gateway.quotas.quotas import client_of, open_at
 MOST_FIELDS: Final = 256
 """Fields of a query, so that nobody takes one apart for long. What is below a route may take fewer."""
 
+Behind = Callable[[Scope, Receive, Sending], Awaitable[None]]
+"""The application behind the gateway. What it answers with `as_it_is` is passed on without the gateway's headers."""
+
 _METHODS: Final = b"GET, HEAD, PUT, POST, DELETE, OPTIONS"
 _FREE: Final = nullcontext()
 
@@ -49,7 +52,7 @@ _FREE: Final = nullcontext()
 class Door:
     """The application that the server runs, and what POSTs that come past ASGI are offered to.
 
-    `api` answers what is no stream, `upstream` what is not the gateway's own.
+    `api` answers what is no stream, `behind` what is not the gateway's own.
     """
 
     def __init__(
@@ -60,14 +63,14 @@ class Door:
         cors: Cors,
         streams: Routes,
         api: App,
-        upstream: Upstream | None,
+        behind: Behind | None,
     ) -> None:
         self.cors = cors
         self._auth = auth
         self._quotas = quotas
         self._streams = streams
         self._api = api
-        self._upstream = upstream
+        self._behind = behind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = responses.carrying(scope, send, self.cors.common(scope["headers"]))
@@ -123,8 +126,8 @@ class Door:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Sending) -> None:
         method, target = scope["method"], target_of(scope)
-        if self._upstream is not None and method != "TRACE" and not ours(target):
-            await self._upstream(scope, receive, send.as_it_is)
+        if self._behind is not None and method != "TRACE" and not ours(target):
+            await self._behind(scope, receive, send)
             return
         if is_preflight(scope):
             await responses.preflight(scope, send)

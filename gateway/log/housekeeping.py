@@ -32,6 +32,7 @@ STREAMS: Final = 1_000  # examined in one step
 _STEP: Final = "SELECT CASE WHEN run_gateway.keeps_house($1, $2) THEN run_gateway.{} END"
 _PACK: Final = _STEP.format("pack_page($3, $4, $5, $6)")
 _RETIRE: Final = _STEP.format("retire($3, $4)")
+_RETIRE_RECORDINGS: Final = _STEP.format("retire_recordings($3, $4)")
 _PURGE: Final = _STEP.format("purge($3)")
 _PACKABLE: Final = "SELECT ids, until FROM run_gateway.packable($1, $2, $3)"
 
@@ -43,11 +44,19 @@ class KeptElsewhere(Exception):
 class Housekeeping:
     """The background work of a Machine over its log.
 
-    `interval`: seconds between two rounds, give or take a half. `retention`: seconds that a closed stream is kept.
+    `interval`: seconds between two rounds, give or take a half. `retention`: seconds that a closed stream is kept;
+    `recordings`: those that a recording of the relay is, if it is less.
     """
 
     def __init__(
-        self, database: Database, *, machine: str, interval: float, pack: bool = True, retention: float | None = None
+        self,
+        database: Database,
+        *,
+        machine: str,
+        interval: float,
+        pack: bool = True,
+        retention: float | None = None,
+        recordings: float | None = None,
     ) -> None:
         self.packed = 0  # pages
         self.purged = 0  # rows
@@ -56,6 +65,7 @@ class Housekeeping:
         self._interval = interval
         self._pack = pack
         self._retention = retention
+        self._recordings = recordings
         self._outage = Outage(logger, "Housekeeping waits for the database (%r).", "Housekeeping goes on.")
         self._after = 0  # the stream examined last, so that one that cannot be packed does not block the others
 
@@ -84,6 +94,9 @@ class Housekeeping:
         if self._retention is not None:
             keep = self._retention
             steps.insert(0, lambda: self.retire(keep))
+        if self._recordings is not None:
+            kept = self._recordings
+            steps.insert(0, lambda: self.retire_recordings(kept))
         if self._pack:
             steps.append(self.pack)
         failed: Exception | None = None
@@ -104,6 +117,13 @@ class Housekeeping:
         Raises KeptElsewhere, Unavailable.
         """
         return int(await self._step(_RETIRE, timedelta(seconds=keep), most))
+
+    async def retire_recordings(self, keep: float, most: int = 50) -> int:
+        """Removes some recordings that ended more than `keep` seconds ago; returns how many.
+
+        Raises KeptElsewhere, Unavailable.
+        """
+        return int(await self._step(_RETIRE_RECORDINGS, timedelta(seconds=keep), most))
 
     async def purge(self, most: int = 5_000) -> int:
         """Removes what has expired, and some rows of what was removed before. Returns how many rows it deleted.

@@ -75,6 +75,7 @@ class Log:
             interval=settings.housekeeping_interval,
             pack=settings.pack,
             retention=settings.retention,
+            recordings=settings.relay_retention,
         )
         self.append = self.writer.append
         self.submit = self.writer.submit

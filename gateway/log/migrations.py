@@ -35,6 +35,7 @@ FUNCTIONS: Final = (
     "membership",
     "subscriptions",
     "runs",
+    "relay",
     "transactional",
     "waiting",
     "flue",

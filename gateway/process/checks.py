@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from gateway.auth.auth import check as check_auth
 from gateway.process.exit_codes import Failure, Misuse
+from gateway.relay.configuration import rows_of
+from gateway.relay.errors import BadRow
 from gateway.settings import BadSetting, Settings
+from gateway.settings.types import is_loopback
 
 
 def check(settings: Settings) -> None:
@@ -15,6 +18,7 @@ def check(settings: Settings) -> None:
         raise Misuse(str(error)) from None
     if settings.database_url is None and settings.listen_database_url is not None:
         raise Misuse("LISTEN_DATABASE_URL is set, but DATABASE_URL is not: it has to be the same database")
+    _relay(settings)
     if settings.flue:
         _flue(settings)
     if settings.traces:
@@ -22,6 +26,24 @@ def check(settings: Settings) -> None:
             import gateway.tracing.export  # noqa: F401  heavy, and only there with an extra
         except ImportError as error:
             raise Failure(f"GATEWAY_TRACES needs the extra otel ({error})") from None
+
+
+def _relay(settings: Settings) -> None:
+    try:
+        rows = rows_of(settings.relay, settings.relay_file, settings.relay_credential)
+    except BadRow as error:
+        raise Misuse(str(error)) from None
+    if rows and settings.upstream is None:
+        raise Misuse("GATEWAY_RELAY is set, but GATEWAY_UPSTREAM is not: which application is behind the relay?")
+    if settings.auth != "none" or is_loopback(settings.host):
+        return
+    for row in rows:
+        if not row.credential and row.authorize is None:
+            raise Misuse(
+                f"HOST={settings.host} would let anyone come back to what {row.name} records: say in"
+                " GATEWAY_RELAY_CREDENTIAL what tells clients apart, such as header:authorization or cookie:session;"
+                " or give the row `authorize`; or set AUTH"
+            )
 
 
 def _flue(settings: Settings) -> None:

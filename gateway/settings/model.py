@@ -30,6 +30,7 @@ from gateway.settings.types import (
 
 SECTIONS: Final = {
     "host": "Where it listens",
+    "relay": "The relay",
     "database_url": "The database",
     "auth": "Who is let in",
     "sse_max_age": "Responses and connections",
@@ -75,6 +76,37 @@ class Settings(BaseSettings):
         None,
         description="Origin of the application behind the gateway, which gets every request that is not for the"
         " gateway itself.",
+    )
+
+    relay: str | None = Field(
+        None,
+        description="Presets of the relay with their paths, such as `ai-sdk:/api/chat`, with commas between: POSTs to"
+        " UPSTREAM whose streaming answers are recorded as runs.",
+    )
+    relay_file: Path | None = Field(None, description="File of the relay's own rows, in TOML.")
+    relay_credential: str | None = Field(
+        None,
+        description="What of a POST its client has to show again to come back to its answer, with commas between, such"
+        " as `header:authorization,cookie:session`, for rows that say nothing of it.",
+    )
+    relay_lease: int = Field(
+        10, ge=2, le=3600, description="Seconds after which a recording whose Machine has died is ended as lost."
+    )
+    relay_silence: Seconds = Field(
+        600.0, description="Seconds that the upstream may be silent in an answer; then its recording is ended as lost."
+    )
+    relay_max_duration: Seconds = Field(
+        3600.0, description="Seconds that a recording may last; then it is ended as lost."
+    )
+    relay_drain: float = Field(
+        285.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Seconds that recordings have to end after SIGTERM or SIGINT; what is left then is ended as lost.",
+    )
+    relay_retention: float = Field(
+        3600.0, gt=0, allow_inf_nan=False, description="Seconds that a recording is kept after its end."
     )
 
     database_url: PostgresUrl | None = Field(

@@ -91,8 +91,7 @@ class DirectProtocol(Intake):
         """
         if self._takes_nothing(now):
             # A reset, since the kernel would otherwise keep megabytes for somebody who does not read them.
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.transport.abort()
+            self.reset()
             return
         if self.flow.read_paused:
             if not self.flow.write_paused and self._is_left(now):
@@ -311,6 +310,12 @@ class DirectProtocol(Intake):
 
     def abort(self) -> None:
         self.transport.abort()
+
+    def reset(self) -> None:
+        """Ends the connection so that its client cannot take that for the end of a body (HTTP/1.0)."""
+        if not self.transport.is_closing():
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
 
     async def drain(self) -> None:
         await self.flow.drain()

@@ -303,6 +303,8 @@ BEGIN
             '{"type":"run_end","runId":' || to_json(r.id) || ',"result":null,"isError":true,"error":' || fault
             || format(',"durationMs":%s,"v":3,"eventIndex":%s,"timestamp":"%s"}',
                       run_gateway.milliseconds(r.started_at, clock_timestamp()), s.tail, run_gateway.iso(clock_timestamp())));
+    ELSIF json_typeof(r.lost_event) = 'string' THEN
+        body := r.lost_event #>> '{}';  -- a frame, as it is: see relay.sql
     END IF;
     SELECT o.tail INTO tail FROM run_gateway.append_one(
         s.path, s.media_type, true, NULL, NULL, NULL, NULL,

@@ -1,0 +1,149 @@
+-- Recordings of the relay: claimed under their keys before anything is sent upstream, and lost with their frame. A row of
+-- recording_keys is locked before any stream.
+
+
+-- Makes a run of an answer that is there, or is still waited for (`head` NULL).
+CREATE OR REPLACE FUNCTION run_gateway.begin_recording(
+    wanted text, relay text, content_type text, media_type text, lease integer, workflow_name text, input json,
+    lost_event json, head text[], OUT stream bigint
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    made record;
+BEGIN
+    SELECT * INTO made FROM run_gateway.begin_run(
+        wanted, NULL, begin_recording.content_type, begin_recording.media_type, NULL, begin_recording.lease,
+        begin_recording.workflow_name, begin_recording.input, NULL, begin_recording.lost_event) r;
+    IF made.verdict <> 'created' THEN
+        RAISE unique_violation USING MESSAGE = format('There is a run at %s already.', wanted);
+    END IF;
+    stream := made.stream;
+    INSERT INTO run_gateway.recordings AS r (stream, relay, head)
+    VALUES (made.stream, begin_recording.relay, begin_recording.head);
+END
+$$;
+
+
+-- Has a key lead to a recording from now on: the newest wins.
+CREATE OR REPLACE FUNCTION run_gateway.name_recording(wanted bytea, named bigint) RETURNS void
+LANGUAGE sql
+BEGIN ATOMIC
+    INSERT INTO run_gateway.recording_keys AS k (key, stream) VALUES (wanted, named)
+    ON CONFLICT (key) DO UPDATE SET stream = excluded.stream, previous = nullif(k.stream, 0);
+END;
+
+
+-- Claims a key for a recording to be. `attach`: not where there is one of it already, whose path is given back instead;
+-- `grace`: unless that ended longer ago. Two claims of one key come one after the other.
+CREATE OR REPLACE FUNCTION run_gateway.claim_recording(
+    wanted bytea, attach boolean, grace interval,
+    wanted_path text, relay text, content_type text, media_type text, lease integer, workflow_name text, input json,
+    lost_event json, OUT path text, OUT stream bigint
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    known bigint;
+BEGIN
+    INSERT INTO run_gateway.recording_keys AS k (key, stream) VALUES (wanted, 0) ON CONFLICT DO NOTHING;
+    SELECT k.stream INTO known FROM run_gateway.recording_keys k WHERE k.key = wanted FOR UPDATE;
+    IF attach THEN
+        SELECT s.path, s.id INTO path, stream FROM run_gateway.streams s
+         WHERE s.id = known AND s.path IS NOT NULL AND NOT s.gone AND run_gateway.live(s)
+           AND NOT coalesce(s.closed_at < clock_timestamp() - grace, false);
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+    path := wanted_path;
+    stream := run_gateway.begin_recording(
+        wanted_path, claim_recording.relay, claim_recording.content_type, claim_recording.media_type,
+        claim_recording.lease, claim_recording.workflow_name, claim_recording.input, claim_recording.lost_event, NULL);
+    UPDATE run_gateway.recording_keys k SET stream = claim_recording.stream, previous = nullif(known, 0)
+     WHERE k.key = wanted;
+    IF NOT FOUND THEN  -- it was tidied away just now
+        PERFORM run_gateway.name_recording(wanted, claim_recording.stream);
+    END IF;
+END
+$$;
+
+
+-- Nothing has come of a claim: its run goes, and its key leads to the one before again.
+CREATE OR REPLACE FUNCTION run_gateway.release_recording(machine text, wanted bytea, released bigint) RETURNS text
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    place text;
+BEGIN
+    UPDATE run_gateway.recording_keys k SET stream = k.previous, previous = NULL
+     WHERE k.key = wanted AND k.stream = released AND k.previous IS NOT NULL;
+    DELETE FROM run_gateway.recording_keys k WHERE k.key = wanted AND k.stream = released;
+    SELECT s.path INTO place FROM run_gateway.streams s WHERE s.id = released;
+    IF place IS NOT NULL THEN
+        PERFORM run_gateway.delete_stream(machine, place);
+    END IF;
+    DELETE FROM run_gateway.recordings r WHERE r.stream = released;
+    RETURN place;
+END
+$$;
+
+
+-- Ends a recording whose upstream is lost, with its last frame, as a lease that runs out does. NULL: it has ended already.
+CREATE OR REPLACE FUNCTION run_gateway.lose_recording(
+    machine text, wanted text, reason text, OUT tail bigint, OUT body text
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    doomed bigint;
+BEGIN
+    SELECT s.id INTO doomed FROM run_gateway.streams s
+     WHERE s.path = wanted AND NOT s.closed AND NOT s.gone FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    SELECT l.tail, l.body INTO tail, body FROM run_gateway.lose_run(doomed) l;
+    UPDATE run_gateway.runs r SET error = json_build_object('name', 'UpstreamLost', 'message', reason)
+     WHERE r.stream = doomed;
+    PERFORM run_gateway.tell(machine, ARRAY[run_gateway.news(
+        machine, wanted, tail - (body IS NOT NULL)::integer + 1, tail, true, coalesce(body, ''))]);
+END
+$$;
+
+
+-- Takes away recordings that ended long enough ago, and forgets those whose streams have gone by other ways. Returns how
+-- many were taken away: call again while it is not zero.
+CREATE OR REPLACE FUNCTION run_gateway.retire_recordings(keep interval, most integer) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    this    timestamptz := clock_timestamp();
+    since   timestamptz := this - keep;
+    doomed  bigint;
+    removed bigint := 0;
+BEGIN
+    FOR doomed IN
+        SELECT r.stream FROM run_gateway.recordings r JOIN run_gateway.streams s ON s.id = r.stream
+         WHERE s.closed_at < since AND s.path IS NOT NULL AND NOT s.gone
+         ORDER BY r.stream LIMIT 20 * most
+    LOOP
+        removed := removed + run_gateway.try_away(doomed, false)::integer;
+        EXIT WHEN removed >= most OR clock_timestamp() > this + interval '1 second';
+    END LOOP;
+    IF removed = 0 THEN
+        DELETE FROM run_gateway.recordings r WHERE r.stream IN (
+            SELECT o.stream FROM run_gateway.recordings o
+              LEFT JOIN run_gateway.streams s ON s.id = o.stream AND s.path IS NOT NULL
+             WHERE s.id IS NULL LIMIT 1000);
+        DELETE FROM run_gateway.recording_keys k WHERE k.key IN (
+            SELECT o.key FROM run_gateway.recording_keys o
+              LEFT JOIN run_gateway.recordings r ON r.stream = o.stream
+             WHERE r.stream IS NULL AND o.stream <> 0 LIMIT 1000 FOR UPDATE OF o SKIP LOCKED);
+    END IF;
+    RETURN removed;
+END
+$$;

@@ -1,0 +1,217 @@
+"""One question to the upstream, on a connection of its own: nothing of it is repeated, and to close it is to leave.
+
+The answer's bytes are given to a listener in the turn of the loop in which they come, without a task or a queue. The
+listener says when it cannot take more; then nothing is read, and the upstream has to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from typing import Final, Protocol, cast
+from urllib.parse import urlsplit
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from gateway.asgi import Headers
+from gateway.http.upstream import CONNECT_TIMEOUT, BadGateway
+
+HELD: Final = 64 << 10  # bytes that wait for a listener before the upstream has to
+
+
+class Listener(Protocol):
+    """Is given an answer: its bytes as they come, and its end. `fault`: why it is not whole; None: it is."""
+
+    def data(self, data: bytes) -> None: ...
+    def ended(self, fault: str | None) -> None: ...
+
+
+class Answer(asyncio.Protocol):
+    """An answer, from its head on. `status` and `headers` are the upstream's."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: Headers = []
+        self._head: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._parser = HttpResponseParser(self)
+        self._listener: Listener | None = None
+        self._gathered: list[bytes] = []
+        self._held = 0
+        self._interim = False
+        self._whole = False
+        self._until_eof = False
+        self._over: tuple[str | None] | None = None  # its end, once it is known
+        self._transport: asyncio.Transport | None = None
+
+    async def head(self) -> None:
+        """Returns when the head is there. Raises BadGateway."""
+        await self._head
+
+    def listen(self, listener: Listener) -> None:
+        """Gives everything to `listener`, at first what has come so far."""
+        self._listener = listener
+        self._give()
+        self.go_on()
+        self._tell()
+
+    def hold(self) -> None:
+        """Keeps what comes from now on for the next who listens."""
+        self._listener = None
+
+    def wait(self) -> None:
+        """Reads no further for now."""
+        if self._transport is not None and not self._transport.is_closing() and self._transport.is_reading():
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Reads on."""
+        if self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Leaves: the upstream finds its connection closed."""
+        self._listener = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body for whoever only passes it on. Raises BadGateway where it is cut."""
+        queue = _Queue(self)
+        self.listen(queue)
+        try:
+            while (piece := await queue.next()) is not None:
+                yield piece
+        finally:
+            self.close()
+
+    # What asyncio and the parser call
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            self._end("the upstream has changed the protocol")
+        except HttpParserError:
+            self._end("what the upstream sends is no HTTP")
+        self._give()
+        if self._whole:
+            self._end(None)
+        self._tell()
+
+    def eof_received(self) -> None:
+        return None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._over is None:
+            clean = self._whole or (self._until_eof and error is None)
+            self._end(None if clean else "the upstream's connection was cut")
+        self._tell()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        self._interim = self.status < 200
+        if self._interim:
+            self.headers = []
+            return
+        names = {name.lower() for name, _ in self.headers}
+        self._until_eof = names.isdisjoint((b"content-length", b"transfer-encoding"))
+        if not self._head.done():
+            self._head.set_result(None)
+
+    def on_body(self, body: bytes) -> None:
+        self._gathered.append(body)
+        self._held += len(body)
+
+    def on_message_complete(self) -> None:
+        self._whole = not self._interim
+
+    def _give(self) -> None:
+        if self._listener is None:
+            if self._held > HELD:
+                self.wait()
+        elif self._gathered:
+            data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
+            self._gathered, self._held = [], 0
+            self._listener.data(data)
+
+    def _end(self, fault: str | None) -> None:
+        if self._over is not None:
+            return
+        self._over = (fault,)
+        if not self._head.done():
+            self._head.set_exception(BadGateway(f"Before it has answered, {fault}."))
+            self._head.exception()  # whoever waits for it is told; nobody may
+        if self._transport is not None:
+            self._transport.close()
+
+    def _tell(self) -> None:
+        if self._over is not None and self._listener is not None:
+            listener, self._listener = self._listener, None
+            listener.ended(*self._over)
+
+
+class _Queue:
+    """Holds what has come for somebody who awaits it."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._pieces: list[bytes] = []
+        self._over: tuple[str | None] | None = None
+        self._bell = asyncio.Event()
+
+    def data(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._answer.wait()
+        self._bell.set()
+
+    def ended(self, fault: str | None) -> None:
+        self._over = (fault,)
+        self._bell.set()
+
+    async def next(self) -> bytes | None:
+        while not self._pieces and self._over is None:
+            await self._bell.wait()
+            self._bell.clear()
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            self._answer.go_on()
+            return b"".join(pieces)
+        assert self._over is not None, "or there would be more"
+        if self._over[0] is not None:
+            raise BadGateway(self._over[0])
+        return None
+
+
+class Asking:
+    """Where the upstream is. `origin` is such as `http://127.0.0.1:3000`; nothing else is ever asked."""
+
+    def __init__(self, origin: str) -> None:
+        url = urlsplit(origin)
+        self._host = url.hostname or ""
+        self._port = url.port or (443 if url.scheme == "https" else 80)
+        self._ssl = ssl.create_default_context() if url.scheme == "https" else None
+
+    async def __call__(self, method: str, target: bytes, headers: Headers, body: bytes) -> Answer:
+        """Asks, and returns as the head of the answer is there. Raises BadGateway."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                transport, answer = await asyncio.get_running_loop().create_connection(
+                    Answer, self._host, self._port, ssl=self._ssl
+                )
+        except (OSError, TimeoutError) as error:  # ssl's errors are OSErrors
+            raise BadGateway from error
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        transport.write(b"%b %b HTTP/1.1\r\n%bconnection: close\r\n\r\n" % (method.encode(), target, lines) + body)
+        try:
+            await answer.head()
+        except BaseException:
+            answer.close()
+            raise
+        return answer

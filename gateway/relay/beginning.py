@@ -1,0 +1,271 @@
+"""A POST becomes a recording: its key is claimed, the upstream is asked, and its answer is recorded or passed on.
+
+Once the upstream is asked, nothing of this depends on whether the client who has asked is still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from gateway.asgi import Headers
+from gateway.feed import Feed
+from gateway.protocol import json_body
+from gateway.protocol.run_path import control_of
+from gateway.protocol.tenants import shown, within
+from gateway.relay import answers
+from gateway.relay.asking import Answer, Asking
+from gateway.relay.framing import Framer, data_of, has_data
+from gateway.relay.ids import key_digest, new_run
+from gateway.relay.keys import Asked, as_key, field, in_answer
+from gateway.relay.recorder import Counts, Log, Recorder
+from gateway.relay.rows import Row
+from gateway.relay.store import Claim, New, Store
+from gateway.runs.ids import CHANCE_BYTES
+
+logger = logging.getLogger("gateway.relay")
+
+FIRST: Final = 1 << 20  # bytes of an answer in which a key of its first frame is looked for
+MEMBERS: Final = 1_000  # of a body, where the row takes some of them out
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A POST that is to be recorded. `path`: of its run, as it is stored. `key`: the one that is in the request."""
+
+    row: Row
+    asked: Asked
+    target: bytes
+    headers: Headers
+    body: bytes
+    tenant: str
+    credential: bytes
+    path: str
+    key: str | None
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        return self.path.rpartition("/")[2]
+
+    def digest(self, key: str) -> bytes:
+        """A key as the database knows it."""
+        return key_digest(self.tenant, self.row.name, key, self.credential)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer is being recorded. `head`: the headers of the answer for the client who has asked."""
+
+    path: str
+    status: int
+    head: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What recordings may have: bytes of a frame, seconds of a lease."""
+
+    frame: int
+    lease: int
+
+
+class Beginnings:
+    """Makes recordings. `recorders`: those that are under way here, by their paths."""
+
+    def __init__(
+        self, asking: Asking, log: Log, store: Store, feed: Feed, sizes: Sizes, changed: Callable[[], None]
+    ) -> None:
+        self.counts = Counts()
+        self.recorders: dict[str, Recorder] = {}
+        self.by_control: dict[str, Recorder] = {}
+        self._asking = asking
+        self._log = log
+        self._store = store
+        self._feed = feed
+        self._sizes = sizes
+        self._changed = changed
+        self._tasks: set[asyncio.Task[Begun | Answer]] = set()
+
+    def job(
+        self,
+        row: Row,
+        asked: Asked,
+        tenant: str,
+        credential: bytes,
+        secret: bytes,
+        request: tuple[bytes, Headers, bytes],
+    ) -> Job:
+        """A POST that this row takes. `request`: target, headers and body as the upstream is to have them."""
+        target, headers, body = request
+        if row.drop:
+            body = without(body, row.drop)
+        run = new_run(time.time(), secrets.token_bytes(CHANCE_BYTES), credential, secret)
+        key = None if row.key is None or not row.key.in_request else asked.find(row.key)
+        headers = answers.asked(headers, len(body))
+        return Job(row, asked, target, headers, body, tenant, credential, within(tenant, f"runs/{run}"), key)
+
+    async def claim(self, job: Job) -> Claim:
+        """Claims the job's key, which may be another's already. Raises Unavailable."""
+        assert job.key is not None, "only a key that is in the request can be claimed"
+        claim = await self._store.claim(job.digest(job.key), self._new(job), attach=job.row.attach, grace=job.row.grace)
+        if claim.own:
+            self._recorder(job, claim.stream)
+        return claim
+
+    async def begin(self, job: Job, stream: int | None) -> Begun | Answer:
+        """Asks the upstream. What it answers is recorded from now on, or is given back where it is not for that.
+
+        `stream`: of the claim. Raises BadGateway, Unavailable. Goes on to its end, even if whoever waits is cancelled.
+        """
+        task = asyncio.create_task(self._begin(job, stream), name="relay: a POST")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if stream is not None:
+            self.recorders[job.path].asking = task
+        return await asyncio.shield(task)
+
+    async def _begin(self, job: Job, stream: int | None) -> Begun | Answer:
+        try:
+            answer = await self._asking("POST", job.target, job.headers, job.body)
+        except BaseException as error:
+            if stream is not None and not isinstance(error, asyncio.CancelledError):
+                await self._release(job, stream)
+            raise
+        if not answers.recordable(job.row, answer.status, answer.headers):
+            if stream is not None:
+                await self._release(job, stream)
+            return answer
+        try:
+            return await self._record(job, stream, answer)
+        except BaseException:
+            answer.close()
+            raise
+
+    async def _record(self, job: Job, stream: int | None, answer: Answer) -> Begun:
+        first: list[bytes] = []
+        key = job.key
+        if job.row.key is not None and job.row.key.place == "response":
+            key = in_answer(job.row.key, answer.headers)
+        elif job.row.key is not None and job.row.key.place == "frame":
+            key, first = await _first_key(job.row, answer)
+        values = {"run": job.run, **({} if key is None else {"key": key})}
+        head = answers.replayed(job.row, answer.headers, values)
+        if stream is not None:
+            await self._store.answered(stream, head)
+            recorder = self.recorders[job.path]
+        else:
+            stream = await self._store.begin(self._new(job), head)
+            recorder = self._recorder(job, stream)
+            if key is not None:
+                await self._store.name(job.digest(key), stream)
+        for data in first:
+            recorder.data(data)
+        recorder.record(answer)
+        return Begun(job.path, answer.status, answers.first(job.row, answer.headers, values))
+
+    def _recorder(self, job: Job, stream: int) -> Recorder:
+        recorder = Recorder(
+            job.path,
+            stream,
+            job.row,
+            self._log,
+            self._store,
+            self._feed,
+            self.counts,
+            most=self._sizes.frame,
+            lease=self._sizes.lease,
+            done=self._done,
+        )
+        recorder.cancels = job.row.cancels(job.asked.body)
+        self.recorders[job.path] = recorder
+        self.by_control[control_of(job.path)] = recorder
+        return recorder
+
+    def _done(self, recorder: Recorder) -> None:
+        self.recorders.pop(recorder.path, None)
+        self.by_control.pop(control_of(recorder.path), None)
+        self._changed()
+
+    async def _release(self, job: Job, stream: int) -> None:
+        """Nothing is recorded: the claim has to go, or else its lease ends it."""
+        assert job.key is not None, "or it would not have been claimed"
+        recorder = self.recorders.get(job.path)
+        if recorder is not None:
+            recorder.asking = None
+            recorder.let_go()
+        try:
+            news = await self._store.release(job.digest(job.key), stream)
+        except Exception:
+            logger.exception("The claim of run %s could not be released; its lease ends it.", shown(job.path))
+            return
+        if news is not None:
+            self._feed.committed(news)
+
+    def _new(self, job: Job) -> New:
+        row = job.row
+        return New(
+            path=job.path,
+            relay=row.name,
+            content_type=row.media_type,
+            lease=self._sizes.lease,
+            input=job.body.decode() if row.input and job.asked.body is not None else None,
+            lost=row.lost_frame or None,
+        )
+
+
+async def _first_key(row: Row, answer: Answer) -> tuple[str | None, list[bytes]]:
+    """The key in the first frame with data, and the bytes that had to be read for it."""
+    first = _First(row, answer)
+    answer.listen(first)
+    return await first.key, first.read
+
+
+class _First:
+    """Listens to an answer up to its first frame with data."""
+
+    def __init__(self, row: Row, answer: Answer) -> None:
+        self.key: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self.read: list[bytes] = []
+        self._row = row
+        self._answer = answer
+        self._framer = Framer(row.frames)
+
+    def data(self, data: bytes) -> None:
+        self.read.append(data)
+        for frame in self._framer.feed(data):
+            if has_data(self._row.frames, frame):
+                self._found(frame)
+                return
+        if self._framer.size > FIRST:
+            self._found(b"")
+
+    def ended(self, fault: str | None) -> None:
+        self._found(b"")
+
+    def _found(self, frame: bytes) -> None:
+        assert self._row.key is not None, "the row has one"
+        self._answer.hold()
+        if not self.key.done():
+            self.key.set_result(as_key(_field(data_of(self._row.frames, frame), self._row.key.name)))
+
+
+def _field(data: bytes, name: str) -> object:
+    try:
+        return field(orjson.loads(data), name)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def without(body: bytes, names: Sequence[str]) -> bytes:
+    """A JSON object without these of its members; the others are as they were written."""
+    members = json_body.at_once(json_body.members_in_pieces(body, MEMBERS))
+    kept = [b"%b:%b" % (orjson.dumps(name), value) for name, value in members.items() if name not in names]
+    return b"{%b}" % b",".join(kept)

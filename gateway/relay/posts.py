@@ -1,0 +1,136 @@
+"""POSTs that a row may record: the first row that takes one decides what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from gateway.asgi import Message, Receive, Scope, Send
+from gateway.http import responses
+from gateway.http.bodies import Bodies, plain
+from gateway.http.upstream import BadGateway, Upstream, forwarded, returned
+from gateway.relay.asking import Answer
+from gateway.relay.beginning import Beginnings, Begun, Job
+from gateway.relay.keys import Asked, header
+from gateway.relay.readers import Readers
+from gateway.relay.replay import Replays, sever
+from gateway.relay.returns import Returns, way_to
+from gateway.relay.rows import Row
+from gateway.relay.store import Store
+from gateway.relay.table import Fit
+
+
+class Posts:
+    """Records, attaches or passes on. `most`: bytes of a body that is looked at."""
+
+    def __init__(
+        self,
+        readers: Readers,
+        store: Store,
+        beginnings: Beginnings,
+        replays: Replays,
+        returns: Returns,
+        upstream: Upstream,
+        bodies: Bodies,
+        most: int,
+    ) -> None:
+        self._readers = readers
+        self._store = store
+        self._beginnings = beginnings
+        self._replays = replays
+        self._returns = returns
+        self._upstream = upstream
+        self._bodies = bodies
+        self._most = most
+
+    async def __call__(self, fits: Sequence[Fit], asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a POST to which these rows' patterns fit. Raises ProtocolError while nothing has been sent."""
+        coding = (header(asked.headers, "content-encoding") or "").encode()
+        length = header(asked.headers, "content-length") or "0"
+        if not plain(coding) or int(length) > self._most:
+            await self._pass_on(scope, receive, send)  # what cannot be looked at
+            return
+        body = await self._bodies.read(scope, receive, self._most)
+        value = _json(body)
+        for row, path in fits:
+            request = Asked(asked.headers, asked.query, path, value)
+            if row.takes(request):
+                await self._take(row, request, body, scope, receive, send)
+                return
+        await self._pass_on(scope, _again(body, receive), send)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._beginnings.counts.unrecorded += 1
+        await self._upstream(scope, receive, send)
+
+    async def _take(self, row: Row, asked: Asked, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        self._replays.admit()
+        tenant = await self._readers.admit(row, "write", scope)
+        target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        credential = self._readers.credential(row, asked)
+        job = self._beginnings.job(
+            row, asked, tenant, credential, self._readers.secret, (target, forwarded(scope), body)
+        )
+        while job.key is not None:
+            claim = await self._beginnings.claim(job)
+            if claim.own:
+                await self._record(job, claim.stream, scope, receive, send)
+                return
+            recording = await self._store.look(claim.path)
+            if recording is None:
+                continue  # it has gone since then
+            if not await self._readers.allowed(row, asked, recording.run, job.key, scope):
+                break  # it is not theirs: as if there were none, and no key of this one
+            if await self._returns.replay(row, recording, asked, scope, receive, send):
+                return
+        await self._record(job, None, scope, receive, send)
+
+    async def _record(self, job: Job, stream: int | None, scope: Scope, receive: Receive, send: Send) -> None:
+        outcome = await self._beginnings.begin(job, stream)
+        if isinstance(outcome, Begun):
+            await self._replays(
+                way_to(job.row, outcome.path),
+                outcome.status,
+                returned(outcome.status, outcome.head),
+                None,
+                scope,
+                receive,
+                send,
+            )
+        else:
+            await _pass_back(outcome, scope, receive, send)
+
+
+async def _pass_back(answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+    """An answer that is none to be recorded, as it is."""
+    await responses.start(send, answer.status, returned(answer.status, answer.headers))
+    try:
+        async for piece in answer.pieces():
+            await responses.piece(send, piece)
+    except BadGateway:
+        await sever(scope, receive)
+    else:
+        await responses.finish(send)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A request's `receive` after its body has been read: it comes once more."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None

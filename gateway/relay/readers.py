@@ -1,0 +1,79 @@
+"""Who may come back to a recording: whoever has the credential of its POST, whom the upstream lets in, or who has the
+gateway's own credential. Of what somebody may not come back to, they are not told that it is there.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from gateway.asgi import Scope
+from gateway.auth.auth import Auth
+from gateway.auth.gate import let_in
+from gateway.auth.principal import ANONYMOUS, Principal
+from gateway.http.upstream import forwarded
+from gateway.protocol.target import Target
+from gateway.quotas import Quotas
+from gateway.quotas.quotas import client_of
+from gateway.relay import answers
+from gateway.relay.asking import Asking
+from gateway.relay.ids import belongs, credential_of
+from gateway.relay.keys import Asked
+from gateway.relay.rows import Row
+from gateway.settings import Settings
+from gateway.settings.types import is_loopback
+
+HIDDEN: Final = "~relay"
+"""The tenant of recordings where everybody is let in from elsewhere: at `/runs` nobody would be asked for anything. No
+credential can be for this one."""
+
+Need = Literal["write", "read", "control"]
+
+
+class Readers:
+    """What is asked of whoever makes a request that a row is for. `secret`: what marks of credentials are made with."""
+
+    def __init__(self, settings: Settings, auth: Auth, quotas: Quotas, asking: Asking) -> None:
+        self.secret = b""
+        self._auth = auth
+        self._quotas = quotas
+        self._asking = asking
+        self._tenant = HIDDEN if settings.auth == "none" and not is_loopback(settings.host) else ""
+
+    async def admit(self, row: Row, need: Need, scope: Scope, run: str | None = None) -> str:
+        """The tenant whose recordings this request may be for; `run`: which one, if it says so itself.
+
+        Raises what the gate raises, where the row leaves it to the gate.
+        """
+        principal: Principal = ANONYMOUS
+        tenant = self._tenant
+        if self._auth.on and not row.credential and row.authorize is None:
+            below = {"write": "", "read": "", "control": "/cancel"}[need]
+            target = Target.of("/runs" if run is None or need == "write" else f"/runs/{run}{below}")
+            method = "GET" if need == "read" else "POST"
+            admitted = self._auth.admit(method, target, scope["headers"], scope["query_string"])
+            principal = admitted if isinstance(admitted, Principal) else await admitted()
+            tenant = principal.tenant
+        let_in(scope, principal)
+        if need == "write" and self._quotas.judging:
+            await self._quotas.judge("POST", Target.of("/runs"), principal, client_of(scope))
+        return tenant
+
+    def credential(self, row: Row, asked: Asked) -> bytes:
+        """What tells this client apart from others."""
+        return credential_of(row.credential, asked, self.secret)
+
+    def owns(self, row: Row, asked: Asked, run: str) -> bool:
+        """Whether a run was made for this client."""
+        return belongs(run, self.credential(row, asked), self.secret)
+
+    async def allowed(self, row: Row, asked: Asked, run: str, key: str | None, scope: Scope) -> bool:
+        """Whether the upstream lets this client in, where the row has it asked. Raises BadGateway."""
+        if row.authorize is None:
+            return True
+        values = {**asked.path, "run": run, **({} if key is None else {"key": key})}
+        if not row.authorize.names <= set(values):
+            return False
+        headers = answers.questioned(forwarded(scope))
+        answer = await self._asking(row.authorize.method, row.authorize.fill(values).encode(), headers, b"")
+        answer.close()
+        return 200 <= answer.status < 300

@@ -1,0 +1,284 @@
+"""Records one answer of the upstream: its frames become the events of a run, in their order and as their bytes.
+
+Frames that come together go into one append, and while it is under way those that come meanwhile gather for the next.
+Each append has a number (Stream-Seq), so that one whose outcome is unknown is made again and counts once. Whatever
+readers do is nobody's business here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from gateway.counting import SECONDS, Histogram
+from gateway.feed import Feed
+from gateway.log.appends import Appended, Settle
+from gateway.protocol.append import AppendRequest
+from gateway.protocol.errors import ProtocolError, StreamSeqConflict, TooManyPending, Unavailable
+from gateway.protocol.tenants import shown
+from gateway.relay.asking import Answer
+from gateway.relay.framing import Framer, silent
+from gateway.relay.rows import Row
+from gateway.relay.store import Store
+
+logger = logging.getLogger("gateway.relay")
+
+MOST_WAITING: Final = 256 << 10  # bytes of frames that wait for an append before the upstream has to
+MOST_FRAMES: Final = 1_000  # in one append
+AGAIN: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before an append is made again
+
+
+class Log(Protocol):
+    """What a recorder asks of the log."""
+
+    def submit(self, request: AppendRequest, settle: Settle) -> None: ...
+
+
+class Counts:
+    """What all recorders of a Machine count. `delay`: seconds from a frame's arrival to its commit."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.bytes = 0
+        self.lost = 0
+        self.stopped = 0
+        self.unrecorded = 0
+        self.delay = Histogram(SECONDS)
+
+
+class Recorder:
+    """The recording of one run, from its claim on. `done` is called when the run has ended, or is no more ours to end.
+
+    `most`: bytes that one frame may have. `lease`: seconds.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        stream: int,
+        row: Row,
+        log: Log,
+        store: Store,
+        feed: Feed,
+        counts: Counts,
+        *,
+        most: int,
+        lease: int,
+        done: Callable[[Recorder], None],
+    ) -> None:
+        self.path = path
+        self.stream = stream
+        self.row = row
+        self.began = self.heard = time.monotonic()  # since when there is something of it; when the upstream last spoke
+        self.left: float | None = None  # since when there is no reader, as far as this Machine knows
+        self.cancels = False  # whether it is cancelled when there is none
+        self.asking: asyncio.Task[object] | None = None  # while the upstream has not answered
+        self._log = log
+        self._store = store
+        self._feed = feed
+        self._counts = counts
+        self._most = most
+        self._lease = lease
+        self._done = done
+        self._loop = asyncio.get_running_loop()
+        self._framer = Framer(row.frames)
+        self._answer: Answer | None = None
+        self._frames: list[bytes] = []
+        self._waiting = 0  # their bytes
+        self._since = 0.0  # when the oldest of them came
+        self._sent_since = 0.0  # the same of those that are being appended
+        self._sent: AppendRequest | None = None
+        self._tries = 0
+        self._number = 0
+        self._signed = self.began  # the last sign of life
+        self._beating = False
+        self._closing = False
+        self._fault: str | None = None
+        self._losing: asyncio.Task[None] | None = None
+        self.over = False
+
+    def record(self, answer: Answer) -> None:
+        """Takes what the upstream answers, from now on."""
+        self.asking = None
+        self.heard = time.monotonic()
+        if self.over or self._closing:
+            answer.close()
+            return
+        self._answer = answer
+        answer.listen(self)
+
+    def data(self, data: bytes) -> None:
+        """The upstream has sent this."""
+        self.heard = time.monotonic()
+        frames = self._framer.feed(data)
+        if self.row.frames == "sse" and data.find(b":") >= 0:
+            frames = [frame for frame in frames if not silent(frame)]
+        if frames:
+            if not self._frames:
+                self._since = self.heard
+            self._frames += frames
+            self._waiting += sum(map(len, frames))
+            self._send()
+        if self._framer.size > self._most:
+            self.lose(f"a frame has more than {self._most} bytes")
+        elif self._waiting > MOST_WAITING and self._answer is not None:
+            self._answer.wait()
+
+    def ended(self, fault: str | None) -> None:
+        """The upstream sends nothing more."""
+        self._answer = None
+        if fault is not None:
+            self.lose(fault)
+        elif not self._closing:
+            if self._framer.size:  # a last frame without its blank line, which some clients take all the same
+                self._frames.append(self._framer.rest)
+            self._close()
+
+    def stop(self) -> None:
+        """Somebody has asked for it: the upstream is left, and the run ends with the row's frame."""
+        if self._closing or self.over or self._fault is not None:
+            return
+        self._counts.stopped += 1
+        logger.info("Run %s is stopped; its upstream is left.", shown(self.path))
+        self._leave()
+        if self.row.stopped_frame:
+            self._frames.append(self.row.stopped_frame)
+        self._close()
+
+    def lose(self, reason: str) -> None:
+        """The rest of the answer cannot be had: the run ends with what came whole, and the row's frame."""
+        if self._closing or self.over or self._fault is not None:
+            return
+        self._fault = reason
+        self._counts.lost += 1
+        logger.warning("Run %s is lost: %s.", shown(self.path), reason)
+        self._leave()
+        self._send()
+
+    def let_go(self) -> None:
+        """The run is not ours any more: whatever comes is not recorded."""
+        self._leave()
+        self._finish()
+
+    def tick(self, now: float) -> None:
+        """Gives a sign of life, if it is time for one. `now`: monotonic seconds."""
+        if now - self._signed >= self._lease / 3 and self._sent is None:
+            self.ask()
+
+    def ask(self) -> None:
+        """Gives a sign of life, and learns whether the run is to stop."""
+        if self._beating or self.over:
+            return
+        self._beating = True
+        try:
+            self._log.submit(AppendRequest(self.path, None, []), self._beat)
+        except TooManyPending:
+            self._beating = False
+
+    def _beat(self, outcome: Appended | ProtocolError) -> None:
+        self._beating = False
+        if isinstance(outcome, Appended):
+            self._alive(outcome)
+        elif not isinstance(outcome, Unavailable):
+            self._ended_elsewhere(outcome)
+
+    def _alive(self, outcome: Appended) -> None:
+        self._signed = time.monotonic()
+        if outcome.cancel_requested:
+            self.stop()
+
+    def _leave(self) -> None:
+        if self.asking is not None:
+            self.asking.cancel()
+            self.asking = None
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None
+
+    def _close(self) -> None:
+        self._closing = True
+        self._send()
+
+    def _send(self) -> None:
+        """Appends what has gathered, unless an append is under way."""
+        if self._sent is not None or self.over:
+            return
+        if not self._frames and not self._closing:
+            if self._fault is not None and self._losing is None:
+                self._losing = self._loop.create_task(self._lose(self._fault))
+            return
+        frames, self._frames = self._frames[:MOST_FRAMES], self._frames[MOST_FRAMES:]
+        self._waiting = sum(map(len, self._frames)) if self._frames else 0
+        self._sent_since = self._since
+        self._number += 1
+        self._sent = AppendRequest(
+            self.path,
+            self.row.media_type if frames else None,
+            frames,
+            close=self._closing and not self._frames,
+            stream_seq=f"{self._number:016}",
+        )
+        self._tries = 0
+        self._submit()
+
+    def _submit(self) -> None:
+        assert self._sent is not None, "it is there until its outcome is known"
+        try:
+            self._log.submit(self._sent, self._settle)
+        except TooManyPending:
+            self._loop.call_later(AGAIN[-1], self._submit)
+
+    def _settle(self, outcome: Appended | ProtocolError) -> None:
+        sent = self._sent
+        assert sent is not None, "there is one outcome of each"
+        applied = isinstance(outcome, Appended) or (isinstance(outcome, StreamSeqConflict) and self._tries > 0)
+        if not applied and isinstance(outcome, Unavailable):
+            self._loop.call_later(AGAIN[min(self._tries, len(AGAIN) - 1)], self._submit)
+            self._tries += 1
+            return
+        self._sent = None
+        if not applied:
+            assert isinstance(outcome, ProtocolError)
+            self._ended_elsewhere(outcome)
+            return
+        self._counts.frames += len(sent.events)
+        self._counts.bytes += sum(map(len, sent.events))
+        now = self._signed = time.monotonic()
+        if sent.events:
+            self._counts.delay.observe(now - self._sent_since)
+        if sent.close:
+            self._finish()
+            return
+        if isinstance(outcome, Appended) and outcome.cancel_requested:
+            self.stop()
+        if self._answer is not None and self._waiting <= MOST_WAITING:
+            self._answer.go_on()
+        self._send()
+
+    def _ended_elsewhere(self, error: ProtocolError) -> None:
+        if not self.over and not self._closing and self._fault is None:
+            logger.warning("Run %s is recorded no further: %s", shown(self.path), error.message)
+        self.let_go()
+
+    async def _lose(self, reason: str) -> None:
+        """Ends the run in the database, however long that takes."""
+        tries = 0
+        while True:
+            try:
+                news = await self._store.lose(self.path, reason)
+            except Unavailable:
+                await asyncio.sleep(AGAIN[min(tries, len(AGAIN) - 1)])
+                tries += 1
+            else:
+                break
+        if news is not None:
+            self._feed.committed(news)
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self.over:
+            self.over = True
+            self._done(self)

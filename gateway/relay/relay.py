@@ -1,0 +1,172 @@
+"""The relay as the application uses it: in front of the upstream, for the requests that a row is for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import Final
+
+from gateway.asgi import Receive, Scope
+from gateway.auth.auth import Auth
+from gateway.fanout.hub import Hub
+from gateway.feed import Feed
+from gateway.http.limits import Limits
+from gateway.http.responses import Sending
+from gateway.http.upstream import Upstream
+from gateway.log.database import Database
+from gateway.log.log import Log
+from gateway.protocol.batch import News
+from gateway.quotas import Quotas
+from gateway.relay.asking import Asking
+from gateway.relay.beginning import Beginnings, Sizes
+from gateway.relay.keys import Asked
+from gateway.relay.patterns import query_of
+from gateway.relay.posts import Posts
+from gateway.relay.readers import Readers
+from gateway.relay.recorder import Recorder
+from gateway.relay.replay import Replays
+from gateway.relay.returns import Returns
+from gateway.relay.rows import Row
+from gateway.relay.store import Store
+from gateway.relay.table import Table
+from gateway.runs import store as runs
+from gateway.settings import Settings
+from gateway.tasks import end, kept
+
+logger = logging.getLogger("gateway.relay")
+
+TICK: Final = 1.0  # seconds between looks at what is recorded here
+
+
+class Relay:
+    """Answers what the upstream would be asked: from a recording, by recording, or by passing it on."""
+
+    def __init__(
+        self,
+        rows: tuple[Row, ...],
+        settings: Settings,
+        database: Database,
+        log: Log,
+        hub: Hub,
+        feed: Feed,
+        limits: Limits,
+        auth: Auth,
+        quotas: Quotas,
+        upstream: Upstream,
+        machine: str,
+    ) -> None:
+        assert settings.upstream is not None, "a relay has an upstream"
+        self._table = Table(rows)
+        self._settings = settings
+        self._upstream = upstream
+        self._store = Store(database, machine=machine)
+        self._idle = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+        self._until = 0.0  # when a drain is over
+        asking = Asking(settings.upstream)
+        sizes = Sizes(max(settings.max_event, settings.max_body), settings.relay_lease)
+        self._beginnings = Beginnings(asking, log, self._store, feed, sizes, self._changed)
+        self.counts = self._beginnings.counts
+        self._readers = Readers(settings, auth, quotas, asking)
+        self._replays = Replays(hub, limits.readers)
+        self._returns = Returns(
+            self._table, self._readers, self._store, runs.Store(database, machine=machine), self._replays, feed
+        )
+        self._posts = Posts(
+            self._readers,
+            self._store,
+            self._beginnings,
+            self._replays,
+            self._returns,
+            upstream,
+            limits.bodies,
+            settings.max_body,
+        )
+
+    @property
+    def recorders(self) -> list[Recorder]:
+        """What is recorded here."""
+        return list(self._beginnings.recorders.values())
+
+    @property
+    def unread(self) -> int:
+        """How many of these nobody follows here."""
+        return sum(not self._replays.has_readers(path) for path in self._beginnings.recorders)
+
+    async def start(self) -> None:
+        """Begins to look after recordings."""
+        self._readers.secret = await self._store.secret()
+        self._watch = kept("relay", self._run)
+
+    def drain(self) -> None:
+        """What is recorded has `relay_drain` seconds to end from now on."""
+        self._until = time.monotonic() + self._settings.relay_drain
+        if self._beginnings.recorders:
+            logger.info("%d recordings have %g s to end.", len(self._beginnings.recorders), self._settings.relay_drain)
+
+    async def stop(self) -> None:
+        """Waits for what is recorded here. What is left then is ended as lost: its upstream's connection ends with this
+        process.
+        """
+        await self._ended(self._until - time.monotonic())
+        for recorder in self.recorders:
+            recorder.lose("the Machine that recorded it has ended")
+        if not await self._ended(self._settings.append_timeout):
+            logger.error("%d recordings could not be ended; their leases end them.", len(self.recorders))
+        await end(self._watch)
+
+    async def _ended(self, seconds: float) -> bool:
+        """Whether all recordings have ended, within so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                while self._beginnings.recorders:
+                    self._idle.clear()
+                    await self._idle.wait()
+        return not self._beginnings.recorders
+
+    def heard(self, news: News) -> None:
+        """Somebody has written to a run's control stream: it may be a cancel."""
+        recorder = self._beginnings.by_control.get(news.path)
+        if recorder is not None and not news.deleted:
+            recorder.ask()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Sending) -> None:
+        """Answers a request that is not for the gateway itself. Raises ProtocolError while nothing has been sent."""
+        method = scope["method"]
+        if self._table.concerns(method):
+            raw_path: str = scope["raw_path"].decode("latin-1")
+            query = query_of(scope["query_string"]) if scope["query_string"] else {}
+            asked = Asked(scope["headers"], query, {})
+            returns, out = self._returns, send.as_it_is
+            if await returns.by_id(asked, raw_path, scope, receive, out):
+                return
+            if await returns.by_key(asked, raw_path, scope, receive, out):
+                return
+            if await returns.stop(asked, raw_path, scope, out):
+                return
+            starts = self._table.starts(method, raw_path, query)
+            if starts:
+                await self._posts(starts, asked, scope, receive, out)
+                return
+        await self._upstream(scope, receive, send.as_it_is)
+
+    def _changed(self) -> None:
+        self._idle.set()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            for recorder in self.recorders:
+                self._look_at(recorder, now)
+
+    def _look_at(self, recorder: Recorder, now: float) -> None:
+        settings = self._settings
+        if now - recorder.began > settings.relay_max_duration:
+            recorder.lose(f"it has lasted {settings.relay_max_duration:g} s")
+        elif recorder.asking is None and now - recorder.heard > settings.relay_silence:
+            recorder.lose(f"its upstream has been silent for {settings.relay_silence:g} s")
+        else:
+            recorder.tick(now)

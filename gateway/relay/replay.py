@@ -1,0 +1,176 @@
+"""Gives a client a recording from any place on: the upstream's frames as they are, live as soon as it has caught up.
+
+A response ends cleanly only where the recording does. Whatever else ends it cuts the connection, for many clients take
+a clean end for the whole answer. Nothing of ours stands between the frames but comments, where those do no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.asgi import Headers, Receive, Scope, Send
+from gateway.fanout.follower import EXTENSION, Follower, Signal
+from gateway.fanout.hub import Hub
+from gateway.http import responses
+from gateway.http.limits import LiveReaders
+from gateway.http.reading import Hangup
+from gateway.protocol.batch import Batch
+from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
+from gateway.protocol.frames import HEARTBEAT
+from gateway.protocol.offset import events_between
+from gateway.relay.cursors import Skip
+from gateway.relay.framing import Kind, cut, with_id
+from gateway.relay.ids import frame_id
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a client comes to a recording: where it begins, and what it has already. `ids`: it is given ids.
+
+    `moved`: it is sent to another Machine when this one is to end, since it goes on by itself from where it was.
+    """
+
+    path: str
+    run: str
+    kind: Kind
+    ids: bool
+    comments: bool
+    position: int = 0
+    skip: Skip | None = None
+    moved: bool = False
+
+
+class Encoder:
+    """Batches of a recording as one client gets them."""
+
+    def __init__(self, way: Way) -> None:
+        self._kind = way.kind
+        self._run = way.run if way.ids else None
+        self._skip = way.skip
+
+    def __call__(self, batch: Batch) -> bytes:
+        """The bytes of a batch; none, if the client has all of it."""
+        if self._run is None and self._skip is None:
+            return batch.body
+        events = split(self._kind, batch)
+        first = batch.end - len(events) + 1  # a batch is of one epoch
+        parts: list[bytes] = []
+        for position, event in enumerate(events, first):
+            if self._skip is not None and self._skip(event):
+                continue
+            parts.append(event if self._run is None else with_id(event, frame_id(self._run, position)))
+        return b"".join(parts)
+
+
+def split(kind: Kind, batch: Batch) -> list[bytes]:
+    """The events of a batch: frames, but for the last event of a run, which may be several."""
+    count = events_between(batch.start, batch.end)
+    if count <= 1:
+        return [batch.body] * count
+    if batch.lengths is not None and len(batch.lengths) == count:
+        events, at = [], 0
+        for length in batch.lengths:
+            events.append(batch.body[at : at + length])
+            at += length
+        return events
+    frames = cut(kind, batch.body)
+    assert len(frames) >= count, "each event is a frame"
+    return [*frames[: count - 1], b"".join(frames[count - 1 :])]
+
+
+class Replays:
+    """All clients of recordings at this Machine."""
+
+    def __init__(self, hub: Hub, readers: LiveReaders) -> None:
+        self._hub = hub
+        self._readers = readers
+        self._staying: set[Follower] = set()
+
+    def admit(self) -> None:
+        """Raises Draining, TooManyReaders."""
+        if self._hub.drained:
+            raise Draining
+        if self._readers.full:
+            raise TooManyReaders
+
+    def has_readers(self, path: str) -> bool:
+        """Whether somebody follows the stream at this path here."""
+        return path in self._hub.tails
+
+    async def __call__(
+        self, way: Way, status: int, head: Headers, idle: int | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answers with a recording. `idle`: the status where it has ended and the client has all of it.
+
+        Raises ProtocolError while nothing has been sent.
+        """
+        encode = Encoder(way)
+        with self._readers.sse, Follower(self._hub, way.path) as follower, Hangup(follower, receive):
+            page = await follower.begin(way.position)
+            batch: Batch | Signal = page.batch
+            if way.moved:
+                follower.expire(86_400)
+            if idle is not None:
+                first, batch = await _first(follower, page.batch, encode)
+                if not first and isinstance(batch, Batch) and batch.closed:
+                    await responses.respond(send, idle, [])
+                    return
+            else:
+                first = encode(page.batch)
+            del page
+            await responses.start(send, status, head)
+            if first:
+                await responses.piece(send, first)
+            whole = await self._follow(follower, batch, encode, way, send)
+        if whole:
+            await responses.finish(send)
+        else:
+            await sever(scope, receive)
+
+    async def _follow(self, follower: Follower, batch: Batch | Signal, encode: Encoder, way: Way, send: Send) -> bool:
+        """Sends what comes. Returns whether that was all of the recording."""
+        while not (isinstance(batch, Batch) and batch.closed):
+            try:
+                batch = await follower.next()
+            except (ProtocolError, asyncio.CancelledError):
+                return False
+            if batch is Signal.OVER:
+                return False
+            if isinstance(batch, Signal):
+                if way.comments:
+                    await responses.piece(send, HEARTBEAT)
+                continue
+            data = encode(batch)
+            if data:
+                await responses.piece(send, data)
+        return True
+
+
+async def _first(follower: Follower, batch: Batch, encode: Encoder) -> tuple[bytes, Batch | Signal]:
+    """The first bytes that the client has not, as far as the recording goes by now; and where that ends."""
+    while True:
+        data = encode(batch)
+        if data or batch.closed or batch.up_to_date:
+            return data, batch
+        following = await follower.next()
+        if isinstance(following, Signal):
+            return b"", following
+        batch = following
+
+
+async def sever(scope: Scope, receive: Receive) -> None:
+    """Ends a response that is not whole so that its client sees that it is not.
+
+    By HTTP/1.1 the last chunk is missing. By HTTP/1.0, where a body ends with its connection, that is reset.
+    """
+    connection: Any = scope.get("extensions", {}).get(EXTENSION)
+    if connection is None:
+        raise ConnectionAbortedError("The response is not whole.")  # what the server makes of it is a cut
+    if scope["http_version"] == "1.0":
+        connection.reset()
+    else:
+        connection.abort()
+    while (await receive())["type"] != "http.disconnect":
+        pass

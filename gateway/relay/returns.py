@@ -1,0 +1,164 @@
+"""Clients that come back to a recording, or stop one: which recording they mean, and whether it is theirs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import orjson
+
+from gateway.asgi import Receive, Scope, Send
+from gateway.feed import Feed
+from gateway.http import responses
+from gateway.protocol.errors import RunEnded, RunNotFound, StreamGone
+from gateway.protocol.headers import JSON, NO_STORE
+from gateway.protocol.tenants import within
+from gateway.relay import answers
+from gateway.relay.cursors import Skip
+from gateway.relay.errors import NoRecording
+from gateway.relay.ids import key_digest, parse_frame_id
+from gateway.relay.keys import Asked
+from gateway.relay.readers import Need, Readers
+from gateway.relay.replay import Replays, Way
+from gateway.relay.rows import Row
+from gateway.relay.store import Recording, Store
+from gateway.relay.table import Fit, Table
+from gateway.runs import store as runs
+
+WAIT: Final = 0.1  # seconds between looks whether the upstream has answered somebody else
+
+
+class Returns:
+    """All ways back. Each method says whether it has answered: if not, nothing was sent."""
+
+    def __init__(
+        self, table: Table, readers: Readers, store: Store, runs_store: runs.Store, replays: Replays, feed: Feed
+    ) -> None:
+        self._table = table
+        self._readers = readers
+        self._store = store
+        self._runs = runs_store
+        self._replays = replays
+        self._feed = feed
+
+    async def by_id(self, asked: Asked, raw_path: str, scope: Scope, receive: Receive, send: Send) -> bool:
+        """A client that says by an id of ours what it has."""
+        text = next((value for name, value in asked.headers if name == b"last-event-id"), None)
+        place = None if text is None else parse_frame_id(text)
+        if place is None:
+            return False
+        for row in self._table.rows:
+            if not row.ids or not self._readers.owns(row, asked, place.run):
+                continue
+            tenant = await self._readers.admit(row, "read", scope, place.run)
+            recording = await self._store.look(within(tenant, f"runs/{place.run}"))
+            if recording is None or recording.relay != row.name:
+                continue
+            placed = _placed(row, asked, scope["method"], raw_path)
+            if await self._readers.allowed(row, placed, place.run, None, scope):
+                await self.replay(row, recording, asked, scope, receive, send, position=place.position)
+                return True
+        return False
+
+    async def by_key(self, asked: Asked, raw_path: str, scope: Scope, receive: Receive, send: Send) -> bool:
+        """A client that names a run, or its key, in the URL."""
+        idle: int | None = None
+        for fit in self._table.resumes(scope["method"], raw_path, asked.query, asked.headers):
+            if fit.path.keys().isdisjoint(("run", "key")):
+                continue
+            found = await self._find(fit, "read", asked, scope, fit.row.grace)
+            while found is not None:
+                if await self.replay(fit.row, found, asked, scope, receive, send):
+                    return True
+                found = await self._find(fit, "read", asked, scope, fit.row.grace)  # nothing has come of that one
+            if idle is None and isinstance(fit.row.idle, int):
+                idle = fit.row.idle
+        if idle is None:
+            return False
+        if idle == 404:
+            raise NoRecording
+        await responses.respond(send, idle, [])
+        return True
+
+    async def stop(self, asked: Asked, raw_path: str, scope: Scope, send: Send) -> bool:
+        """Somebody who asks for the end of a run: by its control stream, which is heard wherever it is recorded."""
+        for fit in self._table.stops(scope["method"], raw_path, asked.query):
+            found = await self._find(fit, "control", asked, scope, None)
+            if found is None:
+                continue
+            try:
+                news = await self._runs.cancel(found.path, None)
+            except (RunEnded, RunNotFound, StreamGone):
+                news = None
+            if news is not None:
+                self._feed.committed(news)
+            name = fit.path.get("key", found.run)
+            await responses.respond(send, 200, [JSON, NO_STORE], orjson.dumps({"id": name, "status": "cancelled"}))
+            return True
+        return False
+
+    async def replay(
+        self,
+        row: Row,
+        recording: Recording,
+        asked: Asked,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        position: int = 0,
+    ) -> bool:
+        """Answers with a recording, as soon as its upstream has answered. False: nothing has come of it."""
+        self._replays.admit()
+        found: Recording | None = recording
+        while found is not None and found.head is None and not found.closed:
+            await asyncio.sleep(WAIT)
+            found = await self._store.look(recording.path)
+        if found is None or found.stream != recording.stream:
+            return False
+        skip = None if row.cursor is None else row.cursor.skip(row.frames, asked.query)
+        idle = row.idle if skip is not None and isinstance(row.idle, int) else None
+        way = way_to(row, found.path, position=position, skip=skip)
+        head = answers.unanswered(row) if found.head is None else found.head
+        await self._replays(way, 200, head, idle, scope, receive, send)
+        return True
+
+    async def _find(self, fit: Fit, need: Need, asked: Asked, scope: Scope, grace: float | None) -> Recording | None:
+        """The recording that a URL names, if this client may come back to it."""
+        row, path = fit
+        asked = Asked(asked.headers, asked.query, path)
+        run, key = path.get("run"), path.get("key")
+        tenant = await self._readers.admit(row, need, scope, run)
+        if run is not None:
+            if not self._readers.owns(row, asked, run):
+                return None
+            found = await self._store.look(within(tenant, f"runs/{run}"), grace)
+        else:
+            digest = key_digest(tenant, row.name, path["key"], self._readers.credential(row, asked))
+            found = await self._store.find(digest, grace)
+        if found is None or found.relay != row.name:
+            return None
+        return found if await self._readers.allowed(row, asked, found.run, key, scope) else None
+
+
+def way_to(row: Row, path: str, *, position: int = 0, skip: Skip | None = None) -> Way:
+    """How a client of this row is given the recording at a path."""
+    return Way(
+        path=path,
+        run=path.rpartition("/")[2],
+        kind=row.frames,
+        ids=row.ids,
+        comments=row.comments and row.frames == "sse",
+        position=position,
+        skip=skip,
+        moved=row.ids or row.cursor is not None,
+    )
+
+
+def _placed(row: Row, asked: Asked, method: str, raw_path: str) -> Asked:
+    """A request with what any of the row's patterns finds in its URL."""
+    for pattern in (*row.resume, *row.start):
+        found = pattern.match(method, raw_path, asked.query)
+        if found is not None:
+            return Asked(asked.headers, asked.query, found)
+    return asked

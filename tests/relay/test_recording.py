@@ -1,0 +1,254 @@
+"""A POST's streaming answer is recorded: its client is the first reader, and others come back to it at any Machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.databases import Postgres
+from tests.relay.agent import Agent, Call
+from tests.relay.client import Response, answer, asking
+from tests.servers import Running, serving, until
+
+CHAT = {"id": "c1", "messages": []}
+ONE, TWO, THREE = b'data: {"n":1}\n\n', b'data: {"n":2}\n\n', b"data: [DONE]\n\n"
+STREAM = "/api/chat/c1/stream"
+
+
+class House:
+    """Two Machines over one database, in front of one agent server."""
+
+    def __init__(self, agent: Agent, one: Running, other: Running) -> None:
+        self.agent = agent
+        self.one = one
+        self.other = other
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def machines(postgres: Postgres) -> AsyncIterator[House]:
+    async with postgres.database() as url, AsyncExitStack() as stack:
+        agent = await stack.enter_async_context(Agent.start())
+        settings: dict[str, Any] = {"upstream": agent.url, "relay": "ai-sdk:/api/chat,ndjson:/lines"}
+        one = stack.enter_context(serving(url, "direct", **settings))
+        other = stack.enter_context(serving(url, "direct", **settings))
+        yield House(agent, one, other)
+
+
+@pytest.fixture
+def house(machines: House) -> House:
+    machines.agent.calls.clear()
+    return machines
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def begun(house: House, response: Response, *frames: bytes) -> Call:
+    """The call that has come of a POST, once its client has these frames."""
+    call = await house.agent.call()
+    await call.begin()
+    await call.say(*frames)
+    for frame in frames:
+        await response.until(frame)
+    return call
+
+
+async def test_an_answer_is_passed_on_as_it_is_and_ends_cleanly(house: House) -> None:
+    async with asking(house.one.url, "POST", "/api/chat?x=1", {"accept-encoding": "gzip"}, CHAT) as response:
+        call = await house.agent.call()
+        assert (call.method, call.target, call.json) == ("POST", "/api/chat?x=1", CHAT)
+        assert call.headers["accept-encoding"] == "identity"
+        await call.begin(headers={"content-type": "text/event-stream", "x-odd": "1", "set-cookie": "a=b"})
+        await call.say(ONE, TWO)
+        await response.until(TWO)
+        assert response.headers["x-odd"] == "1"
+        assert response.headers["set-cookie"] == "a=b"
+        await call.say(THREE)
+        await call.end()
+        assert await response.ended() == ONE + TWO + THREE
+        assert response.whole
+
+
+async def test_a_client_that_leaves_changes_nothing(house: House) -> None:
+    async with asking(house.one.url, "POST", "/api/chat", body=CHAT) as response:
+        call = await begun(house, response, ONE)
+    async with asking(house.other.url, "GET", STREAM) as back:
+        await back.until(ONE)
+        await call.say(TWO)
+        await back.until(TWO)
+        await call.end()
+        assert await back.ended() == ONE + TWO
+        assert back.whole
+    assert len(house.agent.calls) == 1
+
+
+async def test_a_replay_has_no_cookies(house: House) -> None:
+    async with asking(house.one.url, "POST", "/api/chat", body=CHAT) as response:
+        call = await house.agent.call()
+        named = {"x-vercel-ai-ui-message-stream": "v1", "set-cookie": "a=b", "x-odd": "1"}
+        await call.begin(headers={"content-type": "text/event-stream; charset=utf-8", **named})
+        await call.say(ONE)
+        await call.end()
+        await response.ended()
+    back = await answer(house.other.url, "GET", STREAM)
+    assert back.body == ONE
+    assert back.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert back.headers["x-vercel-ai-ui-message-stream"] == "v1"
+    assert back.headers.keys().isdisjoint({"set-cookie", "x-odd"})
+
+
+async def test_where_nothing_runs_a_client_is_told_so(house: House) -> None:
+    assert (await answer(house.one.url, "GET", "/api/chat/nobody/stream")).status == 204
+    assert not house.agent.calls
+
+
+async def test_what_the_upstream_cuts_ends_with_the_lost_frame(house: House) -> None:
+    async with asking(house.one.url, "POST", "/api/chat", body=CHAT) as response:
+        call = await begun(house, response, ONE)
+        await call.say(b"data: half")
+        call.cut()
+        body = await response.ended()
+        assert body == ONE + b'data: {"type":"error","errorText":"The agent server is gone."}\n\n'
+        assert response.whole
+    record = (await httpx.AsyncClient().get(f"{house.one.url}/runs?limit=1")).json()["runs"][0]
+    assert (record["workflowName"], record["status"]) == ("ai-sdk:/api/chat", "errored")
+
+
+async def test_frames_are_recorded_byte_for_byte(house: House) -> None:
+    frames = [
+        b"\xef\xbb\xbfdata: a\n\n",
+        b"data: b\r\ndata: c\r\n\r\n",
+        b"event: x\rdata: d\r\r",
+        b"data: \x80\xff\n\n",
+    ]
+    large = b"data: " + b"x" * 300_000 + b"\n\n"
+    whole = b"".join(frames) + large + b"data: without an end"
+    async with asking(house.one.url, "POST", "/api/chat", body=CHAT) as response:
+        call = await house.agent.call()
+        await call.begin()
+        for at in range(0, len(whole), 7_001):
+            await call.say(whole[at : at + 7_001])
+        await call.end()
+        assert await response.ended() == whole
+    assert (await answer(house.other.url, "GET", STREAM)).body == whole
+
+
+async def test_comments_are_not_recorded(house: House) -> None:
+    async with asking(house.one.url, "POST", "/api/chat", body=CHAT) as response:
+        call = await house.agent.call()
+        await call.begin()
+        await call.say(b": alive\n\n", ONE, b":\n\n", b": alive\n\n" + TWO)
+        await call.end()
+        assert await response.ended() == ONE + TWO
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (200, {"content-type": "application/json"}),
+        (500, {"content-type": "text/event-stream"}),
+        (200, {"content-type": "text/event-stream", "content-encoding": "br"}),
+        (429, {"content-type": "text/plain", "retry-after": "3"}),
+    ],
+)
+async def test_any_other_answer_passes_and_leaves_no_run(house: House, status: int, headers: dict[str, str]) -> None:
+    async with httpx.AsyncClient(base_url=house.one.url) as client:
+        before = (await client.get("/runs?limit=1")).json()["runs"][:1]
+        async with asking(house.one.url, "POST", "/api/chat", body={"id": "other"}) as response:
+            call = await house.agent.call()
+            await call.answer(status, b"as it is", headers)
+            assert await response.ended() == b"as it is"
+            assert response.status == status
+            assert headers.items() <= response.headers.items()
+        assert (await client.get("/runs?limit=1")).json()["runs"][:1] == before
+        assert (await client.get("/api/chat/other/stream")).status_code == 204
+
+
+async def test_a_post_without_the_key_is_passed_on(house: House) -> None:
+    async with asking(house.one.url, "POST", "/api/chat", body=b"no json") as response:
+        call = await house.agent.call()
+        assert call.body == b"no json"
+        await call.begin()
+        await call.say(b"data: half a frame")
+        await response.until(b"data: half a frame")  # nothing waits for its end
+        await response.leave()
+        await call.left()
+
+
+async def test_an_upstream_that_is_not_there_is_502(house: House, postgres: Postgres) -> None:
+    async with postgres.database() as url:
+        with serving(url, "direct", upstream="http://127.0.0.1:1", relay="ai-sdk:/api/chat") as alone:
+            response = await answer(alone.url, "POST", "/api/chat", body=CHAT)
+            assert response.status == 502
+            assert (await answer(alone.url, "GET", STREAM)).status == 204
+
+
+async def test_a_second_run_of_a_key_is_the_one_that_is_come_back_to(house: House) -> None:
+    async with (
+        asking(house.one.url, "POST", "/api/chat", body=CHAT) as first,
+        asking(house.other.url, "POST", "/api/chat", body=CHAT | {"second": True}) as second,
+    ):
+        calls = sorted([await house.agent.call(), await house.agent.call()], key=lambda call: "second" in call.json)
+        for call, frame in zip(calls, (ONE, TWO), strict=True):
+            await call.begin()
+            await call.say(frame)
+        await first.until(ONE)
+        await second.until(TWO)
+        for call in calls:
+            await call.end()
+        assert await first.ended() == ONE
+        assert await second.ended() == TWO
+    assert (await answer(house.one.url, "GET", STREAM)).body in (ONE, TWO)
+
+
+async def test_lines_are_frames_where_the_row_says_so(house: House) -> None:
+    async with asking(house.one.url, "POST", "/lines", {"x-run-id": "r1"}, {}) as response:
+        call = await house.agent.call()
+        await call.begin(headers={"content-type": "application/x-ndjson"})
+        await call.say(b'{"a":1}\n{"b"', b":2}\n")
+        await response.until(b":2}\n")
+        call.cut()
+        assert await response.ended() == b'{"a":1}\n{"b":2}\n{"error":"The agent server is gone."}\n'
+    back = await answer(house.other.url, "GET", "/lines/r1?from=1")
+    assert back.body == b'{"b":2}\n{"error":"The agent server is gone."}\n'
+
+
+async def test_a_stop_at_another_machine_reaches_the_upstream(house: House) -> None:
+    async with asking(house.one.url, "POST", "/api/chat", body=CHAT) as response:
+        call = await begun(house, response, ONE)
+        stopped = await answer(house.other.url, "POST", "/api/chat/c1/stop", body={})
+        assert (stopped.status, stopped.body) == (200, b'{"id":"c1","status":"cancelled"}')
+        await call.left()
+        assert await response.ended() == ONE + b'data: {"type":"abort"}\n\n'
+        assert response.whole
+
+
+async def test_a_get_that_overtakes_the_answer_waits_for_it(house: House) -> None:
+    async with asking(house.one.url, "POST", "/api/chat", body={"id": "slow"}):
+        call = await house.agent.call()
+        async with asking(house.other.url, "GET", "/api/chat/slow/stream") as back:
+            await asyncio.sleep(0)
+            await call.begin()
+            await call.say(ONE)
+            await call.end()
+            assert await back.ended() == ONE
+
+
+async def test_a_relayed_run_is_a_run(house: House) -> None:
+    async with asking(house.one.url, "POST", "/api/chat", body=CHAT) as response:
+        call = await begun(house, response, ONE, TWO)
+        async with httpx.AsyncClient(base_url=house.other.url) as client:
+            run = (await client.get("/runs?status=active&limit=1")).json()["runs"][0]
+            assert run["workflowName"] == "ai-sdk:/api/chat"
+            page = await client.get(f"/runs/{run['runId']}")
+            assert (page.content, page.headers["content-type"]) == (ONE + TWO, "text/event-stream")
+            meta = asyncio.ensure_future(client.get(f"/runs/{run['runId']}?meta&wait=30"))
+            await until(lambda: bool(house.other.app._hub.tails))
+            await call.end()
+            assert (await meta).json()["status"] == "completed"
