@@ -12,8 +12,9 @@ from typing import Final, Literal
 Kind = Literal["sse", "ndjson"]
 
 _LINE_END: Final = rb"(?:\r\n|\n|\r)"
-# A CR and its LF are one end of a line; a CR that is the last byte counts at once, and its LF begins the next frame.
-_BLANK: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+# A CR and its LF are one end of a line: a CR that is the last byte waits for what comes next. So it does not matter how
+# the bytes are cut.
+_BLANK: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n|\Z))")
 _NEWLINE: Final = re.compile(rb"\n")
 _SILENT: Final = re.compile(rb"(?::[^\r\n]*%b|[\r\n])+" % _LINE_END)
 _DATA: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data(?=[:\r\n])")
