@@ -21,7 +21,7 @@ from gateway.feed import Feed
 from gateway.flue.flue import Flue
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Cors
-from gateway.http.door import Door, render_refusals
+from gateway.http.door import Behind, Door, render_refusals
 from gateway.http.health import Health, Promise, health_router
 from gateway.http.limits import Limits, LiveReaders
 from gateway.http.openapi.docs import docs_router
@@ -38,6 +38,8 @@ from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
 from gateway.quotas import Quotas
+from gateway.relay.configuration import rows_of
+from gateway.relay.relay import Relay
 from gateway.runs import Runs
 from gateway.runs.quota import RunQuota
 from gateway.settings import Settings
@@ -92,8 +94,9 @@ class Gateway:
         self._streams = StreamRoutes(self._log, self._hub, self._limits, now=time.time, public_url=settings.public_url)
         self._runs = self._make_runs()
         self._leaving = False  # a drain follows
-        self._subscribe()
         self._upstream = Upstream(settings.upstream) if settings.upstream else None
+        self._relay = self._make_relay(self._upstream)
+        self._subscribe()
         self.metrics = Exposition(self._parts(), siblings)
         self._api = self._make_api()
         self._door = self._make_door()
@@ -110,6 +113,13 @@ class Gateway:
         """Ends what is open, cleanly and spread over the drain time; `/ready` turns 503 at once."""
         for hub in self._hubs:
             hub.drain(self.settings.drain_timeout * DRAINING)
+        if self._relay is not None:
+            self._relay.drain()
+
+    @property
+    def recordings_drain(self) -> float:
+        """Seconds that recordings have to end, and the clients who stay with them."""
+        return 0.0 if self._relay is None else self.settings.relay_drain
 
     def observe(self, published: Published) -> None:
         """Has `published` called for each batch that is written to followers here, for traces."""
@@ -138,6 +148,9 @@ class Gateway:
         if self._flue is not None:
             feed.heard.subscribe(self._flue.heard)
             feed.hinted.subscribe(self._flue.hinted)
+        if self._relay is not None:
+            for channel in (feed.committed, feed.heard, feed.hinted):
+                channel.subscribe(self._relay.heard)
         feed.created.subscribe(lambda path, _: self._hub.created(path), self._subscriptions.created)
         feed.doubted.subscribe(self._hub.look_again)
         feed.missed.subscribe(*(hub.look_again for hub in self._hubs))
@@ -189,6 +202,9 @@ class Gateway:
             if self._flue is not None:
                 stack.push_async_callback(end, *await self._flue.start())
             stack.push_async_callback(self._log.writer.close)
+            if self._relay is not None:
+                await self._relay.start()
+                stack.push_async_callback(self._relay.stop)
             yield
 
     # The parts, made from the settings
@@ -259,6 +275,25 @@ class Gateway:
             lists=self._lists,
         )
 
+    def _make_relay(self, upstream: Upstream | None) -> Relay | None:
+        settings = self.settings
+        rows = rows_of(settings.relay, settings.relay_file, settings.relay_credential)
+        if upstream is None or not rows:
+            return None
+        return Relay(
+            rows,
+            settings,
+            self._database,
+            self._log,
+            self._hub,
+            self._feed,
+            self._limits,
+            self._auth,
+            self._quotas,
+            upstream,
+            self.machine,
+        )
+
     def _parts(self) -> Parts:
         """What counts, for the metrics."""
         return Parts(
@@ -285,8 +320,15 @@ class Gateway:
             cors=self.cors,
             streams=streams,
             api=self._api,
-            upstream=self._upstream,
+            behind=self._behind(),
         )
+
+    def _behind(self) -> Behind | None:
+        """Who answers what is not the gateway's own."""
+        upstream = self._upstream
+        if self._relay is not None or upstream is None:
+            return self._relay
+        return lambda scope, receive, send: upstream(scope, receive, send.as_it_is)
 
     def _make_api(self) -> FastAPI:
         api = FastAPI(title="Run gateway", lifespan=self._life, redirect_slashes=False, docs_url=None, redoc_url=None)
