@@ -62,8 +62,8 @@ class Address(NamedTuple):
 
 @lru_cache(maxsize=16)
 def read(url: str) -> Address:
-    """What an address of DATABASE_URL says. `url` begins with postgres:// or postgresql://, with or without the name
-    of a driver, as in postgresql+asyncpg://. Raises ValueError where a number is none.
+    """Parses an address of DATABASE_URL. `url` begins with postgres:// or postgresql://, with or without the name of a
+    driver, as in postgresql+asyncpg://. Raises ValueError where a number is expected and there is none.
     """
     parts = urlsplit(url)
     given = {name: value for name, value in parse_qsl(parts.query) if value}

@@ -1,4 +1,4 @@
-"""What a batch of appends is made of: requests, entries of one stream each, the CALL that they become, its verdicts.
+"""Batches of appends: requests, entries of one stream each, the CALL that they become, and its verdicts.
 
 Knows the arguments and results of run_gateway.append, and nothing of connections or time.
 """
@@ -50,7 +50,7 @@ class Appended:
 
 
 class Row(Protocol):
-    """What the database answers, by the names of its columns."""
+    """A row of the database's answer, by the names of its columns."""
 
     def __getitem__(self, name: str, /) -> Any: ...
 
@@ -59,7 +59,7 @@ Settle = Callable[["Appended | ProtocolError"], None]
 
 
 class Waiting:
-    """A request, and who is to be told its outcome."""
+    """A request that waits for its outcome, and the callback that takes it."""
 
     __slots__ = ("_settle", "request", "size", "until")
 
@@ -70,19 +70,21 @@ class Waiting:
         self.size = sum(map(len, request.events)) + 100 * (len(request.events) + 1)  # what it takes of memory
 
     def settle(self, outcome: Appended | ProtocolError) -> None:
-        """Tells the outcome, once: an HTTP request has one answer, whatever fails afterwards."""
+        """Hands over the outcome, once: an HTTP request has one answer, whatever fails afterwards."""
         settle, self._settle = self._settle, None
         if settle is None:
             return
         try:
             settle(outcome)
         except Exception:
-            logger.exception("An append's outcome could not be told.")  # the others of its batch are told theirs
+            logger.exception(
+                "Handing over an append's outcome failed; its client gets no answer, and may retry."
+            )  # the others of its batch are told theirs
 
 
 @dataclass(slots=True)
 class Entry:
-    """What one batch holds for one stream: a single request, or several plain ones of one type."""
+    """A batch's part for one stream: a single request, or several plain ones of one type."""
 
     waiting: list[Waiting]
     events: list[bytes]
@@ -104,7 +106,7 @@ class Entry:
 
     @property
     def body(self) -> bytes:
-        """All events as they travel (gateway.protocol.batch). Asked for once no more are added."""
+        """All events as they travel (gateway.protocol.batch). Read it once no more are added."""
         if self._body is None:
             self._body = self.events[0] if len(self.events) == 1 else self.separator.join(self.events)
         return self._body
@@ -166,7 +168,7 @@ def arguments(entries: dict[str, Entry], *, told: bool, pack: bool) -> list[obje
 
 
 def arguments_alone(entries: dict[str, Entry], *, told: bool, pack: bool) -> list[object] | None:
-    """The same for CALL_ALONE; None where these entries are more than it takes."""
+    """The arguments of CALL_ALONE; None where it cannot take these entries."""
     if len(entries) > 1:
         return None
     ((path, entry),) = entries.items()
@@ -176,7 +178,7 @@ def arguments_alone(entries: dict[str, Entry], *, told: bool, pack: bool) -> lis
 
 
 def accepted_alone(row: Row) -> Row:
-    """What CALL would have given for what CALL_ALONE has accepted."""
+    """The row that CALL would have returned for what CALL_ALONE has accepted."""
     return {
         "verdicts": ["appended"],
         "tails": [row["tail"]],

@@ -1,4 +1,4 @@
-"""One connection to Postgres: how it is opened, how long it may be used, and whether a pooler is in between.
+"""A connection to Postgres: how it is opened, how long it may be used, and whether a pooler is in between.
 
 Knows nothing of the log: `gateway.log.database` keeps a pool of these, the listener one of its own.
 """
@@ -83,17 +83,19 @@ class LogConnection(Connection):
         return ""
 
     def _process_log_message(self, fields: dict[str, str], last_query: str) -> None:
-        """The driver's own method, called in the middle of an answer: what it raises becomes the answer.
+        """Overrides the driver's method, which is called in the middle of an answer: what is raised here becomes the
+        answer.
 
-        A wait for the synchronous standby that is cut short (by a statement_timeout, by pg_cancel_backend) is told as a
-        WARNING, and then as a success. The name of the server's function is the same in all its languages.
+        A wait for the synchronous standby that is cut short (by a statement_timeout, by pg_cancel_backend) is reported
+        by a WARNING, and then as a success. The WARNING is found by a function of the server, whose name is not
+        translated.
         """
         if fields.get("R", "").startswith(_STANDBY):
             raise Unconfirmed("The wait for the synchronous standby was cut short.")
         super()._process_log_message(fields, last_query)  # type: ignore[misc]
 
     async def _introspect_types(self, oids: Collection[int], timeout: float) -> tuple[Any, Any]:
-        """The driver's own method. Types of the catalog are the same in every Postgres, so they are asked for once."""
+        """Overrides the driver's method: types of the catalog are equal everywhere, so they are asked for once."""
         asked = frozenset(oids)
         for known, types in self._types:
             if asked <= known:
@@ -169,8 +171,8 @@ def _keep_alive(connection: Connection, asked: dict[str, int]) -> None:
 
 
 class Way(NamedTuple):
-    """What is between here and the server. `limits`: those that a session may be opened without; none with a pooler.
-    `by_session`: a pooler that lends one of its places to each connection, for as long as that is open.
+    """The way to the server. `limits`: limits that a session may be opened without; none with a pooler. `by_session`: a
+    pooler that lends one of its places to each connection, for as long as that is open.
     """
 
     keeps_statements: bool
@@ -179,8 +181,8 @@ class Way(NamedTuple):
 
 
 async def way_to(open: Callable[[], Awaitable[LogConnection]]) -> Way:
-    """Whether a prepared statement is still there, and still the same, in the connection's next transaction; and the
-    limits that a session may be opened without.
+    """Finds out whether a prepared statement is still there, and unchanged, in the connection's next transaction; and
+    the limits that a session may be opened without.
 
     Behind a pooler in transaction mode that does not support prepared statements it is not: the name may belong to
     another client by then. Doubt means no. `open` opens a connection that keeps no statements. Raises one of FAULTS.
@@ -199,7 +201,7 @@ async def way_to(open: Callable[[], Awaitable[LogConnection]]) -> Way:
 
 
 async def _names_are_translated(connection: LogConnection) -> bool:
-    """Whether this is PgBouncer >= 1.21 with max_prepared_statements, which gives statements names of its own."""
+    """True behind PgBouncer >= 1.21 with max_prepared_statements, which gives statements names of its own."""
     name = f"{_PROBE}_{secrets.token_hex(4)}"
     async with connection.transaction():
         prepared = await connection.prepare("SELECT 1", name=name)
@@ -211,9 +213,9 @@ async def _names_are_translated(connection: LogConnection) -> bool:
 
 
 async def hears(connection: LogConnection, open: Callable[[], Awaitable[LogConnection]]) -> bool:
-    """Whether a notification that is sent on another connection arrives on this one. Raises one of FAULTS.
+    """True if a notification that is sent on another connection arrives on this one. Raises one of FAULTS.
 
-    It does only if the server's side of the connection stays the client's own between its transactions.
+    It arrives only if the server's side of the connection stays the client's own between its transactions.
     """
     heard = asyncio.Event()
     nonce = secrets.token_hex(8)

@@ -49,7 +49,7 @@ _FORGOTTEN = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedSta
 
 
 class Lane:
-    """One connection of the pool, replaced when it has failed or was lost. `keep`: it is held between statements too.
+    """A connection of the pool, replaced when it has failed or was lost. `keep`: it is held between statements too.
 
     `timeout`: seconds for one statement, and as many for a connection to send it on.
     """
@@ -155,10 +155,12 @@ class Database:
         self._cached = way.keeps_statements
         self._settings = dict.fromkeys(way.limits, "0")
         if not self._cached:
-            logger.warning("A pooler that loses prepared statements: each statement takes two round trips.")
+            logger.warning(
+                "The pooler in front of Postgres loses prepared statements: each statement takes two round trips."
+            )
         if way.by_session:
             logger.warning(
-                "A pooler that lends a place to each session: it needs %d for each worker, or some wait for others.",
+                "The pooler in front of Postgres lends a place to each session: give it %d a worker, or they wait.",
                 self._size + 1,
             )
         # min_size 0: the driver would open connections by itself, and fill the log when it cannot.
@@ -259,7 +261,7 @@ class Database:
                     await self.give_back(connection)
 
     def usable(self, connection: Pooled) -> bool:
-        """Whether the next statement may go to it."""
+        """True if the next statement may go to the connection."""
         own: Any = connection
         return _is_open(connection) and own.born >= self._since and own.retires > self._loop.time()
 
@@ -268,7 +270,9 @@ class Database:
         if isinstance(error, _FORGOTTEN) and self._cached:
             self._cached = False
             self._since = self._loop.time()
-            logger.warning("A pooler has lost a prepared statement: from now on each takes two round trips.")
+            logger.warning(
+                "The pooler has lost a prepared statement: from now on each statement takes two round trips."
+            )
         elif isinstance(error, asyncpg.ReadOnlySQLTransactionError):
             # A primary that became a standby keeps its connections: new ones may lead to the new primary.
             if self._loop.time() - self._since > _DEMOTED:
@@ -307,7 +311,7 @@ class Database:
             self._probing = None
 
     async def unconfirmed(self, pid: int) -> bool:
-        """Whether this process of the server waits for a synchronous standby. Raises Unavailable.
+        """True while this process of the server waits for a synchronous standby. Raises Unavailable.
 
         Behind a pooler, whose pids are its own, the answer is no.
         """
@@ -315,7 +319,7 @@ class Database:
             return bool(await connection.fetchval(_WAITS, pid))
 
     def discard(self, connection: Pooled | None) -> None:
-        """Closes a connection at once, without a farewell to a server that may be gone."""
+        """Closes a connection without a farewell to a server that may be gone."""
         if connection is not None and _is_open(connection):
             connection.terminate()
 

@@ -1,4 +1,4 @@
-"""What the database promises of a commit, as its settings say it: told at start and on `/ready`, and changed by nobody.
+"""The durability that the database promises, by its settings: told at start and on `/ready`, and never changed here.
 
 `synchronous_commit = off` costs the log nothing (its transactions set it on); the others lose what was acknowledged.
 """
@@ -54,7 +54,7 @@ class Durability:
 
     @property
     def warnings(self) -> list[str]:
-        """What an operator has to know."""
+        """Sentences on each setting that an operator has to know of."""
         said = []
         if not self.fsync:
             said.append("The database runs with fsync off: a crash of its host loses what was acknowledged.")
@@ -66,7 +66,7 @@ class Durability:
 
 
 async def ask(connection: Connection | Pooled) -> Durability:
-    """What a connection's server and session say. Raises what the driver raises."""
+    """Asks a connection's server and session. Raises what the driver raises."""
     row = await connection.fetchrow(_ASK)
     assert row is not None, "such a statement gives one row"
     return Durability(**row)

@@ -1,4 +1,4 @@
-"""Streams whose rows another transaction holds: asked for, again and again, until they are free.
+"""Streams whose rows another transaction holds: the rows are asked for again and again, until they are free.
 
 A transaction that was left idle may hold a row for hours. The other streams of a batch go on without that one, and no
 connection waits for it.
@@ -49,7 +49,7 @@ class HeldRows:
                 except Unavailable:
                     pass  # the next look asks again; the writer ends the wait in time
                 except Exception:
-                    logger.exception("Held rows could not be looked at; the next look tries again.")
+                    logger.exception("Asking for rows that another transaction holds failed; it is tried again.")
         finally:
             self._looking = None
 

@@ -1,7 +1,7 @@
 """Background work on the log: events at rest are packed, old streams removed, and the rows of removed ones purged.
 
-One Machine at a time, in small steps with pauses in between, so that whoever appends or reads goes first. Each step is
-one transaction: a Machine that dies in the middle of it leaves nothing half done, and another goes on.
+One Machine at a time, in small steps with pauses in between, so that appends and reads go first. Each step is one
+transaction: a Machine that dies in the middle of it leaves nothing half done, and another goes on.
 """
 
 from __future__ import annotations

@@ -46,18 +46,18 @@ class Server:
     written: int | None = None
 
     def goes_on_from(self, other: Server) -> bool:
-        """Whether this is the same log as that of `other`, seen as late as that or later."""
+        """True if this is the log of `other`, as it is then or later."""
         return (self.epoch, self.incarnation) == (other.epoch, other.incarnation)
 
     def went_back(self, before: Server | None) -> bool:
-        """Whether it is at an earlier moment than `before`, an answer that had come before this one was asked for."""
+        """True if the log is at an earlier moment than `before`, an answer that came before this one was asked for."""
         if before is None or before.written is None or self.written is None or not self.goes_on_from(before):
             return False
         return self.written < before.written
 
 
 async def begin_epoch(connection: Connection, server: Server) -> Server | None:
-    """The same server, in another epoch than this one. Raises what the driver raises."""
+    """Begins another epoch on the server, and returns its identity. Raises what the driver raises."""
     await connection.execute(_NEW_EPOCH, server.incarnation)
     return await identify(connection)
 

@@ -1,4 +1,4 @@
-"""Where LISTEN goes: past the pooler, where its direct address is known or follows from the pooled one.
+"""The addresses for LISTEN: past the pooler, where its direct address is known or follows from the pooled one.
 
 On Fly's managed Postgres that is direct.<cluster>.flympg.net for pgbouncer.<cluster>.flympg.net:
 https://fly.io/docs/mpg/
@@ -14,7 +14,7 @@ _PORT = 5432
 
 
 def direct_address(url: str) -> str | None:
-    """The same database past Fly's pooler; None where that does not follow for certain from the address."""
+    """The database's address past Fly's pooler; None where that does not follow for certain."""
     parts = urlsplit(url)
     login, at, host = parts.netloc.rpartition("@")
     name, _, port = host.partition(":")
@@ -26,7 +26,9 @@ def direct_address(url: str) -> str | None:
 
 
 def listening_addresses(database_url: str, given: str | None) -> list[str]:
-    """Where to try LISTEN, best first: only what was given; or else a derived address, and then the database's."""
+    """The addresses to try LISTEN at, best first: only the given one; or else a derived address, and then the
+    database's.
+    """
     if given is not None:
         return [given]
     derived = direct_address(database_url)

@@ -1,11 +1,11 @@
 """The one LISTEN connection of a Machine: self-test, heartbeat, reconnect, then "everyone look again".
 
 A nonce that is sent through the pool must come back here. Where it does not (a pooler in transaction mode accepts
-LISTEN and delivers nothing), the log is polled, and this goes on trying.
+LISTEN and delivers nothing), the log is polled, and the listener goes on trying.
 
-Any role of a database may notify on a channel whose name it knows. News is believed on the one whose name only those
-know who may write events; on the one that everybody knows it is a hint to look. There, too, are the signs of life of
-Machines of the version before, which know no other channel: while there are any, appends are told of there as well.
+Any role of a database may notify on a channel whose name it knows. News is believed on the secret channel, whose name
+only roles that may write events know; on the public one it is a hint to look. There, too, are the signs of life of
+Machines of the version before, which know no other channel: while there are any, appends are notified there as well.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _RETRY = (0.1, 5.0)  # seconds between attempts to connect, from and to
 
 
 class Listener:
-    """Hears other Machines' news. `news` is "listen" or "polling": how it arrives at the moment.
+    """Receives other Machines' news. `news` is "listen" or "polling": how it arrives at the moment.
 
     `addresses`: where to try LISTEN, best first; each is used only after a nonce has come back. `heartbeat`: seconds.
-    `feed` is told of the news, and of the moments from which on it arrives in another way.
+    `feed` is given the news, and each moment from which on it arrives in another way.
     """
 
     def __init__(
@@ -86,17 +86,17 @@ class Listener:
 
     @property
     def alone(self) -> bool:
-        """Whether no other Machine listens, so that nobody has to be notified. Doubt means no."""
+        """True if no other Machine listens, so that none has to be notified. Doubt means no."""
         return not self._others and self._knows_others and not self._before
 
     @property
     def machine(self) -> str:
-        """This Machine's name in what the others are told: how it begins says whom they are told by."""
+        """This Machine's name in its notifications: the beginning of the name says which channels they go to."""
         return self._machine if self._before or not self._knows_others else _KNOWS + self._machine
 
     @property
     def _knows_others(self) -> bool:
-        """Whether it has listened for so long that every other Machine has been heard of."""
+        """True if it has listened for so long that every other Machine has been heard of."""
         return self.news == "listen" and time.monotonic() > self._alone_after
 
     async def stop(self) -> None:
@@ -121,7 +121,10 @@ class Listener:
                         break  # it has worked here, and will again
                 except Exception:
                     # A defect at one address must not keep this Machine from the others, nor from starting.
-                    logger.exception("Listening at %s failed unexpectedly; polling.", host_of(address))
+                    logger.exception(
+                        "Listening at %s failed unexpectedly: other Machines' events are polled for, and arrive later.",
+                        host_of(address),
+                    )
         finally:
             self._set("polling")
             ready.set()
@@ -130,9 +133,13 @@ class Listener:
         if self.news == "listen":
             self.lost += 1
             self._delay = _RETRY[0]
-            logger.warning("The listening connection is lost (%s); polling.", what)
+            logger.warning(
+                "The listening connection is lost (%s): other Machines' events are polled for, and arrive later.", what
+            )
         elif what != self._said:
-            logger.warning("No listening connection (%s); polling.", what)
+            logger.warning(
+                "No listening connection (%s): other Machines' events are polled for, and arrive later.", what
+            )
         self._said = what
 
     async def _listen(self, address: str, last: bool, ready: asyncio.Event) -> None:
@@ -148,7 +155,7 @@ class Listener:
                 self._forget()
                 if await self._echoes(connection):
                     if self.news == "polling" and len(self._addresses) > 1:
-                        logger.info("LISTEN works at %s.", host_of(address))
+                        logger.info("LISTEN works at %s: events of other Machines arrive at once.", host_of(address))
                     self._set("listen")
                 elif self.news == "polling":
                     # LISTEN is accepted and nothing arrives: a pooler. Stay with polling, and try again later.
@@ -189,7 +196,7 @@ class Listener:
         self._doubt.clear()
 
     def doubt(self) -> None:
-        """The log is on another server now: whether this connection leads there is asked at once."""
+        """Asks whether this connection leads to the log's server, since the log is on another server now."""
         self._doubt.set()
 
     async def _echoes(self, connection: LogConnection) -> bool:
@@ -225,7 +232,7 @@ class Listener:
         known[machine] = time.monotonic()
 
     async def _greet(self) -> None:
-        """Tells a Machine that has just come, at once, that it is not alone."""
+        """Tells a new Machine that it is not alone."""
         with suppress(Unavailable):  # then the next heartbeat tells it
             await self._ping()
 

@@ -1,6 +1,6 @@
-"""Lists: what asks the database for a page of many rows, and may look through all of a tenant's to find it.
+"""Lists: questions for a page of many rows, which may look through all rows of a tenant to find it.
 
-They have a small share of the pool and little time, so that no list delays anybody who reads or writes a stream.
+They have a small share of the pool and little time, so that no list delays appends or reads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ALL: Final = 32  # the same of all tenants
 
 
 class Lists:
-    """At most `most` at once; others wait, a few of each tenant. `seconds`: that the database may take for one."""
+    """A limit of `most` lists at one time; others wait, a few of each tenant. `seconds`: the database's for one."""
 
     def __init__(self, database: Database, *, most: int = MOST, seconds: float = SECONDS) -> None:
         self.under_way = 0

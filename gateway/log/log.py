@@ -30,7 +30,7 @@ PROBE_TIMEOUT: Final = 2.0  # seconds that the database has to say that it is th
 
 
 class Log:
-    """One Machine's log. `addresses`: where to try LISTEN, best first. `feed` is told of every change."""
+    """A Machine's log. `addresses`: where to try LISTEN, best first. `feed` is given every change."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Log:
 
     @property
     def listens(self) -> bool:
-        """Whether LISTEN works, so that nothing has to be polled for."""
+        """True if LISTEN works, so that nothing has to be polled for."""
         return self.listener.news == "listen"
 
     async def create(self, request: CreateRequest) -> Created:
@@ -124,7 +124,7 @@ class Log:
         )
 
     async def durability(self) -> Durability | None:
-        """What the database promises of a commit; None if it does not answer within PROBE_TIMEOUT."""
+        """The durability that the database promises; None if it does not answer within PROBE_TIMEOUT."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 async with self._database.acquire() as connection:

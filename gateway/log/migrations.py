@@ -44,7 +44,7 @@ FUNCTIONS: Final = (
 
 
 async def migrate(database_url: str, patience: float = _PATIENCE) -> list[str]:
-    """Applies what is missing and returns the names applied. Safe to repeat, and to run from several at once.
+    """Applies what is missing and returns the names applied. May be repeated, and run from several processes together.
 
     A table that another transaction holds is tried again for `patience` seconds. Raises asyncpg.LockNotAvailableError.
     """
@@ -113,7 +113,7 @@ async def _missing(connection: LogConnection) -> list[str]:
 
 
 def names() -> list[str]:
-    """Everything that this version applies to an empty database, in order."""
+    """The names of all that this version applies to an empty database, in order."""
     return [*tables(), functions()]
 
 

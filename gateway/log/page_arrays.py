@@ -40,14 +40,14 @@ class Pages:
         self.lengths += lengths
 
     def arguments(self) -> list[list[int] | list[bytes] | None]:
-        """What the database is sent; NULL where there is no page."""
+        """The arguments of the call; NULL where there is no page."""
         if not self.entries:
             return [None] * 5
         return [self.entries, self.ordinals, self.counts, self.bodies, self.lengths]
 
 
 def _cuts(lengths: list[int]) -> Iterator[tuple[int, int]]:
-    """Where pages begin and end that are no larger than packed ones."""
+    """The places where pages begin and end that are no larger than packed ones."""
     if len(lengths) <= PAGE_EVENTS and sum(lengths) <= PAGE_BYTES:
         yield 0, len(lengths)
         return

@@ -52,12 +52,12 @@ class Queue:
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to send."""
+        """True if there is something to send."""
         return bool(self._ready)
 
     @property
     def empty(self) -> bool:
-        """Whether nothing waits and nothing is under way."""
+        """True if no request waits and none is under way."""
         return not self._lines
 
     @property
@@ -107,12 +107,12 @@ class Queue:
         return batch if len(batch) < 2 else dict(sorted(batch.items()))
 
     def under_way(self, batch: dict[str, Entry]) -> dict[str, Entry]:
-        """What is left of a batch after `hold`."""
+        """The part of a batch that is left after `hold`."""
         lines = self._lines
         return {path: entry for path, entry in batch.items() if path in lines and lines[path].sent is entry}
 
     def settled(self, batch: dict[str, Entry]) -> None:
-        """What is under way of this batch has its outcome: the next requests to its streams are ready."""
+        """Ends a batch, whose requests have their outcome: the next requests to its streams are ready."""
         lines = self._lines
         for path, entry in batch.items():
             line = lines.get(path)

@@ -47,8 +47,8 @@ _MISSING = """
 class Reader:
     """Reads of the log. Every method is one round trip and raises Unavailable when there is no database.
 
-    `most` pages are read at once: a stampede of readers waits its turn, for `patience` seconds each, and leaves the
-    rest of the pool to everybody else. Turns go round by tenant.
+    `most` pages are read at one time: a stampede of readers waits its turn, for `patience` seconds each, and leaves the
+    rest of the pool to others. Turns go round by tenant.
     """
 
     def __init__(self, database: Database, *, page_bytes: int, most: int = 4, patience: float = 10) -> None:
@@ -70,9 +70,9 @@ class Reader:
     ) -> Page:
         """The page after `position`, or one that begins at most `last_events` before the tail.
 
-        Holds about `page_bytes`, and at least one event when there is one. Slides a TTL unless told not to.
-        `known`: a page that was read from `position` before. If its events are still the right answer, they are taken
-        from it and not sent again. Raises StreamNotFound, StreamGone, OffsetGone.
+        Holds about `page_bytes`, and at least one event when there is one. Slides a TTL unless told not to. `known`: a
+        page that was read from `position` before. If its events are still the right answer, they are taken from it and
+        not sent again. Raises StreamNotFound, StreamGone, OffsetGone.
         """
         full = known and not known.batch.up_to_date
         args = (known.stream.id, known.batch.end, full) if known else (None, None, None)
@@ -149,8 +149,8 @@ class Reader:
         return {row["path"]: (row["id"], row["tail"], row["closed"]) for row in rows}
 
     async def missing(self, shown: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
-        """What of streams, by path their id and a position that was read, is not in the log: how many streams lack
-        something, and how many events that is.
+        """Counts what the log lacks of streams that were shown, each with its id and a position that was read: the
+        streams that lack something, and the events.
         """
         ids, positions = zip(*shown.values(), strict=True) if shown else ((), ())
         async with self._database.acquire() as connection:

@@ -1,7 +1,7 @@
-"""The secrets that all Machines share, in the database: what webhooks and what tokens are signed with.
+"""The secrets that all Machines share, in the database: webhooks and tokens are signed with them.
 
 Several of a kind are valid at a time, so that a new one can be made while signatures of the old ones are still about.
-Whoever asks first makes the first of each kind. What is derived from a secret is not known here.
+The first Machine that asks makes the first of each kind. What is derived from a secret is not known here.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _DROP: Final = (
 
 @dataclass(frozen=True, slots=True)
 class SharedSecret:
-    """One of them. `known`: it is the first, or has been there for two minutes: every Machine has read it by now."""
+    """A secret. `known`: it is the first, or has been there for two minutes: every Machine has read it by now."""
 
     secret: bytes = field(repr=False)
     known: bool
 
 
 async def read(database: Database) -> Mapping[Purpose, Sequence[SharedSecret]]:
-    """All of them by purpose, the oldest first; at least one of each. Raises Unavailable."""
+    """All secrets by purpose, the oldest first; at least one of each. Raises Unavailable."""
     async with database.acquire() as connection:
         rows = await connection.fetch(_ALL)
         if len({row["purpose"] for row in rows}) < 2:

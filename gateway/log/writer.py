@@ -1,7 +1,7 @@
 """Group commit: all requests that wait become one CALL, one transaction, one round trip.
 
-The database judges every request on its own; here they are only gathered, in order, and told their outcome. One
-stream stands at most once in a batch, and in one batch at a time: that keeps the order of a stream's requests.
+The database judges every request on its own; here they are only gathered, in order, and given their outcome. One stream
+stands at most once in a batch, and in one batch at a time: that keeps the order of a stream's requests.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _DEFINITE: Final = (
 
 
 class Part(NamedTuple):
-    """What is to be sent again of a batch. `without_held`: a held row has left it."""
+    """A part of a batch that is to be sent again. `without_held`: held rows have left it already."""
 
     entries: dict[str, Entry]
     without_held: bool = False
@@ -67,8 +67,8 @@ class Writer:
 
     `timeout`: seconds within which a request is sent to the database, or else refused; and as many that the database
     has for a batch, whose outcome counts as unknown then. `pack`: events that come in numbers may be written as pages.
-    `machine` names this Machine to the others, or is None while there are none to be told. `feed` is told of every
-    committed change, and of every unknown outcome.
+    `machine` names this Machine to the others, or is None while there are no others. `feed` is given every committed
+    change, and every unknown outcome.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Writer:
 
     @property
     def pending_bytes(self) -> int:
-        """Of requests that no batch has taken yet."""
+        """Bytes of requests that no batch has taken yet."""
         return self._queue.bytes
 
     async def append(self, request: AppendRequest) -> Appended:
@@ -137,7 +137,7 @@ class Writer:
     def submit(self, request: AppendRequest, settle: Settle) -> None:
         """Takes a request; `settle` is called with its outcome, what `append` would return or raise.
 
-        Raises TooManyPending at once.
+        Raises TooManyPending instead of taking it.
         """
         if self._queue.bytes > self._max_pending:
             self.outcomes["refused"] += 1
@@ -179,7 +179,7 @@ class Writer:
             self._flush_at = self._loop.call_later(_PATIENCE, self._flush)
 
     async def _commit(self, batch: dict[str, Entry], lane: Lane) -> None:
-        """One batch, from its call to its outcomes; then the lane is free for the next.
+        """Sends a batch and answers its requests; then the lane is free for the next.
 
         A call of which nothing was applied is made again with a part of it. What waits for a row meanwhile is back in
         the queue, and may be in another batch before this one ends.
@@ -202,7 +202,7 @@ class Writer:
             self._go()
 
     def _in_time(self, entries: dict[str, Entry]) -> bool:
-        """Whether any of these may be sent again; or else they are refused."""
+        """True if one of the entries may still be sent again; otherwise all are refused."""
         now = self._loop.time()
         if any(entry.waiting[0].until > now for entry in entries.values()):
             return True
@@ -210,9 +210,10 @@ class Writer:
         return False
 
     async def _call(self, entries: dict[str, Entry], lane: Lane, *, without_held: bool = False) -> list[Part]:
-        """Sends a part of a batch, and tells its outcomes. Returns what is to be sent again: nothing of it was applied.
+        """Sends a part of a batch and answers its requests. Returns the parts to send again: nothing of them was
+        applied.
 
-        `without_held`: it is what a held row has left.
+        `without_held`: held rows have left the part already.
         """
         began = time.monotonic()
         try:
@@ -252,7 +253,9 @@ class Writer:
         return await lane.fetchrow(CALL, machine, *arguments(entries, told=told, pack=self._pack))
 
     async def _without_held(self, entries: dict[str, Entry], lane: Lane, *, all_held: bool) -> list[Part]:
-        """Another transaction holds the row of a stream, and nothing was applied: the others go on without it."""
+        """Takes the streams whose rows another transaction holds out of a batch of which nothing was applied. Returns
+        the rest.
+        """
         try:
             held = (
                 set(entries)
@@ -277,13 +280,13 @@ class Writer:
         return held
 
     def _waited_for(self, paths: list[str]) -> tuple[list[str], list[bool], list[bool]]:
-        """What tells which rows these streams' next requests write to: whether they close, and have a lease."""
+        """The rows that some streams' next requests write to: whether each closes, and whether it has a lease."""
         requests = [self._queue.first(path) for path in paths]
         closes = [request is not None and request.close for request in requests]
         return paths, closes, [request is not None and request.lease is not None for request in requests]
 
     def _go_on(self, path: str) -> None:
-        """A row that was held is free."""
+        """Takes up a stream whose row is free again."""
         self._queue.release(path)
         if self._flush_at is None and self._free:
             self._flush()
@@ -312,7 +315,7 @@ class Writer:
             self._empty.set()
 
     def _refuse(self, entries: dict[str, Entry], error: Unavailable) -> None:
-        """The database takes nothing at the moment, and has applied nothing."""
+        """Refuses requests of which the database has applied nothing, since it takes nothing at the moment."""
         if isinstance(error, NotWritable) and not self._refused:
             self._refused = True
             logger.warning("The database takes no writes (%s); appends are answered 503.", error.__cause__)
@@ -330,10 +333,11 @@ class Writer:
                 waiting.settle(error)
 
     async def _tell(self, entries: dict[str, Entry], row: Row, landed: float) -> None:
-        """Tells everyone what the database has said. The loop turns between TOLD of them and the next, for others wait.
+        """Answers all requests of a batch by the database's verdicts. The loop turns after every TOLD of them, for
+        others wait.
 
-        And not after the last. Their streams are busy until this ends, so what comes in such a turn would be sent by
-        itself, and not together with what comes in the next.
+        It does not turn after the last. Their streams are busy until this ends, so what comes in such a turn would be
+        sent by itself, and not together with what comes in the next.
         """
         told = 0
         columns = zip(
