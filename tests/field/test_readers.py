@@ -91,12 +91,13 @@ async def test_an_event_source_waits_for_what_cannot_be_read_now(
 @pytest.mark.parametrize("type", ["application/json", "text/plain", "application/octet-stream"])
 async def test_a_reader_of_lines_of_64_kib_reads_a_long_run(database_url: str, run: str, type: str) -> None:
     """As with asyncio's readline or Go's bufio.Scanner. It is cut off in the middle, and resumes."""
-    content = [f'"{number:05}-{"x" * 492}"'.encode() for number in range(1_500)]
+    count, size = (1_500, 500) if type == "application/json" else (150, 5_000)
+    content = [f'"{number:05}-{"x" * (size - 8)}"'.encode() for number in range(count)]
     with serving(database_url, "direct") as gateway:
         async with client_of(gateway) as client:
             await client("PUT", run, headers={"content-type": type})
             if type == "application/json":
-                for first in range(0, 1_500, 300):
+                for first in range(0, count, 300):
                     body = b"[%b]" % b",".join(content[first : first + 300])
                     await client("POST", run, headers=JSON, content=body)
             else:
@@ -110,7 +111,7 @@ async def test_a_reader_of_lines_of_64_kib_reads_a_long_run(database_url: str, r
                 data += read
                 connections += 1
     assert connections > 2
-    assert data == (1_500 * 501 if type == "application/json" else 1_500 * 500)
+    assert data == count * (size + 1 if type == "application/json" else size)
 
 
 async def read_lines(port: int, run: str, offset: str, most: int) -> tuple[str, int]:
