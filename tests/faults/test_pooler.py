@@ -230,4 +230,4 @@ async def test_connections_of_a_small_pooler_are_lent_in_turn(
         for _ in range(2):
             await at_once(one)
             await at_once(other)
-    assert "it needs 5 for each worker" in caplog.text
+    assert "give it 5 a worker" in caplog.text
