@@ -51,7 +51,7 @@ DRAINING: Final = 0.8  # part of the drain time in which followers are ended; in
 
 
 class Gateway:
-    """One Machine over a migrated database, as an ASGI application.
+    """A Machine over a migrated database, as an ASGI application.
 
     Streams are answered straight over ASGI, everything else by FastAPI. `listen_database_url`: the database past any
     pooler, for LISTEN. `siblings`: other workers that share this one's port.
@@ -102,7 +102,7 @@ class Gateway:
         self._door = self._make_door()
 
     def read_keys_again(self) -> None:
-        """What SIGHUP asks for."""
+        """Reads the file of keys again, as SIGHUP asks for."""
         self._auth.read_again()
 
     def leave(self) -> None:
@@ -110,7 +110,7 @@ class Gateway:
         self._leaving = True
 
     def begin_drain(self) -> None:
-        """Ends what is open, cleanly and spread over the drain time; `/ready` turns 503 at once."""
+        """Ends what is open, cleanly and spread over the drain time; `/ready` turns 503 immediately."""
         for hub in self._hubs:
             hub.drain(self.settings.drain_timeout * DRAINING)
         if self._relay is not None:
@@ -131,16 +131,16 @@ class Gateway:
 
     @property
     def bodies(self) -> Bodies:
-        """Those that are arriving, which the server's connections count."""
+        """The account of bodies that are arriving, in which the server's connections count."""
         return self._limits.bodies
 
     @property
     def door(self) -> Door | None:
-        """What POSTs that come past ASGI are offered to (`gateway.http.fast_append`), if they may."""
+        """The door for POSTs that come past ASGI (`gateway.http.fast_append`), if they may."""
         return self._door if self._door.past_asgi else None
 
     def _subscribe(self) -> None:
-        """Who hears of commits: readers first, then those who find out what a commit means for others."""
+        """Subscribes to commits: readers first, then the parts that find out what a commit means for others."""
         feed = self._feed
         feed.committed.subscribe(self._hub.ring, self._runs.heard, self._subscriptions.committed)
         feed.heard.subscribe(self._hub.ring, self._runs.heard)
@@ -179,7 +179,7 @@ class Gateway:
 
     @asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
-        """Starts the parts, and stops them in reverse: all that were started, whatever one of them raises."""
+        """Starts the parts, and stops all that were started, in reverse, whatever one of them raises."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._database.close)
             await self._database.open()
@@ -295,7 +295,7 @@ class Gateway:
         )
 
     def _parts(self) -> Parts:
-        """What counts, for the metrics."""
+        """The parts that count, for the metrics."""
         return Parts(
             self.settings.place | {"machine": self.machine},
             self._database,

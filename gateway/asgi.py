@@ -20,7 +20,7 @@ TARGET: Final = "run_gateway.target"
 
 
 def target_of(scope: Scope) -> Target:
-    """What an HTTP request is for."""
+    """The target of an HTTP request."""
     target: Target | None = scope.get(TARGET)
     if target is None:
         target = scope[TARGET] = Target.of(scope["path"])

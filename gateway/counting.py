@@ -1,7 +1,7 @@
 """Counters cheap enough for hot paths: plain numbers in memory, which `gateway.metrics` reads when it is scraped.
 
-Knows nothing of Prometheus, of names or of labels. A simple count is an int attribute of whoever counts; here is the
-rest.
+Knows nothing of Prometheus, of names or of labels. A simple count is an int attribute of the object that counts; the
+rest is here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Histogram:
 
 
 def together(histograms: Sequence[Histogram]) -> Histogram:
-    """The sum of histograms that have the same bounds."""
+    """The sum of histograms that have equal bounds."""
     one = Histogram(histograms[0].bounds)
     one.counts = [sum(counts) for counts in zip(*(each.counts for each in histograms), strict=True)]
     one.total = sum(each.total for each in histograms)
@@ -39,7 +39,7 @@ def together(histograms: Sequence[Histogram]) -> Histogram:
 
 
 class Inside:
-    """How many are inside a block: `with inside:`. It is one object for all of them, and costs nothing for each."""
+    """A gauge as a context manager: `with gauge:` adds one while the block runs. Reusable, and allocates nothing."""
 
     __slots__ = ("count",)
 

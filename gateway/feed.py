@@ -1,6 +1,6 @@
-"""Who hears of commits. Telling is not deciding (law 10): whatever a subscriber raises changes no outcome.
+"""The feed of commits. Telling is not deciding (law 10): whatever a subscriber raises changes no outcome.
 
-A subscriber that raises is told of the next change all the same, and keeps nobody else from hearing of this one.
+A subscriber that raises is called with the next change all the same, and keeps no other from being called.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Channel(Generic[P]):
                 subscriber(*arguments, **named)
             except Exception:
                 name = getattr(subscriber, "__qualname__", subscriber)
-                self._seldom_logger.exception("%s could not be told of a change, but it is committed.", name)
+                self._seldom_logger.exception("Telling %s of a committed change failed; the commit stands.", name)
 
 
 class Feed:

@@ -1,7 +1,7 @@
-"""Trouble that lasts, or that comes back, fills no log. Knows nothing of the house.
+"""Trouble that lasts, or that comes back, without filling the log. Knows nothing of the house.
 
-What lasts is told once: a line in the log when it begins, and one when it is over. Whatever tries again every second
-would otherwise fill the log while the database is away. What comes back is told at most once a second.
+What lasts is told once: a line in the log when it begins, and one when it is over. What tries again every second would
+otherwise fill the log while the database is away. What comes back is told at most once a second.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SELDOM: Final = 1.0  # seconds between two lines of the same kind
 
 
 class Outage:
-    """Something that cannot be done at times. `begins` and `ends` are what the log says, at warning and at info."""
+    """An outage of something. `begins` and `ends` are what the log says, at warning and at info."""
 
     def __init__(self, logger: logging.Logger, begins: str, ends: str) -> None:
         self.lasts = False
@@ -24,20 +24,20 @@ class Outage:
         self._ends = ends
 
     def begin(self, *details: object) -> None:
-        """It could not be done. `details` are the arguments of `begins`."""
+        """Begins the outage, or goes on with it. `details` are the arguments of `begins`."""
         if not self.lasts:
             self._logger.warning(self._begins, *details)
         self.lasts = True
 
     def end(self) -> None:
-        """It could be done."""
+        """Ends the outage, if there is one."""
         if self.lasts:
             self._logger.info(self._ends)
         self.lasts = False
 
 
 class SeldomLogger:
-    """For exceptions of which every frame may bring another: of one kind, at most one in SELDOM seconds is logged.
+    """A logger for exceptions that may come with every frame: of one kind, at most one in SELDOM seconds is logged.
 
     `clock` gives monotonic seconds.
     """

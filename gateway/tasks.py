@@ -1,8 +1,8 @@
-"""How background tasks are begun, kept going and ended, and how long work gives way.
+"""Background tasks: how they are begun, kept going and ended, and how long work gives way.
 
 It knows nothing of the house but how a refusal looks.
 
-The rule for what runs as long as its Machine does: if it ends, that is logged at once, and it is begun again.
+The rule for what runs as long as its Machine does: if it ends, that is logged, and it is begun again.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ async def forever(
     bell: asyncio.Event | None = None,
     late: bool = False,
 ) -> None:
-    """Does a step again and again, until cancelled: the one loop of whatever a Machine does by itself.
+    """Does a step again and again, until cancelled: the one loop of all that a Machine does by itself.
 
-    Between two steps it waits `pause()` seconds, or as many as the step returns, or until `bell` rings. `late`: and so
-    before the first one. A step that is refused, as while the database is away, begins the outage, whose line has one
-    `%r` for the cause; the next that succeeds ends it. Without an outage a refusal is nobody's news. What nobody
-    expected is logged under `name`, at most once a second, and the next step tries again.
+    Between two steps it waits `pause()` seconds, or as many as the step returns, or until `bell` rings. `late`: it
+    waits before the first one, too. A step that is refused, as while the database is away, begins the outage, whose
+    line has one `%r` for the cause; the next that succeeds ends it. Without an outage a refusal is not logged. An
+    unexpected error is logged under `name`, at most once a second, and the next step tries again.
     """
     rest = pause() if late else 0.0
     while True:
@@ -82,7 +82,7 @@ async def _rest(seconds: float, bell: asyncio.Event | None) -> None:
 
 
 async def together(*work: Coroutine[Any, Any, None]) -> None:
-    """Does all of this at the same time. Where one part fails, the others are ended, and what it raised is raised."""
+    """Does all work at the same time. Where one part fails, the others are ended, and what it raised is raised."""
     tasks = [asyncio.create_task(part) for part in work]
     try:
         await asyncio.gather(*tasks)

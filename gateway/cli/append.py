@@ -57,7 +57,7 @@ async def _append(url: str, token: str | None, create: bool, close: bool, produc
 
 
 async def _send(http: Session, url: str, create: bool, close: bool, producer_id: str | None) -> str:
-    """Everything on stdin; the offset after it."""
+    """Sends everything on stdin; returns the offset after it."""
     producer = Producer(http, url, producer_id)
     offset = await producer.create() if create else None
     events = _Events()
@@ -110,7 +110,7 @@ class _Events:
 
 
 async def _stdin() -> AsyncIterator[bytes]:
-    """What is on stdin, as soon as it is; the next is read while the last is being sent. Raises Failure."""
+    """Lines of stdin, as soon as they are there; the next are read while the last are being sent. Raises Failure."""
     loop = asyncio.get_running_loop()
     chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
     room = threading.Semaphore(CHUNKS_AHEAD)

@@ -49,7 +49,7 @@ def demo(speed: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One event of the recording, and the seconds from the first one to it."""
+    """An event of the recording, and the seconds from the first one to it."""
 
     text: str
     at: float

@@ -1,4 +1,6 @@
-"""What `tail` and `append` share: a Machine's address, what to show it, and a session that says when it has to wait."""
+"""The parts that `tail` and `append` share: a Machine's address, the credential, and a session that says when it has to
+wait.
+"""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def _row(record: dict[str, Any]) -> str:
 
 
 def _took(record: dict[str, Any]) -> str:
-    """How long a run took, or has taken until now; as wide as others."""
+    """The time that a run took, or has taken until now, in a fixed width."""
     if "durationMs" in record:
         seconds = record["durationMs"] / 1000
     else:

@@ -1,4 +1,4 @@
-"""What a person types for a run or a stream -> its URL."""
+"""URLs of what a person types for a run or a stream."""
 
 from __future__ import annotations
 

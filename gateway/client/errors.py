@@ -1,4 +1,4 @@
-"""What can go wrong for a client for good. What may pass by itself is retried and never seen as an error."""
+"""Errors that are final for a client. What may pass by itself is retried and never seen as an error."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ HEALTHY = 1.0
 
 
 class _Lost(Exception):
-    """This connection is over, another may do better."""
+    """The connection is over; another one may do better."""
 
     def __init__(self, reason: str, floor: float = 0.0) -> None:
         super().__init__(reason)
@@ -31,10 +31,10 @@ class _Lost(Exception):
 
 
 class Follower:
-    """One reader of one stream: `async for step in follower`.
+    """A reader of one stream: `async for step in follower`.
 
-    `urls` are addresses of the same stream; the next one is tried when one fails. `offset` is where reading
-    goes on, `url` who gave the last step, `binary` whether its data is base64.
+    `urls` are addresses of that stream; the next one is tried when one fails. `offset` is where reading goes on, `url`
+    the address that gave the last step, `binary` true if its data is base64.
     """
 
     def __init__(self, session: Session, urls: Sequence[str], offset: str = "-1") -> None:

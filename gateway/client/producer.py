@@ -21,10 +21,9 @@ MOST: Final = 1_000
 
 
 def fresh_epoch() -> int:
-    """An epoch later than that of any earlier session under the same id, without asking anyone: milliseconds.
+    """An epoch later than that of any earlier session of this id, without asking a server: milliseconds.
 
-    Starting at 0 again would be taken for a repetition of what the earlier session had sent, and dropped
-    (§5.2.1).
+    Starting at 0 again would be taken for a repetition of what the earlier session had sent, and dropped (§5.2.1).
     """
     return time.time_ns() // 1_000_000
 
@@ -105,7 +104,7 @@ def _array(events: Sequence[bytes]) -> bytes:
 
 
 def _replaced(response: httpx.Response) -> bool:
-    """Whether another producer has a later epoch; a 403 with Stream-Closed says that the run's lease ran out."""
+    """True if another producer has a later epoch; a 403 with Stream-Closed says that the run's lease ran out."""
     return (
         response.status_code == 403 and "producer-epoch" in response.headers and "stream-closed" not in response.headers
     )

@@ -1,4 +1,4 @@
-"""When to try again, and how long to wait before. Chance is an argument; the waiting is the caller's."""
+"""Retries: whether to try again, and how long to wait before. Chance is an argument; the waiting is the caller's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Backoff:
     failures: int = 0
 
     def reset(self) -> None:
-        """What was tried has worked."""
+        """Begins anew, since a try has worked."""
         self.failures = 0
 
     def next(self, floor: float = 0.0) -> float:

@@ -62,7 +62,7 @@ class Run:
         """What a reader needs: runId, streamUrl, offset and, if the gateway asks who comes, a token."""
 
     async def emit(self, event: object, default: Callable[[Any], Any] | None = None) -> None:
-        """Have an event sent, with whatever else comes up while a request is under way; waits only beyond AHEAD.
+        """Has an event sent, with whatever else comes up while a request is under way; waits only beyond AHEAD.
 
         `default` turns what json does not know into what it does. Raises what json.dumps raises, ValueError for NaN and
         Infinity, and then the run goes on without the event; and ClientError.

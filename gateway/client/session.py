@@ -19,7 +19,7 @@ from gateway.wording import one_line
 
 
 class Trouble(NamedTuple):
-    """Told to whoever wants to know each time that something is going to be tried again."""
+    """A callback for each time that something is going to be tried again."""
 
     reason: str
     failures: int
@@ -40,7 +40,7 @@ def _silent(_: Trouble) -> None:
 
 @dataclass(slots=True)
 class Session:
-    """What all requests of one client share."""
+    """The parts that all requests of one client share."""
 
     http: httpx.AsyncClient
     on_trouble: Callable[[Trouble], None] = _silent
@@ -51,7 +51,7 @@ class Session:
     async def send(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, content: bytes = b""
     ) -> Answer:
-        """One request, sent until it is answered. Raises GaveUp."""
+        """Sends one request until it is answered. Raises GaveUp."""
         backoff, doubtful = self.backoff(), False
         deadline = asyncio.get_running_loop().time() + self.patience
         while True:
@@ -74,7 +74,7 @@ class Session:
             await asyncio.sleep(wait)
 
     async def head(self, url: str) -> httpx.Response:
-        """What a stream says of itself. Raises ClientError."""
+        """Asks for a stream's headers. Raises ClientError."""
         response = (await self.send("HEAD", url)).response
         if response.status_code != 200:
             # The refusal of a HEAD has no body to say why: that of a GET has.
@@ -98,7 +98,7 @@ def client(token: str | None = None) -> httpx.AsyncClient:
 
 
 def explain(response: httpx.Response) -> str:
-    """What the server says about a refusal: its own message and details when the body has them."""
+    """The server's explanation of a refusal: its message and details when the body has them."""
     try:
         error = json.loads(response.content)["error"]
         said = f"{error['message']} {error.get('details') or ''}"

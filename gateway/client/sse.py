@@ -18,7 +18,7 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One server-sent event, whole."""
+    """A server-sent event, whole."""
 
     type: str
     data: str

@@ -1,4 +1,4 @@
-"""Who Postgres runs as: whoever runs the gateway, and never root, which Postgres refuses to be."""
+"""The account that Postgres runs as: the gateway's own, and never root, which Postgres refuses to be."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Account:
 
 
 def choose_account(clusters: Iterable[Path]) -> Account | None:
-    """None means ourselves. Raises EmbeddedPostgresError when root finds nobody to be."""
+    """The account to run as; None: our own. Raises EmbeddedPostgresError when root finds no user for it."""
     if os.geteuid() != 0:
         return None
     for found in (path.stat() for path in clusters):

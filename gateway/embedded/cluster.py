@@ -24,21 +24,21 @@ class Cluster:
         return str(self.folder)
 
     def exists(self) -> bool:
-        """Whether initdb has ended well here, once."""
+        """True if initdb has ended well here, once."""
         return (self.folder / "PG_VERSION").exists()
 
     def says_ready(self) -> bool:
-        """Whether Postgres has written that it takes connections."""
+        """True if Postgres has written that it takes connections."""
         return self._status()[7:8] == ["ready"]
 
     def postmaster_pid(self) -> int | None:
-        """Of the Postgres that runs here, or of one that was killed."""
+        """The pid of the Postgres that runs here, or of one that was killed."""
         # Never 0: a signal to it would go to ourselves. Negative for a Postgres in single-user mode.
         match = re.fullmatch(r"-?([1-9]\d*)", "".join(self._status()[:1]))
         return int(match[1]) if match is not None else None
 
     def runs_here(self, pid: int) -> bool:
-        """Whether that process works in this folder, as every process of its Postgres does (Linux)."""
+        """True if that process works in this folder, as every process of its Postgres does (Linux)."""
         try:
             return os.path.samefile(f"/proc/{pid}/cwd", self.folder)
         except OSError:  # it has ended, or is somebody else's
@@ -58,7 +58,7 @@ class Cluster:
         return Path(tempfile.mkdtemp(prefix=".initdb-", dir=self.folder.parent))
 
     def move_in(self, room: Path) -> None:
-        """What initdb has made becomes the cluster, whole."""
+        """Makes the result of initdb the cluster, whole."""
         room.rename(self.folder)
         parent = os.open(self.folder.parent, os.O_RDONLY)
         try:

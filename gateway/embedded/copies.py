@@ -38,7 +38,7 @@ def reachable_copy(package: Path, program: Path) -> Path:
 
 
 def copy_package(package: Path, target: Path) -> None:
-    """All of it, or nothing: several gateways may be doing the same."""
+    """Copies all of it, or nothing: several gateways may be copying together."""
     if os.statvfs(target.parent).f_flag & getattr(os, "ST_NOEXEC", 0):  # Linux only
         raise PermissionError("programs may not be run from there (noexec)")
     scratch = Path(tempfile.mkdtemp(prefix=".run-gateway-", dir=target.parent))

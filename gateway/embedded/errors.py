@@ -1,4 +1,4 @@
-"""What goes wrong with an embedded Postgres, for the person who started the gateway."""
+"""Errors of an embedded Postgres, for the person who started the gateway."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Folders that hold our data, or that stand where everybody may write: whose they are, and who may look in.
 
-Postgres refuses a cluster that others may read. In /tmp anybody may have put a folder of our name before us.
+Postgres refuses a cluster that others may read. In /tmp another user may have put a folder of our name before us.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from gateway.embedded.accounts import Account
 
 
 def trusted(folder: Path, uid: int) -> None:
-    """Raises PermissionError unless `folder` is a real folder of that user, and nobody else can write to it."""
+    """Raises PermissionError unless `folder` is a real folder of that user, which no other user can write to."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o022:
         raise PermissionError("belongs to somebody else")
 
 
 def claim(folder: Path, uid: int) -> None:
-    """Makes a private folder of the user `uid`. Raises PermissionError if somebody else has put one there."""
+    """Makes a private folder of the user `uid`. Raises PermissionError if another user has put one there."""
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""What all gateways on one data folder agree on, without having to ask each other."""
+"""The places and names that all gateways on one data folder agree on, without having to ask each other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Home:
 
     @property
     def dsn(self) -> str:
-        """The same for every owner and after every restart."""
+        """The address of Postgres: equal for every owner and after every restart."""
         return f"postgresql://postgres@/postgres?host={self.runtime}&port={PORT}"
 
     @property

@@ -1,4 +1,4 @@
-"""How a process of Postgres is started, so that it ends with the gateway, and how it is told to end."""
+"""Processes of Postgres: started so that they end with the gateway, and told to end."""
 
 from __future__ import annotations
 

@@ -38,22 +38,22 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """The same for every owner and after every restart."""
+        """The address of Postgres: equal for every owner and after every restart."""
         return self._home.dsn
 
     @property
     def owner(self) -> bool:
-        """Whether Postgres is this gateway's to start and stop."""
+        """True if Postgres is this gateway's to start and stop."""
         return self._owner_lock is not None
 
     @property
     def version(self) -> str:
-        """Of the binaries: 18.6."""
+        """The version of the binaries: 18.6."""
         return self._home.binaries.version
 
     @property
     def pid(self) -> int | None:
-        """Of the postmaster, when it is a child of this process."""
+        """The pid of the postmaster, when it is a child of this process."""
         return self._found[1].pid if self._found is not None else None
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The folder of the socket: every process on one data folder comes to the same one, and so to the same DSN.
+"""The folder of the socket: every process on one data folder finds it there, and so has the same DSN.
 
 It is not in the data folder: a socket's path has at most 107 bytes, and a data folder may lie deep.
 """

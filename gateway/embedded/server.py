@@ -53,7 +53,7 @@ NO_ANSWER = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceErro
 
 
 async def answers(home: Home) -> bool:
-    """Whether clients are served. The status file is asked first: refused connections would fill the log."""
+    """True if clients are served. The status file is asked first: refused connections would fill the log."""
     if not home.cluster.says_ready():
         return False
     try:
@@ -74,7 +74,7 @@ class Server:
 
     @property
     def pid(self) -> int | None:
-        """Of the postmaster."""
+        """The pid of the postmaster."""
         return self._process.pid if self._process is not None else None
 
     @property
@@ -83,7 +83,7 @@ class Server:
 
     @property
     def exit_code(self) -> int | None:
-        """Of the one that was begun last, when it has ended by itself."""
+        """The exit code of the last postmaster, when it has ended by itself."""
         return self._process.poll() if self._process is not None else None
 
     async def begin(self, *, create: bool) -> None:
@@ -119,7 +119,7 @@ class Server:
         self._process = None
 
     async def _wait_for_predecessor(self) -> int:
-        """The lock that says that no process of an earlier Postgres is left; those that linger are told to end."""
+        """Takes the lock that says that no process of an earlier Postgres is left; one that lingers is told to end."""
         cluster = self._home.cluster
         for number, patience in ((0, 2.0), *STOP_LADDER):
             pid = cluster.postmaster_pid()

@@ -1,4 +1,4 @@
-"""What Postgres prints, in a file that does not grow for ever, and its last lines when a start has failed."""
+"""The output of Postgres, in a file that does not grow for ever, and its last lines when a start has failed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class ServerLog:
         self._mark = 0
 
     def begin(self) -> None:
-        """A start begins here; a log that has grown too long is put aside first."""
+        """Marks a start; a log that has grown too long is put aside first."""
         self._mark = self.path.stat().st_size if self.path.exists() else 0
         if self._mark > LIMIT:
             self.path.replace(self.path.with_name(f"{self.path.name}.1"))
             self._mark = 0
 
     def open(self) -> BinaryIO:
-        """To be appended to, by us and by Postgres; nobody else may read it."""
+        """Opens the log for us and Postgres to append to; no other user may read it."""
         return open(self.path, "ab", opener=_private)
 
     def failure(self, what: str) -> EmbeddedPostgresError:

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def wait_for(look: Callable[[], T | None], patience: float) -> T | None:
-    """What `look` finds, as soon as it finds something; None when it has not within `patience` seconds."""
+    """Polls `look`, and returns what it finds; None when it finds nothing within `patience` seconds."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + patience
     while (found := look()) is None and clock() < deadline:  # noqa: ASYNC110

@@ -86,11 +86,11 @@ class Flue:
         return make_router(self._records, own)
 
     async def taken(self, run: str) -> bool:
-        """Whether Flue has a run of this id that may be read here."""
+        """True if Flue has a run of this id that may be read here."""
         return await self._source.taken(run)
 
     async def find(self, run: str) -> int:
-        """What stands for its stream's id. Raises NoSuchRun unless there is such a run to be read."""
+        """A number that stands for its stream's id. Raises NoSuchRun unless there is such a run to be read."""
         return await self._source.find(run)
 
     @property
@@ -100,7 +100,7 @@ class Flue:
 
     @property
     def news(self) -> How:
-        """How news of Flue's runs arrives at the moment."""
+        """The way in which news of Flue's runs arrives at the moment."""
         return "triggers" if self._triggers.there and self._listens() else "polling"
 
     def heard(self, news: News) -> None:
@@ -111,13 +111,15 @@ class Flue:
             self._look_soon()
 
     def hinted(self, news: News) -> None:
-        """The same of what somebody only says: triggers that know no other channel say it like that."""
+        """Takes a hint, as triggers give it that do not know the secret channel: the tail is looked at soon."""
         if news.path.startswith(PREFIX):
             self.hub.hint(replace(news, path=news.path[len(PREFIX) :]))
             self._look_soon()
 
     def _look_soon(self) -> None:
-        """Of transactions that commit at the same time, only one notifies: a look finds the events of the others."""
+        """Looks at all tails soon. Transactions that commit together share one notification: a look finds the events of
+        the others.
+        """
         if self._look is None and self.hub.tails:
             loop = asyncio.get_running_loop()
             self._look = loop.call_at(max(loop.time() + ECHO, self._looked_at + FLOOR), self._look_now)
@@ -128,7 +130,7 @@ class Flue:
         self.hub.look_again()
 
     async def start(self) -> list[asyncio.Task[None]]:
-        """Begins to hear; the tasks run until they are cancelled. Raises Unavailable."""
+        """Begins to receive news; the tasks run until they are cancelled. Raises Unavailable."""
         await self._triggers.look()
         parts = {"timer of Flue's readers": self.hub.run, "look for Flue's triggers": self._triggers.run}
         if self._orphans is not None:

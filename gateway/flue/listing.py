@@ -75,7 +75,7 @@ def parse_list(query: list[tuple[str, str]]) -> ListRequest:
 
 
 def format_cursor(after: After) -> str:
-    """As Flue's encodeRunCursor."""
+    """A cursor in the form of Flue's encodeRunCursor."""
     return encode_cursor(orjson.dumps({"s": after.started_at, "r": after.run_id}))
 
 

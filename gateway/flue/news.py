@@ -1,4 +1,4 @@
-"""How news of Flue's runs arrives: by triggers on its tables and LISTEN, or by polling what is followed here."""
+"""News of Flue's runs: by triggers on its tables and LISTEN, or by polling the runs that are followed here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ _THERE: Final = """
 
 
 class Triggers:
-    """Whether the triggers are `there`. `on_change` is called when they have come or gone: all tails look again."""
+    """A watch on the triggers: `there` is true while they are. `on_change` is called when they have come or gone: all
+    tails look again.
+    """
 
     def __init__(self, database: Database, *, on_change: Callable[[], None]) -> None:
         self.there = False

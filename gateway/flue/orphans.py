@@ -1,7 +1,7 @@
 """Ends runs of Flue's whose server is gone, so that their readers end too: run_gateway.flue_end_silent, now and then.
 
-Every Machine looks; the database lets one at a time. A run whose record has ended is closed as well, where somebody
-follows it: its server has lost the database just before. Nothing is known here but how long a silence is too long.
+Every Machine looks; the database lets one at a time. A followed run whose record has ended is closed as well: its
+server has lost the database just before. Nothing is known here but how long a silence is too long.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ _MOST: Final = 500  # runs that one transaction ends
 
 
 class Orphans:
-    """Looks for runs without a new event for `silence` seconds. `on_end` hears the paths of those that were ended.
+    """Looks for runs without a new event for `silence` seconds. `on_end` is called with the paths of those that were
+    ended.
 
-    `followed` gives the paths of the streams that somebody follows on this Machine.
+    `followed` gives the paths of the streams that are followed on this Machine.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What Flue has recorded of its runs: `?meta`, and their list, newest first (`runtime/run-store.ts`)."""
+"""Flue's records of its runs: `?meta`, and their list, newest first (`runtime/run-store.ts`)."""
 
 from __future__ import annotations
 

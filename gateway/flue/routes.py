@@ -63,7 +63,7 @@ class FlueRoutes:
         return self._either(target, scope, receive, send)
 
     def append(self, post: Post) -> bool:
-        """As the gateway's own. But a run's first append comes by ASGI, which finds out whose run it is."""
+        """Appends to the gateway's own streams. A run's first append comes by ASGI, which finds out whose run it is."""
         return not self._may_be_flues(post.target, post.principal) and self._native.append(post)
 
     def _may_be_flues(self, target: Target, principal: Principal) -> bool:

@@ -1,4 +1,4 @@
-"""What the gateway needs of a Flue app's database, and the two triggers that it may be given there."""
+"""The tables that the gateway needs of a Flue app's database, and the two triggers that it may be given there."""
 
 from __future__ import annotations
 

@@ -128,9 +128,9 @@ class Source:
         return ID
 
     async def taken(self, run: str) -> bool:
-        """Whether Flue has a run of this id that may be read here.
+        """True if Flue has a run of this id that may be read here.
 
-        One that may not be read does not exist here: a refusal of its id would tell that it does.
+        A run that may not be read does not exist here: a refusal of its id would tell that it does.
         """
         async with self._database.acquire() as connection:
             workflow = await connection.fetchval(_WORKFLOW, run)
@@ -143,7 +143,7 @@ class Source:
         return {row["path"]: (ID, row["next_offset"], row["closed"]) for row in rows}
 
     async def touch(self, paths: Iterable[str]) -> None:
-        """Nothing of Flue's expires."""
+        """Does nothing: no run of Flue's expires."""
 
     def _found(self, run: str, row: asyncpg.Record | None) -> asyncpg.Record:
         # For a moment a new run has a record and no stream yet. As in Flue, it does not exist for readers then.

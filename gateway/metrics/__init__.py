@@ -1,1 +1,1 @@
-"""What this Machine counts, for Prometheus: `catalogue` names it, `collector` translates it, `page` serves it."""
+"""Counts of this Machine, for Prometheus: `catalogue` names them, `collector` translates them, `page` serves them."""

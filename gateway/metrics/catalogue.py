@@ -68,7 +68,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One family. `name` lacks the prefix and the suffix of its kind; `label` is the name of its only label, if any."""
+    """A family. `name` lacks the prefix and the suffix of its kind; `label` is the name of its only label, if any."""
 
     name: str
     kind: Kind
@@ -78,7 +78,7 @@ class Metric:
 
     @property
     def full_name(self) -> str:
-        """As it is queried: histograms have `_bucket`, `_sum` and `_count` besides."""
+        """The name to query: histograms have `_bucket`, `_sum` and `_count` besides."""
         return PREFIX + self.name + {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(self.kind, "")
 
 

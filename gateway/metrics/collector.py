@@ -87,7 +87,7 @@ def load(data: bytes) -> list[Family]:
 
 
 def merge(workers: Mapping[str, Iterable[Family]]) -> Collector:
-    """All workers' families as one, each sample with its worker's number."""
+    """Merges all workers' families, each sample with its worker's number."""
     merged: dict[str, Family] = {}
     for worker, families in sorted(workers.items()):
         for family in families:

@@ -19,7 +19,7 @@ class Exposition:
         self._siblings = siblings
 
     async def open(self) -> None:
-        """From now on, siblings that ask get an answer."""
+        """Begins to answer siblings that ask."""
         if self._siblings is not None:
             await self._siblings.open(lambda: dump(self._machine))
 
@@ -49,7 +49,7 @@ def metrics_router(exposition: Callable[[str], Awaitable[tuple[bytes, str]]]) ->
 
 
 def metrics_app(exposition: Callable[[str], Awaitable[tuple[bytes, str]]]) -> FastAPI:
-    """Nothing but the route, for a port that the public does not reach."""
+    """An application of nothing but the route, for a port that the public does not reach."""
     app = FastAPI(openapi_url=None)
     app.include_router(metrics_router(exposition))
     return app

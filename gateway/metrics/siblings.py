@@ -1,4 +1,4 @@
-"""How workers that share a port ask one another for metrics: a scrape reaches one of them, which answers for all.
+"""Workers that share a port, asking one another for metrics: a scrape reaches one of them, which answers for all.
 
 Each listens on a socket of its own, in a folder that the supervisor has made for them. A worker that has died or hangs
 is left out. Its replacement takes its number, and counts from zero, as any new process does.
@@ -29,7 +29,7 @@ class Siblings:
         self._server: asyncio.Server | None = None
 
     async def open(self, answer: Callable[[], bytes]) -> None:
-        """From now on, whoever connects gets what `answer` returns at that moment."""
+        """Begins to answer each connection with what `answer` returns at that moment."""
 
         def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(answer())

@@ -1,1 +1,1 @@
-"""How a Machine is run: sockets, the database before it starts, workers, signals, exit codes."""
+"""Running a Machine: sockets, the database before it starts, workers, signals, exit codes."""

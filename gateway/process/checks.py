@@ -1,4 +1,4 @@
-"""Settings that cannot be meant together: told in one line, before a port or a database is touched."""
+"""Settings that contradict each other: told in one line, before a port or a database is touched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.settings.types import is_loopback
 
 
 def check(settings: Settings) -> None:
-    """What `serve` refuses at once. Raises Failure."""
+    """Refuses settings that `serve` cannot start with. Raises Failure."""
     try:
         check_auth(settings)
     except BadSetting as error:

@@ -1,7 +1,7 @@
 """The database of a Machine, before the Machine starts: which one, does it answer, is its schema up to date.
 
-One that does not answer is waited for: it may be starting, or failing over. What fails here only a person can mend, who
-is told in one line that names the database, and never its password.
+A database that does not answer is waited for: it may be starting, or failing over. What fails here only a person can
+mend, so it is told in one line that names the database, and never its password.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a command ends: 0 with its work done, 1 with one line that says why not, 2 for misuse, 130 for Ctrl-C."""
+"""Exit codes: 0 with its work done, 1 with one line that says why not, 2 for misuse, 130 for Ctrl-C."""
 
 from __future__ import annotations
 

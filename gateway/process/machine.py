@@ -34,7 +34,7 @@ class MachineFailed(Exception):
 
 
 class Machine:
-    """One `run-gateway serve` process. `log` is what it has printed so far, on stdout and stderr.
+    """A `run-gateway serve` process. `log` is what it has printed so far, on stdout and stderr.
 
     `program` is the module that is run as `run-gateway`.
     """
@@ -62,7 +62,7 @@ class Machine:
 
     @property
     def running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """True if it was started and has not ended."""
         return self._process is not None and self._process.returncode is None
 
     async def launch(self) -> None:

@@ -22,7 +22,7 @@ _MMAP_THRESHOLD: Final = -3
 
 
 class Memory:
-    """This process's memory."""
+    """The memory of this process."""
 
     def __init__(self) -> None:
         self._libc = _glibc()

@@ -1,4 +1,4 @@
-"""What `serve` runs: sockets, database, then one Machine here or several as workers, ended in reverse."""
+"""The run of `serve`: sockets, database, then one Machine here or several as workers, ended in reverse."""
 
 from __future__ import annotations
 

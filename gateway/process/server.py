@@ -1,4 +1,4 @@
-"""One Machine in this process: uvicorn and the application over sockets and a database that are there already.
+"""A Machine in this process: uvicorn and the application over sockets and a database that are there already.
 
 A drain begins with the signal, since uvicorn ends the application only after its connections have ended, and live
 responses end only when the application lets them.
@@ -87,7 +87,7 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
 
 
 def _config(settings: Settings, application: App, app: Gateway) -> uvicorn.Config:
-    """How uvicorn serves the application: the Gateway, and what is wrapped around it."""
+    """The configuration with which uvicorn serves the application: the Gateway, and what is wrapped around it."""
     return uvicorn.Config(
         application,
         http=connections(

@@ -1,7 +1,7 @@
-"""What SIGTERM and SIGINT mean, from the first moment of a process to its last; and SIGHUP, where keys are in a file.
+"""SIGTERM and SIGINT, from the first moment of a process to its last; and SIGHUP, where keys are in a file.
 
-While a process starts, a signal cancels what it does. Once it serves, the first signal drains, and a second SIGINT
-ends it at once. SIGHUP has the file read again.
+While a process starts, a signal cancels what it does. Once it serves, the first signal drains, and a second SIGINT ends
+it immediately. SIGHUP has the file read again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """How this process is told to stop. Made inside the task that a signal cancels before anything serves."""
+    """The orders to stop this process. Made inside the task that a signal cancels before anything serves."""
 
     def __init__(self, *, hangup: bool = False) -> None:
         self.asked = False
@@ -26,11 +26,11 @@ class Stop:
         self._force: Callable[[], None] | None = None
 
     def serving(self, *, drain: Callable[[], None], force: Callable[[], None], read_again: Callable[[], None]) -> None:
-        """From now on a signal drains, a second SIGINT forces, and SIGHUP reads again."""
+        """Changes what signals mean: from now on one drains, a second SIGINT forces, and SIGHUP reads again."""
         self._drain, self._force, self._read_again = drain, force, read_again
 
     def hang_up(self) -> None:
-        """What SIGHUP means: before anything serves, nothing, for the file has not been read yet."""
+        """Takes a SIGHUP: before anything serves, it means nothing, for the file has not been read yet."""
         if self._read_again is not None:
             self._read_again()
 

@@ -1,4 +1,4 @@
-"""The sockets to listen on, taken before anything else is started: a port in use is told at once."""
+"""The sockets to listen on, taken before anything else is started: a port in use is told first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.process.exit_codes import Failure
 
 @dataclass(frozen=True)
 class Sockets:
-    """What a Machine listens on: its port, and the one for /metrics, when that has its own."""
+    """The sockets of a Machine: its port, and the one for /metrics, when that has its own."""
 
     main: list[socket.socket]
     metrics: list[socket.socket]
@@ -26,7 +26,7 @@ class Sockets:
 
     @classmethod
     def inherited(cls, numbers: Sequence[Sequence[int]]) -> Sockets:
-        """Those that another process has given the numbers of."""
+        """Sockets whose numbers another process has given."""
         main, metrics = ([socket.socket(fileno=number) for number in each] for each in numbers)
         return cls(main, metrics)
 

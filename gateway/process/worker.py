@@ -1,8 +1,8 @@
-"""One of several Machines that share a port: `python -m gateway.process.worker`, started by the supervisor alone.
+"""A worker, one of several that share a port: `python -m gateway.process.worker`, started by the supervisor alone.
 
-Its orders come as one JSON line on stdin. stdin then stays open as long as the parent lives: its end means what
-SIGTERM means, on every platform, and however early or suddenly the parent died; another line means SIGHUP. Its
-`Listening on` is for the parent, who reads its stdout.
+Its orders come as one JSON line on stdin. stdin then stays open as long as the parent lives: its end means what SIGTERM
+means, on every platform, and however early or suddenly the parent died; another line means SIGHUP. Its `Listening on`
+is for the parent, who reads its stdout.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ STDIN = 0
 
 @dataclass(frozen=True)
 class Orders:
-    """What a worker has to know: `settings` as JSON, the address of the database, descriptors that it inherits, its
-    number, and the folder where it meets the others."""
+    """A worker's orders: `settings` as JSON, the address of the database, descriptors that it inherits, its number, and
+    the folder where it meets the others.
+    """
 
     settings: str = field(repr=False)
     database_url: str = field(repr=False)
@@ -39,7 +40,9 @@ class Orders:
     folder: str
 
     def line(self) -> bytes:
-        """One line, by way of a pipe: arguments and environments are shown to others, and this may hold a password."""
+        """The orders as one line for a pipe: arguments and environments are shown to others, and this may hold a
+        password.
+        """
         return json.dumps(asdict(self)).encode() + b"\n"
 
 

@@ -132,7 +132,7 @@ class CancelRun(Body):
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run to be made. `digest` is that of everything that was asked for: the same request again is no conflict.
+    """A run to be made. `digest` is that of the whole request: the same request again is no conflict.
 
     `input`, `metadata` and `lost_event` are JSON.
     """
@@ -149,7 +149,7 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What `POST /runs` asks for. `id` None: any id. `control`: whether the run's token shall be for control, too."""
+    """The body of `POST /runs`. `id` None: any id. `control`: the run's token shall be for control, too."""
 
     id: str | None
     control: bool
@@ -177,7 +177,7 @@ def create_in_pieces(body: bytes) -> Generator[None, None, RunRequest]:
 
 
 def parse_create(body: bytes) -> RunRequest:
-    """The same, without giving way."""
+    """Parses the body of `POST /runs` without giving way."""
     return json_body.at_once(create_in_pieces(body))
 
 

@@ -9,14 +9,15 @@ from typing import Protocol
 
 
 class Others(Protocol):
-    """What the gateway asks before it makes a run of its own, or a token for a run."""
+    """The port to another system's runs, asked before the gateway makes a run of its own, or a token for a run."""
 
     async def taken(self, run: str) -> bool:
-        """Whether one of them has this id and may be read here: then the gateway makes none of this id."""
+        """True if one of them has this id and may be read here: then the gateway makes no run of this id."""
         ...
 
     async def find(self, run: str) -> int:
-        """What stands for the id of its stream in tokens and pages, unlike that of any stream of the gateway's own.
+        """A number that stands for the id of its stream in tokens and pages, unlike that of any stream of the gateway's
+        own.
 
         Raises a refusal with status 404 unless one of them has this id and may be read here.
         """

@@ -1,8 +1,7 @@
 """Ends runs whose leases have run out: once a second, one of all Machines looks for them in the database.
 
-The database says which one. The Machine that looked last is told to come again in a second, the others a little later,
-so that they find nothing to do unless that one has died. No state is kept here: any Machine goes on where another
-stopped.
+The database chooses it. The Machine that looked last is told to come again in a second, the others a little later, so
+that they find nothing to do unless that one has died. No state is kept here: any Machine goes on where another stopped.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class EndLost(Protocol):
 
 
 class LeaseWatch:
-    """This Machine's looks. `on_end` is told of every run that one of them ends; `ended` counts those runs."""
+    """A Machine's looks. `on_end` is called with every run that one of them ends; `ended` counts those runs."""
 
     def __init__(self, end_lost: EndLost, on_end: Callable[[News], None]) -> None:
         self.ended = 0
@@ -57,7 +56,9 @@ class LeaseWatch:
         while True:
             look = await self._end_lost(_MOST, again=again)
             for news in look.ended:
-                logger.warning("Run %s was ended: its producer has given no sign of life.", shown(news.path))
+                logger.warning(
+                    "Run %s was ended: its producer gave no sign of life within its lease.", shown(news.path)
+                )
                 self.ended += 1
                 self._on_end(news)
             if not look.more:

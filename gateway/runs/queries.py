@@ -30,7 +30,7 @@ class ListRequest:
 
 
 def parse_meta(query: bytes) -> float | None:
-    """How many seconds a GET of `?meta` waits for the run's end; None: it is a GET of the stream."""
+    """The seconds that a GET of `?meta` waits for the run's end; None: it is a GET of the stream."""
     params = _query(query.decode("latin-1"))
     if "meta" not in params:
         return None
@@ -66,7 +66,7 @@ def parse_list(query: str) -> ListRequest:
 
 
 def _meant(text: str) -> list[Scalar]:
-    """What a text in a query may stand for: itself, and the number or boolean that it reads as."""
+    """The values that a text in a query may mean: itself, and the number or boolean that it reads as."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -75,7 +75,7 @@ def _meant(text: str) -> list[Scalar]:
 
 
 def format_cursor(stream: int) -> str:
-    """Where a page of a list ended, for the client to send back as it is."""
+    """The end of a page of a list, as a text that the client sends back unchanged."""
     return encode_cursor(b"%d" % stream)
 
 

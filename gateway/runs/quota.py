@@ -1,4 +1,4 @@
-"""How many runs a tenant has: counted by the database every few seconds, and here in between."""
+"""The number of runs of a tenant: counted by the database every few seconds, and here in between."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FRESH: Final = 5.0  # seconds that a count is good for; only then are deletions
 
 
 class RunQuota:
-    """At most `limit` runs for each tenant, give or take what several Machines make within _FRESH seconds."""
+    """A limit of `limit` runs for each tenant, give or take what several Machines make within _FRESH seconds."""
 
     def __init__(self, database: Database, limit: int) -> None:
         self._database = database
@@ -22,8 +22,8 @@ class RunQuota:
         self._counts: dict[str, tuple[int, float]] = {}  # by tenant; and until when it is good (monotonic seconds)
 
     async def full(self, tenant: str, path: str | None) -> bool:
-        """Whether the tenant may not make the run at `path`, or, when that is None, one more. A run that it has
-        already may be asked for again. Raises Unavailable.
+        """True if the tenant may not make the run at `path`, or, when that is None, one more. A run that it has already
+        may be asked for again. Raises Unavailable.
         """
         count, until = self._counts.get(tenant, (0, 0.0))
         now = time.monotonic()

@@ -74,8 +74,8 @@ class RunRoutes:
         self._others = others
 
     async def create(self, request: Request) -> Response:
-        """Makes a run and answers with its coordinates, which are all that a reader needs. The same request, repeated,
-        gets the same answer.
+        """Makes a run and answers with its coordinates, which are all that a reader needs. A repeated request gets the
+        answer of the first.
         """
         asked = await in_turns(create_in_pieces(await self._bodies.read(request.scope, request.receive, MAX_BODY)))
         id = asked.id or run_id(time.time(), secrets.token_bytes(CHANCE_BYTES))

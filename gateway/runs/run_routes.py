@@ -1,4 +1,4 @@
-"""What is at and below `/runs/<id>` besides its stream, straight over ASGI: `?meta`, `/control` and so on."""
+"""Routes at and below `/runs/<id>` besides its stream, straight over ASGI: `?meta`, `/control` and so on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Below(Protocol):
 class RunStreams:
     """The stream routes, with what a run adds to them.
 
-    `reading` has the gateway's own streams. `feed` is told of what was written here.
+    `reading` has the gateway's own streams. `feed` is given what was written here.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RunStreams:
         return self._streams(target, scope, receive, send)
 
     def append(self, post: Post) -> bool:
-        """As all streams: see Routes."""
+        """Appends as to any stream: see Routes."""
         return self._streams.append(post)
 
     def _below(self, part: Part, target: Target, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -87,7 +87,7 @@ class RunStreams:
         raise MethodNotAllowed(None, [(b"allow", allow)])
 
     async def _meta(self, run: str, wait: float, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers with the record: at once, or when the run has ended or `wait` seconds have passed.
+        """Answers with the record: immediately, or when the run has ended or `wait` seconds have passed.
 
         Raises what a live read raises, rather than say before its time that the run is active.
         """

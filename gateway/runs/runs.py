@@ -24,10 +24,10 @@ from gateway.runs.tokens import Signer, Tokens
 
 
 class Runs:
-    """One Machine's part in all runs.
+    """A Machine's part in all runs.
 
     `streams`: the routes of all streams, `reading` what reads them. `signer` makes tokens for runs' readers. `feed` is
-    told of what is written here. `public_url`: the address by which clients know this server, if it is set. `others`:
+    given what is written here. `public_url`: the address by which clients know this server, if it is set. `others`:
     another system's runs, which are served beside the gateway's own.
     """
 
@@ -63,12 +63,14 @@ class Runs:
         await self.leases.stop()
 
     def heard(self, news: News) -> None:
-        """When a run is closed or deleted, so is its control stream, whose readers have to be told."""
+        """Takes news of a run: when it is closed or deleted, so is its control stream, and that stream's readers look
+        again.
+        """
         if (news.closed or news.deleted) and is_run(news.path):
             self._hub.look_again([control_of(news.path)])
 
     def hinted(self, news: News) -> None:
-        """The same of what somebody only says."""
+        """Takes a hint of a run: its control stream's readers have the log asked."""
         if (news.closed or news.deleted) and is_run(news.path):
             self._hub.hint(replace(news, path=control_of(news.path)))
 

@@ -49,7 +49,7 @@ _LIST: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What came of a look at the leases: runs that were ended, whether there are `more`, and seconds to `wait`."""
+    """The result of a look at the leases: runs that were ended, whether there are `more`, and seconds to `wait`."""
 
     ended: Sequence[News]
     more: bool
@@ -57,7 +57,7 @@ class Look:
 
 
 class Store:
-    """Everything that is asked of the database about runs. `machine` names this one to the others."""
+    """Questions to the database about runs. `machine` names this Machine to the others."""
 
     def __init__(self, database: Database, *, machine: str, lists: Lists | None = None) -> None:
         self._database = database
@@ -65,7 +65,7 @@ class Store:
         self._machine = machine
 
     async def create(self, path: str, run: NewRun) -> tuple[bool, int, int]:
-        """Makes a run. Returns whether it is new (False: the same request made it before), its tail, its stream's id.
+        """Makes a run. Returns whether it is new (False: an equal request made it before), its tail, its stream's id.
 
         Raises RunExists, PathBlocked.
         """

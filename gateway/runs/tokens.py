@@ -35,7 +35,7 @@ class TokenRequest(Body):
 
 
 class Signer(Protocol):
-    """What makes tokens that this principal may give away: see `gateway.auth.auth.Auth.signer`."""
+    """A maker of tokens, of those that this principal may give away: see `gateway.auth.auth.Auth.signer`."""
 
     async def __call__(
         self, principal: Principal, *, control: bool = False, ttl: int | None = None

@@ -1,7 +1,7 @@
-"""Everything that can be set, read once from the environment and frozen.
+"""All settings, read once from the environment and frozen.
 
 It knows names, types, bounds and words for people. It opens nothing and checks nothing outside itself: whether a
-database answers or a port is free is for those who use it.
+database answers or a port is free is for the parts that use it.
 """
 
 from gateway.settings.environment import variable

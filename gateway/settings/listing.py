@@ -1,5 +1,5 @@
-"""The settings as people read them: for `serve --help`, for the manual (`python -m gateway.settings.listing`), and what
-somebody may have meant by a variable that is no setting.
+"""The settings as people read them: for `serve --help`, for the manual (`python -m gateway.settings.listing`), and the
+setting that is meant by a variable that is none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gateway.settings.model import SECTIONS, Settings
 
 
 class Row(NamedTuple):
-    """One setting as people read it. `default` is empty where there is none."""
+    """A setting as people read it. `default` is empty where there is none."""
 
     variable: str
     default: str

@@ -381,13 +381,13 @@ class Settings(BaseSettings):
 
     @property
     def place(self) -> dict[str, str]:
-        """What Fly calls this Machine, for logs and metrics; nothing elsewhere."""
+        """The name that Fly gives this Machine, for logs and metrics; nothing elsewhere."""
         named = {"region": self.fly_region, "fly_machine": self.fly_machine_id}
         return {name: value for name, value in named.items() if value is not None}
 
     @property
     def open_to_all(self) -> bool:
-        """Whether others than this host's own could come in without a credential, though nobody said that they may."""
+        """True if clients on other hosts could come in without a credential, though no setting allows that."""
         return self.auth == "none" and not self.allow_anonymous and not is_loopback(self.host)
 
     @property

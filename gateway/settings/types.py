@@ -1,4 +1,4 @@
-"""What the values of settings may be: types that check a text and bring it into the one form that the rest expects.
+"""The types of settings' values: each checks a text and brings it into the one form that the rest expects.
 
 Each check raises ValueError with the words that follow the variable's name in the message to its user, such as "must
 begin with http:// or https://".
@@ -25,7 +25,7 @@ _UNREADABLE: Final = "cannot be read as an address: in a password, / ? and # are
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this very host can reach an address: `localhost`, 127.0.0.0/8 or ::1."""
+    """True if only this very host can reach an address: `localhost`, 127.0.0.0/8 or ::1."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -99,7 +99,7 @@ def _cors_origin(value: str) -> str:
 
 
 def _with_unit(pattern: re.Pattern[str], units: Mapping[str, float]) -> BeforeValidator:
-    """A number with one of these units after it becomes the number of the smallest; all else stays what it is."""
+    """Turns a number with one of these units after it into the number of the smallest; all else stays as it is."""
 
     def number(value: object) -> object:
         given = pattern.fullmatch(value.strip()) if isinstance(value, str) else None

@@ -38,7 +38,7 @@ class Glob:
         self.regex = "^" + "".join(map(_regex, segments)) + "/*$"
 
     def matches(self, path: str) -> bool:
-        """Whether a stored path matches. Takes at most (segments of the pattern) x (segments of the path) steps."""
+        """True if a stored path matches. Takes at most (segments of the pattern) x (segments of the path) steps."""
         if tenant_of(path) != self.tenant:
             return False
         parts = _split(without(path))

@@ -31,7 +31,7 @@ from gateway.subscriptions.store import Store
 
 
 def _stored(request: Request, id: str) -> str:
-    """The subscription's id inside the tenant of whoever asks. Raises Refusal."""
+    """The subscription's id inside the tenant of the principal that asks. Raises Refusal."""
     return within(principal_of(request.scope).tenant, rules.parse_id(id))
 
 
@@ -67,7 +67,7 @@ class Handlers:
         self._changes = changes
 
     async def create(self, request: Request, id: Id) -> Response:
-        """Creates a subscription, or confirms one that was asked for in just the same way."""
+        """Creates a subscription, or confirms one that has just this configuration."""
         principal = principal_of(request.scope)
         stored, tenant = self._change(request, id), principal.tenant
         wanted = rules.parse_create(await http.body(request, self._bodies), allow_local_webhooks=self._allow_local)
@@ -158,7 +158,7 @@ class Handlers:
         return http.json(200, {"ok": True, "next_wake": await self._apply(request, id, type, token, settlement)})
 
     async def _shown(self, request: Request, id: str) -> str:
-        """The token that the request carries. Whoever has no other credential has it checked before a body is read."""
+        """The token that the request carries. Without another credential, it is checked before a body is read."""
         token = rules.parse_bearer(request.headers.get("authorization"))
         if principal_of(request.scope) is NOBODY:
             rules.parse_id(id)

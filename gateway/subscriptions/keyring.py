@@ -24,7 +24,7 @@ class Keyring:
         self._fresh_until = 0.0
 
     async def keys(self) -> Keys:
-        """Those of a minute ago at most; older ones while the database is away. Raises Unavailable without any."""
+        """Keys of a minute ago at most; older ones while the database is away. Raises Unavailable without any."""
         if self._keys is None:
             self._keys = await read_keys(self._database)
         elif time.monotonic() > self._fresh_until:
@@ -35,7 +35,7 @@ class Keyring:
 
 
 async def read_keys(database: Database) -> Keys:
-    """The keys as they are now. A new one is published at once, and signs when every Machine knows it."""
+    """Reads the keys. A new one is published immediately, and signs when every Machine knows it."""
     found = await shared_secrets.read(database)
     signers = [(Signer(each.secret), each.known) for each in found["sign"]]
     signing = [signer for signer, known in signers if known] or [signers[0][0]]

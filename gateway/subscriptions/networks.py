@@ -51,7 +51,7 @@ _NAT64: Final = IPv6Network("64:ff9b::/96")  # leads to the IPv4 address inside;
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether an address is one of the public Internet's."""
+    """True for an address of the public Internet."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _INNER_IPV4)
     if address in _NAT64:

@@ -16,9 +16,10 @@ Type = Literal["webhook", "pull-wake"]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One stream of a subscription, at one moment. `acked` -1: before the first event.
+    """A stream of a subscription, at one moment. `acked` -1: before the first event.
 
-    `stream` tells it from another one at the same path; None where there is none yet, or nobody has to know.
+    `stream` is the stream's id, which tells it from another one at its path; None where there is none yet, or it does
+    not matter.
     """
 
     path: str
@@ -29,7 +30,7 @@ class Link:
     stream: int | None = None
 
     def cursor(self) -> dict[str, Any]:
-        """As §6.3 shows it."""
+        """The link as §6.3 shows it."""
         return {
             "path": without(self.path),
             "link_type": "explicit" if self.explicit else "glob",
@@ -37,7 +38,7 @@ class Link:
         }
 
     def work(self) -> dict[str, Any]:
-        """As §7.1 and §7.2 show it."""
+        """The link as §7.1 and §7.2 show it."""
         return {**self.cursor(), "tail_offset": _offset(self.tail), "has_pending": self.pending}
 
 
@@ -94,7 +95,9 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """What is subscribed to. `crowded`: tenants with too many explicit paths to list; each of theirs may be one."""
+    """The paths and patterns that are subscribed to. `crowded`: tenants with too many explicit paths to list; each of
+    their paths may be one.
+    """
 
     version: int
     subscriptions: int

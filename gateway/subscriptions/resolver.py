@@ -1,7 +1,7 @@
-"""Names of clients become addresses: by a resolver of their own, so that names which nobody answers for hold up no one.
+"""A resolver for the names that clients give, so that names without an answer hold up nothing else.
 
 A look-up cannot be ended, and may take the system half a minute. So each has a thread; there are few of them, a tenant
-has only some of these, and whoever waits does so for a limited time. A name that had no answer is not asked for again
+has only some of these, and a request waits for one for a limited time. A name that had no answer is not asked for again
 for a while. Nothing here is shared with the loop's own `getaddrinfo`, which the upstream and the database need.
 """
 
@@ -26,7 +26,7 @@ Lookup = Callable[[str], Sequence[str]]
 
 
 class Unresolved(OSError):
-    """The name has no address, or nobody has said so in time."""
+    """The name has no address, or no answer came in time."""
 
 
 def look_up(host: str) -> Sequence[str]:

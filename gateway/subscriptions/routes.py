@@ -23,7 +23,7 @@ _TOKEN: Final = [Depends(HTTPBearer(auto_error=False, description="The token of 
 
 
 def make_router(handlers: Handlers) -> APIRouter:
-    """All routes, those that do not exist included: the whole prefix is reserved (§6)."""
+    """All routes, and 404 for every other path: the whole prefix is reserved (§6)."""
     router = APIRouter(prefix=PREFIX, route_class=Route, tags=["subscriptions"])
     _add_subscription_routes(router, handlers)
     _add_stream_routes(router, handlers)

@@ -40,20 +40,20 @@ class Wanted:
     description: str | None
 
     def within(self, tenant: str) -> Wanted:
-        """The same with its paths as they are stored."""
+        """The request with its paths as they are stored."""
         streams = tuple(within(tenant, path) for path in self.streams)
         return replace(self, streams=streams, wake_stream=self.wake_stream and within(tenant, self.wake_stream))
 
     @property
     def config_hash(self) -> str:
-        """Equal for requests that ask for the same, however they spell it (§6.2)."""
+        """A digest that is equal for requests of equal meaning, however they spell it (§6.2)."""
         canonical = {name: getattr(self, name) for name in self.__slots__}
         return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """One cursor to be moved. `position` None: the offset is `-1`, or no offset at all."""
+    """A cursor to be moved. `position` None: the offset is `-1`, or no offset at all."""
 
     path: str
     position: int | None
@@ -61,7 +61,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What a callback, an ack or a release says. `generation` and `wake_id` None match no wake."""
+    """The body of a callback, an ack or a release. `generation` and `wake_id` None match no wake."""
 
     generation: int | None
     wake_id: str | None
@@ -69,7 +69,7 @@ class Settlement:
     done: bool
 
     def within(self, tenant: str) -> Settlement:
-        """The same with its paths as they are stored."""
+        """The settlement with its paths as they are stored."""
         return replace(self, acks=tuple(replace(ack, path=within(tenant, ack.path)) for ack in self.acks))
 
 
@@ -132,7 +132,7 @@ def parse_worker(body: object) -> str:
 
 
 def parse_settlement(body: object) -> Settlement:
-    """The body of a callback or an ack (§7.1, §7.2), and of a release, whose acks nobody reads."""
+    """Parses the body of a callback or an ack (§7.1, §7.2), and of a release, whose acks are not read."""
     body = parse_object(body)
     generation = body.get("generation")
     if isinstance(generation, bool) or not isinstance(generation, int) or not 0 <= generation <= MAX_POSITION:

@@ -1,4 +1,4 @@
-"""What the subscription APIs take and give, for OpenAPI. Requests are judged by `rules`, not by these models."""
+"""Models of what the subscription APIs take and give, for OpenAPI. Requests are judged by `rules`, not by them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many webhooks are called at once, and whose: a fair share for each tenant, and for each of a tenant's hosts.
+"""Shares of the webhooks that are called at one time: a fair one for each tenant, and for each of a tenant's hosts.
 
 Pure. A tenant may take half of what is free, counted without its own: alone a third of all; with others so much that
 there is always room for one more tenant, however many have endpoints that hang.
@@ -45,5 +45,5 @@ class Shares:
 
 
 def chosen(shares: Shares, due: Iterable[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
-    """Those that may be attempted now, in their order; each has taken its share."""
+    """The deliveries that may be attempted now, in their order; each has taken its share."""
     return [each for each in due if shares.take(each[1], each[2])]

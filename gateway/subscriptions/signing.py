@@ -24,14 +24,14 @@ TOKEN_TTL: Final = 24 * 3600  # seconds
 
 
 class Ticket(NamedTuple):
-    """What a token is for: one generation of one subscription. The id is the stored one, with its tenant."""
+    """The meaning of a token: one generation of one subscription. The id is the stored one, with its tenant."""
 
     subscription: str
     generation: int
 
 
 class Signer:
-    """One webhook signing key and how it is published."""
+    """A webhook signing key and how it is published."""
 
     def __init__(self, seed: bytes) -> None:
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
@@ -49,7 +49,7 @@ class Signer:
 
 @dataclass(frozen=True)
 class Keys:
-    """All keys. The last of `signers` signs; all are published, so that older signatures can still be verified."""
+    """The signing keys. The last of `signers` signs; all are published, so that older signatures still verify."""
 
     signers: Sequence[Signer]
     token_key: bytes = field(repr=False)
@@ -78,7 +78,7 @@ class Keys:
         return f"{payload}.{self._mac(payload)}"
 
     def check_token(self, token: str, subscription_id: str, now: float) -> Ticket:
-        """What a token is for. Raises Refusal: TOKEN_INVALID, also for another id than this one, or TOKEN_EXPIRED."""
+        """The ticket of a token. Raises Refusal: TOKEN_INVALID, also for another id than this one, or TOKEN_EXPIRED."""
         payload, _, mac = token.partition(".")
         if not hmac.compare_digest(mac.encode("utf-8", "replace"), self._mac(payload).encode()):
             raise Refusal(Code.TOKEN_INVALID, "Token invalid")

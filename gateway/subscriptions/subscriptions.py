@@ -1,4 +1,4 @@
-"""Subscriptions as the application uses them: started, stopped, told of appends, and mounted as a router."""
+"""Subscriptions as the application uses them: started, stopped, given the commits, and mounted as a router."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ CHANGES: Final = 20.0  # of a tenant's subscriptions in a second, unless the set
 
 
 class Subscriptions:
-    """One Machine's part in all subscriptions. Another Machine goes on with whatever this one leaves.
+    """A Machine's part in all subscriptions. Another Machine goes on with whatever this one leaves.
 
-    `base_url`: how others reach the gateway, for callbacks and keys. `allow_local_webhooks`: whether webhooks may go
-    to this very host by plain http, for development. `scan_interval`: seconds between looks for neglected work.
-    `most`: subscriptions that a tenant may have; `changes`: how many it may change in a second at each Machine.
+    `base_url`: how others reach the gateway, for callbacks and keys. `allow_local_webhooks`: webhooks may go to this
+    very host by plain http, for development. `scan_interval`: seconds between looks for neglected work. `most`:
+    subscriptions that a tenant may have; `changes`: how many it may change in a second at each Machine.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Subscriptions:
             await self._webhooks.close()
 
     def committed(self, news: News) -> None:
-        """This Machine has changed a stream, whose events may wake subscriptions. Links of one that was deleted no
+        """Takes a change of a stream by this Machine, whose events may wake subscriptions. Links of a deleted stream no
         longer count, and are removed later.
         """
         if news.deleted:
@@ -89,7 +89,7 @@ class Subscriptions:
             self.appended(news.path)
 
     def created(self, path: str, tail: int) -> None:
-        """This Machine has made a stream, whose first events may wake subscriptions."""
+        """Takes a stream that this Machine has made, whose first events may wake subscriptions."""
         if tail:
             self.appended(path)
 

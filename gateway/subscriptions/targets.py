@@ -1,4 +1,5 @@
-"""Where webhooks may go (§6.2, §12.8). The URL is judged when a subscription is created, addresses at every delivery.
+"""The targets that webhooks may have (§6.2, §12.8). The URL is judged when a subscription is created, addresses at
+every delivery.
 
 Pure: it resolves no names and opens nothing. Which networks are public stands in `gateway.subscriptions.networks`.
 """

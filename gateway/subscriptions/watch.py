@@ -1,7 +1,8 @@
-"""Which appends of this Machine may concern a subscription. Every commit asks, so the answer must cost next to nothing.
+"""The appends of this Machine that may concern a subscription. Every commit asks, so the answer must cost next to
+nothing.
 
-It only remembers what it was told is subscribed to, and may be some moments behind. What it misses for that reason, the
-dispatcher's regular rounds find.
+It knows what was subscribed to when it was last told, and may be some moments behind. What it misses for that reason,
+the dispatcher's regular rounds find.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _MOST_GATHERED: Final = 5_000  # paths kept until the next look
 
 
 class Watch:
-    """Gathers the paths of appends that somebody subscribes to."""
+    """Gathers the paths of appends that a subscription may want."""
 
     def __init__(self) -> None:
         self.interest: Interest | None = None
@@ -25,7 +26,7 @@ class Watch:
         self._gathered: set[str] = set()
 
     def learn(self, interest: Interest) -> None:
-        """From now on this is what is subscribed to."""
+        """Replaces the paths and patterns that are subscribed to."""
         if interest is not self.interest:
             self.interest = interest
             self._answers.clear()
@@ -47,7 +48,7 @@ class Watch:
         return answer
 
     def take(self) -> list[str]:
-        """What was gathered since the last time."""
+        """Takes what was gathered since the last call."""
         gathered, self._gathered = self._gathered, set()
         return list(gathered)
 

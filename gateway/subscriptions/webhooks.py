@@ -1,8 +1,8 @@
-"""One attempt to deliver a wake to a webhook (§7.1): the request, its signature, and what the answer means.
+"""An attempt to deliver a wake to a webhook (§7.1): the request, its signature, and the meaning of the answer.
 
 Knows HTTP and addresses, not the database. The other side is not trusted: no redirect is followed and no proxy used;
-the address is judged after its name has been resolved, and the connection goes to that very address; time and bytes
-are limited, those of interim answers (1xx) and of headers included.
+the address is judged after its name has been resolved, and the connection goes to that very address; time and bytes are
+limited, those of interim answers (1xx) and of headers included.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FAULTS: Final = httpcore.NetworkError, httpcore.ProtocolError, httpcore.Timeout
 
 
 class Outcome(Enum):
-    """What came of an attempt."""
+    """The outcome of an attempt."""
 
     DONE = "done"  # the handler has done its work already
     TAKEN = "taken"  # the handler has the wake, and will call back
@@ -105,7 +105,7 @@ class Webhooks:
 
 
 class _Bounded(httpcore.AsyncNetworkBackend):
-    """Opens connections that read so many bytes and no more, whatever HTTP makes of them: endless interim answers cost
+    """Opens connections that read a limited number of bytes, whatever HTTP makes of them: endless interim answers cost
     the loop more than their time.
     """
 

@@ -1,4 +1,4 @@
-"""Where spans go: to a collector over OTLP, as OpenTelemetry's own variables say (OTEL_EXPORTER_OTLP_ENDPOINT, …)."""
+"""The export of spans to a collector over OTLP, as OpenTelemetry's own variables say (OTEL_EXPORTER_OTLP_…)."""
 
 from __future__ import annotations
 
