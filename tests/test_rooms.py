@@ -186,6 +186,17 @@ def test_what_is_raised_becomes_a_refusal_at_the_door_alone() -> None:
     assert len(callers) == 1, callers
 
 
+def test_a_refusal_gets_its_one_shape_in_one_place() -> None:
+    bodies = {
+        path.relative_to(HOUSE).as_posix()
+        for path in HOUSE.rglob("*.py")
+        if "openapi" not in path.parts  # whose examples show it
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Dict) and ast.unparse(node).startswith("{'error': {")
+    }
+    assert bodies == {"http/responses.py"}
+
+
 def test_the_name_of_a_test_is_a_sentence_of_60_characters() -> None:
     tests = HOUSE.parent / "tests"
     long = [

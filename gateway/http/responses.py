@@ -115,9 +115,9 @@ async def finish(send: Send) -> None:
     await send(_LAST)
 
 
-def error_body(type: str, message: str, details: str | None) -> bytes:
+def error_body(error: ProtocolError, message: str) -> bytes:
     """The one shape of a refusal."""
-    return orjson.dumps({"error": {"type": type, "message": message, "details": details}})
+    return orjson.dumps({"error": {"type": error.type, "message": message, "details": error.details, **error.more}})
 
 
 def error_headers(error: ProtocolError) -> Headers:
@@ -136,7 +136,7 @@ def refusal(scope: Scope, error: ProtocolError) -> tuple[Headers, bytes]:
     if error.status >= 500:  # the line in the log has the same id
         headers.append((b"x-request-id", request_log.request_id(scope).encode()))
     message = error.message if scope["method"] in _CHANGING else error.to_reader
-    return headers, error_body(error.type, message, error.details)
+    return headers, error_body(error, message)
 
 
 async def refuse(scope: Scope, send: Send, error: ProtocolError) -> None:
@@ -156,7 +156,7 @@ def at_the_door(error: ProtocolError, common: Common, scope: Scope | None = None
     if scope is not None and _comes_back(scope, error):
         body = _retry()
         return 200, lines(200, _EVENT_STREAM, common, body), body
-    body = error_body(error.type, error.message, error.details)
+    body = error_body(error, error.message)
     return error.status, lines(error.status, error_headers(error), common, body), body
 
 

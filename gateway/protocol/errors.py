@@ -7,7 +7,7 @@ Here are its root and the refusals of streams and runs. Those that one room alon
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
 
 from gateway.protocol.offset import format_offset
 
@@ -22,10 +22,11 @@ def _closed_at(tail: int) -> Headers:
 class ProtocolError(Exception):
     """The request cannot be answered."""
 
-    # `details` says what in this very request was refused; `headers` are added to the answer.
+    # `details` says what in this very request was refused; `headers` are added to the answer, `more` to its error.
 
-    status: ClassVar[int] = 400
-    type: ClassVar[str] = "invalid_request"
+    status: int = 400
+    type: str = "invalid_request"
+    more: Mapping[str, str | int] = {}
 
     def __init__(self, details: str | None = None, headers: Headers | None = None) -> None:
         super().__init__(details or self.__doc__)

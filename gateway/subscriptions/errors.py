@@ -1,13 +1,13 @@
 """Why a subscription request is refused: the codes of §6 and §7, each with its status and its words.
 
-Knows nothing of HTTP beyond the number; `gateway.subscriptions.routes` renders it.
+Knows nothing of HTTP beyond the number; the door renders it as every refusal.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-from gateway.protocol.errors import Unavailable
+from gateway.protocol.errors import ProtocolError, Unavailable
 
 
 class Code(Enum):
@@ -33,14 +33,21 @@ class Code(Enum):
     INVALID_OFFSET = (409, "An ack is not for a linked stream, goes back, or lies beyond the tail.")
 
 
-class Refusal(Exception):
-    """The request is refused. `more` is added to the error's own fields."""
+class Refusal(ProtocolError):
+    """The request is refused."""
+
+    # A client of §6 looks for `error.code`, any other for `error.type`. `more` are further fields of the error.
 
     def __init__(self, code: Code, message: str, **more: str | int) -> None:
-        super().__init__(message)
+        super().__init__()
         self.code = code
-        self.message = message
-        self.more = more
+        self.status, self.type = code.number, code.name.lower()
+        self.more = {"code": code.name, **more}
+        self._message = message
+
+    @property
+    def message(self) -> str:
+        return self._message
 
 
 class LinkingGoesOn(Unavailable):

@@ -1,37 +1,19 @@
-"""Bodies in and answers out for the subscription APIs, and how a Refusal is rendered."""
+"""Bodies in and answers out for the subscription APIs."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import orjson
 from fastapi import Request
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.http import responses
 from gateway.http.bodies import Bodies
-from gateway.subscriptions.errors import Refusal, invalid
+from gateway.subscriptions.errors import invalid
 
 MAX_BODY: Final = 256 << 10  # bytes: what is parsed at once must not hold the loop
-
-
-class Route(APIRoute):
-    """A route whose Refusals are answers."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handler(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except Refusal as refusal:
-                return refuse(refusal)
-
-        return handler
 
 
 class Preflight(Response):
@@ -73,13 +55,3 @@ def json(status: int, document: dict[str, Any]) -> Response:
 def empty() -> Response:
     """204."""
     return answer(204, b"", "")
-
-
-def refuse(refusal: Refusal) -> Response:
-    """The answer to a refused request: the protocol's `code`, in the shape of all errors of the gateway."""
-    name = refusal.code.name
-    fields = {"code": name, "type": name.lower(), "message": refusal.message, "details": None, **refusal.more}
-    response = json(refusal.code.number, {"error": fields})
-    if refusal.code.number == 429:
-        response.raw_headers.append((b"retry-after", b"%d" % random.randint(1, 3)))
-    return response

@@ -6,13 +6,14 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from gateway.protocol.errors import MethodNotAllowed
 from gateway.subscriptions import schemas
 from gateway.subscriptions.errors import Code, Refusal
 from gateway.subscriptions.handlers import Handlers
-from gateway.subscriptions.http import Preflight, Route
+from gateway.subscriptions.http import Preflight
 from gateway.subscriptions.schemas import body_of
 
 PREFIX: Final = "/v1/stream/__ds"
@@ -24,7 +25,7 @@ _TOKEN: Final = [Depends(HTTPBearer(auto_error=False, description="The token of 
 
 def make_router(handlers: Handlers) -> APIRouter:
     """All routes, and 404 for every other path: the whole prefix is reserved (§6)."""
-    router = APIRouter(prefix=PREFIX, route_class=Route, tags=["subscriptions"])
+    router = APIRouter(prefix=PREFIX, tags=["subscriptions"])
     _add_subscription_routes(router, handlers)
     _add_stream_routes(router, handlers)
     _add_wake_routes(router, handlers)
@@ -36,7 +37,7 @@ def make_router(handlers: Handlers) -> APIRouter:
         response_class=Response,
         responses={200: {"content": {"application/jwk-set+json": {"schema": schemas.schema_of(schemas.Jwks)}}}},
     )
-    known = [route for route in router.routes if isinstance(route, Route)]
+    known = [route for route in router.routes if isinstance(route, APIRoute)]
 
     async def unknown(request: Request) -> Response:
         if request.method == "OPTIONS":

@@ -10,13 +10,13 @@ from urllib.parse import quote
 import httpx
 import pytest
 import pytest_asyncio
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import FastAPI
 
 from gateway.auth.gate import let_in
 from gateway.auth.principal import ANONYMOUS, Principal
+from gateway.http.door import render_refusals
 from gateway.log.database import Database
-from gateway.protocol.errors import ProtocolError, Unavailable
+from gateway.protocol.errors import Unavailable
 from gateway.subscriptions import Subscriptions
 from gateway.subscriptions.http import MAX_BODY
 from tests.subscriptions.tools import Receiver, Streams, eventually, idle
@@ -28,16 +28,10 @@ START = "0000000000000000_0000000000000000"
 FIRST = "0000000000000000_0000000000000001"
 
 
-async def render(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ProtocolError)
-    headers = {name.decode(): value.decode() for name, value in error.headers}
-    return JSONResponse({"error": {"type": error.type}}, error.status, headers)
-
-
 def application(subscriptions: Subscriptions, principal: Principal = ANONYMOUS) -> FastAPI:
     app = FastAPI()
     app.include_router(subscriptions.router())
-    app.add_exception_handler(ProtocolError, render)
+    render_refusals(app)
     app.add_middleware(_Gate, principal=principal)
     return app
 
