@@ -19,9 +19,10 @@ import httpcore
 
 from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.fanout.follower import EXTENSION
-from gateway.http import responses
+from gateway.http import informational, responses
 from gateway.http.request_log import request as named
 from gateway.protocol.errors import MalformedHttp, ProtocolError
+from gateway.wire.answers import header_lines
 
 logger = logging.getLogger("gateway.http.upstream")
 
@@ -70,6 +71,12 @@ class Peered(Protocol):
     @property
     def peer(self) -> tuple[str, bool]: ...
 
+    def lost(self) -> bool: ...
+
+    def writable(self) -> bool: ...
+
+    def write(self, data: bytes) -> None: ...
+
 
 class Upstream:
     """Another server as an ASGI application. `origin` is such as `http://127.0.0.1:3000`."""
@@ -83,6 +90,7 @@ class Upstream:
             max_connections=None,  # one for each request: the gateway limits those itself
             max_keepalive_connections=IDLE_CONNECTIONS,
             keepalive_expiry=IDLE,
+            network_backend=informational.Backend(),
         )
 
     async def close(self) -> None:
@@ -112,6 +120,7 @@ class Upstream:
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
         if not has_body:
             request.forgo()
+        informational.told.set(_passed_on(scope))
         repeatable = not has_body and scope["method"] in _REPEATABLE
         started = False
 
@@ -218,6 +227,23 @@ def _peer(scope: Scope) -> tuple[str, bool]:
     if connection is not None:
         return connection.peer
     return ("" if scope["client"] is None else scope["client"][0]), False
+
+
+def _passed_on(scope: Scope) -> informational.Told | None:
+    """Writes to the client what comes before an answer. None for a client of HTTP/1.0, which knows no such thing.
+
+    A client that does not read gets none: they are hints, and nobody keeps them for it.
+    """
+    connection: Peered | None = scope.get("extensions", {}).get(EXTENSION)
+    if connection is None or scope["http_version"] != "1.1":
+        return None
+
+    def write(line: bytes, headers: Headers) -> None:
+        if not connection.lost() and connection.writable():
+            lines = header_lines([header for header in _end_to_end(headers) if header[0].lower() != b"content-length"])
+            connection.write(b"%b\r\n%b\r\n" % (line, lines))
+
+    return write
 
 
 def returned(status: int, headers: Headers) -> Headers:

@@ -15,6 +15,7 @@ from tests.servers import PATIENCE, Running, serving
 
 OK = b"Content-Length: 2\r\n\r\nok"
 HEAD = b"HTTP/1.1 200 OK\r\n"
+HINT = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 
 # What the application writes, byte for byte, and the status that its client is given.
 ANSWERS = {
@@ -25,7 +26,16 @@ ANSWERS = {
     "an-unknown-status": (b"HTTP/1.1 299 Quite Odd\r\n" + OK, 299),
     "no-reason": (b"HTTP/1.1 200\r\n" + OK, 200),
     "a-reason-in-latin-1": (b"HTTP/1.1 200 \xe4\xf6\r\n" + OK, 200),
-    "early-hints": (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + HEAD + OK, 200),
+    "early-hints": (HINT + HEAD + OK, 200),
+    "many-hints": (HINT + b"HTTP/1.1 102 Odd\r\n\r\n" + HINT + b"HTTP/1.1 199\r\nX-A:  \xe4\r\n\r\n" + HEAD + OK, 200),
+    "hints-of-the-connection": (
+        b"HTTP/1.1 103 Early Hints\r\nConnection: x-a\r\nx-a: 1\r\nx-b: 1\r\nContent-Length: 9\r\n\r\n" + HEAD + OK,
+        200,
+    ),
+    "continue": (b"HTTP/1.1 100 Continue\r\n\r\n" + HINT + HEAD + OK, 200),
+    "an-answer-that-looks-like-hints": (HEAD + b"Content-Length: %d\r\n\r\n%bok" % (len(HINT) + 2, HINT), 200),
+    "hints-with-a-control-character": (b"HTTP/1.1 103 a\x01\r\nX-A: a\x01b\r\n\r\n" + HEAD + OK, 200),
+    "hints-alone": (HINT, 502),
     "an-upgrade-that-nobody-asked-for": (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", 502),
     "a-control-character": (HEAD + b"X-A: a\x01b\r\n" + OK, 502),
     "a-nul": (HEAD + b"X-A: a\x00b\r\n" + OK, 502),
@@ -47,16 +57,35 @@ ANSWERS = {
 }
 
 
+# What its client is given before the answer.
+BEFORE = {
+    "early-hints": HINT,
+    "many-hints": HINT + b"HTTP/1.1 102 Odd\r\n\r\n" + HINT + b"HTTP/1.1 199\r\nX-A: \xe4\r\n\r\n",
+    "hints-of-the-connection": b"HTTP/1.1 103 Early Hints\r\nx-b: 1\r\n\r\n",
+    "continue": HINT,
+    "a-folded-line": b"",
+    "hints-with-a-control-character": b"",
+    "an-answer-that-looks-like-hints": b"",
+}
+
+
 class Application:
     """Writes what ANSWERS has for the path; keeps each request's head."""
 
     def __init__(self) -> None:
         self.heads: list[bytes] = []
         self.port = 0
+        self.go_on = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head)
+        if b" /slow " in head:
+            for each in range(len(HINT)):
+                writer.write(HINT[each : each + 1])
+                await writer.drain()
+            await self.go_on.wait()
+            self.go_on.clear()
         answer, _ = ANSWERS.get(head.split()[1].decode()[1:], (HEAD + OK, 200))
         writer.write(answer)
         await writer.drain()
@@ -103,8 +132,38 @@ async def test_an_odd_answer_is_passed_on_or_a_bad_gateway(
         assert response.json()["error"]["type"] == "bad_gateway"
         assert [record.levelno for record in caplog.records] == [logging.WARNING]
     else:
-        assert response.content == b"ok"
+        assert response.content.endswith(b"ok")
         assert not caplog.records
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("name", BEFORE)
+async def test_what_comes_before_an_answer_is_passed_on(gateway: Running, name: str) -> None:
+    """RFC 9110 §15.2."""
+    raw = await gateway.get_raw(f"/{name}")
+    before, answer, body = raw.partition(HEAD)
+    assert (before, answer, body[-2:]) == (BEFORE[name], HEAD, b"ok")
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_client_of_http_1_0_gets_the_answer_alone(gateway: Running) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"GET /early-hints HTTP/1.0\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), PATIENCE)).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_what_comes_before_an_answer_comes_at_once(gateway: Running, application: Application) -> None:
+    """And in the packets in which it came; each request of a connection has its own."""
+    async with asyncio.timeout(PATIENCE):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        for _ in range(2):
+            writer.write(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert await reader.readuntil(b"\r\n\r\n") == HINT
+            application.go_on.set()
+            assert (await reader.readuntil(b"\r\n\r\nok")).startswith(HEAD)
+        writer.close()
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -1,0 +1,89 @@
+"""What an application says before its answer: 103 Early Hints and its kind, which a proxy passes on (RFC 9110 §15.2).
+
+httpcore throws that away. So the bytes that it reads are looked at on their way, and not changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from typing import Any, Final
+
+import httpcore
+
+from gateway.asgi import Headers
+
+Told = Callable[[bytes, Headers], None]
+
+told: Final[ContextVar[Told | None]] = ContextVar("told", default=None)
+"""Called with the status line and the headers of each, in the task that has the request made."""
+
+_BEGINS: Final = b"HTTP/1.1 1"
+_MOST: Final = 64 << 10  # bytes that are looked at before an answer
+_LINE: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n"
+_HEAD: Final = re.compile(rb"(HTTP/1\.1 (1\d\d)(?: [\t\x20-\x7e\x80-\xff]*)?)\r\n((?:%b)*)\r\n" % _LINE)
+_CONTINUE: Final = b"100"  # the gateway asks for none: what its client expects, it answers by itself
+_SWITCHING: Final = b"101"  # is an answer
+
+
+class Backend(httpcore.AsyncNetworkBackend):
+    """httpcore's own, whose streams are looked at."""
+
+    def __init__(self) -> None:
+        self._inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        return Stream(await self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+
+class Stream(httpcore.AsyncNetworkStream):
+    """A connection to the application."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._seen: bytes | None = None  # None: the answer has begun
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data = await self._inner.read(max_bytes, timeout)
+        if self._seen is not None:
+            self._seen = _look(self._seen + data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._seen = b""  # nothing is read before a request is written
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(self, *arguments: Any, **more: Any) -> httpcore.AsyncNetworkStream:
+        return Stream(await self._inner.start_tls(*arguments, **more))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+def _look(seen: bytes) -> bytes | None:
+    """Tells of what has come whole. Returns the rest; None: no more is to be told of."""
+    while head := _HEAD.match(seen):
+        line, status, lines = head.groups()
+        if status == _SWITCHING:
+            return None
+        tell = told.get()
+        if status != _CONTINUE and tell is not None:
+            fields = [each.partition(b":") for each in lines.split(b"\r\n")[:-1]]
+            tell(line, [(name, value.strip(b" \t")) for name, _, value in fields])
+        seen = seen[head.end() :]
+    begins = seen[: len(_BEGINS)]
+    return seen if _BEGINS.startswith(begins) and b"\r\n\r\n" not in seen and len(seen) < _MOST else None
