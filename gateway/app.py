@@ -37,6 +37,7 @@ from gateway.log.log import Log
 from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
+from gateway.page import page_router
 from gateway.quotas import Quotas
 from gateway.relay.configuration import rows_of
 from gateway.relay.relay import Relay
@@ -333,6 +334,7 @@ class Gateway:
     def _make_api(self) -> FastAPI:
         api = FastAPI(title="Run gateway", lifespan=self._life, redirect_slashes=False, docs_url=None, redoc_url=None)
         api.include_router(docs_router())
+        api.include_router(page_router())
         api.include_router(health_router(self.readiness, lambda scope: principal_of(scope).operates))
         if self.settings.metrics_port is None:
             api.include_router(metrics_router(self.metrics))

@@ -28,6 +28,7 @@ ROOMS = {
     "embedded": set(),
     "quotas": {"asgi", "auth", "protocol", "settings"},
     "http": {"asgi", "auth", "counting", "fanout", "log", "protocol", "quotas", "tasks", "wire"},
+    "page": {"protocol"},
     "metrics": {"counting", "fanout", "http", "log", "runs", "subscriptions"},
     "settings": set(),
     "auth": {"asgi", "log", "outage", "protocol", "settings", "tasks", "wording"},

@@ -43,8 +43,11 @@ ROUTES: Final[dict[str, Methods]] = {
     "/ready": {"GET": "optional"},  # a load balancer learns what it needs; `http.health` tells an operator more
     "/metrics": {"GET": "admin"},
     "/runs": {"POST": "write", "GET": "read"},
+    # The page is the same for everybody. What it shows, it asks for with its visitor's key.
+    "/": {"GET": "nothing"},
+    "/ui": {"GET": "nothing"},
+    "/ui/{file}": {"GET": "nothing"},
     # What is served here. The source is public, and so is this; but only for those who were let in.
-    "/": {"GET": "read"},
     "/openapi.json": {"GET": "read"},
     "/docs": {"GET": "read"},
     "/docs/start.js": {"GET": "read"},

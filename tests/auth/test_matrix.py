@@ -44,6 +44,7 @@ class Door(NamedTuple):
             .replace("/runs/{id}", f"/runs/{run}")
             .replace("{path:path}", f"runs/{run}")
             .replace("{rest:path}", "nothing")
+            .replace("{file}", "page.js")
             .replace("{id}", run)
         )
 

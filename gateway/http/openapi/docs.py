@@ -10,7 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 CSP: Final = (
@@ -30,7 +30,14 @@ _PAGE: Final = b"""<!doctype html>
 </html>
 """
 _START: Final = b'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true });\n'
-_ROOT: Final = {"name": "run-gateway", "docs": "/docs", "openapi": "/openapi.json", "runs": "/runs", "ready": "/ready"}
+_ROOT: Final = {
+    "name": "run-gateway",
+    "ui": "/ui",
+    "docs": "/docs",
+    "openapi": "/openapi.json",
+    "runs": "/runs",
+    "ready": "/ready",
+}
 _KEPT: Final = {"cache-control": "max-age=3600"}
 
 
@@ -38,8 +45,10 @@ def docs_router() -> APIRouter:
     """Routes of the front page, of the description, and of the files that its page needs."""
     router = APIRouter(include_in_schema=False)
 
-    @router.api_route("/", methods=["GET", "HEAD"])
-    async def root() -> dict[str, str]:
+    @router.api_route("/", methods=["GET", "HEAD"], response_model=None)
+    async def root(request: Request) -> Response | dict[str, str]:
+        if "text/html" in request.headers.get("accept", ""):  # a person's browser; relative, for a proxy's path prefix
+            return Response(status_code=307, headers={"location": "ui", "cache-control": "no-store", "vary": "accept"})
         return _ROOT
 
     @router.get("/docs")
