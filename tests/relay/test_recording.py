@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 
 from tests.databases import Postgres
-from tests.relay.agent import Agent, Call
-from tests.relay.client import Response, answer, asking
-from tests.servers import Running, serving, until
+from tests.relay.client import answer, asking
+from tests.relay.houses import House, house_of
+from tests.servers import serving, until
 
 CHAT = {"id": "c1", "messages": []}
 ONE, TWO, THREE = b'data: {"n":1}\n\n', b'data: {"n":2}\n\n', b"data: [DONE]\n\n"
 STREAM = "/api/chat/c1/stream"
 
 
-class House:
-    """Two Machines over one database, in front of one agent server."""
-
-    def __init__(self, agent: Agent, one: Running, other: Running) -> None:
-        self.agent = agent
-        self.one = one
-        self.other = other
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def machines(postgres: Postgres) -> AsyncIterator[House]:
-    async with postgres.database() as url, AsyncExitStack() as stack:
-        agent = await stack.enter_async_context(Agent.start())
-        settings: dict[str, Any] = {"upstream": agent.url, "relay": "ai-sdk:/api/chat,ndjson:/lines"}
-        one = stack.enter_context(serving(url, "direct", **settings))
-        other = stack.enter_context(serving(url, "direct", **settings))
-        yield House(agent, one, other)
+    async with house_of(postgres, relay="ai-sdk:/api/chat,ndjson:/lines") as house:
+        yield house
 
 
 @pytest.fixture
@@ -47,16 +32,6 @@ def house(machines: House) -> House:
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-async def begun(house: House, response: Response, *frames: bytes) -> Call:
-    """The call that has come of a POST, once its client has these frames."""
-    call = await house.agent.call()
-    await call.begin()
-    await call.say(*frames)
-    for frame in frames:
-        await response.until(frame)
-    return call
 
 
 async def test_an_answer_is_passed_on_as_it_is_and_ends_cleanly(house: House) -> None:
@@ -77,7 +52,7 @@ async def test_an_answer_is_passed_on_as_it_is_and_ends_cleanly(house: House) ->
 
 async def test_a_client_that_leaves_changes_nothing(house: House) -> None:
     async with asking(house.one.url, "POST", "/api/chat", body=CHAT) as response:
-        call = await begun(house, response, ONE)
+        call = await house.begun(response, ONE)
     async with asking(house.other.url, "GET", STREAM) as back:
         await back.until(ONE)
         await call.say(TWO)
@@ -110,7 +85,7 @@ async def test_where_nothing_runs_a_client_is_told_so(house: House) -> None:
 
 async def test_what_the_upstream_cuts_ends_with_the_lost_frame(house: House) -> None:
     async with asking(house.one.url, "POST", "/api/chat", body=CHAT) as response:
-        call = await begun(house, response, ONE)
+        call = await house.begun(response, ONE)
         await call.say(b"data: half")
         call.cut()
         body = await response.ended()
@@ -227,7 +202,7 @@ async def test_lines_are_frames_where_the_row_says_so(house: House) -> None:
 
 async def test_a_stop_at_another_machine_reaches_the_upstream(house: House) -> None:
     async with asking(house.one.url, "POST", "/api/chat", body=CHAT) as response:
-        call = await begun(house, response, ONE)
+        call = await house.begun(response, ONE)
         stopped = await answer(house.other.url, "POST", "/api/chat/c1/stop", body={})
         assert (stopped.status, stopped.body) == (200, b'{"id":"c1","status":"cancelled"}')
         await call.left()
@@ -248,7 +223,7 @@ async def test_a_get_that_overtakes_the_answer_waits_for_it(house: House) -> Non
 
 async def test_a_relayed_run_is_a_run(house: House) -> None:
     async with asking(house.one.url, "POST", "/api/chat", body=CHAT) as response:
-        call = await begun(house, response, ONE, TWO)
+        call = await house.begun(response, ONE, TWO)
         async with httpx.AsyncClient(base_url=house.other.url) as client:
             run = (await client.get("/runs?status=active&limit=1")).json()["runs"][0]
             assert run["workflowName"] == "ai-sdk:/api/chat"

@@ -1,0 +1,42 @@
+"""Two Machines over one database, in front of one agent server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.databases import Postgres
+from tests.relay.agent import Agent, Call
+from tests.relay.client import Response
+from tests.servers import Running, serving
+
+
+@dataclass
+class House:
+    """The agent server, and the Machines."""
+
+    agent: Agent
+    one: Running
+    other: Running
+
+    async def begun(self, response: Response, *frames: bytes, headers: dict[str, str] | None = None) -> Call:
+        """The call that has come of a POST, once its client has these frames."""
+        call = await self.agent.call()
+        await call.begin(headers=headers)
+        await call.say(*frames)
+        for frame in frames:
+            await response.until(frame)
+        return call
+
+
+@asynccontextmanager
+async def house_of(postgres: Postgres, **settings: Any) -> AsyncIterator[House]:
+    """Both Machines, with these settings."""
+    async with postgres.database() as url, AsyncExitStack() as stack:
+        agent = await stack.enter_async_context(Agent.start())
+        settings = {"upstream": agent.url, **settings}
+        one = stack.enter_context(serving(url, "direct", **settings))
+        other = stack.enter_context(serving(url, "direct", **settings))
+        yield House(agent, one, other)
