@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest_asyncio
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
-from tests.databases import OwnPostgres, Postgres, session_postgres
+from tests.databases import OwnPostgres, Postgres, folder, session_postgres
 
 
 def pytest_configure() -> None:
@@ -32,10 +32,17 @@ def _take_any_time() -> None:
     DEFAULT_TIMEOUT_CONFIG.connect = DEFAULT_TIMEOUT_CONFIG.read = DEFAULT_TIMEOUT_CONFIG.write = 60.0
 
 
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """pytest's own, but in memory: most of what a test writes is the data of a Postgres."""
+    with folder() as place:
+        yield place
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Postgres]:
+async def postgres() -> AsyncIterator[Postgres]:
     """The one server of the session."""
-    async with session_postgres(tmp_path_factory.mktemp("postgres")) as server:
+    async with session_postgres() as server:
         yield server
 
 
