@@ -27,7 +27,7 @@ async def machine(url: str, agent: Agent, **settings: str) -> AsyncIterator[Mach
         yield started
 
 
-async def test_a_recording_machine_that_is_killed_leaves_the_lost_frame(database_url: str) -> None:
+async def test_a_killed_recording_machine_leaves_the_lost_frame(database_url: str) -> None:
     async with Agent.start() as agent, machine(database_url, agent) as one, machine(database_url, agent) as other:
         async with asking(one.url, "POST", "/api/chat", body=CHAT) as response:
             call = await agent.call()
