@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -13,7 +14,7 @@ import pytest
 from gateway.log.housekeeping import Housekeeping
 from gateway.protocol import errors
 from gateway.protocol.create import CreateRequest, Fork
-from tests.log.rig import JSON, Log, connected, holding, opened
+from tests.log.rig import JSON, Log, connected, holding, opened, until_blocked
 
 EXPIRE = """
     WITH ended AS (UPDATE run_gateway.streams SET expires_at = clock_timestamp() WHERE path = ANY ($1) RETURNING id)
@@ -137,36 +138,93 @@ async def test_an_ended_stream_whose_row_is_held_is_packed(database_url: str) ->
         assert await database.fetchval("SELECT packed FROM run_gateway.streams")
 
 
-async def test_nobody_deadlocks_over_a_fork(database_url: str) -> None:
-    """A source and its expired fork: deleted, made anew, swept and forked by many at once."""
+@pytest.mark.parametrize("seed", range(2))
+async def test_nobody_deadlocks_over_a_fork(database_url: str, seed: int) -> None:
+    """A source and its expired fork: deleted, made anew, swept and forked by many at once, each a moment after another.
+
+    Every lock that is waited for is looked at, as if it had lasted a second: a circle is seen however short it is.
+    """
+    rng = random.Random(seed)
+    async with connected(database_url) as database:
+        await database.execute(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = 3', current_database()); END $$"
+        )
     async with opened(database_url, pool=8) as log, connected(database_url) as database:
         await log.create("b")
-        calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "delete": lambda: log.lifecycle.delete("c"),
-            "create": lambda: log.create("c", fork=Fork("b", None, 0), ttl=9),
-            "create from another": lambda: log.create("c", fork=Fork("a", None, 0), ttl=9),
-            "sweep": log.housekeeping.purge,
-            "fork": lambda: log.create("a", fork=Fork("b", None, 0), ttl=9),
-            "delete the other": lambda: log.lifecycle.delete("a"),
-        }
-        for _ in range(40):
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: log.lifecycle.delete("c"),
+            lambda: log.create("c", fork=Fork("b", None, 0), ttl=9),
+            lambda: log.create("c", fork=Fork("a", None, 0), ttl=9),
+            log.housekeeping.purge,
+            lambda: log.create("a", fork=Fork("b", None, 0), ttl=9),
+            lambda: log.lifecycle.delete("a"),
+        ]
+
+        async def late(call: Callable[[], Awaitable[object]], by: float) -> object:
+            await asyncio.sleep(by)
+            return await call()
+
+        for _ in range(25):
             for path, source in (("a", "b"), ("c", "b")):
                 request = CreateRequest(path, JSON, 9, None, None, False, Fork(source, None, 0), b"")
                 with suppress(errors.ProtocolError):
                     await log.lifecycle.create(request)
             await database.execute(EXPIRE, ["a", "c"])
-            outcomes = await asyncio.gather(*(call() for call in calls.values()), return_exceptions=True)
+            outcomes = await asyncio.gather(
+                *(late(call, rng.random() * 0.01) for call in calls * 2), return_exceptions=True
+            )
             for outcome in outcomes:
                 cause = outcome.__cause__ if isinstance(outcome, errors.Unavailable) else None
-                assert not isinstance(cause, asyncpg.DeadlockDetectedError)
                 assert cause is None or isinstance(cause, asyncpg.LockNotAvailableError), repr(cause)
-        assert not await database.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        assert not await deadlocks(database)
         forks = await database.fetch(
             "SELECT s.forks, (SELECT count(*) FROM run_gateway.streams f"
             " WHERE f.fork_source = s.id AND f.path IS NOT NULL) AS real"
             " FROM run_gateway.streams s WHERE s.path IS NOT NULL"
         )
         assert [row["forks"] for row in forks] == [row["real"] for row in forks]
+
+
+async def deadlocks(connection: asyncpg.Connection[asyncpg.Record]) -> int:
+    await connection.execute("SELECT pg_stat_clear_snapshot()")
+    count: int = await connection.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    return count
+
+
+async def test_a_source_that_comes_meanwhile_is_not_waited_for(database_url: str) -> None:
+    """It comes late in the order of locks: whoever holds it may wait for what is locked already."""
+    async with opened(database_url) as log, connected(database_url) as look:
+        await log.create("b")
+        await log.create("c", fork=Fork("b", None, 0), ttl=9)
+        await look.execute(EXPIRE, ["c"])
+        async with connected(database_url) as rival, rival.transaction():
+            async with holding(database_url, "c"):
+                making = asyncio.create_task(log.create("c", fork=Fork("a", None, 0)))
+                await until_blocked(look)  # it has locked b, and waits for c
+                await log.create("a")
+                await rival.execute("SELECT FROM run_gateway.streams WHERE path = 'a' FOR UPDATE")
+                waiting = asyncio.create_task(
+                    rival.execute("SELECT FROM run_gateway.streams WHERE path = 'b' FOR UPDATE")
+                )
+                await until_blocked(look, 2)
+            with pytest.raises(errors.StreamHeld):
+                await making
+            await waiting
+        assert (await log.create("c", fork=Fork("a", None, 0))).new
+
+
+async def test_what_was_removed_meanwhile_is_not_waited_for(database_url: str) -> None:
+    """It has no path any more, and so no place in the order of locks."""
+    async with opened(database_url) as log, connected(database_url) as look:
+        for path in ("a", "b"):
+            await log.create(path)
+        old = await look.fetchval("SELECT id FROM run_gateway.streams WHERE path = 'a'")
+        await log.lifecycle.delete("a")
+        other = await look.fetchval("SELECT id FROM run_gateway.streams WHERE path = 'b'")
+        async with connected(database_url) as rival, rival.transaction():
+            await rival.execute("SELECT FROM run_gateway.streams WHERE id = $1 FOR UPDATE", old)
+            await look.execute("SET lock_timeout = '1s'")
+            await look.execute("SELECT run_gateway.lock_concerned($1, $2)", other, old)
 
 
 async def test_forks_are_limited_in_number_and_depth(database_url: str) -> None:

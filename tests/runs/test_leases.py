@@ -322,6 +322,23 @@ async def test_rows_that_somebody_holds_keep_nobody_from_ending(database_url: st
         assert [news.path for news in (await store.end_lost(3, again=True)).ended] == ["runs/a", "runs/b"]
 
 
+async def test_a_run_that_cannot_be_ended_keeps_no_others(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as database:
+        store = Store(log.database, machine="m1")
+        await leased(log, "runs/bad", "runs/good")
+        await database.execute("""
+            CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'a fault'; END $$;
+            CREATE TRIGGER fault BEFORE UPDATE ON run_gateway.streams FOR EACH ROW
+            WHEN (NEW.path ~ 'bad' AND NEW.closed) EXECUTE FUNCTION fault();
+        """)
+        await due(log, broken=True)
+        look = await store.end_lost(3, again=True)
+        assert [news.path for news in look.ended] == ["runs/good"]
+        await database.execute("DROP TRIGGER fault ON run_gateway.streams")
+        await database.execute("UPDATE run_gateway.leases SET check_at = clock_timestamp()")  # time passes
+        assert [news.path for news in (await store.end_lost(3, again=True)).ended] == ["runs/bad"]
+
+
 async def test_a_sign_of_life_that_is_being_committed_keeps_the_run(database_url: str) -> None:
     """The look does not wait for it, to end the run when the row is free: that would be after the sign."""
     async with opened(database_url) as log, connected(database_url) as holder:

@@ -107,7 +107,8 @@ AS $$
 DECLARE
     ids bigint[] := run_gateway.concerned(doomed);
 BEGIN
-    PERFORM 1 FROM run_gateway.streams v WHERE v.id = ANY (ids || other) ORDER BY v.path FOR UPDATE;
+    -- One that was removed by now has no place in that order any more.
+    PERFORM 1 FROM run_gateway.streams v WHERE v.id = ANY (ids || other) AND v.path IS NOT NULL ORDER BY v.path FOR UPDATE;
     PERFORM 1 FROM run_gateway.leases l WHERE l.stream = doomed FOR UPDATE;
     PERFORM 1 FROM run_gateway.runs r WHERE r.stream = doomed FOR UPDATE;
     PERFORM 1 FROM run_gateway.expiries e WHERE e.stream = doomed FOR UPDATE;
@@ -215,7 +216,10 @@ BEGIN
 
         content_type := wanted_content_type;
         IF source_path IS NOT NULL THEN
-            SELECT * INTO source FROM run_gateway.streams v WHERE v.path = source_path FOR UPDATE;
+            SELECT * INTO source FROM run_gateway.streams v WHERE v.path = source_path FOR UPDATE SKIP LOCKED;
+            IF NOT FOUND AND EXISTS (SELECT FROM run_gateway.streams v WHERE v.path = source_path) THEN
+                RAISE lock_not_available USING MESSAGE = format('Somebody makes or removes %s at this moment.', source_path);
+            END IF;
             -- The type is judged before a reference is taken: a refused fork must not pin its source.
             verdict := CASE WHEN source.id IS NULL OR (NOT source.gone AND NOT run_gateway.live(source)) THEN 'source_not_found'
                             WHEN source.gone THEN 'source_gone'

@@ -398,11 +398,14 @@ BEGIN
           WHERE s.id = doomed.id AND run_gateway.lease_end(s.lease_until, s.lease, watched) <= this
             AND NOT s.closed AND NOT s.gone AND s.path IS NOT NULL
             FOR NO KEY UPDATE SKIP LOCKED;
-        CONTINUE WHEN NOT FOUND;
+        -- Nor is anybody waited for who holds its control stream or its record: the next look tries again.
+        CONTINUE WHEN NOT FOUND OR cardinality(run_gateway.held(ARRAY[doomed.path], '{true}', '{true}')) > 0;
         BEGIN
             SELECT * INTO ended FROM run_gateway.lose_run(doomed.id);
-        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-            CONTINUE;  -- somebody holds its control stream: the next look tries again, and the others do not wait for it
+        EXCEPTION WHEN OTHERS THEN   -- it keeps no other from its turn
+            RAISE WARNING 'run_gateway: run % cannot be ended: % (%)', doomed.path, SQLERRM, SQLSTATE;
+            UPDATE run_gateway.leases l SET check_at = this + interval '5 seconds' WHERE l.stream = doomed.id;
+            CONTINUE;
         END;
         seen := seen + 1;
         PERFORM run_gateway.tell(machine, ARRAY[run_gateway.news(
