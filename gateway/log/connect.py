@@ -43,16 +43,21 @@ _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _ECHO: Final = 1.0  # seconds for a notification to come back
 _PROBE: Final = "run_gateway_probe"
 _STANDBY: Final = "SyncRep"  # src/backend/replication/syncrep.c: SyncRepWaitForLSN
-# Limits that a role or a database may have. Here they would cut a commit's wait for its synchronous standby short, or
-# end connections that wait for work; the pool has limits of its own. Not every version of Postgres knows each.
-_LIMITS: Final = (
-    "statement_timeout",
-    "transaction_timeout",
-    "idle_session_timeout",
-    "idle_in_transaction_session_timeout",
-)
+# What a session of ours has, whatever a role or a database says. Limits would cut a commit's wait for its synchronous
+# standby short, or end connections that wait for work; the pool has limits of its own. And the server looks each second
+# whether whoever asked is still there: what has been given up ends, unless it waits for the standby, where it may not.
+# Not every version of Postgres, nor every system that it runs on, has each.
+_SETTINGS: Final = {
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "client_connection_check_interval": "1000",  # milliseconds
+}
 _SESSION: Final = """
-    SELECT pg_backend_pid() AS pid, ARRAY(SELECT name FROM pg_settings WHERE name = ANY ($1::text[])) AS limits
+    SELECT pg_backend_pid() AS pid,
+           ARRAY(SELECT name FROM pg_settings WHERE name = ANY ($1::text[])
+                    AND (name <> 'client_connection_check_interval' OR version() ~ 'linux|darwin|bsd')) AS settings
 """
 _FIRST_OWN_OID: Final = 16_384  # FirstNormalObjectId, access/transam.h: those below are the catalog's
 _NOT_ASKED: Final = SimpleNamespace(name="none")  # for the driver, which checks the name of the statement that it used
@@ -171,31 +176,33 @@ def _keep_alive(connection: Connection, asked: dict[str, int]) -> None:
 
 
 class Way(NamedTuple):
-    """The way to the server. `limits`: limits that a session may be opened without; none with a pooler. `by_session`: a
+    """The way to the server. `settings`: what a session is to be opened with; nothing with a pooler. `by_session`: a
     pooler that lends one of its places to each connection, for as long as that is open.
     """
 
     keeps_statements: bool
-    limits: list[str]
+    settings: dict[str, str]
     by_session: bool = False
 
 
 async def way_to(open: Callable[[], Awaitable[LogConnection]]) -> Way:
     """Finds out whether a prepared statement is still there, and unchanged, in the connection's next transaction; and
-    the limits that a session may be opened without.
+    the settings that a session is to be opened with.
 
     Behind a pooler in transaction mode that does not support prepared statements it is not: the name may belong to
     another client by then. Doubt means no. `open` opens a connection that keeps no statements. Raises one of FAULTS.
     """
     connection = await open()
     try:
-        session = await connection.fetchrow(_SESSION, _LIMITS)
+        session = await connection.fetchrow(_SESSION, list(_SETTINGS))
         assert session is not None, "such a statement gives one row"
         if connection.get_server_pid() == session["pid"]:
-            return Way(True, session["limits"])  # a pooler reports a pid of its own making
+            return Way(
+                True, {name: _SETTINGS[name] for name in session["settings"]}
+            )  # a pooler reports a pid of its own making
         translated = await _names_are_translated(connection)
         by_session = not translated and await hears(connection, open)
-        return Way(translated or by_session, [], by_session)
+        return Way(translated or by_session, {}, by_session)
     finally:
         connection.terminate()
 

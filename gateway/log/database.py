@@ -153,7 +153,7 @@ class Database:
     async def _open(self) -> None:
         way = await way_to(lambda: connect(self._dsn, timeout=10, command_timeout=10))
         self._cached = way.keeps_statements
-        self._settings = dict.fromkeys(way.limits, "0")
+        self._settings = way.settings
         if not self._cached:
             logger.warning(
                 "The pooler in front of Postgres loses prepared statements: each statement takes two round trips."

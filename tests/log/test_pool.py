@@ -41,6 +41,25 @@ async def test_a_slow_statement_costs_its_own_connection_only(database_url: str)
         assert len(before & await pids(database, 5)) == 4
 
 
+@pytest.mark.parametrize("how", ["it took too long", "whoever asked has gone"])
+async def test_what_was_given_up_ends_in_the_server_too(database_url: str, how: str) -> None:
+    slow = "SELECT pg_sleep(600)"
+    count = f"SELECT count(*) FROM pg_stat_activity WHERE query = '{slow}' AND datname = current_database()"
+    async with connected(database_url) as look, asyncio.timeout(60):
+        async with Database(
+            database_url, pool_size=1, statement_timeout=1 if how == "it took too long" else 60
+        ) as database:
+            asking = asyncio.create_task(ask(database, slow))
+            while not await look.fetchval(count):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            if how == "whoever asked has gone":
+                asking.cancel()
+            with pytest.raises((Unavailable, asyncio.CancelledError)):
+                await asking
+        while await look.fetchval(count):  # noqa: ASYNC110  Postgres tells nobody
+            await asyncio.sleep(0.05)
+
+
 async def test_connections_that_do_not_answer_are_all_replaced(database_url: str) -> None:
     away = Away(database_url, None)
     async with AsyncExitStack() as open:
