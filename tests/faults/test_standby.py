@@ -32,10 +32,11 @@ async def server(tmp_path: Path) -> AsyncIterator[OwnPostgres]:
 async def standby(server: OwnPostgres, name: str) -> None:
     """Has commits wait for a standby of this name; there is none."""
     async with connected(server.url) as connection:
-        await connection.execute("SET synchronous_commit = local")
+        await connection.execute("SET synchronous_commit = local; SET statement_timeout = 0")
         await connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
         await connection.execute("SELECT pg_reload_conf()")
     async with asyncio.timeout(60), connected(server.url) as connection:
+        await connection.execute("SET statement_timeout = 0")
         while await connection.fetchval("SHOW synchronous_standby_names") != name:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
