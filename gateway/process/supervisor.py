@@ -2,8 +2,8 @@
 
 The parent binds the port and keeps it; workers inherit it, and the kernel hands each connection to one that is free
 to accept. There is one shared queue, not one for each worker (SO_REUSEPORT): a worker that dies would take its own
-queue with it, whereas here others accept what it has not, or the worker that replaces it. libuv accepts one connection
-at a time, so that a busy worker leaves the next one to an idle one.
+queue with it, whereas here others accept what it has not, or the worker that replaces it. A worker accepts a few of
+those that wait in each turn of its loop (`gateway.wire.accepting`), so that a busy one leaves the rest to an idle one.
 
 Requests never pass through the parent, and a worker needs it only to be told to end.
 """

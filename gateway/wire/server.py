@@ -1,15 +1,16 @@
-"""uvicorn's server, with one timer for all connections that keep it waiting."""
+"""uvicorn's server, with one timer for all connections that keep it waiting, and short queues before a busy loop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-from typing import Final
+from typing import Any, Final, cast
 
 import uvicorn
 
 from gateway.outage import SeldomLogger
+from gateway.wire.accepting import Accepting
 from gateway.wire.transport import DirectProtocol
 
 _TURNS: Final = 3
@@ -18,6 +19,11 @@ seldom_logger: Final = SeldomLogger(logging.getLogger("gateway.wire.server"))
 
 class Server(uvicorn.Server):
     """Once a second, also while it shuts down, it has every connection look whether its client has kept it waiting."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if sockets is not None:
+            self.config.http_protocol_class = cast("Any", Accepting(self.config.http_protocol_class, sockets))
+        await super().startup(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # once a second

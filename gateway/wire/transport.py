@@ -80,7 +80,9 @@ class DirectProtocol(Intake):
         """Takes the place of the oldest one beyond the limit, so that descriptors are left for everything else."""
         self.spare[self] = None
         if len(self.spare) > SPARE:
-            next(iter(self.spare)).transport.abort()
+            oldest = next(iter(self.spare))
+            del self.spare[oldest]  # at once: it goes in the next turn, and more may come in this one
+            oldest.transport.abort()
 
     def failed(self, error: HttpParserError) -> None:
         self.refuse(_judged(error))
