@@ -43,16 +43,15 @@ ROUTES: Final[dict[str, Methods]] = {
     "/ready": {"GET": "optional"},  # a load balancer learns what it needs; `http.health` tells an operator more
     "/metrics": {"GET": "admin"},
     "/runs": {"POST": "write", "GET": "read"},
-    # The page is the same for everybody. What it shows, it asks for with its visitor's key.
+    # Pages are the same for everybody. What they show, they ask for with their visitor's key.
     "/": {"GET": "nothing"},
     "/ui": {"GET": "nothing"},
     "/ui/{file}": {"GET": "nothing"},
-    # What is served here. The source is public, and so is this; but only for those who were let in.
+    "/docs": {"GET": "nothing"},
+    "/docs/start.js": {"GET": "nothing"},
+    "/docs/swagger-ui-bundle.js": {"GET": "nothing"},
+    "/docs/swagger-ui.css": {"GET": "nothing"},
     "/openapi.json": {"GET": "read"},
-    "/docs": {"GET": "read"},
-    "/docs/start.js": {"GET": "read"},
-    "/docs/swagger-ui-bundle.js": {"GET": "read"},
-    "/docs/swagger-ui.css": {"GET": "read"},
     # Subscriptions make the gateway call others, and see the whole tenant. Workers show the token of their wake.
     _SUBSCRIPTION: {"PUT": "control", "GET": "control", "DELETE": "control"},
     f"{_SUBSCRIPTION}/streams": {"POST": "control"},

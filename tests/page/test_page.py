@@ -251,6 +251,18 @@ async def test_the_page_asks_no_other_host(browser: Browser, http: httpx.AsyncCl
     assert all(name.startswith(machine.url) for name in asked)
 
 
+async def test_the_description_of_the_api_asks_for_a_key(browser: Browser, machine: Machine) -> None:
+    await browser.run("sessionStorage.clear()")
+    await browser.open(f"{machine.url}/docs")
+    await browser.until("return !document.getElementById('ask').hidden", bool)
+    assert await browser.run("return document.querySelectorAll('.opblock').length") == 0
+    await browser.run(
+        "document.querySelector('#ask input').value = arguments[0]; document.querySelector('#ask button').click()", KEY
+    )
+    await browser.until("return document.querySelectorAll('.opblock').length", lambda count: count > 10)
+    assert await browser.run("return document.getElementById('ask').hidden")
+
+
 async def test_a_browser_is_sent_to_the_page_and_curl_is_not(machine: Machine) -> None:
     async with httpx.AsyncClient(base_url=machine.url) as anyone:
         sent = await anyone.get("/", headers={"accept": "text/html,*/*;q=0.8"})

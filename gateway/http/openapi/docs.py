@@ -17,19 +17,46 @@ CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src data:; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+# Relative addresses, so that it works below the path prefix of a proxy.
 _PAGE: Final = b"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Run gateway</title>
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="/docs/swagger-ui.css">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<form id="ask" hidden>
+  <label>This gateway asks for a key: <input name="key" type="password" autocomplete="off" required></label>
+  <button>Show</button>
+</form>
 <div id="swagger-ui"></div>
-<script src="/docs/swagger-ui-bundle.js"></script>
-<script src="/docs/start.js"></script>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
 </html>
 """
-_START: Final = b'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true });\n'
+# The key is where the page of runs keeps it: in this tab, until that is closed.
+_START: Final = b"""const KEPT = "run-gateway-key";
+const ask = document.getElementById("ask");
+const withKey = (request) => {
+  const key = sessionStorage.getItem(KEPT);
+  if (key && !request.headers.Authorization) request.headers.Authorization = `Bearer ${key}`;
+  return request;
+};
+async function start() {
+  const response = await fetch("openapi.json", withKey({ headers: {} }));
+  ask.hidden = response.ok;
+  if (!response.ok) return;
+  SwaggerUIBundle({
+    spec: await response.json(), dom_id: "#swagger-ui", deepLinking: true, requestInterceptor: withKey,
+  });
+}
+ask.addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEPT, ask.key.value.trim());
+  start();
+});
+start();
+"""
 _ROOT: Final = {
     "name": "run-gateway",
     "ui": "/ui",
