@@ -67,7 +67,7 @@ WAYS: Final = [
     Way("GET", "/runs"),
     Way("GET", "/health", "probe"),
     Way("GET", "/ready", "probe"),
-    *[Way("GET", route) for route in ("/metrics", "/openapi.json", "/docs", "/docs/start.js")],
+    *[Way("GET", route) for route in ("/metrics", "/openapi.json", "/docs", "/docs/start.js", "/ui", "/ui/{file}")],
     *[Way("GET", route) for route in ("/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css")],
     Way("GET", "/v1/stream/__ds/jwks.json"),
     Way("PUT", SUBSCRIPTION, "body"),
