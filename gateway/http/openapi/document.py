@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from gateway.auth.rules import need_of
 from gateway.http.openapi.examples import INTRODUCTION, READ, RECORD
+from gateway.http.openapi.links import link
 from gateway.http.openapi.stream_operations import (
     AT_THE_GATE,
     BELOW_A_RUN,
@@ -66,6 +67,7 @@ def describe(api: FastAPI, *, auth: bool = False) -> Json:
         for route, (tag, below) in BELOW_A_RUN.items():
             operations = {name: _operation(name, operation, tag) for name, operation in below.items()}
             document["paths"][route] = {"parameters": [STREAM_ROUTES["/runs/{id}"]]} | operations
+        link(document)
         if auth:
             document["components"].setdefault("securitySchemes", {}).update(SECURITY)
             _secure(document)
