@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Final
 
 import pytest
 import pytest_asyncio
@@ -23,6 +24,34 @@ def pytest_configure() -> None:
     # Some hundred processes are started here: they compile the house once, and not each for itself.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     _take_any_time()
+
+
+# What takes longest begins first, or else one process would still be at it when the others have nothing left to do.
+LONG: Final = (
+    "loadtests/test_survival.py",
+    "test_machines.py",
+    "clients/test_event_source.py",
+    "runs/test_leases.py",
+    "clients/test_javascript_client.py",
+    "log/test_collisions.py",
+    "loadtests/test_regions.py",
+    "embedded/test_crashes.py",
+    "flue/real/",
+    "field/test_proxies.py",
+    "conformance/",
+    "hardening/test_schema.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The order in which `pytest -n` hands out files."""
+    config.option.loadscopereorder = False  # pytest-xdist would begin with the files that have most tests
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((at for at, long in enumerate(LONG) if name.startswith(long)), len(LONG))
+
+    items.sort(key=place)
 
 
 def _take_any_time() -> None:

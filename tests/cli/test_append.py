@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.cli.commands import command, end, running
-from tests.cli.scripted import Fault, offset, scripted
+from tests.client.scripted import Fault, offset, scripted
 
 
 async def test_append_makes_an_event_of_each_line() -> None:

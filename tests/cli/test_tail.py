@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from tests.cli.commands import command, end, running
-from tests.cli.scripted import Fault, offset, scripted
+from tests.client.scripted import Fault, offset, scripted
 from tests.databases import Postgres
 from tests.machines import Machine
 

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics.collector import merge, render
 from gateway.metrics.siblings import Siblings
-from tests.cli.workers import PATIENCE, alive, connections_to_each, gateway, until, workers
+from tests.process.workers import PATIENCE, alive, connections_to_each, gateway, until, workers
 
 JSON = {"content-type": "application/json"}
 

@@ -16,7 +16,7 @@ import pytest
 from gateway.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from gateway.embedded.folders import claim
 from tests.databases import OwnPostgres
-from tests.log.embedded.tools import (
+from tests.embedded.tools import (
     AS_ROOT,
     Gateway,
     Spawn,

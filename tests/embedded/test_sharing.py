@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.embedded import EmbeddedPostgres
-from tests.log.embedded.tools import Spawn, run
+from tests.embedded.tools import Spawn, run
 
 
 async def test_a_second_gateway_attaches_and_leaves_stopping_nothing(tmp_path: Path, gateways: Spawn) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.embedded import EmbeddedPostgres, binaries, copies
-from tests.log.embedded.tools import cluster_of, only_root, run
+from tests.embedded.tools import cluster_of, only_root, run
 
 
 @only_root

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from tests.log.embedded.tools import HAS_PROC, Gateway, Spawn, processes_in, until
+from tests.embedded.tools import HAS_PROC, Gateway, Spawn, processes_in, until
 
 
 @pytest_asyncio.fixture

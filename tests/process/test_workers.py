@@ -21,8 +21,8 @@ from gateway.process.sockets import Sockets, bind
 from gateway.process.supervisor import supervise
 from gateway.settings import load
 from tests.cli.commands import end, refuses, running
-from tests.cli.workers import alive, children, connections_to_each, gateway, stopped, until, worker_of, workers
 from tests.machines import Machine
+from tests.process.workers import alive, children, connections_to_each, gateway, stopped, until, worker_of, workers
 from tests.traffic import MODES, Reader, Writer, under_way
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

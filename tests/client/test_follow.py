@@ -23,7 +23,7 @@ from gateway.client import (
     stream_url,
 )
 from gateway.client.retry import retry_after
-from tests.cli.scripted import Fault, offset, scripted
+from tests.client.scripted import Fault, offset, scripted
 
 
 @asynccontextmanager

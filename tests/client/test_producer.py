@@ -21,7 +21,7 @@ from gateway.client import (
     StreamClosed,
     client,
 )
-from tests.cli.scripted import Fault, offset, scripted
+from tests.client.scripted import Fault, offset, scripted
 
 
 @asynccontextmanager

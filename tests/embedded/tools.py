@@ -48,7 +48,7 @@ class Gateway:
     async def spawn(cls, data_dir: Path) -> Gateway:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", GATEWAY, str(data_dir),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2],
         )  # fmt: skip
         return cls(process)
 

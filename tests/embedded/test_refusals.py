@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.embedded import EmbeddedPostgres, EmbeddedPostgresError, binaries
-from tests.log.embedded.tools import cluster_of, run
+from tests.embedded.tools import cluster_of, run
 
 
 async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
