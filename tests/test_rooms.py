@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,11 @@ def test_only_what_runs_a_machine_wires_the_application() -> None:
         for path in HOUSE.rglob("*.py")
         if "gateway.app" in set(imports(path)) and path.relative_to(HOUSE).parts[0] != "process"
     ]
+    assert not wrong
+
+
+def test_what_runs_a_machine_knows_no_command() -> None:
+    wrong = [str(path) for path in files("process") if any(re.match(r"gateway\.cli\b", name) for name in imports(path))]
     assert not wrong
 
 

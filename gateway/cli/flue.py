@@ -1,4 +1,4 @@
-"""`run-gateway flue`: whether a database is a Flue app's, and the triggers on its tables."""
+"""`run-gateway flue`: the triggers on the tables of a Flue app."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.process.exit_codes import Failure, Misuse, finish, settings
-from gateway.settings import Settings
-from gateway.wording import one_line
+from gateway.process.exit_codes import Misuse, finish, settings
+from gateway.process.flue_app import with_app
 
 if TYPE_CHECKING:
     from gateway.flue.schema import Connection
@@ -40,32 +39,8 @@ def detach(database_url: str | None) -> None:
     click.echo("Detached: nothing of the gateway's is left on Flue's tables")
 
 
-async def fit(url: str, settings: Settings) -> None:
-    """Makes sure that `serve` can show a Flue app's runs from this database. Raises Failure."""
-    from gateway.flue.schema import check
-
-    await _connected(url, lambda connection: check(connection, ends_runs=settings.flue_orphan_after is not None))
-
-
 def _finish(database_url: str | None, work: Callable[[Connection], Awaitable[None]]) -> None:
     url = settings(database_url=database_url).database_url
     if url is None:
         raise Misuse("DATABASE_URL is not set: which database is the Flue app's?")
-    finish(_connected(url, work))
-
-
-async def _connected(url: str, work: Callable[[Connection], Awaitable[None]]) -> None:
-    import asyncpg
-
-    from gateway.flue.errors import Unfit
-    from gateway.log.connect import connect
-    from gateway.process.database import CONNECT_TIMEOUT, name
-
-    try:
-        connection = await connect(url, timeout=CONNECT_TIMEOUT)
-        try:
-            await work(connection)
-        finally:
-            await connection.close()
-    except (Unfit, OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Failure(f"{name(url)} cannot be used as a Flue app's: {one_line(error)}") from error
+    finish(with_app(url, work))

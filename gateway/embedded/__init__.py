@@ -10,13 +10,12 @@ knows that nobody else has the data open, and pids in files (which get reused) d
 
     postgres.py    EmbeddedPostgres: owns the folder, or attaches and takes over
     server.py      Server: the processes of the Postgres that we own
-    home.py        Home: what all gateways on one data folder agree on
+    home.py        Home: what all gateways on one data folder agree on, and the folder of the socket
     cluster.py     Cluster: the data itself
-    runtime.py     the folder of the socket
     launch.py      how a process of Postgres is started
-    binaries.py    which postgres and initdb, and copies.py where root may have to put them
+    binaries.py    which postgres and initdb, and where root may have to copy them
     accounts.py    who they run as
-    folders.py, locks.py, server_log.py, waiting.py
+    folders.py, locks.py, server_log.py
 """
 
 from __future__ import annotations

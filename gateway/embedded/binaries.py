@@ -1,21 +1,29 @@
-"""Which postgres and initdb to run: those of the package, else those of the system, if they really run."""
+"""Which postgres and initdb to run: those of the package, else those of the system, if they really run.
+
+The package may be installed below a closed folder such as /root, which the account that Postgres has to run as cannot
+enter, and whose mode is not ours to change. For root alone there is a copy where every user can run it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.embedded.accounts import ENVIRONMENT, Account
-from gateway.embedded.copies import reachable_copy
 from gateway.embedded.errors import EmbeddedPostgresError
+from gateway.embedded.folders import trusted
 
 OLDEST_MAJOR = 14
 BIN = Path("pginstall", "bin")  # within the package
+CACHES = (Path("/var/cache"), Path("/var/tmp"), Path("/tmp"))  # noqa: S108 (`trusted` looks at what is there)
 
 
 @dataclass(frozen=True)
@@ -102,3 +110,46 @@ def probe(folder: Path, account: Account | None) -> str:
     if match is None or not match[1][0].isdigit():
         raise OSError(f"does not tell its version: {answers[-1]!r}")
     return match[1]
+
+
+def reachable_copy(package: Path, program: Path) -> Path:
+    """The copy of the folder `package`, made once for each content of the program in it.
+
+    Raises PermissionError when there is no place for it.
+    """
+    key = hashlib.sha256((package / program).read_bytes()).hexdigest()[:16]
+    reasons: list[str] = []
+    for cache in CACHES:
+        target = cache / f"run-gateway-postgres-{key}"
+        try:
+            if not target.exists():
+                copy_package(package, target)
+            trusted(target, os.geteuid())
+        except OSError as error:
+            reasons.append(f"{target}: {error}")
+            continue
+        return target / package.name
+    raise PermissionError(f"There is no place for a copy of the Postgres binaries ({'; '.join(reasons)}).")
+
+
+def copy_package(package: Path, target: Path) -> None:
+    """Copies all of it, or nothing: several gateways may be copying together."""
+    if os.statvfs(target.parent).f_flag & getattr(os, "ST_NOEXEC", 0):  # Linux only
+        raise PermissionError("programs may not be run from there (noexec)")
+    scratch = Path(tempfile.mkdtemp(prefix=".run-gateway-", dir=target.parent))
+    try:
+        ignore = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a", "__pycache__")
+        beside = package.with_name(package.name + ".libs")  # where initdb finds its libpq
+        for source in (package, beside):
+            if source.is_dir():
+                shutil.copytree(source, scratch / source.name, ignore=ignore)
+        for folder, _, files in os.walk(scratch):  # whatever umask the package was installed under
+            for path in (Path(folder), *(Path(folder, name) for name in files)):
+                path.chmod(0o755)
+        try:
+            scratch.rename(target)
+        except OSError:
+            if not target.exists():  # else another gateway was quicker
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # moved away, unless something failed

@@ -1,13 +1,18 @@
-"""Locks between processes, which end with the processes that hold them."""
+"""Locks between processes, which end with the processes that hold them, and polling for what rings no bell."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 if sys.platform != "win32":
     import fcntl
+
+T = TypeVar("T")
 
 
 def try_lock(path: Path) -> int | None:
@@ -22,3 +27,12 @@ def try_lock(path: Path) -> int | None:
         os.close(descriptor)
         raise
     return descriptor
+
+
+async def wait_for(look: Callable[[], T | None], patience: float) -> T | None:
+    """Polls `look`, and returns what it finds; None when it finds nothing within `patience` seconds."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + patience
+    while (found := look()) is None and clock() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    return found

@@ -15,12 +15,10 @@ import asyncpg
 
 from gateway.embedded.errors import EmbeddedPostgresError
 from gateway.embedded.folders import claim, give
-from gateway.embedded.home import Home
+from gateway.embedded.home import PORT, Home, clear_runtime
 from gateway.embedded.launch import launch
-from gateway.embedded.locks import try_lock
-from gateway.embedded.runtime import PORT, clear_runtime
+from gateway.embedded.locks import try_lock, wait_for
 from gateway.embedded.server_log import ServerLog
-from gateway.embedded.waiting import wait_for
 
 logger = logging.getLogger("gateway.embedded")
 

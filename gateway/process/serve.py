@@ -8,9 +8,9 @@ import contextlib
 import click
 import uvloop
 
-from gateway.cli.flue import fit
 from gateway.process.checks import check
 from gateway.process.database import database, must_be_there, must_listen, say_what_it_promises, update
+from gateway.process.flue_app import fit
 from gateway.process.signals import Stop
 from gateway.process.sockets import Sockets, address, bind
 from gateway.process.supervisor import supervise

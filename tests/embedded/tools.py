@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from gateway.embedded.waiting import wait_for
+from gateway.embedded.locks import wait_for
 
 AS_ROOT = os.geteuid() == 0
 HAS_PROC = sys.platform == "linux"
