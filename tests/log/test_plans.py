@@ -7,6 +7,7 @@ a larger one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -23,22 +24,24 @@ from tests.log.rig import connected
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
-STREAMS: Final = 20_000
+STREAMS: Final = int(os.environ.get("PLANS_OF_STREAMS", "20000"))  # a million by hand: it takes some minutes
+OPEN: Final = STREAMS * 9 // 20
+ENDED: Final = STREAMS * 9 // 10
 MOST: Final = 300  # rows that one call may read of all tables together; each has to do with ten streams at most
 
-# Streams: 1 to 9,000 open with a TTL and a lease; to 18,000 closed; the rest are runs, of which the last has forks.
+# Streams: 1 to OPEN with a TTL and a lease; to ENDED closed; the rest are runs, of which the last has forks.
 FILL = f"""
     SET session_replication_role = replica;   -- triggers are not what is looked at
     INSERT INTO run_gateway.streams (path, content_type, media_type, tail, closed, closed_at, ttl, expires_at, lease,
                                      lease_until)
-    SELECT CASE WHEN i > 18000 THEN 'runs/' || i ELSE 's/' || i END, 'application/json', 'application/json', 1,
-           i BETWEEN 9001 AND 18000, CASE WHEN i BETWEEN 9001 AND 18000 THEN now() END,
-           CASE WHEN i < 9001 THEN 3600 END, CASE WHEN i < 9001 THEN now() + interval '1 hour' END,
-           CASE WHEN i < 9001 THEN 60 END, CASE WHEN i < 9001 THEN now() + interval '1 hour' END
+    SELECT CASE WHEN i > {ENDED} THEN 'runs/' || i ELSE 's/' || i END, 'application/json', 'application/json', 1,
+           i > {OPEN} AND i <= {ENDED}, CASE WHEN i > {OPEN} AND i <= {ENDED} THEN now() END,
+           CASE WHEN i <= {OPEN} THEN 3600 END, CASE WHEN i <= {OPEN} THEN now() + interval '1 hour' END,
+           CASE WHEN i <= {OPEN} THEN 60 END, CASE WHEN i <= {OPEN} THEN now() + interval '1 hour' END
       FROM generate_series(1, {STREAMS}) i;
     INSERT INTO run_gateway.events SELECT id, 1, '1' FROM run_gateway.streams;
     INSERT INTO run_gateway.producers SELECT id, 'p', 0, 0 FROM run_gateway.streams;
-    INSERT INTO run_gateway.pages SELECT id + 1000000, 1, 1, '1', '{{1}}' FROM run_gateway.streams;
+    INSERT INTO run_gateway.pages SELECT id + 1000000000, 1, 1, '1', '{{1}}' FROM run_gateway.streams;
     INSERT INTO run_gateway.expiries SELECT id, expires_at FROM run_gateway.streams WHERE ttl IS NOT NULL;
     INSERT INTO run_gateway.leases SELECT id, lease_until FROM run_gateway.streams WHERE lease IS NOT NULL;
     INSERT INTO run_gateway.runs (stream, tenant, id, started_at, metadata)
@@ -51,7 +54,7 @@ FILL = f"""
     ANALYZE;
 """
 
-RUN, TTL, CLOSED = f"runs/{STREAMS}", "s/1", "s/9001"
+RUN, TTL = f"runs/{STREAMS}", "s/1"
 PRODUCED = (
     "SELECT * FROM run_gateway.append_batch(ARRAY[$1, $2], ARRAY['application/json', 'application/json'], '{1,1}',"
     " '{false,true}', NULL, '{p,p}', '{0,0}', '{1,1}', '{1,2}', '{1,1}', '{1,1}', '{30,30}')"
@@ -74,10 +77,10 @@ CALLS: dict[str, tuple[str, tuple[object, ...]]] = {
     "create what is there": (MAKE, (TTL, 3600, None)),
     "fork": (MAKE, ("new", None, RUN)),
     "delete": ("SELECT run_gateway.delete_stream('m', $1)", (TTL,)),
-    "delete a run": ("SELECT run_gateway.delete_stream('m', $1)", ("runs/18001",)),
+    "delete a run": ("SELECT run_gateway.delete_stream('m', $1)", (f"runs/{ENDED + 1}",)),
     "page": (reader._PAGE, (TTL, 0, None, 1 << 20, True, None, None, None, None)),
     "page of many": (reader._PAGE, (RUN, 0, None, 1 << 16, True, None, None, None, 1 << 12)),
-    "edge of a text": ("SELECT run_gateway.edge($1, 3)", (9001,)),
+    "edge of a text": ("SELECT run_gateway.edge($1, 3)", (OPEN + 1,)),
     "stat": (reader._STAT, (TTL,)),
     "positions": (reader._POSITIONS, ([TTL, RUN, "none"],)),
     "touch": ("SELECT run_gateway.touch($1)", ([TTL, "s/2", RUN, "none"],)),
@@ -85,7 +88,7 @@ CALLS: dict[str, tuple[str, tuple[object, ...]]] = {
     "purge": ("SELECT run_gateway.purge(100)", ()),
     "retire": ("SELECT run_gateway.retire($1, 5)", (timedelta(hours=1),)),
     "packable": ("SELECT run_gateway.packable(0, 10, 1500)", ()),
-    "pack": ("SELECT run_gateway.pack_page($1, 65536, 1000, 500)", (9001,)),
+    "pack": ("SELECT run_gateway.pack_page($1, 65536, 1000, 500)", (OPEN + 1,)),
     "leases": ("SELECT run_gateway.end_lost_runs('m', 500, true)", ()),
     "record": (runs._RECORD, (RUN,)),
     "cancel": (runs._CANCEL, ("m", RUN, None)),

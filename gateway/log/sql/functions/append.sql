@@ -2,6 +2,10 @@
 --
 -- What every append asks sets no search path, which would cost it some microseconds: there, what takes any type is named
 -- with its schema, for another role may have put a more fitting one of that name into another (waiting.sql).
+--
+-- A snapshot that stays open, as a dump's, keeps every version of a stream's row, and the indexes show all of them, oldest
+-- first. So a single append asks for its path backwards, takes the first version that it sees, and changes it at its place
+-- (ctid): it looks at a few versions, and not at as many as there were appends.
 
 
 -- What becomes of one request (§5.2, §5.2.1): 'appended', 'duplicate' (a success that changes nothing), or a refusal.
@@ -286,21 +290,25 @@ LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    s record;
-    n integer := coalesce(pg_catalog.cardinality(events), 0);
+    s     record;
+    n     integer := coalesce(pg_catalog.cardinality(events), 0);
+    place tid;       -- of what is known of the producer
+    moved boolean;   -- what was locked is not there any more: it cannot be
 BEGIN
     SELECT v.id, v.media_type, v.tail, v.closed, v.gone, v.stream_seq, v.closing_producer, v.closing_epoch, v.closing_seq,
-           v.lease, v.lost, v.cancel_requested, v.expires_at, v.served, v.breaks
+           v.lease, v.lost, v.cancel_requested, v.expires_at, v.served, v.breaks, v.ctid
       INTO s FROM run_gateway.streams v
-     WHERE v.path = append_one.path FOR NO KEY UPDATE;
+     WHERE v.path >= append_one.path AND v.path <= append_one.path ORDER BY v.path DESC LIMIT 1 FOR NO KEY UPDATE;
     -- By the clock after the wait for the row. What run_gateway.live asks, without the price of a row as an argument.
-    IF s.expires_at <= clock_timestamp() AND NOT run_gateway.kept_alive(s.id) THEN
+    -- And not by AND, which asks both of NULL.
+    IF (CASE WHEN s.expires_at <= clock_timestamp() THEN NOT run_gateway.kept_alive(s.id) END) THEN
         outcome := 'not_found';
         RETURN;
     END IF;
     IF append_one.producer IS NOT NULL THEN
-        SELECT p.epoch, p.seq INTO known_epoch, known_seq FROM run_gateway.producers p
-         WHERE p.stream = s.id AND p.producer = append_one.producer;
+        SELECT p.epoch, p.seq, p.ctid INTO known_epoch, known_seq, place FROM run_gateway.producers p
+         WHERE p.stream = s.id AND p.producer >= append_one.producer AND p.producer <= append_one.producer
+         ORDER BY p.producer DESC LIMIT 1;
     END IF;
     outcome := run_gateway.verdict(
         s.id, s.gone, s.closed, s.media_type, s.stream_seq, s.closing_producer, s.closing_epoch, s.closing_seq,
@@ -321,7 +329,7 @@ BEGIN
 
     IF n > 0 AND s.served IS DISTINCT FROM pg_postmaster_start_time() THEN
         PERFORM run_gateway.enter_epoch(ARRAY[s.id], 0);
-        s.breaks := v.breaks FROM run_gateway.streams v WHERE v.id = s.id;
+        SELECT v.breaks, v.ctid INTO s.breaks, s.ctid FROM run_gateway.streams v WHERE v.id = s.id;
     END IF;
     tail := s.tail + n;
     closed := closing;
@@ -344,11 +352,17 @@ BEGIN
            expires_at = run_gateway.slid(v.ttl, v.expires_at),
            lease = coalesce(append_one.lease, v.lease),
            lease_until = run_gateway.leased_until(coalesce(append_one.lease, v.lease))
-     WHERE v.id = s.id;
-    IF seq >= 0 THEN
+     WHERE v.ctid = s.ctid;
+    moved := NOT FOUND;
+    IF seq >= 0 AND place IS NULL THEN
         INSERT INTO run_gateway.producers AS p (stream, producer, epoch, seq)
-        VALUES (s.id, append_one.producer, append_one.epoch, append_one.seq)
-        ON CONFLICT ON CONSTRAINT producers_pkey DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq;
+        VALUES (s.id, append_one.producer, append_one.epoch, append_one.seq);
+    ELSIF seq >= 0 THEN
+        UPDATE run_gateway.producers AS p SET epoch = append_one.epoch, seq = append_one.seq WHERE p.ctid = place;
+        moved := moved OR NOT FOUND;
+    END IF;
+    IF moved THEN
+        RAISE serialization_failure USING MESSAGE = 'A row has moved while its stream was locked.';
     END IF;
     IF lease IS NOT NULL THEN
         PERFORM run_gateway.watch_leases(ARRAY[s.id], ARRAY[lease]);
@@ -363,8 +377,8 @@ END
 $$;
 
 
--- What append_plain does, for a single request: a lone writer waits for this. NULL: it is not accepted, and nothing has
--- changed; append_one says why.
+-- What append_plain does, for a single request: a lone writer waits for this. NULL: it is not accepted, or somebody else
+-- has changed the row at this moment, and nothing has changed; append_one says which.
 CREATE OR REPLACE FUNCTION run_gateway.append_alone(
     path text, media_type text, events bytea[], OUT tail bigint, OUT cancel_requested boolean
 )
@@ -380,7 +394,9 @@ BEGIN
     UPDATE run_gateway.streams AS v
        SET tail = v.tail + n, expires_at = run_gateway.slid(v.ttl, v.expires_at),
            lease_until = run_gateway.leased_until(v.lease)
-     WHERE v.path = append_alone.path AND run_gateway.live(v)
+     WHERE v.ctid = (SELECT u.ctid FROM run_gateway.streams u
+                      WHERE u.path >= append_alone.path AND u.path <= append_alone.path ORDER BY u.path DESC LIMIT 1)
+       AND v.path = append_alone.path AND run_gateway.live(v)
        AND run_gateway.verdict(
                v.id, v.gone, v.closed, v.media_type, NULL, NULL, NULL, NULL, NULL, NULL,
                n, false, append_alone.media_type, NULL, NULL, NULL, NULL) = 'appended'

@@ -21,7 +21,8 @@ DECLARE
     s      record;
 BEGIN
     -- Waits as long as the caller's own lock_timeout says, which append_one would not.
-    SELECT v.id, v.ttl, v.lease INTO s FROM run_gateway.streams v WHERE v.path = append_text.path FOR NO KEY UPDATE;
+    SELECT v.id, v.ttl, v.lease INTO s FROM run_gateway.streams v
+     WHERE v.path >= append_text.path AND v.path <= append_text.path ORDER BY v.path DESC LIMIT 1 FOR NO KEY UPDATE;
     SELECT * INTO result FROM run_gateway.append_one(
         path, CASE WHEN n = 1 THEN 'application/json' END, closing, NULL, NULL, NULL, NULL,
         CASE WHEN n = 1 THEN ARRAY[convert_to(event, 'UTF8')] END, NULL);
