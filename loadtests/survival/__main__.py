@@ -1,6 +1,7 @@
 """`python -m loadtests.survival`: Machines, writers and readers under faults; exit code 1 when not all was survived.
 
-Postgres is one of its own, or a new database on the server of DATABASE_URL, which is then not restarted.
+Postgres is one of its own, or a new database on the server of DATABASE_URL, which is then not restarted. `--failovers`
+and `--lagging` take Debian's Postgres, as a primary with a standby.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=
 @click.option("--seconds", type=float, default=25.0, show_default=True, help="How long faults go on.")
 @click.option("--minutes", type=float, default=None, help="A soak: memory and descriptors must stay as they are, too.")
 @click.option("--rolling", is_flag=True, help="Rolling deploys instead of faults: no response may break off.")
+@click.option("--failovers", is_flag=True, help="Also: a synchronous standby takes over, by force and by arrangement.")
+@click.option("--lagging", is_flag=True, help="Also: a standby takes over that lacks the last events.")
+@click.option("--only", multiple=True, metavar="FAULT", help="Only faults of this kind, as the table names it.")
 @click.option("--machines", type=click.IntRange(2), default=3, show_default=True)
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="That are written at a time.")
 @click.option("--readers", type=click.IntRange(1), default=8, show_default=True, help="Of each run; modes take turns.")
@@ -34,8 +38,9 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def main(
-    seed: int | None, seconds: float, minutes: float | None, rolling: bool, machines: int, runs: int, readers: int,
-    patience: float,
+    seed: int | None, seconds: float, minutes: float | None, rolling: bool, failovers: bool, lagging: bool,
+    only: tuple[str, ...],
+    machines: int, runs: int, readers: int, patience: float,
     machine_module: str, flue: Path | None, logs: Path | None, markdown: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """See what the gateway survives.
@@ -43,6 +48,8 @@ def main(
     Everything listens on loopback, and all of it is started and ended here. The exit code is 1 when an event was lost,
     repeated, reordered or invented, a reader was told the end too early, or anything else in the table is not 0.
     """
+    if (failovers or lagging) and (rolling or flue or failovers is lagging):
+        raise click.UsageError("--failovers, --lagging, --rolling and --flue are for runs of their own.")
     plan = Plan(
         seed=random.randrange(1 << 32) if seed is None else seed,
         seconds=seconds if minutes is None else 60 * minutes,
@@ -50,6 +57,9 @@ def main(
         scenes=runs,
         readers=readers,
         rolling=rolling,
+        failovers=failovers,
+        lagging=lagging,
+        only=only,
         soak=minutes is not None,
         patience=patience,
         program=machine_module,

@@ -21,7 +21,9 @@ PASSING = (429, 503)  # what a Machine may say when it cannot now
 class Seen:
     """What the clients of one run of the harness have noticed together."""
 
-    gaps: list[float] = field(default_factory=list)  # seconds between two arrivals at a live reader
+    gaps: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # at a live reader: when something arrived, and for how many seconds nothing did from then on
     late: list[float] = field(default_factory=list)  # seconds from an event's acknowledgement to a live reader
     cuts: int = 0  # responses that broke off in the middle
     refusals: int = 0
@@ -34,6 +36,9 @@ class Seen:
     cancels: int = 0
     flue: int = 0  # runs of Flue's
     abandoned: int = 0  # of these the gateway had to end
+    told: int = 0  # readers that what they had been given was lost
+    rewound: int = 0  # writers that what they had been acknowledged was
+    forgotten: int = 0  # events of these
 
 
 class Client:

@@ -6,26 +6,31 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Callable, Container
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Container, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.survival import flue, schedule
+from loadtests.survival.calm import Calm
+from loadtests.survival.cluster import open_cluster
 from loadtests.survival.fleet import open_fleet
+from loadtests.survival.lagging import LaggingStage
 from loadtests.survival.ledger import CUT_OFF, GROWTH, Findings
 from loadtests.survival.nemesis import Nemesis
 from loadtests.survival.report import Report
 from loadtests.survival.soak import Growth, Samples
 from loadtests.survival.stage import Stage
-from tests.tools.database import open_database
+from tests.tools.database import Database, open_database
 
 SETTLING = 1.5  # seconds of traffic before and after a deploy
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked for. `soak`: the last Machine's process is spared, and must stay as it was."""
+    """What is asked for. `soak`: the last Machine's process is spared, and must stay as it was. `failovers`: Postgres
+    has a synchronous standby, which takes over; `lagging`: it is none, and what it lacks is lost.
+    """
 
     seed: int
     seconds: float
@@ -33,10 +38,13 @@ class Plan:
     scenes: int
     readers: int
     rolling: bool
+    failovers: bool
+    lagging: bool
     soak: bool
     patience: float
     program: str
     flue: Path | None  # the folder of a built app
+    only: Sequence[str]  # kinds of faults; none: all that can be here
     logs: Path | None
     database_url: str | None
 
@@ -46,16 +54,19 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="survival-") as folder:
         async with (
-            open_database(plan.database_url, Path(folder) / "postgres") as database,
+            _open_database(plan, Path(folder) / "postgres") as database,
             nullcontext() if plan.flue is None else flue.open_app(plan.flue, database) as app,
             open_fleet(database, Path(folder), plan.machines, plan.program, flue.SETTINGS if app else None) as fleet,
         ):
             over = asyncio.Event()
-            stage = Stage(
-                fleet.doors, app, random.Random(plan.seed), fleet.findings, over.set, plan.readers,
-                database=database, patience=plan.patience,
-            )  # fmt: skip
-            nemesis = Nemesis(fleet, app, stage.paths, tell)
+            calm = Calm()
+            cast = fleet.doors, app, random.Random(plan.seed), fleet.findings, over.set, plan.readers
+            stage = (
+                LaggingStage(*cast, calm=calm)
+                if plan.lagging
+                else Stage(*cast, database=database, patience=plan.patience)
+            )
+            nemesis = Nemesis(fleet, app, stage.paths, tell, calm)
             samples = Samples()
             playing = asyncio.create_task(stage.play(plan.scenes))
             playing.add_done_callback(lambda _: over.set())
@@ -86,13 +97,23 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                 fleet.findings,
                 fleet.exits,
                 growth,
+                nemesis.takeovers,
             )
+
+
+def _open_database(plan: Plan, folder: Path) -> AbstractAsyncContextManager[Database]:
+    if plan.failovers or plan.lagging:
+        return open_cluster(synchronous=not plan.lagging)
+    return open_database(plan.database_url, folder)
 
 
 async def _attack(plan: Plan, nemesis: Nemesis, left_out: Container[str]) -> None:
     if not plan.rolling:
         kinds = [kind for kind in schedule.KINDS if kind not in left_out]
         kinds += schedule.OF_FLUE if plan.flue else ()
+        kinds += schedule.OF_CLUSTER if plan.failovers else ()
+        kinds += schedule.OF_LAGGING if plan.lagging else ()
+        kinds = [kind for kind in kinds if not plan.only or kind in plan.only]
         spared = plan.machines - 1 if plan.soak else None
         await nemesis.play(schedule.draw(plan.seed, plan.seconds, kinds, plan.machines, spared))
         return

@@ -8,8 +8,11 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from loadtests.survival import schedule
+from loadtests.survival.calm import Calm
+from loadtests.survival.cluster import Cluster
 from loadtests.survival.fleet import Fleet, Site, frozen, launch
 from loadtests.survival.flue import App
 from loadtests.survival.flue import Site as FlueSite
@@ -19,20 +22,34 @@ from tests.tools.pgbouncer import PgBouncerFailed
 from tests.tools.proxy import Proxy
 
 OFF = 600  # seconds that a clock is wrong by
+BEHIND = 1.0  # seconds that a standby lags, at most: clients wait for their ends as long
+READ_ONLY = 3.0  # seconds that a primary is, at most, before it is handed over
 
 
 class Nemesis:
-    """`paths` are the streams that are being written, for the fault that has to know. `done` counts faults by kind."""
+    """`paths` are the streams that are being written, for the fault that has to know. `done` counts faults by kind.
+
+    `takeovers`: when another server had come to the address, by the monotonic clock. `calm` is kept by clients whose
+    work no lagging standby may lack.
+    """
 
     def __init__(
-        self, fleet: Fleet, app: App | None, paths: Callable[[], Sequence[str]], tell: Callable[[str], None]
+        self,
+        fleet: Fleet,
+        app: App | None,
+        paths: Callable[[], Sequence[str]],
+        tell: Callable[[str], None],
+        calm: Calm,
     ) -> None:
         self.done: Counter[str] = Counter()
+        self.takeovers: list[float] = []
+        self._calm = calm
         self._fleet = fleet
         self._app = app
         self._paths = paths
         self._tell = tell
         self._restarting = asyncio.Lock()
+        self._taking_over = asyncio.Lock()
         self._setting = asyncio.Lock()
         self._pooling = asyncio.Lock()
         self._detaching = asyncio.Lock()
@@ -54,6 +71,9 @@ class Nemesis:
             schedule.LISTENERS: self._listeners,
             schedule.BACKENDS: self._backends,
             schedule.BLOCK: self._block,
+            schedule.FAILOVER: self._fail_over,
+            schedule.HANDOVER: self._hand_over,
+            schedule.LAGGING: self._lag,
         }
         self._faults_of_flue = {
             schedule.KILL_FLUE: self._kill_flue,
@@ -175,6 +195,42 @@ class Nemesis:
                 await asyncio.sleep(seconds)
 
         await self._ask(block)
+
+    async def _fail_over(self, _: Site, __: float) -> None:
+        await self._take_over(self._cluster.fail_over)
+
+    async def _hand_over(self, _: Site, seconds: float) -> None:
+        await self._take_over(partial(self._cluster.hand_over, min(seconds, READ_ONLY)))
+
+    async def _lag(self, _: Site, seconds: float) -> None:
+        """What is acknowledged meanwhile is lost."""
+
+        async def lag() -> None:
+            async with self._calm.ended():
+                await self._cluster.fall_behind()
+                await asyncio.sleep(min(seconds, BEHIND))
+                await self._cluster.fail_over()
+
+        await self._take_over(lag)
+
+    async def _take_over(self, act: Callable[[], Awaitable[None]]) -> None:
+        """By another server, which then gets a standby of its own. Does nothing as long as there is none."""
+        if self._taking_over.locked():
+            self._tell("          … and there is no standby yet")
+            return
+        async with self._taking_over, self._restarting:
+            began = time.monotonic()
+            await act()
+            self.takeovers.append(time.monotonic())
+            self._tell(f"          … another server has taken over after {self.takeovers[-1] - began:.1f} s")
+            await self._cluster.has_follower()
+            self._tell(f"          … and is followed after {time.monotonic() - began:.1f} s")
+
+    @property
+    def _cluster(self) -> Cluster:
+        database = self._fleet.database
+        assert isinstance(database, Cluster), "its faults are drawn where there is one"
+        return database
 
     async def _kill_flue(self, app: App, fault: Fault) -> None:
         async with _one_of(app, fault) as site:

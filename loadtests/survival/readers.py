@@ -13,7 +13,7 @@ import httpx
 
 from loadtests.continuity import START, Batch, Ids, Lines
 from loadtests.survival.clients import PATIENCE, Client, Seen
-from loadtests.survival.ledger import Read
+from loadtests.survival.ledger import LAST, Read
 
 MODES = ("sse", "event-source", "long-poll", "catch-up")
 MOST = 0.75  # of all readers begin at the beginning
@@ -128,8 +128,8 @@ class Reader(Client):
         if batch.closed:
             account.ended = True
             account.early = not self._run.ending
-        if batch.events and account.mode != "catch-up":
+        if batch.events and account.mode != "catch-up" and numbers != [LAST]:  # a dead writer's silence is no gap
             if self._last:
-                self._seen.gaps.append(now - self._last)
+                self._seen.gaps.append((self._last, now - self._last))
                 self._seen.late += [now - at for at in map(self._run.acknowledged, numbers) if at is not None]
             self._last = now

@@ -17,7 +17,9 @@ NOTES = 12  # that are printed
 
 @dataclass(frozen=True)
 class Report:
-    """`left_out`: faults that could not be here, and why. `exits`: seconds from a signal to a Machine's own end."""
+    """`left_out`: faults that could not be here, and why. `exits`: seconds from a signal to a Machine's own end.
+    `takeovers`: when another database server had come, by the clock of `seen.gaps`.
+    """
 
     seed: int
     seconds: float
@@ -30,6 +32,7 @@ class Report:
     findings: Findings
     exits: Sequence[float]
     growth: Growth | None
+    takeovers: Sequence[float] = ()
 
     @property
     def survived(self) -> bool:
@@ -45,6 +48,11 @@ class Report:
             yield f"left out: {kind}", why
         yield "runs", f"{self.runs:,}"
         yield "of these ended for a dead writer; cancelled", f"{self.seen.deaths:,}; {self.seen.cancels:,}"
+        if self.seen.told:
+            yield (
+                "readers told of a lost future; writers; events of these",
+                ", ".join(f"{count:,}" for count in (self.seen.told, self.seen.rewound, self.seen.forgotten)),
+            )
         if self.seen.flue:
             yield "of these Flue's; ended for a dead server", f"{self.seen.flue:,}; {self.seen.abandoned:,}"
         for chore, rounds in self.chores.items():
@@ -57,9 +65,14 @@ class Report:
         yield "refusals (429, 503)", f"{self.seen.refusals:,}"
         for kind in KINDS:
             yield kind, f"{self.findings.counts[kind]:,}"
-        yield "gap in a live reader's view, p50", f"{1000 * at(self.seen.gaps, 0.50):.0f} ms"
-        yield "gap in a live reader's view, p99", f"{1000 * at(self.seen.gaps, 0.99):.0f} ms"
-        yield "gap in a live reader's view, longest", f"{1000 * at(self.seen.gaps, 1):.0f} ms"
+        gaps = [seconds for _, seconds in self.seen.gaps]
+        yield "gap in a live reader's view, p50", f"{1000 * at(gaps, 0.50):.0f} ms"
+        yield "gap in a live reader's view, p99", f"{1000 * at(gaps, 0.99):.0f} ms"
+        yield "gap in a live reader's view, longest", f"{1000 * at(gaps, 1):.0f} ms"
+        if self.takeovers:
+            over = silences(self.seen.gaps, self.takeovers)
+            spans = ", ".join(f"{1000 * at(over, quantile):.0f} ms" for quantile in (0.50, 0.99, 1))
+            yield f"gap over one of {len(self.takeovers)} takeovers: p50, p99, longest of {len(over)}", spans
         yield "from acknowledged to a live reader, p99", f"{1000 * at(self.seen.late, 0.99):.0f} ms"
         yield "from acknowledged to a live reader, longest", f"{1000 * at(self.seen.late, 1):.0f} ms"
         if self.exits:
@@ -83,6 +96,11 @@ class Report:
         """The same for programs."""
         told: dict[str, Any] = dict(self.rows())
         return json.dumps(told | {"survived": self.survived, "notes": self.findings.notes}, ensure_ascii=False)
+
+
+def silences(gaps: Sequence[tuple[float, float]], moments: Sequence[float]) -> list[float]:
+    """The lengths of those gaps that one of these moments lies in."""
+    return [seconds for began, seconds in gaps if any(began <= moment <= began + seconds for moment in moments)]
 
 
 def at(values: Sequence[float], quantile: float) -> float:

@@ -28,6 +28,9 @@ TERMINATE_FLUE = "terminate a Flue server"
 FREEZE_FLUE = "freeze a Flue server"
 CUT_FLUE = "cut a Flue server's database off"
 DETACH = "detach Flue's triggers"
+FAILOVER = "lose the primary"
+HANDOVER = "hand over to the standby"
+LAGGING = "lose the primary, with a lagging standby"
 
 ENDING = (KILL, TERMINATE, INTERRUPT)  # what a Machine's process does not outlive
 KINDS = (
@@ -36,6 +39,8 @@ KINDS = (
     RESTART, CRASH, FULL, POOLER, LISTENERS, BACKENDS, BLOCK,
 )  # fmt: skip
 OF_FLUE = (KILL_FLUE, TERMINATE_FLUE, FREEZE_FLUE, CUT_FLUE, DETACH)
+OF_CLUSTER = (FAILOVER, HANDOVER)
+OF_LAGGING = (LAGGING,) * 3  # as often as three others
 
 LONGEST = 10.0  # seconds that a fault lasts
 PAUSE = 1.5  # seconds between the beginnings of two, on average; less where that is too long for one of each kind

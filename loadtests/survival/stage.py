@@ -107,7 +107,7 @@ class Stage:
             for chore in self.chores:
                 tasks.create_task(self._do(chore))
             for number in range(scenes):
-                tasks.create_task(self._play(http, self._retried if number % 3 != 1 else self._once))
+                tasks.create_task(self._play(http, self._begins(number)))
                 if self.app is not None:
                     tasks.create_task(self._play(http, self._of_flue))
 
@@ -138,8 +138,7 @@ class Stage:
             async with asyncio.timeout(scene.seconds + PATIENCE), asyncio.TaskGroup() as tasks:
                 await scene.create()
                 for number in range(self.readers):
-                    mode = MODES[number % len(MODES)]
-                    reader = Reader(http, self.doors, scene, self._chance(), self.seen, mode, beginning(self.rng))
+                    reader = self._reader(http, scene, MODES[number % len(MODES)])
                     readers.append(reader)
                     tasks.create_task(self._later(reader, scene.seconds))
                 await scene.write()
@@ -163,6 +162,13 @@ class Stage:
         """Some are there from the beginning, some come in the middle, some when all is over."""
         await asyncio.sleep(self.rng.choice((0, 0, 0, 0.5, 1.2)) * seconds)
         await reader.run()
+
+    def _begins(self, number: int) -> Callable[[httpx.AsyncClient], Scene]:
+        """How the scenes of one place on the stage begin."""
+        return self._retried if number % 3 != 1 else self._once
+
+    def _reader(self, http: httpx.AsyncClient, scene: Scene, mode: str) -> Reader:
+        return Reader(http, self.doors, scene, self._chance(), self.seen, mode, beginning(self.rng))
 
     def _retried(self, http: httpx.AsyncClient) -> Writer:
         return self._written(http, next(self._fates), retried=True)

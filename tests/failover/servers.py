@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,18 @@ class Server:
         """In order: its standby has everything afterwards."""
         self._end(signal.SIGINT)
 
+    def abort(self) -> None:
+        """As when it has crashed: it recovers at its next start."""
+        self._end(signal.SIGQUIT)
+
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:
             return
         backends = _children(self._process.pid) if how is signal.SIGKILL else []
         self._process.send_signal(how)
         for pid in backends:
-            os.kill(pid, how)
+            with suppress(ProcessLookupError):
+                os.kill(pid, how)
         self._process.wait(PATIENCE)
         self._process = None
 
@@ -144,9 +149,16 @@ class Servers:
     def _new(self, env: Mapping[str, str] | None = None) -> Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            server = Server(self.folder / f"server-{len(self._all)}", free.getsockname()[1], env)
+            port: int = free.getsockname()[1]
+        server = Server(self.folder / f"server-{port}", port, env)
         self._all.append(server)
         return server
+
+    def forget(self, server: Server) -> None:
+        """It never comes back, nor does what it held."""
+        server.kill()
+        shutil.rmtree(server._folder, ignore_errors=True)
+        self._all.remove(server)
 
     def end(self) -> None:
         for server in self._all:
