@@ -51,7 +51,7 @@ class Cluster(Database):
         await self._promote()
 
     async def fall_behind(self) -> None:
-        """Returns when the standby lacks events, if anybody writes any, and nothing that had been acknowledged before."""
+        """Returns when the standby lacks events, if anybody writes, and has all that had been acknowledged before."""
         await self._standby.has_all_of(self._primary)
         await self._standby.stop_following()
         with suppress(TimeoutError):

@@ -68,23 +68,14 @@ async def test_a_log_with_a_promise_broken_is_found_out() -> None:
 
 
 async def test_takeovers_lose_nothing_or_tell_what_they_lost() -> None:
-    """And readers that are given others in place of what was lost are noticed."""
     calm = ("--seconds", "6", "--runs", "2", "--readers", "4")
-    lagging = ("--lagging", "--only", schedule.LAGGING, *calm)
-    reports = await asyncio.gather(
+    (over_code, over), (back_code, back) = await asyncio.gather(
         survival("--failovers", "--only", schedule.FAILOVER, "--only", schedule.HANDOVER, *calm),
-        survival(*lagging),
-        survival(
-            *lagging, "--readers", "12", "--seconds", "60", "--machine-module", "tests.loadtests.broken.epochless"
-        ),
+        survival("--lagging", "--only", schedule.LAGGING, *calm),
     )
-    (over_code, over), (back_code, back), (broken_code, broken) = reports
     assert (over["notes"], over_code, back["notes"], back_code) == ([], 0, [], 0)
-    assert faults(over) >= set(schedule.OF_CLUSTER)
+    assert faults(over) >= set(schedule.OF_CLUSTER) and schedule.LAGGING in faults(back)
     assert "0" not in [rounds for chore, rounds in over.items() if chore.startswith("rounds of ")]
-    assert back["readers told of a lost future; writers; events of these"].split(", ")[0] != "0"
-    assert broken_code == 1
-    assert any("given, and not in the log" in note for note in broken["notes"]), broken["notes"]
 
 
 def test_a_seed_draws_the_same_faults_and_another_seed_others() -> None:
