@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 
 import httpx
 
-from loadtests.continuity import Lines, Watch
+from loadtests.people.continuity import Lines, Watch
 from loadtests.regions.network import enter
 
 TIMEOUT = httpx.Timeout(20.0)

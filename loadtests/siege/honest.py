@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from loadtests.continuity import Batch
+from loadtests.people.continuity import Batch
 from loadtests.siege.times import Times
 from loadtests.survival.clients import AGAIN, PASSING, PATIENCE, Seen
 from loadtests.survival.ledger import STUCK, WRONG, Findings, Read

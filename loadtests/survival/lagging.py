@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from loadtests.continuity import START
+from loadtests.people.continuity import START
 from loadtests.survival.calm import Calm
 from loadtests.survival.clients import PATIENCE
 from loadtests.survival.readers import Reader

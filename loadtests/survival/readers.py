@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from loadtests.continuity import START, Batch, Ids, Lines
+from loadtests.people.continuity import START, Batch, Ids, Lines
 from loadtests.survival.clients import PATIENCE, Client, Seen
 from loadtests.survival.ledger import LAST, Read
 

@@ -10,14 +10,15 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-LOAD = Path(__file__).parent.parent.parent / "loadtests"
+ROOT = Path(__file__).parent.parent.parent
+LOAD = ROOT / "loadtests" / "people"
 FLY: dict[str, Any] = tomllib.loads((LOAD / "fly.toml").read_text())
 DOCKERFILE = (LOAD / "Dockerfile").read_text()
-GATEWAY: dict[str, Any] = tomllib.loads((LOAD.parent / "fly.toml").read_text())
+GATEWAY: dict[str, Any] = tomllib.loads((ROOT / "fly.toml").read_text())
 
 
 def copied() -> set[str]:
-    (line,) = re.findall(r"^COPY (.*) /load/loadtests/$", DOCKERFILE, re.MULTILINE)
+    (line,) = re.findall(r"^COPY (.*) /load/loadtests/people/$", DOCKERFILE, re.MULTILINE)
     return set(line.split())
 
 
@@ -25,13 +26,15 @@ def test_the_image_holds_every_module_that_its_modules_import() -> None:
     for name in copied():
         for node in ast.walk(ast.parse((LOAD / name).read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("loadtests"):
-                assert f"{(node.module or '').partition('.')[2]}.py" in copied(), f"{name} imports {node.module}"
+                assert f"{(node.module or '').removeprefix('loadtests.people.')}.py" in copied(), (
+                    f"{name} imports {node.module}"
+                )
     lines = (LOAD / ".dockerignore").read_text().splitlines()
     assert {line.removeprefix("!") for line in lines if line.startswith("!")} == copied()
 
 
 def test_its_locust_is_one_that_the_load_tests_are_written_for() -> None:
-    extras = tomllib.loads((LOAD.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (locust,) = [each for each in map(Requirement, extras["load"]) if each.name == "locust"]
     (pinned,) = re.findall(r"locust==(\S+)", DOCKERFILE)
     assert pinned in locust.specifier
@@ -41,7 +44,7 @@ def test_both_processes_run_the_same_file_and_find_each_other() -> None:
     assert set(FLY["processes"]) == {"master", "worker"}
     for name, line in FLY["processes"].items():
         program, *arguments = line.split()
-        assert (program, arguments[:3]) == ("locust", ["-f", "loadtests/locustfile.py", f"--{name}"])
+        assert (program, arguments[:3]) == ("locust", ["-f", "loadtests/people/locustfile.py", f"--{name}"])
     assert FLY["env"]["LOCUST_MASTER_NODE_HOST"] == f"master.process.{FLY['app']}.internal"
     assert FLY["env"]["LOCUST_HOST"] == GATEWAY["env"]["PUBLIC_URL"]
 

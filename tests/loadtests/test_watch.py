@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.continuity import Batch, Broken, Ids, Watch, batches
+from loadtests.people.continuity import Batch, Broken, Ids, Watch, batches
 
 TWO = (
     b'id: 0_2\nevent: data\ndata:[{"run":"r","n":0},{"run":"r","n":1}]\n\n'

@@ -1,6 +1,6 @@
 """People and agents at a gateway, each checking the continuity of what it reads: a load test that does not is a heater.
 
-    locust -f loadtests/locustfile.py --headless -u 200 -r 20 -t 2m --host http://127.0.0.1:8080
+    locust -f loadtests/people/locustfile.py --headless -u 200 -r 20 -t 2m --host http://127.0.0.1:8080
     … --host http://a:8080,http://b:8080              each user picks a gateway; who comes back picks another
     … --master / --worker --master-host <address>     locust's own: runs are announced to every worker, wherever it is
 
@@ -22,8 +22,8 @@ from locust import User, constant, events, task
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtests.continuity import Batch, Broken, Watch, batches
-from loadtests.wire import FAULTS, Refused, Wire
+from loadtests.people.continuity import Batch, Broken, Watch, batches
+from loadtests.people.wire import FAULTS, Refused, Wire
 
 TOKENS = int(os.environ.get("LOAD_TOKENS", "400"))  # in a run, on average
 PACE = float(os.environ.get("LOAD_PACE", "40"))  # tokens a second
