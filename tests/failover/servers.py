@@ -116,6 +116,11 @@ class Server:
         await self.configure(primary_conninfo="")
         await until(self, "SELECT count(*) = 0 FROM pg_stat_wal_receiver")
 
+    async def archive(self) -> None:
+        """Returns when the archive has all that was written by now."""
+        segment = await self.fetchval("SELECT pg_walfile_name(pg_switch_wal())")
+        await until(self, f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver")
+
     async def has_all_of(self, primary: Server) -> None:
         """Returns when a standby has replayed what its primary has written by now."""
         written = await primary.fetchval("SELECT pg_current_wal_flush_lsn()::text")
@@ -129,11 +134,33 @@ class Servers:
         self.folder = folder
         self._all: list[Server] = []
 
-    async def primary(self, env: Mapping[str, str] | None = None) -> Server:
+    async def primary(self, env: Mapping[str, str] | None = None, *, archived: bool = False) -> Server:
+        """`archived`: what it writes is kept, for a backup of it to go on from."""
         server = self._new(env)
         await run("initdb", "-D", server._folder, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+        if archived:
+            with (server._folder / "postgresql.conf").open("a") as config:
+                config.write(f"archive_mode = on\narchive_command = 'cp %p {self.folder}/archived-%f'\n")
         await server.start()
         return server
+
+    async def backup(self, primary: Server) -> Server:
+        """A copy, to be restored."""
+        server = self._new()
+        source = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres")
+        await run("pg_basebackup", "-D", server._folder, *source, "-X", "fetch", "-c", "fast", "--no-sync")
+        return server
+
+    async def restore(self, backup: Server, moment: str) -> None:
+        """As its primary was at that moment, which the archive goes beyond. It is on a timeline of its own."""
+        with (backup._folder / "postgresql.conf").open("a") as config:
+            config.write(
+                f"archive_mode = off\nrestore_command = 'cp {self.folder}/archived-%f %p'\n"
+                f"recovery_target_time = '{moment}'\nrecovery_target_action = 'promote'\n"
+            )
+        (backup._folder / "recovery.signal").touch()
+        await backup.start()
+        await until(backup, "SELECT NOT pg_is_in_recovery()")
 
     async def standby(self, primary: Server, *, synchronous: bool = False) -> Server:
         server = self._new()
