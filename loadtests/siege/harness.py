@@ -1,4 +1,4 @@
-"""One siege, from an empty database to its report: peace, abuse, peace again."""
+"""One siege, from an empty database to its report: peace, abuse, peace beside burners, and peace."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 import random
+import resource
 import secrets
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from tests.tools.database import Database, open_database
 
 WARMING = 3.0  # seconds that nothing is measured in
 PEACE = 0.25  # of the siege's time, before it and after it
+BURNING = 0.5  # of the siege's time: as long as both together
 LEAST = 3.0  # seconds of either
 CALM = 30.0  # seconds that memory and descriptors have to come back in
 GRACE = 45.0  # seconds until attackers that do not end are killed
@@ -103,12 +105,19 @@ async def _siege(
             each.forget_peak()
         quiet: list[Span] = [(began, time.monotonic())]
         tell(f"siege, {plan.seconds:.0f} s: rows {', '.join(map(str, rows))}")
-        began = time.monotonic()
+        began, reaped = time.monotonic(), _reaped()
         attacks = await _attack(plan, rows, keys, doors, working)
         siege: list[Span] = [(began, time.monotonic())]
+        taken = (_reaped() - reaped) / plan.seconds
         most = [each.peak() for each in machines]
         tell("waiting for what was used to come back")
         back = await _settle(machines, before)
+        long = max(LEAST, BURNING * plan.seconds)
+        tell(f"peace beside burners, which take {taken:.2f} of a processor, {long:.0f} s")
+        began, reaped = time.monotonic(), _reaped()
+        await _burn(taken, len(rows), long, working)
+        burnt: list[Span] = [(began, time.monotonic())]
+        burning = (_reaped() - reaped) / long
         tell(f"peace, {peace:.0f} s")
         began = time.monotonic()
         await _while(working, peace)
@@ -124,7 +133,9 @@ async def _siege(
     return Report(
         plan.seconds,
         attacks,
-        compare(honest.times, quiet, siege),
+        taken,
+        burning,
+        compare(honest.times, quiet, burnt, siege),
         (longest(found, quiet), longest(found, siege)),
         [State(*each) for each in zip(before, most, after, strict=True)],
         back,
@@ -166,7 +177,7 @@ async def _attack(
 
 
 async def _attacker(orders: Orders) -> Counter[str]:
-    async with _process() as process:
+    async with _process("attacks") as process:
         assert process.stdin is not None and process.stdout is not None, "both are pipes"
         process.stdin.write(orders.line())
         with suppress(TimeoutError):
@@ -176,11 +187,28 @@ async def _attacker(orders: Orders) -> Counter[str]:
         return Counter({"did not end": 1})
 
 
+async def _burn(share: float, count: int, seconds: float, working: asyncio.Future[tuple[None, None]]) -> None:
+    """Has as many processes as there are rows take together what attackers took of the processors."""
+    async with AsyncExitStack() as stack:
+        for _ in range(count):
+            await stack.enter_async_context(_process("burner", str(share / count), str(seconds)))
+        await _while(working, seconds)
+
+
+def _reaped() -> float:
+    """Seconds of CPU of all children that have ended and were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @asynccontextmanager
-async def _process() -> AsyncIterator[asyncio.subprocess.Process]:
+async def _process(*command: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A part of the siege, which is ended with the block."""
+    program, *arguments = command
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "loadtests.siege.attacks", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
+        sys.executable, "-m", f"loadtests.siege.{program}", *arguments,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
     try:
         yield process
     finally:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 HONEST = "honest"  # the tenants
 MALLORY = "mallory"
+NICE = 10  # of attackers: a Machine has processors of its own, and the test is not who has more
 SEEDED = "seeded"  # runs of the attacker's that are there before it begins are called so, and a number
 
 

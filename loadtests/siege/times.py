@@ -53,20 +53,32 @@ def longest(found: Iterable[Turn], spans: Sequence[Span]) -> Turn:
 
 @dataclass(frozen=True)
 class Compared:
-    """One kind of request, in peace and under siege: how many, p50 and p99 in seconds."""
+    """One kind of request, in peace, beside who takes the attackers' CPU, and under siege: how many, p50, p99 in s."""
 
     peace: tuple[int, float, float]
+    burnt: tuple[int, float, float]
     siege: tuple[int, float, float]
 
     @property
     def ratio(self) -> float:
-        """Of the p99; 0 where there is nothing to compare."""
-        return self.siege[2] / self.peace[2] if self.peace[2] else 0.0
+        """Of the p99, to that beside a burner: what attacks cost more than their CPU does."""
+        return self._to(self.burnt)
+
+    @property
+    def to_peace(self) -> float:
+        """Of the p99, to that of an idle machine."""
+        return self._to(self.peace)
+
+    def _to(self, other: tuple[int, float, float]) -> float:
+        """0 where there is nothing to compare."""
+        return self.siege[2] / other[2] if other[2] else 0.0
 
 
-def compare(times: Times, peace: Sequence[Span], siege: Sequence[Span]) -> Mapping[str, Compared]:
+def compare(
+    times: Times, peace: Sequence[Span], burnt: Sequence[Span], siege: Sequence[Span]
+) -> Mapping[str, Compared]:
     def of(kind: str, spans: Sequence[Span]) -> tuple[int, float, float]:
         values = times.within(kind, spans)
         return len(values), at(values, 0.5), at(values, 0.99)
 
-    return {kind: Compared(of(kind, peace), of(kind, siege)) for kind in sorted(times.kinds)}
+    return {kind: Compared(of(kind, peace), of(kind, burnt), of(kind, siege)) for kind in sorted(times.kinds)}

@@ -7,10 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from loadtests.siege.attacks import ATTACKS, TITLES
+from loadtests.siege.burner import burn
 from loadtests.siege.machines import Use
 from loadtests.siege.orders import Orders
 from loadtests.siege.report import State
@@ -48,10 +50,11 @@ def test_a_request_counts_where_it_began() -> None:
         times.add("append", began, ended)
     assert times.within("append", [(0, 8)]) == [1, 0.5]
     assert times.within("append", [(8, 10)]) == [2], "what ends later is what took long"
-    found = compare(times, [(0, 8)], [(8, 18)])["append"]
+    found = compare(times, [(0, 8)], [(18, 20)], [(8, 18)])["append"]
     assert found.peace == (2, 1, 1)
     assert found.siege == (2, 3, 3)
-    assert found.ratio == 3
+    assert found.burnt == (1, 2, 2)
+    assert (found.ratio, found.to_peace) == (1.5, 3)
 
 
 def test_the_longest_turn_is_the_one_that_computed_longest() -> None:
@@ -65,6 +68,12 @@ def test_a_machine_is_back_when_it_uses_what_it_did() -> None:
     assert State(before, 900, Use(120, 60)).back
     assert not State(before, 900, Use(121, 50)).back
     assert not State(before, 900, Use(100, 500)).back
+
+
+def test_a_burner_takes_its_share_of_a_processor() -> None:
+    began = time.process_time()
+    burn(0.5, 0.2)
+    assert time.process_time() - began <= 0.2, "and no more, however long it is kept from it"
 
 
 def test_orders_arrive_as_they_were_given() -> None:

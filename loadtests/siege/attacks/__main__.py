@@ -16,7 +16,7 @@ import uvloop
 from gateway.wire.descriptors import raise_limit
 from loadtests.siege.attacks import ATTACKS
 from loadtests.siege.attacks.assault import Assault
-from loadtests.siege.orders import Orders
+from loadtests.siege.orders import NICE, Orders
 
 
 async def attack(orders: Orders) -> None:
@@ -27,6 +27,6 @@ async def attack(orders: Orders) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(10)
+    os.nice(NICE)
     raise_limit()
     asyncio.Runner(loop_factory=uvloop.new_event_loop).run(attack(Orders.parse(sys.stdin.readline())))

@@ -93,7 +93,9 @@ class Line:
             async with asyncio.timeout(ANSWER_PATIENCE):
                 writer.write(self._assault.request(method, target, body, scope, **headers))
                 await writer.drain()
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                head = b"http/1.1 100"
+                while head[9:10] == b"1":  # interim answers (RFC 9110 §15.2)
+                    head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = head.partition(b"content-length:")[2].split(b"\r\n", 1)[0].strip()
                 await reader.readexactly(int(length or 0))
         except LOST:
