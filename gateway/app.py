@@ -309,6 +309,7 @@ class Gateway:
             [self._log.reader, self._flue] if self._flue else [self._log.reader],
             self._runs.leases,
             self._subscriptions,
+            self._relay,
         )
 
     def _make_door(self) -> Door:

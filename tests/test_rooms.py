@@ -30,7 +30,7 @@ ROOMS = {
     "quotas": {"asgi", "auth", "protocol", "settings"},
     "http": {"asgi", "auth", "counting", "fanout", "log", "protocol", "quotas", "tasks", "wire"},
     "page": {"protocol"},
-    "metrics": {"counting", "fanout", "http", "log", "runs", "subscriptions"},
+    "metrics": {"counting", "fanout", "http", "log", "relay", "runs", "subscriptions"},
     "settings": set(),
     "auth": {"asgi", "log", "outage", "protocol", "settings", "tasks", "wording"},
     "flue": {"asgi", "auth", "fanout", "http", "log", "outage", "protocol", "settings", "tasks"},

@@ -23,6 +23,7 @@ from gateway.log.database import Database
 from gateway.log.listener import Listener
 from gateway.log.log import Log
 from gateway.log.writer import Writer
+from gateway.relay.relay import Relay
 from gateway.runs.leases import LeaseWatch
 from gateway.subscriptions import Subscriptions
 
@@ -64,6 +65,7 @@ class Parts:
     sources: Sequence[Source]
     leases: LeaseWatch
     subscriptions: Subscriptions
+    relay: Relay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +228,50 @@ METRICS: Final = (
         Kind.COUNTER,
         "Runs that this Machine has ended because their producer gave no sign of life within its lease.",
         lambda parts: parts.leases.ended,
+    ),
+    # The relay
+    Metric(
+        "recordings",
+        Kind.GAUGE,
+        "Answers of the upstream that are being recorded.",
+        lambda parts: None if parts.relay is None else len(parts.relay.recorders),
+    ),
+    Metric(
+        "recordings_without_readers",
+        Kind.GAUGE,
+        "Those of them that nobody follows at this Machine.",
+        lambda parts: None if parts.relay is None else parts.relay.unread,
+    ),
+    Metric(
+        "recorded_frames",
+        Kind.COUNTER,
+        "Frames of the upstream that were recorded.",
+        lambda parts: None if parts.relay is None else parts.relay.counts.frames,
+    ),
+    Metric(
+        "recorded_bytes",
+        Kind.COUNTER,
+        "Bytes of frames that were recorded.",
+        lambda parts: None if parts.relay is None else parts.relay.counts.bytes,
+    ),
+    Metric(
+        "record_delay_seconds",
+        Kind.HISTOGRAM,
+        "Seconds from a frame's arrival to its commit, of the oldest frame of each append.",
+        lambda parts: None if parts.relay is None else parts.relay.counts.delay,
+    ),
+    Metric(
+        "ended_recordings",
+        Kind.COUNTER,
+        "Recordings that this Machine has ended before the upstream did, by why: lost, stopped, left.",
+        lambda parts: None if parts.relay is None else parts.relay.counts.ended,
+        "why",
+    ),
+    Metric(
+        "unrecorded_posts",
+        Kind.COUNTER,
+        "POSTs to a path that is recorded which were passed on all the same: without a key, too large, or compressed.",
+        lambda parts: None if parts.relay is None else parts.relay.counts.unrecorded,
     ),
     # Subscriptions
     Metric(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -43,8 +44,7 @@ class Counts:
     def __init__(self) -> None:
         self.frames = 0
         self.bytes = 0
-        self.lost = 0
-        self.stopped = 0
+        self.ended: Counter[str] = Counter()  # before the upstream did: lost, stopped, left
         self.unrecorded = 0
         self.delay = Histogram(SECONDS)
 
@@ -137,12 +137,14 @@ class Recorder:
                 self._frames.append(self._framer.rest)
             self._close()
 
-    def stop(self) -> None:
-        """Somebody has asked for it: the upstream is left, and the run ends with the row's frame."""
+    def stop(self, why: str = "stopped") -> None:
+        """Somebody has asked for it: the upstream is left, and the run ends with the row's frame. `why`: or everybody
+        has `left`.
+        """
         if self._closing or self.over or self._fault is not None:
             return
-        self._counts.stopped += 1
-        logger.info("Run %s is stopped; its upstream is left.", shown(self.path))
+        self._counts.ended[why] += 1
+        logger.info("Run %s is %s; its upstream is left.", shown(self.path), why)
         self._leave()
         if self.row.stopped_frame:
             self._frames.append(self.row.stopped_frame)
@@ -153,7 +155,7 @@ class Recorder:
         if self._closing or self.over or self._fault is not None:
             return
         self._fault = reason
-        self._counts.lost += 1
+        self._counts.ended["lost"] += 1
         logger.warning("Run %s is lost: %s.", shown(self.path), reason)
         self._leave()
         self._send()

@@ -18,6 +18,7 @@ from gateway.http.upstream import Upstream
 from gateway.log.database import Database
 from gateway.log.log import Log
 from gateway.protocol.batch import News
+from gateway.protocol.errors import Unavailable
 from gateway.quotas import Quotas
 from gateway.relay.asking import Asking
 from gateway.relay.beginning import Beginnings, Sizes
@@ -38,6 +39,7 @@ from gateway.tasks import end, kept
 logger = logging.getLogger("gateway.relay")
 
 TICK: Final = 1.0  # seconds between looks at what is recorded here
+NOTE: Final = 0.9  # seconds for which others need not be told again that a recording has readers here
 
 
 class Relay:
@@ -65,6 +67,7 @@ class Relay:
         self._idle = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._until = 0.0  # when a drain is over
+        self._noted = 0.0  # when others were told last which recordings have readers here
         asking = Asking(settings.upstream)
         sizes = Sizes(max(settings.max_event, settings.max_body), settings.relay_lease)
         self._beginnings = Beginnings(asking, log, self._store, feed, sizes, self._changed)
@@ -161,6 +164,28 @@ class Relay:
             now = time.monotonic()
             for recorder in self.recorders:
                 self._look_at(recorder, now)
+            with suppress(Unavailable):
+                await self._note_readers(now)
+                for recorder in self.recorders:
+                    if await self._is_left(recorder, now):
+                        recorder.stop("left")
+
+    async def _note_readers(self, now: float) -> None:
+        """Says to whoever records them that recordings have readers here."""
+        if self._replays.missed and now - self._noted > NOTE:
+            await self._store.read(self._replays.missed)
+            self._noted = now
+
+    async def _is_left(self, recorder: Recorder, now: float) -> bool:
+        """Whether no Machine has had a reader of a recording for too long, where that matters."""
+        if not recorder.cancels or self._replays.has_readers(recorder.path):
+            recorder.left = None
+            return False
+        recorder.left = recorder.left or now
+        if now - recorder.left < recorder.row.leave_after:
+            return False
+        seconds = await self._store.unread(recorder.stream)
+        return seconds is None or seconds > max(recorder.row.leave_after, 3 * TICK)
 
     def _look_at(self, recorder: Recorder, now: float) -> None:
         settings = self._settings

@@ -7,6 +7,9 @@ a clean end for the whole answer. Nothing of ours stands between the frames but 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +33,7 @@ class Way:
     """How a client comes to a recording: where it begins, and what it has already. `ids`: it is given ids.
 
     `moved`: it is sent to another Machine when this one is to end, since it goes on by itself from where it was.
+    `missed`: a recording that nobody reads any more may be cancelled.
     """
 
     path: str
@@ -40,6 +44,7 @@ class Way:
     position: int = 0
     skip: Skip | None = None
     moved: bool = False
+    missed: bool = False
 
 
 class Encoder:
@@ -86,6 +91,7 @@ class Replays:
     def __init__(self, hub: Hub, readers: LiveReaders) -> None:
         self._hub = hub
         self._readers = readers
+        self._missed: Counter[int] = Counter()
         self._staying: set[Follower] = set()
 
     def admit(self) -> None:
@@ -94,6 +100,24 @@ class Replays:
             raise Draining
         if self._readers.full:
             raise TooManyReaders
+
+    @property
+    def missed(self) -> list[int]:
+        """The recordings with a reader here which may be cancelled when they have none."""
+        return list(self._missed)
+
+    @contextmanager
+    def _counted(self, stream: int | None) -> Iterator[None]:
+        if stream is None:
+            yield
+            return
+        self._missed[stream] += 1
+        try:
+            yield
+        finally:
+            self._missed[stream] -= 1
+            if not self._missed[stream]:
+                del self._missed[stream]
 
     def has_readers(self, path: str) -> bool:
         """Whether somebody follows the stream at this path here."""
@@ -112,6 +136,7 @@ class Replays:
             batch: Batch | Signal = page.batch
             if way.moved:
                 follower.expire(86_400)
+            stream = page.stream.id if way.missed else None
             if idle is not None:
                 first, batch = await _first(follower, page.batch, encode)
                 if not first and isinstance(batch, Batch) and batch.closed:
@@ -123,7 +148,8 @@ class Replays:
             await responses.start(send, status, head)
             if first:
                 await responses.piece(send, first)
-            whole = await self._follow(follower, batch, encode, way, send)
+            with self._counted(stream):
+                whole = await self._follow(follower, batch, encode, way, send)
         if whole:
             await responses.finish(send)
         else:

@@ -152,6 +152,7 @@ def way_to(row: Row, path: str, *, position: int = 0, skip: Skip | None = None) 
         position=position,
         skip=skip,
         moved=row.ids or row.cursor is not None,
+        missed=row.leave != "continue",
     )
 
 
