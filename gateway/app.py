@@ -117,11 +117,6 @@ class Gateway:
         if self._relay is not None:
             self._relay.drain()
 
-    @property
-    def recordings_drain(self) -> float:
-        """Seconds that recordings have to end, and the clients who stay with them."""
-        return 0.0 if self._relay is None else self.settings.relay_drain
-
     def observe(self, published: Published) -> None:
         """Has `published` called for each batch that is written to followers here, for traces."""
         for hub in self._hubs:

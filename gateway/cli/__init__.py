@@ -12,6 +12,7 @@ from gateway.cli.demo import demo
 from gateway.cli.flue import flue
 from gateway.cli.key import key
 from gateway.cli.migrate import migrate
+from gateway.cli.relay import relay
 from gateway.cli.rotate import rotate_token_key, rotate_webhook_key
 from gateway.cli.runs import cancel, delete, runs, show, token
 from gateway.cli.serve import serve
@@ -60,5 +61,6 @@ for command in (
     rotate_token_key,
     rotate_webhook_key,
     flue,
+    relay,
 ):
     main.add_command(command)

@@ -110,7 +110,7 @@ def _config(settings: Settings, application: App, app: Gateway) -> uvicorn.Confi
         backlog=4096,
         # Longer than proxies keep an idle connection, so that it is they who end it, between requests.
         timeout_keep_alive=math.ceil(settings.keep_alive),
-        timeout_graceful_shutdown=math.ceil(max(settings.drain_timeout, app.recordings_drain) + LATE),
+        timeout_graceful_shutdown=math.ceil(settings.longest_drain + LATE),
     )
 
 

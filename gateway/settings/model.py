@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         3600.0, description="Seconds that a recording may last; then it is ended as lost."
     )
     relay_drain: float = Field(
-        285.0,
+        280.0,
         ge=0,
         le=86_400,
         allow_inf_nan=False,
@@ -384,6 +384,12 @@ class Settings(BaseSettings):
         """The name that Fly gives this Machine, for logs and metrics; nothing elsewhere."""
         named = {"region": self.fly_region, "fly_machine": self.fly_machine_id}
         return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def longest_drain(self) -> float:
+        """Seconds that a drain may take: with a relay, as many as its recordings have."""
+        relayed = self.relay is not None or self.relay_file is not None
+        return max(self.drain_timeout, self.relay_drain) if relayed else self.drain_timeout
 
     @property
     def open_to_all(self) -> bool:

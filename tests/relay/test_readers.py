@@ -131,7 +131,7 @@ async def test_the_upstream_is_asked_whether_a_client_may_come_back(house: House
 
 @in_module
 @pytest.mark.parametrize("mode", ["cancel", "continue"])
-async def test_a_run_that_everybody_has_left_is_cancelled_if_it_says_so(house: House, mode: str) -> None:
+async def test_a_run_that_everybody_has_left_is_cancelled_if_it_says(house: House, mode: str) -> None:
     async with asking(house.one.url, "POST", "/left", body={"id": mode, "on_disconnect": mode}) as response:
         call = await house.begun(response, FRAME)
     async with asking(house.other.url, "GET", f"/left/{mode}") as back:
