@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 
 from gateway.app import Gateway
@@ -235,3 +237,68 @@ def test_the_image_has_what_the_gateway_needs_and_no_postgres() -> None:
             same = version(name) == versions[name]
             waiting += [(each, same) for each in needed(requires(name) or [], extras)]
     assert {name for name, _ in seen} == set(versions), "something is pinned that nobody needs"
+
+
+# Elsewhere
+
+ELSEWHERE = ROOT / "gateway" / "process" / "elsewhere"
+KUBERNETES: list[dict[str, Any]] = list(yaml.safe_load_all((ELSEWHERE / "kubernetes.yaml").read_text()))
+COMPOSE: dict[str, Any] = yaml.safe_load((ELSEWHERE / "compose.yaml").read_text())
+KNOWN = {variable(name) for name in Settings.model_fields} | NOT_OURS
+
+
+def of_kind(kind: str) -> dict[str, Any]:
+    (found,) = (each for each in KUBERNETES if each["kind"] == kind)
+    return found
+
+
+def test_kubernetes_sets_variables_that_are_read() -> None:
+    (container,) = of_kind("Deployment")["spec"]["template"]["spec"]["containers"]
+    env = {each["name"]: each["value"] for each in container["env"]}
+    assert set(env) <= KNOWN
+    assert env["PORT"] == str(container["ports"][0]["containerPort"])
+    assert env["GATEWAY_METRICS_PORT"] == str(container["ports"][1]["containerPort"])
+
+
+def test_kubernetes_leaves_time_to_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = of_kind("Deployment")["spec"]["template"]["spec"]
+    for each in pod["containers"][0]["env"]:
+        if each["name"] != "FORWARDED_ALLOW_IPS":
+            monkeypatch.setenv(each["name"], each["value"])
+    settings = load()
+    assert settings.drain_delay > pod["containers"][0]["readinessProbe"]["periodSeconds"]
+    assert settings.drain_delay + settings.drain_timeout + 2 * GRACE <= pod["terminationGracePeriodSeconds"]
+
+
+def test_kubernetes_asks_each_probe_what_it_is_for() -> None:
+    (container,) = of_kind("Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+
+
+def test_kubernetes_names_the_same_pods_everywhere() -> None:
+    labels = of_kind("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert of_kind("Deployment")["spec"]["selector"]["matchLabels"] == labels
+    assert of_kind("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
+    assert of_kind("Service")["spec"]["selector"] == labels
+    assert of_kind("Job")["spec"]["template"]["spec"]["containers"][0]["command"] == ["run-gateway", "migrate"]
+
+
+def test_compose_sets_variables_that_are_read() -> None:
+    services = COMPOSE["services"]
+    for name in ("gateway", "migrate"):
+        assert set(services[name]["environment"]) <= KNOWN
+        assert (ELSEWHERE / services[name]["build"]).resolve() == ROOT
+    assert services["gateway"]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+    assert load().drain_timeout + GRACE <= seconds(services["gateway"]["stop_grace_period"])
+
+
+def test_systemd_starts_commands_that_there_are() -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment]
+    unit.read(ELSEWHERE / "run-gateway.service")
+    for when in ("ExecStartPre", "ExecStart"):
+        program, name = unit["Service"][when].split()
+        assert program.endswith("/run-gateway")
+        assert name in main.commands
+    assert load().drain_timeout + 2 * GRACE <= int(unit["Service"]["TimeoutStopSec"])
