@@ -44,6 +44,7 @@ logger = logging.getLogger("gateway.log.writer")
 _HELD: Final = "SELECT run_gateway.held($1, $2, $3) AS paths"
 TOLD: Final = 256  # outcomes that are told in one turn of the loop
 _PATIENCE: Final = 0.001  # seconds that requests gather behind a batch before another lane takes them
+_LARGE: Final = 1_000  # events of one stream in a batch, from which on each step of sending them is a turn of the loop
 _GRAIN: Final = 0.05  # seconds between two looks for requests that were to be sent by now
 
 # Errors that the server reports before it commits: nothing was applied, so each request may be tried alone.
@@ -245,12 +246,20 @@ class Writer:
 
     async def _ask(self, entries: dict[str, Entry], lane: Lane, machine: str | None) -> Row:
         told = machine is not None
+        large = False
+        for entry in entries.values():
+            if len(entry.events) > _LARGE:
+                large = len(entry.body) > 0  # joined in a turn of its own, and kept
+                await asyncio.sleep(0)
         alone = arguments_alone(entries, told=told, pack=self._pack)
         if alone is not None:
             row = await lane.fetchrow(CALL_ALONE, machine, *alone)
             if row["tail"] is not None:
                 return accepted_alone(row)
-        return await lane.fetchrow(CALL, machine, *arguments(entries, told=told, pack=self._pack))
+        arrays = arguments(entries, told=told, pack=self._pack)
+        if large:
+            await asyncio.sleep(0)
+        return await lane.fetchrow(CALL, machine, *arrays)
 
     async def _without_held(self, entries: dict[str, Entry], lane: Lane, *, all_held: bool) -> list[Part]:
         """Takes the streams whose rows another transaction holds out of a batch of which nothing was applied. Returns

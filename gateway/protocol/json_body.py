@@ -100,13 +100,18 @@ def messages(body: bytes, *, may_be_empty: bool = False, most: int | None = None
 
 def in_pieces(body: bytes, *, may_be_empty: bool = False, most: int | None = None) -> Events:
     """Cuts like `messages`, and yields after each PIECE bytes. Raises what `messages` raises."""
-    body = body.strip(_SPACE)
+    body = yield from _trimmed(body)
     events = yield from _Cutting(body, most).run()
     if not events and not may_be_empty:
         raise _empty()
     if _LF in body or _CR in body:
+        done = 0
         for n in range(len(events)):
+            done += len(events[n]) + 100
             events[n] = events[n].translate(_ONE_LINE)
+            if done > 10 * PIECE:
+                done = 0
+                yield
     return events
 
 
@@ -115,7 +120,7 @@ def members_in_pieces(body: bytes, most: int) -> Generator[None, None, dict[str,
 
     Raises what `messages` raises, and InvalidJson when it is no object, or has a name that is no text.
     """
-    body = body.strip(_SPACE)
+    body = yield from _trimmed(body)
     yield from in_pieces(body)
     if body[:1] != b"{":
         raise InvalidJson("It is not an object.")
@@ -129,6 +134,18 @@ def members_in_pieces(body: bytes, most: int) -> Generator[None, None, dict[str,
         except orjson.JSONDecodeError:
             raise InvalidJson("A name holds half of a surrogate pair.") from None
     return found
+
+
+def _trimmed(body: bytes) -> Generator[None, None, bytes]:
+    """A body without the space around it, of which it may have any amount."""
+    begin, end = 0, len(body)
+    while begin < end and not body[begin : begin + PIECE].strip(_SPACE):
+        begin += PIECE
+        yield
+    while begin < end and not body[max(begin, end - PIECE) : end].strip(_SPACE):
+        end -= PIECE
+        yield
+    return body[begin:end].strip(_SPACE)
 
 
 def at_once(work: Generator[None, None, _T]) -> _T:
@@ -165,7 +182,8 @@ class _Cutting:
         self._array = body[:1] == b"["
         self._open = bytearray(b"[" if self._array else b"")  # brackets, where we are
         self._events: list[bytes] = []
-        self._start = 1  # of the event that we are in
+        self._start = 1  # of the event that we are in, or of space before it
+        self._blank = (0, 0)  # the last long run of space
         # Of the piece that we are in: where it, or the rest of it, begins; what is judged before that; and the first
         # event that begins in it.
         self._begin = 0
@@ -204,6 +222,9 @@ class _Cutting:
         """Leaves out of what is judged, but for a byte, so much space; refuses a number of so many digits."""
         same = self._body[began:stop]
         if not same.strip(_SPACE):
+            if began - self._start <= PIECE and not self._body[self._start : began].strip(_SPACE):
+                self._start = stop
+            self._blank = self._blank[0] if self._blank[1] == began else began, stop
             self._before.append(self._body[self._begin : began + 1])
             self._begin = stop
         elif same.isdigit() and len(same) > DIGITS:
@@ -228,14 +249,16 @@ class _Cutting:
             return
         if self._array and len(brackets) >= len(open_) > 0:
             closing = [found.start() for found in _CLOSES.finditer(token)][len(open_) - 1] + end - len(token)
-            if self._events or self._body[1:closing].strip(_SPACE):
+            if self._events or self._body[self._start : closing].strip(_SPACE):
                 self._event(closing)
         del open_[max(0, len(open_) - len(brackets)) :]
 
     def _event(self, end: int) -> None:
         if self._most is not None and len(self._events) == self._most:
             raise BatchTooLarge(f"At most {self._most} events.")
-        self._events.append(self._body[self._start : end].strip(_SPACE))
+        begin, stop = self._blank
+        until = begin if stop > end - PIECE and not self._body[stop:end].strip(_SPACE) else end
+        self._events.append(self._body[self._start : max(until, self._start)].strip(_SPACE))
         self._start = end + 1
 
     def _long_string(self, start: int) -> Generator[None, None, int]:
@@ -260,7 +283,9 @@ class _Cutting:
 
     def _judge(self, end: int) -> None:
         """Judges a piece up to a comma at `end`, or up to the end of the body. Raises InvalidJson."""
-        closed = b"" if end == len(self._body) else self._open[::-1].translate(_CLOSING)
+        closed = b""
+        if end < len(self._body):  # the comma belongs to it, or else nothing but space could stand before it
+            closed = (b",0" if self._open[-1:] == b"[" else b',"":0') + self._open[::-1].translate(_CLOSING)
         text = b"".join((*self._before, self._body[self._begin : end], closed))
         fault = fault_of(text)
         if fault is None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.protocol import json_body
 from gateway.protocol.errors import BatchTooLarge, InvalidJson
-from gateway.protocol.json_body import at_once, members_in_pieces, messages
+from gateway.protocol.json_body import PIECE, at_once, in_pieces, members_in_pieces, messages
 
 SCALARS = (
     st.none()
@@ -408,3 +408,37 @@ def test_a_number_of_too_many_digits_is_refused() -> None:
 def test_a_fault_inside_a_long_event_names_that_event(before: int, rest: bytes) -> None:
     with pytest.raises(InvalidJson, match="Event 1, counted from 0: Expecting value"):
         messages(b"[0,[%bnul,%b1]%b]" % (b"1," * before, b"1," * json_body.PIECE, rest))
+
+
+@pytest.mark.parametrize("size", [PIECE - 1, PIECE, 2 * PIECE + 1, 3 * PIECE + 7])
+@pytest.mark.parametrize("space", [" ", "\n", "\t\r\n "])
+def test_space_of_any_size_is_no_part_of_an_event(size: int, space: str) -> None:
+    blank = (space * size)[:size]
+    for parts in (["", "[", "1", ",", '{"a":1}', ",", '" x "', "]", ""], ["", "[", "[1]", "]", ""], ["", "1", ""]):
+        for place in range(len(parts) - 1):
+            body = "".join([*parts[: place + 1], blank, *parts[place + 1 :]]).encode()
+            assert messages(body) == messages("".join(parts).encode()), place
+        assert messages(blank.join(parts).encode()) == messages("".join(parts).encode())
+    spaces = b'"%b"' % (b" " * size)
+    assert messages(b"[%b]" % spaces) == messages(spaces) == [spaces], "inside a string it is the event's own"
+    for empty in ("[]", f"[{blank}]", f"{blank}[{blank}]{blank}"):
+        assert messages(empty.encode(), may_be_empty=True) == []
+    for wrong in (
+        f"[{blank},1]",
+        f"[1,{blank}]",
+        f"[1{blank}2]",
+        f"[1,{blank},1]",
+        f"{blank}",
+        f"[1]{blank}2",
+        f"[[{blank},1]]",
+        f'[{{{blank},"a":1}}]',
+    ):
+        with pytest.raises(InvalidJson):
+            messages(wrong.encode())
+
+
+def test_a_body_of_space_is_cut_piece_by_piece() -> None:
+    """No piece is longer than the loop may be held for."""
+    blank = b" " * (20 * PIECE)
+    for body in (blank + b"[1]", b"[1]" + blank, b"[" + blank + b"1]", b"[1" + blank + b"]"):
+        assert sum(1 for _ in in_pieces(body)) >= 20
