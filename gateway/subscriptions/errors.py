@@ -43,11 +43,11 @@ class Refusal(ProtocolError):
         self.code = code
         self.status, self.type = code.number, code.name.lower()
         self.more = {"code": code.name, **more}
-        self._message = message
+        self.args = (message,)
 
     @property
     def message(self) -> str:
-        return self._message
+        return str(self)
 
 
 class LinkingGoesOn(Unavailable):

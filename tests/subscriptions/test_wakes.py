@@ -58,7 +58,7 @@ async def test_a_claim_is_one_workers_until_it_is_done(store: Store, streams: St
     claim = await store.claim("s", "first")
     assert pending(claim) == {"runs/1": 1, "runs/2": 1}
     refusal = await refused(Code.ALREADY_CLAIMED, store.claim("s", "second"))
-    assert refusal.more == {"current_holder": "first", "generation": 1}
+    assert refusal.more == {"code": "ALREADY_CLAIMED", "current_holder": "first", "generation": 1}
     assert not await store.settle("s", "pull-wake", 1, settlement(claim, Ack("runs/1", 1)))
     assert await store.settle("s", "pull-wake", 1, settlement(claim, done=True))  # runs/2 is left
     again = await store.claim("s", "second")
