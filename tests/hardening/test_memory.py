@@ -78,7 +78,6 @@ def test_what_was_freed_goes_back() -> None:
     pid = int(Path("/proc/self").resolve().name)
     full, _ = memory(pid)
     del pieces
-    mine._held = 0
     mine.give_back()
-    assert memory(pid)[0] < full - 100 * MB
+    assert memory(pid)[0] < full - 100 * MB, "although the process has not grown since the last look"
     assert len(kept) == 100
