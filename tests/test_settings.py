@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.settings import BadSetting, Settings, load, variable
-from gateway.settings.listing import misspelt, sections, table
+from gateway.settings.listing import misspelt, sections, table, unread_in
 from gateway.settings.model import SECTIONS
 from tests.manual import manual
 
@@ -43,6 +43,15 @@ def test_a_misspelt_setting_is_told_from_other_variables() -> None:
         ("GATEWAY_POOLSIZE", "GATEWAY_POOL_SIZE"),
         ("GATEWAY_DATABASE_URL", "DATABASE_URL"),
     ]
+
+
+def test_a_file_of_variables_that_nobody_reads_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    assert unread_in(file, {}) == []
+    file.write_text("# PORT=1\nexport DATABASE_URL=postgres://x\nPORT = 9000\nAPP_KEY=y\nHOST=::1\nPORT=9001\n")
+    assert unread_in(file, {"HOST": "::1"}) == ["DATABASE_URL", "PORT"]
+    file.write_bytes(b"\xff\xfePORT=1")
+    assert unread_in(file, {}) == []
 
 
 def test_a_flag_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,12 +19,20 @@ if TYPE_CHECKING:
 @click.option("--database-url", metavar="URL", help="Instead of DATABASE_URL.")
 @click.option("--data-dir", metavar="FOLDER", help="Instead of GATEWAY_DATA_DIR.")
 @click.option("--revoke", is_flag=True, help="Delete the older keys: all of their tokens are refused within a minute.")
-def rotate_token_key(database_url: str | None, data_dir: str | None, revoke: bool) -> None:
+@click.option("--yes", is_flag=True, help="Do not ask whether that is meant.")
+def rotate_token_key(database_url: str | None, data_dir: str | None, revoke: bool, yes: bool) -> None:
     """Sign runs' tokens with a new key (in DATABASE_URL, or the embedded database). Machines use it within a minute.
 
     Tokens of older keys stay valid until they expire, unless they are revoked. Where GATEWAY_TOKEN_SECRETS is set,
     those sign instead.
     """
+    if revoke and not yes:
+        click.confirm(
+            "Refuse every token of a run that was ever made, within a minute? Nobody keeps a list of them; readers and"
+            " agents need new ones",
+            abort=True,
+            err=True,
+        )
     finish(_rotate(settings(database_url=database_url, data_dir=data_dir), revoke))
 
 

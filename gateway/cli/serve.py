@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import click
 
 from gateway.process.exit_codes import Misuse, settings
 from gateway.process.logs import log_to_stderr
-from gateway.settings.listing import misspelt, sections
+from gateway.settings.listing import misspelt, sections, unread_in
 
 logger = logging.getLogger("gateway.cli.serve")
 
@@ -50,6 +51,8 @@ def serve(**flags: Any) -> None:
     log_to_stderr(chosen)
     for name, meant in misspelt(os.environ):
         logger.warning("%s is no setting, and changes nothing: is %s meant?", name, meant)
+    if unread := unread_in(Path(".env"), os.environ):
+        logger.warning("The file .env is not read, and has %s: `set -a; . ./.env` sets them.", ", ".join(unread))
     from gateway.process.serve import run  # the driver and the web framework take half a second: not for every command
 
     run(chosen)

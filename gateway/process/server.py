@@ -29,7 +29,7 @@ from gateway.process.logs import identify
 from gateway.process.memory import Memory
 from gateway.process.metrics_port import metrics_port
 from gateway.process.signals import Stop
-from gateway.process.sockets import Sockets, address
+from gateway.process.sockets import Sockets, address, announcement
 from gateway.settings import Settings
 from gateway.wire.descriptors import room_for_connections
 from gateway.wire.server import Server
@@ -54,7 +54,7 @@ async def serve(settings: Settings, url: str, bound: Sockets, stop: Stop, siblin
 
 async def _serve(settings: Settings, app: Gateway, application: App, bound: Sockets, stop: Stop) -> None:
     sockets = bound.main
-    server = _Server(_config(settings, application, app), ready=f"Listening on {address(sockets[0])}")
+    server = _Server(_config(settings, application, app), ready=announcement(address(sockets[0])))
 
     def drain() -> None:
         if settings.drain_delay and server.started:

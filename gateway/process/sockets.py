@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -83,6 +84,18 @@ def address(sock: socket.socket) -> str:
     """`http://127.0.0.1:8080`"""
     host, port = sock.getsockname()[:2]
     return f"http://{_join(host, port)}"
+
+
+def announcement(address: str) -> str:
+    """What is printed when a Machine listens: one line; and, at a terminal, what a person may do now."""
+    line = f"Listening on {address}"
+    if not sys.stdout.isatty():
+        return line
+    event = """-H 'content-type: application/json' -d '{"type":"token","text":"Hello"}'"""
+    return (
+        f"{line}\n\nSee runs as they go on: {address}/ui\nMake one:               curl -X PUT {address}/runs/1 {event}"
+        f"\nFollow it:              curl -N '{address}/runs/1?offset=-1&live=sse'\n"
+    )
 
 
 def _join(host: str, port: int) -> str:

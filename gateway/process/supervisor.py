@@ -23,7 +23,7 @@ import click
 
 from gateway.process.exit_codes import Failure
 from gateway.process.signals import Stop
-from gateway.process.sockets import Sockets, address
+from gateway.process.sockets import Sockets, address, announcement
 from gateway.process.worker import Orders
 from gateway.settings import Settings
 
@@ -54,7 +54,7 @@ class _Supervisor:
         self._patience = settings.drain_delay + settings.longest_drain + GRACE
         self._sockets = sockets
         self._orders = Orders(settings.model_dump_json(), url, sockets.numbers(), 0, folder)
-        self._ready = f"Listening on {address(sockets.main[0])}"
+        self._ready = announcement(address(sockets.main[0]))
         self._expected = set(range(1, settings.workers + 1))  # to listen, before it is said that all do
         self._draining = asyncio.Event()
         self._workers: set[asyncio.subprocess.Process] = set()

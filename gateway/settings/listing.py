@@ -5,7 +5,7 @@ setting that is meant by a variable that is none.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +72,17 @@ def misspelt(environment: Iterable[str]) -> Iterator[tuple[str, str]]:
             # So close that what an orchestrator sets for a service that is called gateway is not taken for a mistake.
             meant = [bare] if bare in known else difflib.get_close_matches(name, known, 1, 0.9)
             yield from ((name, setting) for setting in meant)
+
+
+def unread_in(file: Path, environment: Container[str]) -> list[str]:
+    """Settings that stand in a file of variables, which nobody reads, and not in the environment."""
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    known = {variable(name) for name in Settings.model_fields}
+    names = [line.strip().removeprefix("export ").partition("=")[0].strip() for line in lines if "=" in line]
+    return [name for name in dict.fromkeys(names) if name in known and name not in environment]
 
 
 if __name__ == "__main__":

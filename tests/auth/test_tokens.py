@@ -208,7 +208,9 @@ async def test_machines_share_tokens_while_keys_change(database_url: str, monkey
         assert new != old, "the newest signs"
         for token in (old, new):
             assert (await b.verify(token, b"")).stream == "runs/1"
-        revoked = await command("rotate-token-key", "--revoke", DATABASE_URL=database_url)
+        unsure = await command("rotate-token-key", "--revoke", DATABASE_URL=database_url)
+        assert (unsure.code, unsure.out) == (1, "")  # nobody answered its question, and nothing was done
+        revoked = await command("rotate-token-key", "--revoke", "--yes", DATABASE_URL=database_url)
         assert revoked.out == "Within a minute, runs' tokens are signed with key 3; tokens of older keys are refused\n"
         await b._look()
         for token in (old, new):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
 from gateway.settings.listing import sections
-from tests.cli.commands import command, end, refuses, running
+from tests.cli.commands import command, end, environment, refuses, running
 from tests.databases import Postgres
 from tests.faults.network import distant
 from tests.machines import Machine, free_port
@@ -177,3 +179,29 @@ async def test_the_help_of_serve_lists_every_setting_with_its_default() -> None:
     for row in (row for section in sections() for row in section.rows):
         default = f"[default:{row.default}]" if row.default else ""
         assert row.variable + "".join(row.description.split()) + default in text
+
+
+async def test_at_a_terminal_it_says_what_to_do_next(tmp_path: Path, database_url: str) -> None:
+    (tmp_path / ".env").write_text("GATEWAY_MAX_READERS=5\n")
+    main, terminal = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", "serve", "--port", "0", stdout=terminal, stderr=asyncio.subprocess.PIPE,
+        cwd=tmp_path, env=environment(DATABASE_URL=database_url),
+    )  # fmt: skip
+    os.close(terminal)
+    try:
+        said = ""
+        while "Follow it" not in said:
+            said += (await asyncio.to_thread(os.read, main, 4096)).decode()
+        process.terminate()
+        assert process.stderr is not None
+        logged = (await process.stderr.read()).decode()
+        assert await process.wait() == 0
+    finally:
+        os.close(main)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    (url,) = re.findall(r"Listening on (\S+)", said)
+    assert f"See runs as they go on: {url}/ui" in said
+    assert "The file .env is not read, and has GATEWAY_MAX_READERS" in logged
