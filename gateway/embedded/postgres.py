@@ -14,6 +14,7 @@ from typing import Literal, Self
 from gateway.embedded.errors import EmbeddedPostgresError
 from gateway.embedded.home import Home, find_home
 from gateway.embedded.locks import try_lock
+from gateway.embedded.room import Room
 from gateway.embedded.server import START_PATIENCE, Server, answers
 from gateway.embedded.server_log import ServerLog
 
@@ -26,12 +27,20 @@ class EmbeddedPostgres:
     """The Postgres of one data folder: started here, or attached to when another living gateway owns it.
 
     As a context manager it is running inside. `on_takeover` is called when an attached gateway has become the owner.
+    `free`: bytes that the disk has left; by default it is asked.
     """
 
-    def __init__(self, data_dir: Path, *, on_takeover: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        on_takeover: Callable[[], None] | None = None,
+        free: Callable[[], int] | None = None,
+    ) -> None:
         self.data_dir = Path(data_dir).resolve()
         self.log_file = self.data_dir / "postgres.log"
         self._on_takeover = on_takeover
+        self._free = free
         self._found: tuple[Home, Server] | None = None
         self._owner_lock: int | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -82,6 +91,7 @@ class EmbeddedPostgres:
         except BaseException:
             await self.stop()
             raise
+        self._room = Room(home, self._free)
         self._keeper = asyncio.create_task(self._keep(), name="embedded-postgres")
         return self.dsn
 
@@ -168,6 +178,8 @@ class EmbeddedPostgres:
                     self._server.exit_code,
                 )
                 await self._server.begin(create=False)
+            elif self._server.pid is not None:
+                self._room.look(self._server.pid)
         elif self._own():
             logger.warning("the owner of %s has gone: taking over", self.data_dir)
             try:
