@@ -35,7 +35,8 @@ BREAKS = {
     "an open stream is retired": (
         "lifecycle.sql", "WHERE s.closed_at < since", "WHERE s.created_at < since", (), {found.LOST}),
     "an end is judged by now()": (
-        "append.sql", "IF s.expires_at <= clock_timestamp()", "IF s.expires_at <= now()", ("transact",), {found.RISEN}),
+        "append.sql", "WHEN s.expires_at <= clock_timestamp()", "WHEN s.expires_at <= now()", ("transact",),
+        {found.RISEN}),
     "a TTL and a lease count from the call": (
         "transactional.sql", "IF num_nonnulls(ttl, lease) > 0 THEN", "IF false THEN", ("transact", "begin_run"),
         {found.LOST, found.LEASES}),

@@ -28,6 +28,7 @@ UNTOLD = {
     "subscription_changes": "with subscriptions",
     "server": "which log it is, asked again on every connection",
     "migrations": "done again at the next start",
+    "recording_secret": "made once, by its migration",
 }
 
 
