@@ -32,6 +32,9 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="That are written at a time.")
 @click.option("--readers", type=click.IntRange(1), default=8, show_default=True, help="Of each run; modes take turns.")
 @click.option("--patience", default=60.0, show_default=True, help="Seconds in which a wake or an expiry has to come.")
+@click.option(
+    "--retention", default=90.0, show_default=True, help="Seconds that closed streams are kept; runs are read by then."
+)
 @click.option("--machine-module", default="gateway.cli", show_default=True, help="Run in place of run-gateway.")
 @click.option("--flue", type=_FOLDER, default=None, help="Of a built Flue app, whose servers write runs and fail, too.")
 @click.option("--logs", type=click.Path(path_type=Path), default=None, help="A folder for what the Machines print.")
@@ -40,7 +43,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=
 def main(
     seed: int | None, seconds: float, minutes: float | None, rolling: bool, failovers: bool, lagging: bool,
     only: tuple[str, ...],
-    machines: int, runs: int, readers: int, patience: float,
+    machines: int, runs: int, readers: int, patience: float, retention: float,
     machine_module: str, flue: Path | None, logs: Path | None, markdown: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """See what the gateway survives.
@@ -62,6 +65,7 @@ def main(
         only=only,
         soak=minutes is not None,
         patience=patience,
+        retention=retention,
         program=machine_module,
         flue=flue,
         logs=logs,

@@ -6,7 +6,7 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ class Plan:
     lagging: bool
     soak: bool
     patience: float
+    retention: float
     program: str
     flue: Path | None  # the folder of a built app
     only: Sequence[str]  # kinds of faults; none: all that can be here
@@ -56,7 +57,7 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
         async with (
             _open_database(plan, Path(folder) / "postgres") as database,
             nullcontext() if plan.flue is None else flue.open_app(plan.flue, database) as app,
-            open_fleet(database, Path(folder), plan.machines, plan.program, flue.SETTINGS if app else None) as fleet,
+            open_fleet(database, Path(folder), plan.machines, plan.program, _settings(plan)) as fleet,
         ):
             over = asyncio.Event()
             calm = Calm()
@@ -64,7 +65,7 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
             stage = (
                 LaggingStage(*cast, calm=calm)
                 if plan.lagging
-                else Stage(*cast, database=database, patience=plan.patience)
+                else Stage(*cast, database=database, patience=plan.patience, retention=plan.retention)
             )
             nemesis = Nemesis(fleet, app, stage.paths, tell, calm)
             samples = Samples()
@@ -99,6 +100,10 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                 growth,
                 nemesis.takeovers,
             )
+
+
+def _settings(plan: Plan) -> Mapping[str, str]:
+    return {"GATEWAY_RETENTION": str(plan.retention), **(flue.SETTINGS if plan.flue else {})}
 
 
 def _open_database(plan: Plan, folder: Path) -> AbstractAsyncContextManager[Database]:

@@ -8,6 +8,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from loadtests.survival.fates import Cancelled, Dying
 from loadtests.survival.flue import App, FlueRun
 from loadtests.survival.ledger import STUCK, WRONG, Findings, Read
 from loadtests.survival.readers import MODES, Reader, Run, beginning
+from loadtests.survival.retention import Retention
 from loadtests.survival.writers import Writer
 from tests.tools.database import Database
 
@@ -69,6 +71,7 @@ class Stage:
     headers: Mapping[str, str] = field(default_factory=dict)
     database: Database | None = None  # None: no chores are done beside
     patience: float = PATIENCE  # seconds in which what a chore waits for has to happen
+    retention: float | None = None  # the Machines' setting
     seen: Seen = field(default_factory=Seen)
     chores: list[Chore] = field(default_factory=list)
     runs: int = 0
@@ -100,9 +103,10 @@ class Stage:
             asyncio.TaskGroup() as tasks,
         ):
             if self.database is not None:
+                kept = () if self.retention is None else (partial(Retention, self.retention),)
                 self.chores = [
                     kind(http, self.doors, self.database, self._chance(), self.findings, self.patience)
-                    for kind in CHORES
+                    for kind in (*CHORES, *kept)
                 ]
             for chore in self.chores:
                 tasks.create_task(self._do(chore))

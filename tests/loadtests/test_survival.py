@@ -57,8 +57,9 @@ async def test_a_log_with_a_promise_broken_is_found_out() -> None:
         "counts_from_call": "was committed, and a reader is answered 404",
         "lease_from_call": "ended less than 2 s after a COMMIT",
         "deaf_wakes": "has work, and nobody was woken",
+        "retires_open": "is open, and gone",
     }
-    calm = ("--rolling", "--seconds", "4", "--patience", "8", "--runs", "1", "--readers", "1")
+    calm = ("--rolling", "--seconds", "60", "--patience", "8", "--retention", "12", "--runs", "1", "--readers", "1")
     reports = await asyncio.gather(
         *(survival(*calm, "--machine-module", f"tests.loadtests.broken.{broken}") for broken in said)
     )

@@ -1,0 +1,9 @@
+"""Retention removes what is old, and not only what was closed long ago."""
+
+from __future__ import annotations
+
+from gateway.cli import main
+from tests.loadtests.broken.log import break_log
+
+break_log("lifecycle.sql", ("WHERE s.closed_at < since", "WHERE s.created_at < since"))
+main(prog_name="run-gateway")
