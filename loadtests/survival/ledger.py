@@ -122,7 +122,7 @@ def _judge_log(findings: Findings, log: Read, written: Written) -> None:
 
 def _judge_reader(findings: Findings, who: str, truth: Read, before: int, reader: Read) -> None:
     log = truth.given[before:]
-    if reader.ended and (reader.early or reader.places[-1][0] != truth.places[-1][0]):
+    if reader.ended and (reader.early or reader.places[-1][0] != _end(truth)):
         findings.add(EARLY, f"{who}: told the end after {len(reader.given)} events of {len(log)}")
     if not reader.ended:
         findings.add(STUCK, f"{who}: came to {len(reader.given)} events of {len(log)}, and not to the end")
@@ -146,6 +146,11 @@ def _judge_reader(findings: Findings, who: str, truth: Read, before: int, reader
     findings.add(REPEATED, f"{who}: given again {_some(repeated)}", len(repeated))
     findings.add(REORDERED, f"{who}: given late {_some(reordered)}", len(reordered))
     findings.add(INVENTED, f"{who}: given, and not in the log: {_some(invented)}", len(invented))
+
+
+def _end(log: Read) -> str | None:
+    """Its offset, if it could be read at all."""
+    return log.places[-1][0] if log.places else None
 
 
 def _judge_places(findings: Findings, run: str, known: dict[str, int], places: Sequence[tuple[str, int]]) -> None:
