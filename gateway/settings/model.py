@@ -279,7 +279,7 @@ class Settings(BaseSettings):
     )
     max_head: Bytes = Field(32 * KIB, ge=KIB, le=MIB, description="Bytes that the request line and headers may have.")
     max_body: Bytes = Field(10 * MIB, ge=1, le=1024 * MIB, description="Bytes that the body of one request may have.")
-    max_batch: int = Field(50_000, ge=1, description="Events that one request may append.")
+    max_batch: int = Field(20_000, ge=1, description="Events that one request may append.")
     max_forks: int = Field(10_000, ge=1, description="Forks that one stream may have; further ones are refused, 409.")
     max_fork_depth: int = Field(
         100, ge=1, le=1000, description="Forks of forks of forks … that a chain may have; a longer one is refused, 409."
