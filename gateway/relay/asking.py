@@ -75,6 +75,13 @@ class Answer(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def give_up(self) -> None:
+        """Leaves, and tells the listener so."""
+        self._end("nobody wants the rest")
+        if self._transport is not None:
+            self._transport.abort()
+        self._tell()
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body for whoever only passes it on. Raises BadGateway where it is cut."""
         queue = _Queue(self)

@@ -17,6 +17,7 @@ import orjson
 
 from gateway.asgi import Headers
 from gateway.feed import Feed
+from gateway.http.upstream import BadGateway
 from gateway.protocol import json_body
 from gateway.protocol.run_path import control_of
 from gateway.protocol.tenants import shown, within
@@ -130,12 +131,20 @@ class Beginnings:
         task.add_done_callback(self._tasks.discard)
         if stream is not None:
             self.recorders[job.path].asking = task
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():  # it was stopped before the upstream has answered
+                return Begun(job.path, 200, answers.unanswered(job.row))
+            task.add_done_callback(_unwanted)
+            raise
 
     async def _begin(self, job: Job, stream: int | None) -> Begun | Answer:
         try:
             answer = await self._asking("POST", job.target, job.headers, job.body)
         except BaseException as error:
+            if isinstance(error, BadGateway):
+                logger.warning("The upstream failed (%s).", error.details or type(error.__cause__).__name__)
             if stream is not None and not isinstance(error, asyncio.CancelledError):
                 await self._release(job, stream)
             raise
@@ -219,6 +228,12 @@ class Beginnings:
             input=job.body.decode() if row.input and job.asked.body is not None else None,
             lost=row.lost_frame or None,
         )
+
+
+def _unwanted(task: asyncio.Task[Begun | Answer]) -> None:
+    """Whoever has asked is not there any more: what is not recorded need not be read."""
+    if not task.cancelled() and task.exception() is None and isinstance(outcome := task.result(), Answer):
+        outcome.close()
 
 
 async def _first_key(row: Row, answer: Answer) -> tuple[str | None, list[bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,14 +106,24 @@ class Posts:
 
 async def _pass_back(answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
     """An answer that is none to be recorded, as it is."""
-    await responses.start(send, answer.status, returned(answer.status, answer.headers))
+    gone = asyncio.ensure_future(_gone(receive))
+    gone.add_done_callback(lambda _: answer.give_up())
     try:
+        await responses.start(send, answer.status, returned(answer.status, answer.headers))
         async for piece in answer.pieces():
             await responses.piece(send, piece)
     except BadGateway:
         await sever(scope, receive)
     else:
         await responses.finish(send)
+    finally:
+        gone.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    """Returns when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from gateway.counting import SECONDS, Histogram
@@ -29,7 +29,7 @@ logger = logging.getLogger("gateway.relay")
 
 MOST_WAITING: Final = 256 << 10  # bytes of frames that wait for an append before the upstream has to
 MOST_FRAMES: Final = 1_000  # in one append
-AGAIN: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before an append is made again
+AGAIN: Final[Sequence[float]] = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before an append is made again
 
 
 class Log(Protocol):
@@ -85,6 +85,7 @@ class Recorder:
         self._done = done
         self._loop = asyncio.get_running_loop()
         self._framer = Framer(row.frames)
+        self._is_sse = row.frames == "sse"
         self._answer: Answer | None = None
         self._frames: list[bytes] = []
         self._waiting = 0  # their bytes
@@ -114,7 +115,7 @@ class Recorder:
         """The upstream has sent this."""
         self.heard = time.monotonic()
         frames = self._framer.feed(data)
-        if self.row.frames == "sse" and data.find(b":") >= 0:
+        if self._is_sse:
             frames = [frame for frame in frames if not silent(frame)]
         if frames:
             if not self._frames:
@@ -256,9 +257,9 @@ class Recorder:
             return
         if isinstance(outcome, Appended) and outcome.cancel_requested:
             self.stop()
+        self._send()
         if self._answer is not None and self._waiting <= MOST_WAITING:
             self._answer.go_on()
-        self._send()
 
     def _ended_elsewhere(self, error: ProtocolError) -> None:
         if not self.over and not self._closing and self._fault is None:

@@ -41,6 +41,14 @@ class Response:
         async with asyncio.timeout(PATIENCE), self._grown:
             await self._grown.wait_for(lambda: self.status or self.whole is not None)
 
+    def pause(self) -> None:
+        """Reads no further."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def resume(self) -> None:
+        """Reads on."""
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]
+
     async def leave(self) -> None:
         """Closes the connection."""
         self._task.cancel()

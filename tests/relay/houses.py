@@ -36,7 +36,7 @@ async def house_of(postgres: Postgres, **settings: Any) -> AsyncIterator[House]:
     """Both Machines, with these settings."""
     async with postgres.database() as url, AsyncExitStack() as stack:
         agent = await stack.enter_async_context(Agent.start())
-        settings = {"upstream": agent.url, **settings}
+        settings = {"upstream": agent.url, "relay_drain": 0, **settings}
         one = stack.enter_context(serving(url, "direct", **settings))
         other = stack.enter_context(serving(url, "direct", **settings))
         yield House(agent, one, other)

@@ -233,3 +233,51 @@ async def test_a_relayed_run_is_a_run(house: House) -> None:
             await until(lambda: bool(house.other.app._hub.tails))
             await call.end()
             assert (await meta).json()["status"] == "completed"
+
+
+async def test_a_stop_before_the_upstream_has_answered_ends_the_run(house: House) -> None:
+    async with asking(house.one.url, "POST", "/api/chat", body={"id": "early"}) as response:
+        call = await house.agent.call()
+        assert (await answer(house.other.url, "POST", "/api/chat/early/stop", body={})).status == 200
+        await call.left()
+        assert await response.ended() == b'data: {"type":"abort"}\n\n'
+
+
+async def test_an_answer_that_is_not_recorded_ends_with_its_client(house: House) -> None:
+    async with asking(house.one.url, "POST", "/api/chat", body=CHAT) as response:
+        call = await house.agent.call()
+        await call.begin(headers={"content-type": "text/plain"})
+        await call.say(b"one")
+        await response.until(b"one")
+        await response.leave()
+        await call.left()
+
+
+async def test_a_client_that_does_not_read_holds_nothing_up(house: House) -> None:
+    frames = [b"data: %d %s\n\n" % (n, b"x" * 100_000) for n in range(60)]
+    async with asking(house.one.url, "POST", "/api/chat", body={"id": "slow reader"}) as response:
+        response.pause()
+        call = await house.agent.call()
+        await call.begin()
+        await call.say(*frames)
+        await call.end()
+        back = await answer(house.other.url, "GET", "/api/chat/slow%20reader/stream")
+        assert back.body == b"".join(frames)
+        response.resume()
+        assert await response.ended() == b"".join(frames)
+
+
+async def test_a_cut_is_a_reset_where_the_end_of_a_connection_is_an_end(house: House) -> None:
+    async with asking(house.one.url, "POST", "/api/chat", body={"id": "old"}) as response:
+        await house.begun(response, ONE)
+        host, _, port = house.other.url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /api/chat/old/stream HTTP/1.0\r\nhost: a\r\n\r\n")
+        assert ONE in await reader.readuntil(ONE)
+        (tail,) = [tail for path, tail in house.other.app._hub.tails.items() if path.startswith("runs/")]
+        (follower,) = tail.waiting
+        assert follower._parked is not None
+        follower._parked.get_loop().call_soon_threadsafe(follower.end)
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
