@@ -267,7 +267,7 @@ async def test_a_client_that_does_not_read_holds_nothing_up(house: House) -> Non
         assert await response.ended() == b"".join(frames)
 
 
-async def test_a_cut_is_a_reset_where_the_end_of_a_connection_is_an_end(house: House) -> None:
+async def test_a_cut_is_a_reset_where_a_close_would_be_an_end(house: House) -> None:
     async with asking(house.one.url, "POST", "/api/chat", body={"id": "old"}) as response:
         await house.begun(response, ONE)
         host, _, port = house.other.url.removeprefix("http://").partition(":")
