@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from loadtests.survival.harness import Plan, survive
+from loadtests.survival.schedule import PAUSE
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True)
 
@@ -28,6 +29,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=
 @click.option("--failovers", is_flag=True, help="Also: a synchronous standby takes over, by force and by arrangement.")
 @click.option("--lagging", is_flag=True, help="Also: a standby takes over that lacks the last events.")
 @click.option("--only", multiple=True, metavar="FAULT", help="Only faults of this kind, as the table names it.")
+@click.option("--pause", default=PAUSE, show_default=True, help="Seconds from one fault to the next, on average.")
 @click.option("--machines", type=click.IntRange(2), default=3, show_default=True)
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="That are written at a time.")
 @click.option("--readers", type=click.IntRange(1), default=8, show_default=True, help="Of each run; modes take turns.")
@@ -42,7 +44,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def main(
     seed: int | None, seconds: float, minutes: float | None, rolling: bool, failovers: bool, lagging: bool,
-    only: tuple[str, ...],
+    only: tuple[str, ...], pause: float,
     machines: int, runs: int, readers: int, patience: float, retention: float,
     machine_module: str, flue: Path | None, logs: Path | None, markdown: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -63,6 +65,7 @@ def main(
         failovers=failovers,
         lagging=lagging,
         only=only,
+        pause=pause,
         soak=minutes is not None,
         patience=patience,
         retention=retention,

@@ -34,6 +34,7 @@ class Plan:
 
     seed: int
     seconds: float
+    pause: float
     machines: int
     scenes: int
     readers: int
@@ -120,7 +121,7 @@ async def _attack(plan: Plan, nemesis: Nemesis, left_out: Container[str]) -> Non
         kinds += schedule.OF_LAGGING if plan.lagging else ()
         kinds = [kind for kind in kinds if not plan.only or kind in plan.only]
         spared = plan.machines - 1 if plan.soak else None
-        await nemesis.play(schedule.draw(plan.seed, plan.seconds, kinds, plan.machines, spared))
+        await nemesis.play(schedule.draw(plan.seed, plan.seconds, kinds, plan.machines, spared, plan.pause))
         return
     end = time.monotonic() + plan.seconds
     while time.monotonic() < end:

@@ -56,14 +56,16 @@ class Fault:
     lasts: float
 
 
-def draw(seed: int, seconds: float, kinds: Sequence[str], machines: int, spared: int | None = None) -> list[Fault]:
+def draw(
+    seed: int, seconds: float, kinds: Sequence[str], machines: int, spared: int | None = None, pause: float = PAUSE
+) -> list[Fault]:
     """Faults for so many seconds, in order of time; each kind comes once before any comes again.
 
     `spared` is a Machine whose process is never ended.
     """
     rng = random.Random(seed)
     longest = min(LONGEST, max(1.0, seconds / 8))
-    pause = min(PAUSE, seconds / (len(kinds) + 1))
+    pause = min(pause, seconds / (len(kinds) + 1))
     faults: list[Fault] = []
     deck: list[str] = []
     at = rng.uniform(0.5, 1.0)
