@@ -128,7 +128,9 @@ async def test_requests_to_the_application_count_for_their_address(database_url:
             assert (await client("GET", "/health")).status_code == 200
             let.set()
             assert (await held).content == b"ok"
-            assert (await client("GET", "/of-the-application", headers=first)).content == b"ok", "its place is free"
+            while (again := await client("GET", "/of-the-application", headers=first)).status_code == 429:
+                pass  # its place is free once the upstream's connection has been let go of
+            assert again.content == b"ok"
 
 
 async def test_a_query_has_so_many_fields_on_every_way(database_url: str, run: str) -> None:

@@ -14,10 +14,11 @@ const say = (words) => { document.getElementById("said").textContent = words; };
 async function sure(question) {
   const dialog = document.getElementById("sure");
   dialog.querySelector("p").textContent = question;
-  dialog.returnValue = "";
   dialog.showModal();
-  await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
-  return dialog.returnValue === "yes";
+  return await new Promise((resolve) => {
+    dialog.querySelector("form").onsubmit = (event) => resolve(event.submitter?.value === "yes");
+    dialog.oncancel = () => resolve(false); // Esc
+  });
 }
 
 function askForKey(why) {
