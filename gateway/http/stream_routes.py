@@ -97,7 +97,7 @@ class StreamRoutes:
         part = target_of(scope).part
         body = await self._limits.bodies.read(scope, receive, self._limits.max_body)
         try:
-            if len(body) > json_body.PIECE and part is None:
+            if len(body) > json_body.PIECE and part is not Part.HEARTBEAT:
                 request = await in_turns(append_in_pieces(path, scope["headers"], body, self._limits.max_batch))
             else:
                 request = _parse_post(part, path, scope["headers"], body, self._limits.max_batch)

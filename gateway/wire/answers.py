@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -9,9 +10,29 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from gateway.fanout.follower import EXTENSION
 
 if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
+
     from gateway.wire.transport import DirectProtocol
 
-Cycle = RequestResponseCycle  # uvicorn's state of one request
+
+class Cycle(RequestResponseCycle):
+    """uvicorn's state of one request, which does not close a connection on which the rest of that request is still to
+    come: that would be a reset, which could destroy the answer (RFC 9112 §9.6).
+    """
+
+    def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
+        """uvicorn's own, as an ASGI application calls it."""
+        if self.keep_alive or not self.more_body or message.get("more_body", False) or not self.response_started:
+            return super().send(message)
+        return self._end(message)
+
+    async def _end(self, message: ASGISendEvent) -> None:
+        connection: DirectProtocol | None = self.scope.get("extensions", {}).get(EXTENSION)  # type: ignore[assignment]
+        self.keep_alive = connection is not None
+        await super().send(message)
+        self.keep_alive = False
+        if connection is not None and not self.disconnected:
+            connection.linger()
 
 
 class _Joined:

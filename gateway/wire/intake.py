@@ -186,6 +186,8 @@ class Intake(HttpToolsProtocol):
         self._deaf = True
         self._drop()
         self.flow.go_on()
+        if not self.flow.write_paused:
+            self.flow.resume_reading()  # a handler that did not want the rest of its request may have left it paused
 
     def _drop(self) -> None:
         self.arriving.held -= len(self._behind)

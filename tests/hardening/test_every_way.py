@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
+import orjson
+import pytest
 
 from gateway.auth.rules import ROUTES
+from gateway.protocol import json_body
 from tests.servers import PATIENCE, Running, body_of, client_of, following, serving, until
 
 RUN: Final = "run"
@@ -232,6 +235,47 @@ async def test_bodies(database_url: str) -> None:
             # Who shows no token of a wake is not listened to any longer.
             unknown = (401, "token_invalid")
             await each_is_refused(ways("body"), ask, (413, "body_too_large"), (413, "invalid_request"), unknown)
+
+
+async def test_an_early_refusal_is_not_lost_as_its_connection_ends(database_url: str) -> None:
+    """Most of the body is there, and nobody has read it, as the connection is closed: a reset destroys the answer."""
+
+    async def ask(way: Way) -> httpx.Response:
+        head = f"{way.method} {way.target()} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n"
+        head += f"content-type: application/json\r\ncontent-length: {len(large)}\r\n\r\n"
+        answer = await gateway.raw(head.encode() + large)
+        return httpx.Response(int(answer[9:12]), content=body_of(answer), headers={"content-type": "application/json"})
+
+    large = b"[%b]" % (b"1" * 4_000_000)
+    with limited(database_url, max_body=20_000, max_event=10_000) as gateway:
+        async with a_run(gateway):
+            unknown = (401, "token_invalid")
+            await each_is_refused(ways("body"), ask, (413, "body_too_large"), (413, "invalid_request"), unknown)
+
+
+async def test_no_json_is_parsed_at_once_that_takes_long(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever route it comes by: the loop is given back after each piece."""
+
+    async def ask(way: Way) -> None:
+        await http.request(way.method, way.target(RUN if way.method == "POST" else "another"), content=large)
+
+    def noting(parse: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(text: Any, **how: Any) -> Any:
+            longest[way] = max(longest.get(way, 0), len(text))
+            return parse(text, **how)
+
+        return noted
+
+    large = b'{"input":[' + b'{"k": 1},' * 100_000 + b"1]}"
+    longest: dict[Way, int] = {}
+    monkeypatch.setattr(orjson, "loads", noting(orjson.loads))
+    monkeypatch.setattr(json_body, "messages", noting(json_body.messages))
+    with limited(database_url) as gateway:
+        async with a_run(gateway) as http:
+            for way in ways("body"):
+                await ask(way)
+    assert {str(way): size for way, size in longest.items() if size > 3 * json_body.PIECE} == {}
+    assert len(longest) > 5, "some of it was parsed"
 
 
 async def test_bodies_that_are_arriving_together(database_url: str) -> None:
