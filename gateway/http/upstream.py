@@ -199,7 +199,8 @@ def forwarded(scope: Scope) -> Headers:
     headers = _end_to_end(scope["headers"])
     peer, trusted = _peer(scope)
     if not trusted:
-        headers = [header for header in headers if not header[0].startswith(_CLAIMS)]
+        # An application behind CGI or WSGI reads `_` in a name as `-`.
+        headers = [header for header in headers if not header[0].replace(b"_", b"-").startswith(_CLAIMS)]
     there = {name for name, _ in headers}
     if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
         headers.append((b"transfer-encoding", b"chunked"))

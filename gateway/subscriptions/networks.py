@@ -17,6 +17,7 @@ _INNER_IPV4: Final = tuple(
             "10.0.0.0/8",
             "100.64.0.0/10",  # carriers' NAT
             "127.0.0.0/8",
+            "168.63.129.16/32",  # Azure's own services, as each of its hosts sees them
             "169.254.0.0/16",  # link-local, and clouds' metadata
             "172.16.0.0/12",
             "192.0.0.0/24",  # protocol assignments; 192.0.0.192 is Oracle's metadata

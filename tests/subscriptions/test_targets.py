@@ -57,6 +57,7 @@ REFUSED = [
     "https://worker.example:99999/hook",
     "https://" + "a" * 3000 + ".example/",
     "https://192.0.0.192/hook",
+    "https://168.63.129.16/hook",
     "https://xn--a/",
     "https://xn--a.example/",
 ]
@@ -101,6 +102,8 @@ PUBLIC = "https://worker.example/hook"
         ["2002:a00:1::"],
         ["ff02::1"],
         ["192.0.0.192"],
+        ["168.63.129.16"],
+        ["64:ff9b::a83f:8110"],
         ["64:ff9b:1::808:808"],
         ["fec0::1"],
         ["::808:808"],
