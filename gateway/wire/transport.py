@@ -57,7 +57,7 @@ class DirectProtocol(Intake):
         super().__init__(config, *arguments, **more)
         self.follower: Follower | None = None
         self._unsent: tuple[int, float] | None = None  # bytes that wait for the client, and since when so many do
-        self._since = 0.0  # when it was first seen that more has come than may wait; 0: it has not
+        self._since = 0.0  # when it was first seen that too much waits behind a request; 0: it was not
         self._ending = False
         self._over = False  # refused: whatever still comes is thrown away
 
@@ -117,7 +117,9 @@ class DirectProtocol(Intake):
             return True
         if not self.flow.stopped:
             return False
-        self._since = self._since or now
+        if not self._since:
+            self._since = now
+            return False
         self._provoke()
         return now - self._since > self.patience
 
@@ -184,6 +186,7 @@ class DirectProtocol(Intake):
     def on_response_complete(self) -> None:
         """uvicorn's own, without a timer for each request."""
         self.server_state.total_requests += 1
+        self._since = 0.0
         if self._over or self.transport.is_closing():
             return
         if self._ending or self._deaf:
