@@ -31,6 +31,7 @@ logger = logging.getLogger("gateway.log.appends")
 CALL: Final = f"CALL run_gateway.append({', '.join(f'${n}' for n in range(1, 20))}, NULL, NULL, NULL, NULL, NULL, NULL)"
 # For plain requests to one stream: a lone writer waits for less. A tail of NULL: not accepted, and CALL says why.
 CALL_ALONE: Final = "CALL run_gateway.append($1, $2, $3, $4, $5, NULL, NULL)"
+EVENT_STREAM: Final = "text/event-stream"
 _BODY_LIMIT: Final = 7_000  # bytes of events that a notification may carry; run_gateway.news has the last word
 
 
@@ -190,13 +191,23 @@ def accepted_alone(row: Row) -> Row:
 
 
 def _notified(entry: Entry) -> str | None:
-    """The events as a notification carries them; None if it cannot: only JSON, which is text without NUL, and small."""
+    """The events as a notification carries them; None if it cannot: only text without NUL, and small."""
     if not entry.events:
         return ""
-    if entry.waiting[0].request.media_type != JSON_TYPE:
+    media, body = entry.waiting[0].request.media_type, entry.body
+    if len(body) > _BODY_LIMIT:
         return None
-    body = entry.body
-    return body.decode() if len(body) <= _BODY_LIMIT else None
+    if media == JSON_TYPE:
+        return body.decode()
+    return _text(body) if media == EVENT_STREAM else None
+
+
+def _text(body: bytes) -> str | None:
+    """The frames of a recording (`gateway.relay`), if they can be told as text."""
+    try:
+        return None if b"\0" in body else body.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def refusal(verdict: str, request: AppendRequest, tail: int, epoch: int | None, seq: int | None) -> ProtocolError:

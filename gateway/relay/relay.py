@@ -107,7 +107,7 @@ class Relay:
         """What is recorded has `relay_drain` seconds to end from now on."""
         self._until = time.monotonic() + self._settings.relay_drain
         if self._beginnings.recorders:
-            logger.info("%d recordings have %g s to end.", len(self._beginnings.recorders), self._settings.relay_drain)
+            logger.info("Recordings that have %g s to end: %d.", self._settings.relay_drain, len(self.recorders))
 
     async def stop(self) -> None:
         """Waits for what is recorded here. What is left then is ended as lost: its upstream's connection ends with this
