@@ -1,6 +1,7 @@
 """The way to Postgres: a small pool, and the driver's errors as the protocol's.
 
-A connection is held for one statement at a time, never while a reader waits (law 7). A connection that was lost, did
+A connection is held for one statement at a time, never while a reader waits (law 7). Whoever waits for one for a
+tenant's request waits in that tenant's line: turns go round by tenant (law 11). A connection that was lost, did
 not answer, or has been open for long is closed and replaced; nothing waits for a server that may not be there.
 """
 
@@ -11,13 +12,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import asyncpg
 
 from gateway.counting import SECONDS, Histogram
 from gateway.log.connect import FAULTS, LOSSES, LogConnection, Unconfirmed, connect, way_to
 from gateway.log.identity import Overtaken, Server, begin_epoch, identify
+from gateway.log.turns import Turns
 from gateway.protocol.errors import NotSent, NotWritable, StreamHeld, Unavailable
 from gateway.tasks import end
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("gateway.log.database")
 
+LANES: Final = 3  # batches of appends that may be on their way to the database at once, each on a connection
 _ENOUGH = 4  # connections in a pool that is large enough for the writer to keep some of them
 _CONNECT = 5.0  # seconds for a new connection, at most
 _PAUSE = 0.5  # seconds between one attempt to open the pool and the next
@@ -126,6 +129,7 @@ class Database:
         self._timeout = statement_timeout
         self._max_age = max_age
         self._patience = patience
+        self._turns = Turns(pool_size if pool_size < _ENOUGH else max(2, pool_size - LANES))
         self._cached = False
         self._levelled = True  # transactions are READ COMMITTED by themselves
         self._since = 0.0  # connections that were opened before this time are not used any more
@@ -236,13 +240,19 @@ class Database:
         await self._pool.release(connection)
 
     @asynccontextmanager
-    async def acquire(self, *, at_most: float | None = None) -> AsyncIterator[Pooled]:
+    async def acquire(self, tenant: str | None = None, *, at_most: float | None = None) -> AsyncIterator[Pooled]:
         """A connection; faults inside become Unavailable, whose cause says what happened.
 
-        `at_most`: how many seconds ago it may have been opened.
+        `tenant`: whose request it is for; turns go round by tenant. None: it is the Machine's own work. `at_most`: how
+        many seconds ago it may have been opened.
         """
         connection: Pooled | None = None
+        turn = False
         try:
+            if tenant is not None:
+                async with asyncio.timeout(self._timeout):
+                    await self._turns.take(tenant)
+                turn = True
             connection = await self.take(newer_than=0.0 if at_most is None else self._loop.time() - at_most)
             if self._levelled:
                 yield connection
@@ -256,9 +266,13 @@ class Database:
             self.discard(connection)  # it may be in the middle of a statement
             raise
         finally:
-            if connection is not None:
-                with suppress(*FAULTS):
-                    await self.give_back(connection)
+            try:
+                if connection is not None:
+                    with suppress(*FAULTS):
+                        await self.give_back(connection)
+            finally:
+                if turn:
+                    self._turns.give_back()
 
     def usable(self, connection: Pooled) -> bool:
         """True if the next statement may go to the connection."""

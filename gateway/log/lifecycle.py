@@ -21,6 +21,7 @@ from gateway.protocol.errors import (
     StreamNotFound,
     TooManyForks,
 )
+from gateway.protocol.tenants import tenant_of
 
 _CREATE = "SELECT * FROM run_gateway.make_stream($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
 _DELETE = "SELECT run_gateway.delete_stream($1, $2)"
@@ -69,7 +70,7 @@ class Lifecycle:
     async def create(self, request: CreateRequest) -> Created:
         """Creates the stream or confirms it. Raises StreamExists, PathBlocked, SourceNotFound and their like."""
         fork = request.fork
-        async with self._database.acquire() as connection:
+        async with self._database.acquire(tenant_of(request.path)) as connection:
             row = await connection.fetchrow(
                 _CREATE,
                 request.path,
@@ -100,7 +101,7 @@ class Lifecycle:
 
     async def delete(self, path: str) -> None:
         """Deletes the stream; its forks keep what they inherit. Raises StreamNotFound, StreamGone."""
-        async with self._database.acquire() as connection:
+        async with self._database.acquire(tenant_of(path)) as connection:
             verdict = await connection.fetchval(_DELETE, self._machine, path)
         if verdict == "not_found":
             raise StreamNotFound

@@ -37,16 +37,16 @@ class Lists:
         self._asked[tenant] += 1
         try:
             async with self._turn:
-                return await self._fetch(statement, *arguments)
+                return await self._fetch(tenant, statement, *arguments)
         finally:
             self._asked[tenant] -= 1
             if not self._asked[tenant]:
                 del self._asked[tenant]
 
-    async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+    async def _fetch(self, tenant: str, statement: str, *arguments: object) -> list[asyncpg.Record]:
         self.under_way += 1
         try:
-            async with self._database.acquire() as connection:
+            async with self._database.acquire(tenant) as connection:
                 try:
                     async with connection.transaction():
                         await connection.execute(self._limit)

@@ -9,7 +9,7 @@ from typing import Final
 
 from gateway.feed import Feed
 from gateway.log import durability
-from gateway.log.database import Database
+from gateway.log.database import LANES, Database
 from gateway.log.durability import Durability
 from gateway.log.housekeeping import Housekeeping
 from gateway.log.identity import Server
@@ -24,7 +24,6 @@ from gateway.settings import Settings
 
 logger = logging.getLogger("gateway.log")
 
-WRITER_LANES: Final = 3  # batches of appends that may be on their way to the database at once
 COMPARISONS: Final = 30  # attempts, a second apart, to learn from a database that has just changed what it lacks
 PROBE_TIMEOUT: Final = 2.0  # seconds that the database has to say that it is there
 
@@ -63,7 +62,7 @@ class Log:
         self.writer = Writer(
             database,
             machine=lambda: None if self.listener.alone else self.listener.machine,
-            lanes=WRITER_LANES,
+            lanes=LANES,
             timeout=settings.append_timeout,
             max_pending=settings.max_pending,
             pack=settings.pack,

@@ -108,7 +108,7 @@ class Reader:
         return rows
 
     async def _fetch(self, path: str, *args: object) -> list[asyncpg.Record]:
-        async with self._turn(path), self._database.acquire() as connection:
+        async with self._turn(path), self._database.acquire(tenant_of(path)) as connection:
             return await connection.fetch(_PAGE, path, *args)
 
     @asynccontextmanager
@@ -126,7 +126,7 @@ class Reader:
 
     async def stat(self, path: str) -> Stream:
         """The stream alone. Raises StreamNotFound, StreamGone."""
-        async with self._turn(path), self._database.acquire() as connection:
+        async with self._turn(path), self._database.acquire(tenant_of(path)) as connection:
             row = await connection.fetchrow(_STAT, path)
         if row is None:
             raise StreamNotFound

@@ -28,7 +28,7 @@ class RunQuota:
         count, until = self._counts.get(tenant, (0, 0.0))
         now = time.monotonic()
         if until <= now:
-            async with self._database.acquire() as connection:
+            async with self._database.acquire(tenant) as connection:
                 count, until = await connection.fetchval(_COUNT, tenant, self._limit), now + _FRESH
         if count < self._limit:
             self._note(tenant, count + 1, until)
@@ -36,7 +36,7 @@ class RunQuota:
         self._note(tenant, count, until)
         if path is None:
             return True
-        async with self._database.acquire() as connection:
+        async with self._database.acquire(tenant) as connection:
             return not await connection.fetchval(_EXISTS, path)
 
     def _note(self, tenant: str, count: int, until: float) -> None:

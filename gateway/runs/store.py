@@ -20,6 +20,7 @@ from gateway.protocol.batch import News, media_type
 from gateway.protocol.errors import PathBlocked, RunEnded, RunExists, RunNotFound, StreamGone
 from gateway.protocol.record import RunRecord, instant
 from gateway.protocol.run_path import control_of
+from gateway.protocol.tenants import tenant_of
 from gateway.runs.bodies import NewRun
 from gateway.runs.queries import ListRequest
 
@@ -70,6 +71,7 @@ class Store:
         Raises RunExists, PathBlocked.
         """
         row = await self._row(
+            tenant_of(path),
             _CREATE,
             path,
             run.digest,
@@ -94,7 +96,7 @@ class Store:
 
     async def look(self, path: str) -> tuple[int, RunRecord]:
         """The id of the stream at this path, and the record of the run that it is. Raises RunNotFound, StreamGone."""
-        async with self._database.acquire() as connection:
+        async with self._database.acquire(tenant_of(path)) as connection:
             row = await connection.fetchrow(_RECORD, path)
         if row is None:
             raise RunNotFound
@@ -128,13 +130,13 @@ class Store:
 
     async def open_control(self, run: str) -> bool:
         """Makes sure that the run has its control stream. False: there is no such run."""
-        async with self._database.acquire() as connection:
+        async with self._database.acquire(tenant_of(run)) as connection:
             return bool(await connection.fetchval(_OPEN_CONTROL, run))
 
     async def control(self, run: str) -> tuple[int, int] | None:
         """The ids of a run's stream and of its control stream, which is made if need be. None: there is no such run."""
         for _ in range(2):
-            async with self._database.acquire() as connection:
+            async with self._database.acquire(tenant_of(run)) as connection:
                 row = await connection.fetchrow(_CONTROL, run)
             if row is not None:
                 return row["run"], row["control"]
@@ -148,9 +150,9 @@ class Store:
         `stream_id`: of the only stream that may be meant. Raises RunNotFound, StreamGone, RunEnded.
         """
         if stream_id is None:
-            row = await self._row(_CANCEL, self._machine, run, reason)
+            row = await self._row(tenant_of(run), _CANCEL, self._machine, run, reason)
         else:
-            async with self._database.acquire() as connection:
+            async with self._database.acquire(tenant_of(run)) as connection:
                 found = await connection.fetchrow(_CANCEL_BOUND, self._machine, run, reason, stream_id)
             if found is None:
                 raise RunNotFound
@@ -168,15 +170,15 @@ class Store:
 
     async def end_lost(self, most: int, *, again: bool) -> Look:
         """Ends runs whose leases have run out, if it is this Machine's turn to look."""
-        row = await self._row(_END_LOST, self._machine, most, again)
+        row = await self._row(None, _END_LOST, self._machine, most, again)
         ended = [
             News(path, tail + (body is None), tail, closed=True, body=(body or "").encode())
             for path, tail, body in zip(row["paths"] or (), row["tails"] or (), row["bodies"] or (), strict=True)
         ]
         return Look(ended, row["more"], row["wait"].total_seconds())
 
-    async def _row(self, query: str, *arguments: object) -> asyncpg.Record:
-        async with self._database.acquire() as connection:
+    async def _row(self, tenant: str | None, query: str, *arguments: object) -> asyncpg.Record:
+        async with self._database.acquire(tenant) as connection:
             row = await connection.fetchrow(query, *arguments)
         assert row is not None, "a function's OUT parameters are one row"
         return row

@@ -95,7 +95,7 @@ class Store:
         Linking goes on in the background where this raises Unavailable or is cancelled.
         """
         glob = None if wanted.pattern is None else Glob(wanted.pattern)
-        async with self._database.acquire() as connection:
+        async with self._database.acquire(tenant_of(id)) as connection:
             row = await connection.fetchrow(
                 _BEGIN,
                 id,
@@ -147,7 +147,7 @@ class Store:
 
     async def get(self, id: str) -> Subscription:
         """Raises Refusal when there is none."""
-        async with self._database.acquire() as connection:
+        async with self._database.acquire(tenant_of(id)) as connection:
             row = await connection.fetchrow(_GET, id, MOST_LISTED)
         if row is None:
             raise Refusal(*_NOT_FOUND)
@@ -167,7 +167,7 @@ class Store:
 
     async def delete(self, id: str) -> None:
         """Deletes it, if it exists. Its links no longer count; `tidy` removes them."""
-        async with self._database.acquire() as connection:
+        async with self._database.acquire(tenant_of(id)) as connection:
             await connection.execute("SELECT run_gateway.delete_subscription($1)", id)
 
     async def add_streams(self, id: str, paths: Sequence[str]) -> None:
@@ -187,7 +187,9 @@ class Store:
 
     async def claim(self, id: str, worker: str) -> Claim:
         """Gives the worker the lease. Raises Refusal."""
-        row = await self._row("SELECT * FROM run_gateway.claim_subscription($1, $2, $3)", id, worker, MOST_WORK)
+        row = await self._row(
+            tenant_of(id), "SELECT * FROM run_gateway.claim_subscription($1, $2, $3)", id, worker, MOST_WORK
+        )
         if row["verdict"] == "claimed":
             raise Refusal(
                 Code.ALREADY_CLAIMED,
@@ -240,7 +242,7 @@ class Store:
         Waits for nobody; if `patient`, a moment for one stream of wakes, and only those change that are written to it.
         """
         row = await self._row(
-            "SELECT * FROM run_gateway.wake_subscriptions($1, $2, $3)", list(wakes), list(wakes.values()), patient
+            None, "SELECT * FROM run_gateway.wake_subscriptions($1, $2, $3)", list(wakes), list(wakes.values()), patient
         )
         for lost_event in row["lost_events"]:
             self._warn(lost_event)
@@ -288,6 +290,7 @@ class Store:
     async def finished(self, delivery: Delivery) -> bool:
         """The handler is done with what the wake told it of (§7.1). Returns whether the next wake follows."""
         row = await self._row(
+            tenant_of(delivery.id),
             "SELECT * FROM run_gateway.finish_delivery($1, $2, $3, $4, $5)",
             delivery.subscription,
             delivery.wake_id,
@@ -347,7 +350,7 @@ class Store:
             )
 
     async def _report(self, delivery: Delivery, *, failed: bool, retry_in: float | None) -> None:
-        async with self._database.acquire() as connection:
+        async with self._database.acquire(tenant_of(delivery.id)) as connection:
             await connection.execute(
                 "SELECT run_gateway.report_delivery($1, $2, $3, $4)",
                 delivery.subscription,
@@ -356,19 +359,19 @@ class Store:
                 None if retry_in is None else timedelta(seconds=retry_in),
             )
 
-    async def _patiently(self, query: str, *arguments: Any) -> asyncpg.Record:
+    async def _patiently(self, query: str, id: str, *arguments: Any) -> asyncpg.Record:
         """The same, tried again while somebody else's transaction is in the way. Raises StreamHeld in the end."""
         until = time.monotonic() + _PATIENCE
         while True:
             try:
-                return await self._row(query, *arguments)
+                return await self._row(tenant_of(id), query, id, *arguments)
             except StreamHeld:
                 if time.monotonic() > until:
                     raise
             await asyncio.sleep(random.uniform(*_STEP_BACK))
 
-    async def _row(self, query: str, *arguments: Any) -> asyncpg.Record:
-        async with self._database.acquire() as connection:
+    async def _row(self, tenant: str | None, query: str, *arguments: Any) -> asyncpg.Record:
+        async with self._database.acquire(tenant) as connection:
             row = await connection.fetchrow(query, *arguments)
         assert row is not None, "a function's OUT parameters are one row"
         return row
