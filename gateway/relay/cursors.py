@@ -71,9 +71,10 @@ def _up_to(kind: Kind, name: str, number: int) -> Skip:
         try:
             own = field(orjson.loads(data_of(kind, frame)), name)
         except orjson.JSONDecodeError:
-            return skipping  # it goes with the one before it
+            own = None
         if isinstance(own, int):
-            skipping = own <= number
-        return skipping
+            skipping = own < number
+            return own <= number
+        return skipping  # one without a number goes with the next: it may be the end, which the client has to be told
 
     return skip

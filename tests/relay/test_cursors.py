@@ -30,7 +30,14 @@ def test_a_count_of_ndjson_is_of_lines() -> None:
 
 def test_a_number_is_compared_with_that_of_each_frame() -> None:
     assert left(NUMBER, {"starting_after": "1"}, NUMBERED) == NUMBERED[2:]
-    assert left(NUMBER, {"starting_after": "3"}, NUMBERED) == []
+    assert left(NUMBER, {"starting_after": "4"}, NUMBERED) == []
+
+
+def test_an_end_without_a_number_is_given_to_who_has_the_rest() -> None:
+    lost = b'event: error\ndata: {"type":"error"}\n\n'
+    assert left(NUMBER, {"starting_after": "3"}, NUMBERED) == NUMBERED[4:]
+    assert left(NUMBER, {"starting_after": "1"}, [*NUMBERED[:2], lost]) == [lost]
+    assert left(NUMBER, {"starting_after": "0"}, [lost, *NUMBERED[:2]]) == NUMBERED[1:2]
 
 
 @pytest.mark.parametrize("given", ["", "-1", "x", "1.5", "9" * 16])
