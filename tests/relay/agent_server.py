@@ -201,6 +201,7 @@ def main() -> None:
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", int(sys.argv[1])))
+        sock.listen(1024)
         config = uvicorn.Config(Agent(page), log_config=None, access_log=False, lifespan="off", timeout_keep_alive=600)
         print(sock.getsockname()[1], flush=True)
         uvicorn.Server(config).run(sockets=[sock])

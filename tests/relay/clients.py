@@ -26,7 +26,8 @@ Deed = Literal["ask", "reload", "again"]
 @dataclass(frozen=True)
 class Order:
     """What a client is to do at `url`. `ask`: a new question. `reload`: a new page, which knows `key` and nothing of
-    the answer. `again`: the same app after an error, which knows `cursor` too.
+    the answer. `again`: the same app after an error, which knows `cursor` too. `resume`: whether the page's app is
+    told that its server can resume.
     """
 
     client: str
@@ -35,6 +36,7 @@ class Order:
     key: str
     do: Deed = "ask"
     cursor: int | None = None
+    resume: bool = True
 
 
 class Told:
@@ -168,17 +170,19 @@ class Page(Told):
     def __init__(self, order: Order, browser: Browser) -> None:
         super().__init__(order, lambda: None)
         self.browser = browser
+        self._version = 0  # of the text, which is another one when it changes and does not only grow
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         def look(chat: Any) -> bool:
             if chat is None:
                 return False
+            self.text = chat["text"] if chat["version"] != self._version else self.text + chat["text"]
+            self._version = chat["version"]
             ends = {"ready": "finished", "error": f"error: {chat['error']}"}
-            self.text = chat["text"]
             self.end = ends.get(chat["status"]) if self.text or chat["status"] == "error" else None
             return condition()
 
-        await self.browser.until("return window.chat", look)
+        await self.browser.until("return window.look?.(...arguments)", look, lambda: (self._version, len(self.text)))
 
 
 class BrowserClients:
@@ -196,11 +200,15 @@ class BrowserClients:
     async def carry_out(self, order: Order) -> Told:
         match order.do:
             case "ask":
-                await self.browser.open(f"{order.url}/page.html?id={order.key}&prompt={order.prompt}")
+                await self.browser.open(
+                    f"{order.url}/page.html?id={order.key}&prompt={order.prompt}&resume={order.resume}"
+                )
             case "reload":
                 await self.browser.reload()
             case "again":
+                turns = await self.browser.run("return window.turns")
                 await self.browser.run("document.dispatchEvent(new Event('visibilitychange'))")
+                await self.browser.until("return window.turns", lambda now: now > turns)
         return Page(order, self.browser)
 
 
@@ -225,7 +233,8 @@ async def build_page(folder: Path) -> Path:
 
 def comes_back(told: Told, do: Deed, url: str | None = None) -> Order:
     """The order by which the same app comes back for this answer."""
-    return replace(told.order, do=do, key=told.key, cursor=told.cursor, url=url or told.order.url)
+    cursor = told.cursor if do == "again" else None
+    return replace(told.order, do=do, key=told.key, cursor=cursor, url=url or told.order.url)
 
 
 def _short(text: str) -> str:

@@ -46,7 +46,7 @@ async def outcomes(agent: AgentServer, clients: Mapping[str, Clients]) -> Outcom
         await case.decorate(how)
         await case.say("one ", "two ")
         await case.finish("three")
-        told = await clients[client].carry_out(Order(client, agent.url, case.name, uuid.uuid4().hex))
+        told = await clients[client].carry_out(Order(client, agent.url, case.name, uuid.uuid4().hex, resume=False))
         end = await told.ended()
         return (client, how), "exact" if (told.text, end) == (case.said, "finished") else f"{told.text!r}, {end}"
 

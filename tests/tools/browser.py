@@ -75,12 +75,14 @@ class Browser:
         """What a function body returns, run in the page."""
         return await self._post("execute/sync", script=script, args=list(arguments))
 
-    async def until(self, script: str, condition: Callable[[Any], bool]) -> Any:
+    async def until(
+        self, script: str, condition: Callable[[Any], bool], arguments: Callable[[], tuple[Any, ...]] = tuple
+    ) -> Any:
         """Waits until what this function body returns fulfils the condition. Raises TimeoutError, which tells it."""
         seen = None
         try:
             async with asyncio.timeout(PATIENCE):
-                while not condition(seen := await self.run(script)):  # noqa: ASYNC110  the page tells nobody
+                while not condition(seen := await self.run(script, *arguments())):  # noqa: ASYNC110  the page tells nobody
                     await asyncio.sleep(_BETWEEN)
         except TimeoutError:
             raise TimeoutError(f"the page has come no further than {seen!r}") from None

@@ -37,6 +37,7 @@ const CLIENTS = {
     })
     signal.addEventListener("abort", () => client.stop())
     if (what === "ask") await client.sendMessage(prompt)
+    else client.attach() // as its bindings for React and others do
     const status = await ended
     if (failed ?? status === "error") throw failed
     return "finished"
