@@ -22,6 +22,7 @@ from typing import Any
 
 import click
 
+from gateway.cli.demo_relay import RELAY, Agent, show
 from gateway.client import Follower, Producer, Session, client, elements, stream_url
 from gateway.process.exit_codes import Failure, finish
 from gateway.process.machine import Machine, MachineFailed
@@ -39,12 +40,15 @@ MIDDLE = 26
     show_default=True,
     help="How many times faster than it was recorded.",
 )
-def demo(speed: float) -> None:
+@click.option(
+    "--relay", is_flag=True, help="A chat before an agent server that only streams: reload it, kill a Machine."
+)
+def demo(speed: float, relay: bool) -> None:
     """Lose a Machine and no event: replay a recorded run over two Machines and kill the one being read.
 
     Uses an embedded Postgres in a temporary folder. The exit code is 0 only if nothing was lost or repeated.
     """
-    finish(_demo(speed))
+    finish(_demo_relay(speed) if relay else _demo(speed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,14 @@ async def _demo(speed: float) -> None:
     compare([event.text for event in events], read)
 
 
+async def _demo_relay(speed: float) -> None:
+    agent = Agent(speed)
+    with _terminable():
+        async with agent.serving() as upstream:
+            async with _machines(GATEWAY_UPSTREAM=upstream, GATEWAY_RELAY=RELAY) as (a, b):
+                await show(a, b, agent)
+
+
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
     # Ctrl-C cancels the task by itself; SIGTERM would end this process and leave the others.
@@ -106,13 +118,13 @@ def _terminable() -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _machines() -> AsyncIterator[tuple[Machine, Machine]]:
+async def _machines(**env: str) -> AsyncIterator[tuple[Machine, Machine]]:
     from gateway.embedded import EmbeddedPostgres, EmbeddedPostgresError  # only where it is needed
 
     with tempfile.TemporaryDirectory(prefix="run-gateway-demo-") as folder:
         try:
             async with EmbeddedPostgres(Path(folder)) as postgres:
-                a, b = (Machine({"DATABASE_URL": postgres.dsn}) for _ in "AB")
+                a, b = (Machine({"DATABASE_URL": postgres.dsn, **env}) for _ in "AB")
                 try:
                     await asyncio.gather(a.launch(), b.launch())
                     click.echo(f"Postgres {postgres.version}, embedded, in {folder}")

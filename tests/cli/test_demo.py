@@ -33,6 +33,13 @@ async def test_the_demo_loses_a_machine_and_no_event(tmp_path: Path) -> None:
     assert left_behind(ended.out) == []
 
 
+async def test_the_demo_of_the_relay_reloads_a_chat(tmp_path: Path) -> None:
+    ended = await command("demo", "--relay", "--speed", "10", TMPDIR=str(tmp_path))
+    assert (ended.code, ended.err) == (0, "")
+    assert re.search(r"\nwords (\d+), read \1; the agent server was asked 1 time\(s\)\n$", ended.out)
+    assert left_behind(ended.out) == []
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_a_demo_that_is_interrupted_leaves_nothing(number: signal.Signals, code: int, tmp_path: Path) -> None:
     async with running("demo", TMPDIR=str(tmp_path)) as process:

@@ -6,12 +6,14 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 
 from tests.machines import Machine
 from tests.relay.agent import Agent
 from tests.relay.client import answer, asking
+from tests.servers import Running, serving
 
 CHAT = {"id": "c1"}
 STREAM = "/api/chat/c1/stream"
@@ -25,6 +27,14 @@ async def machine(url: str, agent: Agent, **settings: str) -> AsyncIterator[Mach
     env = {"GATEWAY_UPSTREAM": agent.url, "GATEWAY_RELAY": RELAY, "GATEWAY_RELAY_LEASE": "2"}
     async with Machine.start(url, env=env | settings) as started:
         yield started
+
+
+@asynccontextmanager
+async def here(url: str, agent: Agent, **settings: float) -> AsyncIterator[Running]:
+    """One in this process, which is there sooner."""
+    more: dict[str, Any] = {"relay": RELAY, "relay_lease": 2, "relay_drain": 0.0, **settings}
+    with serving(url, "direct", upstream=agent.url, **more) as running:
+        yield running
 
 
 async def test_a_killed_recording_machine_leaves_the_lost_frame(database_url: str) -> None:
@@ -110,7 +120,7 @@ async def test_what_a_drain_cannot_wait_for_is_lost(database_url: str) -> None:
 async def test_an_upstream_that_is_silent_for_too_long_is_lost(database_url: str) -> None:
     async with (
         Agent.start() as agent,
-        machine(database_url, agent, GATEWAY_RELAY_SILENCE="1") as one,
+        here(database_url, agent, relay_silence=1.0) as one,
         asking(one.url, "POST", "/api/chat", body=CHAT) as response,
     ):
         call = await agent.call()
@@ -123,7 +133,7 @@ async def test_an_upstream_that_is_silent_for_too_long_is_lost(database_url: str
 async def test_a_recording_that_lasts_too_long_is_lost(database_url: str) -> None:
     async with (
         Agent.start() as agent,
-        machine(database_url, agent, GATEWAY_RELAY_MAX_DURATION="1") as one,
+        here(database_url, agent, relay_max_duration=1.0) as one,
         asking(one.url, "POST", "/api/chat", body=CHAT) as response,
     ):
         call = await agent.call()
@@ -144,7 +154,7 @@ async def test_a_recording_that_lasts_too_long_is_lost(database_url: str) -> Non
 async def test_a_silent_answer_keeps_its_lease_and_its_connections(database_url: str) -> None:
     async with (
         Agent.start() as agent,
-        machine(database_url, agent, GATEWAY_HEARTBEAT="0.5") as one,
+        here(database_url, agent, heartbeat=0.5) as one,
         asking(one.url, "POST", "/api/chat", body=CHAT) as response,
     ):
         call = await agent.call()
