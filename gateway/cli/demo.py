@@ -91,9 +91,8 @@ async def _demo(speed: float) -> None:
 async def _demo_relay(speed: float) -> None:
     agent = Agent(speed)
     with _terminable():
-        async with agent.serving() as upstream:
-            async with _machines(GATEWAY_UPSTREAM=upstream, GATEWAY_RELAY=RELAY) as (a, b):
-                await show(a, b, agent)
+        async with agent.serving() as url, _machines(GATEWAY_UPSTREAM=url, GATEWAY_RELAY=RELAY) as (a, b):
+            await show(a, b, agent)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`run-gateway demo --relay`: a chat that survives a reload and a killed Machine, before an agent server that only streams.
+"""`run-gateway demo --relay`: a chat before an agent server that only streams is reloaded, and a Machine killed.
 
 Everything is real: processes, Postgres, HTTP, SIGKILL. The agent server is a few lines below, and knows nothing.
 """
