@@ -17,10 +17,11 @@ import pytest_asyncio
 
 from tests.databases import Postgres
 from tests.machines import Machine
+from tests.manual import manual
 from tests.relay.agents import PATIENCE, AgentServer, Case
 from tests.relay.clients import Clients
 from tests.relay.dialects import DIALECTS, Turn
-from tests.relay.outcomes import BACK, STOPS
+from tests.relay.outcomes import BACK, STOPS, table
 from tests.relay.stage import PATHS, RELAY, Answer, Outcome, Stage
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -156,6 +157,10 @@ async def test_the_client_is_told_that_the_rest_is_lost(outcomes: Mapping[str, O
     assert outcome.end.startswith("error: ")
     assert "gone" in outcome.end
     assert outcome.calls == 1
+
+
+async def test_the_manual_says_what_each_client_can() -> None:
+    assert manual("relay").partition("<!-- clients -->\n")[2].partition("\n<!-- /clients -->")[0] == table()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
