@@ -164,6 +164,8 @@ class Recorder:
     def let_go(self) -> None:
         """The run is not ours any more: whatever comes is not recorded."""
         self._leave()
+        if self._losing is not None:
+            self._losing.cancel()
         self._finish()
 
     def tick(self, now: float) -> None:
@@ -229,6 +231,8 @@ class Recorder:
 
     def _submit(self) -> None:
         assert self._sent is not None, "it is there until its outcome is known"
+        if self.over:
+            return
         try:
             self._log.submit(self._sent, self._settle)
         except TooManyPending:

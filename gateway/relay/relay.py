@@ -118,6 +118,8 @@ class Relay:
             recorder.lose("the Machine that recorded it has ended")
         if not await self._ended(self._settings.append_timeout):
             logger.error("%d recordings could not be ended; their leases end them.", len(self.recorders))
+            for recorder in self.recorders:
+                recorder.let_go()
         await end(self._watch)
 
     async def _ended(self, seconds: float) -> bool:
