@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 
+from tests.databases import OwnPostgres
 from tests.machines import Machine
 from tests.relay.agent import Agent
 from tests.relay.client import answer, asking
-from tests.servers import Running, serving
+from tests.servers import PATIENCE, Running, serving
 
 CHAT = {"id": "c1"}
 STREAM = "/api/chat/c1/stream"
@@ -165,3 +166,29 @@ async def test_a_silent_answer_keeps_its_lease_and_its_connections(database_url:
         await call.end()
         assert (await response.ended()).replace(b": heartbeat\n\n", b"") == ONE + TWO
         assert response.whole
+
+
+async def test_a_database_that_goes_and_comes_back_loses_no_frame(
+    own_postgres: Callable[[], Awaitable[OwnPostgres]],
+) -> None:
+    postgres = await own_postgres()
+    frames = [b"data: %d\n\n" % n for n in range(40)]
+    async with Agent.start() as agent, machine(postgres.url, agent, GATEWAY_RELAY_LEASE="60") as one:
+        async with asking(one.url, "POST", "/api/chat", body=CHAT) as response:
+            call = await agent.call()
+            await call.begin()
+            await call.say(*frames[:10])
+            await response.until(frames[9])
+            await postgres.stop()
+            for frame in frames[10:30]:
+                await call.say(frame)
+            await postgres.start()
+            await call.say(*frames[30:])
+            await call.end()
+            body = await response.ended()
+        assert body == b"".join(frames)[: len(body)]  # its reader may be cut
+        async with asyncio.timeout(PATIENCE):
+            back = await answer(one.url, "GET", STREAM)
+            while back.status != 200 or not back.whole:  # the database is on its way back
+                back = await answer(one.url, "GET", STREAM)
+        assert back.body == b"".join(frames)
