@@ -50,6 +50,10 @@ class Plan:
     logs: Path | None
     database_url: str | None
 
+    def asks_for(self, kind: str) -> bool:
+        """True for the faults that are drawn, where they can be."""
+        return not self.only or kind in self.only
+
 
 async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
     """Everything is started here and ended here. It stops early when something was found to be wrong."""
@@ -91,7 +95,7 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                 plan.seed,
                 time.monotonic() - began,
                 nemesis.done,
-                {} if plan.rolling else fleet.left_out,
+                {} if plan.rolling else {kind: why for kind, why in fleet.left_out.items() if plan.asks_for(kind)},
                 stage.runs,
                 stage.read,
                 stage.seen,
@@ -119,7 +123,7 @@ async def _attack(plan: Plan, nemesis: Nemesis, left_out: Container[str]) -> Non
         kinds += schedule.OF_FLUE if plan.flue else ()
         kinds += schedule.OF_CLUSTER if plan.failovers else ()
         kinds += schedule.OF_LAGGING if plan.lagging else ()
-        kinds = [kind for kind in kinds if not plan.only or kind in plan.only]
+        kinds = [kind for kind in kinds if plan.asks_for(kind)]
         spared = plan.machines - 1 if plan.soak else None
         await nemesis.play(schedule.draw(plan.seed, plan.seconds, kinds, plan.machines, spared, plan.pause))
         return
