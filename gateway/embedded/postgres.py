@@ -92,6 +92,9 @@ class EmbeddedPostgres:
             await self.stop()
             raise
         self._room = Room(home, self._free)
+        if self.owner and self._server.pid is not None:
+            with contextlib.suppress(OSError):  # of a disk that is full already; it is looked at again soon
+                self._room.look(self._server.pid)  # at once, since what it writes down first needs room
         self._keeper = asyncio.create_task(self._keep(), name="embedded-postgres")
         return self.dsn
 

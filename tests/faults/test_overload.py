@@ -88,7 +88,7 @@ class SlowDatabase:
         self.go = asyncio.Event()
 
     @asynccontextmanager
-    async def acquire(self) -> AsyncIterator[SlowDatabase]:
+    async def acquire(self, _tenant: str) -> AsyncIterator[SlowDatabase]:
         self.inside += 1
         self.most = max(self.most, self.inside)
         try:

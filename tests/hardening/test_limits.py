@@ -226,7 +226,7 @@ class Counting:
     asked = 0
 
     @asynccontextmanager
-    async def acquire(self) -> AsyncIterator[Counting]:
+    async def acquire(self, _tenant: str) -> AsyncIterator[Counting]:
         yield self
 
     async def fetchval(self, *_: object) -> int:

@@ -265,7 +265,7 @@ async def test_no_answer_is_kept_by_a_cache(http: httpx.AsyncClient) -> None:
 
 
 async def test_without_a_database_the_answer_is_503(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unavailable(_: Database) -> object:
+    def unavailable(*_: object, **__: object) -> object:
         raise Unavailable
 
     monkeypatch.setattr(Database, "acquire", unavailable)

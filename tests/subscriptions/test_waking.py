@@ -48,10 +48,10 @@ async def test_all_are_woken_by_one_statement(
     acquire = database.acquire
 
     @asynccontextmanager
-    async def counted() -> AsyncIterator[Any]:
+    async def counted(*arguments: Any, **named: Any) -> AsyncIterator[Any]:
         nonlocal asked
         asked += 1
-        async with acquire() as connection:
+        async with acquire(*arguments, **named) as connection:
             yield connection
 
     candidates = await store.to_wake(["runs/1"], 200)
