@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 from gateway.outage import Outage, SeldomLogger
 from gateway.protocol.errors import ProtocolError
@@ -92,12 +94,45 @@ async def together(*work: Coroutine[Any, Any, None]) -> None:
         await asyncio.wait(tasks)
 
 
+class _Gate:
+    """Lets one piece of work through in each turn of the loop that it is used in, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._open = True
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def __call__(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._open:
+            self._open = False
+            loop.call_soon(self._turn)
+            return
+        place = loop.create_future()
+        self._waiting.append(place)
+        await place
+
+    def _turn(self) -> None:
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():  # or else its task was cancelled
+                place.set_result(None)
+                asyncio.get_running_loop().call_soon(self._turn)  # behind what that has woken
+                return
+        self._open = True
+
+
+_gates: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Gate]] = WeakKeyDictionary()
+
+
 async def in_turns(work: Generator[None, None, _T]) -> _T:
-    """Does work that gives way now and then, each piece in a turn of the loop of its own. Raises what it raises."""
+    """Does work that gives way now and then. Each piece has a turn of the loop of its own, and shares it with no piece
+    of other work. Raises what it raises.
+    """
+    gate = _gates.setdefault(asyncio.get_running_loop(), _Gate())
     try:
         while True:
+            await gate()
             next(work)
-            await asyncio.sleep(0)
     except StopIteration as end:
         result: _T = end.value
         return result

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Generator
 
 import pytest
 
 from gateway.outage import Outage
 from gateway.protocol.errors import Unavailable
-from gateway.tasks import end, forever, kept, together
+from gateway.tasks import end, forever, in_turns, kept, together
 
 
 async def test_tasks_have_ended_when_end_returns() -> None:
@@ -121,3 +122,54 @@ async def test_a_bell_cuts_a_pause_short_and_rings_once() -> None:
         bell.set()
         await done.acquire()
         await end(task)
+
+
+TURN = [0]
+
+
+async def pieces(number: int, count: int, done: list[tuple[int, int]]) -> int:
+    """Work of so many pieces; `done` has the turn of the loop in which each was done."""
+
+    def work() -> Generator[None, None, int]:
+        for _ in range(count):
+            done.append((number, TURN[0]))
+            yield
+        return number
+
+    return await in_turns(work())
+
+
+async def test_no_two_pieces_of_work_share_a_turn() -> None:
+    done: list[tuple[int, int]] = []
+    loop = asyncio.get_running_loop()
+
+    def turn() -> None:
+        TURN[0] += 1
+        counting.append(loop.call_soon(turn))
+
+    counting = [loop.call_soon(turn)]
+    works = [asyncio.create_task(pieces(number, 5, done)) for number in range(20)]
+    assert await asyncio.gather(*works) == list(range(20))
+    counting[-1].cancel()
+    assert len({turn for _, turn in done}) == len(done) == 100
+    assert [number for number, _ in done[1:21]] == list(range(20))  # in the order in which they came
+
+
+async def test_work_that_is_given_up_holds_up_no_other() -> None:
+    done: list[tuple[int, int]] = []
+    works = [asyncio.create_task(pieces(number, 3, done)) for number in range(9)]
+    await asyncio.sleep(0)
+    for work in works[::2]:
+        work.cancel()
+    assert await asyncio.gather(*works[1::2]) == [1, 3, 5, 7]
+    await asyncio.gather(*works[::2], return_exceptions=True)
+
+
+async def test_what_work_raises_holds_up_no_other() -> None:
+    def faulty() -> Generator[None, None, None]:
+        yield
+        raise Unavailable
+
+    with pytest.raises(Unavailable):
+        await in_turns(faulty())
+    assert await pieces(7, 2, []) == 7

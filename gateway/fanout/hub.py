@@ -24,7 +24,7 @@ from gateway.protocol.batch import Batch, News, Page, after
 from gateway.protocol.cursor import cursor
 from gateway.protocol.errors import OffsetGone, ProtocolError, StreamGone, StreamNotFound, Unavailable
 from gateway.protocol.offset import format_offset
-from gateway.tasks import end, forever, in_turns
+from gateway.tasks import end, forever
 
 logger = logging.getLogger("gateway.fanout.hub")
 seldom_logger: Final = SeldomLogger(logger)
@@ -395,7 +395,8 @@ class Hub:
             await end(*self._tasks)
 
     async def _on_tick(self) -> None:
-        await in_turns(self.ticking())
+        for _ in self.ticking():  # not by `in_turns`: heartbeats wait for nobody's large bodies
+            await asyncio.sleep(0)
 
     def tick(self) -> None:
         """Runs `ticking` to its end, without giving way."""
