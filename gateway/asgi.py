@@ -19,6 +19,12 @@ TARGET: Final = "run_gateway.target"
 """The key under which a scope holds its Target, once somebody has asked for it."""
 
 
+async def gone(receive: Receive) -> None:
+    """Returns when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def target_of(scope: Scope) -> Target:
     """The target of an HTTP request."""
     target: Target | None = scope.get(TARGET)

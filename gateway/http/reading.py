@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Final, Protocol
 
-from gateway.asgi import Headers, Receive, Scope, Send
+from gateway.asgi import Headers, Receive, Scope, Send, gone
 from gateway.auth.errors import TokenExpired
 from gateway.auth.gate import check_stream, principal_of
 from gateway.auth.principal import Principal
@@ -243,8 +243,7 @@ class Hangup:
         self._task.cancel()
 
     async def _listen(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        await gone(self._receive)
         self._follower.end()
 
 

@@ -23,6 +23,7 @@ from gateway.protocol.run_path import control_of
 from gateway.protocol.tenants import shown, within
 from gateway.relay import answers
 from gateway.relay.asking import Answer, Asking
+from gateway.relay.errors import TooManyRecordings
 from gateway.relay.framing import Framer, data_of, has_data
 from gateway.relay.ids import key_digest, new_run
 from gateway.relay.keys import Asked, as_key, field, in_answer
@@ -72,10 +73,11 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What recordings may have: bytes of a frame, seconds of a lease."""
+    """What recordings may have: bytes of a frame, seconds of a lease; and how many of them there may be at once."""
 
     frame: int
     lease: int
+    most: int
 
 
 class Beginnings:
@@ -93,7 +95,8 @@ class Beginnings:
         self._feed = feed
         self._sizes = sizes
         self._changed = changed
-        self._tasks: set[asyncio.Task[Begun | Answer]] = set()
+        self._asked: dict[str, asyncio.Task[Begun | Answer]] = {}  # of which the upstream is asked, by their paths
+        self._places: set[str] = set()  # paths of POSTs that are taken, until they are recorded to their end
 
     def job(
         self,
@@ -113,6 +116,19 @@ class Beginnings:
         headers = answers.asked(headers, len(body))
         return Job(row, asked, target, headers, body, tenant, credential, within(tenant, f"runs/{run}"), key)
 
+    def admit(self, job: Job) -> None:
+        """Gives a POST a place, before anything is done for it: what is recorded stays when its client leaves, so the
+        limits of connections do not hold it. Raises TooManyRecordings.
+        """
+        if len(self._places) >= self._sizes.most:
+            raise TooManyRecordings(f"At most {self._sizes.most} at once.")
+        self._places.add(job.path)
+
+    def leave(self, job: Job) -> None:
+        """Takes the place back, unless the upstream is asked, or recorded, for this POST: see `_done`."""
+        if job.path not in self._asked and job.path not in self.recorders:
+            self._places.discard(job.path)
+
     async def claim(self, job: Job) -> Claim:
         """Claims the job's key, which may be another's already. Raises Unavailable."""
         assert job.key is not None, "only a key that is in the request can be claimed"
@@ -127,8 +143,13 @@ class Beginnings:
         `stream`: of the claim. Raises BadGateway, Unavailable. Goes on to its end, even if whoever waits is cancelled.
         """
         task = asyncio.create_task(self._begin(job, stream), name="relay: a POST")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._asked[job.path] = task
+
+        def answered(_: object) -> None:
+            del self._asked[job.path]
+            self.leave(job)
+
+        task.add_done_callback(answered)
         if stream is not None:
             self.recorders[job.path].asking = task
         try:
@@ -201,6 +222,8 @@ class Beginnings:
     def _done(self, recorder: Recorder) -> None:
         self.recorders.pop(recorder.path, None)
         self.by_control.pop(control_of(recorder.path), None)
+        if recorder.path not in self._asked:
+            self._places.discard(recorder.path)
         self._changed()
 
     async def _release(self, job: Job, stream: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from gateway.asgi import Message, Receive, Scope, Send
+from gateway.asgi import Message, Receive, Scope, Send, gone
 from gateway.http import responses
 from gateway.http.bodies import Bodies, plain
 from gateway.http.upstream import BadGateway, Upstream, forwarded, returned
@@ -74,6 +74,14 @@ class Posts:
         job = self._beginnings.job(
             row, asked, tenant, credential, self._readers.secret, (target, forwarded(scope), body)
         )
+        self._beginnings.admit(job)
+        try:
+            await self._begin(job, row, asked, scope, receive, send)
+        finally:
+            self._beginnings.leave(job)
+
+    async def _begin(self, job: Job, row: Row, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+        """Records the answer, or attaches to that of a POST with the same key."""
         while job.key is not None:
             claim = await self._beginnings.claim(job)
             if claim.own:
@@ -84,8 +92,10 @@ class Posts:
                 continue  # it has gone since then
             if not await self._readers.allowed(row, asked, recording.run, job.key, scope):
                 break  # it is not theirs: as if there were none, and no key of this one
+            self._beginnings.leave(job)
             if await self._returns.replay(row, recording, asked, scope, receive, send):
                 return
+            self._beginnings.admit(job)
         await self._record(job, None, scope, receive, send)
 
     async def _record(self, job: Job, stream: int | None, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,8 +116,8 @@ class Posts:
 
 async def _pass_back(answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
     """An answer that is none to be recorded, as it is."""
-    gone = asyncio.ensure_future(_gone(receive))
-    gone.add_done_callback(lambda _: answer.give_up())
+    leaving = asyncio.ensure_future(gone(receive))
+    leaving.add_done_callback(lambda _: answer.give_up())
     try:
         await responses.start(send, answer.status, returned(answer.status, answer.headers))
         async for piece in answer.pieces():
@@ -117,13 +127,7 @@ async def _pass_back(answer: Answer, scope: Scope, receive: Receive, send: Send)
     else:
         await responses.finish(send)
     finally:
-        gone.cancel()
-
-
-async def _gone(receive: Receive) -> None:
-    """Returns when the client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        leaving.cancel()
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

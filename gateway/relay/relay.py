@@ -69,7 +69,7 @@ class Relay:
         self._until = 0.0  # when a drain is over
         self._noted = 0.0  # when others were told last which recordings have readers here
         asking = Asking(settings.upstream)
-        sizes = Sizes(max(settings.max_event, settings.max_body), settings.relay_lease)
+        sizes = Sizes(max(settings.max_event, settings.max_body), settings.relay_lease, settings.relay_max_recordings)
         self._beginnings = Beginnings(asking, log, self._store, feed, sizes, self._changed)
         self.counts = self._beginnings.counts
         self._readers = Readers(settings, auth, quotas, asking)
@@ -120,6 +120,7 @@ class Relay:
             logger.error("%d recordings could not be ended; their leases end them.", len(self.recorders))
             for recorder in self.recorders:
                 recorder.let_go()
+        self._returns.close()
         await end(self._watch)
 
     async def _ended(self, seconds: float) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.asgi import Headers, Receive, Scope, Send
+from gateway.asgi import Headers, Receive, Scope, Send, gone
 from gateway.fanout.follower import EXTENSION, Follower, Signal
 from gateway.fanout.hub import Hub
 from gateway.http import responses
@@ -119,6 +119,10 @@ class Replays:
             if not self._missed[stream]:
                 del self._missed[stream]
 
+    def waiting(self) -> AbstractContextManager[None]:
+        """For a client that waits for the first answer: it counts as a reader."""
+        return self._readers.sse
+
     def has_readers(self, path: str) -> bool:
         """Whether somebody follows the stream at this path here."""
         return path in self._hub.tails
@@ -198,5 +202,4 @@ async def sever(scope: Scope, receive: Receive) -> None:
         connection.reset()
     else:
         connection.abort()
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await gone(receive)

@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from gateway.asgi import Receive, Scope, Send
+from gateway.asgi import Receive, Scope, Send, gone
 from gateway.feed import Feed
 from gateway.http import responses
 from gateway.protocol.errors import RunEnded, RunNotFound, StreamGone
@@ -40,6 +40,7 @@ class Returns:
         self._runs = runs_store
         self._replays = replays
         self._feed = feed
+        self._looking: dict[str, asyncio.Task[Recording | None]] = {}
 
     async def by_id(self, asked: Asked, raw_path: str, scope: Scope, receive: Receive, send: Send) -> bool:
         """A client that says by an id of ours what it has."""
@@ -110,10 +111,7 @@ class Returns:
     ) -> bool:
         """Answers with a recording, as soon as its upstream has answered. False: nothing has come of it."""
         self._replays.admit()
-        found: Recording | None = recording
-        while found is not None and found.head is None and not found.closed:
-            await asyncio.sleep(WAIT)
-            found = await self._store.look(recording.path)
+        found = await self._answered(recording, receive)
         if found is None or found.stream != recording.stream:
             return False
         skip = None if row.cursor is None else row.cursor.skip(row.frames, asked.query)
@@ -122,6 +120,40 @@ class Returns:
         head = answers.unanswered(row) if found.head is None else found.head
         await self._replays(way, 200, head, idle, scope, receive, send)
         return True
+
+    async def _answered(self, recording: Recording, receive: Receive) -> Recording | None:
+        """The recording, once its upstream has answered; None: it has gone. Raises NoRecording for a client that has.
+
+        Whoever waits counts as a reader, and all who wait for one recording look together.
+        """
+        if recording.head is not None or recording.closed:
+            return recording
+        path = recording.path
+        looking = self._looking.get(path)
+        if looking is None:
+            looking = self._looking[path] = asyncio.create_task(self._look(path), name="relay: a first answer")
+            looking.add_done_callback(lambda _: self._looking.pop(path))
+        leaving = asyncio.ensure_future(gone(receive))
+        try:
+            with self._replays.waiting():
+                await asyncio.wait((looking, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+        if not looking.done():
+            raise NoRecording
+        return looking.result()
+
+    async def _look(self, path: str) -> Recording | None:
+        while True:
+            await asyncio.sleep(WAIT)
+            found = await self._store.look(path)
+            if found is None or found.head is not None or found.closed:
+                return found
+
+    def close(self) -> None:
+        """Ends the looks that are under way."""
+        for looking in list(self._looking.values()):
+            looking.cancel()
 
     async def _find(self, fit: Fit, need: Need, asked: Asked, scope: Scope, grace: float | None) -> Recording | None:
         """The recording that a URL names, if this client may come back to it."""

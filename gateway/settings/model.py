@@ -95,6 +95,12 @@ class Settings(BaseSettings):
     relay_silence: Seconds = Field(
         600.0, description="Seconds that the upstream may be silent in an answer; then its recording is ended as lost."
     )
+    relay_max_recordings: int = Field(
+        1_000,
+        ge=1,
+        description="Answers that each worker records at once, whether or not their clients are still there; further"
+        " POSTs are answered 503.",
+    )
     relay_max_duration: Seconds = Field(
         3600.0, description="Seconds that a recording may last; then it is ended as lost."
     )

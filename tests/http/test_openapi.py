@@ -28,7 +28,7 @@ from gateway.protocol.append import APPEND_HEADERS
 from gateway.protocol.create import CREATE_HEADERS
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.read import Live, parse_read
-from gateway.relay.errors import NoRecording
+from gateway.relay.errors import NoRecording, TooManyRecordings
 from gateway.runs.queries import parse_list
 from gateway.settings import load
 from gateway.subscriptions.errors import LinkingGoesOn
@@ -90,6 +90,7 @@ def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[s
         BadGateway,
         UpgradeNotPassed,
         NoRecording,
+        TooManyRecordings,
         errors.RunExists,
         errors.TooManyLists,
         errors.ListTooSlow,
