@@ -11,7 +11,7 @@ import click
 import httpx
 
 from gateway.cli.remote import session, token_option, url_option
-from gateway.client import Session, refusal, stream_url
+from gateway.client import Session, StreamGone, refusal, stream_url
 from gateway.process.exit_codes import Failure, finish
 
 PATIENCE: Final = 10.0
@@ -136,10 +136,21 @@ async def _show(url: str, token: str | None, as_json: bool) -> None:
         }
         if head.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
             first = (await _ask(http, "GET", url, {"offset": "-1"})).json()
-            beginning = f"{epoch}_{max(0, int(number) - _EVENTS):016d}"
-            last = (await _ask(http, "GET", url, {"offset": beginning})).json() if int(number) > _EVENTS else []
+            last = await _last(http, url, epoch, int(number))
             shown |= {"first": first[:_EVENTS], "last": last[-max(0, min(_EVENTS, int(number) - _EVENTS)) :]}
     click.echo(json.dumps(shown) if as_json else _shown(shown))
+
+
+async def _last(http: Session, url: str, epoch: str, count: int) -> list[Any]:
+    """The last events, where there are more than the first."""
+    if count <= _EVENTS:
+        return []
+    try:
+        answer = await _ask(http, "GET", url, {"offset": f"{epoch}_{count - _EVENTS:016d}"})
+    except StreamGone:
+        return []  # the log has changed its server since then: that position is called otherwise
+    events: list[Any] = answer.json()
+    return events
 
 
 async def _cancel(url: str, reason: str | None, wait: float | None, token: str | None) -> None:

@@ -61,6 +61,20 @@ class New:
     def media_type(self) -> str:
         return self.content_type.partition(";")[0].strip().lower()
 
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        """As the functions take them, which both make a run."""
+        return (
+            self.path,
+            self.relay,
+            self.content_type,
+            self.media_type,
+            self.lease,
+            self.relay,
+            self.input,
+            self.lost,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Recording:
@@ -103,37 +117,13 @@ class Store:
     async def begin(self, new: New, head: Headers) -> int:
         """Makes a recording of an answer that is there. Returns its stream's id."""
         async with self._database.acquire() as connection:
-            stream: int = await connection.fetchval(
-                _BEGIN,
-                new.path,
-                new.relay,
-                new.content_type,
-                new.media_type,
-                new.lease,
-                new.relay,
-                new.input,
-                new.lost,
-                _flat(head),
-            )
+            stream: int = await connection.fetchval(_BEGIN, *new.arguments, _flat(head))
         return stream
 
     async def claim(self, key: bytes, new: New, *, attach: bool, grace: float | None) -> Claim:
         """Makes a recording of an answer that is still to come, unless there is one of this key and `attach` is set."""
         async with self._database.acquire() as connection:
-            row = await connection.fetchrow(
-                _CLAIM,
-                key,
-                attach,
-                _interval(grace),
-                new.path,
-                new.relay,
-                new.content_type,
-                new.media_type,
-                new.lease,
-                new.relay,
-                new.input,
-                new.lost,
-            )
+            row = await connection.fetchrow(_CLAIM, key, attach, _interval(grace), *new.arguments)
         assert row is not None, "a function's OUT parameters are one row"
         return Claim(row["path"], row["stream"], row["path"] == new.path)
 

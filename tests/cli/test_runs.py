@@ -17,9 +17,15 @@ KEY = "0123456789abcdef0123"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def machine(postgres: Postgres) -> AsyncIterator[Machine]:
+async def database(postgres: Postgres) -> AsyncIterator[Postgres]:
+    async with postgres.database() as url:
+        yield Postgres(url)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def machine(database: Postgres) -> AsyncIterator[Machine]:
     env = {"AUTH": "keys", "GATEWAY_KEYS": f"op:read,write,control,admin:{KEY} writer:write:{KEY}w"}
-    async with postgres.database() as url, Machine.start(url, env=env) as machine:
+    async with Machine.start(database.url, env=env) as machine:
         yield machine
 
 
@@ -71,6 +77,18 @@ async def test_no_event_is_shown_twice(machine: Machine, http: httpx.AsyncClient
     await make(http, f"short-{count}", *events)
     shown = json.loads((await at(machine, "show", f"short-{count}", "--json"))[1])
     assert shown["first"] + shown["last"] == events
+
+
+async def test_a_run_of_two_epochs_is_shown(machine: Machine, http: httpx.AsyncClient, database: Postgres) -> None:
+    await make(http, "moved", *[{"n": number} for number in range(10)])
+    await database.execute(
+        "UPDATE run_gateway.streams SET breaks = ARRAY[(1::bigint << 40) | 9] WHERE path = 'runs/moved'"
+    )
+    code, out, err = await at(machine, "show", "moved", "--json")
+    assert code == 0, err
+    shown = json.loads(out)
+    assert (shown["events"], shown["first"][0], shown["last"]) == (10, {"n": 0}, [])
+    assert shown["nextOffset"].startswith("0000000000000001_")
 
 
 async def test_a_cancel_reaches_the_producer(machine: Machine, http: httpx.AsyncClient) -> None:

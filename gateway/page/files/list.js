@@ -60,14 +60,15 @@ export function list(main, { signal, say }) {
     look().catch(signal.fail);
   });
   form.text.addEventListener("input", draw);
-  more.addEventListener("click", async () => {
+  const further = async () => {
     const asked = query();
     asked.set("cursor", cursor);
     const page = await (await ask(`runs?${asked}`, { signal })).json();
     older.push(...page.runs);
     cursor = page.nextCursor ?? null;
     draw();
-  });
+  };
+  more.addEventListener("click", () => further().catch(signal.fail));
   main.addEventListener("keydown", (event) => {
     if (event.target.matches("input, select")) return;
     const rows = [...body.querySelectorAll("a")];
