@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,6 @@ import orjson
 from gateway.asgi import Headers
 from gateway.feed import Feed
 from gateway.http.upstream import BadGateway
-from gateway.protocol import json_body
 from gateway.protocol.run_path import control_of
 from gateway.protocol.tenants import shown, within
 from gateway.relay import answers
@@ -35,7 +34,6 @@ from gateway.runs.ids import CHANCE_BYTES
 logger = logging.getLogger("gateway.relay")
 
 FIRST: Final = 1 << 20  # bytes of an answer in which a key of its first frame is looked for
-MEMBERS: Final = 1_000  # of a body, where the row takes some of them out
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +107,6 @@ class Beginnings:
     ) -> Job:
         """A POST that this row takes. `request`: target, headers and body as the upstream is to have them."""
         target, headers, body = request
-        if row.drop:
-            body = without(body, row.drop)
         run = new_run(time.time(), secrets.token_bytes(CHANCE_BYTES), credential, secret)
         key = None if row.key is None or not row.key.in_request else asked.find(row.key)
         headers = answers.asked(headers, len(body))
@@ -300,10 +296,3 @@ def _field(data: bytes, name: str) -> object:
         return field(orjson.loads(data), name)
     except orjson.JSONDecodeError:
         return None
-
-
-def without(body: bytes, names: Sequence[str]) -> bytes:
-    """A JSON object without these of its members; the others are as they were written."""
-    members = json_body.at_once(json_body.members_in_pieces(body, MEMBERS))
-    kept = [b"%b:%b" % (orjson.dumps(name), value) for name, value in members.items() if name not in names]
-    return b"{%b}" % b",".join(kept)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
-
-import orjson
 
 from gateway.asgi import Message, Receive, Scope, Send, gone
 from gateway.http import responses
@@ -14,6 +11,7 @@ from gateway.http.bodies import Bodies, plain
 from gateway.http.upstream import BadGateway, Upstream, forwarded, returned
 from gateway.relay.asking import Answer
 from gateway.relay.beginning import Beginnings, Begun, Job
+from gateway.relay.bodies import value_in_pieces, without_in_pieces
 from gateway.relay.keys import Asked, header
 from gateway.relay.readers import Readers
 from gateway.relay.replay import Replays, sever
@@ -21,6 +19,7 @@ from gateway.relay.returns import Returns, way_to
 from gateway.relay.rows import Row
 from gateway.relay.store import Store
 from gateway.relay.table import Fit
+from gateway.tasks import in_turns
 
 
 class Posts:
@@ -54,7 +53,7 @@ class Posts:
             await self._pass_on(scope, receive, send)  # what cannot be looked at
             return
         body = await self._bodies.read(scope, receive, self._most)
-        value = _json(body)
+        value = await in_turns(value_in_pieces(body))
         for row, path in fits:
             request = Asked(asked.headers, asked.query, path, value)
             if row.takes(request):
@@ -69,6 +68,8 @@ class Posts:
     async def _take(self, row: Row, asked: Asked, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         self._replays.admit()
         tenant = await self._readers.admit(row, "write", scope)
+        if row.drop:
+            body = await in_turns(without_in_pieces(body, row.drop))
         target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         credential = self._readers.credential(row, asked)
         job = self._beginnings.job(
@@ -142,10 +143,3 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None

@@ -1,0 +1,45 @@
+"""Bodies of requests, looked at in pieces: a large one holds up nobody.
+
+Pure. Of a large object its members are found one after the other, and the small ones among them are read: a key, or a
+field that a row asks for, is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, Final
+
+import orjson
+
+from gateway.protocol.errors import ProtocolError
+from gateway.protocol.json_body import members_in_pieces
+
+AT_ONCE: Final = 128 << 10  # bytes of JSON that are read in one piece
+MEMBERS: Final = 1_000  # of an object that is taken apart
+
+
+def value_in_pieces(body: bytes) -> Generator[None, None, Any]:
+    """What rows look at of a JSON body. Of one that is large, its large members are left out. None: it is no JSON, or a
+    large one that is no object.
+    """
+    if len(body) <= AT_ONCE:
+        return _value(body)
+    try:
+        members = yield from members_in_pieces(body, MEMBERS)
+    except ProtocolError:
+        return None
+    return {name: _value(member) for name, member in members.items() if len(member) <= AT_ONCE}
+
+
+def without_in_pieces(body: bytes, names: Sequence[str]) -> Generator[None, None, bytes]:
+    """A JSON object without these of its members; the others are as they were written. Raises ProtocolError."""
+    members = yield from members_in_pieces(body, MEMBERS)
+    kept = [b"%b:%b" % (orjson.dumps(name), value) for name, value in members.items() if name not in names]
+    return b"{%b}" % b",".join(kept)
+
+
+def _value(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
