@@ -95,7 +95,7 @@ def _config(settings: Settings, application: App, app: Gateway) -> uvicorn.Confi
             send_timeout=settings.send_timeout,
             max_head=settings.max_head,
             max_connections=room_for_connections(
-                settings.max_connections, settings.pool_size, 2 if settings.upstream else 1
+                settings.max_connections, settings.pool_size + settings.recordings, 2 if settings.upstream else 1
             ),
             common=app.cors.constant,
             bodies=app.bodies,

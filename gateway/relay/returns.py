@@ -167,7 +167,7 @@ class Returns:
             found = await self._store.look(within(tenant, f"runs/{run}"), grace)
         else:
             digest = key_digest(tenant, row.name, path["key"], self._readers.credential(row, asked))
-            found = await self._store.find(digest, grace)
+            found = await self._store.find(tenant, digest, grace)
         if found is None or found.relay != row.name:
             return None
         return found if await self._readers.allowed(row, asked, found.run, key, scope) else None

@@ -15,6 +15,7 @@ import asyncpg
 from gateway.asgi import Headers
 from gateway.log.database import Database
 from gateway.protocol.batch import News
+from gateway.protocol.tenants import tenant_of
 
 _BEGIN: Final = (
     "SELECT run_gateway.begin_recording($1, $2, $3, $4, $5, $6, $7::text::json, to_json($8::text), $9::text[])"
@@ -116,13 +117,13 @@ class Store:
 
     async def begin(self, new: New, head: Headers) -> int:
         """Makes a recording of an answer that is there. Returns its stream's id."""
-        async with self._database.acquire() as connection:
+        async with self._database.acquire(tenant_of(new.path)) as connection:
             stream: int = await connection.fetchval(_BEGIN, *new.arguments, _flat(head))
         return stream
 
     async def claim(self, key: bytes, new: New, *, attach: bool, grace: float | None) -> Claim:
         """Makes a recording of an answer that is still to come, unless there is one of this key and `attach` is set."""
-        async with self._database.acquire() as connection:
+        async with self._database.acquire(tenant_of(new.path)) as connection:
             row = await connection.fetchrow(_CLAIM, key, attach, _interval(grace), *new.arguments)
         assert row is not None, "a function's OUT parameters are one row"
         return Claim(row["path"], row["stream"], row["path"] == new.path)
@@ -152,16 +153,16 @@ class Store:
         body = row["body"]
         return News(path, row["tail"] + (body is None), row["tail"], closed=True, body=(body or "").encode())
 
-    async def find(self, key: bytes, grace: float | None) -> Recording | None:
-        """The newest recording of a key, unless it ended more than `grace` seconds ago."""
-        return await self._find(_FIND, key, grace)
+    async def find(self, tenant: str, key: bytes, grace: float | None) -> Recording | None:
+        """A tenant's newest recording of a key, unless it ended more than `grace` seconds ago."""
+        return await self._find(tenant, _FIND, key, grace)
 
     async def look(self, path: str, grace: float | None = None) -> Recording | None:
         """The recording at a path, unless it ended more than `grace` seconds ago."""
-        return await self._find(_LOOK, path, grace)
+        return await self._find(tenant_of(path), _LOOK, path, grace)
 
-    async def _find(self, statement: str, what: object, grace: float | None) -> Recording | None:
-        async with self._database.acquire() as connection:
+    async def _find(self, tenant: str, statement: str, what: object, grace: float | None) -> Recording | None:
+        async with self._database.acquire(tenant) as connection:
             row = await connection.fetchrow(statement, what, _interval(grace))
         return None if row is None else _recording(row)
 

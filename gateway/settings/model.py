@@ -392,10 +392,14 @@ class Settings(BaseSettings):
         return {name: value for name, value in named.items() if value is not None}
 
     @property
+    def recordings(self) -> int:
+        """How many answers may be recorded at once: none without a relay."""
+        return 0 if self.relay is None and self.relay_file is None else self.relay_max_recordings
+
+    @property
     def longest_drain(self) -> float:
         """Seconds that a drain may take: with a relay, as many as its recordings have."""
-        relayed = self.relay is not None or self.relay_file is not None
-        return max(self.drain_timeout, self.relay_drain) if relayed else self.drain_timeout
+        return max(self.drain_timeout, self.relay_drain) if self.recordings else self.drain_timeout
 
     @property
     def open_to_all(self) -> bool:

@@ -46,15 +46,16 @@ def room_for(readers: int) -> int:
     return room
 
 
-def room_for_connections(connections: int, pool: int, each: int = 1) -> int:
+def room_for_connections(connections: int, own: int, each: int = 1) -> int:
     """`connections`, or fewer if there are not enough descriptors for them.
 
-    `pool`: connections to the database. `each`: descriptors that a request may need; two, where it is passed on.
+    `own`: connections that the process itself has, to the database and for recordings. `each`: descriptors that a
+    request may need; two, where it is passed on.
     """
     if sys.platform == "win32":
         return connections
     limit = _limit()
-    room = max((limit - _OWN - pool) // each, limit // 4)
+    room = max((limit - _OWN - own) // each, limit // 4)
     if room >= connections:
         return connections
     logger.info(

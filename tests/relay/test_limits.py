@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
 
+from gateway.protocol.tenants import within
+from gateway.relay.store import New, Store
 from tests.databases import Postgres
 from tests.relay.agent import Call
 from tests.relay.client import answer, asking
@@ -92,3 +96,33 @@ async def test_who_waits_for_the_first_answer_is_a_reader(house: House) -> None:
 async def _wait(house: House, number: int) -> None:
     async with asking(house.one.url, "GET", f"/any/slow?n={number}") as response, asyncio.timeout(PATIENCE):
         await response.ended()
+
+
+class Counted:
+    """A database that notes for whom it is asked, and has nothing."""
+
+    def __init__(self) -> None:
+        self.tenants: list[str | None] = []
+
+    @asynccontextmanager
+    async def acquire(self, tenant: str | None = None) -> AsyncIterator[Counted]:
+        self.tenants.append(tenant)
+        yield self
+
+    async def fetchval(self, *_: object) -> int:
+        return 1
+
+    async def fetchrow(self, statement: str, *_: object) -> dict[str, Any] | None:
+        return {"path": "x", "stream": 1} if "claim" in statement else None
+
+
+async def test_what_a_client_has_asked_waits_in_its_tenants_line() -> None:
+    database = Counted()
+    store = Store(cast("Any", database), machine="m")
+    path = within("acme", "runs/r")
+    new = New(path, "row", "text/event-stream", 10, None, None)
+    await store.begin(new, [])
+    await store.claim(b"key", new, attach=True, grace=None)
+    await store.find("acme", b"key", None)
+    await store.look(path)
+    assert database.tenants == ["acme"] * 4
