@@ -166,6 +166,7 @@ class Gateway:
         """What this Machine has of what it needs."""
         durability = await self._log.durability()
         return Health(
+            machine="/".join(self.settings.place.values()) or self.machine,
             database=durability is not None,
             news=self._log.listener.news,
             flue=None if self._flue is None else self._flue.news,

@@ -53,6 +53,7 @@ ROUTES: Final[dict[str, Methods]] = {
     "/docs/swagger-ui.css": {"GET": "nothing"},
     "/openapi.json": {"GET": "read"},
     # Subscriptions make the gateway call others, and see the whole tenant. Workers show the token of their wake.
+    "/v1/stream/__ds/subscriptions": {"GET": "control"},
     _SUBSCRIPTION: {"PUT": "control", "GET": "control", "DELETE": "control"},
     f"{_SUBSCRIPTION}/streams": {"POST": "control"},
     f"{_SUBSCRIPTION}/streams/{{path:path}}": {"DELETE": "control"},

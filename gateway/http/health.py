@@ -34,6 +34,7 @@ class Promise(BaseModel):
 class Health(BaseModel):
     """The state of what a Machine needs to serve."""
 
+    machine: str = Field(description="What this Machine is called, as in its log; on Fly its region and id.")
     database: bool = Field(description="Whether the database answers.")
     news: Literal["listen", "polling"] = Field(
         description="How news of other Machines arrives: by LISTEN, or by polling where LISTEN does not work."

@@ -78,6 +78,19 @@ class Handlers:
             await self._changed()
         return http.json(201 if created else 200, await self._document(await self._store.get(stored)))
 
+    async def listing(self, request: Request) -> Response:
+        """The tenant's subscriptions, by their ids, without their cursors: a page of them."""
+        tenant = principal_of(request.scope).tenant
+        limit, after = rules.parse_page(request.query_params)
+        found = await self._store.of_tenant(tenant, after, limit + 1)
+        documents = [await self._document(each) for each in found[:limit]]
+        for document in documents:
+            del document["streams"]
+        page: dict[str, Any] = {"subscriptions": documents}
+        if len(found) > limit:
+            page["next_cursor"] = documents[-1]["id"]
+        return http.json(200, page)
+
     async def read(self, request: Request, id: Id) -> Response:
         """The subscription with its cursors."""
         return http.json(200, await self._document(await self._store.get(_stored(request, id))))

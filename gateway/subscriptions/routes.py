@@ -55,6 +55,14 @@ def make_router(handlers: Handlers) -> APIRouter:
 
 def _add_subscription_routes(router: APIRouter, handlers: Handlers) -> None:
     router.add_api_route(
+        "/subscriptions",
+        handlers.listing,
+        methods=["GET"],
+        summary="List subscriptions (not in the protocol)",
+        openapi_extra={"parameters": schemas.PAGE},
+        responses={200: {"model": schemas.Subscriptions}, **_errors(Code.INVALID_REQUEST)},
+    )
+    router.add_api_route(
         _ONE,
         handlers.create,
         methods=["PUT"],

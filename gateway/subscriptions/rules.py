@@ -6,6 +6,7 @@ As in the reference server, an optional field of the wrong type counts as left o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ DEFAULT_LEASE_TTL: Final = 30_000  # milliseconds
 LEASE_TTLS: Final = (1_000, 600_000)  # milliseconds, least and most
 MAX_ID: Final = 256  # characters
 MAX_STREAMS: Final = 10_000  # named in one request
+LISTED: Final = 100  # on a page, unless more or less are asked for
+MAX_LISTED: Final = 1000
 MAX_DESCRIPTION: Final = 4096  # characters
 MAX_RETRY_DELAY: Final = 60.0  # seconds
 
@@ -71,6 +74,14 @@ class Settlement:
     def within(self, tenant: str) -> Settlement:
         """The settlement with its paths as they are stored."""
         return replace(self, acks=tuple(replace(ack, path=within(tenant, ack.path)) for ack in self.acks))
+
+
+def parse_page(query: Mapping[str, str]) -> tuple[int, str]:
+    """How many subscriptions one page lists, and the id that it begins behind; "" for the first. Raises Refusal."""
+    limit, cursor = query.get("limit", str(LISTED)), query.get("cursor")
+    if not (limit.isascii() and limit.isdecimal() and len(limit) <= 4 and 1 <= int(limit) <= MAX_LISTED):
+        raise invalid(f"limit must be 1 to {MAX_LISTED}")
+    return int(limit), "" if cursor is None else parse_id(cursor)
 
 
 def parse_id(text: str) -> str:

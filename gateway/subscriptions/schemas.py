@@ -60,12 +60,27 @@ class Webhook(BaseModel):
     signing: Signing
 
 
-class Subscription(BaseModel):
+PAGE: list[dict[str, Any]] = [
+    {
+        "name": "limit",
+        "in": "query",
+        "description": "How many, at most.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+    },
+    {
+        "name": "cursor",
+        "in": "query",
+        "description": "The next_cursor of the page before.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+    },
+]
+
+
+class Listed(BaseModel):
     id: str
     subscription_id: str
     type: Literal["webhook", "pull-wake"]
     pattern: str | None = None
-    streams: list[Cursor] = Field(description="Those with pending events first; at most 10,000.")
     webhook: Webhook | None = None
     wake_stream: str | None = None
     lease_ttl_ms: int
@@ -77,6 +92,15 @@ class Subscription(BaseModel):
         None, description="Why the last wake could not be written to the wake_stream; it is tried again."
     )
     description: str | None = None
+
+
+class Subscription(Listed):
+    streams: list[Cursor] = Field(description="Those with pending events first; at most 10,000.")
+
+
+class Subscriptions(BaseModel):
+    subscriptions: list[Listed] = Field(description="By their ids.")
+    next_cursor: str | None = Field(None, description="Asks for the next page; left out on the last one.")
 
 
 class StreamsRequest(BaseModel):

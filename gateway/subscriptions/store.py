@@ -51,6 +51,7 @@ _UNLINKED: Final = (
 _GET: Final = (
     "SELECT *, run_gateway.linked_streams(number, true, $2) AS streams FROM run_gateway.subscriptions WHERE id = $1"
 )
+_LIST: Final = "SELECT * FROM run_gateway.subscriptions WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3"
 _EXPLICIT: Final = """
     SELECT t.tenant, l.path FROM (SELECT DISTINCT s.tenant FROM run_gateway.subscriptions s) t
      CROSS JOIN LATERAL (
@@ -151,19 +152,13 @@ class Store:
             row = await connection.fetchrow(_GET, id, MOST_LISTED)
         if row is None:
             raise Refusal(*_NOT_FOUND)
-        return Subscription(
-            row["id"],
-            row["type"],
-            row["pattern"],
-            row["webhook_url"],
-            row["wake_stream"],
-            _milliseconds(row["lease_ttl"]),
-            row["description"],
-            row["created_at"],
-            row["retry_count"] > 0,
-            row["wake_error"] and row["wake_error"].replace(within(tenant_of(id), ""), ""),
-            _links(row["streams"]),
-        )
+        return _subscription(row, _links(row["streams"]))
+
+    async def of_tenant(self, tenant: str, after: str, most: int) -> list[Subscription]:
+        """At most so many of a tenant's subscriptions, by their ids, from behind `after`; without their links."""
+        async with self._database.acquire(tenant) as connection:
+            rows = await connection.fetch(_LIST, tenant, within(tenant, after), most)
+        return [_subscription(row, []) for row in rows]
 
     async def delete(self, id: str) -> None:
         """Deletes it, if it exists. Its links no longer count; `tidy` removes them."""
@@ -375,6 +370,22 @@ class Store:
             row = await connection.fetchrow(query, *arguments)
         assert row is not None, "a function's OUT parameters are one row"
         return row
+
+
+def _subscription(row: asyncpg.Record, links: Sequence[Link]) -> Subscription:
+    return Subscription(
+        row["id"],
+        row["type"],
+        row["pattern"],
+        row["webhook_url"],
+        row["wake_stream"],
+        _milliseconds(row["lease_ttl"]),
+        row["description"],
+        row["created_at"],
+        row["retry_count"] > 0,
+        row["wake_error"] and row["wake_error"].replace(within(tenant_of(row["id"]), ""), ""),
+        links,
+    )
 
 
 def _links(streams: str) -> list[Link]:

@@ -246,7 +246,7 @@ async def test_written_out(client: Client, run: str, method: str, path: str, who
 
 async def test_health_says_nothing_that_matters(client: Client) -> None:
     assert (await client("GET", "/health")).json() == {"status": "ok"}
-    plain = {"database", "news", "draining"}
+    plain = {"machine", "database", "news", "draining"}
     some_runs = as_jwt("read write control admin", runs=["*"])
     for headers in ({}, as_key(READ), as_key("all-but-admin"), some_runs):
         assert set((await client("GET", "/ready", headers=headers)).json()) == plain

@@ -73,6 +73,7 @@ WAYS: Final = [
     *[Way("GET", route) for route in ("/metrics", "/openapi.json", "/docs", "/docs/start.js", "/ui", "/ui/{file}")],
     *[Way("GET", route) for route in ("/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css")],
     Way("GET", "/v1/stream/__ds/jwks.json"),
+    Way("GET", SUBSCRIPTION.removesuffix("/{id}")),
     Way("PUT", SUBSCRIPTION, "body"),
     Way("GET", SUBSCRIPTION),
     Way("DELETE", SUBSCRIPTION),

@@ -116,6 +116,7 @@ async def test_health_and_readiness(client: Client) -> None:
     assert ready.status_code == 200
     said = ready.json()
     assert said.pop("durability")["synchronous_commit"] == "on"
+    assert said.pop("machine")
     assert said == {"database": True, "news": "listen", "draining": False}
 
 

@@ -244,6 +244,37 @@ async def test_a_run_is_deleted_once_that_is_confirmed(browser: Browser, http: h
     assert (await http.head("/runs/doomed")).status_code == 404
 
 
+async def test_the_machine_that_answers_shows_what_it_does(browser: Browser, http: httpx.AsyncClient) -> None:
+    await make(http, "measured", {"text": "x"})
+    await browser.run("document.querySelector('#machines summary').click()")
+    table = (
+        "return [...document.querySelectorAll('#machines tr')]"
+        ".map((row) => [...row.children].map((each) => each.textContent))"
+    )
+    seen = await browser.until(table, lambda rows: len(rows) > 1 and rows[1][2] != "")
+    name = (await http.get("/ready")).json()["machine"]
+    assert (seen[0][:3], seen[1][:2]) == (["Machine", "state", "SSE readers"], [name, "ready"])
+
+
+async def test_subscriptions_are_shown_with_their_cursors(browser: Browser, http: httpx.AsyncClient) -> None:
+    await http.put("/v1/stream/wakes", headers=JSON)
+    await make(http, "watched", {"text": "x"})
+    wanted = {"type": "pull-wake", "streams": ["runs/watched"], "wake_stream": "wakes", "description": "<b>mine</b>"}
+    await http.put("/v1/stream/__ds/subscriptions/<i>billing", json=wanted)
+    await browser.run("location.hash = '#/subscriptions'")
+    cells = "return [...document.querySelectorAll('main tbody td')].map((each) => each.textContent)"
+    assert (await browser.until(cells, bool))[:4] == ["<i>billing", "active", "wakes", "by name"]
+    await click(browser, "main tbody a")
+    assert await browser.until(cells, lambda seen: "runs/watched" in seen) == [
+        "runs/watched",
+        "explicit",
+        "0000000000000000_0000000000000001",
+    ]
+    assert "<b>mine</b>" in await browser.run("return document.querySelector('main dl').textContent")
+    await browser.run("location.hash = '#/subscriptions/none'")
+    await browser.until(SAID, has("not there"))
+
+
 async def test_the_page_asks_no_other_host(browser: Browser, http: httpx.AsyncClient, machine: Machine) -> None:
     await browser.until(RUNS, lambda runs: isinstance(runs, list))
     asked = await browser.run("return performance.getEntriesByType('resource').map((each) => each.name)")

@@ -75,6 +75,38 @@ async def put(http: httpx.AsyncClient, id: str = "s", **change: Any) -> httpx.Re
     return await http.put(f"/subscriptions/{quote(id, safe='')}", json={**PULL, **change})
 
 
+async def test_subscriptions_are_listed_page_by_page(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/subscriptions")).json() == {"subscriptions": []}
+    for id in ("c", "a", "b"):
+        await put(http, id)
+    whole = (await http.get("/subscriptions")).json()
+    assert "next_cursor" not in whole
+    alone = (await http.get("/subscriptions/a")).json()
+    del alone["streams"]
+    assert whole["subscriptions"][0] == alone
+    first = (await http.get("/subscriptions", params={"limit": 2})).json()
+    rest = (await http.get("/subscriptions", params={"limit": 2, "cursor": first["next_cursor"]})).json()
+    assert [each["id"] for page in (first, rest) for each in page["subscriptions"]] == ["a", "b", "c"]
+    assert "next_cursor" not in rest
+
+
+@pytest.mark.parametrize(
+    "asked", ["limit=0", "limit=1001", "limit=x", "limit=99999999999999999999", "cursor=", "cursor=%00"]
+)
+async def test_a_page_that_cannot_be_is_refused(http: httpx.AsyncClient, asked: str) -> None:
+    assert code(await http.get(f"/subscriptions?{asked}")) == (400, "INVALID_REQUEST")
+
+
+async def test_each_tenant_lists_its_own_subscriptions(machine: Subscriptions, http: httpx.AsyncClient) -> None:
+    await put(http, "ours")
+    transport = httpx.ASGITransport(application(machine, Principal("them", frozenset({"control"}), tenant="them")))
+    async with httpx.AsyncClient(transport=transport, base_url=f"{BASE}{ROOT}") as them:
+        assert (await them.get("/subscriptions")).json() == {"subscriptions": []}
+        await put(them, "theirs")
+        assert [each["id"] for each in (await them.get("/subscriptions")).json()["subscriptions"]] == ["theirs"]
+    assert [each["id"] for each in (await http.get("/subscriptions")).json()["subscriptions"]] == ["ours"]
+
+
 async def test_a_subscription_is_created_confirmed_read_and_deleted(http: httpx.AsyncClient, streams: Streams) -> None:
     await streams.create("runs/old", b"1")
     created = await put(http, lease_ttl_ms=1000, description="mine")
@@ -246,9 +278,10 @@ async def test_a_callback_that_leaves_work_gets_the_next_wake_at_once(
 
 
 async def test_what_is_not_there_says_so(http: httpx.AsyncClient) -> None:
-    for address in ("/", "", "/nothing", "/subscriptions", "/subscriptions/", "/subscriptions/s/nothing"):
+    for address in ("/", "", "/nothing", "/subscriptions/", "/subscriptions/s/nothing"):
         assert code(await http.get(f"{BASE}{ROOT}{address}")) == (404, "SUBSCRIPTION_NOT_FOUND")
     for method, address, allowed in (
+        ("POST", "/subscriptions", "GET"),
         ("POST", "/subscriptions/s", "DELETE, GET, PUT"),
         ("GET", "/subscriptions/s/claim", "POST"),
         ("PUT", "/subscriptions/s/streams", "POST"),
@@ -281,6 +314,7 @@ def test_openapi_describes_every_route(database_free: Subscriptions) -> None:
         for method, operation in methods.items()
     }
     assert set(operations) == {
+        ("/subscriptions", "get"),
         ("/subscriptions/{id}", "put"),
         ("/subscriptions/{id}", "get"),
         ("/subscriptions/{id}", "delete"),

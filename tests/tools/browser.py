@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import re
 import shutil
@@ -70,6 +71,11 @@ class Browser:
 
     async def reload(self) -> None:
         await self._post("refresh")
+
+    async def picture(self, width: int, height: int) -> bytes:
+        """The page as it is seen in a window of so many pixels, as a PNG."""
+        await self._post("window/rect", width=width, height=height)
+        return base64.b64decode(_value(await self._http.get(f"/session/{self._session}/screenshot")))
 
     async def run(self, script: str, *arguments: Any) -> Any:
         """What a function body returns, run in the page."""

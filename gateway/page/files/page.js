@@ -1,12 +1,13 @@
-// Which view is shown: the list, or one run, by the address behind the #.
+// Which view is shown: the list, one run or the subscriptions, by the address behind the #.
 
-import { ask, keys } from "./gateway.js";
+import { keys } from "./gateway.js";
 import { list } from "./list.js";
+import { machines } from "./machines.js";
 import { run } from "./run.js";
+import { subscriptions } from "./subscriptions.js";
 import { visible } from "./words.js";
 
 const main = document.getElementById("main");
-const STATE = 5000; // milliseconds between looks at the Machine
 let leaving = new AbortController();
 
 const say = (words) => { document.getElementById("said").textContent = words; };
@@ -41,7 +42,7 @@ function failed(error, signal) {
     keys.forget();
     askForKey(known ? "The key is not valid, or not any more: another one is needed." : "");
   } else if (error.status === 404 || error.status === 410) {
-    say("There is no such run, or none any more.");
+    say("It is not there, or not any more.");
   } else {
     say(error.message);
   }
@@ -54,7 +55,7 @@ async function route() {
   const [, view, id, token] = location.hash.split("/");
   const shared = view === "shared";
   keys.lend(shared ? token : null);
-  document.getElementById("home").hidden = shared;
+  for (const name of ["home", "wakes"]) document.getElementById(name).hidden = shared;
   document.getElementById("leave").hidden = shared || keys.get() === null;
   say("");
   main.focus();
@@ -64,6 +65,9 @@ async function route() {
       document.getElementById("place").textContent = visible(name);
       document.title = visible(name);
       await run(main, { id: name, shared, signal: own.signal, say, sure });
+    } else if (view === "subscriptions") {
+      document.getElementById("place").textContent = document.title = "Subscriptions";
+      await subscriptions(main, { id: id && decodeURIComponent(id), signal: own.signal });
     } else {
       document.getElementById("place").textContent = "";
       document.title = "Runs";
@@ -74,26 +78,10 @@ async function route() {
   }
 }
 
-async function state() {
-  const place = document.getElementById("machine");
-  try {
-    const response = await fetch(new URL("ready", new URL(".", location.href.split("#")[0])), { cache: "no-store" });
-    const ready = await response.json();
-    const words = [response.headers.get("gateway-machine"), ready.draining ? "draining" : null,
-      ready.database === false ? "without its database" : "ready", ready.news === "polling" ? "polls" : null];
-    place.textContent = words.filter(Boolean).join(", ");
-    place.className = response.ok ? "" : "bad";
-  } catch {
-    place.textContent = "no Machine answers";
-    place.className = "bad";
-  }
-  setTimeout(state, STATE);
-}
-
 document.getElementById("leave").addEventListener("click", () => { keys.forget(); location.hash = "#/"; route(); });
 addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && location.hash.startsWith("#/runs/") && !document.querySelector("dialog[open]")) location.hash = "#/";
+  if (event.key === "Escape" && /^#\/(runs|subscriptions)\//.test(location.hash) && !document.querySelector("dialog[open]")) location.hash = "#/";
 });
 addEventListener("hashchange", route);
 route();
-state();
+machines(document.getElementById("machines"));
