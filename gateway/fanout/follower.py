@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, Final, Protocol, Self
 
 from gateway.fanout.hub import Hub
-from gateway.fanout.tail import Tail
+from gateway.fanout.tail import Form, Tail
 from gateway.outage import SeldomLogger
 from gateway.protocol.batch import Batch, Page
 
@@ -61,19 +61,20 @@ class Follower:
     """A reader of one stream from `position` on.
 
     Use as a context manager: it is registered with the hub before its first read (law 4), and leaves at the end.
-    With `direct`, what is new is written to that connection by the tail itself, without a turn of its handler. Without,
-    every batch is given out by `next`.
+    With `direct`, what is new is written to that connection by the tail itself, without a turn of its handler: in this
+    `form`, or else as the protocol's frames. Without, every batch is given out by `next`.
     """
 
-    __slots__ = ("_direct", "_hub", "_over", "_parked", "_signal", "position", "slot", "tail")
+    __slots__ = ("_direct", "_form", "_hub", "_over", "_parked", "_signal", "position", "slot", "tail")
 
-    def __init__(self, hub: Hub, path: str, direct: Direct | None = None) -> None:
+    def __init__(self, hub: Hub, path: str, direct: Direct | None = None, form: Form | None = None) -> None:
         over = direct is not None and direct.lost()  # it may have been lost when there was no follower to be told
         self.tail: Tail = hub.follow(path)
         self.position = 0
         self.slot = 0
         self._hub = hub
         self._direct = direct
+        self._form = form
         self._parked: asyncio.Future[None] | None = None
         self._over = over
         self._signal: Signal | None = None
@@ -104,10 +105,11 @@ class Follower:
         deadlines = self._hub.deadlines
         self.slot = deadlines.schedule(self, deadlines.time_for(after))
 
-    async def next(self) -> Batch | Signal:
+    async def next(self, *, written: bool = True) -> Batch | Signal:
         """The next batch, which `position` moves past, or a signal. Waits while there is nothing.
 
-        Raises what a read of the log raises.
+        `written`: the head of its response is on its way, so that the tail may write to its connection. Raises what a
+        read of the log raises.
         """
         tail = self.tail
         while not self._over and not tail.ended:
@@ -120,7 +122,7 @@ class Follower:
             if tail.position == self.position:
                 if tail.closed:
                     return Batch(self.position, self.position, b"", True, True)
-                await self._park(self._direct)
+                await self._park(self._direct if written else None)
                 continue
             batch = tail.since(self.position)
             if batch is None:
@@ -179,14 +181,14 @@ class Follower:
     def _park(self, direct: Direct | None) -> asyncio.Future[None]:
         """Joins the tail, which writes to `direct` from now on. The future is done when there is a reason to look."""
         if direct is not None:
-            self.tail.direct.join(self, direct)
+            self.tail.crowd(self._form).join(self, direct)
         else:
             self.tail.waiting.add(self)
         self._parked = asyncio.get_running_loop().create_future()
         return self._parked
 
     def _leave(self) -> None:
-        stands = self.tail.direct.leave(self, self.tail.position)
+        stands = self.tail.crowd(self._form).leave(self, self.tail.position)
         if stands is not None:
             self.position = stands  # everything up to here has been written to it
         else:

@@ -100,7 +100,7 @@ class Hub:
     def followers(self) -> dict[str, int]:
         """Readers that follow their tail, and those that are catching up: on their way to it, or slow."""
         open = sum(tail.users for tail in self.tails.values())
-        following = sum(len(tail.direct) + len(tail.waiting) for tail in self.tails.values())
+        following = sum(sum(map(len, tail.crowds)) + len(tail.waiting) for tail in self.tails.values())
         return {"following": following, "catching_up": open - following}
 
     # Following
@@ -273,6 +273,8 @@ class Hub:
         now = self._clock()
         crowd = tail.direct
         direct = len(crowd.members)
+        if tail.formed:
+            direct += sum([len(formed.members) for formed in tail.formed.values()])
         tail.publish(batch, self.cursor(tail), now)
         if not direct:
             return

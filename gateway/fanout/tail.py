@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast
 from gateway.fanout.crowd import BEAT, END, WAKE, Crowd, tell
@@ -26,12 +27,24 @@ _HEARTBEAT: Final = frames.chunk(frames.HEARTBEAT)
 EARLY: Final = 32  # news that may wait for a read that is under way, each of at most RING_BYTES / EARLY bytes
 
 
+class Form(Protocol):
+    """How batches are written to followers that are not given the protocol's frames. Equal forms are written once.
+
+    `heartbeat`: what is sent when nothing was for long; none, if it is empty.
+    """
+
+    @property
+    def heartbeat(self) -> bytes: ...
+    def __call__(self, batch: Batch) -> bytes: ...
+    def __hash__(self) -> int: ...
+
+
 class Tail:
     """Position, recent batches and followers of one stream.
 
     `position` is None until a read has reached the end of the log. `direct` holds the followers that have
-    everything up to `position`, and are written to by `publish` itself; `waiting` those that are woken, and fetch for
-    themselves.
+    everything up to `position`, and are written to by `publish` itself; `formed` the same for those that are given
+    another form; `waiting` those that are woken, and fetch for themselves.
     """
 
     __slots__ = (
@@ -45,6 +58,7 @@ class Tail:
         "encoding",
         "ended",
         "filling",
+        "formed",
         "heard",
         "offset",
         "opening",
@@ -84,6 +98,7 @@ class Tail:
         self.ring: list[Batch] = []  # no deque: one takes 0.6 kB while it is empty
         self.ring_bytes = 0
         self.direct = Crowd()
+        self.formed: dict[Form, Crowd] | None = None  # of most tails there are none
         self.waiting: set[Follower] = set()
         self.users = 0
         self.cursor_floor = 0
@@ -104,6 +119,7 @@ class Tail:
             batch.before = self.edge
         if self.direct.members:  # made before anything moves: if it cannot be made, nobody was told anything
             frame = frames.chunk(frames.sse(self.encoding, batch, b"%d" % cursor, offset=self.offset))
+        formed = self._written(batch) if self.formed else ()
         self._remember(batch)
         if self.encoding is Encoding.TEXT:
             self.edge = edge(self.edge, batch.body)
@@ -112,16 +128,24 @@ class Tail:
         self.quiet_since = now
         if frame:
             self.broadcast(self.direct, frame, batch.start)
+        for crowd, data in formed:
+            if data:
+                self.broadcast(crowd, data, batch.start)
         if self.waiting:
             tell(tuple(self.waiting), WAKE)
         if batch.closed:
             self.direct.end()  # the frame that it was just sent says that the stream is closed
+            for crowd, _ in formed:
+                tell(tuple(crowd.members), WAKE)  # their responses end as their own way of ending has it
 
     def beat(self, now: float) -> None:
         """Sends a heartbeat to all followers, since nothing was sent for long: it says that the connection is alive."""
         self.quiet_since = now
         if self.position is not None and not self.direct.sendings:
             self.broadcast(self.direct, _HEARTBEAT, self.position)
+        for form, crowd in tuple(self.formed.items()) if self.formed else ():
+            if self.position is not None and form.heartbeat and not crowd.sendings:
+                self.broadcast(crowd, frames.chunk(form.heartbeat), self.position)
         if self.waiting:
             tell(tuple(self.waiting), BEAT)
 
@@ -177,7 +201,29 @@ class Tail:
         """The stream is gone: every follower ends. Its client learns why when it asks again."""
         self.ended = True
         self.early.clear()
-        tell((*self.direct, *self.waiting), END)
+        tell([*chain.from_iterable(self.crowds), *self.waiting], END)
+
+    @property
+    def crowds(self) -> list[Crowd]:
+        """All followers that are written to."""
+        return [self.direct, *self.formed.values()] if self.formed else [self.direct]
+
+    def crowd(self, form: Form | None) -> Crowd:
+        """The followers that are given this form; None: the protocol's frames."""
+        if form is None:
+            return self.direct
+        if self.formed is None:
+            self.formed = {}
+        crowd = self.formed.get(form)
+        if crowd is None:
+            crowd = self.formed[form] = Crowd()
+        return crowd
+
+    def _written(self, batch: Batch) -> list[tuple[Crowd, bytes]]:
+        """What is sent to whom, but for those who are given the protocol's frames."""
+        assert self.formed is not None, "or else there is nobody"
+        written = [(crowd, form(batch)) for form, crowd in self.formed.items() if crowd.members]
+        return [(crowd, data and frames.chunk(data)) for crowd, data in written]
 
     def _remember(self, batch: Batch) -> None:
         if batch.empty:

@@ -170,7 +170,7 @@ class Reading:
         with (
             self._limits.readers.sse,
             Follower(self._hub, request.path, connection) as follower,
-            _hangup(follower, receive, connection),
+            hangup(follower, receive, connection),
         ):
             begun = await self._sse_begin(request, follower, principal_of(scope), send)
             if begun is None:
@@ -250,7 +250,7 @@ class Hangup:
 _NOTHING: Final = nullcontext()
 
 
-def _hangup(follower: Follower, receive: Receive, connection: Direct | None) -> AbstractContextManager[None]:
+def hangup(follower: Follower, receive: Receive, connection: Direct | None) -> AbstractContextManager[None]:
     """Ends the follower when its client has gone. A direct connection does so by itself, and saves the task."""
     return Hangup(follower, receive) if connection is None else _NOTHING
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.asgi import Headers, Receive, Scope, Send, gone
-from gateway.fanout.follower import EXTENSION, Follower, Signal
+from gateway.fanout.follower import EXTENSION, Follower, Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.http import responses
 from gateway.http.limits import LiveReaders
-from gateway.http.reading import Hangup
+from gateway.http.reading import hangup
 from gateway.protocol.batch import Batch
 from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.frames import HEARTBEAT
@@ -47,25 +47,30 @@ class Way:
     missed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
 class Encoder:
-    """Batches of a recording as one client gets them."""
+    """Batches of a recording as its clients get them. `run`: the frames are given ids of this one."""
 
-    def __init__(self, way: Way) -> None:
-        self._kind = way.kind
-        self._run = way.run if way.ids else None
-        self._skip = way.skip
+    kind: Kind
+    run: str | None
+    heartbeat: bytes
+    skip: Skip | None = None
+
+    @staticmethod
+    def of(way: Way) -> Encoder:
+        return Encoder(way.kind, way.run if way.ids else None, HEARTBEAT if way.comments else b"", way.skip)
 
     def __call__(self, batch: Batch) -> bytes:
         """The bytes of a batch; none, if the client has all of it."""
-        if self._run is None and self._skip is None:
+        if self.run is None and self.skip is None:
             return batch.body
-        events = split(self._kind, batch)
+        events = split(self.kind, batch)
         first = batch.end - len(events) + 1  # a batch is of one epoch
         parts: list[bytes] = []
         for position, event in enumerate(events, first):
-            if self._skip is not None and self._skip(event):
+            if self.skip is not None and self.skip(event):
                 continue
-            parts.append(event if self._run is None else with_id(event, frame_id(self._run, position)))
+            parts.append(event if self.run is None else with_id(event, frame_id(self.run, position)))
         return b"".join(parts)
 
 
@@ -134,8 +139,14 @@ class Replays:
 
         Raises ProtocolError while nothing has been sent.
         """
-        encode = Encoder(way)
-        with self._readers.sse, Follower(self._hub, way.path) as follower, Hangup(follower, receive):
+        encode = Encoder.of(way)
+        # What a client has by its own count is left out for it alone, which no tail can do.
+        connection = direct(scope) if way.skip is None else None
+        with (
+            self._readers.sse,
+            Follower(self._hub, way.path, connection, encode) as follower,
+            hangup(follower, receive, connection),
+        ):
             page = await follower.begin(way.position)
             batch: Batch | Signal = page.batch
             if way.moved:
@@ -184,7 +195,7 @@ async def _first(follower: Follower, batch: Batch, encode: Encoder) -> tuple[byt
         data = encode(batch)
         if data or batch.closed or batch.up_to_date:
             return data, batch
-        following = await follower.next()
+        following = await follower.next(written=False)
         if isinstance(following, Signal):
             return b"", following
         batch = following
