@@ -18,9 +18,9 @@ class Seen:
 
     delays: array[float] = field(default_factory=lambda: array("d"))
     firsts: array[float] = field(default_factory=lambda: array("d"))
+    gaps: array[float] = field(default_factory=lambda: array("d"))
     frames: int = 0
     wrong: int = 0
-    open: int = 0
 
 
 class Asker(asyncio.Protocol):
@@ -34,6 +34,7 @@ class Asker(asyncio.Protocol):
         self._rest = b""
         self._n = 0
         self._asked = 0
+        self._before = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._asked = time.time_ns()
@@ -43,17 +44,21 @@ class Asker(asyncio.Protocol):
         now = time.time_ns()
         data = self._rest + data
         at = 0
+        seen = self._seen
         for found in _FRAME.finditer(data):
             n, sent = int(found[1]), int(found[2])
             if n != self._n:
-                self._seen.wrong += 1
-            if not self._n:
-                self._seen.firsts.append((now - self._asked) / 1e6)
+                seen.wrong += 1
+            if self._before:
+                seen.gaps.append((now - self._before) / 1e6)
+            else:
+                seen.firsts.append((now - self._asked) / 1e6)
                 if not self.begun.done():
                     self.begun.set_result(None)
+            self._before = now
             self._n = n + 1
-            self._seen.frames += 1
-            self._seen.delays.append((now - sent) / 1e6)
+            seen.frames += 1
+            seen.delays.append((now - sent) / 1e6)
             at = found.end()
         self._rest = data[at:][-200:]
 
