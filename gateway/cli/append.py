@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import sys
 import threading
 from collections.abc import AsyncIterator
 
 import click
 
+from gateway.cli.progress import progress
 from gateway.cli.remote import session, token_option, url_option
 from gateway.client import NoSuchStream, Producer, Session, stream_url
 from gateway.process.exit_codes import Failure, Misuse, finish
@@ -61,10 +63,13 @@ async def _send(http: Session, url: str, create: bool, close: bool, producer_id:
     producer = Producer(http, url, producer_id)
     offset = await producer.create() if create else None
     events = _Events()
-    async for chunk in _stdin():
-        if batch := events.feed(chunk):
-            offset = await producer.append(batch)
-        events.check()
+    with progress("bytes") as told:
+        told.whole = _size()
+        async for chunk in _stdin():
+            if batch := events.feed(chunk):
+                offset = await producer.append(batch)
+            told.add(len(chunk))
+            events.check()
     if batch := events.end():
         offset = await producer.append(batch)
     events.check()
@@ -107,6 +112,12 @@ class _Events:
                 break
             events.append(line.strip())
         return events
+
+
+def _size() -> int | None:
+    """How many bytes stdin holds, if it is a file."""
+    status = os.fstat(0)
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 async def _stdin() -> AsyncIterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from gateway.cli.progress import progress
 from gateway.process.exit_codes import finish, settings
 from gateway.settings import Settings
 
@@ -23,7 +24,8 @@ async def _migrate(settings: Settings) -> None:
     from gateway.process.database import database, update  # the driver is for those who need a database
 
     async with database(settings) as url:
-        applied = await update(url)
+        with progress("migrations") as told:
+            applied = await update(url, lambda _: told.add(1))
     for name in applied:
         click.echo(f"Applied {name}")
     if not applied:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 
 import click
 
+from gateway.cli.progress import progress
 from gateway.cli.remote import session, token_option, url_option
-from gateway.client import Follower, Session, Step, elements, stream_url, unbase64
+from gateway.client import Follower, Step, elements, stream_url, unbase64
 from gateway.process.exit_codes import finish, note
+from gateway.protocol.offset import events_between, parse_position
 
 
 @click.command(short_help="Follow a run to its end.")
@@ -32,19 +35,31 @@ def tail(run: str, offset: str, url: str, token: str | None, verbose: bool) -> N
 
 async def _tail(url: str, offset: str, token: str | None, verbose: bool) -> None:
     async with session(patience=math.inf, token=token, verbose=verbose) as http:
-        json = await _is_json(http, url)
+        head = (await http.head(url)).headers
+        json = _is_json(head)
         follower = Follower(http, [url], offset)
-        async for step in follower:
-            sys.stdout.buffer.write(_printed(step, json, follower.binary))
-            sys.stdout.buffer.flush()
-            if verbose:
-                note(f"offset {step.offset}{' (closed)' if step.closed else ''}")
+        with progress("events" if json else "bytes", beside=True) as told:
+            told.whole = _between(offset, head.get("stream-next-offset", ""))
+            async for step in follower:
+                printed = _printed(step, json, follower.binary)
+                sys.stdout.buffer.write(printed)
+                sys.stdout.buffer.flush()
+                told.add(printed.count(b"\n") if json else len(printed))
+                if verbose:
+                    told.end()
+                    note(f"offset {step.offset}{' (closed)' if step.closed else ''}")
 
 
-async def _is_json(http: Session, url: str) -> bool:
+def _is_json(head: Mapping[str, str]) -> bool:
     # An SSE response has its own content type, so the stream's has to be asked for.
-    content_type: str = (await http.head(url)).headers.get("content-type", "")
-    return content_type.partition(";")[0].strip().lower() == "application/json"
+    return head.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+
+
+def _between(offset: str, tail: str) -> int | None:
+    """How much there is to read of the past; None where these are not offsets of the gateway's own."""
+    start = 0 if offset == "-1" else parse_position(offset.encode())
+    end = parse_position(tail.encode())
+    return None if start is None or end is None else max(0, events_between(start, end))
 
 
 def _printed(step: Step, json: bool, binary: bool) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
@@ -43,8 +44,12 @@ FUNCTIONS: Final = (
 """The files of functions, each after those that it needs when it is made."""
 
 
-async def migrate(database_url: str, patience: float = _PATIENCE) -> list[str]:
+async def migrate(
+    database_url: str, patience: float = _PATIENCE, applied: Callable[[str], None] = lambda _: None
+) -> list[str]:
     """Applies what is missing and returns the names applied. May be repeated, and run from several processes together.
+
+    `applied` is told each name as it comes, before all of it is committed.
 
     A table that another transaction holds is tried again for `patience` seconds. Raises asyncpg.LockNotAvailableError.
     """
@@ -55,7 +60,7 @@ async def migrate(database_url: str, patience: float = _PATIENCE) -> list[str]:
         until, told = asyncio.get_running_loop().time() + patience, False
         while True:
             try:
-                return await _apply(connection)
+                return await _apply(connection, applied)
             except asyncpg.LockNotAvailableError:
                 if asyncio.get_running_loop().time() >= until:
                     raise
@@ -67,7 +72,7 @@ async def migrate(database_url: str, patience: float = _PATIENCE) -> list[str]:
         await connection.close()
 
 
-async def _apply(connection: LogConnection) -> list[str]:
+async def _apply(connection: LogConnection, applied: Callable[[str], None]) -> list[str]:
     # One transaction, with a lock that ends with it: this is safe behind a pooler in transaction mode, too.
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
@@ -84,6 +89,7 @@ async def _apply(connection: LogConnection) -> list[str]:
             for script in _scripts(name):
                 await connection.execute(script.read_text())
             await connection.execute("INSERT INTO run_gateway.migrations (name) VALUES ($1)", name)
+            applied(name)
     return lacking
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qs, urlsplit
 
@@ -64,10 +64,13 @@ async def database(settings: Settings) -> AsyncIterator[str]:
         await postgres.stop()
 
 
-async def update(url: str) -> list[str]:
-    """Brings the schema up to date, and returns the names of what was applied. Raises Failure."""
+async def update(url: str, applied: Callable[[str], None] = lambda _: None) -> list[str]:
+    """Brings the schema up to date, and returns the names of what was applied. Raises Failure.
+
+    `applied` is told each name as it comes, before all of it is committed.
+    """
     try:
-        return await migrate(url)
+        return await migrate(url, applied=applied)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise Failure(f"cannot bring the schema of {name(url)} up to date: {one_line(error)}") from error
 
