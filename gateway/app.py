@@ -19,11 +19,13 @@ from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub, Published
 from gateway.feed import Feed
 from gateway.flue.flue import Flue
+from gateway.http.appends import Appends
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Cors
 from gateway.http.door import Behind, Door, render_refusals
 from gateway.http.health import Health, Promise, health_router
 from gateway.http.limits import Limits, LiveReaders
+from gateway.http.openapi.appends import appends_router
 from gateway.http.openapi.docs import docs_router
 from gateway.http.openapi.document import describe
 from gateway.http.routes import Routes
@@ -93,6 +95,7 @@ class Gateway:
         # What is served from them
         self._subscriptions = self._make_subscriptions()
         self._streams = StreamRoutes(self._log, self._hub, self._limits, now=time.time, public_url=settings.public_url)
+        self._appends = Appends(self._log, self._limits, self._quotas)
         self._runs = self._make_runs()
         self._leaving = False  # a drain follows
         self._upstream = Upstream(settings.upstream) if settings.upstream else None
@@ -298,6 +301,7 @@ class Gateway:
             self._database,
             self._log,
             self._log.writer,
+            self._appends,
             self._log.listener,
             self._limits.readers,
             self._hubs,
@@ -335,6 +339,7 @@ class Gateway:
         api.include_router(health_router(self.readiness, lambda scope: principal_of(scope).operates))
         if self.settings.metrics_port is None:
             api.include_router(metrics_router(self.metrics))
+        api.include_router(appends_router(self._appends))
         api.include_router(self._subscriptions.router())
         if self._flue is not None:
             api.include_router(self._flue.router(self._runs.list))

@@ -117,12 +117,8 @@ class Gate:
             raise TokenExpired
         if isinstance(need, ProtocolError):
             raise need  # only now: who has no credential is not told which routes there are
-        if need == "optional":
-            return principal
-        if need not in principal.scopes:
-            raise ScopeMissing(need)
-        if not may_reach(principal, method, target):
-            raise WrongStream
+        if need != "optional":
+            _check(principal, need, method, target)
         return principal
 
     def _remembered(self, digest: bytes) -> Principal | None:
@@ -132,6 +128,24 @@ class Gate:
             if principal is not None:
                 self._verified.move_to_end(digest)
         return principal
+
+
+def check_target(principal: Principal, method: str, target: Target) -> None:
+    """Whether somebody who was let in may do this to another target than the request's own.
+
+    Raises ScopeMissing, WrongStream, RouteNotFound, MethodNotAllowed.
+    """
+    need = needed(method, target)
+    if isinstance(need, ProtocolError):
+        raise need
+    _check(principal, need, method, target)
+
+
+def _check(principal: Principal, need: Need, method: str, target: Target) -> None:
+    if need not in principal.scopes:
+        raise ScopeMissing(need)
+    if not may_reach(principal, method, target):
+        raise WrongStream
 
 
 def token_of(headers: GivenHeaders, query: bytes) -> tuple[bytes, bool]:

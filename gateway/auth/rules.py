@@ -43,6 +43,7 @@ ROUTES: Final[dict[str, Methods]] = {
     "/ready": {"GET": "optional"},  # a load balancer learns what it needs; `http.health` tells an operator more
     "/metrics": {"GET": "admin"},
     "/runs": {"POST": "write", "GET": "read"},
+    "/v1/appends": {"POST": "write"},  # and each of its streams, by `gate.check_target`
     # Pages are the same for everybody. What they show, they ask for with their visitor's key.
     "/": {"GET": "nothing"},
     "/ui": {"GET": "nothing"},
@@ -133,7 +134,8 @@ def may_reach(principal: Principal, method: str, target: Target) -> bool:
         return True
     if target.about is not None:
         return principal.reaches(target.about)
-    return (method, target.path) == ("POST", "/runs")  # its body says which run is meant, and its handler checks that
+    # Whose bodies say which streams are meant, and whose handlers check that.
+    return method == "POST" and target.path in ("/runs", "/v1/appends")
 
 
 def need_of(template: str, method: str) -> Need:

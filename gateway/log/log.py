@@ -78,6 +78,7 @@ class Log:
         )
         self.append = self.writer.append
         self.submit = self.writer.submit
+        self.submit_together = self.writer.submit_together
         self.read = self.reader.read
         self.stat = self.reader.stat
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -144,6 +144,25 @@ class Writer:
             self.outcomes["refused"] += 1
             raise TooManyPending
         self._queue.put(Waiting(request, settle, self._loop.time() + self._timeout))
+        self._taken()
+
+    def submit_together(self, requests: Sequence[tuple[AppendRequest, Settle]]) -> None:
+        """Takes requests like `submit`, for one batch as far as it holds them. What there is no room for is settled
+        with TooManyPending.
+        """
+        until, queue, taken = self._loop.time() + self._timeout, self._queue, False
+        for request, settle in requests:
+            if queue.bytes > self._max_pending:
+                self.outcomes["refused"] += 1
+                settle(TooManyPending())
+            else:
+                queue.put(Waiting(request, settle, until))
+                taken = True
+        if taken:
+            self._taken()
+
+    def _taken(self) -> None:
+        """Requests have been taken: sends them off, or has them wait for company."""
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout, self._expire)
         self._empty.clear()

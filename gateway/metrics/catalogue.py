@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from gateway.counting import Histogram, together
 from gateway.fanout.hub import Hub
 from gateway.http import responses
+from gateway.http.appends import Appends
 from gateway.http.limits import LiveReaders
 from gateway.http.reading import Reading
 from gateway.log.database import Database
@@ -58,6 +59,7 @@ class Parts:
     database: Database
     log: Log
     writer: Writer
+    appends: Appends
     listener: Listener
     readers: LiveReaders
     hubs: Sequence[Hub]
@@ -102,6 +104,12 @@ METRICS: Final = (
     ),
     Metric("appended_events", Kind.COUNTER, "Events appended.", lambda parts: parts.writer.events),
     Metric("appended_bytes", Kind.COUNTER, "Bytes of events appended.", lambda parts: parts.writer.bytes),
+    Metric(
+        "appends_together",
+        Kind.HISTOGRAM,
+        "Appends in one POST to /v1/appends; its count is that of these requests.",
+        lambda parts: parts.appends.sizes,
+    ),
     Metric(
         "commit_requests",
         Kind.HISTOGRAM,

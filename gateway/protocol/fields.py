@@ -48,10 +48,14 @@ def token(name: bytes, found: dict[bytes, bytes]) -> str | None:
     value = found.get(name)
     if value is None:
         return None
-    text = value.decode("latin-1")
-    if not text or len(text) > MAX_TOKEN or CONTROL.search(text):
-        raise InvalidRequest(f"{name.decode()} must be 1 to {MAX_TOKEN} printable characters.")
-    return text
+    return check_token(name.decode(), value.decode("latin-1"))
+
+
+def check_token(name: str, value: object) -> str:
+    """A value that is such a text: of Latin-1, as headers are. Raises InvalidRequest."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TOKEN or CONTROL.search(value) or max(value) > "\xff":
+        raise InvalidRequest(f"{name} must be 1 to {MAX_TOKEN} printable characters.")
+    return value
 
 
 def lease_of(path: str, found: dict[bytes, bytes]) -> int | None:
@@ -59,15 +63,25 @@ def lease_of(path: str, found: dict[bytes, bytes]) -> int | None:
     value = found.get(b"run-lease")
     if value is None:
         return None
-    if not DECIMAL.fullmatch(value) or not 1 <= int(value) <= MAX_LEASE:
-        raise InvalidRequest(f"Run-Lease must be a whole number of seconds from 1 to {MAX_LEASE}.")
+    return check_lease(path, int(value) if DECIMAL.fullmatch(value) else None, "Run-Lease")
+
+
+def check_lease(path: str, value: object, name: str = "runLease") -> int:
+    """Seconds of a lease for the stream at this path. Raises InvalidRequest."""
+    if type(value) is not int or not 1 <= value <= MAX_LEASE:
+        raise InvalidRequest(f"{name} must be a whole number of seconds from 1 to {MAX_LEASE}.")
     if not is_run(path):
-        raise InvalidRequest("Run-Lease is for runs: streams at runs/<id>.")
-    return int(value)
+        raise InvalidRequest(f"{name} is for runs: streams at runs/<id>.")
+    return value
 
 
 def safe_integer(name: bytes, value: bytes) -> int:
     """A whole number that JavaScript can count to, such as Producer-Seq. Raises InvalidRequest."""
-    if not NUMBER.fullmatch(value) or len(value) > 17 or int(value) > MAX_SAFE_INTEGER:
-        raise InvalidRequest(f"{name.decode()} must be a whole number from 0 to {MAX_SAFE_INTEGER}.")
-    return int(value)
+    return check_count(name.decode(), int(value) if NUMBER.fullmatch(value) and len(value) <= 17 else None)
+
+
+def check_count(name: str, value: object) -> int:
+    """A value that is such a number. Raises InvalidRequest."""
+    if type(value) is not int or not 0 <= value <= MAX_SAFE_INTEGER:
+        raise InvalidRequest(f"{name} must be a whole number from 0 to {MAX_SAFE_INTEGER}.")
+    return value

@@ -35,9 +35,8 @@ class Quotas:
     async def judge(self, method: str, target: Target, principal: Principal, client: str) -> None:
         """Raises TooManyAppends, TooManyCreates, TooManyRuns."""
         a_run = method == "POST" and target.path == "/runs"
-        if method == "POST" and target.appended_to:  # a heartbeat is not counted: refusing it would end the run
-            if self._appends is not None and not self._appends.take(holder(client, principal), time.monotonic()):
-                raise TooManyAppends
+        if method == "POST" and target.appended_to:
+            self.charge(target, principal, client)
         elif a_run or (method == "PUT" and (target.stream is not None or target.reserved)):
             if self._creates is not None and not self._creates.take(holder(client, principal), time.monotonic()):
                 raise TooManyCreates
@@ -45,6 +44,16 @@ class Quotas:
                 stored = target.stored(principal.tenant) if target.is_run else None
                 if await self._full(principal.tenant, stored):
                     raise TooManyRuns
+
+    def charge(self, target: Target, principal: Principal, client: str) -> None:
+        """Counts an append to this target. Raises TooManyAppends.
+
+        A heartbeat is not counted: refusing it would end the run.
+        """
+        if self._appends is None or not target.appended_to:
+            return
+        if not self._appends.take(holder(client, principal), time.monotonic()):
+            raise TooManyAppends
 
 
 def open_at(share: Share, scope: Scope) -> str:

@@ -43,6 +43,7 @@ class Row:
 
 FAN = "CPU per SSE delivery, readers of one run"
 MANY = "CPU per delivery, many runs with one reader each, appends included"
+TOGETHER = "the same, one process that writes to all of them"
 MEMORY = "memory per idle SSE reader"
 POSTS = "one-event POSTs acknowledged per second, {} connections"
 CATCH = "catch-up, MB/s, {}"
@@ -54,6 +55,8 @@ GOALS = (
     Goal(FAN, "fanout", "us", "µs", ("reference",), "<=", 0.3),
     Goal(MANY, "many", "us", "µs", ("floor",), "<=", 2),
     Goal(MANY, "many", "us", "µs", ("nchan",), "<=", 1.5),
+    Goal(TOGETHER, "together", "us", "µs", ("gateway-posts",), "<=", 0.5),
+    Goal(TOGETHER + ", the part of the rate that is kept", "together", "kept_up", "", (), ">=", 0.99),
     Goal(MEMORY, "memory", "bytes", "B", ("reference",), "<=", 0.7),
     Goal(MEMORY, "memory", "bytes", "B", ("nchan",), "<=", 1.1),
     *(

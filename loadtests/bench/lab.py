@@ -15,7 +15,7 @@ from loadtests.bench.postgres import Postgres
 from loadtests.bench.processes import Failed
 
 NATIVE = Path(__file__).parent / "native"
-TOOLS = ("readers", "writers", "catchup", "floor")
+TOOLS = ("readers", "writers", "together", "catchup", "floor")
 
 
 @dataclass(frozen=True)

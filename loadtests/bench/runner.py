@@ -16,7 +16,7 @@ from loadtests.bench.processes import Failed
 from loadtests.bench.results import Results, Sample
 from loadtests.bench.scenarios.appends import batch100, concurrency1, posts64, posts256, throughput
 from loadtests.bench.scenarios.catchup import catchup
-from loadtests.bench.scenarios.fanout import fanout, latency, many
+from loadtests.bench.scenarios.fanout import fanout, latency, many, many_together
 from loadtests.bench.scenarios.machines import cross, listener, storm
 from loadtests.bench.scenarios.memory import idle
 from loadtests.bench.scenarios.slow import slow
@@ -43,6 +43,7 @@ class Scenario:
 SCENARIOS: Mapping[str, Scenario] = {
     "fanout": Scenario(fanout, DELIVERIES),
     "many": Scenario(many, DELIVERIES),
+    "together": Scenario(many_together, ("gateway", "gateway-posts")),
     "posts64": Scenario(posts64, APPENDS),
     "posts256": Scenario(posts256, APPENDS),
     "batch100": Scenario(batch100, APPENDS),

@@ -4,6 +4,7 @@ that one which the rules have forgotten fails here; what must never change is wr
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, get_args
@@ -166,7 +167,7 @@ async def test_a_door_opens_to_who_has_the_scope_and_to_nobody_else(
     others = "wrong_stream" if door.need in ("read", "control") else "scope_missing"
     assert refused(await ask(client, door, run, {}, f"?token={other_run}")) == expected(door, 403, others)
     patterned = as_jwt(every, runs=["another", "*-else"])
-    if door != Door("POST", "/runs"):
+    if door not in (Door("POST", "/runs"), Door("POST", "/v1/appends")):  # whose bodies say what is meant
         assert refused(await ask(client, door, run, patterned)) == expected(door, 403, "wrong_stream")
     untouched = await client("GET", f"/runs/{run}", headers=ALL)
     assert untouched.json() == [OURS], "a refusal changes nothing"
@@ -280,3 +281,18 @@ async def test_two_credentials_at_once_are_none(client: Client, run: str) -> Non
     assert refused(answer) == (401, "credential_malformed")
     answer = await client("GET", f"/runs/{run}?token=a&token=b")
     assert refused(answer) == (401, "credential_malformed")
+
+
+async def test_of_many_appends_each_is_let_in_by_itself(client: Client, run: str) -> None:
+    other = uuid4().hex
+    await client("POST", "/runs", headers=ALL, json={"id": other})
+    lines = "".join(f'{{"stream":"{path}"}}\n1\n' for path in (f"runs/{run}", f"runs/{other}", "v1/a", "runs/none"))
+    headers = as_jwt("write", runs=[run, "none"]) | {"content-type": "application/x-ndjson"}
+    answer = await client("POST", "/v1/appends", headers=headers, content=lines)
+    told = {line["append"]: line.get("error", {}).get("type") for line in map(json.loads, answer.text.splitlines())}
+    assert told == {0: None, 1: "wrong_stream", 2: "wrong_stream", 3: "stream_not_found"}
+    assert (await client("GET", f"/runs/{run}", headers=ALL)).json() == [OURS, 1]
+    assert (await client("GET", f"/runs/{other}", headers=ALL)).json() == []
+    foreign = as_key("all@globex") | {"content-type": "application/x-ndjson"}
+    answer = await client("POST", "/v1/appends", headers=foreign, content=lines)
+    assert {line["status"] for line in map(json.loads, answer.text.splitlines())} == {404}

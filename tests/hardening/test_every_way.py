@@ -42,6 +42,17 @@ class Way:
         path = self.route.replace("{id}", name).replace("{path}", name).replace("{path:path}", name)
         return path.replace("{rest:path}", "none") + self.query
 
+    def content(self, events: bytes) -> dict[str, Any]:
+        """A body that appends events, and its type where that is another than the events'."""
+        if self.route != "/v1/appends":
+            return {"content": events}
+        head = orjson.dumps({"stream": f"runs/{RUN}"})
+        return {"content": b"%b\n%b\n" % (head, events), "headers": {"content-type": self.type}}
+
+    @property
+    def type(self) -> str:
+        return "application/x-ndjson" if self.route == "/v1/appends" else "application/json"
+
 
 def stream(route: str, made: str) -> list[Way]:
     return [
@@ -66,6 +77,7 @@ WAYS: Final = [
     Way("POST", "/runs/{id}/token", "body"),
     Way("POST", "/runs/{id}/heartbeat", "body", past_asgi=True),
     Way("POST", "/runs/{id}/heartbeat", "body", "?by=asgi"),
+    Way("POST", "/v1/appends", "body append"),
     Way("POST", "/runs", "body stream run"),
     Way("GET", "/runs"),
     Way("GET", "/health", "probe"),
@@ -127,8 +139,9 @@ async def each_is_refused(those: list[Way], ask: Ask, *expected: tuple[int, str]
         if way.method == "HEAD":
             got = (answer.status_code, next((type for status, type in expected if status == answer.status_code), ""))
         else:
-            told = answer.json().get("error", {}) if "json" in answer.headers.get("content-type", "") else {}
-            got = (answer.status_code, told.get("type", ""))
+            told = answer.json() if "json" in answer.headers.get("content-type", "") else {}
+            status = told["status"] if "append" in told else answer.status_code  # of the only append
+            got = (status, told.get("error", {}).get("type", ""))
         if got not in expected:
             wrong.append((str(way), *got))
     assert those, "a limit of nothing"
@@ -227,7 +240,7 @@ async def test_bodies(database_url: str) -> None:
         length, body = (30_000, b"[%b]" % (b"1" * 29_998)) if way.past_asgi else (20_000_000, b"[")
         head = f"{way.method} {way.target()} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n"
         answer = await gateway.raw(
-            f"{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n".encode() + body
+            f"{head}content-type: {way.type}\r\ncontent-length: {length}\r\n\r\n".encode() + body
         )
         return httpx.Response(int(answer[9:12]), content=body_of(answer), headers={"content-type": "application/json"})
 
@@ -243,7 +256,7 @@ async def test_an_early_refusal_is_not_lost_as_its_connection_ends(database_url:
 
     async def ask(way: Way) -> httpx.Response:
         head = f"{way.method} {way.target()} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n"
-        head += f"content-type: application/json\r\ncontent-length: {len(large)}\r\n\r\n"
+        head += f"content-type: {way.type}\r\ncontent-length: {len(large)}\r\n\r\n"
         answer = await gateway.raw(head.encode() + large)
         return httpx.Response(int(answer[9:12]), content=body_of(answer), headers={"content-type": "application/json"})
 
@@ -258,7 +271,8 @@ async def test_no_json_is_parsed_at_once_that_takes_long(database_url: str, monk
     """Whatever route it comes by: the loop is given back after each piece."""
 
     async def ask(way: Way) -> None:
-        await http.request(way.method, way.target(RUN if way.method == "POST" else "another"), content=large)
+        target = way.target(RUN if way.method == "POST" else "another")
+        await http.request(way.method, target, **way.content(large))
 
     def noting(parse: Callable[..., Any]) -> Callable[..., Any]:
         def noted(text: Any, **how: Any) -> Any:
@@ -303,7 +317,7 @@ async def half_a_body(gateway: Running, way: Way, size: int) -> AsyncIterator[as
     """A request whose body has begun to arrive after its head: what comes with the head is not counted."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     try:
-        head = f"{way.method} {way.target()} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n"
+        head = f"{way.method} {way.target()} HTTP/1.1\r\nhost: h\r\ncontent-type: {way.type}\r\n"
         writer.write(f"{head}content-length: {2 * size}\r\n\r\n[".encode())
         for _ in range(10):
             await asyncio.sleep(0.02)
@@ -317,7 +331,7 @@ async def half_a_body(gateway: Running, way: Way, size: int) -> AsyncIterator[as
 
 async def test_appends_of_a_credential(database_url: str) -> None:
     async def ask(way: Way) -> httpx.Response:
-        return await http.request(way.method, way.target(), content=b"1")
+        return await http.request(way.method, way.target(), **way.content(b"1"))
 
     with limited(database_url, max_appends_per_token=0.001) as gateway:
         async with a_run(gateway) as http:
@@ -354,6 +368,6 @@ async def test_events_of_a_request_and_their_size(database_url: str) -> None:
             for content, type in ((b"[1,2,3,4]", "batch_too_large"), (b'["123456789"]', "event_too_large")):
 
                 async def ask(way: Way, content: bytes = content) -> httpx.Response:
-                    return await http.request(way.method, way.target(), content=content)
+                    return await http.request(way.method, way.target(), **way.content(content))
 
                 await each_is_refused(those, ask, (413, type))

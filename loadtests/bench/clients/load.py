@@ -144,6 +144,14 @@ async def writers(lab: Lab, peer: Peer, connections: int, runs: int, **options: 
         yield Writers(program)
 
 
+@asynccontextmanager
+async def together(lab: Lab, peer: Peer, runs: int, **options: object) -> AsyncIterator[Writers]:
+    """One writer to many runs, which has begun. Options as in together.c."""
+    stream = peer.publish.removeprefix("/")
+    async with Program.start(lab.tool("together"), port=peer.port, stream=stream, runs=runs, **options) as program:
+        yield Writers(program)
+
+
 async def create(lab: Lab, peer: Peer, runs: int) -> None:
     """Makes the runs, where a peer wants them made."""
     if not peer.creates:

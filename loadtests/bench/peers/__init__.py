@@ -6,7 +6,7 @@ from loadtests.bench.peers.bare_asgi import BareAsgi
 from loadtests.bench.peers.direct import Flue, Insert, Notify
 from loadtests.bench.peers.fastapi_queue import FastApiQueue
 from loadtests.bench.peers.floor import Floor
-from loadtests.bench.peers.gateway import Gateway, GatewayOfTwo
+from loadtests.bench.peers.gateway import Gateway, GatewayByPosts, GatewayOfTwo
 from loadtests.bench.peers.nchan import Nchan
 from loadtests.bench.peers.peer import Peer
 from loadtests.bench.peers.reference import ReferenceFiles, ReferenceMemory
@@ -25,5 +25,6 @@ PEERS: dict[str, type[Peer]] = {
         Flue,
         Notify,
         GatewayOfTwo,
+        GatewayByPosts,
     )
 }

@@ -21,6 +21,7 @@ class Gateway(Peer):
     publish = "/runs/b%r"
     subscribe = "/runs/b%r?offset=0000000000000000_%o&live=sse"
     creates = True
+    together = True
     workers = 1
     database = ""
 
@@ -58,6 +59,14 @@ class Gateway(Peer):
 
     def pids(self) -> list[int]:
         return [machine.pid for machine in self.machines]
+
+
+class GatewayByPosts(Gateway):
+    """The gateway, and clients who do not know that appends can go together."""
+
+    name = "gateway-posts"
+    title = "run gateway, a POST for each append"
+    together = False
 
 
 class GatewayOfTwo(Gateway):

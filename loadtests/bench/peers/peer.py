@@ -20,6 +20,7 @@ class Peer(ABC):
     publish: ClassVar[str]
     subscribe: ClassVar[str] = ""
     creates: ClassVar[bool] = False  # whether runs have to be made by PUT
+    together: ClassVar[bool] = False  # whether appends to many runs can go in one request
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab

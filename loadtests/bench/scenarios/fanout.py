@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
-from loadtests.bench.clients.load import Read, create, readers, writers
+from loadtests.bench.clients.load import Read, Writers, create, readers, together, writers
 from loadtests.bench.lab import Lab
 from loadtests.bench.meter import Meter
 from loadtests.bench.peers.peer import Peer
@@ -23,6 +24,15 @@ async def fanout(lab: Lab, peer: Peer) -> Values:
 async def many(lab: Lab, peer: Peer) -> Values:
     """One reader for each of many runs, each with its own writer; the appends are part of a delivery's cost."""
     return await _deliver(lab, peer, lab.scale.runs, lab.scale.runs, lab.scale.run_rate)
+
+
+async def many_together(lab: Lab, peer: Peer) -> Values:
+    """As `many`, where one process writes to all of the runs: the appends go together, or each in a POST of its own."""
+    if not peer.together:
+        return await many(lab, peer)
+    scale = lab.scale
+    writing = together(lab, peer, scale.runs, rate=scale.run_rate, size=scale.event)
+    return await _deliver(lab, peer, scale.runs, scale.runs, scale.run_rate, writing)
 
 
 async def latency(lab: Lab, peer: Peer) -> Values:
@@ -47,11 +57,13 @@ async def delays(lab: Lab, peer: Peer, counts: Sequence[int], port: int | None =
     return values
 
 
-async def _deliver(lab: Lab, peer: Peer, count: int, runs: int, rate: int) -> Values:
+async def _deliver(
+    lab: Lab, peer: Peer, count: int, runs: int, rate: int, by: AbstractAsyncContextManager[Writers] | None = None
+) -> Values:
     scale = lab.scale
     await create(lab, peer, runs)
     async with readers(lab, peer, count, runs) as reading:
-        async with writers(lab, peer, runs, runs, rate=rate, size=scale.event) as writing:
+        async with by or writers(lab, peer, runs, runs, rate=rate, size=scale.event) as writing:
             await asyncio.sleep(scale.warm_up)
             await reading.mark()
             meter = Meter(lab, peer.pids())
