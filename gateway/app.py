@@ -248,6 +248,7 @@ class Gateway:
             sweep_interval=lambda: settings.sweep_interval if log.listens else settings.poll_interval,
             trusted=lambda: log.listens,
             broadcast=self._broadcast,
+            away=self._database.away,
         )
 
     def _make_subscriptions(self) -> Subscriptions:

@@ -15,25 +15,33 @@ SELDOM: Final = 1.0  # seconds between two lines of the same kind
 
 
 class Outage:
-    """An outage of something. `begins` and `ends` are what the log says, at warning and at info."""
+    """An outage of something. `begins` and `ends` are what the log says, at warning and at info.
 
-    def __init__(self, logger: logging.Logger, begins: str, ends: str) -> None:
+    `within`: a larger outage, which explains this one. While that lasts this one is not told, nor is a first failure,
+    which the next moment explains: so one outage of the database is one line, whatever waits for it.
+    """
+
+    def __init__(self, logger: logging.Logger, begins: str, ends: str, within: Outage | None = None) -> None:
         self.lasts = False
+        self._told = False
         self._logger = logger
         self._begins = begins
         self._ends = ends
+        self._within = within
 
     def begin(self, *details: object) -> None:
         """Begins the outage, or goes on with it. `details` are the arguments of `begins`."""
-        if not self.lasts:
-            self._logger.warning(self._begins, *details)
-        self.lasts = True
+        first, self.lasts = not self.lasts, True
+        if self._told or (self._within is not None and (first or self._within.lasts)):
+            return
+        self._told = True
+        self._logger.warning(self._begins, *details)
 
     def end(self) -> None:
         """Ends the outage, if there is one."""
-        if self.lasts:
+        if self._told:
             self._logger.info(self._ends)
-        self.lasts = False
+        self.lasts = self._told = False
 
 
 class SeldomLogger:

@@ -111,7 +111,8 @@ async def test_readers_of_a_run_past_its_retention_are_told_it_is_gone(database_
 async def test_an_outage_is_told_of_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     outcomes: list[Exception | None] = [
-        None, Unavailable(), Unavailable(), KeptElsewhere(), None, Unavailable(), RuntimeError("a defect"), None,
+        None, Unavailable(), Unavailable(), KeptElsewhere(), None, Unavailable(), None,  # that one is not told
+        Unavailable(), Unavailable(), RuntimeError("a defect"), None,
     ]  # fmt: skip
     done = asyncio.Event()
 

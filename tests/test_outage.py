@@ -27,3 +27,22 @@ def test_each_outage_is_two_lines_of_the_log(caplog: pytest.LogCaptureFixture) -
         ("INFO", "The sea is back."),
         ("WARNING", "The sea is away (moon)."),
     ]
+
+
+def test_what_a_larger_outage_explains_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    sea = Outage(logger, "The sea is away (%s).", "The sea is back.")
+    ship = Outage(logger, "The ship waits (%s).", "The ship sails.", within=sea)
+    with caplog.at_level(logging.INFO, logger="tests.outage"):
+        ship.begin("ebb")  # the first to notice
+        sea.begin("ebb")
+        ship.begin("ebb")
+        assert ship.lasts
+        sea.end()
+        ship.end()
+        assert not ship.lasts
+        assert caplog.messages == ["The sea is away (ebb).", "The sea is back."]
+        caplog.clear()
+        for _ in range(3):
+            ship.begin("mutiny")
+        ship.end()
+        assert caplog.messages == ["The ship waits (mutiny).", "The ship sails."]

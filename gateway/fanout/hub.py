@@ -67,6 +67,7 @@ class Hub:
         trusted: Callable[[], bool] = lambda: True,
         offset: Callable[[int], bytes] = format_offset,
         broadcast: Broadcast = ONE_BY_ONE,
+        away: Outage | None = None,
     ) -> None:
         self.tails: dict[str, Tail] = {}
         self.broadcast: Final = broadcast
@@ -93,7 +94,10 @@ class Hub:
         self._hinted: set[Tail] = set()
         self._looking_into: asyncio.Task[None] | None = None
         self._outage = Outage(
-            logger, "The log cannot be read (%r); followers wait until it can.", "The log can be read again."
+            logger,
+            "The log cannot be read (%r); followers wait until it can.",
+            "The log can be read again.",
+            within=away,
         )
 
     @property

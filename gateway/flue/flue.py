@@ -61,6 +61,7 @@ class Flue:
             sweep_interval=self._sweep_interval,
             offset=dialect.offset_of,
             broadcast=broadcast,
+            away=database.away,
         )
         self.reading = Reading(self._source, self.hub, limits, time.time, dialect.FLUES)
         self._look: asyncio.TimerHandle | None = None

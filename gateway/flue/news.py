@@ -41,6 +41,7 @@ class Triggers:
             logger,
             "Whether Flue's tables have their triggers cannot be told (%r); the next look tries again.",
             "Whether Flue's tables have their triggers is known again.",
+            within=database.away,
         )
 
     async def look(self) -> None:

@@ -44,7 +44,10 @@ class Orphans:
         self._followed = followed
         self._on_end = on_end
         self._outage = Outage(
-            logger, "Runs without a server could not be looked for (%r).", "Runs without a server are looked for again."
+            logger,
+            "Runs without a server could not be looked for (%r).",
+            "Runs without a server are looked for again.",
+            within=database.away,
         )
 
     async def look(self) -> list[str]:

@@ -20,6 +20,7 @@ from gateway.counting import SECONDS, Histogram
 from gateway.log.connect import FAULTS, LOSSES, LogConnection, Unconfirmed, connect, way_to
 from gateway.log.identity import Overtaken, Server, begin_epoch, identify
 from gateway.log.turns import Turns
+from gateway.outage import Outage
 from gateway.protocol.errors import NotSent, NotWritable, StreamHeld, Unavailable
 from gateway.tasks import end
 
@@ -125,6 +126,11 @@ class Database:
     ) -> None:
         self.waits = Histogram(SECONDS)  # for a connection of the pool, new ones' opening included
         self._dsn = dsn
+        self.away = Outage(
+            logger,
+            "The database cannot be reached (%r): what needs it is answered 503, and readers wait until it can.",
+            "The database can be reached again.",
+        )
         self._size = pool_size
         self._timeout = statement_timeout
         self._max_age = max_age
@@ -366,6 +372,16 @@ class Database:
                 self.on_switch(known, server)
 
     async def _connect(self, dsn: str, **options: Any) -> LogConnection:
+        try:
+            connection = await self._connect_somehow(dsn, **options)
+        except LOSSES as error:
+            if not self.connections["busy"] + self.connections["idle"]:
+                self.away.begin(error)
+            raise
+        self.away.end()
+        return connection
+
+    async def _connect_somehow(self, dsn: str, **options: Any) -> LogConnection:
         try:
             return await self._connect_with(dsn, self._settings, **options)
         except (asyncpg.ProtocolViolationError, asyncpg.UndefinedObjectError):

@@ -66,7 +66,9 @@ class Housekeeping:
         self._pack = pack
         self._retention = retention
         self._recordings = recordings
-        self._outage = Outage(logger, "Housekeeping waits for the database (%r).", "Housekeeping goes on.")
+        self._outage = Outage(
+            logger, "Housekeeping waits for the database (%r).", "Housekeeping goes on.", within=database.away
+        )
         self._after = 0  # the stream examined last, so that one that cannot be packed does not block the others
 
     async def run(self) -> None:

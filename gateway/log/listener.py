@@ -37,6 +37,7 @@ _LISTEN = "SELECT run_gateway.listen()"
 _NOTIFY = "SELECT run_gateway.ping($1)"
 _KNOWS = "="  # what the name of a Machine begins with, in what it says, that knows both channels: see run_gateway.tell
 _MOST_BEFORE = 32  # Machines of the version before that are remembered: anybody may say that they are one
+_PATIENCE = 3.0  # seconds in which a connection that is lost may come back without a word
 _RETRY = (0.1, 5.0)  # seconds between attempts to connect, from and to
 
 
@@ -71,7 +72,8 @@ class Listener:
         self._heartbeat = heartbeat
         self._feed = feed
         self._delay = _RETRY[0]  # until the next attempt to connect
-        self._said = ""  # why there is no connection
+        self._said: str | None = ""  # why there is no connection; None: nothing was said since there was one
+        self._lost_at = float("-inf")
         self._nonce = ""
         self._echo = asyncio.Event()
         self._doubt = asyncio.Event()
@@ -133,14 +135,12 @@ class Listener:
         if self.news == "listen":
             self.lost += 1
             self._delay = _RETRY[0]
-            logger.warning(
-                "The listening connection is lost (%s): other Machines' events are polled for, and arrive later.", what
-            )
-        elif what != self._said:
+            self._lost_at = time.monotonic()
+        elif what != self._said and not self._database.away.lasts and time.monotonic() > self._lost_at + _PATIENCE:
+            self._said = what
             logger.warning(
                 "No listening connection (%s): other Machines' events are polled for, and arrive later.", what
             )
-        self._said = what
 
     async def _listen(self, address: str, last: bool, ready: asyncio.Event) -> None:
         """Listens on one connection, until it has failed or another address may be better."""
@@ -154,8 +154,9 @@ class Listener:
             while True:
                 self._forget()
                 if await self._echoes(connection):
-                    if self.news == "polling" and len(self._addresses) > 1:
+                    if self._said is not None:
                         logger.info("LISTEN works at %s: events of other Machines arrive at once.", host_of(address))
+                        self._said = None
                     self._set("listen")
                 elif self.news == "polling":
                     # LISTEN is accepted and nothing arrives: a pooler. Stay with polling, and try again later.
@@ -240,7 +241,6 @@ class Listener:
         if news != self.news:
             self.news = news
             self._alone_after = time.monotonic() + _ALONE_AFTER
-            logger.info("News arrives by %s.", news)
             self._feed.missed()  # what was notified meanwhile was not heard, and has to be read
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:

@@ -32,14 +32,17 @@ class EndLost(Protocol):
 
 
 class LeaseWatch:
-    """A Machine's looks. `on_end` is called with every run that one of them ends; `ended` counts those runs."""
+    """A Machine's looks. `on_end` is called with every run that one of them ends; `ended` counts those runs.
 
-    def __init__(self, end_lost: EndLost, on_end: Callable[[News], None]) -> None:
+    `away`: the outage of the database.
+    """
+
+    def __init__(self, end_lost: EndLost, on_end: Callable[[News], None], away: Outage | None = None) -> None:
         self.ended = 0
         self._end_lost = end_lost
         self._on_end = on_end
         self._task: asyncio.Task[None] | None = None
-        self._outage = Outage(logger, "Leases wait for the database (%r).", "Leases are looked at again.")
+        self._outage = Outage(logger, "Leases wait for the database (%r).", "Leases are looked at again.", within=away)
 
     def start(self) -> None:
         self._task = kept("leases", self._run)

@@ -51,7 +51,7 @@ class Runs:
         self._store = Store(database, machine=machine, lists=lists)
         tokens = Tokens(signer, self._store, bodies, others)
         self.streams = RunStreams(streams, self._store, tokens, reading, bodies, feed)
-        self.leases = LeaseWatch(self._store.end_lost, feed.committed)
+        self.leases = LeaseWatch(self._store.end_lost, feed.committed, database.away)
         self._routes = RunRoutes(self._store, signer, bodies, public_url, others)
         self.list = self._routes.list
 

@@ -43,7 +43,9 @@ _PARTING: Final = 2.0  # seconds that attempts have to end at shutdown
 
 
 class Dispatcher:
-    """The one loop. `scan_interval`: seconds between looks for work that no hint has told of."""
+    """The one loop. `scan_interval`: seconds between looks for work that no hint has told of. `away`: the outage of the
+    database.
+    """
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Dispatcher:
         keys: Callable[[], Awaitable[Keys]],
         *,
         scan_interval: float,
+        away: Outage | None = None,
     ) -> None:
         self._store = store
         self._watch = watch
@@ -75,7 +78,7 @@ class Dispatcher:
         self._learning = asyncio.Lock()
         self._breath = 0.0  # until when it takes breath
         self._turning = asyncio.Lock()
-        self._outage = Outage(logger, "Subscriptions wait for the database (%r).", "Subscriptions go on.")
+        self._outage = Outage(logger, "Subscriptions wait for the database (%r).", "Subscriptions go on.", within=away)
 
     def start(self) -> None:
         self._tidy_at = asyncio.get_running_loop().time() + _TIDY_INTERVAL * random.uniform(0.5, 1.5)

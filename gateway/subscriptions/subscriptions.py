@@ -55,6 +55,7 @@ class Subscriptions:
         self._scan_interval = scan_interval
         self._store = Store(database, most=most)
         self._changes = Rate(changes)
+        self._away = database.away
         self._watch = Watch()
         self._keyring = Keyring(database)
         self._dispatcher: Dispatcher | None = None
@@ -64,7 +65,12 @@ class Subscriptions:
         """Begins to look after subscriptions; without a database it begins when there is one."""
         self._webhooks = Webhooks(self._describe, allow_local=self._allow_local)
         self._dispatcher = Dispatcher(
-            self._store, self._watch, self._webhooks, self._keyring.keys, scan_interval=self._scan_interval
+            self._store,
+            self._watch,
+            self._webhooks,
+            self._keyring.keys,
+            scan_interval=self._scan_interval,
+            away=self._away,
         )
         with suppress(Unavailable):  # keys and subscriptions are asked for again when they are needed
             await self._keyring.keys()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 import httpx
+import pytest
 
 from tests.faults.network import distant
 from tests.faults.scene import PATH, gateway, traffic
@@ -117,3 +119,28 @@ async def test_an_event_source_survives_an_outage_of_the_database(database_url: 
             again = await http.get(PATH, params=live, headers=back)
             assert (again.status_code, again.headers["content-type"]) == (200, "text/event-stream")
             assert 1000 <= int(again.text.removeprefix("retry: ")) <= 3000
+
+
+async def test_one_outage_of_the_database_is_one_line(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever waits for it: followers, the listener, leases, subscriptions. Refusals are told by their own rule."""
+    caplog.set_level(logging.INFO, logger="gateway")
+    async with (
+        asyncio.timeout(PATIENCE),
+        distant(database_url) as (proxy, url),
+        gateway(url, statement_timeout=1) as running,
+        traffic([running.url]) as scene,
+        httpx.AsyncClient(base_url=running.url, timeout=20) as http,
+    ):
+        await http.post("/runs", json={"id": "leased", "lease": 5})
+        await scene.goes_on()
+        caplog.clear()
+        with proxy.refusing():
+            proxy.cut()
+            for _ in range(60):
+                assert (await http.get("/runs")).status_code == 503
+                await asyncio.sleep(0.1)
+        await scene.goes_on()
+        said = [record for record in caplog.records if record.name not in ("gateway.http", "httpx")]
+        assert [record.levelname for record in said if record.name.startswith("gateway")] == ["WARNING", "INFO"]
+        assert said[0].getMessage().startswith("The database cannot be reached")
+        assert said[1].getMessage() == "The database can be reached again."
