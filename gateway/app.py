@@ -23,6 +23,8 @@ from gateway.http.appends import Appends
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Cors
 from gateway.http.door import Behind, Door, render_refusals
+from gateway.http.following import Following
+from gateway.http.following_routes import following_router
 from gateway.http.health import Health, Promise, health_router
 from gateway.http.limits import Limits, LiveReaders
 from gateway.http.openapi.appends import appends_router
@@ -217,7 +219,7 @@ class Gateway:
             settings.sse_max_age,
             max_batch=settings.max_batch,
             max_event=settings.max_event,
-            readers=LiveReaders(room_for(settings.max_readers)),
+            readers=LiveReaders(room_for(settings.max_readers), settings.max_followed),
             streams=self._quotas.streams,
             bodies=Bodies(settings.max_pending),
         )
@@ -249,6 +251,11 @@ class Gateway:
             trusted=lambda: log.listens,
             broadcast=self._broadcast,
             away=self._database.away,
+        )
+
+    def _make_following(self) -> Following:
+        return Following(
+            self._hub, self._log.reader.streams, self._limits, self._auth.admit, self.settings.heartbeat, time.time
         )
 
     def _make_subscriptions(self) -> Subscriptions:
@@ -342,6 +349,7 @@ class Gateway:
             api.include_router(metrics_router(self.metrics))
         api.include_router(appends_router(self._appends))
         api.include_router(self._subscriptions.router())
+        api.include_router(following_router(self._make_following()))
         if self._flue is not None:
             api.include_router(self._flue.router(self._runs.list))
         api.include_router(self._runs.router())

@@ -53,6 +53,8 @@ ROUTES: Final[dict[str, Methods]] = {
     "/docs/swagger-ui-bundle.js": {"GET": "nothing"},
     "/docs/swagger-ui.css": {"GET": "nothing"},
     "/openapi.json": {"GET": "read"},
+    # Each stream that is asked for is judged by itself: by the request's credential, or by a token of its own.
+    "/v1/stream": {"GET": "optional", "POST": "optional"},
     # Subscriptions make the gateway call others, and see the whole tenant. Workers show the token of their wake.
     "/v1/stream/__ds/subscriptions": {"GET": "control"},
     _SUBSCRIPTION: {"PUT": "control", "GET": "control", "DELETE": "control"},

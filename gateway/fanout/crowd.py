@@ -34,6 +34,14 @@ class Member(Protocol):
     def fail(self) -> None: ...
 
 
+class Waiting(Member, Protocol):
+    """A reader that is woken when there is something new, and fetches for itself."""
+
+    def wake(self) -> None: ...
+    def beat(self) -> None: ...
+    def end(self) -> None: ...
+
+
 AMember = TypeVar("AMember", bound=Member)
 
 

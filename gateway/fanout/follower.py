@@ -22,6 +22,14 @@ seldom_logger: Final = SeldomLogger(logger)
 EXTENSION = "run_gateway.direct"  # where an ASGI scope holds its Direct
 
 
+class Receiver(Protocol):
+    """Whom a connection tells that it is full, or has drained (`wake`), or is lost (`end`): its reader."""
+
+    def wake(self) -> None: ...
+    def beat(self) -> None: ...
+    def end(self) -> None: ...
+
+
 class Direct(Protocol):
     """A connection that can be written to without its handler: see `gateway.wire.transport`.
 
@@ -30,7 +38,7 @@ class Direct(Protocol):
     the socket's descriptor, or -1 if it is lost. `abort` closes the connection immediately, whatever was buffered.
     """
 
-    follower: Follower | None
+    follower: Receiver | None
 
     def lost(self) -> bool: ...
     def fileno(self) -> int: ...

@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from itertools import chain
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast
-from gateway.fanout.crowd import BEAT, END, WAKE, Crowd, tell
+from gateway.fanout.crowd import BEAT, END, WAKE, Crowd, Waiting, tell
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, Encoding, News, Page, Stream, after, join
 from gateway.protocol.offset import format_offset
 from gateway.protocol.text import edge
-
-if TYPE_CHECKING:
-    from gateway.fanout.follower import Follower
 
 RING_BYTES: Final = 64 << 10  # of recent batches, for readers that are a little behind
 RING_BATCHES: Final = 128
@@ -99,7 +96,8 @@ class Tail:
         self.ring_bytes = 0
         self.direct = Crowd()
         self.formed: dict[Form, Crowd] | None = None  # of most tails there are none
-        self.waiting: set[Follower] = set()
+
+        self.waiting: set[Waiting] = set()
         self.users = 0
         self.cursor_floor = 0
         self.quiet_since = now
@@ -201,7 +199,8 @@ class Tail:
         """The stream is gone: every follower ends. Its client learns why when it asks again."""
         self.ended = True
         self.early.clear()
-        tell([*chain.from_iterable(self.crowds), *self.waiting], END)
+        ended: list[Waiting] = [*chain.from_iterable(self.crowds), *self.waiting]
+        tell(ended, END)
 
     @property
     def crowds(self) -> list[Crowd]:

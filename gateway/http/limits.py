@@ -13,17 +13,23 @@ from gateway.quotas.shares import Share
 
 
 class LiveReaders:
-    """The SSE responses and long-polls that are open here, whichever log they read. At most `limit` of them begin."""
+    """The SSE responses and long-polls that are open here, whichever log they read. At most `limit` of them begin.
 
-    def __init__(self, limit: int) -> None:
+    `many`: those of them that follow many streams, `most_followed` all together, or the list of runs.
+    """
+
+    def __init__(self, limit: int, most_followed: int = 100_000) -> None:
         self.limit: Final = limit
+        self.most_followed: Final = most_followed
+        self.followed = 0  # streams, by those that follow many
         self.sse = Inside()
         self.long_polls = Inside()
+        self.many = Inside()
 
     @property
     def full(self) -> bool:
         """True if there is no room for one more. Open readers stay (law 8)."""
-        return self.sse.count + self.long_polls.count >= self.limit
+        return self.sse.count + self.long_polls.count + self.many.count >= self.limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from gateway.auth.errors import TokenExpired
 from gateway.auth.gate import check_stream, principal_of
 from gateway.auth.principal import Principal
 from gateway.fanout.deadlines import LATE
-from gateway.fanout.follower import Direct, Follower, Signal, direct
+from gateway.fanout.follower import Direct, Follower, Receiver, Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.fanout.page_cache import Pages
 from gateway.http import responses
@@ -232,7 +232,7 @@ def lasting(principal: Principal, wanted: float, now: float) -> float:
 class Hangup:
     """While the block runs, a task waits for the client to go, and then ends the follower."""
 
-    def __init__(self, follower: Follower, receive: Receive) -> None:
+    def __init__(self, follower: Receiver, receive: Receive) -> None:
         self._follower = follower
         self._receive = receive
 

@@ -29,6 +29,10 @@ _STAT = """
     SELECT id, content_type, run_gateway.marked(tail, breaks) AS tail, closed, gone, ttl, expires_header
       FROM run_gateway.streams s WHERE path = $1 AND run_gateway.live(s)
 """
+_STREAMS = """
+    SELECT path, id, content_type, run_gateway.marked(tail, breaks) AS tail, closed, gone, ttl
+      FROM run_gateway.streams s WHERE path = ANY ($1) AND run_gateway.live(s)
+"""
 _POSITIONS = """
     SELECT path, id, run_gateway.marked(tail, breaks) AS tail, closed FROM run_gateway.streams s
      WHERE path = ANY ($1) AND NOT gone AND run_gateway.live(s)
@@ -142,6 +146,12 @@ class Reader:
             row["expires_header"],
         )
 
+    async def streams(self, paths: Iterable[str]) -> dict[str, Stream | None]:
+        """Those of the paths at which there is a stream; None: it was deleted, and its forks still need it."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(_STREAMS, list(paths))
+        return {row["path"]: None if row["gone"] else _stream(row, row["path"]) for row in rows}
+
     async def positions(self, paths: Iterable[str]) -> dict[str, tuple[int, int, bool]]:
         """Id, tail and closed of those streams that exist: what the sweep compares its tails with."""
         async with self._database.acquire() as connection:
@@ -167,7 +177,7 @@ class Reader:
 
 def _page(path: str, rows: list[asyncpg.Record], known: Page | None = None) -> Page:
     row, until = rows[0], rows[-1]["until"]
-    stream = Stream(row["id"], path, row["content_type"], row["tail"], row["closed"], row["ttl"])
+    stream = _stream(row, path)
     if known is not None and row["same"]:
         body = known.batch.body
     else:
@@ -177,3 +187,7 @@ def _page(path: str, rows: list[asyncpg.Record], known: Page | None = None) -> P
     at_tail = until >= stream.tail
     before = row["before"] or b""
     return Page(stream, Batch(row["start"], until, body, at_tail, at_tail and stream.closed, lengths, before=before))
+
+
+def _stream(row: asyncpg.Record, path: str) -> Stream:
+    return Stream(row["id"], path, row["content_type"], row["tail"], row["closed"], row["ttl"])

@@ -132,12 +132,19 @@ METRICS: Final = (
     Metric(
         "readers",
         Kind.GAUGE,
-        "Open live reads, by mode: sse, long_poll.",
+        "Open live reads, by mode: sse, long_poll, many (responses that follow many streams).",
         lambda parts: {
             "sse": parts.readers.sse.count,
             "long_poll": parts.readers.long_polls.count,
+            "many": parts.readers.many.count,
         },
         "mode",
+    ),
+    Metric(
+        "followed_streams",
+        Kind.GAUGE,
+        "Streams that are followed by responses of many.",
+        lambda parts: parts.readers.followed,
     ),
     Metric(
         "followers",

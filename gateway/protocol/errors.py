@@ -358,6 +358,13 @@ class TooManyReaders(ProtocolError):
     type = "too_many_readers"
 
 
+class TooManyFollowed(ProtocolError):
+    """The responses of this Machine that follow many streams follow as many as its limit allows: connect again."""
+
+    status = 503
+    type = "too_many_followed"
+
+
 class TooManyReads(Unavailable):
     """More reads of the log are waiting for their turn than can be answered in time."""
 

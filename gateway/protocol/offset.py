@@ -42,6 +42,18 @@ def parse_offset(token: bytes) -> int | None:
     return parse_position(token)
 
 
+def split(position: int) -> tuple[int, int]:
+    """The epoch of a position, and the number of events before it."""
+    return position >> _COUNT_BITS, position & _COUNT
+
+
+def join(epoch: int, count: int) -> int:
+    """The position that `split` took apart. Raises ValueError for a number of events that no position has."""
+    if count > _COUNT:
+        raise ValueError("no stream has as many events")
+    return epoch << _COUNT_BITS | count
+
+
 def events_between(start: int, end: int) -> int:
     """The number of events between two positions of a stream."""
     return (end & _COUNT) - (start & _COUNT)

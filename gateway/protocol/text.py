@@ -36,9 +36,14 @@ def edge(before: bytes, body: bytes) -> bytes:
 
 def shown(before: bytes, body: bytes) -> bytes:
     """The part of a body that is shown: without bytes that were shown before, or that cannot be shown yet."""
+    if before.endswith(b"\r"):
+        return characters(before, body).removeprefix(b"\n")
+    return characters(before, body)
+
+
+def characters(before: bytes, body: bytes) -> bytes:
+    """The whole characters of a body, with what `before` has of the first; its line breaks as they are."""
     begun, unfinished = _UNFINISHED.search(before), _UNFINISHED.search(edge(before, body))
     if begun is not None:
         body = begun[0] + body
-    elif before.endswith(b"\r"):
-        body = body.removeprefix(b"\n")
     return body if unfinished is None else body[: -len(unfinished[0])]

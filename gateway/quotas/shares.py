@@ -15,25 +15,25 @@ class Share:
         self.limit = limit
         self.held: dict[str, int] = {}
 
-    def full(self, holder: str) -> bool:
-        """True if the holder has no room for one more."""
-        return self.held.get(holder, 0) >= self.limit
+    def full(self, holder: str, count: int = 1) -> bool:
+        """True if the holder has no room for so many more."""
+        return self.held.get(holder, 0) + count > self.limit
 
-    def take(self, holder: str) -> None:
-        self.held[holder] = self.held.get(holder, 0) + 1
+    def take(self, holder: str, count: int = 1) -> None:
+        self.held[holder] = self.held.get(holder, 0) + count
 
-    def give_back(self, holder: str) -> None:
-        left = self.held[holder] - 1
+    def give_back(self, holder: str, count: int = 1) -> None:
+        left = self.held[holder] - count
         if left:
             self.held[holder] = left
         else:
             del self.held[holder]
 
     @contextmanager
-    def one(self, holder: str) -> Iterator[None]:
-        """Holds one while the block runs."""
-        self.take(holder)
+    def one(self, holder: str, count: int = 1) -> Iterator[None]:
+        """Holds one, or `count`, while the block runs."""
+        self.take(holder, count)
         try:
             yield
         finally:
-            self.give_back(holder)
+            self.give_back(holder, count)

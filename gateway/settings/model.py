@@ -261,6 +261,12 @@ class Settings(BaseSettings):
         description="SSE responses, long-polls and waits for a run's end that each worker has open at once; further"
         " ones are answered 503.",
     )
+    max_followed: int = Field(
+        100_000,
+        ge=1,
+        description="Streams that each worker follows for responses of /v1/stream, which have up to 1,000 each;"
+        " further responses are answered 503.",
+    )
     max_connections: int = Field(
         20_000,
         ge=1,

@@ -18,7 +18,7 @@ from httptools import HttpParserCallbackError, HttpParserError
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.fanout.follower import EXTENSION, Follower
+from gateway.fanout.follower import EXTENSION, Receiver
 from gateway.protocol.errors import (
     InternalFault,
     MalformedHttp,
@@ -55,7 +55,7 @@ class DirectProtocol(Intake):
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
-        self.follower: Follower | None = None
+        self.follower: Receiver | None = None
         self._unsent: tuple[int, float] | None = None  # bytes that wait for the client, and since when so many do
         self._since = 0.0  # when it was first seen that too much waits behind a request; 0: it was not
         self._ending = False

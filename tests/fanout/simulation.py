@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from gateway.asgi import Message, Scope
 from gateway.auth.gate import let_in
 from gateway.fanout.broadcast import BACKLOG, FREE, TURN, Broadcast
-from gateway.fanout.follower import EXTENSION, Follower
+from gateway.fanout.follower import EXTENSION, Receiver
 from gateway.fanout.hub import Hub
 from gateway.fanout.uring import BrokenOff
 from gateway.http.limits import Limits
@@ -121,7 +121,7 @@ class Connection:
 
     rng: random.Random
     received: bytearray = field(default_factory=bytearray)
-    follower: Follower | None = None
+    follower: Receiver | None = None
     full: bool = False
     cut_off: bool = False
     descriptor: int = -1

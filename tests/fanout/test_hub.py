@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from gateway.fanout.follower import Follower, Signal
+from gateway.fanout.follower import Follower, Receiver, Signal
 from gateway.fanout.hub import BEATS, Hub
 from gateway.fanout.tail import Tail
 from gateway.protocol.batch import Batch, News, Page, Stream
@@ -522,7 +522,7 @@ async def test_cursors_go_with_the_time() -> None:
 
 async def test_a_client_gone_before_its_follower_leaves_none_behind() -> None:
     class Gone:
-        follower: Follower | None = None
+        follower: Receiver | None = None
 
         def lost(self) -> bool:
             return True

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from gateway.fanout.follower import Follower
 from tests.databases import Postgres
 from tests.relay.client import answer, asking
 from tests.relay.houses import House, house_of
@@ -276,7 +277,7 @@ async def test_a_cut_is_a_reset_where_a_close_would_be_an_end(house: House) -> N
         assert ONE in await reader.readuntil(ONE)
         (tail,) = [tail for path, tail in house.other.app._hub.tails.items() if path.startswith("runs/")]
         (follower,) = tail.waiting
-        assert follower._parked is not None
+        assert isinstance(follower, Follower) and follower._parked is not None
         follower._parked.get_loop().call_soon_threadsafe(follower.end)
         with pytest.raises(ConnectionResetError):
             await reader.read()

@@ -1,0 +1,110 @@
+"""The routes of `/v1/stream`, and what OpenAPI says of them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from gateway.http.following import EventStream, Following
+from gateway.protocol.many import MOST
+
+_TEXT: Final = {"type": "string"}
+_LIVE: Final = {"type": "string", "enum": ["sse"]}
+_STREAM: Final = {
+    "type": "object",
+    "required": ["stream"],
+    "properties": {
+        "stream": {**_TEXT, "description": "Its path: `runs/{id}`, or what follows `/v1/stream/`."},
+        "offset": {**_TEXT, "description": "Where it is begun, instead of where the request says for all."},
+        "token": {**_TEXT, "description": "A credential of its own, such as a run's token."},
+    },
+}
+_BODY: Final = {
+    "type": "object",
+    "required": ["streams"],
+    "properties": {
+        "streams": {"type": "array", "minItems": 1, "maxItems": MOST, "items": {"anyOf": [_TEXT, _STREAM]}},
+        "offset": _TEXT,
+    },
+}
+_PARAMETERS: Final[dict[str, tuple[bool, dict[str, Any], str]]] = {
+    "live": (True, _LIVE, "How they are followed."),
+    "offset": (
+        False,
+        _TEXT,
+        "Where to start: the `id` of a frame that was given for these streams, `-1` (the start, as when omitted) or"
+        " `now`.",
+    ),
+    "Last-Event-ID": (False, _TEXT, "Goes before `offset`. A browser's EventSource sends it by itself."),
+}
+_NAMES: Final = {
+    "name": "stream",
+    "in": "query",
+    "required": True,
+    "schema": {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 250},
+    "description": "A stream's path: `runs/{id}`, or what follows `/v1/stream/`. Once for each stream.",
+}
+_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "Frames, each with `id`, the offset of all streams, and as `data` an array: for each stream that"
+        " has something to tell an object of `stream`, `streamNextOffset`, and `events` (or `text`, `base64`),"
+        " `upToDate`, `streamClosed`, `behind`; or of `stream` and `error`.",
+        "content": {"text/event-stream": {"schema": _TEXT}},
+    },
+    204: {"description": "All have ended, as this reader was told."},
+    **{
+        status: {
+            "description": text,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+        }
+        for status, text in {
+            400: "`invalid_request`",
+            401: "No stream may be read with these credentials.",
+            403: "`wrong_stream`, `scope_missing`: for all of the streams.",
+            413: "`body_too_large`",
+            415: "`unsupported_coding`",
+            429: "`too_many_streams`, `too_many_requests`, `too_many_pending`",
+            503: "`unavailable`, `too_many_readers`, `too_many_followed`, `draining`",
+        }.items()
+    },
+}
+
+
+def following_router(following: Following) -> APIRouter:
+    """GET, for EventSource, and POST, for long lists."""
+    router = APIRouter(tags=["streams"])
+
+    async def follow(request: Request) -> Response:
+        """Follows up to 1,000 streams over one connection. A stream that cannot be read says so in the response, and
+        the others go on; the response ends when all streams have ended.
+        """
+        return EventStream(following)
+
+    for method in ("GET", "POST"):
+        names = ("live", "offset", "Last-Event-ID") if method == "GET" else ("live", "Last-Event-ID")
+        parameters = [
+            {
+                "name": name,
+                "in": "header" if name == "Last-Event-ID" else "query",
+                "required": _PARAMETERS[name][0],
+                "schema": _PARAMETERS[name][1],
+                "description": _PARAMETERS[name][2],
+            }
+            for name in names
+        ]
+        extra: dict[str, Any] = {"parameters": [_NAMES, *parameters] if method == "GET" else parameters}
+        if method == "POST":
+            extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _BODY}}}
+        router.add_api_route(
+            "/v1/stream",
+            follow,
+            methods=[method],
+            operation_id=f"{method.lower()}_many_streams",
+            summary="Follow many streams" if method == "GET" else "Follow many streams, named in the body",
+            openapi_extra=extra,
+            responses=_ANSWERS,
+            response_class=Response,
+        )
+    return router

@@ -1,0 +1,212 @@
+"""Following many streams in one response: the request, and its frames.
+
+A frame is one unnamed event, whose data is an array: for each stream that has something to tell, an object that says
+whose it is. So the offset of all of them, which is the frame's `id:`, is written once for all that came together.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import orjson
+
+from gateway.protocol.batch import LINE, Batch, Encoding, cuts
+from gateway.protocol.composite import UNBEGUN, digest, parse
+from gateway.protocol.errors import InvalidRequest, ProtocolError
+from gateway.protocol.fields import RawHeaders, single_headers
+from gateway.protocol.frames import RETRY
+from gateway.protocol.offset import NOW, START, format_offset, parse_offset
+from gateway.protocol.read import last_event_id
+from gateway.protocol.run_path import Part
+from gateway.protocol.text import EDGE, characters, edge
+
+MOST: Final = 1_000
+"""Streams that one response follows."""
+
+MAX_BODY: Final = 2 << 20  # bytes
+
+PARTS: Final = (None, Part.CONTROL)  # of a run, that are streams
+
+_BODY: Final = frozenset(("streams", "offset"))
+_STREAM: Final = frozenset(("stream", "offset", "token"))
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One of the streams that are asked for, from `position` on, which may be NOW. `token`: of its own."""
+
+    path: str
+    position: int
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ManyRequest:
+    """The streams that are asked for. `positions`: where a reader that comes back stands in each; None: it is new.
+
+    `resumed`: it is an EventSource that comes back.
+    """
+
+    streams: tuple[Wanted, ...]
+    digest: bytes
+    positions: list[int] | None
+    resumed: bool
+
+    def start(self, place: int) -> int:
+        """The position from which a stream is read, NOW and OVER among them."""
+        at = UNBEGUN if self.positions is None else self.positions[place]
+        return self.streams[place].position if at == UNBEGUN else at
+
+
+def parse_many(headers: RawHeaders, query: bytes, body: bytes | None) -> ManyRequest:
+    """A request: `stream=` in the query for each stream, or `streams` in the body; `body` None: of a GET.
+
+    Raises InvalidRequest.
+    """
+    pairs = _pairs(query)
+    if ("live", "sse") not in pairs:
+        raise InvalidRequest("Many streams are followed with live=sse.")
+    names = [value for name, value in pairs if name == "stream"]
+    offsets = [value for name, value in pairs if name == "offset"]
+    wanted: list[Wanted]
+    if body is None:
+        wanted = [Wanted(name, _start(None)) for name in names]
+    elif names:
+        raise InvalidRequest("The streams are named in the body, or in the query of a GET.")
+    else:
+        asked = _object(body)
+        offsets += [asked["offset"]] if "offset" in asked else []
+        wanted = _streams(asked.get("streams"))
+    if len(offsets) > 1 or any(not isinstance(offset, str) for offset in offsets):
+        raise InvalidRequest("offset must be a text, and there once.")
+    resumed = last_event_id(single_headers(headers, frozenset((b"last-event-id",))), pairs)
+    _check([each.path for each in wanted])
+    given = offsets[0].encode("latin-1", "replace") if offsets else b"-1"
+    of = digest(each.path for each in wanted)
+    return ManyRequest(
+        tuple(_begun(wanted, NOW if given == b"now" else START)),
+        of,
+        _positions(resumed or given, of, len(wanted)),
+        resumed is not None,
+    )
+
+
+def _begun(wanted: list[Wanted], everywhere: int) -> Iterator[Wanted]:
+    """The streams, of which those that say nothing of it are begun as all of them."""
+    for each in wanted:
+        yield replace(each, position=everywhere) if each.position == UNBEGUN else each
+
+
+def _positions(offset: bytes, of: bytes, count: int) -> list[int] | None:
+    if offset in (b"-1", b"now"):
+        return None
+    positions = parse(offset, of, count)
+    if positions is None:
+        raise InvalidRequest("The offset is none that was given out for these streams, in this order.")
+    return positions
+
+
+def _start(offset: object) -> int:
+    """Where a stream is begun; UNBEGUN: where the request says for all of them."""
+    if offset is None:
+        return UNBEGUN
+    position = parse_offset(offset.encode("latin-1", "replace")) if isinstance(offset, str) else None
+    if position is None:
+        raise InvalidRequest("A stream's offset must be -1, now, or one that was given out for it.")
+    return position
+
+
+def _streams(asked: object) -> list[Wanted]:
+    if not isinstance(asked, list) or len(asked) > MOST:
+        raise InvalidRequest(f"streams must be an array of at most {MOST} streams.")
+    return [_stream(each) for each in asked]
+
+
+def _stream(asked: object) -> Wanted:
+    if isinstance(asked, str):
+        return Wanted(asked, UNBEGUN)
+    if not isinstance(asked, dict) or not isinstance(asked.get("stream"), str) or not asked.keys() <= _STREAM:
+        raise InvalidRequest("Each of streams must be a path, or an object of stream, and offset and token if need be.")
+    token = asked.get("token")
+    if token is not None and not isinstance(token, str):
+        raise InvalidRequest("A stream's token must be a text.")
+    return Wanted(asked["stream"], _start(asked.get("offset")), token)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        asked = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("The body must be a JSON object.") from None
+    if not isinstance(asked, dict) or not asked.keys() <= _BODY:
+        raise InvalidRequest("The body must be an object of streams, and offset if need be.")
+    return asked
+
+
+def _pairs(query: bytes) -> list[tuple[str, str]]:
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=256)
+    except ValueError:
+        raise InvalidRequest("The query string cannot be read.") from None
+    return pairs
+
+
+def _check(paths: Sequence[str]) -> None:
+    if not 1 <= len(paths) <= MOST:
+        raise InvalidRequest(f"Name 1 to {MOST} streams.")
+    if len(set(paths)) < len(paths):
+        raise InvalidRequest("A stream is named more than once.")
+
+
+# Frames
+
+
+def parts(path: str, encoding: Encoding, batch: Batch, behind: int) -> list[bytes]:
+    """What one stream has to tell: its events, and where it stands then. `behind`: events that follow in the log, as
+    far as is known. Several, where its line would be longer than LINE.
+    """
+    name = orjson.dumps(path)
+    if batch.closed:
+        state = b',"streamClosed":true'
+    elif batch.up_to_date:
+        state = b',"upToDate":true'
+    else:
+        state = b',"behind":%d' % behind if behind else b""
+    if batch.empty:
+        return [_part(name, batch.end, state, b"")]
+    if len(batch.body) <= LINE:
+        return [_part(name, batch.end, state, _events(encoding, batch.before, batch.body))]
+    found, at, gap = list[bytes](), 0, 1 if encoding is Encoding.JSON else 0
+    for position, end in cuts(encoding, batch, LINE):
+        before = edge(batch.before, batch.body[max(0, at - EDGE) : at])
+        events = _events(encoding, before, batch.body[at:end])
+        found.append(_part(name, position, state if position == batch.end else b"", events))
+        at = end + gap
+    return found
+
+
+def _part(name: bytes, end: int, state: bytes, events: bytes) -> bytes:
+    return b'{"stream":%b,"streamNextOffset":"%b"%b%b}' % (name, format_offset(end), state, events)
+
+
+def _events(encoding: Encoding, before: bytes, body: bytes) -> bytes:
+    if encoding is Encoding.JSON:
+        return b',"events":[%b]' % body  # messages are stored without line breaks
+    if encoding is Encoding.TEXT:
+        return b',"text":%b' % orjson.dumps(characters(before, body).decode(errors="replace"))
+    return b',"base64":"%b"' % b64encode(body)
+
+
+def refused(path: str, error: ProtocolError) -> bytes:
+    """The last word of a stream that cannot be followed, or no longer."""
+    said = {"status": error.status, "type": error.type, "message": error.to_reader, "details": error.details}
+    return orjson.dumps({"stream": path, "error": said})
+
+
+def frame(offset: bytes, parts: Iterable[bytes], *, first: bool = False) -> bytes:
+    """Parts as one event. Each has a line of its own, so that no line is longer than that of a single stream's."""
+    return b"%bid: %b\ndata:[%b]\n\n" % (RETRY if first else b"", offset, b",\ndata:".join(parts))
