@@ -16,9 +16,10 @@ from gateway.protocol.errors import MethodNotAllowed, ProtocolError, RouteNotFou
 from gateway.protocol.run_path import Part
 from gateway.protocol.target import Target
 
-Need = Scope | Literal["nothing", "optional", "own"]
+Need = Scope | Literal["nothing", "optional", "own", "each"]
 """`nothing`: open to all. `optional`: so too, and who shows a credential may be told more. `own`: the request bears a
-credential of another kind, which its handler checks.
+credential of another kind, which its handler checks. `each`: it names streams, each of which its handler lets this
+credential read, or another that the stream has of its own.
 """
 
 Methods = Mapping[str, Need]
@@ -53,8 +54,7 @@ ROUTES: Final[dict[str, Methods]] = {
     "/docs/swagger-ui-bundle.js": {"GET": "nothing"},
     "/docs/swagger-ui.css": {"GET": "nothing"},
     "/openapi.json": {"GET": "read"},
-    # Each stream that is asked for is judged by itself: by the request's credential, or by a token of its own.
-    "/v1/stream": {"GET": "optional", "POST": "optional"},
+    "/v1/stream": {"GET": "each", "POST": "each"},
     # Subscriptions make the gateway call others, and see the whole tenant. Workers show the token of their wake.
     "/v1/stream/__ds/subscriptions": {"GET": "control"},
     _SUBSCRIPTION: {"PUT": "control", "GET": "control", "DELETE": "control"},

@@ -104,8 +104,6 @@ class Followed:
         if took is not None:
             self.turns.let_go()
             if isinstance(took, Batch):
-                if tail.ended:
-                    return Turn.LACKING
                 self.position = took.end
             return took
         if tail.ended or not self.begun:
@@ -142,7 +140,7 @@ class Followed:
         if self.begun:
             page = await hub.read(tail.path, self.position)
             hub.observe(tail, page)
-            self._end = page.stream.tail
+            self._know(page.stream)
             if page.batch.empty and not page.batch.closed and not tail.ended and tail.position != self.position:
                 # Nothing there, though this is not the tail: the tail is behind, or the reader is ahead of the log.
                 tail.waiting.add(self)
@@ -157,12 +155,15 @@ class Followed:
         """Takes its first page, or the first of a tail that has taken another's place. Raises what forbids it."""
         if self._check is not None:
             self._check(page.stream.id)
-        if self._stream not in (None, page.stream.id):
-            raise StreamGone("Another stream is at its path now.")
-        self._stream, self._end = page.stream.id, page.stream.tail
+        self._know(page.stream)
         self.encoding = page.stream.encoding
         self.begun = True
         self.took = page.batch
+
+    def _know(self, stream: Stream) -> None:
+        if self._stream not in (None, stream.id):
+            raise StreamGone("Another stream is at its path now.")
+        self._stream, self._end = stream.id, stream.tail
 
     def _begin_again(self, hub: Hub) -> None:
         """Follows what is at its path now, from where it stands (law 4: before it is read)."""

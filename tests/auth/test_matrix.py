@@ -95,7 +95,7 @@ def test_every_route_has_a_rule_and_every_rule_a_route() -> None:
         door for door in DOORS if door not in pages - ruled and door.route not in RESERVED
     }
     assert set(BELOW_A_RUN) == set(Part)
-    assert {door.need for door in DOORS} == {"nothing", "optional", "own", *get_args(Scope)}
+    assert {door.need for door in DOORS} == {"nothing", "optional", "own", "each", *get_args(Scope)}
 
 
 @pytest.fixture
@@ -109,6 +109,10 @@ async def run(client: Client) -> str:
 
 async def ask(client: Client, door: Door, run: str, headers: dict[str, str], query: str = "") -> httpx.Response:
     return await client(door.method, door.url(run) + query, headers=JSON | headers, **door.body)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
 
 
 def refused(response: httpx.Response) -> tuple[int, str]:
@@ -140,6 +144,15 @@ async def test_a_door_opens_to_who_has_the_scope_and_to_nobody_else(
             assert (await ask(client, door, run, headers)).status_code == 200
         for headers in ({"authorization": "Bearer nobody-knows-this-one"}, {"authorization": f"Bearer {expired}"}):
             assert (await ask(client, door, run, headers)).status_code == 401
+        return
+    if door.need == "each":  # what is not there says so in the response, which ends then
+        query = f"?live=sse&stream=runs/{run}-not-there"
+        body: dict[str, Any] = {}
+        if door.method == "POST":
+            query, body = "?live=sse", {"json": {"streams": [f"runs/{run}-not-there"]}}
+        for headers, status in (({}, 401), (as_key("reader"), 200), (as_key("writer"), 403), (bearer(this_run), 403)):
+            answer = await client(door.method, door.url(run) + query, headers=headers, **body)
+            assert answer.status_code == status, answer.text
         return
     if door.need == "own":
         for headers in ({}, ALL, {"authorization": f"Bearer {this_run}"}):

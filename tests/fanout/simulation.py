@@ -36,8 +36,10 @@ FAULTS = (RuntimeError, TypeError, LookupError, MemoryError)  # what a connectio
 class SimulatedLog:
     """One stream in memory, with the reads of gateway.log.reader; `page_events` bounds a page."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, path: str = PATH, id: int = 1) -> None:
         self.rng = rng
+        self.path = path
+        self.id = id
         self.events: list[bytes] = []
         self.closed = False
         self.page_events = rng.choice((1, 3, 1000))
@@ -53,7 +55,11 @@ class SimulatedLog:
         self.events += new
         self.closed = self.closed or close
         body = b",".join(new) if self.rng.random() < 0.8 else None
-        self.news.append(News(PATH, first, len(self.events), self.closed, body=body))
+        self.news.append(News(self.path, first, len(self.events), self.closed, body=body))
+
+    @property
+    def stream(self) -> Stream:
+        return Stream(self.id, self.path, "application/json", len(self.events), self.closed)
 
     def snapshot(self, position: int, start: int | None = None) -> Page:
         tail = len(self.events)
@@ -63,7 +69,7 @@ class SimulatedLog:
         events = self.events[start:end]
         lengths = [len(event) for event in events]
         batch = Batch(start, end, b",".join(events), at_tail, at_tail and self.closed, lengths)
-        return Page(Stream(1, PATH, "application/json", tail, self.closed), batch)
+        return Page(self.stream, batch)
 
     async def read(
         self, path: str, position: int, *, last_events: int | None = None, known: Page | None = None
@@ -109,7 +115,7 @@ class SimulatedLog:
     async def positions(self, paths: Iterable[str]) -> dict[str, tuple[int, int, bool]]:
         if self.away:
             raise Unavailable
-        return {PATH: (1, len(self.events), self.closed)}
+        return {self.path: (self.id, len(self.events), self.closed)}
 
     async def touch(self, paths: Iterable[str]) -> None:
         return None

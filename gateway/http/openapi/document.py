@@ -85,7 +85,7 @@ def _secure(document: Json) -> None:
                 need = need_of(route, method.upper())
                 if need == "nothing":
                     operation["security"] = []
-                elif need == "optional":
+                elif need in ("optional", "each"):
                     operation["security"] = [{}, {"bearer": []}]
                     operation["responses"] |= {"401": _refusals((), beside=AT_THE_GATE)["401"]}
                 elif need != "own":
