@@ -35,6 +35,7 @@ from gateway.protocol.target import Target
 from gateway.protocol.tenants import within
 from gateway.quotas.errors import TooManyStreams
 from gateway.quotas.quotas import client_of, holder
+from gateway.tasks import in_turns
 
 OFFSETS: Final = 256 << 10
 """Bytes of offsets that one response is sent in a second: with many streams, what comes within some ms is one frame."""
@@ -80,10 +81,12 @@ class Following:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a GET or a POST. Raises ProtocolError while nothing has been sent."""
-        body = None
+        self._check_room(scope, 1)
+        asked = None
         if scope["method"] == "POST":
-            body = await self._limits.bodies.read(scope, receive, many.MAX_BODY)
-        request = many.parse_many(scope["headers"], scope["query_string"], body)
+            body = await self._limits.bodies.read(scope, receive, min(many.MAX_BODY, self._limits.max_body))
+            asked = await in_turns(many.asked_in_pieces(body))
+        request = many.parse_many(scope["headers"], scope["query_string"], asked)
         members = [await self._judge(scope, request, place) for place in range(len(request.streams))]
         wanted = [member for member in members if member.refusal is None and request.start(member.place) != OVER]
         if not wanted:
@@ -127,12 +130,8 @@ class Following:
             raise WrongStream
         return principal
 
-    @contextmanager
-    def _room(self, scope: Scope, count: int) -> Iterator[None]:
-        """Room for one response that follows so many streams, each of which counts as a live read of its credential.
-
-        Raises Draining, TooManyReaders, TooManyFollowed, TooManyStreams.
-        """
+    def _check_room(self, scope: Scope, count: int) -> None:
+        """Raises Draining, TooManyReaders, TooManyFollowed, TooManyStreams."""
         if self._hub.drained:
             raise Draining
         readers, streams = self._limits.readers, self._limits.streams
@@ -140,12 +139,20 @@ class Following:
             raise TooManyReaders
         if readers.followed + count > readers.most_followed:
             raise TooManyFollowed(f"At most {readers.most_followed} by all responses.")
-        who = holder(client_of(scope), principal_of(scope))
-        if streams is not None and streams.full(who, count):
+        if streams is not None and streams.full(_holder(scope), count):
             raise TooManyStreams(f"At most {streams.limit} at once.")
+
+    @contextmanager
+    def _room(self, scope: Scope, count: int) -> Iterator[None]:
+        """Room for one response that follows so many streams, each of which counts as a live read of its credential.
+
+        Raises what `_check_room` raises.
+        """
+        self._check_room(scope, count)
+        readers, streams = self._limits.readers, self._limits.streams
         readers.followed += count
         try:
-            with readers.many, nullcontext() if streams is None else streams.one(who, count):
+            with readers.many, nullcontext() if streams is None else streams.one(_holder(scope), count):
                 yield
         finally:
             readers.followed -= count
@@ -154,6 +161,10 @@ class Following:
         """Seconds that a response may last: no longer than the first credential of those that it was let in by."""
         wanted = self._limits.sse_max_age * random.uniform(1, 1.2)
         return min(lasting(member.principal, wanted, self._now()) for member in members)
+
+
+def _holder(scope: Scope) -> str:
+    return holder(client_of(scope), principal_of(scope))
 
 
 class _Response:

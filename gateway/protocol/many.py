@@ -7,16 +7,17 @@ whose it is. So the offset of all of them, which is the frame's `id:`, is writte
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import orjson
 
+from gateway.protocol import json_body
 from gateway.protocol.batch import LINE, Batch, Encoding, cuts
 from gateway.protocol.composite import UNBEGUN, digest, parse
-from gateway.protocol.errors import InvalidRequest, ProtocolError
+from gateway.protocol.errors import BatchTooLarge, InvalidJson, InvalidRequest, ProtocolError
 from gateway.protocol.fields import RawHeaders, single_headers
 from gateway.protocol.frames import RETRY
 from gateway.protocol.offset import NOW, START, format_offset, parse_offset
@@ -27,7 +28,8 @@ from gateway.protocol.text import EDGE, characters, edge
 MOST: Final = 1_000
 """Streams that one response follows."""
 
-MAX_BODY: Final = 2 << 20  # bytes
+MAX_BODY: Final = 1 << 20  # bytes
+MAX_STREAM: Final = 16 << 10  # bytes of what a body says of one stream
 
 PARTS: Final = (None, Part.CONTROL)  # of a run, that are streams
 
@@ -62,8 +64,28 @@ class ManyRequest:
         return self.streams[place].position if at == UNBEGUN else at
 
 
-def parse_many(headers: RawHeaders, query: bytes, body: bytes | None) -> ManyRequest:
-    """A request: `stream=` in the query for each stream, or `streams` in the body; `body` None: of a GET.
+def asked_in_pieces(body: bytes) -> Generator[None, None, dict[str, Any]]:
+    """The body of a POST: `streams`, and what else it holds. Gives way now and then. Raises InvalidRequest."""
+    try:
+        members = yield from json_body.members_in_pieces(body, len(_BODY))
+        if not members.keys() <= _BODY or not members.get("streams", b"").startswith(b"["):
+            raise InvalidRequest("The body must be an object of streams, an array, and offset if need be.")
+        each = yield from json_body.in_pieces(members.pop("streams"), may_be_empty=True, most=MOST)
+        if any(len(text) > MAX_STREAM for text in (*each, *members.values())):
+            raise InvalidRequest(f"What is said of one stream may have {MAX_STREAM} bytes.")
+        others = {name: orjson.loads(text) for name, text in members.items()}
+        return {"streams": [orjson.loads(text) for text in each], **others}
+    except BatchTooLarge:
+        raise InvalidRequest(f"The body names more than {MOST} streams, or has more than it may.") from None
+    except InvalidJson as error:
+        raise InvalidRequest(f"The body must be a JSON object. {error.details}") from None
+    except orjson.JSONDecodeError:  # half of a surrogate pair
+        raise InvalidRequest("The body holds what is no text.") from None
+
+
+def parse_many(headers: RawHeaders, query: bytes, asked: Mapping[str, Any] | None) -> ManyRequest:
+    """A request: `stream=` in the query for each stream, or `streams` in the body of a POST, as `asked_in_pieces` has
+    read it; None: of a GET.
 
     Raises InvalidRequest.
     """
@@ -73,14 +95,13 @@ def parse_many(headers: RawHeaders, query: bytes, body: bytes | None) -> ManyReq
     names = [value for name, value in pairs if name == "stream"]
     offsets = [value for name, value in pairs if name == "offset"]
     wanted: list[Wanted]
-    if body is None:
+    if asked is None:
         wanted = [Wanted(name, _start(None)) for name in names]
     elif names:
         raise InvalidRequest("The streams are named in the body, or in the query of a GET.")
     else:
-        asked = _object(body)
         offsets += [asked["offset"]] if "offset" in asked else []
-        wanted = _streams(asked.get("streams"))
+        wanted = [_stream(each) for each in asked["streams"]]
     if len(offsets) > 1 or any(not isinstance(offset, str) for offset in offsets):
         raise InvalidRequest("offset must be a text, and there once.")
     resumed = last_event_id(single_headers(headers, frozenset((b"last-event-id",))), pairs)
@@ -120,12 +141,6 @@ def _start(offset: object) -> int:
     return position
 
 
-def _streams(asked: object) -> list[Wanted]:
-    if not isinstance(asked, list) or len(asked) > MOST:
-        raise InvalidRequest(f"streams must be an array of at most {MOST} streams.")
-    return [_stream(each) for each in asked]
-
-
 def _stream(asked: object) -> Wanted:
     if isinstance(asked, str):
         return Wanted(asked, UNBEGUN)
@@ -135,16 +150,6 @@ def _stream(asked: object) -> Wanted:
     if token is not None and not isinstance(token, str):
         raise InvalidRequest("A stream's token must be a text.")
     return Wanted(asked["stream"], _start(asked.get("offset")), token)
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        asked = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise InvalidRequest("The body must be a JSON object.") from None
-    if not isinstance(asked, dict) or not asked.keys() <= _BODY:
-        raise InvalidRequest("The body must be an object of streams, and offset if need be.")
-    return asked
 
 
 def _pairs(query: bytes) -> list[tuple[str, str]]:

@@ -80,6 +80,8 @@ WAYS: Final = [
     Way("POST", "/v1/appends", "body append"),
     Way("POST", "/runs", "body stream run"),
     Way("GET", "/runs"),
+    Way("GET", "/v1/stream", "live", f"?live=sse&stream=runs/{RUN}"),
+    Way("POST", "/v1/stream", "body live", "?live=sse"),
     Way("GET", "/health", "probe"),
     Way("GET", "/ready", "probe"),
     *[Way("GET", route) for route in ("/metrics", "/openapi.json", "/docs", "/docs/start.js", "/ui", "/ui/{file}")],

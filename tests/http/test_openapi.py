@@ -92,6 +92,7 @@ def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[s
         NoRecording,
         TooManyRecordings,
         errors.RunExists,
+        errors.TooManyFollowed,
         errors.TooManyLists,
         errors.ListTooSlow,
         LinkingGoesOn,

@@ -8,10 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.protocol import json_body, many
 from gateway.protocol.batch import LINE, Batch, Encoding
 from gateway.protocol.composite import OVER, UNBEGUN, Composite, digest
 from gateway.protocol.errors import InvalidRequest, StreamNotFound
-from gateway.protocol.many import MOST, Wanted, frame, parse_many, parts, refused
+from gateway.protocol.many import MAX_STREAM, MOST, ManyRequest, Wanted, frame, parts, refused
 from gateway.protocol.offset import NOW, format_offset
 
 AT = format_offset(7).decode()
@@ -20,6 +21,10 @@ ID = bytes(Composite(digest(["a", "b"]), [3, OVER]))
 
 def body(**fields: Any) -> bytes:
     return orjson.dumps(fields)
+
+
+def parse_many(headers: list[tuple[bytes, bytes]], query: bytes, asked: bytes | None) -> ManyRequest:
+    return many.parse_many(headers, query, None if asked is None else json_body.at_once(many.asked_in_pieces(asked)))
 
 
 def test_a_get_names_each_stream_in_its_query() -> None:
@@ -72,6 +77,9 @@ def test_one_that_was_not_begun_begins_where_the_request_says() -> None:
         (b"live=sse", body(streams=[{"stream": "a", "token": 1}])),
         (b"live=sse", body(streams=["a"], offset=1)),
         (b"live=sse", body(streams=["a"], more=1)),
+        (b"live=sse", body(streams=["a" * MAX_STREAM])),
+        (b"live=sse", body(streams=[["a"]])),
+        (b"live=sse", b'{"streams":["\\ud83d"]}'),
         (b"live=sse", body(streams=[f"{n}" for n in range(MOST + 1)])),
     ],
 )
