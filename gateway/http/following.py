@@ -16,10 +16,9 @@ from typing import Final, Protocol
 from fastapi.responses import Response
 
 from gateway.asgi import Receive, Scope, Send
-from gateway.auth.errors import CredentialMissing, ScopeMissing, WrongStream
-from gateway.auth.gate import Pending, check_stream, principal_of
+from gateway.auth.errors import CredentialMissing
+from gateway.auth.gate import Pending, check_stream, check_target, principal_of
 from gateway.auth.principal import NOBODY, Principal
-from gateway.auth.rules import may_reach
 from gateway.fanout.follower import Direct, Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.fanout.multiplex import Followed, Given, Look, Multiplex
@@ -124,10 +123,7 @@ class Following:
         principal = principal_of(scope)
         if principal is NOBODY:
             raise CredentialMissing("The request has none, nor has this stream a token of its own.")
-        if "read" not in principal.scopes:
-            raise ScopeMissing("read")
-        if not may_reach(principal, "GET", target):
-            raise WrongStream
+        check_target(principal, "GET", target)
         return principal
 
     def _check_room(self, scope: Scope, count: int) -> None:
