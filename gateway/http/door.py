@@ -168,8 +168,10 @@ def _refusal_for(scope: Scope, error: Exception) -> ProtocolError:
 
 
 async def _render(request: Request, error: ProtocolError) -> Response:
-    headers, body = responses.refusal(request.scope, error)
-    response = Response(body, status_code=error.status)
+    (headers, body), status = responses.refusal(request.scope, error), error.status
+    if responses.comes_back(request.scope, error):
+        (headers, body), status = responses.later(), 200
+    response = Response(body, status_code=status)
     response.raw_headers = [*headers, (b"content-length", b"%d" % len(body))]
     return response
 

@@ -233,7 +233,4 @@ class EventStream(Response):
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._answer(scope, receive, send)
-        except ProtocolError as error:
-            await responses.refuse(scope, send, error)
+        await self._answer(scope, receive, send)

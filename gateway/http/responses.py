@@ -142,8 +142,8 @@ def refusal(scope: Scope, error: ProtocolError) -> tuple[Headers, bytes]:
 async def refuse(scope: Scope, send: Send, error: ProtocolError) -> None:
     """A ProtocolError as a response."""
     headers, body = refusal(scope, error)
-    if _comes_back(scope, error):
-        await respond(send, 200, _EVENT_STREAM, _retry())
+    if comes_back(scope, error):
+        await respond(send, 200, *later())
     elif scope["method"] == "HEAD":
         await head(send, error.status, headers)
     else:
@@ -153,14 +153,14 @@ async def refuse(scope: Scope, send: Send, error: ProtocolError) -> None:
 def at_the_door(error: ProtocolError, common: Common, scope: Scope | None = None) -> tuple[int, bytes, bytes]:
     """A refusal by the connection itself: status, header lines and body. `scope`: of the request, if it is one."""
     refused[error.type] += 1
-    if scope is not None and _comes_back(scope, error):
-        body = _retry()
-        return 200, lines(200, _EVENT_STREAM, common, body), body
+    if scope is not None and comes_back(scope, error):
+        headers, body = later()
+        return 200, lines(200, headers, common, body), body
     body = error_body(error, error.message)
     return error.status, lines(error.status, error_headers(error), common, body), body
 
 
-def _comes_back(scope: Scope, error: ProtocolError) -> bool:
+def comes_back(scope: Scope, error: ProtocolError) -> bool:
     """True if the refusal is for an EventSource, and is one after which it should come back.
 
     At any status but 200 it would give up for good (HTML, §9.2.2). 200 that ends immediately is a lost connection to
@@ -175,8 +175,8 @@ def _comes_back(scope: Scope, error: ProtocolError) -> bool:
     )
 
 
-def _retry() -> bytes:
-    """An event stream that holds only the time to reconnect after: jittered, so that not all come back together (law
-    8).
+def later() -> tuple[Headers, bytes]:
+    """Headers and body of an event stream that holds only the time to reconnect after: jittered, so that not all come
+    back together (law 8).
     """
-    return b"retry: %d\n\n" % random.randint(1000, 3000)
+    return _EVENT_STREAM, b"retry: %d\n\n" % random.randint(1000, 3000)
