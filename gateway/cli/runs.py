@@ -13,10 +13,10 @@ import httpx
 from gateway.cli.remote import session, token_option, url_option
 from gateway.client import Session, StreamGone, refusal, stream_url
 from gateway.process.exit_codes import Failure, finish
+from gateway.protocol.record import STATUSES
 
 PATIENCE: Final = 10.0
 """Seconds of no answer, or none but failures, after which a command gives up: somebody waits at the terminal."""
-_STATUSES: Final = ("active", "completed", "errored")
 _PAGE: Final = 100  # runs that are asked for at once
 _EVENTS: Final = 3  # that `show` prints of each end
 
@@ -31,7 +31,7 @@ def _pair(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dic
 
 
 @click.command(short_help="List runs, the newest first.")
-@click.option("--status", type=click.Choice(_STATUSES), help="Only runs that are so.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only runs that are so.")
 @click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
 @click.option("--metadata", multiple=True, metavar="NAME=VALUE", callback=_pair, help="Only runs with this metadata.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many at most.")

@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 
 import orjson
 
-Status = Literal["active", "completed", "errored"]
-STATUSES: Final[tuple[Status, ...]] = ("active", "completed", "errored")
+Status = Literal["active", "completed", "errored", "cancelled"]
+STATUSES: Final[tuple[Status, ...]] = ("active", "completed", "errored", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)

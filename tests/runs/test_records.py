@@ -167,6 +167,9 @@ async def test_a_run_ends_as_its_run_end_says(a: Client, b: Client, id: str) -> 
             {"error": {"name": "E"}},
         ),
         ({"type": "run_end", "result": None}, "completed", {}),
+        ({"type": "run_end", "isError": False, "status": "cancelled", "result": 1}, "cancelled", {"result": 1}),
+        ({"type": "run_end", "isError": True, "status": "cancelled"}, "errored", {}),
+        ({"type": "run_end", "status": "active"}, "completed", {}),
         ({"type": "token", "isError": True}, "completed", {}),
         ("run_end", "completed", {}),
         # Postgres keeps no NUL in a text, but JSON as it came; a backslash before "u0000" is something else.
@@ -251,6 +254,7 @@ async def test_runs_are_listed_newest_first_page_by_page(a: Client, b: Client) -
         await make(a, name, workflowName=f"w{n % 2}-{group}", metadata={"group": group, "n": str(n)}, input="large")
     await append(a, ids[1], {"type": "run_end", "isError": True, "error": {"name": "E"}}, **CLOSED)
     await append(a, ids[2], {"type": "run_end", "result": "large"}, **CLOSED)
+    await append(a, ids[3], {"type": "run_end", "status": "cancelled"}, **CLOSED)
 
     async def listed(query: str) -> list[str]:
         names, cursor = [], ""
@@ -266,8 +270,9 @@ async def test_runs_are_listed_newest_first_page_by_page(a: Client, b: Client) -
             cursor = f"&cursor={page['nextCursor']}"
 
     assert await listed("") == ids[::-1]
-    assert await listed("&status=active") == [ids[6], ids[5], ids[4], ids[3], ids[0]]
+    assert await listed("&status=active") == [ids[6], ids[5], ids[4], ids[0]]
     assert await listed("&status=errored") == [ids[1]]
+    assert await listed("&status=cancelled") == [ids[3]]
     assert await listed(f"&workflowName=w0-{group}&status=completed") == [ids[2]]
     assert await listed("&metadata.n=3") == [ids[3]]
     assert await listed("&metadata.n=3&status=completed") == []

@@ -111,7 +111,7 @@ $$;
 
 -- How a run ended, by its last event; nothing, if that is no run_end. NUL and halves of surrogate pairs are JSON, and no
 -- text of Postgres: their escapes are hidden behind a mark while the event is looked at, and stand in what is kept.
-CREATE OR REPLACE FUNCTION run_gateway.outcome(event bytea, OUT failed boolean, OUT result json, OUT error json)
+CREATE OR REPLACE FUNCTION run_gateway.ending(event bytea, OUT status text, OUT result json, OUT error json)
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     body text := convert_from(event, 'UTF8');
@@ -120,7 +120,8 @@ BEGIN
     FOR attempt IN 1 .. 2 LOOP
         BEGIN
             IF body::json ->> 'type' = 'run_end' THEN
-                failed := coalesce(body::json ->> 'isError' = 'true', false);
+                status := CASE WHEN body::json ->> 'isError' = 'true' THEN 'errored'
+                               WHEN body::json ->> 'status' = 'cancelled' THEN 'cancelled' ELSE 'completed' END;
                 result := regexp_replace(
                     run_gateway.present(body::json -> 'result')::text, mark || '([0-9a-fA-F]{4})', E'\\\\u\\1', 'g')::json;
                 error := regexp_replace(
@@ -152,19 +153,19 @@ LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    s       record;
-    outcome record;
+    s      record;
+    ending record;
 BEGIN
     SELECT v.path, v.media_type, v.tail, v.breaks, v.lease INTO s FROM run_gateway.streams v WHERE v.id = ended;
     IF NOT run_gateway.is_run(s.path) THEN
         RETURN;
     END IF;
-    SELECT o.failed, o.result, o.error INTO outcome
-      FROM run_gateway.read_page(s.path, run_gateway.marked(s.tail - 1, s.breaks), NULL, 1, false) p, run_gateway.outcome(p.body) o
+    SELECT e.status, e.result, e.error INTO ending
+      FROM run_gateway.read_page(s.path, run_gateway.marked(s.tail - 1, s.breaks), NULL, 1, false) p, run_gateway.ending(p.body) e
      WHERE s.tail > 0 AND s.media_type = 'application/json';
     UPDATE run_gateway.runs r
-       SET status = CASE WHEN outcome.failed THEN 'errored' ELSE 'completed' END, ended_at = clock_timestamp(),
-           is_error = coalesce(outcome.failed, false), result = outcome.result, error = outcome.error
+       SET status = coalesce(ending.status, 'completed'), ended_at = clock_timestamp(),
+           is_error = coalesce(ending.status = 'errored', false), result = ending.result, error = ending.error
      WHERE r.stream = ended AND r.status = 'active';
     UPDATE run_gateway.streams v SET closed = true, closed_at = clock_timestamp()
      WHERE v.path = s.path || '/control' AND NOT v.closed;
