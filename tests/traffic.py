@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from gateway.client.sse import Steps
+from run_gateway.sse import Steps
 
 MODES = ("sse", "long-poll", "catch-up")
 _PASSING = (429, 503)

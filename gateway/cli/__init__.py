@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import difflib
+from importlib import import_module
+from typing import Final
 
 import click
 
-from gateway.cli.append import append
-from gateway.cli.check import check
-from gateway.cli.demo import demo
-from gateway.cli.flue import flue
-from gateway.cli.key import key
-from gateway.cli.migrate import migrate
-from gateway.cli.relay import relay
-from gateway.cli.rotate import rotate_token_key, rotate_webhook_key
-from gateway.cli.runs import cancel, delete, runs, show, token
-from gateway.cli.serve import serve
-from gateway.cli.settings import settings
-from gateway.cli.tail import tail
+from gateway.process.exit_codes import Failure
+
+COMMANDS: Final = {
+    "serve": "serve",
+    "demo": "demo",
+    "append": "append",
+    "tail": "tail",
+    "runs": "runs",
+    "show": "runs",
+    "cancel": "runs",
+    "delete": "runs",
+    "token": "runs",
+    "key": "key",
+    "settings": "settings",
+    "check": "check",
+    "migrate": "migrate",
+    "rotate-token-key": "rotate",
+    "rotate-webhook-key": "rotate",
+    "flue": "flue",
+    "relay": "relay",
+}
+"""Every command, and the module that it is in."""
 
 
 class _Commands(click.Group):
@@ -44,23 +56,31 @@ def main() -> None:
     """Keeps the events of runs in Postgres, and serves them over Durable Streams from any Machine."""
 
 
-for command in (
-    serve,
-    demo,
-    append,
-    tail,
-    runs,
-    show,
-    cancel,
-    delete,
-    token,
-    key,
-    settings,
-    check,
-    migrate,
-    rotate_token_key,
-    rotate_webhook_key,
-    flue,
-    relay,
-):
-    main.add_command(command)
+def _command(name: str, module: str) -> click.Command:
+    """A command; where what it needs is not installed, one that says so."""
+    try:
+        found = getattr(import_module(f"gateway.cli.{module}"), name.replace("-", "_"))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ("gateway", "run_gateway"):
+            raise
+        return _missing(name, error.name)
+    assert isinstance(found, click.Command)
+    return found
+
+
+def _missing(name: str, what: str) -> click.Command:
+    @click.command(
+        name,
+        short_help="Needs the server: pip install 'run-gateway[server]'.",
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True},
+    )
+    @click.argument("_", nargs=-1, type=click.UNPROCESSED)
+    def missing(_: tuple[str, ...]) -> None:
+        raise Failure(f"{name} needs the server, which is not installed: pip install 'run-gateway[server]' (no {what})")
+
+    return missing
+
+
+for _name, _module in COMMANDS.items():
+    main.add_command(_command(_name, _module))

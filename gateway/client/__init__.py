@@ -1,53 +1,27 @@
-"""A small client of the Durable Streams protocol, for agents in Python and for the commands that talk to Machines.
+"""`run_gateway`, the client, by the name that it has inside of the house. Its code is in `python/run_gateway`.
 
-It knows the protocol and httpx; nothing of the gateway's inside, so that it works with any server of the
-protocol. Only `Run` is for a run gateway.
+It is a package of its own, so that it needs nothing of the server's, and no `gateway.py` in somebody's folder hides it.
 """
 
 from __future__ import annotations
 
-from gateway.client.address import stream_url
-from gateway.client.errors import (
-    BadAnswer,
-    ClientError,
-    Fenced,
-    GaveUp,
-    NoSuchStream,
-    NotLetIn,
-    Refused,
-    StreamClosed,
-    StreamGone,
-)
-from gateway.client.follow import Follower
-from gateway.client.producer import Producer
-from gateway.client.retry import Backoff
-from gateway.client.run import Run, RunCancelled
-from gateway.client.session import Session, Trouble, client, refusal
-from gateway.client.sse import Parser, Step, Steps, elements, unbase64
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Final
 
-__all__ = [
-    "Backoff",
-    "BadAnswer",
-    "ClientError",
-    "Fenced",
-    "Follower",
-    "GaveUp",
-    "NoSuchStream",
-    "NotLetIn",
-    "Parser",
-    "Producer",
-    "Refused",
-    "Run",
-    "RunCancelled",
-    "Session",
-    "Step",
-    "Steps",
-    "StreamClosed",
-    "StreamGone",
-    "Trouble",
-    "client",
-    "elements",
-    "refusal",
-    "stream_url",
-    "unbase64",
-]
+try:
+    import run_gateway
+except ModuleNotFoundError:  # a checkout that was not installed
+    sys.path.append(str(Path(__file__).parent / "python"))
+    import run_gateway
+from run_gateway import *  # noqa: F403
+
+__all__: list[str] = []
+__all__ += run_gateway.__all__
+
+MODULES: Final = ("address", "errors", "follow", "producer", "retry", "run", "session", "sse")
+"""What could be imported by this name before: it still is, and is the same."""
+
+for _name in MODULES:
+    sys.modules[f"{__name__}.{_name}"] = import_module(f"run_gateway.{_name}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from gateway.client import ClientError, NotLetIn
-from gateway.settings import BadSetting, Settings, load
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
 
 
 class Failure(click.ClickException):
@@ -34,6 +36,8 @@ def note(text: str) -> None:
 
 def settings(**flags: Any) -> Settings:
     """The settings of a command. Raises Misuse."""
+    from gateway.settings import BadSetting, load  # which what only talks to a Machine does without
+
     try:
         return load(**flags)
     except BadSetting as error:

@@ -72,6 +72,7 @@ class Machine:
         self._begin = len(self.log)
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # our own path as it is, and not the working folder before it
             "-c",
             _CHILD,
             self._program,

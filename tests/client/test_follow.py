@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from gateway.client import (
+from run_gateway import (
     Backoff,
     BadAnswer,
     Follower,
@@ -22,7 +22,7 @@ from gateway.client import (
     elements,
     stream_url,
 )
-from gateway.client.retry import retry_after
+from run_gateway.retry import retry_after
 from tests.client.scripted import Fault, offset, scripted
 
 

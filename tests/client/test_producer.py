@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.client import (
+from run_gateway import (
     Backoff,
     Fenced,
     GaveUp,
@@ -65,7 +65,7 @@ async def test_a_batch_is_one_request_with_the_next_number() -> None:
 
 
 async def test_a_long_batch_is_several_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.client.producer.MOST", 2)
+    monkeypatch.setattr("run_gateway.producer.MOST", 2)
     async with scripted() as stream, session() as http:
         producer = Producer(http, stream.url)
         await producer.append([b"1", b"2", b"3"])

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.client import BadAnswer, Parser, Step, Steps, elements, unbase64
-from gateway.client.sse import Event
+from run_gateway import BadAnswer, Parser, Step, Steps, elements, unbase64
+from run_gateway.sse import Event
 
 LINE_ENDS = ("\n", "\r", "\r\n")
 values = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20)

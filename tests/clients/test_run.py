@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.client import Backoff, Fenced, Refused, Run, RunCancelled, Session, client
-from gateway.client.producer import MOST
+from run_gateway import Backoff, Fenced, Refused, Run, RunCancelled, Session, client
+from run_gateway.producer import MOST
 from tests.machines import Machine
 from tests.manual import manual
 

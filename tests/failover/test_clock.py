@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 
-from gateway.client.sse import Steps
 from gateway.log.migrations import migrate
+from run_gateway.sse import Steps
 from tests.failover.servers import Server, servers, until
 from tests.faults.host import faked_clock
 from tests.faults.scene import gateway

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.client.sse import Steps
 from gateway.log.migrations import migrate
+from run_gateway.sse import Steps
 from tests.failover.servers import Server, Servers, servers, until
 from tests.faults.network import distant
 from tests.faults.scene import gateway

@@ -37,3 +37,8 @@ class BadAnswer(ClientError):
 
 class GaveUp(ClientError):
     """The server could not be reached for too long; whether the last request took effect is unknown."""
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an exception, as one line; the name of its class if it has none, as many network errors do."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import dataclass, field
 
-from gateway.client.errors import BadAnswer
+from run_gateway.errors import BadAnswer
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BOM = b"\xef\xbb\xbf"

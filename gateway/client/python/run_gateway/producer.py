@@ -13,8 +13,8 @@ from typing import Final
 
 import httpx
 
-from gateway.client.errors import BadAnswer, Fenced, Refused
-from gateway.client.session import Answer, Session, explain, refusal
+from run_gateway.errors import BadAnswer, Fenced, Refused
+from run_gateway.session import Answer, Session, explain, refusal
 
 MOST: Final = 1_000
 """Events of one request: a server may refuse more than so many at once."""

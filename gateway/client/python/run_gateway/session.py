@@ -13,9 +13,17 @@ from typing import NamedTuple
 
 import httpx
 
-from gateway.client.errors import ClientError, GaveUp, NoSuchStream, NotLetIn, Refused, StreamClosed, StreamGone
-from gateway.client.retry import RETRIED, Backoff, retry_after
-from gateway.wording import one_line
+from run_gateway.errors import (
+    ClientError,
+    GaveUp,
+    NoSuchStream,
+    NotLetIn,
+    Refused,
+    StreamClosed,
+    StreamGone,
+    one_line,
+)
+from run_gateway.retry import RETRIED, Backoff, retry_after
 
 
 class Trouble(NamedTuple):

@@ -12,11 +12,10 @@ from contextlib import aclosing
 
 import httpx
 
-from gateway.client.errors import BadAnswer
-from gateway.client.retry import RETRIED, retry_after
-from gateway.client.session import Session, Trouble, explain, refusal
-from gateway.client.sse import Step, Steps
-from gateway.wording import one_line
+from run_gateway.errors import BadAnswer, one_line
+from run_gateway.retry import RETRIED, retry_after
+from run_gateway.session import Session, Trouble, explain, refusal
+from run_gateway.sse import Step, Steps
 
 HEALTHY = 1.0
 """Seconds: a connection that lived so long is no failure, even if it brought nothing."""

@@ -14,10 +14,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
-from gateway.client.address import stream_url
-from gateway.client.errors import ClientError, Refused
-from gateway.client.producer import Producer
-from gateway.client.session import Session, refusal
+from run_gateway.address import stream_url
+from run_gateway.errors import ClientError, Refused
+from run_gateway.producer import Producer
+from run_gateway.session import Session, refusal
 
 AHEAD: Final = 1 << 20
 """Bytes of events that may wait for their answer before `emit` waits as well."""
