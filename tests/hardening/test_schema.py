@@ -45,6 +45,11 @@ BODIES: dict[str, Any] = {
 }  # fmt: skip
 
 
+@schemathesis.serializer("application/x-ndjson")
+def _lines(_: Any, value: Any) -> bytes:
+    return value.encode("utf-8", "replace") if isinstance(value, str) else bytes(value)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
     async with postgres.database() as url:
