@@ -99,7 +99,7 @@ def test_a_machine_serves_beside_a_gateway_py(folder: Path, database_url: str) -
         cwd=folder,
         env=CLEAN | {"DATABASE_URL": database_url},
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.DEVNULL,
     )
     try:
         assert serving.stdout is not None
