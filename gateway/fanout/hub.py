@@ -20,7 +20,7 @@ from gateway.fanout.deadlines import TICK, Deadlines
 from gateway.fanout.single_flight import Read, SharedReads, shared
 from gateway.fanout.tail import Tail
 from gateway.outage import Outage, SeldomLogger
-from gateway.protocol.batch import Batch, News, Page, after
+from gateway.protocol.batch import Batch, News, Page, Stream, after
 from gateway.protocol.cursor import cursor
 from gateway.protocol.errors import OffsetGone, ProtocolError, StreamGone, StreamNotFound, Unavailable
 from gateway.protocol.offset import format_offset
@@ -150,6 +150,13 @@ class Hub:
         rest = after(page.stream.encoding, page.batch, position)
         assert rest is not None, "a page that begins earlier reaches the position that it was asked for"
         return Page(page.stream, rest)
+
+    def made(self, tail: Tail, stream: Stream) -> None:
+        """Takes note of a stream that was made after somebody here began to follow it: it held nothing then, and
+        whatever has come since is in the news.
+        """
+        if tail.stream is None:
+            self.observe(tail, Page(stream, Batch(0, 0, b"", True, False)))
 
     async def enter_last(self, tail: Tail, last_events: int) -> Page:
         """The first page of a reader that begins a number of events before the tail; otherwise as `enter`."""

@@ -18,6 +18,7 @@ import orjson
 from gateway.asgi import Headers
 from gateway.feed import Feed
 from gateway.http.upstream import BadGateway
+from gateway.protocol.batch import Stream
 from gateway.protocol.run_path import control_of
 from gateway.protocol.tenants import shown, within
 from gateway.relay import answers
@@ -27,6 +28,7 @@ from gateway.relay.framing import Framer, data_of, has_data
 from gateway.relay.ids import key_digest, new_run
 from gateway.relay.keys import Asked, as_key, field, in_answer
 from gateway.relay.recorder import Counts, Log, Recorder
+from gateway.relay.rounds import Rounds
 from gateway.relay.rows import Row
 from gateway.relay.store import Claim, New, Store
 from gateway.runs.ids import CHANCE_BYTES
@@ -62,11 +64,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An answer is being recorded. `head`: the headers of the answer for the client who has asked."""
+    """An answer is being recorded. `head`: the headers of the answer for the client who has asked. `stream`: the
+    recording's, if the upstream has answered.
+    """
 
-    path: str
     status: int
     head: Headers
+    stream: Stream | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class Beginnings:
         self.by_control: dict[str, Recorder] = {}
         self._asking = asking
         self._log = log
+        self._rounds = Rounds(log.submit_together)
         self._store = store
         self._feed = feed
         self._sizes = sizes
@@ -152,7 +157,7 @@ class Beginnings:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():  # it was stopped before the upstream has answered
-                return Begun(job.path, 200, answers.unanswered(job.row))
+                return Begun(200, answers.unanswered(job.row))
             task.add_done_callback(_unwanted)
             raise
 
@@ -195,7 +200,8 @@ class Beginnings:
         for data in first:
             recorder.data(data)
         recorder.record(answer)
-        return Begun(job.path, answer.status, answers.first(job.row, answer.headers, values))
+        made = Stream(stream, job.path, job.row.media_type, 0, False)
+        return Begun(answer.status, answers.first(job.row, answer.headers, values), made)
 
     def _recorder(self, job: Job, stream: int) -> Recorder:
         recorder = Recorder(
@@ -203,6 +209,7 @@ class Beginnings:
             stream,
             job.row,
             self._log,
+            self._rounds,
             self._store,
             self._feed,
             self.counts,

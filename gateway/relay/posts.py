@@ -100,19 +100,15 @@ class Posts:
         await self._record(job, None, scope, receive, send)
 
     async def _record(self, job: Job, stream: int | None, scope: Scope, receive: Receive, send: Send) -> None:
-        outcome = await self._beginnings.begin(job, stream)
-        if isinstance(outcome, Begun):
-            await self._replays(
-                way_to(job.row, outcome.path),
-                outcome.status,
-                returned(outcome.status, outcome.head),
-                None,
-                scope,
-                receive,
-                send,
-            )
-        else:
-            await _pass_back(outcome, scope, receive, send)
+        with self._replays.expecting(job.path) as made:
+            outcome = await self._beginnings.begin(job, stream)
+            if isinstance(outcome, Begun):
+                if outcome.stream is not None:
+                    made(outcome.stream)
+                head = returned(outcome.status, outcome.head)
+                await self._replays(way_to(job.row, job.path), outcome.status, head, None, scope, receive, send)
+                return
+        await _pass_back(outcome, scope, receive, send)
 
 
 async def _pass_back(answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,6 +1,7 @@
 """Records one answer of the upstream: its frames become the events of a run, in their order and as their bytes.
 
-Frames that come together go into one append, and while it is under way those that come meanwhile gather for the next.
+Frames that come together go into one append, and while it is under way those that come meanwhile gather for the next;
+all recordings append in rounds (`gateway.relay.rounds`).
 Each append has a number (Stream-Seq), so that one whose outcome is unknown is made again and counts once. Whatever
 readers do is nobody's business here.
 """
@@ -22,6 +23,7 @@ from gateway.protocol.errors import ProtocolError, StreamSeqConflict, TooManyPen
 from gateway.protocol.tenants import shown
 from gateway.relay.asking import Answer
 from gateway.relay.framing import Framer, silent
+from gateway.relay.rounds import Rounds
 from gateway.relay.rows import Row
 from gateway.relay.store import Store
 
@@ -36,6 +38,7 @@ class Log(Protocol):
     """What a recorder asks of the log."""
 
     def submit(self, request: AppendRequest, settle: Settle) -> None: ...
+    def submit_together(self, requests: Sequence[tuple[AppendRequest, Settle]]) -> None: ...
 
 
 class Counts:
@@ -61,6 +64,7 @@ class Recorder:
         stream: int,
         row: Row,
         log: Log,
+        rounds: Rounds,
         store: Store,
         feed: Feed,
         counts: Counts,
@@ -77,6 +81,9 @@ class Recorder:
         self.cancels = False  # whether it is cancelled when there is none
         self.asking: asyncio.Task[object] | None = None  # while the upstream has not answered
         self._log = log
+        self._rounds = rounds
+        self._round = 0  # in which it has appended last
+        self._joined = False  # the next one
         self._store = store
         self._feed = feed
         self._counts = counts
@@ -208,13 +215,21 @@ class Recorder:
         self._send()
 
     def _send(self) -> None:
-        """Appends what has gathered, unless an append is under way."""
-        if self._sent is not None or self.over:
+        """Appends what has gathered in the next round, unless an append is under way."""
+        if self._sent is not None or self._joined or self.over:
             return
-        if not self._frames and not self._closing:
-            if self._fault is not None and self._losing is None:
-                self._losing = self._loop.create_task(self._lose(self._fault))
-            return
+        if self._frames or self._closing:
+            self._joined = True
+            self._rounds.join(self._append)
+        elif self._fault is not None and self._losing is None:
+            self._losing = self._loop.create_task(self._lose(self._fault))
+
+    def _append(self) -> tuple[AppendRequest, Settle] | None:
+        """What has gathered, as an append."""
+        self._joined = False
+        if self.over:
+            return None
+        self._round = self._rounds.count
         frames, self._frames = self._frames[:MOST_FRAMES], self._frames[MOST_FRAMES:]
         self._waiting = sum(map(len, self._frames)) if self._frames else 0
         self._sent_since = self._since
@@ -227,9 +242,10 @@ class Recorder:
             stream_seq=f"{self._number:016}",
         )
         self._tries = 0
-        self._submit()
+        return self._sent, self._settle
 
     def _submit(self) -> None:
+        """Sends it again."""
         assert self._sent is not None, "it is there until its outcome is known"
         if self.over:
             return
@@ -241,6 +257,10 @@ class Recorder:
     def _settle(self, outcome: Appended | ProtocolError) -> None:
         sent = self._sent
         assert sent is not None, "there is one outcome of each"
+        self._rounds.landed(self._round)
+        if isinstance(outcome, TooManyPending):
+            self._loop.call_later(AGAIN[-1], self._submit)
+            return
         applied = isinstance(outcome, Appended) or (isinstance(outcome, StreamSeqConflict) and self._tries > 0)
         if not applied and isinstance(outcome, Unavailable):
             self._loop.call_later(AGAIN[min(self._tries, len(AGAIN) - 1)], self._submit)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gateway.asgi import Headers, Receive, Scope, Send, gone
@@ -19,7 +20,7 @@ from gateway.fanout.hub import Hub
 from gateway.http import responses
 from gateway.http.limits import LiveReaders
 from gateway.http.reading import hangup
-from gateway.protocol.batch import Batch
+from gateway.protocol.batch import Batch, Stream
 from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.frames import HEARTBEAT
 from gateway.protocol.offset import events_between
@@ -97,7 +98,7 @@ class Replays:
         self._hub = hub
         self._readers = readers
         self._missed: Counter[int] = Counter()
-        self._staying: set[Follower] = set()
+        self._expected: set[str] = set()
 
     def admit(self) -> None:
         """Raises Draining, TooManyReaders."""
@@ -128,9 +129,23 @@ class Replays:
         """For a client that waits for the first answer: it counts as a reader."""
         return self._readers.sse
 
+    @contextmanager
+    def expecting(self, path: str) -> Iterator[Callable[[Stream], None]]:
+        """Follows a recording that is to be made. Whoever has made it says which stream it is: then its first reader
+        need not read the log.
+        """
+        tail = self._hub.follow(path)
+        self._expected.add(path)
+        try:
+            yield partial(self._hub.made, tail)
+        finally:
+            self._expected.discard(path)
+            self._hub.unfollow(tail)
+
     def has_readers(self, path: str) -> bool:
         """Whether somebody follows the stream at this path here."""
-        return path in self._hub.tails
+        tail = self._hub.tails.get(path)
+        return tail is not None and tail.users > (path in self._expected)
 
     async def __call__(
         self, way: Way, status: int, head: Headers, idle: int | None, scope: Scope, receive: Receive, send: Send

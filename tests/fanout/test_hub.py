@@ -611,3 +611,38 @@ async def test_heartbeats_of_many_streams_give_way_in_between(monkeypatch: pytes
         turns += 1
         assert len(beaten) == turns * BEATS
     assert (turns, len(beaten)) == (2, 2 * BEATS + 1)
+
+
+async def test_who_followed_a_stream_before_it_was_made_reads_nothing() -> None:
+    log = Log(0)
+    hub = hub_of(log)
+    tail = hub.follow("run")
+    hub.ring(News("run", 1, 1, body=EVENT))  # it is told of by its writer before its maker says so
+    hub.made(tail, Stream(1, "run", "application/json", 0, False))
+    hub.ring(News("run", 2, 2, body=EVENT))
+    with followers(hub, 1) as (follower,):
+        assert (await follower.begin(0)).batch == Batch(0, 2, EVENT + b"," + EVENT, True, False)
+    assert log.reads == 0
+
+
+async def test_a_stream_said_to_be_new_moves_no_tail_that_was_read() -> None:
+    log = Log(3)
+    hub = hub_of(log)
+    with followers(hub, 1) as (follower,):
+        await follower.begin(0)
+        hub.made(follower.tail, Stream(1, "run", "application/json", 0, False))
+        assert follower.tail.position == 3
+
+
+async def test_of_a_new_stream_what_no_news_has_brought_is_read() -> None:
+    log = Log(2)
+    hub = hub_of(log)
+    tail = hub.follow("run")
+    hub.ring(News("run", 2, 2, body=EVENT))
+    hub.made(tail, Stream(1, "run", "application/json", 0, False))
+    with followers(hub, 1) as (follower,):
+        page = await follower.begin(0)
+        batch = page.batch if page.batch.end else await follower.next()
+        assert isinstance(batch, Batch)
+        assert batch.end == 2
+    assert log.reads == 1

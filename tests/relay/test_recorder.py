@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from hypothesis import given, settings
@@ -17,6 +17,7 @@ from gateway.relay import recorder
 from gateway.relay.asking import Answer, Listener
 from gateway.relay.framing import Framer, silent
 from gateway.relay.recorder import Counts, Recorder
+from gateway.relay.rounds import Rounds
 from gateway.relay.rows import read_row
 from gateway.relay.store import Store
 
@@ -45,6 +46,13 @@ class FakeLog:
             if fate.endswith("unknown"):
                 outcome = Unavailable()
         self.told.append(lambda: settle(outcome))
+
+    def submit_together(self, requests: Sequence[tuple[AppendRequest, Settle]]) -> None:
+        for request, settle in requests:
+            try:
+                self.submit(request, settle)
+            except TooManyPending as error:
+                settle(error)
 
     def _apply(self, request: AppendRequest, *, lose: bool) -> Any:
         if lose:
@@ -90,11 +98,17 @@ class FakeAnswer:
         self.closed = True
 
 
+async def turns() -> None:
+    """Lets the loop turn, as it does before a round."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
 async def record(pieces: list[bytes], fates: list[str], turns: list[bool], end: str) -> tuple[FakeLog, FakeAnswer]:
     """A recording of these bytes. `turns`: after which of them the log tells an outcome."""
     log, answer, done = FakeLog(fates), FakeAnswer(), asyncio.Event()
     one = Recorder(
-        "runs/x", 1, ROW, log, cast(Store, FakeStore(log)), Feed(), Counts(),
+        "runs/x", 1, ROW, log, Rounds(log.submit_together), cast(Store, FakeStore(log)), Feed(), Counts(),
         most=1 << 20, lease=10, done=lambda _: done.set(),
     )  # fmt: skip
     one.record(cast(Answer, answer))
@@ -141,30 +155,39 @@ def test_the_log_is_the_frames_that_came_whole(data: st.DataObject) -> None:
 async def test_an_upstream_has_to_wait_while_its_appends_do() -> None:
     log, answer = FakeLog([]), FakeAnswer()
     one = Recorder(
-        "runs/x", 1, ROW, log, cast(Store, FakeStore(log)), Feed(), Counts(),
+        "runs/x", 1, ROW, log, Rounds(log.submit_together), cast(Store, FakeStore(log)), Feed(), Counts(),
         most=1 << 20, lease=10, done=lambda _: None,
     )  # fmt: skip
     one.record(cast(Answer, answer))
     for _ in range(20):
         one.data(b"data: " + b"x" * 20_000 + b"\n\n")
     assert answer.waits
-    assert len(log.told) == 1  # the others wait for it, as one append
+    await turns()
+    assert len(log.told) == 1  # of what has come in one turn
     log.told.pop()()
     assert not answer.waits
-    assert len(log.told) == 1
+    for _ in range(20):
+        one.data(b"data: " + b"x" * 20_000 + b"\n\n")
+    await turns()
+    one.data(b"data: y\n\n")
+    await turns()
+    assert len(log.told) == 1  # what comes while it is under way waits for it
     log.told.pop()()
-    assert len(log.events) == 20
+    await turns()
+    log.told.pop()()
+    assert len(log.events) == 41
 
 
 async def test_a_frame_that_is_too_large_ends_the_recording() -> None:
     log, answer, done = FakeLog([]), FakeAnswer(), asyncio.Event()
     one = Recorder(
-        "runs/x", 1, ROW, log, cast(Store, FakeStore(log)), Feed(), Counts(),
+        "runs/x", 1, ROW, log, Rounds(log.submit_together), cast(Store, FakeStore(log)), Feed(), Counts(),
         most=100, lease=10, done=lambda _: done.set(),
     )  # fmt: skip
     one.record(cast(Answer, answer))
     one.data(b"data: a\n\ndata: " + b"x" * 100)
     assert answer.closed
+    await turns()
     log.told.pop()()
     await done.wait()
     assert log.events == [b"data: a\n\n", b"data: lost\n\n"]

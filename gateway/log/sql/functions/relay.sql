@@ -2,7 +2,8 @@
 -- recording_keys is locked before any stream.
 
 
--- Makes a run of an answer that is there, or is still waited for (`head` NULL).
+-- Makes a run of an answer that is there, or is still waited for (`head` NULL). Its path holds chance, so that nobody else
+-- makes a stream there: hence no more than the rows that make_stream and create_run would write, in one statement.
 CREATE OR REPLACE FUNCTION run_gateway.begin_recording(
     wanted text, relay text, content_type text, media_type text, lease integer, workflow_name text, input json,
     lost_event json, head text[], OUT stream bigint
@@ -10,18 +11,23 @@ CREATE OR REPLACE FUNCTION run_gateway.begin_recording(
 LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
-DECLARE
-    made record;
 BEGIN
-    SELECT * INTO made FROM run_gateway.begin_run(
-        wanted, NULL, begin_recording.content_type, begin_recording.media_type, NULL, begin_recording.lease,
-        begin_recording.workflow_name, begin_recording.input, NULL, begin_recording.lost_event) r;
-    IF made.verdict <> 'created' THEN
-        RAISE unique_violation USING MESSAGE = format('There is a run at %s already.', wanted);
-    END IF;
-    stream := made.stream;
+    WITH made AS (
+        INSERT INTO run_gateway.streams AS s (path, content_type, media_type, lease, lease_until)
+        VALUES (wanted, begin_recording.content_type, begin_recording.media_type, begin_recording.lease,
+                run_gateway.leased_until(begin_recording.lease))
+        RETURNING s.id, s.lease_until
+    ), watched AS (
+        INSERT INTO run_gateway.leases AS l (stream, check_at) SELECT m.id, m.lease_until FROM made m
+    ), run AS (  -- record_run finds it there
+        INSERT INTO run_gateway.runs AS r (stream, tenant, id, started_at, workflow_name, input, lost_event)
+        SELECT m.id, run_gateway.tenant_of(wanted), substring(wanted FROM '[^/]+$'), clock_timestamp(),
+               begin_recording.workflow_name, begin_recording.input, begin_recording.lost_event
+          FROM made m
+    )
     INSERT INTO run_gateway.recordings AS r (stream, relay, head)
-    VALUES (made.stream, begin_recording.relay, begin_recording.head);
+    SELECT m.id, begin_recording.relay, begin_recording.head FROM made m
+    RETURNING r.stream INTO stream;
 END
 $$;
 

@@ -24,7 +24,8 @@ LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO run_gateway.runs (stream, tenant, id, started_at)
     VALUES (NEW.id, CASE WHEN strpos(NEW.path, E'\x1f') > 0 THEN split_part(NEW.path, E'\x1f', 1) ELSE '' END,
-            substring(NEW.path FROM '[^/]+$'), clock_timestamp());
+            substring(NEW.path FROM '[^/]+$'), clock_timestamp())
+    ON CONFLICT DO NOTHING;
     RETURN NULL;
 END
 $$;
