@@ -22,8 +22,8 @@ from gateway.http.limits import Limits
 from gateway.http.reading import Reading
 from gateway.log.appends import Appended, Settle
 from gateway.log.lifecycle import Created
-from gateway.protocol import headers, json_body
-from gateway.protocol.append import UNNUMBERED, AppendRequest, append_in_pieces, parse_append, parse_heartbeat
+from gateway.protocol import headers
+from gateway.protocol.append import UNNUMBERED, AppendRequest, append_at_once, append_in_pieces, parse_heartbeat
 from gateway.protocol.batch import JSON_TYPE, Stream, media_type
 from gateway.protocol.content_type import content_type_header
 from gateway.protocol.create import DEFAULT_TYPE, CreateRequest, Fork, parse_create
@@ -97,10 +97,9 @@ class StreamRoutes:
         part = target_of(scope).part
         body = await self._limits.bodies.read(scope, receive, self._limits.max_body)
         try:
-            if len(body) > json_body.PIECE and part is not Part.HEARTBEAT:
+            request = _parse_post(part, path, scope["headers"], body, self._limits.max_batch)
+            if request is None:
                 request = await in_turns(append_in_pieces(path, scope["headers"], body, self._limits.max_batch))
-            else:
-                request = _parse_post(part, path, scope["headers"], body, self._limits.max_batch)
         except InvalidJson:
             await self._refuse_before_json(path)
             raise
@@ -116,6 +115,8 @@ class StreamRoutes:
         if len(post.body) > self._limits.max_body or post.target.part not in _DIRECT:
             return False
         request = _parse_post(post.target.part, post.stored, post.headers, post.body, self._limits.max_batch)
+        if request is None:
+            return False
         if len(post.body) > self._short:
             self._limits.check(request.events)
         self._log.submit(request, partial(self._settle, post, request))
@@ -204,10 +205,13 @@ def _forked(fork: Fork, principal: Principal) -> Fork:
     return replace(fork, source=within(principal.tenant, fork.source))
 
 
-def _parse_post(part: Part | None, path: str, headers: GivenHeaders, body: bytes, most: int | None) -> AppendRequest:
+def _parse_post(
+    part: Part | None, path: str, headers: GivenHeaders, body: bytes, most: int | None
+) -> AppendRequest | None:
+    """None: to parse it may take long, so it has to be done in pieces."""
     if part is Part.HEARTBEAT:
         return parse_heartbeat(path.removesuffix(part.value), headers, body)
-    return parse_append(path, headers, body, most)
+    return append_at_once(path, headers, body, most)
 
 
 def _appended(request: AppendRequest, result: Appended) -> tuple[int, Headers]:

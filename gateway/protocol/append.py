@@ -63,6 +63,21 @@ def parse_append(path: str, headers: GivenHeaders, body: bytes, most: int | None
     return request
 
 
+def append_at_once(path: str, headers: GivenHeaders, body: bytes, most: int | None = None) -> AppendRequest | None:
+    """Parses like `parse_append`. None: that may take long, so it has to be done in pieces."""
+    if len(body) <= json_body.SHORT:
+        return parse_append(path, headers, body, most)
+    request = _parse_head(path, headers, body)
+    if request.media_type == JSON_TYPE:
+        events = json_body.quickly(body, most=most)
+        if events is None:
+            return None
+        request.events = events
+    elif request.media_type is not None:
+        request.events = [body]
+    return request
+
+
 def append_in_pieces(
     path: str, headers: GivenHeaders, body: bytes, most: int | None = None
 ) -> Generator[None, None, AppendRequest]:

@@ -75,8 +75,9 @@ class CreateRequest:
         if not self.body:
             return []
         if media_type(content_type) == JSON_TYPE:
-            if len(self.body) <= json_body.PIECE:
-                return json_body.messages(self.body, may_be_empty=True, most=self.most)
+            found = json_body.quickly(self.body, may_be_empty=True, most=self.most)
+            if found is not None:
+                return found
             return (yield from json_body.in_pieces(self.body, may_be_empty=True, most=self.most))
         return [self.body]
 

@@ -20,8 +20,10 @@ import orjson
 
 from gateway.protocol.errors import BatchTooLarge, InvalidJson
 
-PIECE: Final = 64 << 10  # bytes that are judged at once
-TOKENS: Final = 2_048  # brackets and commas that are looked at, one by one, at once
+PIECE: Final = 16 << 10  # bytes of a long body that are judged at once
+TOKENS: Final = 512  # brackets and commas that are looked at, one by one, at once
+SHORT: Final = 4 << 10  # bytes of a body that is no long one, whatever it holds
+QUICK: Final = 64 << 10  # bytes of a body that may be looked at as a whole, where that tells all
 DIGITS: Final = 1_000  # of a number in a long body; a double has some 300 before its point
 DEPTH: Final = 1024  # levels of nesting, as many as orjson reads
 
@@ -68,12 +70,20 @@ def messages(body: bytes, *, may_be_empty: bool = False, most: int | None = None
     which names the message, when the body is not JSON (RFC 8259), is nested too deep, or is an empty array where that
     is not allowed. Raises BatchTooLarge when there are more than `most`.
     """
-    if len(body) > PIECE:
-        return at_once(in_pieces(body, may_be_empty=may_be_empty, most=most))
+    found = quickly(body, may_be_empty=may_be_empty, most=most)
+    return at_once(in_pieces(body, may_be_empty=may_be_empty, most=most)) if found is None else found
+
+
+def quickly(body: bytes, *, may_be_empty: bool = False, most: int | None = None) -> list[bytes] | None:
+    """The messages of a body of at most QUICK bytes, written as most clients write them. None: `messages` takes longer
+    to find them, or a fault. Raises what `messages` raises.
+    """
+    if len(body) > QUICK:
+        return None
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return at_once(in_pieces(body, may_be_empty=may_be_empty, most=most))
+        return None
     if most is not None and isinstance(value, list) and len(value) > most:
         raise BatchTooLarge(f"At most {most} events.")
     if _LF in body or _CR in body:
@@ -92,10 +102,10 @@ def messages(body: bytes, *, may_be_empty: bool = False, most: int | None = None
     try:
         elements = [b"%b" % orjson.dumps(element) for element in value]
     except orjson.JSONEncodeError:
-        return _split(body, value)  # orjson reads 1,024 levels of nesting, and writes no more than 254
+        return None  # orjson reads 1,024 levels of nesting, and writes no more than 254
     if b"[%b]" % b",".join(elements) == body:
         return elements
-    return _split(body, value)
+    return _objects(body, value)
 
 
 def in_pieces(body: bytes, *, may_be_empty: bool = False, most: int | None = None) -> Events:
@@ -158,15 +168,17 @@ def at_once(work: Generator[None, None, _T]) -> _T:
         return found
 
 
-def _split(array: bytes, value: list[object]) -> list[bytes]:
-    """The elements of a valid, non-empty JSON array, cut at its own commas. `value`: what it means."""
+def _objects(array: bytes, value: list[object]) -> list[bytes] | None:
+    """The elements of a valid, non-empty JSON array of objects. None: they cannot be told so easily. `value`: what it
+    means.
+    """
     if set(map(type, value)) == {dict}:
         # This stands between any two objects, and no two places where it stands share a byte. So when it stands in no
         # more places than that, it stands in no string, and in none of the objects.
         insides = _BETWEEN_OBJECTS.split(array[1:-1].strip(b" \t")[1:-1])
         if len(insides) == len(value):
             return [b"{%b}" % inside for inside in insides]
-    return at_once(_Cutting(array, None).run())
+    return None
 
 
 class _Cutting:
