@@ -15,6 +15,7 @@ from gateway.fanout.hub import Hub
 from gateway.fanout.tail import Form, Tail
 from gateway.outage import SeldomLogger
 from gateway.protocol.batch import Batch, Page
+from gateway.tasks import wake
 
 logger = logging.getLogger("gateway.fanout.follower")
 seldom_logger: Final = SeldomLogger(logger)
@@ -153,7 +154,7 @@ class Follower:
         self._leave()
         parked, self._parked = self._parked, None
         if parked is not None and not parked.done():
-            parked.set_result(None)
+            wake(parked)
 
     def beat(self) -> None:
         """Makes `next` return a heartbeat, since nothing was sent for a while."""

@@ -10,21 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 from gateway.counting import SECONDS, Histogram
 from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast
 from gateway.fanout.crowd import END, tell
 from gateway.fanout.deadlines import TICK, Deadlines
-from gateway.fanout.single_flight import Read, SharedReads, shared
+from gateway.fanout.single_flight import Read, Shared, SharedReads
 from gateway.fanout.tail import Tail
 from gateway.outage import Outage, SeldomLogger
+from gateway.protocol import frames
 from gateway.protocol.batch import Batch, News, Page, Stream, after
 from gateway.protocol.cursor import cursor
 from gateway.protocol.errors import OffsetGone, ProtocolError, StreamGone, StreamNotFound, Unavailable
 from gateway.protocol.offset import format_offset
-from gateway.tasks import end, forever
+from gateway.tasks import end, forever, in_turns
 
 logger = logging.getLogger("gateway.fanout.hub")
 seldom_logger: Final = SeldomLogger(logger)
@@ -32,6 +34,7 @@ seldom_logger: Final = SeldomLogger(logger)
 RECENT: Final = 16 << 10  # bytes before its position that the first reader of a tail fetches for all who come with it
 HINT_PAUSE: Final = 0.02  # seconds between two looks at what somebody says has changed
 KEEP: Final = 5.0  # seconds between touches of a stream that would expire; a third of its TTL, where that is less
+COMPARED: Final = 1_000  # tails of which the log is asked at one time
 BEATS: Final = 500  # tails that are sent a heartbeat in one turn of the loop
 ROUNDS: Final = 2  # how often a newcomer waits for another newcomer's first read, before it reads for itself
 
@@ -132,7 +135,7 @@ class Hub:
         """
         for _ in range(ROUNDS):
             if tail.opening is not None:
-                await asyncio.wait((tail.opening,))
+                await tail.opening.over()
         known = None if tail.doubted else tail.remembered(position)
         if known is not None and (self._trusted() or self._outage.lasts):
             self.remembered += 1
@@ -173,8 +176,8 @@ class Hub:
             finally:
                 tail.opening = None
 
-        tail.opening = shared(read())
-        return await asyncio.shield(tail.opening)
+        tail.opening = Shared(read())
+        return await tail.opening.page()
 
     def observe(self, tail: Tail, page: Page) -> None:
         """Takes note of a page that a follower has read: the first at the end of the log positions the tail."""
@@ -226,7 +229,12 @@ class Hub:
                 return  # it is known already
             elif news.first == tail.position + 1 and news.body is not None:
                 batch = Batch(tail.position, news.last, news.body, True, news.closed, news.lengths)
-                self._publish(tail, batch, news.heard)
+                if _takes_long(tail, batch):
+                    tail.heard = tail.heard or news.heard
+                    tail.wanted = max(tail.wanted, news.last)
+                    self._fill(tail, batch)
+                else:
+                    self._publish(tail, batch, news.heard)
             else:
                 tail.heard = tail.heard or news.heard
                 self._want(tail, news.last)
@@ -280,13 +288,13 @@ class Hub:
         if tail.position is not None:
             self._want(tail, tail.position + 1)
 
-    def _publish(self, tail: Tail, batch: Batch, heard: float = 0.0) -> None:
+    def _publish(self, tail: Tail, batch: Batch, heard: float = 0.0, frame: bytes = b"") -> None:
         now = self._clock()
         crowd = tail.direct
         direct = len(crowd.members)
         if tail.formed:
             direct += sum([len(formed.members) for formed in tail.formed.values()])
-        tail.publish(batch, self.cursor(tail), now)
+        tail.publish(batch, self.cursor(tail), now, frame)
         if not direct:
             return
         try:
@@ -318,14 +326,21 @@ class Hub:
         tail.wanted = max(tail.wanted, position)
         self._fill(tail)
 
-    def _fill(self, tail: Tail) -> None:
+    def _fill(self, tail: Tail, known: Batch | None = None) -> None:
         if not tail.filling:
             tail.filling = True
-            self._spawn(self._read_up(tail))
+            self._spawn(self._read_up(tail, known))
 
-    async def _read_up(self, tail: Tail) -> None:
-        """Reads on from where the tail stands, for everybody, until it stands at the end of the log."""
+    async def _read_up(self, tail: Tail, known: Batch | None) -> None:
+        """Reads on from where the tail stands, for everybody, until it stands at the end of the log. `known`: what is
+        there first, where no read is needed for that.
+        """
         try:
+            if known is not None:
+                await self._publish_in_pieces(tail, known)
+                self._catch_up(tail)
+                if tail.wanted <= (tail.position or 0):
+                    return
             while not tail.closed and not tail.ended and tail.users:
                 assert tail.position is not None and tail.stream is not None
                 wanted, doubted = tail.wanted, tail.doubted
@@ -336,8 +351,7 @@ class Hub:
                 if doubted:
                     tail.doubted = False
                 if page.batch.start == tail.position and (not page.batch.empty or page.batch.closed):
-                    self._publish(tail, page.batch, tail.heard)
-                    tail.heard = 0.0
+                    await self._publish_in_pieces(tail, page.batch)
                 self._catch_up(tail)
                 if page.batch.up_to_date and tail.wanted <= max(wanted, tail.position):
                     tail.wanted = 0  # news named a position that this log does not have; wait for no such thing
@@ -353,6 +367,15 @@ class Hub:
         finally:
             tail.filling = False
             tail.early.clear()
+
+    async def _publish_in_pieces(self, tail: Tail, batch: Batch) -> None:
+        """Publishes a batch to a tail that is being filled, and so is moved by nobody else."""
+        frame = b""
+        if _takes_long(tail, batch):
+            frame = await in_turns(tail.frame_in_pieces(batch, self.cursor(tail)))
+        if not tail.ended:
+            self._publish(tail, batch, tail.heard, frame)
+        tail.heard = 0.0
 
     def _drop(self, tail: Tail) -> None:
         if self.tails.get(tail.path) is tail:
@@ -459,7 +482,16 @@ class Hub:
     async def _compare(self, tails: Collection[Tail]) -> int:
         """Compares tails with the log's positions, and reads on where the log has more. Returns how many tails were
         behind without a read under way. Raises Unavailable.
+
+        It asks for COMPARED of them at a time, so that neither the answer nor what is done with it holds the loop.
         """
+        some = iter(tails)
+        behind = 0
+        while asked := list(islice(some, COMPARED)):
+            behind += await self._compare_some(asked)
+        return behind
+
+    async def _compare_some(self, tails: Sequence[Tail]) -> int:
         before = [(tail, tail.position or 0, tail.closed) for tail in tails]
         known = await self._positions([tail.path for tail in tails])
         self._outage.end()
@@ -479,3 +511,8 @@ class Hub:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _takes_long(tail: Tail, batch: Batch) -> bool:
+    """True if the frame of a batch has to be made in pieces."""
+    return len(batch.body) > frames.LONG and len(batch.body) > frames.LONG_FOR_ALL[tail.encoding] and bool(tail.direct)

@@ -6,11 +6,10 @@ query that has not begun, and never one under way: so it sees every append that 
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from typing import Final, Protocol
 
-from gateway.fanout.single_flight import shared
+from gateway.fanout.single_flight import Shared
 from gateway.protocol.batch import Page
 
 MOST_PAGES: Final = 512  # kept at once: for a small page, asking whether it is still valid costs as much as reading it
@@ -33,28 +32,28 @@ class Pages:
         self._log = log
         self._most = most
         self._kept: OrderedDict[Key, Page] = OrderedDict()
-        self._next: dict[Key, asyncio.Task[Page]] = {}  # queries that have not begun, which may be joined
-        self._running: dict[Key, asyncio.Task[Page]] = {}
+        self._next: dict[Key, Shared] = {}  # queries that have not begun, which may be joined
+        self._running: dict[Key, Shared] = {}
 
     async def read(self, path: str, position: int) -> Page:
         """The page after a position, as fresh as if it were read now. Raises what the read raises."""
         key = (path, position)
         look = self._next.get(key)
         if look is None:
-            look = self._next[key] = shared(self._look(key))
+            look = self._next[key] = Shared(self._look(key))
         else:
             self.joined += 1
-        return await asyncio.shield(look)
+        return await look.page()
 
     async def _look(self, key: Key) -> Page:
         running = self._running.get(key)
         if running is not None:
-            await asyncio.wait((running,))
-        task = self._running[key] = self._next.pop(key)  # from here on it is too late to join
+            await running.over()
+        read = self._running[key] = self._next.pop(key)  # from here on it is too late to join
         try:
             page = await self._log.read(*key, known=self._kept.get(key))
         finally:
-            if self._running[key] is task:
+            if self._running[key] is read:
                 del self._running[key]
         self._keep(key, page)
         return page

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from gateway.protocol.batch import Page
+from gateway.tasks import wake
 
 
 class Read(Protocol):
@@ -15,19 +16,36 @@ class Read(Protocol):
     async def __call__(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page: ...
 
 
-def shared(read: Coroutine[Any, Any, Page]) -> asyncio.Task[Page]:
-    """Starts a read. Await it shielded, so that a reader that leaves does not cancel it for the others.
+class Shared:
+    """A read that has begun. A reader that leaves does not cancel it for the others.
 
     Its error goes to the readers that wait for it; without any it is dropped, and asyncio does not complain of it.
+    However many wait for it, only a few go on in one turn of the loop.
     """
-    task = asyncio.ensure_future(read)
-    task.add_done_callback(_retrieve)
-    return task
 
+    def __init__(self, read: Coroutine[Any, Any, Page]) -> None:
+        self.task = asyncio.ensure_future(read)
+        self._waiting: list[asyncio.Future[None]] = []
+        self.task.add_done_callback(self._ended)
 
-def _retrieve(task: asyncio.Task[Page]) -> None:
-    if not task.cancelled():
-        task.exception()
+    async def page(self) -> Page:
+        """The page. Raises what the read raises."""
+        await self.over()
+        return self.task.result()
+
+    async def over(self) -> None:
+        """Waits until the read has ended, however it ends."""
+        if not self.task.done():
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            await waiting
+
+    def _ended(self, task: asyncio.Task[Page]) -> None:
+        if not task.cancelled():
+            task.exception()
+        for waiting in self._waiting:
+            wake(waiting)
+        self._waiting.clear()
 
 
 class SharedReads:
@@ -36,7 +54,7 @@ class SharedReads:
     def __init__(self, read: Read) -> None:
         self.joined = 0
         self._read = read
-        self._under_way: dict[tuple[str, int], asyncio.Task[Page]] = {}
+        self._under_way: dict[tuple[str, int], Shared] = {}
 
     async def __call__(self, path: str, position: int, *, fresh: bool = False) -> Page:
         """The page after `position`. Raises what the read raises.
@@ -44,18 +62,18 @@ class SharedReads:
         `fresh`: never by a read that began before this call, since that may not see what the caller looks for.
         """
         key = (path, position)
-        task = self._under_way.get(key)
-        if task is None or fresh:
-            task = self._under_way[key] = shared(self._read(path, position))
-            task.add_done_callback(lambda done: self._ended(key, done))
+        read = self._under_way.get(key)
+        if read is None or fresh:
+            begun = read = self._under_way[key] = Shared(self._read(path, position))
+            read.task.add_done_callback(lambda _: self._ended(key, begun))
         else:
             self.joined += 1
-        return await asyncio.shield(task)
+        return await read.page()
 
     def forget(self) -> None:
         """Makes later readers begin reads of their own, instead of joining those under way."""
         self._under_way.clear()
 
-    def _ended(self, key: tuple[str, int], task: asyncio.Task[Page]) -> None:
-        if self._under_way.get(key) is task:
+    def _ended(self, key: tuple[str, int], read: Shared) -> None:
+        if self._under_way.get(key) is read:
             del self._under_way[key]

@@ -6,10 +6,9 @@ comes in between (law 4).
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from itertools import chain
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast
 from gateway.fanout.crowd import BEAT, END, WAKE, Crowd, Waiting, tell
@@ -17,6 +16,9 @@ from gateway.protocol import frames
 from gateway.protocol.batch import Batch, Encoding, News, Page, Stream, after, join
 from gateway.protocol.offset import format_offset
 from gateway.protocol.text import edge
+
+if TYPE_CHECKING:
+    from gateway.fanout.single_flight import Shared
 
 RING_BYTES: Final = 64 << 10  # of recent batches, for readers that are a little behind
 RING_BATCHES: Final = 128
@@ -90,7 +92,7 @@ class Tail:
         self.wanted = 0  # the highest position that any news has named: the log is read up to there
         self.filling = False
         self.heard = 0.0  # when the first of the news came that wait for a read, monotonic seconds; 0: none waits
-        self.opening: asyncio.Task[Page] | None = None  # the first follower's first read
+        self.opening: Shared | None = None  # the first follower's first read
         self.early: list[News] = []  # news that has come before the read that it goes on from
         self.ring: list[Batch] = []  # no deque: one takes 0.6 kB while it is empty
         self.ring_bytes = 0
@@ -107,15 +109,14 @@ class Tail:
         self.stream = stream
         self.encoding = stream.encoding
 
-    def publish(self, batch: Batch, cursor: int, now: float) -> None:
+    def publish(self, batch: Batch, cursor: int, now: float, frame: bytes = b"") -> None:
         """Moves the tail by a batch that begins where it stands, and writes the batch to the followers that stand there
-        too.
+        too. `frame`: as it goes to them, where that has been made in pieces.
         """
         assert batch.start == self.position, "a tail never skips (law 3)"
-        frame = b""
         if self.encoding is Encoding.TEXT:
             batch.before = self.edge
-        if self.direct.members:  # made before anything moves: if it cannot be made, nobody was told anything
+        if self.direct.members and not frame:  # before anything moves: if it cannot be made, nobody was told anything
             frame = frames.chunk(frames.sse(self.encoding, batch, b"%d" % cursor, offset=self.offset))
         formed = self._written(batch) if self.formed else ()
         self._remember(batch)
@@ -135,6 +136,14 @@ class Tail:
             self.direct.end()  # the frame that it was just sent says that the stream is closed
             for crowd, _ in formed:
                 tell(tuple(crowd.members), WAKE)  # their responses end as their own way of ending has it
+
+    def frame_in_pieces(self, batch: Batch, cursor: int) -> Generator[None, None, bytes]:
+        """The frame of a batch that begins where the tail stands."""
+        if self.encoding is Encoding.TEXT:
+            batch.before = self.edge
+        frame = yield from frames.sse_in_pieces(self.encoding, batch, b"%d" % cursor, offset=self.offset)
+        yield
+        return frames.chunk(frame)
 
     def beat(self, now: float) -> None:
         """Sends a heartbeat to all followers, since nothing was sent for long: it says that the connection is alive."""

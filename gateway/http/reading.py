@@ -9,7 +9,6 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Final, Protocol
 
 from gateway.asgi import Headers, Receive, Scope, Send, gone
@@ -32,6 +31,7 @@ from gateway.protocol.read import Live, ReadRequest
 from gateway.quotas.errors import TooManyStreams
 from gateway.quotas.quotas import client_of, holder
 from gateway.quotas.shares import Share
+from gateway.tasks import in_turns, turn
 
 SHARED: Final = 64 << 10  # bytes of a body, from which on it is sent in parts rather than copied
 # A writer chooses a stream's type, which may be text/html or image/svg+xml. A browser may show it, but must run none
@@ -59,7 +59,6 @@ class Reading:
         self._limits = limits
         self._now = now
         self._dialect = dialect
-        self._frame = partial(frames.sse, offset=dialect.offset)
         self._pages = Pages(log, limits.pages)
 
     def __call__(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -191,8 +190,7 @@ class Reading:
                 if isinstance(batch, Signal):
                     await responses.piece(send, frames.HEARTBEAT)
                     continue
-                token = self._hub.cursor(follower.tail)
-                await responses.piece(send, self._frame(encoding, batch, b"%d" % token))
+                await self._send(send, encoding, batch, self._hub.cursor(follower.tail))
                 closed = batch.closed
                 del batch  # so that no page is kept in memory while this waits
         await responses.finish(send)
@@ -215,9 +213,17 @@ class Reading:
         if at_its_end:
             await responses.piece(send, frames.closed_already(batch.end, self._dialect.offset))
         else:
-            token = self._hub.cursor(follower.tail, request.cursor)
-            await responses.piece(send, self._frame(encoding, batch, b"%d" % token, first=True))
+            await self._send(send, encoding, batch, self._hub.cursor(follower.tail, request.cursor), first=True)
         return encoding, batch.closed
+
+    async def _send(self, send: Send, encoding: Encoding, batch: Batch, cursor: int, *, first: bool = False) -> None:
+        offset = self._dialect.offset
+        if len(batch.body) > frames.LONG:
+            making = frames.sse_in_pieces(encoding, batch, b"%d" % cursor, first=first, offset=offset)
+            frame = await in_turns(making)
+        else:
+            frame = frames.sse(encoding, batch, b"%d" % cursor, first=first, offset=offset)
+        await responses.piece(send, frame)
 
 
 def lasting(principal: Principal, wanted: float, now: float) -> float:
@@ -267,7 +273,8 @@ def _forget(scope: Scope) -> None:
 
 
 async def _in_parts(send: Send, answer: Headers, parts: Sequence[bytes]) -> None:
-    """Sends a large body without copying it: all readers of the same page share its bytes."""
+    """Sends a large body without copying it: all readers of the same page share its bytes. Each has a turn of its own."""
+    await turn()
     length = sum(len(part) for part in parts)
     await responses.start(send, 200, [*answer, (b"content-length", b"%d" % length)])
     for part in parts:

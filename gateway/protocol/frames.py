@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import Final
 
 from gateway.protocol.batch import LINE, Batch, Encoding, cuts
+from gateway.protocol.json_body import at_once
 from gateway.protocol.offset import format_offset
 from gateway.protocol.read import TOLD
 from gateway.protocol.text import EDGE, edge, shown
 
 HEARTBEAT = b": heartbeat\n\n"
 RETRY = b"retry: 1000\n"
+PIECE: Final = 64 << 10  # bytes of text that are made into lines at once
+LONG: Final = LINE  # bytes of a batch whose frame is made in pieces, where each reader has one made
+LONG_FOR_ALL: Final = {Encoding.TEXT: LONG, Encoding.JSON: 1 << 20, Encoding.BASE64: 1 << 20}
+"""The same where one frame is made for all: it costs little more than copies, unless there are lines to make."""
 
 
 def body(encoding: Encoding, batch: Batch) -> bytes:
@@ -41,39 +47,91 @@ def sse(
 
     A batch that would make a line of more than LINE bytes becomes several data events, each with its control event.
     """
-    retry = RETRY if first else b""
-    if batch.closed:
-        state = b',"streamClosed":true'  # no cursor: nobody comes back (§5.8)
-    elif batch.up_to_date:
-        state = b',"streamCursor":"%b","upToDate":true' % cursor
-    else:
-        state = b',"streamCursor":"%b"' % cursor
+    if len(batch.body) > _room(encoding):
+        return at_once(sse_in_pieces(encoding, batch, cursor, first=first, offset=offset))
+    retry, state = RETRY if first else b"", _state(batch, cursor)
     if batch.empty:
         return retry + _control(offset(batch.end), state)
-    room = LINE if encoding is not Encoding.BASE64 else LINE // 4 * 3
-    if len(batch.body) <= room:
-        return retry + _data(encoding, batch.before, batch.body, offset(batch.end), state)
+    return retry + _data(encoding, batch.before, batch.body, offset(batch.end), state)
+
+
+def sse_in_pieces(
+    encoding: Encoding,
+    batch: Batch,
+    cursor: bytes,
+    *,
+    first: bool = False,
+    offset: Callable[[int], bytes] = format_offset,
+) -> Generator[None, None, bytes]:
+    """Makes what `sse` makes of a batch that is not empty, and yields after every PIECE bytes or so."""
+    room = _room(encoding)
     body, at, gap = memoryview(batch.body), 0, 1 if encoding is Encoding.JSON else 0
-    parts: list[bytes | memoryview] = [retry]  # joined once, since a page's bytes are copied each time
+    parts: list[bytes | memoryview] = [
+        RETRY if first else b""
+    ]  # joined once, since a page's bytes are copied each time
+    on_the_way, last = b',"streamCursor":"%b"' % cursor, _state(batch, cursor)
+    done = 0
     for position, end in cuts(encoding, batch, room):
         after = offset(position)
-        here = state if position == batch.end else b',"streamCursor":"%b"' % cursor
+        here = last if position == batch.end else on_the_way
         if gap:
             parts += (b"id: %b\nevent: data\ndata:[" % after, body[at:end], b"]\n\n", _control(after, here))
         else:
             before = edge(batch.before, batch.body[max(0, at - EDGE) : at])
-            parts.append(_data(encoding, before, batch.body[at:end], after, here))
+            parts += yield from _data_in_pieces(encoding, before, batch.body[at:end], after, here)
+        done += end - at
         at = end + gap
+        if done >= 4 * PIECE:  # where there are no lines to make, that takes less
+            done = 0
+            yield
+    if done:
+        yield
     return b"".join(parts)
 
 
+def _state(batch: Batch, cursor: bytes) -> bytes:
+    """The fields of the last control event that say where its reader is."""
+    if batch.closed:
+        return b',"streamClosed":true'  # no cursor: nobody comes back (§5.8)
+    return b',"streamCursor":"%b","upToDate":true' % cursor if batch.up_to_date else b',"streamCursor":"%b"' % cursor
+
+
+def _room(encoding: Encoding) -> int:
+    """The bytes of events that a line may hold."""
+    return LINE if encoding is not Encoding.BASE64 else LINE // 4 * 3
+
+
 def _data(encoding: Encoding, before: bytes, payload: bytes, end: bytes, state: bytes) -> bytes:
-    if encoding is Encoding.TEXT:
-        payload = shown(before, payload)
-        if not payload:
-            return _control(end, state)
-    lines = _data_lines(encoding, payload)
-    return b"id: %b\nevent: data\n%b\n%b" % (end, lines, _control(end, state))
+    if encoding is Encoding.JSON:  # messages are stored without line breaks
+        return b"id: %b\nevent: data\ndata:[%b]\n\n%b" % (end, payload, _control(end, state))
+    return b"".join(at_once(_data_in_pieces(encoding, before, payload, end, state)))
+
+
+def _data_in_pieces(
+    encoding: Encoding, before: bytes, payload: bytes, end: bytes, state: bytes
+) -> Generator[None, None, list[bytes]]:
+    if encoding is Encoding.BASE64:
+        return [b"id: %b\nevent: data\ndata:%b\n\n%b" % (end, b64encode(payload), _control(end, state))]
+    payload = shown(before, payload)
+    if not payload:
+        return [_control(end, state)]
+    parts = [b"id: %b\nevent: data\ndata:" % end]
+    at = 0
+    while at < len(payload):
+        until = at + PIECE
+        if payload[until - 1 : until + 1] == b"\r\n":
+            until += 1
+        # CRLF, CR and LF all end a line of an event stream: no payload may smuggle a field of its own into the frame.
+        # By replacing, since a payload of line breaks alone has a million lines.
+        text = payload[at:until].replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n ", b"\n  ")
+        if text.startswith(b" ") and (not at or payload[at - 1] in b"\r\n"):
+            parts.append(b" ")  # a reader drops one space behind the colon
+        parts.append(text.replace(b"\n", b"\ndata:"))
+        at = until
+        if at < len(payload):
+            yield
+    parts.append(b"\n\n%b" % _control(end, state))
+    return parts
 
 
 def _control(end: bytes, state: bytes) -> bytes:
@@ -94,15 +152,3 @@ def closed_already(position: int, offset: Callable[[int], bytes] = format_offset
 def chunk(frame: bytes) -> bytes:
     """A frame in HTTP/1.1 chunked coding (RFC 9112 §7.1)."""
     return b"%x\r\n%b\r\n" % (len(frame), frame)
-
-
-def _data_lines(encoding: Encoding, payload: bytes) -> bytes:
-    if encoding is Encoding.JSON:
-        return b"data:[%b]\n" % payload  # messages are stored without line breaks
-    if encoding is Encoding.BASE64:
-        return b"data:%b\n" % b64encode(payload)
-    # CRLF, CR and LF all end a line of an event stream: no payload may smuggle a field of its own into the frame.
-    # By replacing, since a payload of line breaks alone has a million lines. A reader drops one space behind the colon.
-    text = payload.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n ", b"\n  ")
-    first = b"data: " if text.startswith(b" ") else b"data:"
-    return b"%b%b\n" % (first, text.replace(b"\n", b"\ndata:"))
