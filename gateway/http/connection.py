@@ -10,6 +10,7 @@ from gateway.http.bodies import Bodies
 from gateway.http.cors import Common
 from gateway.http.fast_append import PostProtocol
 from gateway.protocol.errors import ProtocolError
+from gateway.wire.intake import Turns
 from gateway.wire.transport import DirectProtocol
 
 PROBES: Final = ("/health", "/ready")
@@ -42,6 +43,7 @@ def connections(
         always = PROBES
         spare: ClassVar[dict[DirectProtocol, None]] = {}
         arriving = bodies
+        turns: ClassVar[Turns] = Turns()
 
         def refusal(self, error: ProtocolError, scope: Scope | None = None) -> tuple[int, bytes, bytes]:
             return responses.at_the_door(error, common, scope)

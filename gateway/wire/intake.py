@@ -10,7 +10,9 @@ as it came, since mostly nothing is behind that POST; where something is, the pa
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import Transport
+from collections import deque
 from typing import Any, ClassVar, Final, Protocol, cast
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -21,7 +23,12 @@ from gateway.protocol.errors import HeadTooLarge, MalformedHttp, ProtocolError, 
 from gateway.wire.heads import body_length, without_upgrade
 from gateway.wire.slim import Flow
 
-TURN: Final = 64 << 10  # bytes that the parser is given in a turn, at most
+TURN: Final = 64 << 10  # bytes of a connection that the parser is given in a turn, at most
+SLICE: Final = (
+    4 << 10
+)  # bytes of a chunked body that it is given at once: each may be a chunk, but for the lines between
+LINES: Final = 2_000  # of chunked bodies in a turn, of one connection, and of all that wait for their turn
+EACH: Final = 50  # lines that are parsed in the time that a connection's turn takes anyway
 BEHIND: Final = 64 << 10  # bytes that may wait for their turn, give or take a read; then the client has to wait
 WHOLE: Final = -1  # in the place of a count of bytes: something of a request has just come whole
 _END: Final = b"\r\n\r\n"  # of a head, of a chunked body, and of nothing else outside of bodies
@@ -56,16 +63,47 @@ class _Next(Exception):
     """Another request has begun in a packet, behind one that has come whole."""
 
 
+class Turns:
+    """Gives connections their turns, one after the other: as many in a turn of the loop as it does not hold up."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Intake] = deque()
+        self._begun = False
+
+    def ask(self, connection: Intake) -> None:
+        """Has a connection go on with what waits there."""
+        self._waiting.append(connection)
+        if not self._begun:
+            self._begun = True
+            connection.loop.call_soon(self._turn, connection.loop)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        left = LINES
+        for _ in range(len(self._waiting)):
+            connection = self._waiting.popleft()
+            try:
+                left -= EACH + connection.go_on()
+            except Exception as error:  # noqa: BLE001  as the loop does with what it calls itself
+                loop.call_exception_handler({"message": "A connection's turn failed.", "exception": error})
+            if left <= 0:
+                break
+        if self._waiting:
+            loop.call_soon(self._turn, loop)
+        else:
+            self._begun = False
+
+
 class Intake(HttpToolsProtocol):
     """uvicorn's protocol class, which says what to do with a request; here is how it comes."""
 
     patience: ClassVar[float] = 60.0  # seconds that a request may take to arrive
     head_limit: ClassVar[int] = 32 << 10  # bytes of a request's line and headers
     arriving: ClassVar[Arriving]
+    turns: ClassVar[Turns]
 
     flow: Flow
 
-    __slots__ = ("_at_once", "_behind", "_deaf", "_head", "_stage", "_turn", "busy", "counted", "due", "left")
+    __slots__ = ("_at_once", "_behind", "_deaf", "_head", "_lines", "_stage", "_turn", "busy", "counted", "due", "left")
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
@@ -75,6 +113,7 @@ class Intake(HttpToolsProtocol):
         self._behind: bytes | bytearray = b""  # what the parser has not been given yet
         self._turn = False  # it will be given more at the loop's next turn
         self._deaf = False  # what still comes is thrown away
+        self._lines = 0  # of a chunked body, in the last turn
         self._at_once = 0  # 1: the parser is being given a packet as it came; 2: a request has begun in it
         self._stage = BETWEEN
         self._head = 0  # bytes that have come since anything of a request was whole
@@ -102,7 +141,7 @@ class Intake(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf or self.transport.is_closing():
             return
-        if self._behind or self.busy:
+        if self._behind or self.busy or self._is_chunked:
             self._keep(data)
             return
         size = len(data)
@@ -193,20 +232,25 @@ class Intake(HttpToolsProtocol):
         self.arriving.held -= len(self._behind)
         self._behind = b""
 
+    @property
+    def _is_chunked(self) -> bool:
+        """True while a body comes of which is not known how long it is."""
+        return self._stage == IN_BODY and not self.left
+
     def _soon(self) -> None:
         if not self._turn and not self.busy:
             self._turn = True
-            self.loop.call_soon(self._go_on)
+            self.turns.ask(self)
 
-    def _go_on(self) -> None:
-        """A turn: the parser is given some of what waits."""
+    def go_on(self) -> int:
+        """A turn: the parser is given some of what waits. Returns how many lines of a chunked body that were."""
         self._turn = False
         if self.busy or self._deaf or self.transport.is_closing():
-            return
+            return 0
         behind = self._behind
-        taken = self._parse(behind)
+        taken = self._parse(behind, LINES)
         if self._behind is not behind:
-            return  # it was refused
+            return self._lines  # it was refused
         assert isinstance(behind, bytearray) or not taken
         if taken:
             del behind[:taken]  # type: ignore[union-attr]
@@ -217,6 +261,7 @@ class Intake(HttpToolsProtocol):
             self._soon()
         if len(self._behind) <= BEHIND:
             self.flow.go_on()
+        return self._lines
 
     def parse_on(self) -> None:
         """The answer has gone out, and the connection stays: the next request may come."""
@@ -224,10 +269,13 @@ class Intake(HttpToolsProtocol):
         if self._behind:
             self._soon()
 
-    def _parse(self, data: bytes | bytearray) -> int:
-        """Gives the parser up to TURN bytes, and none behind a request that has come whole. Returns how many."""
+    def _parse(self, data: bytes | bytearray, lines: int = 0) -> int:
+        """Gives the parser up to TURN bytes, and none behind a request that has come whole; of a chunked body so many
+        `lines`. Returns how many bytes.
+        """
         at, size = 0, len(data)
         end = size if size < TURN else TURN
+        self._lines = 0
         while at < end:
             left = self.left
             if left:
@@ -235,9 +283,15 @@ class Intake(HttpToolsProtocol):
                 if to > end:
                     to = end
             else:
-                to = data.find(_END, at, at + self.head_limit) + 4
+                most = self.head_limit
+                if self._stage == IN_BODY:
+                    if self._lines >= lines:
+                        break
+                    most = min(most, SLICE)
+                    self._lines += data.count(b"\n", at, at + most)
+                to = data.find(_END, at, at + most) + 4
                 if to < 4:
-                    to = _uncut(data, at, min(end, at + self.head_limit))
+                    to = _uncut(data, at, min(end, at + most))
                     if to == at:
                         break
             try:

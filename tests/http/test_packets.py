@@ -15,6 +15,7 @@ from gateway.asgi import Receive, Scope, Send
 from gateway.http.bodies import Bodies
 from gateway.http.fast_append import Post, PostProtocol
 from gateway.protocol.errors import ProtocolError
+from gateway.wire.intake import Turns
 from gateway.wire.transport import DirectProtocol
 from tests.http.transports import Wire
 
@@ -39,6 +40,7 @@ class Connection(PostProtocol):
     patience = 60
     spare: ClassVar[dict[DirectProtocol, None]] = {}
     arriving = Bodies(1 << 20)
+    turns: ClassVar[Turns]
 
     def refusal(self, error: ProtocolError, scope: Scope | None = None) -> tuple[int, bytes, bytes]:
         return error.status, b"", error.type.encode()
@@ -92,6 +94,7 @@ class Application:
 
 async def had(packets: list[bytes], *, at_once: bool, pause: bool) -> tuple[Application, Wire]:
     application, wire = Application(at_once), Wire()
+    Connection.turns = Turns()
     config = Config(app=application, lifespan="off", log_config=None, http=Connection)
     config.load()
     config.app = application
