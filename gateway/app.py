@@ -28,7 +28,7 @@ from gateway.http.following_routes import following_router
 from gateway.http.health import Health, Promise, health_router
 from gateway.http.limits import Limits, LiveReaders
 from gateway.http.openapi.appends import appends_router
-from gateway.http.openapi.docs import docs_router
+from gateway.http.openapi.docs import Document, docs_router
 from gateway.http.openapi.document import describe
 from gateway.http.routes import Routes
 from gateway.http.stream_routes import StreamRoutes
@@ -341,8 +341,9 @@ class Gateway:
         return lambda scope, receive, send: upstream(scope, receive, send.as_it_is)
 
     def _make_api(self) -> FastAPI:
-        api = FastAPI(title="Run gateway", lifespan=self._life, redirect_slashes=False, docs_url=None, redoc_url=None)
-        api.include_router(docs_router())
+        api = FastAPI(title="Run gateway", lifespan=self._life, redirect_slashes=False, openapi_url=None)
+        api.openapi = lambda: describe(api, auth=self._auth.on)  # type: ignore[method-assign]
+        api.include_router(docs_router(Document(api.openapi)))
         api.include_router(page_router())
         api.include_router(health_router(self.readiness, lambda scope: principal_of(scope).operates))
         if self.settings.metrics_port is None:
@@ -354,5 +355,4 @@ class Gateway:
             api.include_router(self._flue.router(self._runs.list))
         api.include_router(self._runs.router())
         render_refusals(api)
-        api.openapi = lambda: describe(api, auth=self._auth.on)  # type: ignore[method-assign]
         return api
