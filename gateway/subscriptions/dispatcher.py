@@ -25,7 +25,7 @@ from gateway.subscriptions.store import Store
 from gateway.subscriptions.waking import Waking
 from gateway.subscriptions.watch import Watch
 from gateway.subscriptions.webhooks import TIMEOUT, Outcome, Webhooks
-from gateway.tasks import end, forever, kept
+from gateway.tasks import end, forever, kept, turn
 
 logger = logging.getLogger("gateway.subscriptions.dispatcher")
 
@@ -218,6 +218,7 @@ class Dispatcher:
             logger.error("A delivery ended badly; it is made again.", exc_info=task.exception())
 
     async def _attempt(self, delivery: Delivery, keys: Keys) -> None:
+        await turn()  # many are begun at one time, and each describes up to a thousand streams
         outcome, reason = await self._webhooks.deliver(delivery, keys)
         self.attempts[outcome.value] += 1
         try:

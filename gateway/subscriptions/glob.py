@@ -7,6 +7,8 @@ in `a//b`, are ignored in patterns and in paths.
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Final
 
@@ -29,22 +31,31 @@ class Glob:
         self.pattern = pattern
         self.tenant = tenant
         segments: list[str] = []
-        for segment in _split(pattern):
+        for segment in split(pattern):
             if segment != "**" or segments[-1:] != ["**"]:  # `**/**` means the same as `**`
                 segments.append(segment)
         self._segments = tuple(segments)
         literal = takewhile(lambda segment: segment not in ("*", "**"), segments[:MOST_HEAD])
         self.head = "/".join(map(_literal, literal))
-        self.regex = "^" + "".join(map(_regex, segments)) + "/*$"
+
+    @property
+    def regex(self) -> str:
+        return "^" + "".join(map(_regex, self._segments)) + "/*$"
 
     def matches(self, path: str) -> bool:
-        """True if a stored path matches. Takes at most (segments of the pattern) x (segments of the path) steps."""
-        if tenant_of(path) != self.tenant:
-            return False
-        parts = _split(without(path))
-        at, part = 0, 0
+        """True if a stored path matches."""
+        return tenant_of(path) == self.tenant and self.search(split(without(path)), sys.maxsize)[0]
+
+    def search(self, parts: Sequence[str], most: int) -> tuple[bool, int]:
+        """Whether a path of this tenant matches, by its segments, and how many steps it took to find out: at most
+        (segments of the pattern) x (segments of the path). After `most` steps it counts as matching.
+        """
+        at, part, steps = 0, 0, 0
         resume: tuple[int, int] | None = None  # the last `**`: its segment, and the first part that it does not take
         while part < len(parts):
+            steps += 1
+            if steps > most:
+                return True, steps
             segment = self._segments[at] if at < len(self._segments) else None
             if segment == "**":
                 resume = (at, part)
@@ -55,11 +66,12 @@ class Glob:
                 resume = (resume[0], resume[1] + 1)
                 at, part = resume[0] + 1, resume[1]
             else:
-                return False
-        return self._segments[at:] in ((), ("**",))
+                return False, steps
+        return self._segments[at:] in ((), ("**",)), steps + 1
 
 
-def _split(path: str) -> list[str]:
+def split(path: str) -> list[str]:
+    """The segments of a path, or of a pattern."""
     return [segment for segment in path.split("/") if segment]
 
 

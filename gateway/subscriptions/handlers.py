@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import Path, Request
@@ -24,10 +24,13 @@ from gateway.protocol.tenants import tenant_of, within, without
 from gateway.quotas.rates import Rate
 from gateway.subscriptions import http, rules
 from gateway.subscriptions.errors import Code, Refusal
-from gateway.subscriptions.records import Subscription, Type
+from gateway.subscriptions.records import Link, Subscription, Type
 from gateway.subscriptions.rules import Settlement
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.store import Store
+from gateway.tasks import in_turns
+
+_PIECE: Final = 1_000  # links that are described in one turn of the loop
 
 
 def _stored(request: Request, id: str) -> str:
@@ -203,7 +206,7 @@ class Handlers:
             "subscription_id": without(subscription.id),
             "type": subscription.type,
             "pattern": subscription.pattern,
-            "streams": [link.cursor() for link in subscription.links],
+            "streams": await in_turns(_cursors_in_pieces(subscription.links)),
             "webhook": await self._webhook(subscription.webhook_url),
             "wake_stream": subscription.wake_stream and without(subscription.wake_stream),
             "lease_ttl_ms": subscription.lease_ttl_ms,
@@ -219,3 +222,12 @@ class Handlers:
             return None
         kid = (await self._keys()).signer.kid
         return {"url": url, "signing": {"alg": "ed25519", "kid": kid, "jwks_url": self._address("jwks.json")}}
+
+
+def _cursors_in_pieces(links: Sequence[Link]) -> Generator[None, None, list[dict[str, Any]]]:
+    cursors: list[dict[str, Any]] = []
+    for link in links:
+        cursors.append(link.cursor())
+        if len(cursors) % _PIECE == 0:
+            yield
+    return cursors

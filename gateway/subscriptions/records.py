@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -101,7 +101,7 @@ class Interest:
 
     version: int
     subscriptions: int
-    globs: Sequence[Glob]
+    globs: Mapping[str, Sequence[Glob]]  # by tenant
     explicit: frozenset[str]
     crowded: frozenset[str] = frozenset()
 

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, cast
 from weakref import WeakValueDictionary
@@ -22,11 +22,13 @@ import orjson
 
 from gateway.log.database import Database
 from gateway.protocol.errors import StreamHeld
+from gateway.protocol.json_body import at_once
 from gateway.protocol.tenants import shown, tenant_of, within
 from gateway.subscriptions.errors import Code, LinkingGoesOn, Refusal
 from gateway.subscriptions.glob import Glob
 from gateway.subscriptions.records import Claim, Delivery, Interest, Link, Subscription, Type, Wakes
 from gateway.subscriptions.rules import MAX_STREAMS, Settlement, Wanted
+from gateway.tasks import in_turns
 
 logger = logging.getLogger("gateway.subscriptions.store")
 
@@ -40,6 +42,7 @@ _LINKINGS: Final = 2  # such steps at once
 _LONGEST_LINKING: Final = 30.0  # seconds for which a request waits for it
 _PATIENCE: Final = 5.0  # seconds for a row that somebody else holds
 _STEP_BACK: Final = 0.05, 0.25  # seconds for which it is left to them, at least and at most
+_PIECE: Final = 1_000  # patterns, or links, that are taken apart in one turn of the loop
 _QUIET: Final = 1.0  # seconds between two lines that tell of lost wakes
 
 _BEGIN: Final = "SELECT * FROM run_gateway.begin_subscription($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
@@ -152,7 +155,7 @@ class Store:
             row = await connection.fetchrow(_GET, id, MOST_LISTED)
         if row is None:
             raise Refusal(*_NOT_FOUND)
-        return _subscription(row, _links(row["streams"]))
+        return _subscription(row, await in_turns(_links_in_pieces(row["streams"])))
 
     async def of_tenant(self, tenant: str, after: str, most: int) -> list[Subscription]:
         """At most so many of a tenant's subscriptions, by their ids, from behind `after`; without their links."""
@@ -265,7 +268,7 @@ class Store:
                 row["wake_id"],
                 row["generation"],
                 row["retry_count"],
-                _links(row["streams"]),
+                await in_turns(_links_in_pieces(row["streams"])),
             )
             for row in rows
         ]
@@ -305,16 +308,7 @@ class Store:
                 return known
             patterns = await connection.fetch("SELECT id, pattern FROM run_gateway.subscriptions")
             explicit = await connection.fetch(_EXPLICIT, MOST_EXPLICIT + 1)
-        paths = Counter(row["tenant"] for row in explicit)
-        crowded = frozenset(tenant for tenant, number in paths.items() if number > MOST_EXPLICIT)
-        globs = {(row["pattern"], tenant_of(row["id"])) for row in patterns if row["pattern"] is not None}
-        return Interest(
-            version,
-            len(patterns),
-            [Glob(pattern, tenant) for pattern, tenant in globs],
-            frozenset(row["path"] for row in explicit if row["tenant"] not in crowded),
-            crowded,
-        )
+        return await in_turns(_interest_in_pieces(version, patterns, explicit))
 
     async def tidy(self, most: int) -> int:
         """Removes links that no longer count. Returns how many rows it touched; 0: there is nothing more to do now.
@@ -388,8 +382,35 @@ def _subscription(row: asyncpg.Record, links: Sequence[Link]) -> Subscription:
     )
 
 
+def _interest_in_pieces(
+    version: int, patterns: Sequence[asyncpg.Record], explicit: Sequence[asyncpg.Record]
+) -> Generator[None, None, Interest]:
+    globs: dict[str, dict[str, Glob]] = {}
+    for number, row in enumerate(patterns, 1):
+        pattern, tenant = row["pattern"], tenant_of(row["id"])
+        if pattern is not None and pattern not in globs.setdefault(tenant, {}):
+            globs[tenant][pattern] = Glob(pattern, tenant)
+        if number % _PIECE == 0:
+            yield
+    paths = Counter(row["tenant"] for row in explicit)
+    crowded = frozenset(tenant for tenant, number in paths.items() if number > MOST_EXPLICIT)
+    yield
+    named = frozenset(row["path"] for row in explicit if row["tenant"] not in crowded)
+    return Interest(
+        version, len(patterns), {tenant: [*each.values()] for tenant, each in globs.items()}, named, crowded
+    )
+
+
+def _links_in_pieces(streams: str) -> Generator[None, None, list[Link]]:
+    links = orjson.loads(streams)
+    for first in range(0, len(links), _PIECE):
+        yield
+        links[first : first + _PIECE] = [Link(*fields) for fields in links[first : first + _PIECE]]
+    return links  # type: ignore[no-any-return]
+
+
 def _links(streams: str) -> list[Link]:
-    return [Link(*fields) for fields in orjson.loads(streams)]
+    return at_once(_links_in_pieces(streams))
 
 
 def _milliseconds(interval: timedelta) -> int:

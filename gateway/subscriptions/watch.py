@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.protocol.tenants import tenant_of
+from gateway.protocol.tenants import tenant_of, without
+from gateway.subscriptions.glob import split
 from gateway.subscriptions.records import Interest
 
 _MOST_REMEMBERED: Final = 50_000  # paths whose answers are kept
 _MOST_GATHERED: Final = 5_000  # paths kept until the next look
+MOST_STEPS: Final = 10_000  # of comparing paths with patterns, until the next look; after that any path may concern one
 
 
 class Watch:
@@ -24,6 +26,7 @@ class Watch:
         self.overflowed = False  # more paths were gathered than are kept, so that everything has to be looked at
         self._answers: dict[str, bool] = {}
         self._gathered: set[str] = set()
+        self._steps = MOST_STEPS
 
     def learn(self, interest: Interest) -> None:
         """Replaces the paths and patterns that are subscribed to."""
@@ -37,9 +40,7 @@ class Watch:
             return False
         answer = self._answers.get(path)
         if answer is None:
-            if len(self._answers) >= _MOST_REMEMBERED:
-                self._answers.clear()
-            answer = self._answers[path] = _concerns(self.interest, path)
+            answer = self._concerns(self.interest, path)
         if answer:
             if len(self._gathered) < _MOST_GATHERED:
                 self._gathered.add(path)
@@ -49,11 +50,27 @@ class Watch:
 
     def take(self) -> list[str]:
         """Takes what was gathered since the last call."""
+        self._steps = MOST_STEPS
         gathered, self._gathered = self._gathered, set()
         return list(gathered)
 
-
-def _concerns(interest: Interest, path: str) -> bool:
-    if path in interest.explicit or tenant_of(path) in interest.crowded:
-        return True
-    return any(glob.matches(path) for glob in interest.globs)
+    def _concerns(self, interest: Interest, path: str) -> bool:
+        """Whether a path is one of those that are subscribed to. What would take too many steps may be one: the
+        database tells.
+        """
+        tenant = tenant_of(path)
+        answer = path in interest.explicit or tenant in interest.crowded
+        globs = interest.globs.get(tenant, ())
+        if not answer and globs:
+            parts = split(without(path))
+            for glob in globs:
+                answer, steps = glob.search(parts, self._steps)
+                self._steps -= steps
+                if self._steps <= 0:
+                    return True  # that is no answer to be remembered
+                if answer:
+                    break
+        if len(self._answers) >= _MOST_REMEMBERED:
+            self._answers.clear()
+        self._answers[path] = answer
+        return answer

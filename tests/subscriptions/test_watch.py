@@ -7,13 +7,13 @@ from gateway.subscriptions.watch import Watch
 
 
 def interest(version: int, *patterns: str, explicit: frozenset[str] = frozenset()) -> Interest:
-    return Interest(version, 1, [Glob(pattern) for pattern in patterns], explicit)
+    return Interest(version, 1, {"": [Glob(pattern) for pattern in patterns]}, explicit)
 
 
 def test_without_subscriptions_nothing_is_gathered() -> None:
     watch = Watch()
     assert not watch.notice("a")
-    watch.learn(Interest(1, 0, [], frozenset()))
+    watch.learn(Interest(1, 0, {}, frozenset()))
     assert not watch.notice("a")
     assert watch.take() == []
 
@@ -42,7 +42,7 @@ def test_an_answer_does_not_outlive_what_it_was_given_for() -> None:
 
 def test_too_many_explicit_paths_make_all_appends_count() -> None:
     watch = Watch()
-    watch.learn(Interest(1, 1, [], frozenset(), crowded=frozenset({"acme"})))
+    watch.learn(Interest(1, 1, {}, frozenset(), crowded=frozenset({"acme"})))
     assert watch.notice("acme\x1fwhatever")
     assert not watch.notice("whatever") and not watch.notice("other\x1fwhatever")
 
