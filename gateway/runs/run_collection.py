@@ -18,7 +18,7 @@ from gateway.http.bodies import Bodies
 from gateway.protocol.errors import RunExists
 from gateway.protocol.offset import START, format_offset
 from gateway.protocol.record import STATUSES
-from gateway.protocol.run_list import DEFAULT_LIMIT, MAX_LIMIT, page
+from gateway.protocol.run_list import DEFAULT_LIMIT, MAX_LIMIT, page_in_pieces
 from gateway.protocol.tenants import within
 from gateway.runs.bodies import CreateRun, create_in_pieces
 from gateway.runs.foreign_runs import Others
@@ -99,7 +99,7 @@ class RunRoutes:
         there is more.
         """
         records, end = await self._store.page(parse_list(request.url.query), principal_of(request.scope).tenant)
-        return _json(200, page(records, None if end is None else format_cursor(end)))
+        return _json(200, await in_turns(page_in_pieces(records, None if end is None else format_cursor(end))))
 
 
 def make_router(routes: RunRoutes, *, beside_others: bool) -> APIRouter:

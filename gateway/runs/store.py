@@ -6,7 +6,7 @@ database's clock, so that it does not matter which Machine makes it. Raises Unav
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -23,6 +23,9 @@ from gateway.protocol.run_path import control_of
 from gateway.protocol.tenants import tenant_of
 from gateway.runs.bodies import NewRun
 from gateway.runs.queries import ListRequest
+from gateway.tasks import in_turns
+
+PIECE: Final = 256 << 10  # characters of metadata that are taken apart in one turn of the loop
 
 _CREATE: Final = (
     "SELECT * FROM run_gateway.begin_run($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9::text::jsonb, $10::text::json)"
@@ -126,7 +129,8 @@ class Store:
         statement += f" ORDER BY r.stream DESC LIMIT ${len(arguments)}"
         rows = await self._lists.fetch(tenant, statement, *arguments)
         page = rows[: request.limit]
-        return [_record(row) for row in page], page[-1]["stream"] if len(rows) > len(page) else None
+        records = await in_turns(_records_in_pieces(page))
+        return records, page[-1]["stream"] if len(rows) > len(page) else None
 
     async def open_control(self, run: str) -> bool:
         """Makes sure that the run has its control stream. False: there is no such run."""
@@ -182,6 +186,17 @@ class Store:
             row = await connection.fetchrow(query, *arguments)
         assert row is not None, "a function's OUT parameters are one row"
         return row
+
+
+def _records_in_pieces(rows: Sequence[asyncpg.Record]) -> Generator[None, None, list[RunRecord]]:
+    records, done = [], 0
+    for row in rows:
+        records.append(_record(row))
+        done += len(row["metadata"] or "")
+        if done > PIECE:
+            done = 0
+            yield
+    return records
 
 
 def _record(
