@@ -20,8 +20,8 @@ from gateway.cli import main
 from gateway.wire.server import Server
 
 TICK = 0.005  # seconds
-LONG = 0.02  # a turn that takes longer is written down (law 11)
-SUSPECT = 0.05  # and of one that takes so long already, where it is now
+LONG = 0.02  # a turn that takes longer is written down (law 11), unless SIEGE_LONG says otherwise
+SUSPECT = 0.05  # and of one that takes so long already, where it is now; or SIEGE_SUSPECT
 DEPTH = 4  # calls that are told of it
 VARIABLE = "SIEGE_TURNS"  # the file that turns are written to
 
@@ -33,6 +33,8 @@ class Probe:
 
     def __init__(self, file: Path) -> None:
         self._file = file.open("a", buffering=1)
+        self._long = float(os.environ.get("SIEGE_LONG", LONG))
+        self._suspect = float(os.environ.get("SIEGE_SUSPECT", SUSPECT))
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._place = ""
@@ -44,7 +46,7 @@ class Probe:
     def _tick(self) -> None:
         now, cpu = time.monotonic(), time.thread_time()
         late = now - self._due
-        if late > LONG:
+        if late > self._long:
             self._file.write(f"{now:.4f} {late:.4f} {min(late, cpu - self._cpu):.4f} {self._place}\n")
         self._place = ""
         self._began, self._due, self._cpu = now, now + TICK, cpu
@@ -53,7 +55,7 @@ class Probe:
     def _watch(self) -> None:
         while True:
             time.sleep(TICK)
-            if time.monotonic() - self._due > SUSPECT and not self._place:
+            if time.monotonic() - self._due > self._suspect and not self._place:
                 self._place = _place(sys._current_frames().get(self._thread))
 
 
