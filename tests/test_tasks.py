@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Generator
 
 import pytest
 
 from gateway.outage import Outage
 from gateway.protocol.errors import Unavailable
-from gateway.tasks import end, forever, in_turns, kept, together
+from gateway.tasks import WOKEN, end, forever, in_turns, kept, together, wake
 
 
 async def test_tasks_have_ended_when_end_returns() -> None:
@@ -173,3 +174,38 @@ async def test_what_work_raises_holds_up_no_other() -> None:
     with pytest.raises(Unavailable):
         await in_turns(faulty())
     assert await pieces(7, 2, []) == 7
+
+
+async def test_a_crowd_that_is_woken_goes_on_a_few_in_each_turn() -> None:
+    went_on: list[tuple[int, int]] = []
+    loop = asyncio.get_running_loop()
+    turn = 0
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        if len(went_on) < 900:
+            loop.call_soon(count)
+
+    async def wait(number: int, future: asyncio.Future[None]) -> None:
+        await future
+        went_on.append((number, turn))
+
+    futures = [loop.create_future() for _ in range(1_000)]
+    waiting = [asyncio.create_task(wait(number, future)) for number, future in enumerate(futures)]
+    await asyncio.sleep(0)
+    for task in waiting[::10]:
+        task.cancel()
+    loop.call_soon(count)
+    for future in futures:
+        wake(future)
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert [number for number, _ in went_on] == [number for number in range(1_000) if number % 10]
+    assert max(Counter(turn for _, turn in went_on).values()) <= WOKEN
+    assert turn >= 900 // WOKEN
+
+
+async def test_a_few_that_are_woken_go_on_in_the_next_turn() -> None:
+    future = asyncio.get_running_loop().create_future()
+    wake(future)
+    assert future.done()

@@ -273,8 +273,8 @@ def _forget(scope: Scope) -> None:
 
 
 async def _in_parts(send: Send, answer: Headers, parts: Sequence[bytes]) -> None:
-    """Sends a large body without copying it: all readers of the same page share its bytes. Each has a turn of its own."""
-    await turn()
+    """Sends a large body without copying it: all readers of the same page share its bytes."""
+    await turn()  # each reader has its own
     length = sum(len(part) for part in parts)
     await responses.start(send, 200, [*answer, (b"content-length", b"%d" % length)])
     for part in parts:

@@ -145,12 +145,10 @@ def _take_events(asked: Asked, line: bytes, most: int) -> Generator[None, None, 
     """Takes a second line. Raises InvalidRequest, InvalidJson, BatchTooLarge."""
     request = asked.request
     request.media_type = JSON_TYPE
-    if len(line) > json_body.PIECE:
-        request.events = yield from json_body.in_pieces(line, most=most)
-    else:
-        request.events = json_body.messages(line, most=most)
-        if len(request.events) > most:
-            raise BatchTooLarge
+    events = json_body.quickly(line, most=most)
+    request.events = (yield from json_body.in_pieces(line, most=most)) if events is None else events
+    if len(request.events) > most:
+        raise BatchTooLarge
 
 
 def _check(asked: Asked) -> None:

@@ -62,11 +62,12 @@ class Watch:
         answer = path in interest.explicit or tenant in interest.crowded
         globs = interest.globs.get(tenant, ())
         if not answer and globs:
-            parts = split(without(path))
+            parts = split(without(path)) if self._steps >= 0 else []
             for glob in globs:
-                answer, steps = glob.search(parts, self._steps)
-                self._steps -= steps
-                if self._steps <= 0:
+                if self._steps >= 0:
+                    answer, steps = glob.search(parts, self._steps)
+                    self._steps -= steps
+                if self._steps < 0:
                     return True  # that is no answer to be remembered
                 if answer:
                     break

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
+from gateway.fanout import hub as module
 from gateway.fanout.follower import Follower, Receiver, Signal
 from gateway.fanout.hub import BEATS, Hub
+from gateway.fanout.page_cache import Pages
 from gateway.fanout.tail import Tail
+from gateway.protocol import frames
 from gateway.protocol.batch import Batch, News, Page, Stream
 from gateway.protocol.errors import Unavailable
+from gateway.tasks import WOKEN
+from tests.servers import until
 
 EVENT = b'{"token":"hello"}'
 
@@ -646,3 +653,141 @@ async def test_of_a_new_stream_what_no_news_has_brought_is_read() -> None:
         assert isinstance(batch, Batch)
         assert batch.end == 2
     assert log.reads == 1
+
+
+async def test_the_sweep_asks_for_some_tails_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMPARED", 3)
+    hub = hub_of(Log(1))
+    asked: list[int] = []
+
+    async def positions(paths: Iterable[str]) -> dict[str, tuple[int, int, bool]]:
+        found = list(paths)
+        asked.append(len(found))
+        return dict.fromkeys(found, (1, 2, False))  # one more than is known here
+
+    hub._positions = positions
+    with ExitStack() as stack:
+        for number in range(10):
+            await stack.enter_context(Follower(hub, f"run{number}")).begin(0)
+        await hub.sweep()
+        assert asked == [3, 3, 3, 1]
+        assert hub.missed == 10, "none is left out"
+
+
+@pytest.mark.parametrize("how", ["told", "closed", "deleted"])
+async def test_a_crowd_goes_on_a_few_in_each_turn_of_the_loop(how: str) -> None:
+    log = Log(5)
+    hub = hub_of(log)
+    turn, went_on = 0, Counter[int]()
+
+    async def count() -> None:
+        nonlocal turn
+        while went_on.total() < 500:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def follow(follower: Follower) -> None:
+        await follower.begin(0)
+        await follower.next()
+        went_on[turn] += 1
+
+    with followers(hub, 500) as crowd:
+        following = [asyncio.create_task(follow(follower)) for follower in crowd]
+        await until(lambda: hub.followers["following"] == 500)
+        hub.ring(News("run", 6, 6, how == "closed", how == "deleted", body=EVENT))
+        async with asyncio.timeout(60):
+            await asyncio.gather(count(), *following)
+    assert max(went_on.values()) <= WOKEN
+
+
+async def test_a_crowd_that_shares_a_read_goes_on_a_few_in_each_turn() -> None:
+    log = Log(5)
+    pages = Pages(log, 1 << 20)  # type: ignore[arg-type]
+    log.read = lambda path, position, known=None: log.live(path, position)  # type: ignore[attr-defined]
+    turn, had = 0, Counter[int]()
+
+    async def count() -> None:
+        nonlocal turn
+        while had.total() < 500:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def read() -> None:
+        await pages.read("run", 0)
+        had[turn] += 1
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(read() for _ in range(500)), count())
+    assert log.reads <= 2
+    assert max(had.values()) <= WOKEN + 1  # the one who reads is woken by the log
+
+
+async def test_a_long_text_is_told_in_pieces_and_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, not timed: of a text that is nothing but line breaks, so many become lines at once."""
+    made: list[int] = []
+    turn = 0
+    in_pieces = frames.sse_in_pieces
+
+    def counted(*arguments: Any, **more: Any) -> Generator[None, None, bytes]:
+        making = in_pieces(*arguments, **more)
+        try:
+            while True:
+                made.append(turn)
+                next(making)
+                yield
+        except StopIteration as end:
+            return bytes(end.value)
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(frames, "sse_in_pieces", counted)
+    hub = hub_of(Log(0))
+    page = Page(Stream(1, "run", "text/plain", 0, False), Batch(0, 0, b"", True, False))
+    with Follower(hub, "run") as follower:
+        hub.observe(follower.tail, page)
+        receiver = Taking()
+        follower.tail.direct.join(follower, receiver)
+        counting = asyncio.create_task(count())
+        hub.ring(News("run", 1, 1, body=b"\n" * (1 << 20)))
+        hub.ring(News("run", 2, 2, body=b"behind"))
+        assert not receiver.received, "nothing of it is made at once"
+        await until(lambda: follower.tail.position == 2)
+        counting.cancel()
+    assert len(made) >= (1 << 20) // frames.PIECE
+    assert len(set(made)) == len(made), "each piece has a turn of its own"
+    assert receiver.received.count(b"data:\n") + 1 >= 1 << 20
+    assert receiver.received.index(b"data:behind") > receiver.received.rindex(b"data:\n")
+
+
+class Taking:
+    """A connection that takes everything."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.follower: Receiver | None = None
+
+    def fileno(self) -> int:
+        return -1
+
+    def send(self, data: bytes) -> int:
+        self.received += data
+        return len(data)
+
+    def lost(self) -> bool:
+        return False
+
+    def write(self, data: bytes | memoryview) -> None:
+        raise AssertionError("it takes everything")
+
+    def writable(self) -> bool:
+        return True
+
+    def abort(self) -> None:
+        raise AssertionError("nothing fails")
+
+    async def drain(self) -> None:
+        raise AssertionError("it is never full")

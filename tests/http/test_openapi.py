@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 
@@ -22,6 +25,7 @@ from gateway.auth.errors import (
 from gateway.http import cors
 from gateway.http.openapi import document as openapi
 from gateway.http.openapi import stream_operations as operations
+from gateway.http.openapi.docs import Document, docs_router
 from gateway.http.upstream import BadGateway, UpgradeNotPassed
 from gateway.protocol import errors
 from gateway.protocol.append import APPEND_HEADERS
@@ -229,6 +233,27 @@ async def test_the_examples_are_what_a_reader_is_given(client: Client, document:
 def test_the_document_is_made_once() -> None:
     api = FastAPI(title="t", version="1")
     assert openapi.describe(api) is openapi.describe(api)
+
+
+async def test_it_is_written_once_in_a_thread_and_has_an_etag() -> None:
+    made: list[int] = []
+
+    def describe() -> dict[str, Any]:
+        made.append(threading.get_ident())
+        return {"openapi": "3.1.0"}
+
+    api = FastAPI(openapi_url=None)
+    api.include_router(docs_router(Document(describe)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://h") as http:
+        first, *others = await asyncio.gather(*(http.get("/openapi.json") for _ in range(5)))
+        assert {answer.content for answer in others} == {first.content} == {b'{"openapi":"3.1.0"}'}
+        assert len(made) == 1 and made[0] != threading.get_ident()
+        head = await http.head("/openapi.json")
+        assert (head.status_code, head.headers["etag"]) == (200, first.headers["etag"])
+        known = await http.get("/openapi.json", headers={"if-none-match": first.headers["etag"]})
+        assert (known.status_code, known.content, known.headers["etag"]) == (304, b"", first.headers["etag"])
+        assert (await http.get("/openapi.json", headers={"if-none-match": '"other"'})).status_code == 200
+        assert len(made) == 1
 
 
 async def test_it_is_served_with_all_routes_and_read_by_docs(client: Client) -> None:

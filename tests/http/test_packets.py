@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from itertools import pairwise
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from gateway.asgi import Receive, Scope, Send
 from gateway.http.bodies import Bodies
 from gateway.http.fast_append import Post, PostProtocol
 from gateway.protocol.errors import ProtocolError
-from gateway.wire.intake import Turns
+from gateway.wire.intake import LINES, SLICE, Turns
 from gateway.wire.transport import DirectProtocol
 from tests.http.transports import Wire
 
@@ -128,4 +129,50 @@ def test_each_request_is_had_once_however_it_is_cut(
     assert application.had == [(f"/runs/{number}", body) for number, body in enumerate(bodies)]
     statuses = [answer[:3] for answer in wire.written.split(b"HTTP/1.1 ")[1:]]
     assert statuses == [b"204"] * len(kinds) + [b"400"] * rubbish
+    assert Connection.arriving.held == 0
+
+
+async def test_no_turn_of_the_loop_parses_many_chunks() -> None:
+    """Counted, not timed: whatever comes at once, on however many connections."""
+    had: list[bytes] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            more = message["more_body"]
+            body += message["body"]
+        had.append(body)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    config = Config(app=application, lifespan="off", log_config=None, http=Connection)
+    config.load()
+    loop = asyncio.get_running_loop()
+    Connection.turns = Turns()
+    turn, chunks = 0, Counter[int]()
+
+    class Counting(Connection):
+        __slots__ = ()
+
+        def on_body(self, body: bytes) -> None:
+            chunks[turn] += 1
+            super().on_body(body)
+
+    connections = [Counting(config, ServerState(), {}, _loop=loop) for _ in range(20)]
+    wires = [Wire() for _ in connections]
+    head = POST % 1 + b"Transfer-Encoding: chunked\r\n\r\n"
+    for connection, wire in zip(connections, wires, strict=True):
+        connection.connection_made(wire)
+        connection.data_received(head + b"1\r\na\r\n" * 5_000)
+        connection.data_received(b"1\r\na\r\n" * 5_000 + b"0\r\n\r\n")
+    assert sum(chunks.values()) == 0, "none of them at once, as many may come in one turn"
+    async with asyncio.timeout(60):
+        while not all(wire.written for wire in wires):
+            turn += 1
+            await asyncio.sleep(0)
+    assert had == [b"a" * 10_000] * 20
+    assert max(chunks.values()) <= (LINES + SLICE) // 2
+    for connection in connections:
+        connection.connection_lost(None)
     assert Connection.arriving.held == 0

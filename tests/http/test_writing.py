@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from gateway.protocol import json_body
 from tests.http.answers import JSON, START, at, content, refusal
 from tests.servers import Client, Running
 
@@ -308,3 +310,34 @@ async def test_both_routes_lead_to_the_same_run(client: Client, run: str) -> Non
     assert await content(client, run) == await content(client, other) == [1, 2]
     assert (await client("DELETE", run)).status_code == 204
     assert (await client("HEAD", other)).status_code == 404
+
+
+ODD = {
+    "floats": b"[%b]" % b",".join([b"1.5e3"] * 2_000),
+    "half an emoji": b'[%b,"\\ud83d"]' % b",".join([b"1"] * 4_000),
+    "line breaks": b"[%b]" % b"\n,\n".join([b"1"] * 2_000),
+    "a fault": b"[%b,nul]" % b",".join([b'{"a":1}'] * 1_000),
+}
+
+
+@pytest.mark.parametrize("way", ["POST", "POST, with a query", "PUT"])
+@pytest.mark.parametrize("kind", ODD)
+async def test_no_body_that_takes_long_to_cut_is_cut_at_once(
+    client: Client, path: str, way: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted, not timed: what is cut without giving way is short."""
+    lengths: list[int] = []
+
+    def at_once(work: Any) -> Any:
+        lengths.append(len(work.gi_frame.f_locals.get("body", b"")))
+        return run_out(work)
+
+    run_out = json_body.at_once
+    monkeypatch.setattr(json_body, "at_once", at_once)
+    if way == "PUT":
+        answer = await client("PUT", path, headers=JSON, content=ODD[kind])
+    else:
+        await client("PUT", path, headers=JSON)
+        answer = await client("POST", path + "?a" * ("query" in way), headers=JSON, content=ODD[kind])
+    assert answer.status_code == (400 if kind == "a fault" else 201 if way == "PUT" else 204)
+    assert max(lengths, default=0) <= json_body.SHORT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -277,3 +278,37 @@ def test_an_end_that_is_told_again_has_an_id_that_says_so() -> None:
 @pytest.mark.parametrize("encoding", Encoding)
 def test_a_body_in_parts_is_the_body(encoding: Encoding) -> None:
     assert b"".join(frames.parts(encoding, batch(b"1"))) == frames.body(encoding, batch(b"1"))
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4), piece=st.integers(1, 9), first=st.booleans())
+def test_a_frame_that_is_made_in_pieces_is_the_same(texts: list[str], piece: int, first: bool) -> None:
+    bodies = [text.encode() for text in texts]
+    body, lengths = b"".join(bodies), [len(each) for each in bodies]
+    whole = Batch(0, len(bodies), body, True, False, lengths)
+    if not body:
+        return
+    at_once = frames.sse(Encoding.TEXT, whole, b"7", first=first)
+    with patch.object(frames, "PIECE", piece), patch.object(frames, "LINE", 10):
+        made = frames.sse_in_pieces(Encoding.TEXT, whole, b"7", first=first)
+        pieces = 0
+        try:
+            while True:
+                next(made)
+                pieces += 1
+        except StopIteration as end:
+            again = end.value
+    assert shown(again) == shown(at_once)
+    assert pieces >= max(lengths) // (piece + 1) - 1
+
+
+def shown(frame: bytes) -> str:
+    """The text that a reader is shown of a frame, whose events may be cut differently."""
+    return "".join(event.data for event in read(frame).events if event.type == "data")
+
+
+@pytest.mark.parametrize("text", ["\n", "\r\n", "\n ", "a", "\r"])
+def test_no_piece_of_a_long_text_makes_many_lines(text: str) -> None:
+    """Counted, not timed."""
+    body = text.encode() * ((1 << 20) // len(text))
+    made = frames.sse_in_pieces(Encoding.TEXT, Batch(0, 1, body, True, False), b"7")
+    assert sum(1 for _ in made) >= len(body) // frames.PIECE

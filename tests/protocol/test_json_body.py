@@ -442,3 +442,25 @@ def test_a_body_of_space_is_cut_piece_by_piece() -> None:
     blank = b" " * (20 * PIECE)
     for body in (blank + b"[1]", b"[1]" + blank, b"[" + blank + b"1]", b"[1" + blank + b"]"):
         assert sum(1 for _ in in_pieces(body)) >= 20
+
+
+ODD = {
+    "floats that are written otherwise": b"[%b]" % b",".join([b"1.5e3"] * 2_000),
+    "half an emoji": b'[%b,"\\ud83d"]' % b",".join([b"1"] * 4_000),
+    "line breaks between numbers": b"[%b]" % b"\n,\n".join([b"1"] * 2_000),
+    "a fault at the end": b"[%b,nul]" % b",".join([b'{"a":1}'] * 1_000),
+    "no UTF-8": b"[%b]" % b",".join([b'"\xff"'] * 2_000),
+    "nothing but commas": b"[%b]" % (b"," * 6_000),
+}
+
+
+@pytest.mark.parametrize("body", ODD.values(), ids=ODD)
+def test_a_body_that_takes_long_to_cut_is_left_to_pieces(body: bytes) -> None:
+    assert json_body.quickly(body) is None
+
+
+@given(value=VALUES)
+def test_what_is_found_quickly_is_what_is_found_in_pieces(value: object) -> None:
+    for body in (json.dumps(value).encode(), json.dumps(value, separators=(",", ":")).encode()):
+        found = json_body.quickly(body, may_be_empty=True)
+        assert found is None or found == at_once(in_pieces(body, may_be_empty=True))

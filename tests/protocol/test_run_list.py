@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
 
+from gateway.protocol import run_list
 from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.json_body import at_once
 from gateway.protocol.record import STATUSES, RunRecord
 from gateway.protocol.run_list import (
     DEFAULT_LIMIT,
@@ -12,6 +16,7 @@ from gateway.protocol.run_list import (
     decode_cursor,
     encode_cursor,
     page,
+    page_in_pieces,
     parse_limit,
     parse_status,
 )
@@ -42,3 +47,20 @@ def test_a_cursor_comes_back_as_it_was_given_out() -> None:
 def test_only_the_last_page_has_no_cursor() -> None:
     assert page([], None) == b'{"runs":[]}'
     assert page([RUN, RUN], "next") == b'{"runs":[%b,%b],"nextCursor":"next"}' % (BYTES, BYTES)
+
+
+def test_a_large_page_is_written_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_list, "PIECE", 2 * len(BYTES))
+    pieces = 0
+
+    def counted() -> Generator[None, None, bytes]:
+        nonlocal pieces
+        written = page_in_pieces([RUN] * 9, "c")
+        for _ in written:
+            pieces += 1
+            yield
+        return b""
+
+    at_once(counted())
+    assert pieces == 4
+    assert page([RUN] * 9, "c") == b'{"runs":[%b],"nextCursor":"c"}' % b",".join([BYTES] * 9)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from unittest.mock import patch
+
 from gateway.subscriptions import watch as watching
 from gateway.subscriptions.glob import Glob
 from gateway.subscriptions.records import Interest
@@ -55,3 +58,34 @@ def test_memory_is_bounded() -> None:
     assert len(watch._answers) <= watching._MOST_REMEMBERED
     assert len(watch.take()) == watching._MOST_GATHERED
     assert watch.overflowed
+
+
+def test_patterns_that_take_long_may_concern_any_path() -> None:
+    """Counted, not timed: between two looks, comparing takes so many steps and no more."""
+    watch = Watch()
+    hostile = "/".join(["**", *["a"] * 250])
+    watch.learn(interest(1, *(f"{hostile}/b{n}" for n in range(1_000)), "runs/*"))
+    steps = 0
+    search = Glob.search
+
+    def counted(glob: Glob, parts: Sequence[str], most: int) -> tuple[bool, int]:
+        nonlocal steps
+        found, taken = search(glob, parts, most)
+        steps += taken
+        return found, taken
+
+    with patch.object(Glob, "search", counted):
+        for n in range(100):
+            assert watch.notice("a/" * 490 + f"c{n}"), "the database tells"
+        assert steps <= watching.MOST_STEPS + 1
+        assert len(watch.take()) == 100
+        assert watch.notice("a/" * 490 + "c") and steps <= 2 * (watching.MOST_STEPS + 1)
+        watch.take()
+    watch.learn(interest(2, "runs/*"))
+    assert not watch.notice("a/" * 490 + "c"), "nothing of that is remembered"
+
+
+def test_another_tenants_patterns_are_not_looked_at() -> None:
+    watch = Watch()
+    watch.learn(Interest(1, 1, {"acme": [Glob("**", "acme")]}, frozenset()))
+    assert watch.notice("acme\x1fruns/1") and not watch.notice("runs/1")
