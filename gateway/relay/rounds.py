@@ -1,8 +1,9 @@
 """When recordings append: in rounds, so that what all recordings of a Machine have at one time is one transaction.
 
 A transaction takes as much by itself as the frames of twenty recordings do. So the next round begins when the one
-before is durable; and where there is too little processor for what this process does, rounds are held apart, up to
-LONGEST. Then a recording has several frames in each, and every frame costs less, here and in the database.
+before is durable, or PATIENCE after it began; and where there is too little processor for what this process does,
+rounds are held apart, up to LONGEST. Then a recording has several frames in each, and every frame costs less, here and
+in the database.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from gateway.protocol.append import AppendRequest
 
 logger = logging.getLogger("gateway.relay")
 
-LONGEST: Final = (
-    0.05  # seconds from one round to the next, at most; also where nobody says what has become of the one before
-)
+PATIENCE: Final = 0.002  # seconds for which a round waits for the one before
+LONGEST: Final = 0.05  # seconds from one round to the next, at most
 _SHORTEST: Final = 0.002  # to begin with
 _STEP: Final = 1.25
 _LOOK: Final = 0.1  # seconds between looks at how busy this process is
@@ -84,7 +84,7 @@ class Rounds:
                 self._plan()
 
     def _plan(self) -> None:
-        at = self._began + (self.spacing if self._landed else LONGEST)
+        at = self._began + (self.spacing if self._landed else max(self.spacing, PATIENCE))
         if at > self._loop.time():
             self._next = self._loop.call_at(at, self._begin)
         else:

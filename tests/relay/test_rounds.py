@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from gateway.protocol.append import AppendRequest
-from gateway.relay.rounds import LONGEST, Append, Rounds, use
+from gateway.relay.rounds import LONGEST, PATIENCE, Append, Rounds, use
 
 
 class Time:
@@ -84,7 +84,7 @@ def test_the_next_round_begins_when_the_one_before_is_durable() -> None:
     rounds.join(of("a"))
     time.pass_by(0)
     rounds.join(of("b"))
-    time.pass_by(LONGEST / 2)
+    time.pass_by(PATIENCE / 2)
     assert appended == [["a"]]
     rounds.landed(rounds.count)
     rounds.landed(rounds.count)
@@ -97,11 +97,11 @@ def test_a_round_of_which_nobody_hears_holds_up_nobody() -> None:
     rounds.join(of("a"))
     time.pass_by(0)
     rounds.join(of("b"))
-    time.pass_by(LONGEST)
+    time.pass_by(PATIENCE)
     assert appended == [["a"], ["b"]]
     rounds.join(of("c"))
     rounds.landed(rounds.count - 1)  # at last; it is the other that is waited for
-    time.pass_by(LONGEST / 2)
+    time.pass_by(PATIENCE / 2)
     assert appended == [["a"], ["b"]]
 
 
