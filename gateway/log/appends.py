@@ -29,8 +29,9 @@ from gateway.protocol.errors import (
 logger = logging.getLogger("gateway.log.appends")
 
 CALL: Final = f"CALL run_gateway.append({', '.join(f'${n}' for n in range(1, 20))}, NULL, NULL, NULL, NULL, NULL, NULL)"
-# For plain requests to one stream: a lone writer waits for less. A tail of NULL: not accepted, and CALL says why.
-CALL_ALONE: Final = "CALL run_gateway.append($1, $2, $3, $4, $5, NULL, NULL)"
+# For plain requests to one stream, or one with a Stream-Seq: a lone writer waits for less. A tail of NULL: it is not
+# accepted, and CALL says why.
+CALL_ALONE: Final = "CALL run_gateway.append($1, $2, $3, $4, $5, $6, NULL, NULL)"
 EVENT_STREAM: Final = "text/event-stream"
 _BODY_LIMIT: Final = 7_000  # bytes of events that a notification may carry; run_gateway.news has the last word
 
@@ -173,9 +174,12 @@ def arguments_alone(entries: dict[str, Entry], *, told: bool, pack: bool) -> lis
     if len(entries) > 1:
         return None
     ((path, entry),) = entries.items()
-    if not entry.mergeable or not entry.events or (pack and len(entry.events) >= MANY):
+    request = entry.waiting[0].request
+    if request.close or request.producer is not None or request.lease is not None:
         return None
-    return [path, entry.waiting[0].request.media_type, entry.events, _notified(entry) if told else None]
+    if not entry.events or (pack and len(entry.events) >= MANY):
+        return None
+    return [path, request.media_type, entry.events, _notified(entry) if told else None, request.stream_seq]
 
 
 def accepted_alone(row: Row) -> Row:

@@ -35,7 +35,7 @@ ONE = (
     "SELECT outcome, tail, closed, known_epoch, known_seq, cancel_requested"
     " FROM run_gateway.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 )
-ALONE = "SELECT tail, cancel_requested FROM run_gateway.append_alone($1, $2, $3)"
+ALONE = "SELECT tail, cancel_requested FROM run_gateway.append_alone($1, $2, $3, $4)"
 STATE = (
     "SELECT path, tail, closed, closed_at IS NULL, gone, stream_seq, closing_producer,"
     f" closing_epoch, closing_seq, round(extract(epoch FROM expires_at - now()) / {LONG / 1000}), lease,"
@@ -167,7 +167,7 @@ async def by_one(connection: Connection, requests: dict[str, Request]) -> list[t
 async def by_alone(connection: Connection, requests: dict[str, Request]) -> list[tuple[Any, ...]]:
     outcomes = []
     for path, request in requests.items():
-        row = await connection.fetchrow(ALONE, path, request.media_type, request.events)
+        row = await connection.fetchrow(ALONE, path, request.media_type, request.events, request.stream_seq)
         assert row is not None
         if row["tail"] is None:
             outcomes += await by_one(connection, {path: request})
@@ -230,6 +230,26 @@ def test_plain_requests_fare_the_same_all_ways(database_url: str) -> None:
 
         holds()
     assert met == {"appended", "not_found", "gone", "closed", "content_type", "lost"}
+
+
+def test_a_stream_seq_fares_the_same_all_ways(database_url: str) -> None:
+    met: set[str] = set()
+    numbered = st.builds(
+        lambda request, stream_seq: Request(
+            request.media_type, False, stream_seq, None, None, None, request.events, None
+        ),
+        plain,
+        st.sampled_from(["a", "b", "c"]),
+    )
+    with asking(database_url) as (runner, connection):
+
+        @settings(max_examples=150, derandomize=True)
+        @given(stream=streams, request=numbered)
+        def holds(stream: Stream, request: Request) -> None:
+            met.update(runner.run(compare(connection, {"a": stream}, {"a": request}, (by_batch, by_one, by_alone))))
+
+        holds()
+    assert met == {"appended", "not_found", "gone", "closed", "content_type", "lost", "stream_seq"}
 
 
 def test_any_request_fares_the_same_alone_and_in_a_batch(database_url: str) -> None:
@@ -313,3 +333,15 @@ async def test_batches_of_both_kinds_never_deadlock(database_url: str) -> None:
         total = sum(await asyncio.gather(*(write(number) for number in range(4))))
         assert await look.fetchval("SELECT sum(tail) FROM run_gateway.streams") == total
         assert await look.fetchval("SELECT count(*) FROM run_gateway.events") == total
+
+
+async def test_machines_of_before_append_alone_as_they_did(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as connection:
+        await log.create("a")
+        row = await connection.fetchrow(
+            "CALL run_gateway.append('=m', 'a', 'application/json', ARRAY['1'::bytea, '2'::bytea], '1,2', NULL, NULL)"
+        )
+        assert row is not None and row["tail"] == 2
+        assert (
+            await connection.fetchval("SELECT tail FROM run_gateway.append_alone('a', 'application/json', '{3}')") == 3
+        )

@@ -66,7 +66,7 @@ MAKE = (
     " '{1}', NULL, 100, 10000)"
 )
 CALLS: dict[str, tuple[str, tuple[object, ...]]] = {
-    "append, alone": ("SELECT run_gateway.append_alone($1, 'application/json', '{1}')", (TTL,)),
+    "append, alone": ("SELECT run_gateway.append_alone($1, 'application/json', '{1}', NULL)", (TTL,)),
     "append, plain": (PLAIN, (RUN, TTL)),
     "append, one": (ONE, (TTL, False)),
     "append, and close a run": (ONE, (RUN, True)),

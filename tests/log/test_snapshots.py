@@ -10,7 +10,7 @@ from tests.log.rig import connected, opened
 
 BEFORE = 600  # appends while the snapshot is open: some forty pages of one row's versions
 WAYS = {
-    "alone": "SELECT run_gateway.append_alone($1, 'application/json', '{1}')",
+    "alone": "SELECT run_gateway.append_alone($1, 'application/json', '{1}', NULL)",
     "one": "SELECT run_gateway.append_one($1, 'application/json', false, NULL, NULL, NULL, NULL, '{1}', NULL)",
     "of a producer": "SELECT run_gateway.append_one($1, 'application/json', false, NULL, 'p', 0, $2, '{1}', NULL)",
     "from SQL": "SELECT run_gateway.append($1, '1')",

@@ -13,7 +13,7 @@ def told(media_type: str, *events: bytes) -> object:
     entry = Entry([Waiting(request, lambda _: None, 0.0)], request.events)
     arguments = arguments_alone({"runs/x": entry}, told=True, pack=True)
     assert arguments is not None
-    return arguments[-1]
+    return arguments[3]
 
 
 def test_frames_are_told_as_they_are() -> None:

@@ -377,10 +377,10 @@ END
 $$;
 
 
--- What append_plain does, for a single request: a lone writer waits for this. NULL: it is not accepted, or somebody else
+-- What append_plain does, for a single request, which may name a Stream-Seq: a lone writer waits for this. NULL: it is not accepted, or somebody else
 -- has changed the row at this moment, and nothing has changed; append_one says which.
 CREATE OR REPLACE FUNCTION run_gateway.append_alone(
-    path text, media_type text, events bytea[], OUT tail bigint, OUT cancel_requested boolean
+    path text, media_type text, events bytea[], stream_seq text, OUT tail bigint, OUT cancel_requested boolean
 )
 LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
@@ -393,13 +393,14 @@ DECLARE
 BEGIN
     UPDATE run_gateway.streams AS v
        SET tail = v.tail + n, expires_at = run_gateway.slid(v.ttl, v.expires_at),
-           lease_until = run_gateway.leased_until(v.lease)
+           lease_until = run_gateway.leased_until(v.lease),
+           stream_seq = coalesce(append_alone.stream_seq, v.stream_seq)
      WHERE v.ctid = (SELECT u.ctid FROM run_gateway.streams u
                       WHERE u.path >= append_alone.path AND u.path <= append_alone.path ORDER BY u.path DESC LIMIT 1)
        AND v.path = append_alone.path AND run_gateway.live(v)
        AND run_gateway.verdict(
-               v.id, v.gone, v.closed, v.media_type, NULL, NULL, NULL, NULL, NULL, NULL,
-               n, false, append_alone.media_type, NULL, NULL, NULL, NULL) = 'appended'
+               v.id, v.gone, v.closed, v.media_type, v.stream_seq, NULL, NULL, NULL, NULL, NULL,
+               n, false, append_alone.media_type, append_alone.stream_seq, NULL, NULL, NULL) = 'appended'
     RETURNING v.id, v.tail, v.cancel_requested, run_gateway.marked(v.tail, v.breaks),
               v.served IS DISTINCT FROM pg_postmaster_start_time()
          INTO id, tail, cancel_requested, place, moved;
@@ -417,6 +418,18 @@ BEGIN
         SELECT id, append_alone.tail - n + e.i, e.data FROM pg_catalog.unnest(events) WITH ORDINALITY AS e(data, i);
     END IF;
     tail := place;
+END
+$$;
+
+
+-- As Machines of the version before call it.
+CREATE OR REPLACE FUNCTION run_gateway.append_alone(
+    path text, media_type text, events bytea[], OUT tail bigint, OUT cancel_requested boolean
+)
+LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT a.tail, a.cancel_requested INTO tail, cancel_requested
+      FROM run_gateway.append_alone(path, media_type, events, NULL) a;
 END
 $$;
 
@@ -559,7 +572,7 @@ $$;
 
 -- The same for what append_alone takes. `tail` NULL: ask the one above.
 CREATE OR REPLACE PROCEDURE run_gateway.append(
-    IN machine text, IN path text, IN media_type text, IN events bytea[], IN body text,
+    IN machine text, IN path text, IN media_type text, IN events bytea[], IN body text, IN stream_seq text,
     OUT tail bigint, OUT cancel_requested boolean
 )
 LANGUAGE plpgsql AS $$
@@ -570,7 +583,7 @@ BEGIN
         COMMIT;  -- as above
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     END IF;
-    SELECT * INTO tail, cancel_requested FROM run_gateway.append_alone(path, media_type, events);
+    SELECT * INTO tail, cancel_requested FROM run_gateway.append_alone(path, media_type, events, stream_seq);
     IF machine IS NOT NULL AND tail IS NOT NULL THEN
         COMMIT;
         PERFORM set_config('lock_timeout', '0', true);
@@ -586,6 +599,18 @@ BEGIN
             NULL;  -- as above
         END;
     END IF;
+END
+$$;
+
+
+-- As Machines of the version before call it, who name no Stream-Seq here.
+CREATE OR REPLACE PROCEDURE run_gateway.append(
+    IN machine text, IN path text, IN media_type text, IN events bytea[], IN body text,
+    OUT tail bigint, OUT cancel_requested boolean
+)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL run_gateway.append(machine, path, media_type, events, body, NULL::text, tail, cancel_requested);
 END
 $$;
 
