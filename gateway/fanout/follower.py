@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import Enum
 from typing import Any, Final, Protocol, Self
 
@@ -15,10 +16,14 @@ from gateway.fanout.hub import Hub
 from gateway.fanout.tail import Form, Tail
 from gateway.outage import SeldomLogger
 from gateway.protocol.batch import Batch, Page
+from gateway.protocol.errors import Draining, StreamNotFound
 from gateway.tasks import wake
 
 logger = logging.getLogger("gateway.fanout.follower")
 seldom_logger: Final = SeldomLogger(logger)
+
+LOOK: Final = 1.0  # seconds after which a stream that is not there yet is looked for again, the first time
+MOST_LOOK: Final = 5.0  # seconds, at most
 
 EXTENSION = "run_gateway.direct"  # where an ASGI scope holds its Direct
 
@@ -100,14 +105,40 @@ class Follower:
         self._hub.deadlines.unschedule(self, self.slot)
         self._hub.unfollow(self.tail)
 
-    async def begin(self, position: int, last_events: int | None = None) -> Page:
-        """The first page: after `position`, or so many events before the tail. Raises what a read of the log raises."""
-        if last_events is None:
-            page = await self._hub.enter(self.tail, position)
-        else:
-            page = await self._hub.enter_last(self.tail, last_events)
+    async def begin(self, position: int, last_events: int | None = None, wait: float = 0.0) -> Page:
+        """The first page: after `position`, or so many events before the tail. Raises what a read of the log raises.
+
+        A stream that is not there yet is waited for, so many seconds at most.
+        """
+        page = await (self._first(position, last_events) if not wait else self._awaited(position, last_events, wait))
         self.position = page.batch.end
         return page
+
+    async def _first(self, position: int, last_events: int | None) -> Page:
+        if last_events is None:
+            return await self._hub.enter(self.tail, position)
+        return await self._hub.enter_last(self.tail, last_events)
+
+    async def _awaited(self, position: int, last_events: int | None, wait: float) -> Page:
+        """The first page of a stream that may not be there yet. News of it wakes this; without any, it looks again."""
+        clock = asyncio.get_running_loop().time
+        until, pause = clock() + wait, LOOK
+        while True:
+            made = self._park(None)  # before the log is asked (law 4)
+            try:
+                return await self._first(position, last_events)
+            except StreamNotFound:
+                left = until - clock()
+                if left <= 0 or self._over or self.tail.ended:
+                    raise
+                if self._hub.draining:
+                    raise Draining from None
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, pause)):
+                        await made
+                pause = min(2 * pause, MOST_LOOK)
+            finally:
+                self._leave()
 
     def expire(self, after: float) -> None:
         """Has it end in `after` seconds, or within a second or so on a Machine that is draining."""

@@ -16,7 +16,7 @@ from typing import Final
 
 from gateway.counting import SECONDS, Histogram
 from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast
-from gateway.fanout.crowd import END, tell
+from gateway.fanout.crowd import END, WAKE, tell
 from gateway.fanout.deadlines import TICK, Deadlines
 from gateway.fanout.single_flight import Read, Shared, SharedReads
 from gateway.fanout.tail import Tail
@@ -219,6 +219,8 @@ class Hub:
         if tail is None:
             return
         try:
+            if tail.waiting and tail.stream is None and not news.deleted:
+                tell(tuple(tail.waiting), WAKE)  # what they wait for has been made
             if news.deleted:
                 self._drop(tail)
             elif not news.last and not news.closed:
@@ -253,6 +255,8 @@ class Hub:
         tail = self.tails.get(news.path)
         if tail is None:
             return
+        if tail.waiting and tail.stream is None:
+            tell(tuple(tail.waiting), WAKE)
         if tail.position is not None and 0 < news.last <= tail.position and (tail.closed or not news.closed):
             return  # it is known already
         self._hinted.add(tail)
@@ -284,6 +288,8 @@ class Hub:
         if tail.closed:
             self._drop(tail)
             return
+        if tail.waiting and tail.stream is None:
+            tell(tuple(tail.waiting), WAKE)
         tail.doubted = True  # it may be the new one's already, which a read that begins now tells
         if tail.position is not None:
             self._want(tail, tail.position + 1)

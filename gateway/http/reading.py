@@ -144,7 +144,7 @@ class Reading:
     async def _long_poll(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> None:
         principal = principal_of(scope)
         with self._limits.readers.long_polls, Follower(self._hub, request.path) as follower, Hangup(follower, receive):
-            page = await follower.begin(request.position, request.last_events)
+            page = await follower.begin(request.position, request.last_events, request.wait)
             check_stream(principal, page.stream.id)
             follower.expire(lasting(principal, self._limits.long_poll_timeout, self._now()))
             batch: Batch | Signal = page.batch
@@ -165,7 +165,9 @@ class Reading:
                 await responses.respond(send, 204, nothing)
 
     async def _sse(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = direct(scope)
+        # What a tail writes to all of its followers at once has names.
+        named = request.named
+        connection = direct(scope) if named else None
         with (
             self._limits.readers.sse,
             Follower(self._hub, request.path, connection) as follower,
@@ -190,7 +192,7 @@ class Reading:
                 if isinstance(batch, Signal):
                     await responses.piece(send, frames.HEARTBEAT)
                     continue
-                await self._send(send, encoding, batch, self._hub.cursor(follower.tail))
+                await self._send(send, named, encoding, batch, self._hub.cursor(follower.tail))
                 closed = batch.closed
                 del batch  # so that no page is kept in memory while this waits
         await responses.finish(send)
@@ -201,7 +203,7 @@ class Reading:
         """Sends the head and the first page. Returns how the stream is encoded, and whether that was all of it; None if
         the answer was another.
         """
-        page = await follower.begin(request.position, request.last_events)
+        page = await follower.begin(request.position, request.last_events, request.wait)
         check_stream(principal, page.stream.id)
         follower.expire(lasting(principal, self._limits.sse_max_age * random.uniform(1, 1.2), self._now()))
         encoding, batch = page.stream.encoding, page.batch
@@ -213,16 +215,20 @@ class Reading:
         if at_its_end:
             await responses.piece(send, frames.closed_already(batch.end, self._dialect.offset))
         else:
-            await self._send(send, encoding, batch, self._hub.cursor(follower.tail, request.cursor), first=True)
+            await self._send(
+                send, request.named, encoding, batch, self._hub.cursor(follower.tail, request.cursor), first=True
+            )
         return encoding, batch.closed
 
-    async def _send(self, send: Send, encoding: Encoding, batch: Batch, cursor: int, *, first: bool = False) -> None:
+    async def _send(
+        self, send: Send, named: bool, encoding: Encoding, batch: Batch, cursor: int, *, first: bool = False
+    ) -> None:
         offset = self._dialect.offset
-        if len(batch.body) > frames.LONG:
-            making = frames.sse_in_pieces(encoding, batch, b"%d" % cursor, first=first, offset=offset)
-            frame = await in_turns(making)
-        else:
+        if named and len(batch.body) <= frames.LONG:
             frame = frames.sse(encoding, batch, b"%d" % cursor, first=first, offset=offset)
+        else:
+            form = frames.sse_in_pieces if named else frames.messages_in_pieces
+            frame = await in_turns(form(encoding, batch, b"%d" % cursor, first=first, offset=offset))
         await responses.piece(send, frame)
 
 

@@ -11,6 +11,7 @@ import orjson
 from gateway.asgi import Headers, Message, Scope, Send
 from gateway.http import cors, request_log
 from gateway.http.cors import Common
+from gateway.protocol.accept import accept_of, only_events
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.headers import JSON, NO_STORE
 from gateway.wire.answers import Cycle, answer, cycle_of, header_lines
@@ -167,12 +168,12 @@ def comes_back(scope: Scope, error: ProtocolError) -> bool:
     it. Other clients come back after 429 and 503, and some of them give up when a response ends so soon: they are not
     answered like this, unless they accept nothing but event streams.
     """
-    if error.status not in _PASSING or scope["method"] != "GET" or b"live=sse" not in scope["query_string"]:
+    if error.status not in _PASSING or scope["method"] != "GET":
         return False
-    return any(
-        name == b"last-event-id" or (name == b"accept" and value.strip().lower() == _EVENT_STREAM[0][1])
-        for name, value in scope["headers"]
-    )
+    event_source = only_events(accept_of(scope["headers"]))
+    if b"live=sse" not in scope["query_string"]:
+        return event_source and b"live=" not in scope["query_string"]
+    return event_source or any(name == b"last-event-id" for name, _ in scope["headers"])
 
 
 def later() -> tuple[Headers, bytes]:

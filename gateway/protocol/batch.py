@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import accumulate
@@ -151,6 +151,16 @@ def _cut(gap: int, batch: Batch, most: int) -> list[tuple[int, int]]:
         found.append((batch.end - (len(ends) - count), end))  # by its end: it may begin where an earlier epoch ends
         at = end + gap
     return found
+
+
+def singles(batch: Batch) -> Iterator[tuple[int, bytes]]:
+    """The events of a batch of a JSON stream, each with the position after it."""
+    lengths = measured(Encoding.JSON, batch) if batch.lengths is None else batch.lengths
+    assert lengths is not None, "what the log holds are events"
+    at = 0
+    for number, length in enumerate(lengths, 1):
+        yield batch.end - (len(lengths) - number), batch.body[at : at + length]
+        at += length + 1
 
 
 def join(encoding: Encoding, batches: list[Batch]) -> Batch:

@@ -16,6 +16,7 @@ NO_STORE: Final = (b"cache-control", b"no-store")
 # the tail of an open stream has to be revalidated, which its ETag makes cheap: a reader must see its own writes.
 _CACHEABLE: Final = (b"cache-control", b"private, max-age=60, stale-while-revalidate=300")
 _REVALIDATE: Final = (b"cache-control", b"private, no-cache")
+_VARY: Final = (b"vary", b"accept")  # who would rather have an event stream gets one at the same URL
 _TRUE: Final = b"true"
 UP_TO_DATE: Final = (b"stream-up-to-date", _TRUE)
 CLOSED: Final = (b"stream-closed", _TRUE)
@@ -54,6 +55,7 @@ def of_batch(stream: Stream, batch: Batch, start: bytes, *, cursor: int | None, 
     headers = [
         (b"content-type", content_type_header(stream.content_type)),
         (b"stream-next-offset", format_offset(batch.end)),
+        _VARY,
     ]
     if now:
         headers.append(NO_STORE)

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Final
 from urllib.parse import parse_qsl
 
+from gateway.protocol.accept import accept_of, only_events, prefers_events
 from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fields import NUMBER, RawHeaders, single_headers
@@ -28,6 +29,13 @@ TOLD: Final = b"_closed"
 """What an EventSource that comes back to the end of a closed stream finds behind the `id` of the control event that
 says so. Only when it comes back with that, it is answered 204, which ends it: so none ends without having been told."""
 
+PATIENCE: Final = 3.0
+"""Seconds that an EventSource waits for a stream that is not there yet, unless it says so: at a 404 it would give up
+for good. Some other clients that accept nothing but event streams give up if no answer has begun after 5 s."""
+
+MAX_WAIT: Final = 300.0
+"""Seconds that a live read may wait for a stream that is not there yet."""
+
 _LIVE: Final[dict[str | None, Live]] = {None: Live.NO, "long-poll": Live.LONG_POLL, "sse": Live.SSE}
 
 
@@ -35,7 +43,9 @@ _LIVE: Final[dict[str | None, Live]] = {None: Live.NO, "long-poll": Live.LONG_PO
 class ReadRequest:
     """GET (§5.6–5.8). `position` may be NOW. `last_events`: begin so many events before the tail.
 
-    `resumed`: an EventSource goes on where it was; `told`: it has heard by TOLD that nothing more comes there.
+    `resumed`: an EventSource goes on where it was; `told`: it has heard by TOLD that nothing more comes there. `named`:
+    events of an event stream have names; otherwise each comes alone, for `onmessage`. `wait`: seconds that a live read
+    waits for a stream that is not there yet.
     """
 
     path: str
@@ -47,21 +57,30 @@ class ReadRequest:
     if_none_match: bytes | None
     resumed: bool = False
     told: bool = False
+    named: bool = True
+    wait: float = 0.0
 
 
 def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool) -> ReadRequest:
-    """A GET as a ReadRequest. `with_tail`: whether `tail=N` has a meaning here. Raises InvalidRequest."""
+    """A GET as a ReadRequest. `with_tail`: whether `tail=N` has a meaning here. Raises InvalidRequest.
+
+    Whoever would rather have an event stream (Accept) gets one, from the start unless it says where.
+    """
     pairs = _query(query)
     params = dict(pairs)
     found = single_headers(headers, frozenset((b"last-event-id", b"if-none-match")))
     live = _LIVE.get(params.get("live"))
     if live is None:
         raise InvalidRequest("live must be long-poll or sse.")
+    accept = b"" if live is Live.LONG_POLL else accept_of(headers)
+    events = prefers_events(accept)
+    if live is Live.NO and events:
+        live = Live.SSE
     offset = params["offset"].encode("latin-1", "replace") if "offset" in params else None
     resumed = last_event_id(found, pairs) if live is Live.SSE else None
     if resumed:  # an EventSource reconnects with the same URL, and says here where it stands
         offset = resumed.removesuffix(TOLD)
-    if offset is None and live is not Live.NO:
+    if offset is None and live is not Live.NO and not events:
         raise InvalidRequest("A live read requires an offset.")
     position = START if offset is None else parse_offset(offset)
     if position is None:
@@ -77,6 +96,8 @@ def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool)
         if_none_match=found.get(b"if-none-match"),
         resumed=resumed is not None,
         told=resumed is not None and resumed.endswith(TOLD),
+        named=_named(params.get("named"), live),
+        wait=_wait(params.get("wait"), live, only_events(accept) and resumed is None),
     )
 
 
@@ -103,7 +124,7 @@ def _query(query: bytes) -> list[tuple[str, str]]:
     except ValueError:
         raise InvalidRequest("The query string cannot be read.") from None
     names = [name for name, _ in pairs]
-    for name in ("offset", "live", "tail", "cursor"):
+    for name in ("offset", "live", "tail", "cursor", "named", "wait"):
         if names.count(name) > 1:
             raise InvalidRequest(f"{name} is there more than once.")
     return pairs
@@ -117,3 +138,23 @@ def _last_events(tail: str, position: int, resumed: bytes | None) -> int | None:
     if position != START:
         raise InvalidRequest("tail goes with offset=-1 alone.")
     return min(int(tail[:20]), MAX_POSITION)
+
+
+def _named(named: str | None, live: Live) -> bool:
+    if named not in (None, "true", "false"):
+        raise InvalidRequest("named must be true or false.")
+    if named is not None and live is not Live.SSE:
+        raise InvalidRequest("named goes with live=sse.")
+    return named != "false"
+
+
+def _wait(wait: str | None, live: Live, event_source: bool) -> float:
+    if wait is None or live is Live.NO:
+        return PATIENCE if event_source else 0.0
+    try:
+        seconds = float(wait)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= MAX_WAIT:
+        raise InvalidRequest(f"wait must be a number of seconds from 0 to {MAX_WAIT:g}.")
+    return seconds

@@ -54,8 +54,8 @@ async def test_an_event_source_at_a_limit_comes_back_by_itself(database_url: str
             async with open_reader(gateway, run + LIVE):
                 refused = await http.get(run + LIVE)
                 assert (refused.status_code, refused.json()["error"]["type"]) == (status, limit)
-                for asks in (EVENT_SOURCE, {"last-event-id": "-1"}):
-                    answer = await http.get(run + LIVE, headers=asks)
+                for query, asks in ((LIVE, EVENT_SOURCE), ("", EVENT_SOURCE), (LIVE, {"last-event-id": "-1"})):
+                    answer = await http.get(run + query, headers=asks)
                     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
                     assert 1000 <= int(answer.text.removeprefix("retry: ")) <= 3000
                     assert answer.text.endswith("\n\n"), "it ends cleanly"

@@ -61,13 +61,13 @@ def test_described_request_headers_are_those_the_parser_knows(document: dict[str
         assert document["paths"][route][method]["parameters"] == []
 
 
-@pytest.mark.parametrize(("route", "extra"), [(ROUTES[0], set()), (ROUTES[1], {"tail", "meta", "wait"})])
+@pytest.mark.parametrize(("route", "extra"), [(ROUTES[0], set()), (ROUTES[1], {"tail", "meta"})])
 def test_a_read_refuses_each_parameter_that_comes_twice(document: dict[str, Any], route: str, extra: set[str]) -> None:
     query = parameters(document, route, "get", "query")
     headers = parameters(document, route, "get", "header")
-    assert query == {"offset", "live", "cursor"} | extra
+    assert query == {"offset", "live", "cursor", "named", "wait"} | extra
     assert headers == {"last-event-id", "if-none-match"}
-    for name in query - {"meta", "wait"}:
+    for name in query - {"meta"}:
         with pytest.raises(errors.InvalidRequest):
             parse_read("s", [], f"{name}=1&{name}=1".encode(), with_tail=True)
     for name in headers:
@@ -138,7 +138,7 @@ def test_described_headers_may_be_sent_and_seen_across_origins() -> None:
     exposed = {name.strip() for name in cors.EXPOSED.decode().split(",")}
     # What the standard lets every page see, what is about the preflight, and what is not in the description.
     given = {name.lower() for name in operations.RESPONSE_HEADERS if not name.startswith("Access-Control-")}
-    assert exposed - {"gateway-machine", "x-request-id"} == given - {"content-type", "cache-control"}
+    assert exposed - {"gateway-machine", "x-request-id"} == given - {"content-type", "cache-control", "vary"}
     methods = {name.strip().lower() for name in preflight[b"access-control-allow-methods"].decode().split(",")}
     assert methods == set(operations.OPERATIONS)
 

@@ -8,11 +8,13 @@ from base64 import b64decode
 
 import pytest
 
+from gateway.fanout import follower
 from gateway.protocol.errors import Unavailable
 from tests.event_source import Reading
 from tests.http.answers import JSON, at, refusal
 from tests.log.rig import connected
 from tests.servers import (
+    PATIENCE,
     Client,
     Running,
     body_of,
@@ -179,6 +181,77 @@ async def test_an_event_source_is_told_the_end_before_204_ends_it(client: Client
     assert by_query.status_code == 204
     plain = await client("GET", f"{path}?offset={at(1)}&live=sse", headers=EVENT_SOURCE)
     assert b"streamClosed" in plain.content, "a client of the protocol has to be told by an event (§5.8)"
+
+
+async def test_an_event_source_needs_nothing_but_the_address(client: Client, path: str) -> None:
+    await client("PUT", path, headers=JSON | {"Stream-Closed": "true"}, content="[1,2]")
+    for query in ("", "?live=sse", "?offset=-1"):
+        async with following(client, path + query, **EVENT_SOURCE) as follow:
+            assert follow.response.headers["content-type"] == "text/event-stream"
+            assert payloads(await follow.end()) == [1, 2]
+    plain = await client("GET", path, headers={"Accept": "application/json, text/event-stream"})
+    assert (plain.json(), "accept" in plain.headers["vary"]) == ([1, 2], True)
+
+
+async def test_onmessage_hears_of_each_event_by_itself(client: Client, path: str) -> None:
+    await client("PUT", path, headers=JSON, content='[{"n":1},2]')
+    async with following(client, f"{path}?named=false", **EVENT_SOURCE) as follow:
+        resume = (await follow.until(up_to_date)).events[0].last_event_id
+        await client("POST", path, headers=JSON, content="[3,[4]]")
+        await client("POST", path, headers=JSON | {"Stream-Closed": "true"}, content="5")
+        reading = await follow.end()
+    assert [event.data for event in reading.events if event.type == "message"] == ['{"n":1}', "2", "3", "[4]", "5"]
+    assert {event.type for event in reading.events} == {"message", "control"}
+    assert resume == at(1)
+    async with following(client, f"{path}?named=false", **EVENT_SOURCE, **{"Last-Event-ID": resume}) as follow:
+        again = await follow.end()
+    assert [event.data for event in again.events if event.type == "message"] == ["2", "3", "[4]", "5"]
+
+
+@pytest.mark.parametrize("query", ["offset=-1&live=sse&wait=60", "wait=60"])
+async def test_a_stream_that_is_not_there_yet_is_waited_for(
+    client: Client, gateways: dict[str, Running], path: str, query: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """News wakes those who wait, from whichever Machine: they need not look again."""
+    monkeypatch.setattr(follower, "LOOK", PATIENCE)
+    monkeypatch.setattr(follower, "MOST_LOOK", PATIENCE)
+    waiting = asyncio.create_task(_read_whole(client, f"{path}?{query}"))
+    await until(lambda: any(path.endswith(name) for gateway in gateways.values() for name in gateway.app._hub.tails))
+    async with client_of(gateways["direct"]) as other:
+        await other("PUT", path, headers=JSON | {"Stream-Closed": "true"}, content="[1]")
+    assert payloads(await waiting) == [1]
+
+
+async def test_without_news_a_stream_is_looked_for(
+    client: Client, gateway: Running, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "LOOK", 0.01)
+    monkeypatch.setattr(gateway.app._hub, "ring", lambda news: None)
+    monkeypatch.setattr(gateway.app._hub, "created", lambda path: None)
+    waiting = asyncio.create_task(_read_whole(client, f"{path}?wait=60"))
+    await until(lambda: bool(gateway.app._hub.tails))
+    await client("PUT", path, headers=JSON | {"Stream-Closed": "true"}, content="[1]")
+    assert payloads(await waiting) == [1]
+
+
+async def _read_whole(client: Client, target: str) -> Reading:
+    async with following(client, target, **EVENT_SOURCE) as follow:
+        return await follow.end()
+
+
+async def test_a_stream_that_never_comes_is_404_in_the_end(client: Client, gateway: Running, path: str) -> None:
+    for query in ("offset=-1&live=sse&wait=0.2", "offset=-1&live=long-poll&wait=0.2", "wait=0"):
+        assert refusal(await client("GET", f"{path}?{query}", headers=EVENT_SOURCE)) == (404, "stream_not_found")
+    await until(lambda: not gateway.app._hub.tails)
+
+
+async def test_a_reader_who_leaves_while_it_waits_costs_nothing_more(
+    client: Client, gateway: Running, path: str
+) -> None:
+    waiting = asyncio.create_task(client("GET", f"{path}?offset=-1&live=sse&wait=60"))
+    await until(lambda: bool(gateway.app._hub.tails))
+    waiting.cancel()
+    await until(lambda: not gateway.app._hub.tails)
 
 
 async def test_who_was_told_of_an_end_reads_on_in_a_stream_made_anew(client: Client, path: str) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.protocol import frames
 from gateway.protocol.batch import LINE, Batch, Encoding, cuts, join
+from gateway.protocol.json_body import at_once
 from gateway.protocol.offset import format_offset, parse_position
 from tests.event_source import read
 
@@ -30,6 +31,10 @@ MESSAGES = st.lists(JSON.map(lambda value: json.dumps(value).encode()), min_size
 
 def batch(body: bytes, count: int = 1, *, start: int = 41, up_to_date: bool = True, closed: bool = False) -> Batch:
     return Batch(start, start + count, body, up_to_date, closed)
+
+
+def messages(encoding: Encoding, case: Batch, cursor: bytes, *, first: bool = False) -> bytes:
+    return at_once(frames.messages_in_pieces(encoding, case, cursor, first=first))
 
 
 def in_lines(text: str) -> str:
@@ -73,6 +78,37 @@ def in_lines(text: str) -> str:
 def test_a_batch_is_its_data_and_its_control_event_in_one_piece(case: Batch, expected: bytes) -> None:
     assert frames.sse(Encoding.JSON, case, b"7") == expected
     assert frames.sse(Encoding.JSON, case, b"7", first=True) == b"retry: 1000\n" + expected
+
+
+def test_for_onmessage_each_event_comes_alone_and_unnamed() -> None:
+    control = b'id: %b\nevent: control\ndata:{"streamNextOffset":"%b","streamCursor":"7","upToDate":true}\n\n'
+    at_42, at_43 = format_offset(42), format_offset(43)
+    expected = b'id: %b\ndata:{"a":1}\n\nid: %b\ndata:[2,"x"]\n\n' % (at_42, at_43) + control % (at_43, at_43)
+    case = batch(b'{"a":1},[2,"x"]', 2)
+    assert messages(Encoding.JSON, case, b"7") == expected
+    assert messages(Encoding.JSON, case, b"7", first=True) == b"retry: 1000\n" + expected
+    case.lengths = [7, 7]
+    assert messages(Encoding.JSON, case, b"7") == expected
+    text = messages(Encoding.TEXT, batch(b"a\nb"), b"7")
+    assert text == b"id: %b\ndata:a\ndata:b\n\n" % at_42 + control % (at_42, at_42)
+    assert messages(Encoding.TEXT, batch(b"\xe2"), b"7") == control % (at_42, at_42), "half a character"
+    assert messages(Encoding.BASE64, batch(b"\0"), b"7").startswith(b"id: %b\ndata:AA==\n\n" % at_42)
+    assert messages(Encoding.JSON, batch(b"", 0), b"7") == control % (format_offset(41), format_offset(41))
+
+
+@given(MESSAGES)
+def test_unnamed_or_not_the_events_are_the_same(events: list[bytes]) -> None:
+    case = batch(b",".join(events), len(events))
+    unnamed = [event for event in read(messages(Encoding.JSON, case, b"7")).events if event.type == "message"]
+    assert [event.data.encode() for event in unnamed] == events
+    assert [event.last_event_id for event in unnamed] == [
+        format_offset(position).decode() for position in range(42, 42 + len(events))
+    ]
+
+
+def test_a_long_batch_of_unnamed_events_gives_way_meanwhile() -> None:
+    case = batch(b",".join([b'"x"'] * 20_000), 20_000)
+    assert sum(1 for _ in frames.messages_in_pieces(Encoding.JSON, case, b"7")) >= 5
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def test_head_tells_everything_and_is_never_kept() -> None:
         (
             Batch(0, 42, b"x", True, False),
             {
+                b"vary": b"accept",
                 b"cache-control": b"private, no-cache",
                 b"etag": b'"5:-1:0000000000000000_0000000000000042"',
                 b"stream-up-to-date": b"true",
@@ -41,6 +42,7 @@ def test_head_tells_everything_and_is_never_kept() -> None:
         (
             Batch(0, 42, b"x", True, True),
             {
+                b"vary": b"accept",
                 b"cache-control": b"private, max-age=60, stale-while-revalidate=300",
                 b"etag": b'"5:-1:0000000000000000_0000000000000042:c"',
                 b"stream-up-to-date": b"true",
@@ -50,6 +52,7 @@ def test_head_tells_everything_and_is_never_kept() -> None:
         (
             Batch(0, 42, b"x", False, False),
             {
+                b"vary": b"accept",
                 b"cache-control": b"private, max-age=60, stale-while-revalidate=300",
                 b"etag": b'"5:-1:0000000000000000_0000000000000042"',
             },

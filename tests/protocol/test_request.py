@@ -19,7 +19,7 @@ from gateway.protocol.content_type import content_type_header
 from gateway.protocol.create import Fork, parse_create
 from gateway.protocol.errors import InvalidJson, InvalidRequest, SourceNotFound
 from gateway.protocol.offset import MAX_POSITION, NOW
-from gateway.protocol.read import RESUMING, Live, ReadRequest, parse_read
+from gateway.protocol.read import PATIENCE, RESUMING, Live, ReadRequest, parse_read
 from gateway.runs import bodies
 
 Headers = dict[str, str]
@@ -389,6 +389,64 @@ def test_an_event_source_resumes_from_its_last_event_id() -> None:
     assert parse_read("s", headers, b"offset=-1", with_tail=True).position == 0
     assert parse_read("s", headers, b"offset=-1&live=long-poll", with_tail=True).position == 0
     assert parse_read("s", raw({"last-event-id": ""}), b"offset=now&live=sse", with_tail=True).position == NOW
+
+
+EVENT_SOURCE = {"accept": "text/event-stream"}
+
+
+def test_an_event_source_needs_to_say_neither_live_nor_where() -> None:
+    for query in (b"", b"live=sse", b"offset=-1", b"cursor=1"):
+        request = parse_read("s", raw(EVENT_SOURCE), query, with_tail=True)
+        assert (request.live, request.position, request.wait) == (Live.SSE, 0, PATIENCE)
+    at_42 = parse_read("s", raw(EVENT_SOURCE | {"last-event-id": AT_42}), b"", with_tail=True)
+    assert (at_42.live, at_42.position, at_42.wait) == (Live.SSE, 42, 0), "what it has read of is there, or gone"
+    assert parse_read("s", raw(EVENT_SOURCE), b"offset=now", with_tail=True).position == NOW
+    assert parse_read("s", raw(EVENT_SOURCE), b"tail=5", with_tail=True).last_events == 5
+
+
+def test_a_long_poll_is_one_whatever_its_client_accepts() -> None:
+    assert parse_read("s", raw(EVENT_SOURCE), b"live=long-poll&offset=-1", with_tail=True).live is Live.LONG_POLL
+    with pytest.raises(InvalidRequest):
+        parse_read("s", raw(EVENT_SOURCE), b"live=long-poll", with_tail=True)
+
+
+def test_who_accepts_other_types_too_has_to_say_live() -> None:
+    both = raw({"accept": "application/json, text/event-stream"})
+    assert parse_read("s", both, b"", with_tail=True).live is Live.NO
+    assert parse_read("s", both, b"live=sse&offset=-1", with_tail=True).wait == 0
+    with pytest.raises(InvalidRequest):
+        parse_read("s", both, b"live=sse", with_tail=True)
+
+
+@pytest.mark.parametrize(
+    ("query", "wait"),
+    [
+        ("live=sse&offset=-1", 0),
+        ("live=sse&offset=-1&wait=30", 30),
+        ("live=long-poll&offset=-1&wait=0.5", 0.5),
+        ("live=sse&offset=-1&wait=300", 300),
+        ("wait=30", 0),
+    ],
+)
+def test_a_live_read_waits_as_long_as_it_says(query: str, wait: float) -> None:
+    assert parse_read("s", [], query.encode(), with_tail=True).wait == wait
+    if "live=sse" in query and "wait" in query:
+        assert parse_read("s", raw(EVENT_SOURCE), query.encode(), with_tail=True).wait == wait
+
+
+@pytest.mark.parametrize("wait", ["", "-1", "301", "nan", "x", "1&wait=1"])
+def test_a_wait_that_is_no_number_of_seconds_is_refused(wait: str) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_read("s", [], f"live=sse&offset=-1&wait={wait}".encode(), with_tail=True)
+
+
+def test_events_have_names_unless_it_is_said_that_they_have_none() -> None:
+    assert parse_read("s", [], b"live=sse&offset=-1", with_tail=True).named
+    assert parse_read("s", [], b"live=sse&offset=-1&named=true", with_tail=True).named
+    assert not parse_read("s", raw(EVENT_SOURCE), b"named=false", with_tail=True).named
+    for query in (b"named=false", b"named=false&live=long-poll&offset=-1", b"live=sse&offset=-1&named=no"):
+        with pytest.raises(InvalidRequest):
+            parse_read("s", [], query, with_tail=True)
 
 
 @pytest.mark.parametrize("id", ["abc", AT_42 + " ", "42"])

@@ -97,7 +97,7 @@ def _secure(document: Json) -> None:
 
 
 def _operation(method: str, operation: Operation, tag: str) -> Json:
-    of_runs = {"runs": ("tail", "meta", "wait"), "control": ("tail",)}
+    of_runs = {"runs": ("tail", "meta"), "control": ("tail",)}
     asks = (*operation.asks, *of_runs.get(tag, ())) if method == "get" else operation.asks
     described: Json = {
         "tags": ["streams" if tag == "streams" else "runs"],

@@ -36,12 +36,13 @@ EVENT_STREAM_SCHEMAS: Final[Json] = {
         "type": "object",
         "required": ["event", "data", "id"],
         "properties": {
-            "event": {"type": "string", "enum": ["data", "control"]},
+            "event": {"type": "string", "enum": ["data", "control", "message"]},
             "id": {"type": "string", "description": "The offset after this event, to resume from."},
             "data": {
                 "type": "string",
                 "description": "Of a `data` event: of a JSON stream an array of its events, of a text the text, of "
-                "other streams base64. Of a `control` event: JSON as the schema Control has it.",
+                "other streams base64. Of one without a name (`named=false`): one event. "
+                "Of a `control` event: JSON as the schema Control has it.",
             },
             "retry": {**COUNT, "description": "Milliseconds to wait before the client connects anew; said once."},
         },
@@ -81,10 +82,12 @@ REQUEST_FIELDS: Final[dict[str, tuple[Json, str]]] = {
     "cursor": (TEXT, "The last Stream-Cursor; the next one is greater."),
     "tail": ({"type": "integer", "minimum": 1}, "With `offset=-1`: at most so many of the last events."),
     "meta": ({}, "The run's record instead of its events; no value is needed."),
-    "wait": ({"type": "number", "minimum": 0, "maximum": 300}, "With `meta`: answers when the run has ended, or after "
-             "so many seconds."),
+    "wait": ({"type": "number", "minimum": 0, "maximum": 300}, "With `live`: waits so many seconds for a stream that "
+             "is not there yet. Of a run with `meta`: answers when the run has ended, or after so many seconds."),
+    "named": ({"type": "string", "enum": ["true", "false"]}, "`false`: each event of an event stream comes alone and "
+              "without a name, so that `onmessage` hears of it; `control` events keep their name."),
 }  # fmt: skip
-QUERY_PARAMETERS: Final = ("offset", "live", "cursor", "tail", "meta", "wait")
+QUERY_PARAMETERS: Final = ("offset", "live", "cursor", "named", "wait", "tail", "meta")
 
 # Headers of responses: the same.
 RESPONSE_HEADERS: Final[dict[str, tuple[Json, str]]] = {
@@ -102,6 +105,7 @@ RESPONSE_HEADERS: Final[dict[str, tuple[Json, str]]] = {
     "Producer-Received-Seq": (SAFE, "The sequence that came."),
     "Run-Cancel-Requested": (TRUE, "The run has been asked to stop; on every answer to its producer from then on."),
     "ETag": (TEXT, "Names this answer; changes when the stream is closed."),
+    "Vary": (TEXT, "`accept`: an event stream may be at the same URL."),
     "Cache-Control": (TEXT, "Private; at the tail of an open stream it is to be asked for again."),
     "Location": ({"type": "string", "format": "uri"}, "The stream's absolute URL."),
     "WWW-Authenticate": (TEXT, "How to be let in, and why not (RFC 6750)."),
@@ -165,7 +169,7 @@ TYPES: Final = ("application/json", "text/plain", "application/octet-stream")
 _WRITTEN: Final = ("Stream-Next-Offset", "Stream-Closed", "Producer-Epoch", "Producer-Seq", "Run-Cancel-Requested")
 _CREATED: Final = ("Content-Type", "Stream-Next-Offset", "Stream-Closed")
 _POLLED: Final = ("Stream-Next-Offset", "Stream-Up-To-Date", "Stream-Closed", "Stream-Cursor", "Cache-Control")
-_READ: Final = (*_POLLED, "Content-Type", "Stream-SSE-Data-Encoding", "ETag")
+_READ: Final = (*_POLLED, "Content-Type", "Stream-SSE-Data-Encoding", "ETag", "Vary")
 
 OPERATIONS: Final[dict[str, Operation]] = {
     "put": Operation(
@@ -204,8 +208,9 @@ OPERATIONS: Final[dict[str, Operation]] = {
         "answers 204 when nothing came. `live=sse` is an event stream: `data` events, each with a `control` one after "
         "it, `{streamNextOffset, streamCursor, upToDate, streamClosed}`; `id:` is the offset to resume from; comments "
         "break the silence. It ends after about a minute, to be resumed, and for good when the stream is closed. "
-        "A JSON stream's events come as one array.",
-        ("offset", "live", "cursor", "Last-Event-ID", "If-None-Match"),
+        "A JSON stream's events come as one array. With `text/event-stream` before all other types in `Accept`, it is "
+        "an event stream without `live`, and from the start without `offset`.",
+        ("offset", "live", "cursor", "named", "wait", "Last-Event-ID", "If-None-Match"),
         {200: Answer("The events, or none yet; with `live=sse`, all that come.", _READ, (*TYPES, "text/event-stream")),
          204: Answer("Long-poll: nothing new.", _POLLED),
          304: Answer("What the client has still holds.", ("ETag",))},
