@@ -28,6 +28,9 @@ STREAM: Final[Methods] = {"GET": "read", "HEAD": "read", "PUT": "write", "POST":
 STREAMS: Final = ("/v1/stream/{path}", "/runs/{id}")
 """The routes that need what STREAM says."""
 
+LEFT: Final = ("/", "/client.js", "/client.d.ts")
+"""Paths that are the application's, where there is one behind the gateway. Its own of these are at `/ui`."""
+
 BELOW_A_RUN: Final[dict[Part, Methods]] = {
     Part.CONTROL: {"GET": "read", "HEAD": "read", "PUT": "control", "POST": "control"},
     Part.CANCEL: {"POST": "control"},
@@ -49,6 +52,8 @@ ROUTES: Final[dict[str, Methods]] = {
     "/": {"GET": "nothing"},
     "/ui": {"GET": "nothing"},
     "/ui/{file}": {"GET": "nothing"},
+    "/client.js": {"GET": "nothing"},
+    "/client.d.ts": {"GET": "nothing"},
     "/docs": {"GET": "nothing"},
     "/docs/start.js": {"GET": "nothing"},
     "/docs/swagger-ui-bundle.js": {"GET": "nothing"},
@@ -99,8 +104,8 @@ def ours(target: Target) -> bool:
 
 
 def _ours(target: Target) -> bool:
-    if target.path == "/":
-        return False  # the application's front page, where there is an application
+    if target.path in LEFT:
+        return False
     if target.stream is not None or target.reserved:
         return True
     return any(route.form.fullmatch(target.path) for route in _ROUTES)

@@ -85,6 +85,7 @@ WAYS: Final = [
     Way("GET", "/health", "probe"),
     Way("GET", "/ready", "probe"),
     *[Way("GET", route) for route in ("/metrics", "/openapi.json", "/docs", "/docs/start.js", "/ui", "/ui/{file}")],
+    *[Way("GET", route) for route in ("/client.js", "/client.d.ts")],
     *[Way("GET", route) for route in ("/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css")],
     Way("GET", "/v1/stream/__ds/jwks.json"),
     Way("GET", SUBSCRIPTION.removesuffix("/{id}")),
