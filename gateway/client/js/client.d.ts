@@ -45,6 +45,31 @@ export interface Following<Event> extends AsyncIterable<Event> {
   batches(): AsyncIterable<{ events: Event[]; offset: string }>;
 }
 
+/** One of many streams: its path, `runs/<id>` or what follows `/v1/stream/`, or that with where to begin and a token. */
+export type Stream = string | { stream: string; offset?: string; token?: string };
+
+/** What one of many streams has: its events, its end, or why it cannot be read (which ends it too). */
+export interface Part<Event> {
+  stream: string;
+  events: Event[];
+  /** Its own offset behind these events, to go on from later. */
+  offset?: string;
+  closed: boolean;
+  error?: { status: number; type: string; message: string };
+}
+
+export interface FollowManyOptions<Event> extends Pick<FollowOptions<Event>, "token" | "silence" | "signal" | "onState" | "fetch"> {
+  onPart?: (part: Part<Event>) => unknown;
+}
+
+/**
+ * Follows up to 1,000 streams of the gateway at `url` over one connection, each as `follow` does, until the last has ended.
+ * With `onPart` it begins at once; without, it is iterated. A run that is not there yet is an error of its part.
+ */
+export function followMany<Event = any>(
+  url: string | URL, streams: Stream[], options?: FollowManyOptions<Event>,
+): AsyncIterable<Part<Event>> & { readonly done: Promise<void> | null };
+
 export interface RunOptions {
   workflow?: string;
   input?: unknown;

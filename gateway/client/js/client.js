@@ -40,16 +40,19 @@ export function follow(url, options = {}) {
   return new Following(url, options);
 }
 
+/** Follows many streams of one gateway over one connection. See client.d.ts. */
+export function followMany(url, streams, options = {}) {
+  return new FollowingMany(url, streams, options);
+}
+
 class Following {
   #options;
   #url;
-  #tell;
   #cursor;
 
   constructor(url, options) {
     this.#url = absolute(url);
     this.#options = { json: true, wait: 60, silence: 30, ...options };
-    this.#tell = teller(options);
     this.offset = String(options.offset ?? "-1");
     this.closed = false;
     this.done = options.onEvent || options.onEvents ? this.#push() : null;
@@ -59,38 +62,27 @@ class Following {
     for await (const { events } of this.batches()) yield* events;
   }
 
+  // A position moves only with a control frame that came whole: whatever cuts the connection, the next one, at whichever
+  // Machine, goes on behind the last batch.
   async *batches() {
-    const { signal, token, wait } = this.#options;
-    const until = Date.now() + wait * 1000; // for a run that is not there yet
-    let there = false;
-    let renewed = false;
-    let failures = 0;
-    while (!this.closed && !signal?.aborted) {
-      let trouble = new GaveUp(`${this.#url}: the answer has ended at once`);
-      try {
-        for await (const batch of this.#connection(there ? 0 : until - Date.now())) {
-          this.#tell("live");
-          there = true;
-          renewed = false;
-          failures = 0;
-          trouble = null;
-          if (batch.events.length) yield batch;
-          this.offset = batch.offset;
-          this.#cursor = batch.cursor;
-          this.closed = batch.closed;
-          if (this.closed) return;
-        }
-      } catch (error) {
-        if (signal?.aborted) return;
-        const renews = error.status === 401 && typeof token === "function" && !renewed;
-        const comes = error.status === 404 && !there && Date.now() < until;
-        if (!renews && !comes && !passes(error)) throw error;
-        renewed ||= renews;
-        trouble = error;
+    let events = [];
+    const connect = (wait) => {
+      events = [];
+      return frames(this.#address(wait), {}, this.#options);
+    };
+    for await (const { event, data, binary, over } of persist(this.#options, () => this.closed, connect)) {
+      if (over) {
+        this.closed = true;
+      } else if (event === "data") {
+        for (const each of this.#parsed(data, binary)) events.push(each);
+      } else if (event === "control") {
+        const { streamNextOffset: offset, streamCursor, streamClosed = false } = JSON.parse(data);
+        if (events.length) yield { events, offset };
+        events = [];
+        this.offset = offset;
+        this.#cursor = streamCursor;
+        this.closed = streamClosed;
       }
-      if (this.closed || trouble === null) continue; // a clean end is how a Machine asks to be asked again
-      this.#tell("waiting", trouble);
-      await nap(pause(failures++, trouble), signal);
     }
   }
 
@@ -102,40 +94,123 @@ class Following {
     }
   }
 
-  // The batches of one response. A position moves only with a control frame that came whole: whatever cuts the connection,
-  // the next one, at whichever Machine, goes on behind the last batch.
-  async *#connection(wait) {
-    const { token, json, silence, tail, signal, fetch = globalThis.fetch } = this.#options;
+  #address(wait) {
     const url = new URL(this.#url);
     const query = { offset: this.offset, live: "sse", cursor: this.#cursor };
-    if (tail && this.offset === "-1") query.tail = tail;
+    if (this.#options.tail && this.offset === "-1") query.tail = this.#options.tail;
     if (wait > 0) query.wait = Math.min(20, Math.ceil(wait / 1000));
     for (const [name, value] of Object.entries(query)) if (value !== undefined) url.searchParams.set(name, value);
-    const watch = new Watch(silence * 1000, signal);
-    try {
-      const response = await fetch(url, { headers: await credential(token), signal: watch.signal, cache: "no-store" });
-      this.closed = response.status === 204;
-      if (this.closed) return;
-      if (response.status !== 200) throw await refusal(response);
-      if (!response.headers.get("content-type")?.startsWith("text/event-stream")) {
-        throw new Refused(`${this.#url}: no event stream came back: is this a run gateway?`, { status: 200 });
+    return url;
+  }
+
+  #parsed(data, binary) {
+    if (binary) return [bytes(data)];
+    return this.#options.json ? JSON.parse(data) : [data];
+  }
+}
+
+class FollowingMany {
+  #options;
+  #url;
+  #streams;
+
+  constructor(url, streams, options) {
+    this.#url = new URL("/v1/stream?live=sse", absolute(url));
+    this.#options = { silence: 30, ...options, wait: 0 };
+    this.#streams = new Map(streams.map((each) => (typeof each === "string" ? { stream: each } : each)).map((each) => [each.stream, { ...each }]));
+    this.done = options.onPart ? this.#push() : null;
+  }
+
+  // Each stream has its own place, which moves with what is told of it: the next connection goes on there.
+  async *[Symbol.asyncIterator]() {
+    const body = () => JSON.stringify({ streams: [...this.#streams.values()] });
+    const connect = () => frames(this.#url, { method: "POST", body: body() }, this.#options);
+    for await (const { data = "[]" } of persist(this.#options, () => this.#streams.size === 0, connect)) {
+      for (const { stream, events, text, base64, streamNextOffset: offset, streamClosed: closed = false, error } of JSON.parse(data)) {
+        if (PASSING.includes(error?.status)) continue; // it stays among those that are asked for
+        if (closed || error) this.#streams.delete(stream);
+        else if (offset) this.#streams.get(stream).offset = offset;
+        const had = events ?? (text !== undefined ? [text] : base64 !== undefined ? [bytes(base64)] : []);
+        if (had.length || closed || error) yield { stream, events: had, offset, closed, error };
       }
-      const binary = response.headers.get("stream-sse-data-encoding") === "base64";
-      let events = [];
-      for await (const { event, data } of frames(response.body, watch)) {
-        if (event === "data") {
-          if (binary) events.push(Uint8Array.from(atob(data), (each) => each.charCodeAt(0)));
-          else if (json) for (const each of JSON.parse(data)) events.push(each);
-          else events.push(data);
-        } else if (event === "control") {
-          const { streamNextOffset, streamCursor, streamClosed = false } = JSON.parse(data);
-          yield { events, offset: streamNextOffset, cursor: streamCursor, closed: streamClosed };
-          events = [];
-        }
-      }
-    } finally {
-      watch.end();
     }
+  }
+
+  async #push() {
+    for await (const part of this) await this.#options.onPart(part);
+  }
+}
+
+// What connections bring, one connection after the other, until it is `over()`. `connect(ms)` makes one, which may wait so
+// long for a run that is not there yet.
+async function* persist(options, over, connect) {
+  const { signal, token, wait } = options;
+  const tell = teller(options);
+  const until = Date.now() + wait * 1000;
+  let there = false;
+  let renewed = false;
+  let failures = 0;
+  while (!over() && !signal?.aborted) {
+    let trouble = new GaveUp("the answer has ended at once");
+    try {
+      for await (const frame of connect(there ? 0 : until - Date.now())) {
+        tell("live");
+        there = true;
+        renewed = false;
+        failures = 0;
+        trouble = null;
+        yield frame;
+        if (over()) return;
+      }
+    } catch (error) {
+      if (signal?.aborted) return;
+      const renews = error.status === 401 && typeof token === "function" && !renewed;
+      const comes = error.status === 404 && !there && Date.now() < until;
+      if (!renews && !comes && !passes(error)) throw error;
+      renewed ||= renews;
+      trouble = error;
+    }
+    if (trouble === null) continue; // a clean end is how a Machine asks to be asked again
+    tell("waiting", trouble);
+    await nap(pause(failures++, trouble), signal);
+  }
+}
+
+// The frames of one event stream (https://html.spec.whatwg.org/multipage/server-sent-events.html). `over`: there is none,
+// nor will there be.
+async function* frames(url, init, { token, silence, signal, fetch = globalThis.fetch }) {
+  const watch = new Watch(silence * 1000, signal);
+  try {
+    const response = await fetch(url, { ...init, headers: await credential(token), signal: watch.signal, cache: "no-store" });
+    if (response.status === 204) yield { over: true };
+    if (response.status === 204) return;
+    if (response.status !== 200) throw await refusal(response);
+    if (!response.headers.get("content-type")?.startsWith("text/event-stream")) {
+      throw new Refused(`${plain(url)}: no event stream came back: is this a run gateway?`, { status: 200 });
+    }
+    const binary = response.headers.get("stream-sse-data-encoding") === "base64";
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      watch.heard();
+      rest += value;
+      if (!value.includes("\n")) continue; // of a large event, which is not looked through again with each piece
+      const parts = rest.split("\n\n");
+      rest = parts.pop();
+      for (const part of parts) {
+        let event = "message";
+        const data = [];
+        for (const line of part.split("\n")) {
+          if (line.startsWith("event:")) event = line.slice(6).trim();
+          else if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
+        }
+        if (data.length) yield { event, data: data.join("\n"), binary };
+      }
+    }
+  } finally {
+    watch.end();
   }
 }
 
@@ -176,30 +251,6 @@ class Watch {
     this.#signal?.removeEventListener("abort", this.#look);
     for (const [target, type] of woken()) target.removeEventListener(type, this.#look);
     this.#controller.abort();
-  }
-}
-
-// The frames of an event stream (https://html.spec.whatwg.org/multipage/server-sent-events.html).
-async function* frames(body, watch) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    watch.heard();
-    rest += value;
-    if (!value.includes("\n")) continue; // of a large event, which is not looked through again with each piece
-    const parts = rest.split("\n\n");
-    rest = parts.pop();
-    for (const part of parts) {
-      let event = "message";
-      const data = [];
-      for (const line of part.split("\n")) {
-        if (line.startsWith("event:")) event = line.slice(6).trim();
-        else if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
-      }
-      if (data.length) yield { event, data: data.join("\n") };
-    }
   }
 }
 
@@ -414,6 +465,10 @@ function absolute(url) {
   return new URL(url, base);
 }
 
+const plain = (url) => String(url).split("?")[0];
+
+const bytes = (base64) => Uint8Array.from(atob(base64), (each) => each.charCodeAt(0));
+
 async function credential(token) {
   const shown = typeof token === "function" ? await token() : token;
   return shown ? { authorization: `Bearer ${shown}` } : {};
@@ -426,7 +481,7 @@ async function refusal(response) {
     error = (await response.json()).error ?? {};
   } catch {} // a proxy's refusal, which is no JSON
   const words = [error.message, error.details].filter(Boolean).join(" ") || response.statusText;
-  const refused = new Refused(`${url.split("?")[0]}: ${status} ${words}`, { status, ...error, offset: headers.get("stream-next-offset") });
+  const refused = new Refused(`${plain(url)}: ${status} ${words}`, { status, ...error, offset: headers.get("stream-next-offset") });
   refused.retryAfter = Math.min(60, Number(headers.get("retry-after")) || 0) * 1000; // 0: it is not there, or a date
   return refused;
 }

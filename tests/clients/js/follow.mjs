@@ -1,12 +1,12 @@
 // Follows a stream with the gateway's own client, and prints what it is given.
 //
-// node follow.mjs '{"url": …, "options": those of follow, "keys": credentials, the next one each time one is asked for}'
+// node follow.mjs '{"url": …, "streams": many, or nothing, "options": those of follow, "keys": credentials, the next one each time one is asked for}'
 // prints {"items": [events that came together], "offset": …}, {"state": …, "why": …}, {"key": n} for each key that was shown,
 //        {"end": {"offset": …, "closed": …}} or {"refused": {"name", "status", "message"}} as its last line
 
-import { follow } from "../../../gateway/client/js/client.js"
+import { follow, followMany } from "../../../gateway/client/js/client.js"
 
-const { url, options, keys } = JSON.parse(process.argv[2])
+const { url, streams, options, keys } = JSON.parse(process.argv[2])
 const print = (line) => process.stdout.write(JSON.stringify(line) + "\n")
 let shown = 0
 
@@ -18,7 +18,10 @@ const token = keys && (() => {
 })
 const onState = (state, why) => print({ state, why: why?.message })
 
-try {
+if (streams) {
+  for await (const part of followMany(url, streams, { ...options, onState })) print(part)
+  print({ end: {} })
+} else try {
   const following = follow(url, { ...options, token, onState })
   for await (const { events, offset } of following.batches()) {
     print({ items: events.map((event) => (event instanceof Uint8Array ? { bytes: [...event] } : event)), offset })
