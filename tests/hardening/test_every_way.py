@@ -168,9 +168,17 @@ def test_every_route_and_method_is_one_of_the_ways(database_url: str) -> None:
     assert described <= known
     assert {(method, route.replace(":path", "")) for method, route in hidden} <= known
     parameters = {each["name"] for each in document["paths"]["/runs/{id}"]["get"]["parameters"]}
-    assert parameters == {"offset", "live", "cursor", "Last-Event-ID", "If-None-Match", "tail", "meta", "wait"}, (
-        "what else may make a read last?"
-    )
+    assert parameters == {
+        "offset",
+        "live",
+        "cursor",
+        "named",
+        "Last-Event-ID",
+        "If-None-Match",
+        "tail",
+        "meta",
+        "wait",
+    }, "what else may make a read last?"
 
 
 # The limits
