@@ -15,7 +15,7 @@ from gateway.protocol.json_body import at_once
 from gateway.relay.answers import asked as headers_for
 from gateway.relay.answers import recordable, replayed
 from gateway.relay.asking import Answer, Asking
-from gateway.relay.bodies import without_in_pieces
+from gateway.relay.bodies import altered_in_pieces
 from gateway.relay.configuration import rows_of
 from gateway.relay.errors import BadRow
 from gateway.relay.explaining import explain
@@ -85,7 +85,7 @@ def try_(
 
 async def _try(row: Row, asked: Asked, origin: str, target: str, body: bytes, most: int) -> None:
     click.echo(f"row     {row.name}")
-    body = at_once(without_in_pieces(body, row.drop)) if row.drop else body
+    body = at_once(altered_in_pieces(body, row.drop, row.set)) if row.alters else body
     host = (b"host", origin.partition("://")[2].encode())
     try:
         answer = await Asking(origin)("POST", target.encode(), [host, *headers_for(asked.headers, len(body))], body)

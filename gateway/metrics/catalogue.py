@@ -283,6 +283,12 @@ METRICS: Final = (
         "why",
     ),
     Metric(
+        "rejoined_recordings",
+        Kind.COUNTER,
+        "Recordings that went on at this Machine after their connection to the upstream, or their Machine, was lost.",
+        lambda parts: None if parts.relay is None else parts.relay.rejoined,
+    ),
+    Metric(
         "unrecorded_posts",
         Kind.COUNTER,
         "POSTs to a path that is recorded which were passed on all the same: without a key, too large, or compressed.",

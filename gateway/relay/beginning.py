@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,14 +23,16 @@ from gateway.protocol.run_path import control_of
 from gateway.protocol.tenants import shown, within
 from gateway.relay import answers
 from gateway.relay.asking import Answer, Asking
+from gateway.relay.contact import Contact
 from gateway.relay.errors import TooManyRecordings
 from gateway.relay.framing import Framer, data_of, has_data
 from gateway.relay.ids import key_digest, new_run
-from gateway.relay.keys import Asked, as_key, field, in_answer
+from gateway.relay.keys import Asked, Source, as_key, field, in_answer
 from gateway.relay.recorder import Counts, Log, Recorder
+from gateway.relay.rejoining import Rejoining
 from gateway.relay.rounds import Rounds
 from gateway.relay.rows import Row
-from gateway.relay.store import Claim, New, Store
+from gateway.relay.store import Claim, New, Store, Taken
 from gateway.runs.ids import CHANCE_BYTES
 
 logger = logging.getLogger("gateway.relay")
@@ -86,7 +88,14 @@ class Beginnings:
     """Makes recordings. `recorders`: those that are under way here, by their paths."""
 
     def __init__(
-        self, asking: Asking, log: Log, store: Store, feed: Feed, sizes: Sizes, changed: Callable[[], None]
+        self,
+        asking: Asking,
+        log: Log,
+        store: Store,
+        feed: Feed,
+        sizes: Sizes,
+        rejoining: Rejoining,
+        changed: Callable[[], None],
     ) -> None:
         self.counts = Counts()
         self.recorders: dict[str, Recorder] = {}
@@ -97,6 +106,7 @@ class Beginnings:
         self._store = store
         self._feed = feed
         self._sizes = sizes
+        self._rejoining = rejoining
         self._changed = changed
         self._asked: dict[str, asyncio.Task[Begun | Answer]] = {}  # of which the upstream is asked, by their paths
         self._places: set[str] = set()  # paths of POSTs that are taken, until they are recorded to their end
@@ -130,12 +140,30 @@ class Beginnings:
         if job.path not in self._asked and job.path not in self.recorders:
             self._places.discard(job.path)
 
+    @property
+    def room(self) -> int:
+        """How many more may be recorded here."""
+        return self._sizes.most - len(self._places)
+
+    def take(self, taken: Taken, row: Row) -> None:
+        """Goes on with the recording of a Machine that is no more."""
+        contact = Contact.read(taken.rejoin)
+        recorder = self._recorder(taken.path, taken.stream, row, taken.generation)
+        recorder.cancels = taken.cancels
+        recorder.began -= taken.age
+        self._places.add(taken.path)
+        self._rejoining.prepare(recorder, contact)
+        if taken.cancel_requested:
+            recorder.stop()
+        else:
+            recorder.interrupted("the Machine that recorded it is gone")
+
     async def claim(self, job: Job) -> Claim:
         """Claims the job's key, which may be another's already. Raises Unavailable."""
         assert job.key is not None, "only a key that is in the request can be claimed"
         claim = await self._store.claim(job.digest(job.key), self._new(job), attach=job.row.attach, grace=job.row.grace)
         if claim.own:
-            self._recorder(job, claim.stream)
+            self._recorder(job.path, claim.stream, job.row).cancels = job.row.cancels(job.asked.body)
         return claim
 
     async def begin(self, job: Job, stream: int | None) -> Begun | Answer:
@@ -183,10 +211,11 @@ class Beginnings:
     async def _record(self, job: Job, stream: int | None, answer: Answer) -> Begun:
         first: list[bytes] = []
         key = job.key
-        if job.row.key is not None and job.row.key.place == "response":
-            key = in_answer(job.row.key, answer.headers)
-        elif job.row.key is not None and job.row.key.place == "frame":
-            key, first = await _first_key(job.row, answer)
+        frame: object = None
+        if job.row.needs_frame:
+            frame, first = await _first_frame(job.row, answer)
+        if job.row.key is not None and not job.row.key.in_request:
+            key = _found(job.row.key, job.asked, answer.headers, frame)
         values = {"run": job.run, **({} if key is None else {"key": key})}
         head = answers.replayed(job.row, answer.headers, values)
         if stream is not None:
@@ -194,20 +223,34 @@ class Beginnings:
             recorder = self.recorders[job.path]
         else:
             stream = await self._store.begin(self._new(job), head)
-            recorder = self._recorder(job, stream)
+            recorder = self._recorder(job.path, stream, job.row)
+            recorder.cancels = job.row.cancels(job.asked.body)
             if key is not None:
                 await self._store.name(job.digest(key), stream)
+        if job.row.rejoin is not None or job.row.cancel is not None:
+            await self._prepare(job, recorder, answer.headers, frame, values)
         for data in first:
             recorder.data(data)
         recorder.record(answer)
         made = Stream(stream, job.path, job.row.media_type, 0, False)
         return Begun(answer.status, answers.first(job.row, answer.headers, values), made)
 
-    def _recorder(self, job: Job, stream: int) -> Recorder:
+    async def _prepare(
+        self, job: Job, recorder: Recorder, head: Headers, frame: object, values: Mapping[str, str]
+    ) -> None:
+        """Notes how the upstream is spoken to about this answer."""
+        named = {name: _found(source, job.asked, head, frame) for name, source in job.row.values.items()}
+        known = {name: value for name, value in named.items() if value is not None}
+        contact = Contact.of(job.row, job.headers, {**job.asked.path, **known, **values})
+        if contact.rest is not None and job.row.rejoin is not None:
+            await self._store.keep(recorder.stream, contact.kept(job.row.rejoin), recorder.cancels)
+        self._rejoining.prepare(recorder, contact)
+
+    def _recorder(self, path: str, stream: int, row: Row, generation: int = 0) -> Recorder:
         recorder = Recorder(
-            job.path,
+            path,
             stream,
-            job.row,
+            row,
             self._log,
             self._rounds,
             self._store,
@@ -216,10 +259,10 @@ class Beginnings:
             most=self._sizes.frame,
             lease=self._sizes.lease,
             done=self._done,
+            generation=generation,
         )
-        recorder.cancels = job.row.cancels(job.asked.body)
-        self.recorders[job.path] = recorder
-        self.by_control[control_of(job.path)] = recorder
+        self.recorders[path] = recorder
+        self.by_control[control_of(path)] = recorder
         return recorder
 
     def _done(self, recorder: Recorder) -> None:
@@ -227,6 +270,8 @@ class Beginnings:
         self.by_control.pop(control_of(recorder.path), None)
         if recorder.path not in self._asked:
             self._places.discard(recorder.path)
+        if recorder.again is not None:
+            self._rejoining.forget(recorder)
         self._changed()
 
     async def _release(self, job: Job, stream: int) -> None:
@@ -262,18 +307,18 @@ def _unwanted(task: asyncio.Task[Begun | Answer]) -> None:
         outcome.close()
 
 
-async def _first_key(row: Row, answer: Answer) -> tuple[str | None, list[bytes]]:
-    """The key in the first frame with data, and the bytes that had to be read for it."""
+async def _first_frame(row: Row, answer: Answer) -> tuple[object, list[bytes]]:
+    """The JSON of the first frame with data, and the bytes that had to be read for it."""
     first = _First(row, answer)
     answer.listen(first)
-    return await first.key, first.read
+    return _value(data_of(row.frames, await first.frame)), first.read
 
 
 class _First:
     """Listens to an answer up to its first frame with data."""
 
     def __init__(self, row: Row, answer: Answer) -> None:
-        self.key: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self.frame: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.read: list[bytes] = []
         self._row = row
         self._answer = answer
@@ -292,14 +337,20 @@ class _First:
         self._found(b"")
 
     def _found(self, frame: bytes) -> None:
-        assert self._row.key is not None, "the row has one"
         self._answer.hold()
-        if not self.key.done():
-            self.key.set_result(as_key(_field(data_of(self._row.frames, frame), self._row.key.name)))
+        if not self.frame.done():
+            self.frame.set_result(frame)
 
 
-def _field(data: bytes, name: str) -> object:
+def _found(source: Source, asked: Asked, head: Headers, frame: object) -> str | None:
+    """What is there, in a POST or its answer. `frame`: the JSON of the answer's first one."""
+    if source.place == "response":
+        return in_answer(source, head)
+    return as_key(field(frame, source.name)) if source.place == "frame" else asked.find(source)
+
+
+def _value(data: bytes) -> object:
     try:
-        return field(orjson.loads(data), name)
+        return orjson.loads(data)
     except orjson.JSONDecodeError:
         return None

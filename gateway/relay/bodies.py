@@ -6,7 +6,7 @@ field that a row asks for, is small.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -31,11 +31,15 @@ def value_in_pieces(body: bytes) -> Generator[None, None, Any]:
     return {name: _value(member) for name, member in members.items() if len(member) <= AT_ONCE}
 
 
-def without_in_pieces(body: bytes, names: Sequence[str]) -> Generator[None, None, bytes]:
-    """A JSON object without these of its members; the others are as they were written. Raises ProtocolError."""
+def altered_in_pieces(body: bytes, dropped: Sequence[str], more: Mapping[str, Any]) -> Generator[None, None, bytes]:
+    """A JSON object without these of its members, and with `more`; the others are as they were written.
+
+    Raises ProtocolError.
+    """
     members = yield from members_in_pieces(body, MEMBERS)
-    kept = [b"%b:%b" % (orjson.dumps(name), value) for name, value in members.items() if name not in names]
-    return b"{%b}" % b",".join(kept)
+    kept = {name: value for name, value in members.items() if name not in dropped}
+    kept |= {name: orjson.dumps(value) for name, value in more.items()}
+    return b"{%b}" % b",".join([b"%b:%b" % (orjson.dumps(name), value) for name, value in kept.items()])
 
 
 def _value(text: bytes) -> Any:

@@ -54,6 +54,8 @@ def _preset(text: str) -> Row:
 def _at(path: str, value: Any) -> Any:
     if isinstance(value, list):
         return [_at(path, each) for each in value]
+    if isinstance(value, dict):
+        return {name: _at(path, each) for name, each in value.items()}
     return _PATH.sub(path or "/", value).replace("{path}", path) if isinstance(value, str) else value
 
 
@@ -88,7 +90,7 @@ def _with_credential(row: Row, credential: str) -> Row:
 
 def table() -> str:
     """The presets as the Markdown table that stands in the manual."""
-    lines = ["| preset | records | key | ways back | ids | stop |", "|---|---|---|---|---|---|"]
+    lines = ["| preset | records | key | ways back | ids | stop | rejoin |", "|---|---|---|---|---|---|---|"]
     for name in presets():
         row = _preset(f"{name}:/PATH")
         ways = [str(pattern) for pattern in row.resume]
@@ -98,7 +100,8 @@ def table() -> str:
         back = "<br>".join(way if way == "the same POST" else f"`{way}`" for way in ways)
         key = "" if row.key is None else f"`{row.key}`"
         stop = "" if row.stop is None else f"`{row.stop}`"
-        lines.append(f"| `{name}` | {starts} | {key} | {back} | {'yes' if row.ids else ''} | {stop} |")
+        rejoin = "" if row.rejoin is None else f"`{row.rejoin.ask}`"
+        lines.append(f"| `{name}` | {starts} | {key} | {back} | {'yes' if row.ids else ''} | {stop} | {rejoin} |")
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.relay.rows import Row
+from gateway.relay.rows import Rejoin, Row
 
 
 def explain(row: Row) -> list[tuple[str, str]]:
@@ -23,6 +23,10 @@ def explain(row: Row) -> list[tuple[str, str]]:
         ends = "as long as a run is kept" if row.grace is None else f"up to {row.grace:g} s after its end"
         said.append(("when", f"while it runs and {ends}; after that {idle}"))
     said.append(("stop", "none of its own" if row.stop is None else f"{row.stop}, last frame {_frame(row.stopped)}"))
+    if row.cancel is not None:
+        said.append(("cancel", f"{row.cancel}, which the upstream is asked as its run is stopped"))
+    if row.rejoin is not None:
+        said.append(("rejoin", _rejoin(row.rejoin)))
     said.append(("lost", f"last frame {_frame(row.lost)}"))
     said.append(("leave", _leave(row)))
     said.append(("readers", _readers(row)))
@@ -44,6 +48,12 @@ def _from(row: Row) -> str:
     if row.cursor is not None:
         return f"from {row.cursor}, or else from the start"
     return "from its id, or else from the start" if row.ids else "everything from the start"
+
+
+def _rejoin(rejoin: Rejoin) -> str:
+    last = {"id": "its own id", "frames": "their number"}.get(rejoin.last.by, rejoin.last.field)
+    kept = f", with {_list(rejoin.send)}, kept until its end" if rejoin.send else ""
+    return f"{rejoin.ask} asks the upstream for the rest, {rejoin.by} names the last frame by {last}{kept}"
 
 
 def _leave(row: Row) -> str:

@@ -1,7 +1,8 @@
 """Patterns of requests, such as `GET /api/chat/{key}/stream?from={from}`: what fits one, and one filled in.
 
-Pure. A placeholder stands for a whole segment of the path or a whole value of the query; a pattern whose path is one
-placeholder and nothing else fits every path. Segments are compared as they are meant, not as they are escaped.
+Pure. A placeholder stands for a whole segment of the path or a whole value of the query; where a pattern's path begins
+with one, it stands for any path, which the rest follows (`POST {key}/cancel`). Segments are compared as they are meant,
+not as they are escaped.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Final
 from urllib.parse import parse_qsl, quote, unquote
 
 _PLACEHOLDER: Final = re.compile(r"\{([a-z_]+)\}")
-_FORM: Final = re.compile(r"(GET|POST|PUT|PATCH|DELETE) (/[^\s?#]*|\{[a-z_]+\})(?:\?([^\s#]*))?")
+_WHOLE: Final = re.compile(r"\{([a-z_]+)\}(.*)")
+_FORM: Final = re.compile(r"(GET|POST|PUT|PATCH|DELETE) (/[^\s?#]*|\{[a-z_]+\}(?:/[^\s?#{}]*)?)(?:\?([^\s#]*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A method, a path in segments (None: a placeholder for all of it), and what a query must hold."""
+    """A method, a path in segments, and what a query must hold. `whole`: a placeholder for a path before `rest`."""
 
     method: str
     segments: tuple[Part, ...]
     query: tuple[tuple[str, Part], ...]
     whole: str | None = None
+    rest: str = ""
 
     @staticmethod
     def parse(text: str) -> Pattern:
@@ -59,9 +62,9 @@ class Pattern:
             raise ValueError(f"{text!r} must be a method and a path, such as GET /api/chat/{{key}}/stream")
         method, path, query = form[1], form[2], form[3] or ""
         fields = tuple((name, Part.of(value)) for name, value in parse_qsl(query, keep_blank_values=True))
-        found = _PLACEHOLDER.fullmatch(path)
+        found = _WHOLE.fullmatch(path)
         if found is not None:
-            return Pattern(method, (), fields, found[1])
+            return Pattern(method, (), fields, found[1], found[2])
         return Pattern(method, tuple(Part.of(unquote(segment)) for segment in path[1:].split("/")), fields)
 
     @property
@@ -80,7 +83,9 @@ class Pattern:
             return None
         found: dict[str, str] = {}
         if self.whole is not None:
-            found[self.whole] = raw_path
+            if not raw_path.endswith(self.rest):
+                return None
+            found[self.whole] = raw_path.removesuffix(self.rest)
         else:
             segments = raw_path[1:].split("/")
             if len(segments) != len(self.segments):
@@ -96,7 +101,7 @@ class Pattern:
     def fill(self, values: Mapping[str, str]) -> str:
         """The path, and its query, with these values. Raises KeyError where one is missing."""
         if self.whole is not None:
-            path = values[self.whole]
+            path = values[self.whole] + self.rest
         else:
             path = "/" + "/".join(_filled(part, values) for part in self.segments)
         query = "&".join(f"{quote(name, safe='')}={_filled(part, values)}" for name, part in self.query)

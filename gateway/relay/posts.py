@@ -11,7 +11,7 @@ from gateway.http.bodies import Bodies, plain
 from gateway.http.upstream import BadGateway, Upstream, forwarded, returned
 from gateway.relay.asking import Answer
 from gateway.relay.beginning import Beginnings, Begun, Job
-from gateway.relay.bodies import value_in_pieces, without_in_pieces
+from gateway.relay.bodies import altered_in_pieces, value_in_pieces
 from gateway.relay.keys import Asked, header
 from gateway.relay.readers import Readers
 from gateway.relay.replay import Replays, sever
@@ -68,8 +68,8 @@ class Posts:
     async def _take(self, row: Row, asked: Asked, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         self._replays.admit()
         tenant = await self._readers.admit(row, "write", scope)
-        if row.drop:
-            body = await in_turns(without_in_pieces(body, row.drop))
+        if row.alters:
+            body = await in_turns(altered_in_pieces(body, row.drop, row.set))
         target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         credential = self._readers.credential(row, asked)
         job = self._beginnings.job(

@@ -31,6 +31,7 @@ logger = logging.getLogger("gateway.relay")
 
 MOST_WAITING: Final = 256 << 10  # bytes of frames that wait for an append before the upstream has to
 MOST_FRAMES: Final = 1_000  # in one append
+GENERATION: Final = 10**12  # by how much the numbers of appends go up when another Machine takes a recording over
 AGAIN: Final[Sequence[float]] = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before an append is made again
 
 
@@ -55,7 +56,7 @@ class Counts:
 class Recorder:
     """The recording of one run, from its claim on. `done` is called when the run has ended, or is no more ours to end.
 
-    `most`: bytes that one frame may have. `lease`: seconds.
+    `most`: bytes that one frame may have. `lease`: seconds. `generation`: how often it has been taken over.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Recorder:
         most: int,
         lease: int,
         done: Callable[[Recorder], None],
+        generation: int = 0,
     ) -> None:
         self.path = path
         self.stream = stream
@@ -80,6 +82,9 @@ class Recorder:
         self.left: float | None = None  # since when there is no reader, as far as this Machine knows
         self.cancels = False  # whether it is cancelled when there is none
         self.asking: asyncio.Task[object] | None = None  # while the upstream has not answered
+        self.generation = generation
+        self.again: Callable[[str], None] | None = None  # asks for the rest, where the upstream can go on with it
+        self.stopping: Callable[[], None] | None = None  # tells the upstream, where it can be told to stop
         self._log = log
         self._rounds = rounds
         self._round = 0  # in which it has appended last
@@ -100,11 +105,13 @@ class Recorder:
         self._sent_since = 0.0  # the same of those that are being appended
         self._sent: AppendRequest | None = None
         self._tries = 0
-        self._number = 0
+        self._number = generation * GENERATION
         self._signed = self.began  # the last sign of life
         self._beating = False
         self._closing = False
         self._fault: str | None = None
+        self._handing = False  # it ends here, and goes on elsewhere
+        self._settled: asyncio.Event | None = None
         self._losing: asyncio.Task[None] | None = None
         self.over = False
 
@@ -112,11 +119,17 @@ class Recorder:
         """Takes what the upstream answers, from now on."""
         self.asking = None
         self.heard = time.monotonic()
-        if self.over or self._closing:
+        if self.over or self._closing or self._fault is not None:
             answer.close()
             return
         self._answer = answer
         answer.listen(self)
+
+    async def settled(self) -> None:
+        """Returns when all frames that have come are in the log."""
+        while (self._sent is not None or self._frames) and not self.over:
+            self._settled = self._settled or asyncio.Event()
+            await self._settled.wait()
 
     def data(self, data: bytes) -> None:
         """The upstream has sent this."""
@@ -138,7 +151,9 @@ class Recorder:
     def ended(self, fault: str | None) -> None:
         """The upstream sends nothing more."""
         self._answer = None
-        if fault is not None:
+        if fault is not None and self.again is not None:
+            self.interrupted(fault)
+        elif fault is not None:
             self.lose(fault)
         elif not self._closing:
             if self._framer.size:  # a last frame without its blank line, which some clients take all the same
@@ -153,6 +168,8 @@ class Recorder:
             return
         self._counts.ended[why] += 1
         logger.info("Run %s is %s; its upstream is left.", shown(self.path), why)
+        if self.stopping is not None:
+            self.stopping()
         self._leave()
         if self.row.stopped_frame:
             self._frames.append(self.row.stopped_frame)
@@ -163,10 +180,24 @@ class Recorder:
         if self._closing or self.over or self._fault is not None:
             return
         self._fault = reason
-        self._counts.ended["lost"] += 1
-        logger.warning("Run %s is lost: %s.", shown(self.path), reason)
+        if not self._handing:
+            self._lost(reason)
         self._leave()
         self._send()
+
+    def interrupted(self, reason: str) -> None:
+        """Asks for the rest of the answer, which the upstream can give."""
+        if self._closing or self.over or self._fault is not None:
+            return
+        assert self.again is not None, "or it would be lost"
+        self._framer = Framer(self.row.frames)  # what has begun comes again
+        self.again(reason)
+
+    def hand_over(self, reason: str) -> None:
+        """Leaves the rest to another Machine, where one can go on with it; else the rest is lost."""
+        if self.again is not None and not (self._closing or self.over or self._fault is not None):
+            self._handing = True
+        self.lose(reason)
 
     def let_go(self) -> None:
         """The run is not ours any more: whatever comes is not recorded."""
@@ -221,7 +252,9 @@ class Recorder:
         if self._frames or self._closing:
             self._joined = True
             self._rounds.join(self._append)
-        elif self._fault is not None and self._losing is None:
+            return
+        self._settle_down()
+        if self._fault is not None and self._losing is None:
             self._losing = self._loop.create_task(self._lose(self._fault))
 
     def _append(self) -> tuple[AppendRequest, Settle] | None:
@@ -243,6 +276,11 @@ class Recorder:
         )
         self._tries = 0
         return self._sent, self._settle
+
+    def _settle_down(self) -> None:
+        if self._settled is not None:
+            self._settled.set()
+            self._settled = None
 
     def _submit(self) -> None:
         """Sends it again."""
@@ -290,12 +328,23 @@ class Recorder:
             logger.warning("Run %s is recorded no further: %s", shown(self.path), error.message)
         self.let_go()
 
+    def _lost(self, reason: str) -> None:
+        self._counts.ended["lost"] += 1
+        logger.warning("Run %s is lost: %s.", shown(self.path), reason)
+
     async def _lose(self, reason: str) -> None:
-        """Ends the run in the database, however long that takes."""
+        """Hands the run over, or ends it in the database, however long that takes."""
         tries = 0
         while True:
             try:
-                news = await self._store.lose(self.path, reason)
+                if self._handing:
+                    if await self._store.hand_over(self.stream, self.generation):
+                        logger.info("Run %s is left to another Machine: %s.", shown(self.path), reason)
+                        self._finish()
+                        return
+                    self._handing = False
+                    self._lost(reason)
+                news = await self._store.lose(self.path, reason, self.generation)
             except Unavailable:
                 await asyncio.sleep(AGAIN[min(tries, len(AGAIN) - 1)])
                 tries += 1
@@ -308,4 +357,5 @@ class Recorder:
     def _finish(self) -> None:
         if not self.over:
             self.over = True
+            self._settle_down()
             self._done(self)

@@ -19,6 +19,7 @@ from gateway.log.database import Database
 from gateway.log.log import Log
 from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
+from gateway.protocol.tenants import shown
 from gateway.quotas import Quotas
 from gateway.relay.asking import Asking
 from gateway.relay.beginning import Beginnings, Sizes
@@ -27,6 +28,7 @@ from gateway.relay.patterns import query_of
 from gateway.relay.posts import Posts
 from gateway.relay.readers import Readers
 from gateway.relay.recorder import Recorder
+from gateway.relay.rejoining import Rejoining
 from gateway.relay.replay import Replays
 from gateway.relay.returns import Returns
 from gateway.relay.rows import Row
@@ -39,6 +41,7 @@ from gateway.tasks import end, kept
 logger = logging.getLogger("gateway.relay")
 
 TICK: Final = 1.0  # seconds between looks at what is recorded here
+TAKEN: Final = 50  # recordings that are taken over at one look
 NOTE: Final = 0.9  # seconds for which others need not be told again that a recording has readers here
 
 
@@ -70,7 +73,8 @@ class Relay:
         self._noted = 0.0  # when others were told last which recordings have readers here
         asking = Asking(settings.upstream)
         sizes = Sizes(max(settings.max_event, settings.max_body), settings.relay_lease, settings.relay_max_recordings)
-        self._beginnings = Beginnings(asking, log, self._store, feed, sizes, self._changed)
+        self._rejoining = Rejoining(asking, log.reader.live, self._store, sizes.frame, settings.relay_rejoin)
+        self._beginnings = Beginnings(asking, log, self._store, feed, sizes, self._rejoining, self._changed)
         self.counts = self._beginnings.counts
         self._readers = Readers(settings, auth, quotas, asking)
         self._replays = Replays(hub, limits.readers)
@@ -98,6 +102,11 @@ class Relay:
         """How many of these nobody follows here."""
         return sum(not self._replays.has_readers(path) for path in self._beginnings.recorders)
 
+    @property
+    def rejoined(self) -> int:
+        """How many recordings went on here after a connection, or a Machine, was lost."""
+        return self._rejoining.rejoined
+
     async def start(self) -> None:
         """Begins to look after recordings."""
         self._readers.secret = await self._store.secret()
@@ -115,7 +124,7 @@ class Relay:
         """
         await self._ended(self._until - time.monotonic())
         for recorder in self.recorders:
-            recorder.lose("the Machine that recorded it has ended")
+            recorder.hand_over("the Machine that recorded it has ended")
         if not await self._ended(self._settings.append_timeout):
             logger.error("%d recordings could not be ended; their leases end them.", len(self.recorders))
             for recorder in self.recorders:
@@ -168,10 +177,26 @@ class Relay:
             for recorder in self.recorders:
                 self._look_at(recorder, now)
             with suppress(Unavailable):
+                await self._take_over()
                 await self._note_readers(now)
                 for recorder in self.recorders:
                     if await self._is_left(recorder, now):
                         recorder.stop("left")
+
+    async def _take_over(self) -> None:
+        """Goes on with recordings whose Machines are gone, and lets go of those that others go on with."""
+        rows = [row.name for row in self._table.rows if row.rejoin is not None]
+        if not rows:
+            return
+        own = {recorder.stream: recorder for recorder in self.recorders if recorder.again is not None}
+        if own:
+            for stream in await self._store.taken({stream: each.generation for stream, each in own.items()}):
+                logger.warning("Run %s is recorded by another Machine.", shown(own[stream].path))
+                own[stream].let_go()
+        room = min(TAKEN, self._beginnings.room)
+        if room > 0 and not self._until:
+            for taken in await self._store.take(rows, room):
+                self._beginnings.take(taken, self._table.named[taken.relay])
 
     async def _note_readers(self, now: float) -> None:
         """Says to whoever records them that recordings have readers here."""

@@ -15,6 +15,7 @@ from gateway.relay.cursors import Cursor
 from gateway.relay.errors import BadRow
 from gateway.relay.framing import Kind, ended
 from gateway.relay.keys import Asked, Source, field
+from gateway.relay.known import Last
 from gateway.relay.patterns import Pattern
 
 MAX_NAME: Final = 256  # characters: a row's name is its runs' workflow name
@@ -22,6 +23,7 @@ NEVER_REPLAYED: Final = frozenset(
     ("set-cookie", "content-length", "transfer-encoding", "connection", "content-encoding", "date", "trailer")
 )
 _OURS: Final = "run"  # the placeholder that stands for the run's id
+_RESERVED: Final = frozenset((_OURS, "key"))
 
 _Parsed = TypeVar("_Parsed")
 
@@ -43,10 +45,48 @@ def _several(value: object) -> object:
 
 APattern = Annotated[Pattern, _parsed(Pattern.parse, Pattern)]
 ASource = Annotated[Source, _parsed(Source.parse, Source)]
+ALast = Annotated[Last, _parsed(Last.parse, Last)]
 ACursor = Annotated[Cursor, _parsed(Cursor.parse, Cursor)]
 Several = BeforeValidator(_several)
 Seconds = Annotated[float, Field(gt=0, le=30 * 86_400, allow_inf_nan=False)]
 Scalar = bool | int | float | str
+
+
+class Rejoin(BaseModel):
+    """How an upstream that can go on with its answers is asked for the rest of one, by whichever Machine."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    ask: APattern
+    """The request for the rest, with what the row's own patterns, its key and its values have found."""
+    by: ASource
+    """The header or the field of the query that says which frame was the last."""
+    last: ALast = Last("id")
+    """What it says: the upstream's own `id` of a frame, the number of `frames`, or a field such as `frame:number`."""
+    start: str | None = None
+    """What it says for the start; without, it is left out."""
+    send: Annotated[tuple[str, ...], Several, Field(strict=False)] = ()
+    """Headers of the POST that are sent again. They are kept in the database until the run has ended."""
+
+    @field_validator("send", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        values = _several(value)
+        return [str(name).lower() for name in values] if isinstance(values, list | tuple) else values
+
+    @field_validator("ask")
+    @classmethod
+    def _asks(cls, value: Pattern) -> Pattern:
+        if value.method != "GET":
+            raise ValueError("must be a GET")
+        return value
+
+    @field_validator("by")
+    @classmethod
+    def _said(cls, value: Source) -> Source:
+        if value.place not in ("header", "query"):
+            raise ValueError("must be a header or a field of the query")
+        return value
 
 
 class Row(BaseModel):
@@ -88,12 +128,20 @@ class Row(BaseModel):
     """The last frame of a run that was stopped."""
     drop: Annotated[tuple[str, ...], Several, Field(strict=False)] = ()
     """Fields that are taken out of the body before it goes upstream."""
+    set: dict[str, Scalar] = {}
+    """Fields that the upstream gets in the body, whatever the client says of them."""
     answer: dict[str, str] = {}
     """Headers that are added to the answer; `{run}` in a value is the run's id, `{key}` its key."""
     replay: Annotated[tuple[str, ...], Several, Field(strict=False)] = ()
     """Headers of the answer that a replay has too, besides Content-Type, Cache-Control and the Locations."""
     comments: bool = True
     """Whether a comment is sent in silence, so that nobody takes the connection for dead."""
+    values: dict[str, ASource] = {}
+    """What else of the POST or of its answer has a name, for `rejoin` and `cancel`."""
+    rejoin: Rejoin | None = None
+    """How an answer is gone on with after its connection to the upstream is lost; without, its run is lost."""
+    cancel: APattern | None = None
+    """The upstream's own request to stop an answer, made when its run is stopped. Its connection is closed anyway."""
     input: bool = False
     """Whether the run's record holds the body of its POST."""
     credential: Annotated[tuple[ASource, ...], Several, Field(strict=False)] = ()
@@ -138,7 +186,27 @@ class Row(BaseModel):
             raise ValueError("ids can only be given to the frames of an event stream")
         if any(not source.in_request for source in self.credential):
             raise ValueError("credential must be in the request")
+        if taken := _RESERVED & self.values.keys():
+            raise ValueError(f"values must not have {min(taken)}, which has a meaning already")
+        for name, asked in (("rejoin", self.rejoin.ask if self.rejoin else None), ("cancel", self.cancel)):
+            if asked is not None and (unknown := asked.names - self._named):
+                raise ValueError(f"{name} has {{{min(unknown)}}}, which nothing gives a value")
         return self
+
+    @property
+    def alters(self) -> bool:
+        """Whether the upstream gets another body than the client has sent."""
+        return bool(self.drop or self.set)
+
+    @property
+    def _sources(self) -> tuple[Source, ...]:
+        return (*self.values.values(), *(() if self.key is None else (self.key,)))
+
+    @property
+    def _named(self) -> frozenset[str]:
+        """What has a name once the upstream has answered."""
+        found = frozenset[str]().union(*(pattern.names for pattern in self.start))
+        return found | self.values.keys() | {_OURS} | ({"key"} if self.key is not None else set())
 
     @property
     def lost_frame(self) -> str:
@@ -155,8 +223,15 @@ class Row(BaseModel):
     @property
     def needs_body(self) -> bool:
         """Whether the body tells if a POST matches, or what becomes of it."""
-        places = [source.place for source in (*self.credential, *((self.key,) if self.key else ()))]
-        return bool(self.when or self.drop or "body" in places or self.leave.startswith("body:") or self.input)
+        places = [
+            source.place for source in (*self.credential, *self.values.values(), *((self.key,) if self.key else ()))
+        ]
+        return bool(self.when or self.alters or "body" in places or self.leave.startswith("body:") or self.input)
+
+    @property
+    def needs_frame(self) -> bool:
+        """Whether the answer's first frame tells something."""
+        return any(source.place == "frame" for source in self._sources)
 
     def takes(self, asked: Asked) -> bool:
         """Whether a POST that fits `start` is recorded: its body is so, and its key is there."""

@@ -5,7 +5,7 @@ What decides is the database: which of two claims of a key was first, and whethe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -27,7 +27,21 @@ _CLAIM: Final = (
 _NAME: Final = "SELECT run_gateway.name_recording($1, $2)"
 _ANSWER: Final = "UPDATE run_gateway.recordings SET head = $2 WHERE stream = $1"
 _RELEASE: Final = "SELECT run_gateway.release_recording($1, $2, $3)"
-_LOSE: Final = "SELECT tail, body FROM run_gateway.lose_recording($1, $2, $3)"
+_LOSE: Final = "SELECT tail, body FROM run_gateway.lose_recording($1, $2, $3, $4)"
+_KEEP: Final = "UPDATE run_gateway.recordings SET rejoin = $2::text::json, cancels = $3 WHERE stream = $1"
+_FORGET: Final = """
+    UPDATE run_gateway.recordings SET rejoin = NULL
+     WHERE stream = $1 AND EXISTS (SELECT FROM run_gateway.streams s WHERE s.id = $1 AND s.closed)
+"""
+_HAND_OVER: Final = "SELECT run_gateway.hand_over_recording($1, $2)"
+_TAKE: Final = """
+    SELECT path, stream, relay, generation, rejoin::text AS rejoin, cancels, cancel_requested, age
+      FROM run_gateway.take_recordings($1, $2)
+"""
+_TAKEN: Final = """
+    SELECT r.stream FROM unnest($1::bigint[], $2::integer[]) AS e(stream, generation)
+      JOIN run_gateway.recordings r ON r.stream = e.stream WHERE r.generation <> e.generation
+"""
 _FOUND: Final = """
     SELECT s.id, s.path, s.closed, r.head, r.relay
       FROM run_gateway.recordings r JOIN run_gateway.streams s ON s.id = r.stream
@@ -94,6 +108,22 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """A recording that this Machine goes on with. `rejoin`: what is kept of its `Contact`. `age`: seconds since its run
+    began. `generation`: how often it has been taken over.
+    """
+
+    path: str
+    stream: int
+    relay: str
+    generation: int
+    rejoin: str
+    cancels: bool
+    cancel_requested: bool
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """What has come of a claim: the recording at `path`, which is `own` or that of somebody who came before."""
 
@@ -144,14 +174,41 @@ class Store:
             path = await connection.fetchval(_RELEASE, self._machine, key, stream)
         return None if path is None else News(path, 0, 0, deleted=True)
 
-    async def lose(self, path: str, reason: str) -> News | None:
-        """Ends a recording whose upstream is lost. Returns its last frame; None: it had ended."""
+    async def lose(self, path: str, reason: str, generation: int) -> News | None:
+        """Ends a recording whose upstream is lost. Returns its last frame; None: it had ended, or is another's."""
         async with self._database.acquire() as connection:
-            row = await connection.fetchrow(_LOSE, self._machine, path, reason)
+            row = await connection.fetchrow(_LOSE, self._machine, path, reason, generation)
         if row is None or row["tail"] is None:
             return None
         body = row["body"]
         return News(path, row["tail"] + (body is None), row["tail"], closed=True, body=(body or "").encode())
+
+    async def keep(self, stream: int, rejoin: str, cancels: bool) -> None:
+        """Notes how any Machine can go on with a recording."""
+        async with self._database.acquire() as connection:
+            await connection.execute(_KEEP, stream, rejoin, cancels)
+
+    async def forget(self, stream: int) -> None:
+        """Forgets that again, if its run has ended."""
+        async with self._database.acquire() as connection:
+            await connection.execute(_FORGET, stream)
+
+    async def hand_over(self, stream: int, generation: int) -> bool:
+        """Offers a recording of this Machine to the others. Returns whether they can go on with it."""
+        async with self._database.acquire() as connection:
+            return bool(await connection.fetchval(_HAND_OVER, stream, generation))
+
+    async def take(self, relays: Sequence[str], most: int) -> list[Taken]:
+        """Takes over what is offered of these rows."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(_TAKE, list(relays), most)
+        return [Taken(**row) for row in rows]
+
+    async def taken(self, generations: Mapping[int, int]) -> list[int]:
+        """Those of these recordings, by their streams, that somebody else has taken over."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(_TAKEN, list(generations), list(generations.values()))
+        return [row["stream"] for row in rows]
 
     async def find(self, tenant: str, key: bytes, grace: float | None) -> Recording | None:
         """A tenant's newest recording of a key, unless it ended more than `grace` seconds ago."""

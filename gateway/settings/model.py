@@ -95,6 +95,11 @@ class Settings(BaseSettings):
     relay_silence: Seconds = Field(
         600.0, description="Seconds that the upstream may be silent in an answer; then its recording is ended as lost."
     )
+    relay_rejoin: Seconds = Field(
+        30.0,
+        description="Seconds in which an upstream that can go on with an answer has to be back, after its connection"
+        " was lost; then its recording is ended as lost.",
+    )
     relay_max_recordings: int = Field(
         1_000,
         ge=1,

@@ -20,6 +20,7 @@ class House:
     agent: Agent
     one: Running
     other: Running
+    database_url: str
 
     async def begun(self, response: Response, *frames: bytes, headers: dict[str, str] | None = None) -> Call:
         """The call that has come of a POST, once its client has these frames."""
@@ -39,4 +40,4 @@ async def house_of(postgres: Postgres, **settings: Any) -> AsyncIterator[House]:
         settings = {"upstream": agent.url, "relay_drain": 0, **settings}
         one = stack.enter_context(serving(url, "direct", **settings))
         other = stack.enter_context(serving(url, "direct", **settings))
-        yield House(agent, one, other)
+        yield House(agent, one, other, url)

@@ -14,7 +14,7 @@ from gateway.protocol import json_body
 from gateway.protocol.errors import InvalidJson
 from gateway.protocol.json_body import at_once
 from gateway.relay import bodies
-from gateway.relay.bodies import AT_ONCE, value_in_pieces, without_in_pieces
+from gateway.relay.bodies import AT_ONCE, altered_in_pieces, value_in_pieces
 
 LARGE = ["x" * 1000] * 1000
 JSON = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(), lambda each: st.lists(each, max_size=3))
@@ -29,7 +29,7 @@ def test_a_large_body_is_read_as_a_small_one(value: dict[str, Any]) -> None:
 
 @given(st.dictionaries(st.text(max_size=9), JSON, max_size=9), st.lists(st.text(max_size=9), max_size=3))
 def test_members_are_taken_out(value: dict[str, Any], names: list[str]) -> None:
-    left = orjson.loads(at_once(without_in_pieces(json.dumps(value).encode(), names)))
+    left = orjson.loads(at_once(altered_in_pieces(json.dumps(value).encode(), names, {})))
     assert left == {name: each for name, each in value.items() if name not in names}
 
 
@@ -45,7 +45,7 @@ def test_an_object_of_too_many_members_holds_nothing() -> None:
     body = json.dumps({f"name {number}": "x" * 200 for number in range(2_000)}).encode()
     assert at_once(value_in_pieces(body)) is None
     with pytest.raises(InvalidJson):
-        at_once(without_in_pieces(b"[1]", ["a"]))
+        at_once(altered_in_pieces(b"[1]", ["a"], {}))
 
 
 def test_no_large_piece_is_parsed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,5 +59,10 @@ def test_no_large_piece_is_parsed_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(module.orjson, "loads", counted)
     body = b'{"id":"c1","messages":[' + b"{}," * (3 << 20) + b"{}]}"
     assert at_once(value_in_pieces(body)) == {"id": "c1"}
-    at_once(without_in_pieces(body, ["id"]))
+    at_once(altered_in_pieces(body, ["id"], {}))
     assert max(sizes) <= 2 * AT_ONCE
+
+
+def test_what_a_row_sets_stands_in_the_place_of_what_was_there() -> None:
+    body = b'{"a": 1.50, "b" : "x", "c": null}'
+    assert at_once(altered_in_pieces(body, ["c"], {"b": True, "d": "y"})) == b'{"a":1.50,"b":true,"d":"y"}'

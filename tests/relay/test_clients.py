@@ -29,7 +29,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def stage(postgres: Postgres, agent: AgentServer, clients: Mapping[str, Clients]) -> AsyncIterator[Stage]:
-    env = {"GATEWAY_UPSTREAM": agent.url, "GATEWAY_RELAY": RELAY, "GATEWAY_RELAY_LEASE": "2"}
+    env = {
+        "GATEWAY_UPSTREAM": agent.url,
+        "GATEWAY_RELAY": RELAY,
+        "GATEWAY_RELAY_LEASE": "2",
+        "GATEWAY_RELAY_REJOIN": "2",
+    }
     async with (
         postgres.database() as url,
         Machine.start(url, env=env) as a,

@@ -47,6 +47,9 @@ stop   = "POST /v1/responses/{key}/cancel"
 """
 
 
+REJOIN = "[[relay]]\nstart = 'POST /x/{a}'\nrejoin = "
+
+
 def written(tmp_path: Path, text: str) -> tuple[Row, ...]:
     file = tmp_path / "relay.toml"
     file.write_text(text)
@@ -107,6 +110,13 @@ def test_rows_that_say_nothing_of_it_get_the_credential() -> None:
         ("[[relay]]\nstart = 'POST /x'\nreplay = 'Set-Cookie'", "replay must not have set-cookie"),
         ("[[relay]]\nstart = 'POST /x'\nleave = 'stop'", "leave "),
         ("[[relay]]\nname='a'\nstart = 'POST /x'\n[[relay]]\nname='a'\nstart='POST /y'", "two rows are called a"),
+        (REJOIN + "{ ask = 'GET /x/{b}', by = 'header:x' }", "rejoin has {b}, which nothing gives a value"),
+        (REJOIN + "{ ask = 'POST /x/{a}', by = 'header:x' }", "rejoin.ask must be a GET"),
+        (REJOIN + "{ ask = 'GET /x', by = 'body:x' }", "rejoin.by must be a header or a field of the query"),
+        (REJOIN + "{ ask = 'GET /x', by = 'query:x', last = 'number' }", "rejoin.last 'number' must be id, frames, or"),
+        (REJOIN + "{ by = 'header:x' }", "rejoin.ask is missing"),
+        ("[[relay]]\nstart = 'POST /x'\ncancel = 'POST {at}/cancel'", "cancel has {at}, which nothing gives"),
+        ("[[relay]]\nstart = 'POST /x'\nvalues = { run = 'body:id' }", "values must not have run"),
         ("[relay]\nstart = 'POST /x'", "rows stand under [[relay]]"),
         ("x =", "is not TOML"),
     ],

@@ -127,6 +127,44 @@ async def test_a_langgraph_run_survives_a_cut_and_a_reload(database_url: str, tm
     assert len(list(words.glob("call-*"))) == 1
 
 
+async def test_a_langgraph_run_survives_a_kill_of_its_recorder(database_url: str, tmp_path: Path) -> None:
+    python_clients.require()
+    from langgraph_sdk import get_client
+
+    words = tmp_path / "words"
+    words.mkdir()
+    async with langgraph_server(tmp_path) as upstream:
+        env = {"GATEWAY_UPSTREAM": upstream, "GATEWAY_RELAY": "langgraph:/", "GATEWAY_RELAY_LEASE": "2"}
+        async with (
+            Machine.start(database_url, env=env) as a,
+            Machine.start(database_url, env=env) as b,
+            Proxy(a.url) as proxy,
+            get_client(url=proxy.url, api_key=None) as client,
+        ):
+            thread = (await client.threads.create())["thread_id"]
+            parts = client.runs.stream(
+                thread,
+                "agent",
+                input={"folder": str(words)},
+                stream_mode="custom",
+                stream_resumable=True,
+                on_disconnect="continue",
+            )
+            spoken = texts(parts)
+            (words / "one").touch()
+            assert await anext(spoken) == "one "
+            proxy.target = b.url
+            await a.kill()
+            (words / "two").touch()
+            assert await anext(spoken) == "two "
+            (words / "three").touch()
+            assert [text async for text in spoken] == ["three "]
+            async with httpx.AsyncClient(base_url=b.url, trust_env=False) as http:
+                (run,) = (await http.get("/runs")).json()["runs"]
+                assert run["status"] == "completed"
+    assert len(list(words.glob("call-*"))) == 1
+
+
 async def texts(parts: Any) -> AsyncIterator[str]:
     async for part in parts:
         if part.event == "custom":

@@ -30,6 +30,13 @@ def test_a_pattern_that_is_a_placeholder_fits_each_path() -> None:
     assert Pattern.parse("GET {key}").match("GET", "/a/b%20c", {}) == {"key": "/a/b%20c"}
 
 
+def test_what_follows_any_path_has_to_follow_it() -> None:
+    pattern = Pattern.parse("POST {at}/cancel?now={now}")
+    assert pattern.match("POST", "/a/b/cancel", {"now": "1"}) == {"at": "/a/b", "now": "1"}
+    assert pattern.match("POST", "/a/b", {"now": "1"}) is None
+    assert pattern.fill({"at": "/a/b", "now": "1"}) == "/a/b/cancel?now=1"
+
+
 def test_a_placeholder_named_twice_is_one_value() -> None:
     pattern = Pattern.parse("GET /{a}/{a}")
     assert pattern.match("GET", "/x/x", {}) == {"a": "x"}
@@ -59,6 +66,6 @@ def test_what_is_no_pattern_is_refused(text: str) -> None:
 
 
 def test_a_pattern_is_shown_as_it_was_written() -> None:
-    for text in ("GET /api/chat/{key}/stream", "GET {key}", "GET /a?b={key}&c=d"):
+    for text in ("GET /api/chat/{key}/stream", "GET {key}", "POST {key}/cancel", "GET /a?b={key}&c=d"):
         assert str(Pattern.parse(text)) == text
     assert quote("{") == "%7B"  # why showing one takes care

@@ -54,6 +54,10 @@ class FakeLog:
             except TooManyPending as error:
                 settle(error)
 
+    def take(self, generation: int) -> None:
+        """Another Machine takes the recording over."""
+        self._number = f"{generation * recorder.GENERATION:016}"
+
     def _apply(self, request: AppendRequest, *, lose: bool) -> Any:
         if lose:
             return None
@@ -74,7 +78,7 @@ class FakeStore:
     def __init__(self, log: FakeLog) -> None:
         self._log = log
 
-    async def lose(self, path: str, reason: str) -> None:
+    async def lose(self, path: str, reason: str, generation: int) -> None:
         self._log.events.append(ROW.lost_frame.encode())
         self._log.closed = True
 

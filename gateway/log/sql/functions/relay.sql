@@ -122,6 +122,101 @@ END
 $$;
 
 
+-- The same, if the recording has not been taken over since.
+CREATE OR REPLACE FUNCTION run_gateway.lose_recording(
+    machine text, wanted text, reason text, own_generation integer, OUT tail bigint, OUT body text
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    doomed bigint;
+BEGIN
+    SELECT s.id INTO doomed FROM run_gateway.streams s
+     WHERE s.path = wanted AND NOT s.closed AND NOT s.gone FOR NO KEY UPDATE;
+    PERFORM 1 FROM run_gateway.recordings r WHERE r.stream = doomed AND r.generation = own_generation;
+    IF FOUND THEN
+        SELECT l.tail, l.body INTO tail, body FROM run_gateway.lose_recording(machine, wanted, reason) l;
+    END IF;
+END
+$$;
+
+
+-- Offers a recording whose Machine has shown no sign of life to those that can go on with it, for one more lease: once,
+-- until somebody has taken it. The caller holds its stream's row. false: it cannot be gone on with.
+CREATE OR REPLACE FUNCTION run_gateway.offer_recording(offered bigint) RETURNS boolean
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    first boolean;
+BEGIN
+    UPDATE run_gateway.recordings r
+       SET offered_at = CASE WHEN r.offered_at IS NULL THEN clock_timestamp() END,
+           rejoin = CASE WHEN r.offered_at IS NULL THEN r.rejoin END
+     WHERE r.stream = offered AND r.rejoin IS NOT NULL
+    RETURNING r.offered_at IS NOT NULL INTO first;
+    IF first THEN
+        UPDATE run_gateway.streams s
+           SET lease_until = clock_timestamp() + greatest(s.lease, 5) * interval '1 second' WHERE s.id = offered;
+    END IF;
+    RETURN coalesce(first, false);
+END
+$$;
+
+
+-- Hands a recording over, before its Machine ends. false: it cannot be, or has been taken over already.
+CREATE OR REPLACE FUNCTION run_gateway.hand_over_recording(handed bigint, own_generation integer) RETURNS boolean
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    PERFORM 1 FROM run_gateway.streams s WHERE s.id = handed AND NOT s.closed AND NOT s.gone FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM 1 FROM run_gateway.recordings r
+      WHERE r.stream = handed AND r.generation = own_generation AND r.offered_at IS NULL;
+    RETURN FOUND AND run_gateway.offer_recording(handed);
+END
+$$;
+
+
+-- Takes over what is offered of these rows of the relay. Each is given to one; whoever recorded it before can append
+-- nothing more, since the numbers of the appends of each generation are higher than those of the one before. `age`: in
+-- seconds, since its run began.
+CREATE OR REPLACE FUNCTION run_gateway.take_recordings(relays text[], most integer)
+RETURNS TABLE (path text, stream bigint, relay text, generation integer, rejoin json, cancels boolean,
+               cancel_requested boolean, age double precision)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    offered bigint;
+BEGIN
+    FOR offered IN
+        SELECT r.stream FROM run_gateway.recordings r
+         WHERE r.offered_at IS NOT NULL AND r.relay = ANY (relays) ORDER BY r.offered_at LIMIT most
+    LOOP
+        SELECT s.path, s.id, s.cancel_requested INTO path, stream, cancel_requested FROM run_gateway.streams s
+         WHERE s.id = offered AND s.path IS NOT NULL AND NOT s.closed AND NOT s.gone FOR NO KEY UPDATE SKIP LOCKED;
+        CONTINUE WHEN NOT FOUND;
+        UPDATE run_gateway.recordings r SET offered_at = NULL, generation = r.generation + 1
+         WHERE r.stream = offered AND r.offered_at IS NOT NULL AND r.rejoin IS NOT NULL
+        RETURNING r.relay, r.generation, r.rejoin, r.cancels
+             INTO relay, generation, rejoin, cancels;
+        CONTINUE WHEN NOT FOUND;
+        UPDATE run_gateway.streams s
+           SET lease_until = run_gateway.leased_until(s.lease), stream_seq = lpad(generation::text, 4, '0') || repeat('0', 12)
+         WHERE s.id = offered;
+        SELECT extract(epoch FROM clock_timestamp() - v.started_at)::double precision INTO age
+          FROM run_gateway.runs v WHERE v.stream = offered;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+
 -- Takes away recordings that ended long enough ago, and forgets those whose streams have gone by other ways. Returns how
 -- many were taken away: call again while it is not zero.
 CREATE OR REPLACE FUNCTION run_gateway.retire_recordings(keep interval, most integer) RETURNS bigint

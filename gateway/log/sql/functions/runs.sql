@@ -402,6 +402,7 @@ BEGIN
             FOR NO KEY UPDATE SKIP LOCKED;
         -- Nor is anybody waited for who holds its control stream or its record: the next look tries again.
         CONTINUE WHEN NOT FOUND OR cardinality(run_gateway.held(ARRAY[doomed.path], '{true}', '{true}')) > 0;
+        CONTINUE WHEN run_gateway.offer_recording(doomed.id);  -- another Machine may go on with it
         BEGIN
             SELECT * INTO ended FROM run_gateway.lose_run(doomed.id);
         EXCEPTION WHEN OTHERS THEN   -- it keeps no other from its turn
