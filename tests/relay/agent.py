@@ -14,7 +14,7 @@ from tests.servers import PATIENCE
 SSE = {"content-type": "text/event-stream"}
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """A request that has come to the agent server. Nothing is answered until the test says so."""
 
@@ -77,6 +77,7 @@ class Agent:
         self.url = ""
         self._next: asyncio.Queue[Call] = asyncio.Queue()
         self._serving: list[asyncio.Future[None]] = []
+        self._open: set[Call] = set()
 
     async def call(self) -> Call:
         async with asyncio.timeout(PATIENCE):
@@ -95,7 +96,9 @@ class Agent:
             call = Call(method, target, headers, body, reader, writer)
             self.calls.append(call)
             self._next.put_nowait(call)
+            self._open.add(call)
             await call.over.wait()
+            self._open.discard(call)
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
@@ -109,8 +112,7 @@ class Agent:
         try:
             yield agent
         finally:
-            for call in agent.calls:
-                if not call.over.is_set():
-                    call.cut()
+            for call in list(agent._open):
+                call.cut()
             server.close()
             await asyncio.gather(*agent._serving)
