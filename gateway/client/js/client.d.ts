@@ -117,6 +117,12 @@ export class Run {
   fail(error: unknown): Promise<unknown>;
 }
 
+/**
+ * A `fetch` that sends a request again until it is answered, for five minutes: for writers whose requests may be repeated,
+ * such as the IdempotentProducer of @durable-streams/client, which sends each once and no more. Bodies are texts or bytes.
+ */
+export function persistent(input: string | URL, init?: RequestInit): Promise<Response>;
+
 /** The gateway's answer was no, and to ask again would not change it. */
 export class Refused extends Error {
   readonly status: number;

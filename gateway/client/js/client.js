@@ -459,6 +459,22 @@ export class Run {
   }
 }
 
+/** A `fetch` that sends a request again until it is answered. See client.d.ts. */
+export async function persistent(input, init) {
+  const until = Date.now() + 300_000;
+  for (let failures = 0; ; failures += 1) {
+    let trouble = {};
+    try {
+      const response = await fetch(input, init);
+      if (!PASSING.includes(response.status) || Date.now() > until) return response;
+      trouble = await refusal(response);
+    } catch (error) {
+      if (init?.signal?.aborted || Date.now() > until) throw error;
+    }
+    await nap(pause(failures, trouble), init?.signal);
+  }
+}
+
 function absolute(url) {
   const base = globalThis.location?.href;
   if (base === undefined && !/^https?:\/\//.test(url)) throw new TypeError(`${url}: an address begins with http:// or https://`);
