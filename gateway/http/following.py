@@ -29,6 +29,7 @@ from gateway.protocol import headers, many
 from gateway.protocol.batch import Batch, Encoding
 from gateway.protocol.composite import OVER, UNBEGUN, Composite
 from gateway.protocol.errors import Draining, InvalidRequest, ProtocolError, TooManyFollowed, TooManyReaders
+from gateway.protocol.fold import fold_in_pieces
 from gateway.protocol.frames import HEARTBEAT
 from gateway.protocol.target import Target
 from gateway.protocol.tenants import within
@@ -198,6 +199,8 @@ class _Response:
     async def _tell(self, reader: Multiplex, given: Given | Signal, parts: list[bytes], *, first: bool = False) -> None:
         if not isinstance(given, Signal):
             for followed, what in given:
+                if isinstance(what, Batch) and self._request.fold is not None and followed.encoding is Encoding.JSON:
+                    what = await in_turns(fold_in_pieces(self._request.fold, followed.encoding, what))
                 parts += self._parts(reader, followed, what)
         if not parts:
             if given is Signal.HEARTBEAT:

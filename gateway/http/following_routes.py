@@ -37,6 +37,7 @@ _PARAMETERS: Final[dict[str, tuple[bool, dict[str, Any], str]]] = {
         "Where to start: the `id` of a frame that was given for these streams, `-1` (the start, as when omitted) or"
         " `now`.",
     ),
+    "fold": (False, _TEXT, "Of JSON streams, as for one: `type,id:text`."),
     "Last-Event-ID": (False, _TEXT, "Goes before `offset`. A browser's EventSource sends it by itself."),
 }
 _NAMES: Final = {
@@ -83,7 +84,7 @@ def following_router(following: Following) -> APIRouter:
         return EventStream(following)
 
     for method in ("GET", "POST"):
-        names = ("live", "offset", "Last-Event-ID") if method == "GET" else ("live", "Last-Event-ID")
+        names = ("live", "offset", "fold", "Last-Event-ID") if method == "GET" else ("live", "fold", "Last-Event-ID")
         parameters = [
             {
                 "name": name,

@@ -26,6 +26,7 @@ from gateway.protocol.batch import Batch, Encoding, Page
 from gateway.protocol.cursor import cursor
 from gateway.protocol.dialect import GATEWAYS, Dialect
 from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
+from gateway.protocol.fold import Fold, fold_in_pieces
 from gateway.protocol.offset import NOW
 from gateway.protocol.read import Live, ReadRequest
 from gateway.quotas.errors import TooManyStreams
@@ -119,7 +120,8 @@ class Reading:
 
     async def _answer(self, send: Send, request: ReadRequest, page: Page, cursor: int | None = None) -> None:
         """A batch as a whole response, or 304 when the client has it already (§10.1)."""
-        batch, stream = page.batch, page.stream
+        stream = page.stream
+        batch = await _folded(request.fold, stream.encoding, page.batch)
         start = request.offset if request.last_events is None else self._dialect.offset(batch.start)
         now = request.position == NOW
         tag = self._dialect.etag(stream, start, batch.end, batch.closed)
@@ -176,7 +178,7 @@ class Reading:
             begun = await self._sse_begin(request, follower, principal_of(scope), send)
             if begun is None:
                 return
-            encoding, closed = begun
+            (encoding, closed), fold = begun, request.fold
             del request, begun
             if connection is not None:
                 _forget(scope)
@@ -192,6 +194,7 @@ class Reading:
                 if isinstance(batch, Signal):
                     await responses.piece(send, frames.HEARTBEAT)
                     continue
+                batch = await _folded(fold, encoding, batch)
                 await self._send(send, named, encoding, batch, self._hub.cursor(follower.tail))
                 closed = batch.closed
                 del batch  # so that no page is kept in memory while this waits
@@ -206,7 +209,8 @@ class Reading:
         page = await follower.begin(request.position, request.last_events, request.wait)
         check_stream(principal, page.stream.id)
         follower.expire(lasting(principal, self._limits.sse_max_age * random.uniform(1, 1.2), self._now()))
-        encoding, batch = page.stream.encoding, page.batch
+        encoding = page.stream.encoding
+        batch = await _folded(request.fold, encoding, page.batch)
         at_its_end = request.resumed and batch.empty and batch.closed
         if at_its_end and request.told:
             await responses.respond(send, 204, headers.of_end(self._dialect.offset(batch.end)))
@@ -239,6 +243,11 @@ def lasting(principal: Principal, wanted: float, now: float) -> float:
     if principal.expires is None:
         return wanted
     return max(0.0, min(wanted, principal.expires - now - LATE))
+
+
+async def _folded(fold: Fold | None, encoding: Encoding, batch: Batch) -> Batch:
+    """A batch as a reader asks for it. Raises InvalidRequest."""
+    return batch if fold is None else await in_turns(fold_in_pieces(fold, encoding, batch))
 
 
 class Hangup:

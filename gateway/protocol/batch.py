@@ -74,6 +74,10 @@ class Batch:
     lengths: Sequence[int] | None = field(default=None, compare=False)
     cuts: Sequence[tuple[int, int]] | None = field(default=None, compare=False, repr=False)  # kept by `cuts`
     before: bytes = field(default=b"", compare=False)
+    ends: Sequence[int] | None = field(default=None, compare=False, repr=False)  # of a folded one, after each event
+    folded: tuple[object, Batch] | None = field(
+        default=None, compare=False, repr=False
+    )  # kept by gateway.protocol.fold
 
     @property
     def empty(self) -> bool:
@@ -157,9 +161,10 @@ def singles(batch: Batch) -> Iterator[tuple[int, bytes]]:
     """The events of a batch of a JSON stream, each with the position after it."""
     lengths = measured(Encoding.JSON, batch) if batch.lengths is None else batch.lengths
     assert lengths is not None, "what the log holds are events"
+    ends = range(batch.end - len(lengths) + 1, batch.end + 1) if batch.ends is None else batch.ends
     at = 0
-    for number, length in enumerate(lengths, 1):
-        yield batch.end - (len(lengths) - number), batch.body[at : at + length]
+    for end, length in zip(ends, lengths, strict=True):
+        yield end, batch.body[at : at + length]
         at += length + 1
 
 

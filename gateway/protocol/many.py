@@ -19,6 +19,7 @@ from gateway.protocol.batch import LINE, Batch, Encoding, cuts
 from gateway.protocol.composite import UNBEGUN, digest, parse
 from gateway.protocol.errors import BatchTooLarge, InvalidJson, InvalidRequest, ProtocolError
 from gateway.protocol.fields import RawHeaders, single_headers
+from gateway.protocol.fold import Fold, parse_fold
 from gateway.protocol.frames import RETRY
 from gateway.protocol.offset import NOW, START, format_offset, parse_offset
 from gateway.protocol.read import last_event_id
@@ -50,13 +51,15 @@ class Wanted:
 class ManyRequest:
     """The streams that are asked for. `positions`: where a reader that comes back stands in each; None: it is new.
 
-    `resumed`: it is an EventSource that comes back.
+    `fold`: how events that there are already are read as fewer, of JSON streams. `resumed`: it is an EventSource that
+    comes back.
     """
 
     streams: tuple[Wanted, ...]
     digest: bytes
     positions: list[int] | None
     resumed: bool
+    fold: Fold | None = None
 
     def start(self, place: int) -> int:
         """The position from which a stream is read, NOW and OVER among them."""
@@ -113,6 +116,7 @@ def parse_many(headers: RawHeaders, query: bytes, asked: Mapping[str, Any] | Non
         of,
         _positions(resumed or given, of, len(wanted)),
         resumed is not None,
+        _fold(pairs),
     )
 
 
@@ -120,6 +124,13 @@ def _begun(wanted: list[Wanted], everywhere: int) -> Iterator[Wanted]:
     """The streams, of which those that say nothing of it are begun as all of them."""
     for each in wanted:
         yield replace(each, position=everywhere) if each.position == UNBEGUN else each
+
+
+def _fold(pairs: list[tuple[str, str]]) -> Fold | None:
+    given = [value for name, value in pairs if name == "fold"]
+    if len(given) > 1:
+        raise InvalidRequest("fold is there more than once.")
+    return parse_fold(given[0]) if given else None
 
 
 def _positions(offset: bytes, of: bytes, count: int) -> list[int] | None:

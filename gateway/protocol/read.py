@@ -11,6 +11,7 @@ from gateway.protocol.accept import accept_of, only_events, prefers_events
 from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fields import NUMBER, RawHeaders, single_headers
+from gateway.protocol.fold import Fold, parse_fold
 from gateway.protocol.offset import MAX_POSITION, NOW, START, parse_offset
 
 
@@ -45,7 +46,7 @@ class ReadRequest:
 
     `resumed`: an EventSource goes on where it was; `told`: it has heard by TOLD that nothing more comes there. `named`:
     events of an event stream have names; otherwise each comes alone, for `onmessage`. `wait`: seconds that a live read
-    waits for a stream that is not there yet.
+    waits for a stream that is not there yet. `fold`: how events that there are already are read as fewer.
     """
 
     path: str
@@ -59,6 +60,7 @@ class ReadRequest:
     told: bool = False
     named: bool = True
     wait: float = 0.0
+    fold: Fold | None = None
 
 
 def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool) -> ReadRequest:
@@ -98,6 +100,7 @@ def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool)
         told=resumed is not None and resumed.endswith(TOLD),
         named=_named(params.get("named"), live),
         wait=_wait(params.get("wait"), live, only_events(accept) and resumed is None),
+        fold=parse_fold(params["fold"]) if "fold" in params else None,
     )
 
 
@@ -124,7 +127,7 @@ def _query(query: bytes) -> list[tuple[str, str]]:
     except ValueError:
         raise InvalidRequest("The query string cannot be read.") from None
     names = [name for name, _ in pairs]
-    for name in ("offset", "live", "tail", "cursor", "named", "wait"):
+    for name in ("offset", "live", "tail", "cursor", "fold", "named", "wait"):
         if names.count(name) > 1:
             raise InvalidRequest(f"{name} is there more than once.")
     return pairs

@@ -172,6 +172,7 @@ def test_every_route_and_method_is_one_of_the_ways(database_url: str) -> None:
         "offset",
         "live",
         "cursor",
+        "fold",
         "named",
         "Last-Event-ID",
         "If-None-Match",

@@ -65,7 +65,7 @@ def test_described_request_headers_are_those_the_parser_knows(document: dict[str
 def test_a_read_refuses_each_parameter_that_comes_twice(document: dict[str, Any], route: str, extra: set[str]) -> None:
     query = parameters(document, route, "get", "query")
     headers = parameters(document, route, "get", "header")
-    assert query == {"offset", "live", "cursor", "named", "wait"} | extra
+    assert query == {"offset", "live", "cursor", "fold", "named", "wait"} | extra
     assert headers == {"last-event-id", "if-none-match"}
     for name in query - {"meta"}:
         with pytest.raises(errors.InvalidRequest):

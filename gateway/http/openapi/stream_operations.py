@@ -80,6 +80,9 @@ REQUEST_FIELDS: Final[dict[str, tuple[Json, str]]] = {
     "offset": (TEXT, "Where to start: an offset that was given out, `-1` (the start, as when omitted) or `now`."),
     "live": ({"type": "string", "enum": ["long-poll", "sse"]}, "How to go on at the tail; needs an offset."),
     "cursor": (TEXT, "The last Stream-Cursor; the next one is greater."),
+    "fold": ({**TEXT, "examples": ["type,id:text"]}, "Of a JSON stream: consecutive events that are there already, and "
+             "whose fields before the colon are equal, are one, whose texts behind it are joined. Offsets stay as they "
+             "are."),
     "tail": ({"type": "integer", "minimum": 1}, "With `offset=-1`: at most so many of the last events."),
     "meta": ({}, "The run's record instead of its events; no value is needed."),
     "wait": ({"type": "number", "minimum": 0, "maximum": 300}, "With `live`: waits so many seconds for a stream that "
@@ -87,7 +90,7 @@ REQUEST_FIELDS: Final[dict[str, tuple[Json, str]]] = {
     "named": ({"type": "string", "enum": ["true", "false"]}, "`false`: each event of an event stream comes alone and "
               "without a name, so that `onmessage` hears of it; `control` events keep their name."),
 }  # fmt: skip
-QUERY_PARAMETERS: Final = ("offset", "live", "cursor", "named", "wait", "tail", "meta")
+QUERY_PARAMETERS: Final = ("offset", "live", "cursor", "fold", "named", "wait", "tail", "meta")
 
 # Headers of responses: the same.
 RESPONSE_HEADERS: Final[dict[str, tuple[Json, str]]] = {
@@ -210,7 +213,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         "break the silence. It ends after about a minute, to be resumed, and for good when the stream is closed. "
         "A JSON stream's events come as one array. With `text/event-stream` before all other types in `Accept`, it is "
         "an event stream without `live`, and from the start without `offset`.",
-        ("offset", "live", "cursor", "named", "wait", "Last-Event-ID", "If-None-Match"),
+        ("offset", "live", "cursor", "fold", "named", "wait", "Last-Event-ID", "If-None-Match"),
         {200: Answer("The events, or none yet; with `live=sse`, all that come.", _READ, (*TYPES, "text/event-stream")),
          204: Answer("Long-poll: nothing new.", _POLLED),
          304: Answer("What the client has still holds.", ("ETag",))},
