@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -24,6 +25,9 @@ _REPLAYED: Final = frozenset(
 )
 _NOT_ASKED: Final = frozenset((b"accept-encoding", b"content-length", b"transfer-encoding", b"last-event-id"))
 _ABOUT_A_BODY: Final = frozenset((b"content-type", b"range", b"accept", b"if-none-match", b"if-modified-since"))
+# Nobody keeps what a POST was answered. What is given again for a GET is one client's, too.
+_KEPT_BY_NOBODY: Final = re.compile(rb"\b(?:no-store|no-cache|private)\b", re.IGNORECASE)
+_OURS_ALONE: Final = (b"cache-control", b"private, no-cache")
 _UNBUFFERED: Final = (b"x-accel-buffering", b"no")
 _NDJSON: Final = frozenset(
     (
@@ -78,6 +82,8 @@ def replayed(row: Row, headers: Headers, values: Mapping[str, str]) -> Headers:
         for name, value in headers
         if name.lower().decode("latin-1") in wanted and name.lower() not in names
     ]
+    if not any(name == b"cache-control" and _KEPT_BY_NOBODY.search(value) for name, value in (*kept, *added)):
+        kept = [*(each for each in kept if each[0] != b"cache-control"), _OURS_ALONE]
     return [*kept, *added, _UNBUFFERED]
 
 

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import parse_qsl, quote, unquote
 
 _PLACEHOLDER: Final = re.compile(r"\{([a-z_]+)\}")
+_DOTS: Final = (".", "..")  # segments that whoever gets such a path may take away, however they are escaped
 _WHOLE: Final = re.compile(r"\{([a-z_]+)\}(.*)")
 _FORM: Final = re.compile(r"(GET|POST|PUT|PATCH|DELETE) (/[^\s?#]*|\{[a-z_]+\}(?:/[^\s?#{}]*)?)(?:\?([^\s#]*))?")
 
@@ -99,10 +100,13 @@ class Pattern:
         return found
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """The path, and its query, with these values. Raises KeyError where one is missing."""
+        """The path, and its query, with these values. Raises KeyError where one is missing, or cannot be a segment."""
         if self.whole is not None:
             path = values[self.whole] + self.rest
         else:
+            for part in self.segments:
+                if part.placeholder and values[part.text] in _DOTS:
+                    raise KeyError(part.text)
             path = "/" + "/".join(_filled(part, values) for part in self.segments)
         query = "&".join(f"{quote(name, safe='')}={_filled(part, values)}" for name, part in self.query)
         return f"{path}?{query}" if query else path

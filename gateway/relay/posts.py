@@ -91,6 +91,7 @@ class Posts:
             recording = await self._store.look(claim.path)
             if recording is None:
                 continue  # it has gone since then
+            await self._readers.admit(row, "read", scope, recording.run)
             if not await self._readers.allowed(row, asked, recording.run, job.key, scope):
                 break  # it is not theirs: as if there were none, and no key of this one
             self._beginnings.leave(job)

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from gateway.asgi import Scope
 from gateway.auth.auth import Auth
+from gateway.auth.errors import WrongStream
 from gateway.auth.gate import let_in
 from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.http.upstream import forwarded
@@ -47,11 +48,10 @@ class Readers:
         principal: Principal = ANONYMOUS
         tenant = self._tenant
         if self._auth.on and not row.credential and row.authorize is None:
-            below = {"write": "", "read": "", "control": "/cancel"}[need]
-            target = Target.of("/runs" if run is None or need == "write" else f"/runs/{run}{below}")
-            method = "GET" if need == "read" else "POST"
-            admitted = self._auth.admit(method, target, scope["headers"], scope["query_string"])
+            admitted = self._auth.admit(*_as_asked_of_us(need, run), scope["headers"], scope["query_string"])
             principal = admitted if isinstance(admitted, Principal) else await admitted()
+            if need == "write" and principal.bound:
+                raise WrongStream("It is for some runs only, and this is to be a new one.")
             tenant = principal.tenant
         let_in(scope, principal)
         if need == "write" and self._quotas.judging:
@@ -60,7 +60,7 @@ class Readers:
 
     def credential(self, row: Row, asked: Asked) -> bytes:
         """What tells this client apart from others."""
-        return credential_of(row.credential, asked, self.secret)
+        return credential_of(row.telling, asked, self.secret)
 
     def owns(self, row: Row, asked: Asked, run: str) -> bool:
         """Whether a run was made for this client."""
@@ -74,6 +74,21 @@ class Readers:
         if not row.authorize.names <= set(values):
             return False
         headers = answers.questioned(forwarded(scope))
-        answer = await self._asking(row.authorize.method, row.authorize.fill(values).encode(), headers, b"")
+        try:
+            target = row.authorize.fill(values).encode()
+        except KeyError:
+            return False
+        answer = await self._asking(row.authorize.method, target, headers, b"")
         answer.close()
         return 200 <= answer.status < 300
+
+
+def _as_asked_of_us(need: Need, run: str | None) -> tuple[str, Target]:
+    """The request to the gateway itself that needs the same right; where the run is not known yet, for any one."""
+    match need:
+        case "write":
+            return "POST", Target.of("/runs")
+        case "read":
+            return "GET", Target.of("/runs" if run is None else f"/runs/{run}")
+        case "control":
+            return "POST", Target.of(f"/runs/{run or 'any'}/cancel")

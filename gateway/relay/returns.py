@@ -49,13 +49,15 @@ class Returns:
         if place is None:
             return False
         for row in self._table.rows:
-            if not row.ids or not self._readers.owns(row, asked, place.run):
+            if not row.ids:
+                continue
+            placed = _placed(row, asked, scope["method"], raw_path)
+            if not self._readers.owns(row, placed, place.run):
                 continue
             tenant = await self._readers.admit(row, "read", scope, place.run)
             recording = await self._store.look(within(tenant, f"runs/{place.run}"))
             if recording is None or recording.relay != row.name:
                 continue
-            placed = _placed(row, asked, scope["method"], raw_path)
             if await self._readers.allowed(row, placed, place.run, None, scope):
                 await self.replay(row, recording, asked, scope, receive, send, position=place.position)
                 return True

@@ -178,6 +178,8 @@ class Row(BaseModel):
                     raise ValueError(
                         f"{name} has {str(pattern)!r}, in which neither {{key}} nor {{run}} says which run"
                     )
+        if self.authorize is not None and (unknown := self.authorize.names - self._found - known):
+            raise ValueError(f"authorize has {{{min(unknown)}}}, which start does not find")
         if any(pattern.method != "POST" for pattern in self.start):
             raise ValueError("start must be a POST")
         if self.attach and (self.key is None or not self.key.in_request):
@@ -203,10 +205,22 @@ class Row(BaseModel):
         return (*self.values.values(), *(() if self.key is None else (self.key,)))
 
     @property
+    def telling(self) -> tuple[Source, ...]:
+        """What tells a POST's client apart from others: its credential, and where it was let in. Who is let in at
+        another place may not come back to what was asked at this one.
+        """
+        asked = frozenset[str]() if self.authorize is None else self.authorize.names
+        return (*self.credential, *(Source("path", name) for name in sorted(asked & self._found)))
+
+    @property
+    def _found(self) -> frozenset[str]:
+        """What a POST's path has names for."""
+        return frozenset[str]().union(*(pattern.names for pattern in self.start))
+
+    @property
     def _named(self) -> frozenset[str]:
         """What has a name once the upstream has answered."""
-        found = frozenset[str]().union(*(pattern.names for pattern in self.start))
-        return found | self.values.keys() | {_OURS} | ({"key"} if self.key is not None else set())
+        return self._found | self.values.keys() | {_OURS} | ({"key"} if self.key is not None else set())
 
     @property
     def lost_frame(self) -> str:

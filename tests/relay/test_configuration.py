@@ -110,6 +110,10 @@ def test_rows_that_say_nothing_of_it_get_the_credential() -> None:
         ("[[relay]]\nstart = 'POST /x'\nreplay = 'Set-Cookie'", "replay must not have set-cookie"),
         ("[[relay]]\nstart = 'POST /x'\nleave = 'stop'", "leave "),
         ("[[relay]]\nname='a'\nstart = 'POST /x'\n[[relay]]\nname='a'\nstart='POST /y'", "two rows are called a"),
+        (
+            "[[relay]]\nstart = 'POST /x'\nauthorize = 'GET /rooms/{room}'",
+            "authorize has {room}, which start",
+        ),
         (REJOIN + "{ ask = 'GET /x/{b}', by = 'header:x' }", "rejoin has {b}, which nothing gives a value"),
         (REJOIN + "{ ask = 'POST /x/{a}', by = 'header:x' }", "rejoin.ask must be a GET"),
         (REJOIN + "{ ask = 'GET /x', by = 'body:x' }", "rejoin.by must be a header or a field of the query"),

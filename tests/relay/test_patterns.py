@@ -30,6 +30,12 @@ def test_a_pattern_that_is_a_placeholder_fits_each_path() -> None:
     assert Pattern.parse("GET {key}").match("GET", "/a/b%20c", {}) == {"key": "/a/b%20c"}
 
 
+@pytest.mark.parametrize("segment", [".", ".."])
+def test_a_path_is_never_filled_with_dots(segment: str) -> None:
+    with pytest.raises(KeyError):
+        Pattern.parse("GET /rooms/{room}").fill({"room": segment})
+
+
 def test_what_follows_any_path_has_to_follow_it() -> None:
     pattern = Pattern.parse("POST {at}/cancel?now={now}")
     assert pattern.match("POST", "/a/b/cancel", {"now": "1"}) == {"at": "/a/b", "now": "1"}

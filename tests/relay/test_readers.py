@@ -36,6 +36,7 @@ credential = ["header:authorization", "cookie:session"]
 name = "guarded"
 start = "POST /guarded/{room}"
 key = "header:x-run-id"
+ids = true
 resume = "GET /guarded/{room}/{key}"
 authorize = "GET /rooms/{room}"
 
@@ -126,7 +127,34 @@ async def test_the_upstream_is_asked_whether_a_client_may_come_back(house: House
                 await (await house.agent.call()).answer(404, b"")
             await back.ended()
             assert back.status == expected
-            assert (back.body == FRAME) is (status == 200)
+            assert (FRAME in back.body) is (status == 200)
+
+
+@in_module
+async def test_who_is_let_in_elsewhere_may_not_come_back(house: House) -> None:
+    """A client asks by a victim's key, or its id, from a room of its own, or by a path that leads to no room."""
+    async with asking(house.one.url, "POST", "/guarded/7", {"x-run-id": "victim"}, {}) as response:
+        call = await house.begun(response, FRAME)
+        await call.end()
+        id = (await response.ended()).partition(b"\n")[0].removeprefix(b"id: ").decode().rpartition(".")[0]
+    for target, headers in (
+        ("/guarded/8/victim", {}),
+        ("/guarded/%2e%2e/victim", {}),
+        ("/guarded/8/x", {"last-event-id": f"{id}.0"}),
+        ("/elsewhere", {"last-event-id": f"{id}.0"}),
+    ):
+        async with asking(house.other.url, "GET", target, headers) as back:
+            passed = await house.agent.call()
+            assert passed.target == target  # it is not even asked whether this client is let in
+            await passed.answer(404, b"")
+            await back.ended()
+            assert back.status == 404
+    for target, headers in (("/guarded/7/victim", {}), ("/guarded/7/x", {"last-event-id": f"{id}.0"})):
+        async with asking(house.other.url, "GET", target, headers) as back:
+            question = await house.agent.call()
+            assert question.target == "/rooms/7"
+            await question.answer(204, b"")
+            assert FRAME in await back.ended()
 
 
 @in_module
