@@ -20,8 +20,10 @@ from run_gateway import *  # noqa: F403
 __all__: list[str] = []
 __all__ += run_gateway.__all__
 
-MODULES: Final = ("address", "errors", "follow", "producer", "retry", "run", "session", "sse")
-"""What could be imported by this name before: it still is, and is the same."""
+MODULES: Final = {name: name for name in ("address", "errors", "producer", "retry", "run", "session", "sse")} | {
+    "follow": "follower"
+}
+"""What could be imported by this name before, and what it is now: it still can be."""
 
-for _name in MODULES:
-    sys.modules[f"{__name__}.{_name}"] = import_module(f"run_gateway.{_name}")
+for _name, _now in MODULES.items():
+    sys.modules[f"{__name__}.{_name}"] = import_module(f"run_gateway.{_now}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Final
 import pytest
 
 from gateway.client import MODULES
+from tests.machines import Machine
 
 ROOT: Final = Path(__file__).parent.parent.parent
 CLEAN: Final = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
@@ -107,3 +109,65 @@ def test_a_machine_serves_beside_a_gateway_py(folder: Path, database_url: str) -
     finally:
         serving.terminate()
         serving.communicate(timeout=60)
+
+
+USER: Final = """\
+import asyncio
+
+from run_gateway import Run, RunCancelled, RunRecord, follow, get_run, list_runs, sync, wait
+
+
+async def record(url: str) -> RunRecord:
+    try:
+        async with Run(url, workflow="chat", metadata={"user": "u1", "n": 1}) as run:
+            await run.emit({"type": "token"})
+            run.result = {"ok": True}
+    except RunCancelled:
+        print("cancelled")
+    async for event in follow(url):
+        print(event["type"])
+    async for each in list_runs(url, status="cancelled"):
+        print(each.id, each.started_at.year)
+    found: RunRecord = await get_run(url)
+    return await wait(found.id, timeout=1.5)
+
+
+def script(url: str) -> str:
+    with Run(url) as run:
+        run.emit(1)
+        run.flush()
+    for event in follow(url, offset="now"):
+        print(event)
+    return sync.get_run(url).status
+
+
+asyncio.run(record("http://127.0.0.1:8080/runs/1"))
+"""
+WRONG: Final = """\
+from run_gateway import Run, list_runs, sync
+
+Run("http://h", worflow="chat")
+Run(7)
+list_runs("http://h", status="ended")
+number: int = sync.get_run("http://h/runs/1")
+"""
+
+
+def test_somebodys_file_is_typed_strictly(light: Path, folder: Path) -> None:
+    mypy: list[str | Path] = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", folder / "cache"]
+    mypy += ["--python-executable", light / "python"]
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "user.py").write_text(USER)
+    (elsewhere / "wrong.py").write_text(WRONG)
+    assert "no issues found" in done(*mypy, "user.py", cwd=elsewhere)
+    assert "Found 4 errors" in run(*mypy, "wrong.py", cwd=elsewhere).stdout
+
+
+async def test_it_records_and_reads_without_the_server(light: Path, folder: Path, database_url: str) -> None:
+    async with Machine.start(database_url) as machine:
+        for name, said in (("agent.py", ""), ("reader.py", "It"), ("script.py", "completed 2")):
+            code = (ROOT / "gateway/client/examples" / name).read_text().replace("http://127.0.0.1:8080", machine.url)
+            assert said in await asyncio.to_thread(done, light / "python", "-c", code, cwd=folder)
+        command: list[str | Path] = [light / "run-gateway", "tail", "report-7", "--url", machine.url]
+        assert '"text":"done."' in await asyncio.to_thread(done, *command, cwd=folder)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 
 class ClientError(Exception):
     """The message is one line for a person."""
@@ -17,6 +20,14 @@ class StreamGone(ClientError):
 
 class StreamClosed(ClientError):
     """Nothing can be appended any more: 409 with Stream-Closed, or 403 with it to a producer whose lease ran out."""
+
+
+class RunEnded(StreamClosed):
+    """The run that was to be recorded has ended already."""
+
+
+class RunCancelled(ClientError):
+    """Somebody has asked for the run to stop."""
 
 
 class Fenced(ClientError):
@@ -40,5 +51,23 @@ class GaveUp(ClientError):
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an exception, as one line; the name of its class if it has none, as many network errors do."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The reason of an exception, as one line: the system's, such as "Connection refused", where it is behind it."""
+    said = next(filter(None, map(_of_the_system, _causes(error))), "")
+    return " ".join((said or str(error)).split()) or type(error).__name__
+
+
+def _of_the_system(error: BaseException) -> str:
+    if not isinstance(error, OSError):
+        return ""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it comes from, the nearest first."""
+    for _ in range(10):
+        if error is None:
+            return
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        yield error
+        error = error.__cause__ or error.__context__

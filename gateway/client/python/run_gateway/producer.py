@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-import httpx
-
 from run_gateway.errors import BadAnswer, Fenced, Refused
-from run_gateway.session import Answer, Session, explain, refusal
+from run_gateway.session import Outcome, Session, error_of, refusal
 
 MOST: Final = 1_000
 """Events of one request: a server may refuse more than so many at once."""
@@ -45,13 +43,15 @@ class Producer:
         answer = await self._session.send("PUT", self._url, {"content-type": "application/json"})
         if answer.response.status_code not in (200, 201):
             raise refusal(answer.response)
-        return _next_offset(answer)
+        return _next_offset(self._url, answer.response.headers)
 
     async def append(self, events: Sequence[bytes], *, close: bool = False) -> str:
         """Appends events, each one JSON text, and returns the next offset. More than MOST go in several requests.
 
-        Raises ClientError.
+        Raises ClientError; TypeError for what is no list of bytes.
         """
+        if isinstance(events, bytes | bytearray | str) or not all(isinstance(event, bytes) for event in events):
+            raise TypeError("events are a list of bytes, each one JSON text")
         last = max(0, len(events) - 1) // MOST * MOST
         for begin in range(0, last, MOST):
             await self._post(_array(events[begin : begin + MOST]), close=False)
@@ -66,36 +66,36 @@ class Producer:
         await self._ask(f"{self._url}/heartbeat", {})
 
     async def _post(self, body: bytes, close: bool) -> str:
-        headers = {"content-type": "application/json", "producer-seq": str(self._seq)}
-        answer = await self._ask(self._url, headers | {"stream-closed": "true"} if close else headers, body)
+        headers = {"producer-seq": str(self._seq)}
+        outcome = await self._ask(self._url, headers | {"stream-closed": "true"} if close else headers, body)
         self._seq += 1
-        return _next_offset(answer)
+        return _next_offset(outcome.url, outcome.headers)
 
-    async def _ask(self, url: str, headers: dict[str, str], body: bytes = b"") -> Answer:
+    async def _ask(self, url: str, headers: dict[str, str], body: bytes = b"") -> Outcome:
         while True:
             named = {"producer-id": self._id, "producer-epoch": str(self._epoch)}
-            answer = await self._session.send("POST", url, named | headers, body)
-            if self._can_claim(answer):
-                self._epoch = _number(answer, "producer-epoch") + 1
+            outcome = await self._session.append(url, named | headers, body)
+            if self._can_claim(outcome):
+                self._epoch = _number(outcome, "producer-epoch") + 1
                 continue
-            self._judge(answer)
-            self.cancel_requested |= answer.response.headers.get("run-cancel-requested") == "true"
-            return answer
+            self._judge(outcome)
+            self.cancel_requested |= outcome.headers.get("run-cancel-requested") == "true"
+            return outcome
 
-    def _can_claim(self, answer: Answer) -> bool:
+    def _can_claim(self, outcome: Outcome) -> bool:
         # Only before anything of ours can have been accepted; later it is we who have been replaced.
-        return self._seq == 0 and not answer.doubtful and _replaced(answer.response)
+        return self._seq == 0 and not outcome.doubtful and _replaced(outcome)
 
-    def _judge(self, answer: Answer) -> None:
-        response = answer.response
-        if _replaced(response):
+    def _judge(self, outcome: Outcome) -> None:
+        headers = outcome.headers
+        if _replaced(outcome):
             raise Fenced(f"{self._url}: another producer has taken over the id {self._id!r}")
-        if response.status_code == 409 and "producer-expected-seq" in response.headers:
-            raise Refused(f"{self._url}: {explain(response)}: the server has lost count of this producer")
-        if response.status_code not in (200, 204):
-            raise refusal(response)
+        if outcome.status == 409 and "producer-expected-seq" in headers:
+            raise Refused(f"{self._url}: {outcome.said}: the server has lost count of this producer")
+        if outcome.status not in (200, 204):
+            raise error_of(outcome.url, outcome.status, headers, outcome.said)
         # A number beyond all of ours: someone else sends under this id and epoch, and took our place.
-        if "producer-seq" in response.headers and _number(answer, "producer-seq") > self._seq:
+        if "producer-seq" in headers and _number(outcome, "producer-seq") > self._seq:
             raise Fenced(f"{self._url}: another producer uses the id {self._id!r} at the same time")
 
 
@@ -103,22 +103,20 @@ def _array(events: Sequence[bytes]) -> bytes:
     return b"[" + b",".join(events) + b"]"
 
 
-def _replaced(response: httpx.Response) -> bool:
+def _replaced(outcome: Outcome) -> bool:
     """True if another producer has a later epoch; a 403 with Stream-Closed says that the run's lease ran out."""
-    return (
-        response.status_code == 403 and "producer-epoch" in response.headers and "stream-closed" not in response.headers
-    )
+    return outcome.status == 403 and "producer-epoch" in outcome.headers and "stream-closed" not in outcome.headers
 
 
-def _number(answer: Answer, header: str) -> int:
-    value: str = answer.response.headers[header]
+def _number(outcome: Outcome, header: str) -> int:
+    value = outcome.headers[header]
     if not (value.isascii() and value.isdigit()):
-        raise BadAnswer(f"{answer.response.request.url}: {header} is {value!r}")
+        raise BadAnswer(f"{outcome.url}: {header} is {value!r}")
     return int(value)
 
 
-def _next_offset(answer: Answer) -> str:
-    offset: str | None = answer.response.headers.get("stream-next-offset")
+def _next_offset(url: str, headers: Mapping[str, str]) -> str:
+    offset = headers.get("stream-next-offset")
     if offset is None:
-        raise BadAnswer(f"{answer.response.request.url}: answered without Stream-Next-Offset")
+        raise BadAnswer(f"{url}: answered without Stream-Next-Offset")
     return offset

@@ -1,164 +1,270 @@
-"""A run while its agent writes it: events in their order and once, a lease that is kept, an end that says how it was.
-
-Unlike the rest of this package, which works with any server of the protocol, it knows `POST /runs` and what stands
-below a run.
-"""
+"""`Run`: what an agent does, recorded as it does it. `async with`, and `with` where there is no loop."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
-from run_gateway.address import stream_url
-from run_gateway.errors import ClientError, Refused
-from run_gateway.producer import Producer
-from run_gateway.session import Session, refusal
-
-AHEAD: Final = 1 << 20
-"""Bytes of events that may wait for their answer before `emit` waits as well."""
-LEASE: Final = 30
-"""Seconds of the lease, if none is asked for."""
-BEAT: Final = 3.0
-"""Seconds of silence after which a sign of life is sent, which also learns of a cancel; a third of a short lease."""
+from run_gateway.address import checked, gateway_of, place_of, stream_url
+from run_gateway.errors import ClientError
+from run_gateway.events import Default, mapping, text_of
+from run_gateway.portal import Portal, portal
+from run_gateway.recording import AHEAD, LEASE, Plan, Recording
+from run_gateway.session import Session
+from run_gateway.sharing import PATIENCE, sharing
 
 
-class RunCancelled(ClientError):
-    """Somebody has asked for the run to stop."""
+class Emitted:
+    """What `emit` returns. The event is on its way; awaiting this waits only when too much waits already."""
+
+    __slots__ = ("_recording",)
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self._recording.bytes > AHEAD:
+            yield from self._recording.at_most(AHEAD).__await__()
 
 
-class Run:
-    """`async with Run(session, "http://host", {"id": "17"}) as run: await run.emit({"type": "token"})`.
+class _Recorded:
+    """What both forms of a run have: where it is, and its result."""
 
-    `fields` are those of `POST /runs`; what json.dumps does not take raises here, NaN as well. The block's end closes
-    the run, with a `run_end` that says whether an exception left it. What is no `Exception`, such as a Ctrl-C or a
-    deploy, leaves the run open: whoever begins it again takes it over, from this process too, and if nobody does, the
-    lease ends it.
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._result: bytes | None = None
+
+    @property
+    def id(self) -> str:
+        return self._plan.id
+
+    @property
+    def url(self) -> str:
+        """The address that readers follow."""
+        return self._plan.url
+
+    @property
+    def result(self) -> Any:
+        """What came of it: set it, and the record has it when the block has ended. Raises TypeError, ValueError."""
+        raise AttributeError("a run's result can be set here, and is in its record: get_run(run.url)")
+
+    @result.setter
+    def result(self, value: object) -> None:
+        self._result = text_of(value)
+
+
+class Run(_Recorded):
+    """`async with Run("http://127.0.0.1:8080/runs/17", workflow="chat") as run: await run.emit({"type": "token"})`.
+
+    The address is the run's, or only the gateway's, and then the run gets an id of its own. `workflow`, `input`,
+    `metadata` and `ttl` are in its record. `lease`: seconds after whose silence a Machine ends it. `token`: a key or a
+    JWT; by default what the variable RUN_GATEWAY_TOKEN holds. `producer` names who writes: whoever begins the run again
+    under that name takes it over. `patience`: seconds for which a gateway that has answered before is waited for.
+    Raises TypeError and ValueError for arguments that cannot be meant.
+
+    The block's end closes the run: completed, errored with the exception that left the block, or cancelled. What is no
+    `Exception`, such as a Ctrl-C or a deploy, leaves the run open: whoever begins it again takes it over, and if nobody
+    does, the lease ends it.
 
     A cancel of the run, or its loss to another producer, cancels what the block awaits, and is raised at the block's
-    end (as asyncio.timeout does it). Raises ClientError.
+    end (as asyncio.timeout does it). Raises ClientError: at the door if the gateway does not answer, or the run has
+    ended.
     """
 
     def __init__(
-        self, session: Session, base: str, fields: Mapping[str, Any] | None = None, *, producer_id: str = "agent"
+        self,
+        url: str,
+        *,
+        workflow: str | None = None,
+        input: object = None,
+        metadata: Mapping[str, str | int | float | bool] | None = None,
+        lease: int = LEASE,
+        ttl: int | None = None,
+        token: str | None = None,
+        producer: str = "agent",
+        patience: float = PATIENCE,
+        session: Session | None = None,
     ) -> None:
-        # The id is made here, so that a request whose answer was lost makes no second run.
-        self._fields = {"id": f"run_{uuid.uuid4().hex}", "lease": LEASE, **(fields or {})}
-        self._content = _text(self._fields, None)
+        super().__init__(_plan(url, workflow, input, metadata, lease, ttl, producer))
+        self._token = token
+        self._patience = patience
         self._session = session
-        self._base = base.rstrip("/")
-        self._producer = Producer(session, stream_url(base, self._fields["id"]), producer_id)
-        self._waiting: list[bytes] = []
-        self._bytes = 0
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
-        self._ending = False
-        self._why: Exception | None = None
-        self.coordinates: dict[str, str] = {}
-        """What a reader needs: runId, streamUrl, offset and, if the gateway asks who comes, a token."""
 
-    async def emit(self, event: object, default: Callable[[Any], Any] | None = None) -> None:
-        """Has an event sent, with whatever else comes up while a request is under way; waits only beyond AHEAD.
-
-        `default` turns what json does not know into what it does. Raises what json.dumps raises, ValueError for NaN and
-        Infinity, and then the run goes on without the event; and ClientError.
-        """
-        text = _text(event, default)
-        self._waiting.append(text)
-        self._bytes += len(text)
-        self._news.set()
-        await self._at_most(AHEAD)
-
-    async def flush(self) -> None:
-        """Returns when every event so far is in the log. Raises ClientError."""
-        await self._at_most(0)
+    # In a coroutine
 
     async def __aenter__(self) -> Self:
-        headers = {"content-type": "application/json"}
-        response = (await self._session.send("POST", f"{self._base}/runs", headers, self._content)).response
-        if response.status_code not in (200, 201):
-            raise refusal(response)
-        self.coordinates = response.json()
         task = asyncio.current_task()
         assert task is not None
         self._body, self._cancels = task, task.cancelling()
-        self._sender = asyncio.create_task(self._send(), name=f"run {self._fields['id']}")
-        self._sender.add_done_callback(self._sent)
+        async with AsyncExitStack() as stack:
+            self._recording = await self._begin(stack, lambda _: self._body.cancel())
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._ending = True
-        self._news.set()
-        if self._why is not None and self._body.uncancel() <= self._cancels and kind is asyncio.CancelledError:
-            error = self._why
-        try:
-            await self._sender
-        except Refused as refused:  # one of the events was; the run itself can be ended
-            with suppress(ClientError):
-                await self._close(refused)
-            raise
-        finally:
-            self._sender.cancel()
-        if error is None or isinstance(error, Exception):
-            await self._close(error)
-        if self._why is not None and error is self._why:
-            raise self._why
+        recording = self._recording
+        recording.leave()
+        why = recording.why
+        if why is not None and self._body.uncancel() <= self._cancels and kind is asyncio.CancelledError:
+            error = why
+        async with self._stack:
+            await recording.end(error, self._result)
+        if why is not None and error is why:
+            raise why
 
-    async def _close(self, error: Exception | None) -> None:
-        end: dict[str, Any] = {"type": "run_end", "isError": error is not None}
-        if error is not None:
-            end["error"] = {"name": type(error).__name__, "message": str(error)}
-        await self._producer.append([json.dumps(end).encode()], close=True)
+    def emit(self, event: object, default: Default | None = None) -> Emitted:
+        """Has an event sent, with whatever else comes up while a request is under way: `await run.emit(event)`.
 
-    async def _send(self) -> None:
-        beat = min(BEAT, (self._fields["lease"] or LEASE) / 3)
-        while self._waiting or not self._ending:
-            if self._waiting:
-                batch, size = self._waiting, self._bytes
-                self._waiting = []
-                await self._producer.append(batch)
-                self._bytes -= size
-                self._room.set()
-            elif not await self._news_within(beat):
-                await self._producer.heartbeat()
-            if self._producer.cancel_requested:
-                self._interrupt(RunCancelled("The run was cancelled."))
+        JSON, and what orjson takes: datetime, UUID, dataclasses, enums, pydantic's models. `default` turns what is none
+        of these into what is. Raises TypeError for what is no JSON and ValueError for NaN, and then the run goes on
+        without the event; and ClientError.
+        """
+        self._recording.put(text_of(event, default))
+        return Emitted(self._recording)
 
-    async def _news_within(self, seconds: float) -> bool:
-        self._news.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                return await self._news.wait()
-        return False
+    async def flush(self) -> None:
+        """Returns when every event so far is in the log. Raises ClientError."""
+        await self._recording.at_most(0)
 
-    async def _at_most(self, size: int) -> None:
-        while self._bytes > size:
-            if self._sender.done():
-                await self._sender  # it has failed, or this is after the end
-                raise ClientError("the run has been left")
-            self._room.clear()
-            await self._room.wait()
+    @property
+    def coordinates(self) -> dict[str, str]:
+        """What a reader needs: runId, streamUrl, offset and, if the gateway asks who comes, a token."""
+        return self._recording.coordinates
 
-    def _sent(self, sender: asyncio.Task[None]) -> None:
-        if not sender.cancelled() and isinstance(error := sender.exception(), Exception):
-            self._interrupt(error)
-        self._room.set()
+    async def _begin(self, stack: AsyncExitStack, interrupted: Any) -> Recording:
+        session = self._session
+        if session is None:
+            session = await stack.enter_async_context(sharing(self._token, self._patience))
+        shared = session.shared
+        recording = Recording(session, self._plan, interrupted)
+        shared.writers += 1
+        stack.callback(_leave, shared)
+        await recording.begin()
+        return recording
 
-    def _interrupt(self, why: Exception) -> None:
-        if self._why is None and not self._ending:
-            self._why = why
-            self._body.cancel()
+    # In a thread
+
+    def __enter__(self) -> BlockingRun:
+        if self._session is not None:
+            raise TypeError("a session belongs to a loop: `async with`, or no session")
+        with ExitStack() as stack:
+            blocking = BlockingRun(self, stack.enter_context(portal()))
+            blocking._enter()
+            self._blocking, self._thread = blocking, stack.pop_all()
+        return blocking
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._thread:
+            self._blocking._exit(error)
 
 
-def _text(event: object, default: Callable[[Any], Any] | None) -> bytes:
-    text = json.dumps(event, default=default, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which is JSON only as an escape
-        return json.dumps(event, default=default, separators=(",", ":"), allow_nan=False).encode()
+class BlockingRun(_Recorded):
+    """A run in code without a loop: `with Run("http://127.0.0.1:8080/runs/17") as run: run.emit({"type": "token"})`.
+
+    Everything is as in `Run`, but that a cancel, or the run's loss, interrupts nothing: it is raised by the next `emit`
+    or `flush`, and at the block's end. `cancelled` tells whether there was one.
+    """
+
+    def __init__(self, run: Run, portal: Portal) -> None:
+        super().__init__(run._plan)
+        self._run = run
+        self._portal = portal
+        self._recording: Recording
+        self._raised = False
+
+    def emit(self, event: object, default: Default | None = None) -> None:
+        """As `Run.emit`; waits only when too much waits already."""
+        text = text_of(event, default)
+        self._check()
+        self._portal.loop.call_soon_threadsafe(self._put, text)
+        if self._recording.bytes > AHEAD:
+            self._portal.call(self._recording.at_most(AHEAD))
+
+    def flush(self) -> None:
+        """Returns when every event so far is in the log. Raises ClientError."""
+        self._check()
+        self._portal.call(self._recording.at_most(0))
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody has asked for the run to stop, or another has taken it over."""
+        return self._recording.why is not None
+
+    @property
+    def coordinates(self) -> dict[str, str]:
+        """As `Run.coordinates`."""
+        return self._recording.coordinates
+
+    def _put(self, text: bytes) -> None:
+        if self._recording.why is None:  # or else the next call raises it
+            self._recording.put(text)
+
+    def _check(self) -> None:
+        if self._recording.why is not None:
+            self._raised = True
+            raise self._recording.why
+
+    def _enter(self) -> None:
+        async def begin() -> None:
+            async with AsyncExitStack() as stack:
+                self._recording = await self._run._begin(stack, lambda _: None)
+                self._stack = stack.pop_all()
+
+        self._portal.call(begin())
+
+    def _exit(self, error: BaseException | None) -> None:
+        why = self._recording.why
+
+        async def end() -> None:
+            async with self._stack:
+                await self._recording.end(why if error is None else error, self._result)
+
+        self._portal.call(end())
+        if why is not None and error is None:
+            raise why
+
+
+def _leave(shared: Any) -> None:
+    shared.writers -= 1
+
+
+def _plan(
+    url: str,
+    workflow: str | None,
+    input: object,
+    metadata: Mapping[str, Any] | None,
+    lease: int,
+    ttl: int | None,
+    producer: str,
+) -> Plan:
+    base, place = gateway_of(url), place_of(url)
+    if place is not None and (not place.stream.startswith("runs/") or "/" in place.stream[5:]):
+        raise ValueError(f"{checked(url)!r} is no run's address: a run is at /runs/<id>")
+    # The id is made here, so that a request whose answer was lost makes no second run.
+    id = f"run_{uuid.uuid4().hex}" if place is None else place.stream[5:]
+    fields: dict[str, Any] = {"id": id, "lease": lease}
+    for name, value in (("workflowName", workflow), ("ttl", ttl)):
+        if value is not None:
+            fields[name] = value
+    if metadata is not None:
+        fields["metadata"] = dict(mapping("metadata", metadata))
+    content = text_of(fields)
+    if input is not None:
+        content = b'%b,"input":%b}' % (content[:-1], text_of(input))
+    for given, what in ((workflow, "workflow"), (producer, "producer")):
+        if given is not None and not isinstance(given, str):
+            raise TypeError(f"{what} is a str, not {given!r}")
+    if type(lease) is not int or not 1 <= lease <= 3600:
+        raise ValueError(f"lease is a whole number of seconds from 1 to 3600, not {lease!r}")
+    return Plan(base, stream_url(base, id), id, content, lease, producer)
+
+
+__all__ = ["BlockingRun", "ClientError", "Emitted", "Run"]

@@ -7,7 +7,7 @@ goes on where the last whole step ended: nothing is lost and nothing comes twice
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import httpx
@@ -37,6 +37,8 @@ class Follower:
     """
 
     def __init__(self, session: Session, urls: Sequence[str], offset: str = "-1") -> None:
+        if isinstance(urls, str):
+            raise TypeError("urls are a list of addresses of one stream, not a str")
         self.offset = offset
         self.url = urls[0]
         self.binary = False
@@ -44,7 +46,7 @@ class Follower:
         self._urls = list(urls)
         self._cursor: str | None = None
 
-    async def __aiter__(self) -> AsyncIterator[Step]:
+    async def __aiter__(self) -> AsyncGenerator[Step, None]:
         """Every step from `offset` until the stream is closed. Raises ClientError."""
         backoff, clock = self._session.backoff(), asyncio.get_running_loop().time
         while True:
