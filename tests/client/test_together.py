@@ -170,6 +170,21 @@ async def test_who_waits_no_longer_is_not_sent_for() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_signs_of_life_go_along() -> None:
+    beaten: Answer = lambda appends: outcomes(  # noqa: E731
+        *[{"append": n, "status": 204, "runCancelRequested": True} for n, _ in enumerate(appends)]
+    )
+    gateway = Gateway(beaten)
+    async with session(gateway) as http:
+        two = producers(http, 2)
+        assert await at_once(*[producer.heartbeat() for producer in two]) == [None, None]
+    assert [(head["stream"], "producerSeq" in head, body) for head, body in gateway.together[0]] == [
+        ("runs/0/heartbeat", False, None),
+        ("runs/1/heartbeat", False, None),
+    ]
+    assert all(producer.cancel_requested for producer in two)
+
+
 async def test_one_writer_alone_waits_for_nobody() -> None:
     gateway = Gateway()
     async with session(gateway) as http:

@@ -427,7 +427,7 @@ async def test_a_gateway_that_is_not_there_is_said_soon_and_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     left = Left()
-    monkeypatch.setattr(sharing, "CONTACT", 0.2)
+    monkeypatch.setattr(sharing, "CONTACT", 2.0)
     url = f"http://127.0.0.1:{free_port()}/runs/1"
     with caplog.at_level(logging.WARNING, "run_gateway"):
         with pytest.raises(GaveUp, match="refused"):
