@@ -153,8 +153,13 @@ class Gateway:
             for channel in (feed.committed, feed.heard, feed.hinted):
                 channel.subscribe(self._relay.heard)
         feed.created.subscribe(lambda path, _: self._hub.created(path), self._subscriptions.created)
-        feed.doubted.subscribe(self._hub.look_again)
-        feed.missed.subscribe(*(hub.look_again for hub in self._hubs))
+        feed.created.subscribe(lambda path, _: self._runs.created(path))
+        feed.doubted.subscribe(self._hub.look_again, self._runs.changes.doubted)
+        feed.missed.subscribe(*(hub.look_again for hub in self._hubs), self._runs.changes.look_again)
+        listener = self._log.listener
+        self._runs.changes.begun = listener.tell_of_lists
+        listener.lists = lambda: bool(self._runs.changes.tenants)
+        self._runs.telling.machine = lambda: listener.machine if listener.others_list else None
 
     def _switched(self, before: Server, after: Server) -> None:
         """The database is another server now, whose log may lack the end of what was shown here."""
@@ -247,11 +252,14 @@ class Gateway:
             now=time.time,
             clock=time.monotonic,
             heartbeat=settings.heartbeat,
-            sweep_interval=lambda: settings.sweep_interval if log.listens else settings.poll_interval,
+            sweep_interval=self._sweep_interval,
             trusted=lambda: log.listens,
             broadcast=self._broadcast,
             away=self._database.away,
         )
+
+    def _sweep_interval(self) -> float:
+        return self.settings.sweep_interval if self._log.listens else self.settings.poll_interval
 
     def _make_following(self) -> Following:
         return Following(
@@ -279,6 +287,9 @@ class Gateway:
             bodies=self._limits.bodies,
             public_url=self.settings.public_url,
             feed=self._feed,
+            limits=self._limits,
+            heartbeat=self.settings.heartbeat,
+            sweep_interval=self._sweep_interval,
             others=self._flue,
             lists=self._lists,
         )

@@ -35,7 +35,7 @@ ROOMS = {
     "auth": {"asgi", "log", "outage", "protocol", "settings", "tasks", "wording"},
     "flue": {"asgi", "auth", "fanout", "http", "log", "outage", "protocol", "settings", "tasks"},
     "subscriptions": {"asgi", "auth", "http", "log", "outage", "protocol", "quotas", "tasks"},
-    "runs": {"asgi", "auth", "fanout", "feed", "http", "log", "outage", "protocol", "tasks"},
+    "runs": {"asgi", "auth", "fanout", "feed", "http", "log", "outage", "protocol", "quotas", "tasks"},
     "relay": {
         *(
             "asgi",

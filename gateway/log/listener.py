@@ -15,7 +15,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal
 
@@ -33,6 +33,7 @@ CHANNEL = "run_gateway"  # the one that everybody knows
 _ECHO_TIMEOUT = 2.0  # seconds for a nonce to come back; three are tried
 _ALONE_AFTER = 3.0  # seconds of listening, without hearing of another Machine, until there is none
 _PING = "\n\n0\n0\nping "
+_LISTS = "lists "  # in the sign of life of a Machine at which somebody follows a list of runs
 _LISTEN = "SELECT run_gateway.listen()"
 _NOTIFY = "SELECT run_gateway.ping($1)"
 _KNOWS = "="  # what the name of a Machine begins with, in what it says, that knows both channels: see run_gateway.tell
@@ -57,6 +58,7 @@ class Listener:
         heartbeat: float,
         feed: Feed,
     ) -> None:
+        self.lists: Callable[[], bool] = lambda: False  # whether somebody follows a list of runs here
         self.news: Literal["listen", "polling"] = "polling"
         self.heard = 0  # notifications of others
         self.hints = 0  # notifications on the channel that everybody knows
@@ -67,6 +69,7 @@ class Listener:
         self._machine = machine
         self._own = (f"{machine}\n", f"{_KNOWS}{machine}\n")
         self._others: dict[str, float] = {}  # Machines, and when they were last heard of
+        self._listing: dict[str, float] = {}  # those of them at which somebody follows a list of runs
         self._before: dict[str, float] = {}  # the same of Machines of the version before
         self._alone_after = 0.0
         self._heartbeat = heartbeat
@@ -90,6 +93,15 @@ class Listener:
     def alone(self) -> bool:
         """True if no other Machine listens, so that none has to be notified. Doubt means no."""
         return not self._others and self._knows_others and not self._before
+
+    @property
+    def others_list(self) -> bool:
+        """True if somebody follows a list of runs at another Machine, which has to hear of each run that is made."""
+        return bool(self._listing)
+
+    def tell_of_lists(self) -> None:
+        """Tells the others at once that somebody follows a list of runs here."""
+        self._begin_greeting()
 
     @property
     def machine(self) -> str:
@@ -217,20 +229,26 @@ class Listener:
         """Notifies every Machine, this one included, that this one is there."""
         # On a connection that is new: an old one may lead to a server that others have left.
         async with self._database.acquire(at_most=self._heartbeat) as connection:
-            self.queue_usage = await connection.fetchval(_NOTIFY, f"{_KNOWS}{self._machine}{_PING}{self._nonce}")
+            lists = _LISTS if self.lists() else ""
+            said = f"{_KNOWS}{self._machine}{_PING}{lists}{self._nonce}"
+            self.queue_usage = await connection.fetchval(_NOTIFY, said)
 
     def _forget(self) -> None:
         """Forgets Machines that have been silent for three heartbeats."""
         old = time.monotonic() - 3 * self._heartbeat
         self._others = {machine: heard for machine, heard in self._others.items() if heard > old}
+        self._listing = {machine: heard for machine, heard in self._listing.items() if heard > old}
         self._before = {machine: heard for machine, heard in self._before.items() if heard > old}
 
     def _met(self, machine: str, known: dict[str, float]) -> None:
         if machine not in known:
-            greeting = asyncio.create_task(self._greet(), name="greeting")
-            self._greetings.add(greeting)  # the loop holds tasks only weakly
-            greeting.add_done_callback(self._greetings.discard)
+            self._begin_greeting()
         known[machine] = time.monotonic()
+
+    def _begin_greeting(self) -> None:
+        greeting = asyncio.create_task(self._greet(), name="greeting")
+        self._greetings.add(greeting)  # the loop holds tasks only weakly
+        greeting.add_done_callback(self._greetings.discard)
 
     async def _greet(self) -> None:
         """Tells a new Machine that it is not alone."""
@@ -250,9 +268,13 @@ class Listener:
                 self._echo.set()
             return
         self.heard += 1
-        machine, ping, _ = text.partition(_PING)
+        machine, ping, said = text.partition(_PING)
         if ping:
             self._met(machine, self._others)
+            if said.startswith(_LISTS):
+                self._listing[machine] = time.monotonic()
+            else:
+                self._listing.pop(machine, None)
             return
         news = parse_news(text)
         if news is not None:

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from gateway.outage import Outage
 from gateway.protocol.batch import News
 from gateway.protocol.tenants import shown
-from gateway.runs.store import Look
+from gateway.runs.store import LeaseLook
 from gateway.tasks import end, forever, kept
 
 logger = logging.getLogger("gateway.runs.leases")
@@ -28,7 +28,7 @@ _JITTER: Final = 0.1  # seconds, so that the other Machines do not all come at o
 class EndLost(Protocol):
     """`Store.end_lost` of `gateway.runs.store`: the look itself."""
 
-    def __call__(self, most: int, *, again: bool) -> Awaitable[Look]: ...
+    def __call__(self, most: int, *, again: bool) -> Awaitable[LeaseLook]: ...
 
 
 class LeaseWatch:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import orjson
 
+from gateway.protocol.changes import Kind, Told, digest, parse_told
 from gateway.protocol.errors import InvalidRequest
-from gateway.protocol.record import Status
+from gateway.protocol.read import RESUMING, last_event_id
+from gateway.protocol.record import RunRecord, Status
 from gateway.protocol.run_list import decode_cursor, encode_cursor, parse_limit, parse_status
 from gateway.runs.bodies import MAX_NUMBER, Scalar
 
@@ -27,6 +29,15 @@ class ListRequest:
     metadata: list[list[str]]
     limit: int
     before: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRequest:
+    """`GET /runs?live=sse`. `told`: what a reader that comes back was told; `digest`: what ids are bound to."""
+
+    list: ListRequest
+    digest: bytes
+    told: Told | None
 
 
 def parse_meta(query: bytes) -> float | None:
@@ -63,6 +74,43 @@ def parse_list(query: str) -> ListRequest:
     if "\0" in query or "%00" in query:
         raise InvalidRequest("The query holds a NUL.")
     return request
+
+
+def parse_live(query: str, headers: dict[bytes, bytes]) -> LiveRequest:
+    """A live list: `live=sse`, and the filters of a list. `headers`: `last-event-id`, if it is there."""
+    params = _query(query)
+    if params.pop("live", None) != "sse":
+        raise InvalidRequest("A list is followed with live=sse.")
+    text = last_event_id(headers, [(name, params.pop(name)) for name in RESUMING if name in params])
+    if "cursor" in params:
+        raise InvalidRequest("A live list begins with the newest runs: a cursor has no meaning there.")
+    request = parse_list(urlencode(params))
+    of = digest(f"{name}={value}" for name, value in sorted(params.items()))
+    told = None if text is None else parse_told(text, of)
+    if text is not None and told is None:
+        raise InvalidRequest("The last event's id is none that was given out for this list.")
+    return LiveRequest(request, of, told)
+
+
+def shows(request: ListRequest, kind: Kind, record: RunRecord) -> bool:
+    """True if a change is of a run that the list shows, or showed until then. `record`: of the run, as it is now."""
+    if request.workflow_name is not None and record.workflow_name != request.workflow_name:
+        return False
+    if request.status is not None:
+        # A run is active until it ends, also if that was before somebody looks.
+        was = "active" if kind in ("created", "cancelled") else record.status
+        if request.status != was and not (kind in ("ended", "removed") and request.status == "active"):
+            return False
+    if not request.metadata:
+        return True
+    metadata = orjson.loads(record.metadata or b"{}")
+    return all(any(_contains(metadata, each) for each in alternatives) for alternatives in request.metadata)
+
+
+def _contains(metadata: dict[str, Scalar], alternative: str) -> bool:
+    ((name, value),) = orjson.loads(alternative).items()
+    found = metadata.get(name)
+    return found is not None and isinstance(found, bool) == isinstance(value, bool) and found == value
 
 
 def _meant(text: str) -> list[Scalar]:

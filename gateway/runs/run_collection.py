@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from gateway.auth.errors import WrongStream
 from gateway.auth.gate import principal_of
 from gateway.http.address import base_url
 from gateway.http.bodies import Bodies
+from gateway.http.following import EventStream
 from gateway.protocol.errors import RunExists
 from gateway.protocol.offset import START, format_offset
 from gateway.protocol.record import STATUSES
@@ -23,6 +25,7 @@ from gateway.protocol.tenants import within
 from gateway.runs.bodies import CreateRun, create_in_pieces
 from gateway.runs.foreign_runs import Others
 from gateway.runs.ids import CHANCE_BYTES, run_id
+from gateway.runs.live_list_answer import LiveLists
 from gateway.runs.queries import format_cursor, parse_list
 from gateway.runs.store import Store
 from gateway.runs.tokens import Signer
@@ -49,6 +52,11 @@ _FILTERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "metadata.NAME": (_TEXT, "Only runs whose metadata has this value under this name; for several names, several."),
     "limit": ({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}, "Runs in a page."),
     "cursor": (_TEXT, "The `nextCursor` of the page before."),
+    "live": (
+        {"type": "string", "enum": ["sse"]},
+        'The list as an event stream: first `{"list":[…]}`, then `{"changes":[{"change","run"}]}` for each run'
+        " that is `created`, `cancelled`, `ended` or `removed`.",
+    ),
 }
 _SOURCE: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "source": (
@@ -65,8 +73,17 @@ class RunRoutes:
     """
 
     def __init__(
-        self, store: Store, signer: Signer, bodies: Bodies, public_url: str | None, others: Others | None = None
+        self,
+        store: Store,
+        signer: Signer,
+        bodies: Bodies,
+        public_url: str | None,
+        live: LiveLists,
+        created: Callable[[str], None],
+        others: Others | None = None,
     ) -> None:
+        self._live = live
+        self._created = created
         self._store = store
         self._signer = signer
         self._bodies = bodies
@@ -86,6 +103,8 @@ class RunRoutes:
             raise RunExists("A Flue app has a run of this id.")
         sign = await self._signer(principal, control=asked.control)  # first, since it may be refused
         new, tail, stream_id = await self._store.create(within(principal.tenant, f"runs/{id}"), asked.run)
+        if new:
+            self._created(within(principal.tenant, f"runs/{id}"))
         url = f"{base_url(request.scope, self._public_url)}/runs/{quote(id, safe='')}"
         # Not the tail: a repeated request may come when the producer has written already, and readers want all of it.
         coordinates = {"runId": id, "streamUrl": url, "offset": format_offset(START).decode()}
@@ -96,8 +115,10 @@ class RunRoutes:
 
     async def list(self, request: Request) -> Response:
         """Records, newest first, without input, result and error. Filters go together; `nextCursor` is there while
-        there is more.
+        there is more. With `live=sse`, an event stream: the list, and then each change.
         """
+        if "live" in request.query_params:
+            return EventStream(self._live)
         records, end = await self._store.page(parse_list(request.url.query), principal_of(request.scope).tenant)
         return _json(200, await in_turns(page_in_pieces(records, None if end is None else format_cursor(end))))
 
@@ -139,16 +160,21 @@ def make_router(routes: RunRoutes, *, beside_others: bool) -> APIRouter:
             ]
         },
         responses={
-            200: _answer("A page.", a_page),
+            200: _answer("A page.", a_page, "text/event-stream"),
             400: _refusal("`invalid_request`"),
-            503: _refusal("`unavailable`, `too_many_lists`, `list_too_slow`"),
+            429: _refusal("`too_many_streams`, `too_many_requests`"),
+            503: _refusal("`unavailable`, `too_many_lists`, `list_too_slow`, `too_many_readers`, `draining`"),
         },
     )
     return router
 
 
-def _answer(text: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": text, "content": {"application/json": {"schema": schema}}}
+def _answer(text: str, schema: dict[str, Any], *others: str) -> dict[str, Any]:
+    """`others`: types in which the answer may come instead, as text."""
+    return {
+        "description": text,
+        "content": {"application/json": {"schema": schema}, **{other: {"schema": _TEXT} for other in others}},
+    }
 
 
 def _refusal(text: str) -> dict[str, Any]:

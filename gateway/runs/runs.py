@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from fastapi import APIRouter
@@ -9,6 +12,7 @@ from fastapi import APIRouter
 from gateway.fanout.hub import Hub
 from gateway.feed import Feed
 from gateway.http.bodies import Bodies
+from gateway.http.limits import Limits
 from gateway.http.reading import Reading
 from gateway.http.routes import Routes
 from gateway.log.database import Database
@@ -17,10 +21,13 @@ from gateway.protocol.batch import News
 from gateway.protocol.run_path import control_of, is_run
 from gateway.runs.foreign_runs import Others
 from gateway.runs.leases import LeaseWatch
+from gateway.runs.live_list import Changes, Telling
+from gateway.runs.live_list_answer import LiveLists
 from gateway.runs.run_collection import RunRoutes, make_router
 from gateway.runs.run_routes import RunStreams
 from gateway.runs.store import Store
 from gateway.runs.tokens import Signer, Tokens
+from gateway.tasks import end, kept
 
 
 class Runs:
@@ -43,34 +50,59 @@ class Runs:
         bodies: Bodies,
         public_url: str | None,
         feed: Feed,
+        limits: Limits,
+        heartbeat: float,
+        sweep_interval: Callable[[], float],
         others: Others | None = None,
         lists: Lists | None = None,
     ) -> None:
         self._hub = hub
+        self._sweep_interval = sweep_interval
+        self._sweeping: asyncio.Task[None] | None = None
         self._others = others
         self._store = Store(database, machine=machine, lists=lists)
         tokens = Tokens(signer, self._store, bodies, others)
         self.streams = RunStreams(streams, self._store, tokens, reading, bodies, feed)
         self.leases = LeaseWatch(self._store.end_lost, feed.committed, database.away)
-        self._routes = RunRoutes(self._store, signer, bodies, public_url, others)
+        self.changes = Changes(self._store.changes, hub.deadlines, heartbeat)
+        self.telling = Telling(self._store.tell_of)
+        live = LiveLists(self.changes, self._store.listed, hub, limits, time.time)
+        self._routes = RunRoutes(self._store, signer, bodies, public_url, live, self.created, others)
         self.list = self._routes.list
 
     def start(self) -> None:
         """Begins to look at leases; without a database it begins when there is one."""
         self.leases.start()
+        self._sweeping = kept("live lists", self._sweep)
 
     async def stop(self) -> None:
+        await end(self._sweeping)
+        await self.telling.stop()
         await self.leases.stop()
+
+    async def _sweep(self) -> None:
+        """A lost notification makes readers of lists late, never wrong (law 2)."""
+        while True:
+            await asyncio.sleep(self._sweep_interval())
+            self.changes.look_again()
+
+    def created(self, path: str) -> None:
+        """This Machine has made a stream, which may be a run."""
+        if is_run(path):
+            self.changes.created(path)
+            self.telling.tell(path)
 
     def heard(self, news: News) -> None:
         """Takes news of a run: when it is closed or deleted, so is its control stream, and that stream's readers look
-        again.
+        again. Readers of lists look again, too.
         """
+        self.changes.heard(news)
         if (news.closed or news.deleted) and is_run(news.path):
             self._hub.look_again([control_of(news.path)])
 
     def hinted(self, news: News) -> None:
         """Takes a hint of a run: its control stream's readers have the log asked."""
+        self.changes.heard(news)
         if (news.closed or news.deleted) and is_run(news.path):
             self._hub.hint(replace(news, path=control_of(news.path)))
 

@@ -17,11 +17,13 @@ import orjson
 from gateway.log.database import Database
 from gateway.log.lists import Lists
 from gateway.protocol.batch import News, media_type
+from gateway.protocol.changes import KINDS, Snapshot, Told
 from gateway.protocol.errors import PathBlocked, RunEnded, RunExists, RunNotFound, StreamGone
 from gateway.protocol.record import RunRecord, instant
 from gateway.protocol.run_path import control_of
 from gateway.protocol.tenants import tenant_of
 from gateway.runs.bodies import NewRun
+from gateway.runs.live_list import Look, Row
 from gateway.runs.queries import ListRequest
 from gateway.tasks import in_turns
 
@@ -43,6 +45,11 @@ _CONTROL: Final = """
       FROM run_gateway.streams r JOIN run_gateway.streams c ON c.path = r.path || '/control'
      WHERE r.path = $1 AND NOT r.gone AND run_gateway.live(r) AND NOT c.gone AND run_gateway.live(c)"""
 _OPEN_CONTROL: Final = "SELECT run_gateway.open_control($1)"
+# As news of events, of which there are none: a follower of the run knows as much already.
+_TELL_OF: Final = """
+    SELECT run_gateway.tell(
+        $1, ARRAY(SELECT concat_ws(chr(10), $1::text, p, 0, -1, 'open') FROM unnest($2::text[]) AS p))
+"""
 _END_LOST: Final = "SELECT * FROM run_gateway.end_lost_runs($1, $2, $3)"
 _LIST: Final = """
     SELECT r.stream, r.id, r.workflow_name, r.status, r.started_at, r.ended_at, r.is_error,
@@ -50,9 +57,44 @@ _LIST: Final = """
       FROM run_gateway.runs r JOIN run_gateway.streams s ON s.id = r.stream
      WHERE r.tenant = $1 AND run_gateway.live(s)"""
 
+_LAST: Final = "coalesce(r.ended_by, r.cancelled_by, r.created_by)"  # the transaction of a run's last change
+_CHANGES: Final = """
+    SELECT r.stream, r.id, r.workflow_name, r.status, r.started_at, r.ended_at, r.is_error,
+           run_gateway.milliseconds(r.started_at, r.ended_at) AS duration_ms, r.metadata, r.cancel_requested_at,
+           s.lease, r.created_by::text::bigint AS created, r.cancelled_by::text::bigint AS cancelled,
+           r.ended_by::text::bigint AS ended, NULL::bigint AS removed
+      FROM run_gateway.runs r LEFT JOIN run_gateway.streams s ON s.id = r.stream
+     WHERE r.tenant = $1 AND r.stream > $4 AND """
+_REMOVALS: Final = """
+    SELECT d.stream, d.id, d.workflow_name, d.status, d.started_at, d.ended_at, d.is_error,
+           run_gateway.milliseconds(d.started_at, d.ended_at), d.metadata, d.cancel_requested_at, NULL,
+           NULL, NULL, NULL, d.removed_by::text::bigint
+      FROM run_gateway.removed_runs d WHERE d.tenant = $1 AND d.stream > $4 AND """
+# What a snapshot does not see: transactions after it, and those that were running. By the last change of each run.
+_AFTER: Final = (
+    " >= $2::bigint::text::xid8 AND {0} < pg_snapshot_xmax(pg_current_snapshot())",
+    " = ANY (ARRAY(SELECT x::text::xid8 FROM unnest($3::bigint[]) AS x))",
+)
+_CHANGED: Final = (
+    " UNION ALL ".join(
+        "(" + select + last + condition.format(last) + ")"
+        for select, last in (
+            (_CHANGES, "coalesce(r.ended_by, r.cancelled_by, r.created_by)"),
+            (_REMOVALS, "d.removed_by"),
+        )
+        for condition in _AFTER
+    )
+    + " ORDER BY stream LIMIT $5"
+)
+# A statement's rows, or one without a stream; and of which snapshot, which is the statement's own.
+_AS_OF: Final = """
+    SELECT pg_current_snapshot()::text AS now, extract(epoch FROM clock_timestamp())::bigint AS seconds,
+           (SELECT v.epoch FROM run_gateway.server v WHERE v.one) AS epoch, found.*
+      FROM (SELECT) AS one LEFT JOIN ({}) AS found ON true"""
+
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class LeaseLook:
     """The result of a look at the leases: runs that were ended, whether there are `more`, and seconds to `wait`."""
 
     ended: Sequence[News]
@@ -107,30 +149,44 @@ class Store:
             raise StreamGone
         return row["stream"], _record(row, row["input"], row["result"], row["error"])
 
+    async def listed(self, request: ListRequest, tenant: str) -> tuple[list[RunRecord], int | None, Told]:
+        """The first page of a list, and what a reader is told by it. Raises what `page` raises."""
+        statement, arguments = _list_of(request, tenant)
+        rows = await self._lists.fetch(tenant, _AS_OF.format(statement), *arguments)
+        found = sorted((row for row in rows if row["stream"] is not None), key=lambda row: -row["stream"])
+        page = found[: request.limit]
+        told = Told(rows[0]["epoch"], rows[0]["seconds"], Snapshot.of(rows[0]["now"]))
+        end = page[-1]["stream"] if len(found) > len(page) else None
+        return await in_turns(_records_in_pieces(page)), end, told
+
+    async def changes(self, tenant: str, told: Told, most: int) -> Look:
+        """Runs of a tenant that have changed since a reader was told something, at most so many.
+
+        Raises TooManyLists, ListTooSlow.
+        """
+        base, after = told.base, told.stream if told.upto is not None else 0
+        running = sorted(base.running)
+        rows = await self._lists.fetch(tenant, _AS_OF.format(_CHANGED), tenant, base.end, running, after, most + 1)
+        now = Told(rows[0]["epoch"], rows[0]["seconds"], Snapshot.of(rows[0]["now"]))
+        found = sorted((row for row in rows if row["stream"] is not None), key=lambda row: row["stream"])
+        found, more = found[:most], len(found) > most
+        records = await in_turns(_records_in_pieces(found))
+        return Look([_row(row, record) for row, record in zip(found, records, strict=True)], now, more)
+
     async def page(self, request: ListRequest, tenant: str) -> tuple[list[RunRecord], int | None]:
         """A page of records, newest first, without what may be large (input, result, error), and where it ended; None:
         it is the last page. Raises TooManyLists, ListTooSlow.
         """
-        statement = _LIST
-        arguments: list[str | int] = [tenant]
-        for condition, value in (
-            ("r.status = $%d", request.status),
-            ("r.workflow_name = $%d", request.workflow_name),
-            ("r.stream < $%d", request.before),
-        ):
-            if value is not None:
-                arguments.append(value)
-                statement += " AND " + condition % len(arguments)
-        for alternatives in request.metadata:
-            numbers = range(len(arguments) + 1, len(arguments) + 1 + len(alternatives))
-            statement += f" AND ({' OR '.join(f'r.metadata @> ${number}::text::jsonb' for number in numbers)})"
-            arguments += alternatives
-        arguments.append(request.limit + 1)
-        statement += f" ORDER BY r.stream DESC LIMIT ${len(arguments)}"
+        statement, arguments = _list_of(request, tenant)
         rows = await self._lists.fetch(tenant, statement, *arguments)
         page = rows[: request.limit]
         records = await in_turns(_records_in_pieces(page))
         return records, page[-1]["stream"] if len(rows) > len(page) else None
+
+    async def tell_of(self, machine: str, runs: Sequence[str]) -> None:
+        """Tells other Machines that these runs were made. `machine`: this one's name, as others are to read it."""
+        async with self._database.acquire() as connection:
+            await connection.execute(_TELL_OF, machine, list(runs))
 
     async def open_control(self, run: str) -> bool:
         """Makes sure that the run has its control stream. False: there is no such run."""
@@ -172,14 +228,14 @@ class Store:
                 return None
         return News(control_of(run), row["tail"], row["tail"], body=row["body"].encode())
 
-    async def end_lost(self, most: int, *, again: bool) -> Look:
+    async def end_lost(self, most: int, *, again: bool) -> LeaseLook:
         """Ends runs whose leases have run out, if it is this Machine's turn to look."""
         row = await self._row(None, _END_LOST, self._machine, most, again)
         ended = [
             News(path, tail + (body is None), tail, closed=True, body=(body or "").encode())
             for path, tail, body in zip(row["paths"] or (), row["tails"] or (), row["bodies"] or (), strict=True)
         ]
-        return Look(ended, row["more"], row["wait"].total_seconds())
+        return LeaseLook(ended, row["more"], row["wait"].total_seconds())
 
     async def _row(self, tenant: str | None, query: str, *arguments: object) -> asyncpg.Record:
         async with self._database.acquire(tenant) as connection:
@@ -197,6 +253,30 @@ def _records_in_pieces(rows: Sequence[asyncpg.Record]) -> Generator[None, None, 
             done = 0
             yield
     return records
+
+
+def _list_of(request: ListRequest, tenant: str) -> tuple[str, list[str | int]]:
+    """The statement of a page of a list, and one run more; and its arguments."""
+    statement = _LIST
+    arguments: list[str | int] = [tenant]
+    for condition, value in (
+        ("r.status = $%d", request.status),
+        ("r.workflow_name = $%d", request.workflow_name),
+        ("r.stream < $%d", request.before),
+    ):
+        if value is not None:
+            arguments.append(value)
+            statement += " AND " + condition % len(arguments)
+    for alternatives in request.metadata:
+        numbers = range(len(arguments) + 1, len(arguments) + 1 + len(alternatives))
+        statement += f" AND ({' OR '.join(f'r.metadata @> ${number}::text::jsonb' for number in numbers)})"
+        arguments += alternatives
+    arguments.append(request.limit + 1)
+    return statement + f" ORDER BY r.stream DESC LIMIT ${len(arguments)}", arguments
+
+
+def _row(row: asyncpg.Record, record: RunRecord) -> Row:
+    return Row(row["stream"], record, [(kind, row[kind]) for kind in KINDS if row[kind] is not None])
 
 
 def _record(

@@ -80,6 +80,7 @@ WAYS: Final = [
     Way("POST", "/v1/appends", "body append"),
     Way("POST", "/runs", "body stream run"),
     Way("GET", "/runs"),
+    Way("GET", "/runs", "live", "?live=sse"),
     Way("GET", "/v1/stream", "live", f"?live=sse&stream=runs/{RUN}"),
     Way("POST", "/v1/stream", "body live", "?live=sse"),
     Way("GET", "/health", "probe"),

@@ -147,7 +147,7 @@ def test_described_headers_may_be_sent_and_seen_across_origins() -> None:
 def test_a_list_of_runs_is_described_with_all_that_it_knows(flue: bool) -> None:
     app = Gateway(load(flue=flue, flue_workflows="*"), "postgres://nowhere")
     described = app._api.openapi()["paths"]["/runs"]["get"]["parameters"]
-    names = {"status", "workflowName", "metadata.NAME", "limit", "cursor"}
+    names = {"status", "workflowName", "metadata.NAME", "limit", "cursor", "live"}
     assert {parameter["name"] for parameter in described} == names | ({"source"} if flue else set())
     parse_list("status=active&workflowName=w&metadata.NAME=x&limit=1")
     assert all(parameter["description"] for parameter in described)

@@ -56,6 +56,10 @@ BEGIN
     s.incarnation := gen_random_uuid();
     s.since := clock_timestamp();
     UPDATE run_gateway.subscription_changes SET version = version + 1000000;
+    -- Transactions are numbered anew where a dump was restored. Live lists begin anew with each epoch.
+    UPDATE run_gateway.runs r SET created_by = NULL, cancelled_by = NULL, ended_by = NULL
+     WHERE coalesce(r.ended_by, r.cancelled_by, r.created_by) >= pg_current_xact_id();
+    DELETE FROM run_gateway.removed_runs;
     BEGIN
         PERFORM setval(pg_get_serial_sequence('run_gateway.streams', 'id'),
                        nextval(pg_get_serial_sequence('run_gateway.streams', 'id')) + 1000000);

@@ -59,6 +59,12 @@ BEGIN
                 free := run_gateway.take_away(control);   -- which is no run: this goes no deeper
             END IF;
             IF free THEN
+                INSERT INTO run_gateway.removed_runs (stream, tenant, id, workflow_name, status, started_at, ended_at,
+                                                      is_error, metadata, cancel_requested_at)
+                SELECT r.stream, r.tenant, r.id, r.workflow_name, r.status, r.started_at, r.ended_at, r.is_error,
+                       r.metadata, r.cancel_requested_at
+                  FROM run_gateway.runs r WHERE r.stream = at
+                ON CONFLICT DO NOTHING;
                 DELETE FROM run_gateway.runs r WHERE r.stream = at;
                 DELETE FROM run_gateway.leases l WHERE l.stream = at;
             END IF;
@@ -397,6 +403,7 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SE
 AS $$
 DECLARE
     doomed  bigint;
+    since   timestamptz := clock_timestamp() - interval '1 hour';  -- for which live lists can go on where they were
     removed bigint := run_gateway.expire(50);   -- with what follows fewer than 64 at a time: see try_away
     n       bigint;
 BEGIN
@@ -405,6 +412,10 @@ BEGIN
     LOOP
         removed := removed + run_gateway.try_away(doomed, false)::integer;
     END LOOP;
+    DELETE FROM run_gateway.removed_runs d WHERE d.stream IN (
+        SELECT v.stream FROM run_gateway.removed_runs v WHERE v.removed_at < since ORDER BY v.removed_at LIMIT most);
+    GET DIAGNOSTICS n = ROW_COUNT;
+    removed := removed + n;
     FOR doomed IN SELECT s.id FROM run_gateway.streams s WHERE s.path IS NULL ORDER BY s.id LIMIT 100 FOR UPDATE SKIP LOCKED
     LOOP
         n := run_gateway.purge_events(doomed, most);

@@ -166,7 +166,8 @@ BEGIN
      WHERE s.tail > 0 AND s.media_type = 'application/json';
     UPDATE run_gateway.runs r
        SET status = coalesce(ending.status, 'completed'), ended_at = clock_timestamp(),
-           is_error = coalesce(ending.status = 'errored', false), result = ending.result, error = ending.error
+           is_error = coalesce(ending.status = 'errored', false), result = ending.result, error = ending.error,
+           ended_by = pg_current_xact_id()
      WHERE r.stream = ended AND r.status = 'active';
     UPDATE run_gateway.streams v SET closed = true, closed_at = clock_timestamp()
      WHERE v.path = s.path || '/control' AND NOT v.closed;
@@ -255,7 +256,7 @@ BEGIN
     SELECT o.outcome, o.tail INTO outcome, tail FROM run_gateway.append_one(
         wanted || '/control', 'application/json', false, NULL, NULL, NULL, NULL, ARRAY[convert_to(body, 'UTF8')], NULL) o;
     UPDATE run_gateway.streams v SET cancel_requested = true WHERE v.id = s.id;
-    UPDATE run_gateway.runs r SET cancel_requested_at = requested WHERE r.stream = s.id;
+    UPDATE run_gateway.runs r SET cancel_requested_at = requested, cancelled_by = pg_current_xact_id() WHERE r.stream = s.id;
     IF outcome <> 'appended' THEN
         verdict := 'known';  -- somebody has closed the control stream: there is no event, and the mark has to do
         RETURN;

@@ -1,0 +1,123 @@
+"""What a reader of a live list has been told, so that it goes on there at any Machine.
+
+Changes have no numbers: transactions do not commit in the order of any number that they are given (law 5). Instead each
+change has its transaction, and what a reader was told is a snapshot of Postgres (pg_current_snapshot): all that had
+been committed by then. What that does not see has come since, also if its transaction is the older one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, Literal
+
+from gateway.protocol import base64url
+from gateway.protocol.composite import varint, varints
+
+Kind = Literal["created", "cancelled", "ended", "removed"]
+KINDS: Final[tuple[Kind, ...]] = ("created", "cancelled", "ended", "removed")
+
+KEPT: Final = 3600
+"""Seconds for which it is known that a run was removed, and so how old what a reader was told may be."""
+
+_DIGEST: Final = 4  # bytes
+_MOST_RUNNING: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The transactions before number `end` that had been committed: all but those that were `running`."""
+
+    end: int
+    running: frozenset[int] = frozenset()
+
+    @staticmethod
+    def of(text: str) -> Snapshot:
+        """The snapshot that Postgres writes as `xmin:xmax:xip,…`."""
+        _, end, running = text.split(":")
+        return Snapshot(int(end), frozenset(map(int, running.split(","))) if running else frozenset())
+
+    def __str__(self) -> str:
+        first = min(self.running, default=self.end)
+        return f"{first}:{self.end}:{','.join(map(str, sorted(self.running)))}"
+
+    def sees(self, transaction: int) -> bool:
+        return transaction < self.end and transaction not in self.running
+
+    def includes(self, other: Snapshot) -> bool:
+        """True if it sees all that another one of the same server sees."""
+        return other.end <= self.end and all(each >= other.end or each in other.running for each in self.running)
+
+    def to_bytes(self) -> bytes:
+        at, written = self.end, [varint(self.end), varint(len(self.running))]
+        for each in sorted(self.running, reverse=True):
+            written.append(varint(at - each))
+            at = each
+        return b"".join(written)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a reader was told: all that `base` sees; and of what `upto` sees, the changes of streams up to `stream`.
+
+    `epoch`: of the log (offset.py), since another server has other transactions. `at`: when, in seconds since 1970 by
+    the database's clock.
+    """
+
+    epoch: int
+    at: int
+    base: Snapshot
+    upto: Snapshot | None = None
+    stream: int = 0
+
+    def knows(self, stream: int, transaction: int) -> bool:
+        return self.base.sees(transaction) or (
+            self.upto is not None and stream <= self.stream and self.upto.sees(transaction)
+        )
+
+    def is_good(self, epoch: int, now: int) -> bool:
+        """True if all that has come since can still be told."""
+        return self.epoch == epoch and now - KEPT < self.at <= now + KEPT
+
+    def to_bytes(self, of: bytes) -> bytes:
+        """As an `id:`, for the list whose digest is `of`."""
+        rest = b"" if self.upto is None else self.upto.to_bytes() + varint(self.stream)
+        written = of + varint(self.epoch) + varint(self.at) + self.base.to_bytes() + rest
+        return base64url.encode(written).encode()
+
+
+def digest(query: Iterable[str]) -> bytes:
+    """What an id is bound to: the filters of the list."""
+    return sha256("\n".join(query).encode()).digest()[:_DIGEST]
+
+
+def parse_told(text: bytes, of: bytes) -> Told | None:
+    """What `Told.to_bytes` wrote; None: it is none of this list."""
+    try:
+        data = base64url.decode(text.decode("ascii"))
+        if data[:_DIGEST] != of:
+            return None
+        numbers = varints(data[_DIGEST:])
+        epoch, at, *rest = numbers
+        base, rest = _snapshot(rest)
+        if not rest:
+            return Told(epoch, at, base)
+        upto, rest = _snapshot(rest)
+        (stream,) = rest
+        return Told(epoch, at, base, upto, stream)
+    except (ValueError, IndexError):
+        return None
+
+
+def _snapshot(numbers: list[int]) -> tuple[Snapshot, list[int]]:
+    end, count, *rest = numbers
+    if count > min(_MOST_RUNNING, len(rest)) or end >= 2**63:
+        raise ValueError("no such snapshot")
+    running, at = set[int](), end
+    for step in rest[:count]:
+        at -= step
+        if at < 0:
+            raise ValueError("no such transaction")
+        running.add(at)
+    return Snapshot(end, frozenset(running)), rest[count:]

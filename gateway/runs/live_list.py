@@ -1,0 +1,359 @@
+"""A list of runs that lives: as it is, and then each change, as soon as one is heard of and has committed.
+
+News only rings (law 2); what has changed is read from the database, by one question for all readers of a tenant that
+stand at one place. A reader that comes, or comes back, reads for itself up to there. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, Self
+
+from gateway.fanout.deadlines import Deadlines
+from gateway.fanout.follower import Direct, Signal
+from gateway.outage import SeldomLogger
+from gateway.protocol.batch import News
+from gateway.protocol.changes import Kind, Told
+from gateway.protocol.errors import ProtocolError
+from gateway.protocol.record import RunRecord
+from gateway.protocol.run_path import Part, is_run
+from gateway.protocol.tenants import tenant_of
+from gateway.runs.queries import ListRequest, shows
+from gateway.tasks import end
+
+logger = logging.getLogger("gateway.runs.live_list")
+seldom_logger: Final = SeldomLogger(logger)
+
+PAUSE: Final = 0.02  # seconds between two looks at a tenant's runs, however often news rings
+ROWS: Final = 500  # runs that one look reads
+RECENT: Final = 2_000  # changes that are kept for readers a little behind
+FRAME: Final = 100  # changes that are given at once
+MOST_TOLD: Final = 1_000  # new runs of which other Machines are told together; what is beyond they find by themselves
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A run that has changed. `transactions`: of each of its changes that is known."""
+
+    stream: int
+    record: RunRecord
+    transactions: Sequence[tuple[Kind, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Runs that have changed since somebody was told something, in the order of their streams, as one snapshot shows
+    them. `now`: who is told of all of them was told that; `more`: there are more.
+    """
+
+    rows: Sequence[Row]
+    now: Told
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a run, and its record as it is now. `told`: what a reader was told with it."""
+
+    kind: Kind
+    stream: int
+    record: RunRecord
+    told: Told
+
+
+class Ask(Protocol):
+    """`Store.changes` of `gateway.runs.store`."""
+
+    def __call__(self, tenant: str, told: Told, most: int) -> Awaitable[Look]: ...
+
+
+def changes(told: Told, look: Look) -> tuple[list[Change], Told]:
+    """What a look shows that was not told, and what was told then. Pure."""
+    upto = told.upto or look.now.base
+    found: list[Change] = []
+    for row in look.rows:
+        new = [kind for kind, xid in row.transactions if upto.sees(xid) and not told.knows(row.stream, xid)]
+        then = replace(told, upto=upto, stream=row.stream)
+        found += [Change(kind, row.stream, row.record, then) for kind in new]
+    if look.more:
+        return found, replace(told, upto=upto, stream=look.rows[-1].stream)
+    end = replace(look.now, base=upto)
+    if found:
+        found[-1] = replace(found[-1], told=end)
+    return found, end
+
+
+class TenantChanges:
+    """The changes of one tenant's runs, which somebody follows here: `at` what was read last, `recent` how it came to
+    that.
+    """
+
+    def __init__(self, tenant: str, ask: Ask) -> None:
+        self.readers: set[LiveList] = set()
+        self.at: Told | None = None
+        self.recent: deque[tuple[Told, Look]] = deque()
+        self._size = 0
+        self._tenant = tenant
+        self._ask = ask
+        self._rung = False
+        self._looking: asyncio.Task[None] | None = None
+
+    def ring(self) -> None:
+        """Something may have changed."""
+        self._rung = True
+        if self._looking is None and self.at is not None:
+            self._looking = asyncio.ensure_future(self._look())
+
+    def stand(self, told: Told) -> None:
+        """A reader that has read stands there. The first one says from where on is read for all together."""
+        if self.at is None:
+            self.at = told
+        if self._rung:
+            self.ring()
+
+    def since(self, told: Told) -> list[Look] | None:
+        """The looks that show what has come since a reader was told something; None: it has to look for itself."""
+        if self.at is None or self.at.epoch != told.epoch:
+            return None
+        if told.base.includes(self.at.base):
+            return []
+        looks: list[Look] = []
+        for before, look in reversed(self.recent):
+            looks.insert(0, look)
+            if told.base.includes(before.base):
+                return looks
+        return None
+
+    async def _look(self) -> None:
+        try:
+            while self._rung and self.readers:
+                self._rung = False
+                if await self._look_once():
+                    for reader in tuple(self.readers):
+                        reader.wake()
+                await asyncio.sleep(PAUSE)
+        except ProtocolError:
+            self._rung = False  # the next sweep rings again
+        except Exception:
+            seldom_logger.exception("Looking for changes of runs failed; the next sweep looks again.")
+        finally:
+            self._looking = None
+
+    async def _look_once(self) -> bool:
+        """Whether readers have reason to look."""
+        assert self.at is not None
+        look = await self._ask(self._tenant, self.at, ROWS)
+        whole = look.now.epoch == self.at.epoch and not look.more
+        if whole:
+            self.recent.append((self.at, look))
+            self._size += 1 + len(look.rows)
+        while self.recent and (self._size > RECENT or not whole):  # then whoever is behind looks for itself
+            self._size -= 1 + len(self.recent.popleft()[1].rows)
+        self.at = look.now
+        return bool(look.rows) or not whole
+
+
+class Changes:
+    """The changes of all tenants' runs that somebody follows here."""
+
+    def __init__(self, ask: Ask, deadlines: Deadlines, heartbeat: float) -> None:
+        self.tenants: dict[str, TenantChanges] = {}
+        self.ask: Final = ask
+        self.deadlines: Final = deadlines
+        self.heartbeat: Final = heartbeat
+        self.begun: Callable[[], None] = lambda: None  # is told that somebody follows a list, and nobody did before
+
+    def follow(self, reader: LiveList, tenant: str) -> TenantChanges:
+        """The changes of a tenant, which ring for this reader from now on."""
+        first = not self.tenants
+        followed = self.tenants.get(tenant)
+        if followed is None:
+            followed = self.tenants[tenant] = TenantChanges(tenant, self.ask)
+        followed.readers.add(reader)
+        if first:
+            self.begun()
+        return followed
+
+    def unfollow(self, reader: LiveList, tenant: str) -> None:
+        followed = self.tenants[tenant]
+        followed.readers.discard(reader)
+        if not followed.readers:
+            del self.tenants[tenant]
+
+    # News
+
+    def heard(self, news: News) -> None:
+        """News of a stream: of a run that has begun, ended or is removed, or of the first event of a control stream."""
+        if not self.tenants:
+            return
+        if news.closed or news.deleted or news.first <= 1:
+            self._ring(news.path)
+
+    def created(self, path: str) -> None:
+        """This Machine has made a stream."""
+        if self.tenants:
+            self._ring(path)
+
+    def doubted(self, paths: list[str]) -> None:
+        for path in paths:
+            self._ring(path)
+
+    def look_again(self) -> None:
+        """News may have been missed."""
+        for tenant in self.tenants.values():
+            tenant.ring()
+
+    def _ring(self, path: str) -> None:
+        tenant = self.tenants.get(tenant_of(path))
+        if tenant is not None and is_run(path.removesuffix(Part.CONTROL.value)):
+            tenant.ring()
+
+
+class LiveList:
+    """A reader of a live list. Use as a context manager: it is registered before its first read (law 4).
+
+    `request`: which runs it shows.
+    """
+
+    def __init__(self, all: Changes, tenant: str, request: ListRequest, direct: Direct | None = None) -> None:
+        self.slot = 0
+        self._all = all
+        self._tenant = tenant
+        self._request = request
+        self._direct = direct
+        self._changes: TenantChanges
+        self._bell = asyncio.Event()
+        self._beaten = False
+        self._has_read = False  # since it was registered
+        self._over = direct is not None and direct.lost()
+        if direct is not None:
+            direct.follower = self
+
+    def __enter__(self) -> Self:
+        self._changes = self._all.follow(self, self._tenant)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._all.unfollow(self, self._tenant)
+        if self._direct is not None:
+            self._direct.follower = None
+        self._all.deadlines.unschedule(self, self.slot)
+
+    def expire(self, after: float) -> None:
+        """Has it end in `after` seconds, or within a second or so on a Machine that is draining."""
+        self.slot = self._all.deadlines.schedule(self, self._all.deadlines.time_for(after))
+
+    def stand(self, told: Told) -> None:
+        """It has read for itself, and was told this."""
+        self._has_read = True
+        self._changes.stand(told)
+
+    async def next(self, told: Told) -> tuple[list[Change], Told] | Signal:
+        """Changes that come after what was told, and what was told with the last of them; or a signal. There may be
+        none that this list shows.
+
+        Raises StartAnew, and what a list raises.
+        """
+        while not self._over:
+            if self._direct is not None and not self._direct.writable():
+                await self._direct.drain()  # nothing is fetched for a reader that does not read (law 6)
+                continue
+            looks = self._changes.since(told) if self._has_read else None
+            if looks is None:
+                return await self._look(told)
+            if looks:
+                return self._from(told, looks)
+            if self._beaten or not await self._rung():
+                self._beaten = False
+                return Signal.HEARTBEAT
+        return Signal.OVER
+
+    async def _look(self, told: Told) -> tuple[list[Change], Told]:
+        look = await self._all.ask(self._tenant, told, ROWS)
+        if not told.is_good(look.now.epoch, look.now.at):
+            raise StartAnew
+        found, then = changes(told, look)
+        if then.upto is None:
+            self.stand(then)
+        return self._shown(found), then
+
+    def _from(self, told: Told, looks: list[Look]) -> tuple[list[Change], Told]:
+        shown: list[Change] = []
+        for look in looks:
+            found, told = changes(told, look)
+            shown += self._shown(found)
+        return shown, told
+
+    def _shown(self, found: list[Change]) -> list[Change]:
+        return [change for change in found if shows(self._request, change.kind, change.record)]
+
+    async def _rung(self) -> bool:
+        self._bell.clear()
+        try:
+            async with asyncio.timeout(self._all.heartbeat):
+                await self._bell.wait()
+        except TimeoutError:
+            return False
+        return not self._beaten
+
+    def wake(self) -> None:
+        """There may be something new, or room for it."""
+        self._bell.set()
+
+    def beat(self) -> None:
+        self._beaten = True
+        self._bell.set()
+
+    def end(self) -> None:
+        """Ends the read: the Machine drains, the reader's time is up, or its client has gone."""
+        self._over = True
+        self._bell.set()
+
+    def fail(self) -> None:
+        self.end()
+
+
+class StartAnew(Exception):
+    """What has come since cannot be told any more: the log is on another server, or it was too long ago."""
+
+
+class Telling:
+    """Tells other Machines of runs that this one has made, if somebody follows a list there: an event tells of itself,
+    and so does an end, but a run that is made says nothing yet.
+
+    `machine`: this Machine's name, as others are to read it; None: nobody has to be told.
+    """
+
+    def __init__(self, tell: Callable[[str, Sequence[str]], Awaitable[None]]) -> None:
+        self.machine: Callable[[], str | None] = lambda: None
+        self._tell = tell
+        self._made: list[str] = []
+        self._telling: asyncio.Task[None] | None = None
+
+    def tell(self, run: str) -> None:
+        """Never waits: those that come meanwhile are told together."""
+        if self.machine() is None or len(self._made) >= MOST_TOLD:
+            return
+        self._made.append(run)
+        if self._telling is None:
+            self._telling = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while self._made and (machine := self.machine()) is not None:
+                made, self._made = self._made, []
+                await self._tell(machine, made)
+        except ProtocolError as error:
+            logger.info("Other Machines' lists show new runs by their next sweep: %r.", error)
+        except Exception:
+            seldom_logger.exception("Telling of new runs failed; other Machines' lists show them by their next sweep.")
+        finally:
+            self._made = []
+            self._telling = None
+
+    async def stop(self) -> None:
+        await end(self._telling)

@@ -1,0 +1,167 @@
+"""`GET /runs?live=sse`: a live list as an event stream.
+
+Its events are unnamed. The data of the first is `{"list":[…]}`, the newest runs as `GET /runs` answers them; what
+follows is `{"changes":[{"change","run"},…]}`. A reader that comes back is told what has changed since; where that
+cannot be told any more, it begins anew with a list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
+from typing import Protocol
+
+import orjson
+
+from gateway.asgi import Receive, Scope, Send
+from gateway.auth.gate import principal_of
+from gateway.auth.principal import Principal
+from gateway.fanout.follower import Signal, direct
+from gateway.fanout.hub import Hub
+from gateway.http import responses
+from gateway.http.limits import Limits
+from gateway.http.reading import Hangup, lasting
+from gateway.protocol import headers
+from gateway.protocol.batch import Encoding
+from gateway.protocol.changes import Told
+from gateway.protocol.errors import Draining, ListTooSlow, ProtocolError, TooManyReaders
+from gateway.protocol.fields import single_headers
+from gateway.protocol.frames import HEARTBEAT, RETRY
+from gateway.protocol.record import RunRecord, to_json
+from gateway.quotas.errors import TooManyStreams
+from gateway.quotas.quotas import client_of, holder
+from gateway.runs.live_list import FRAME, Change, Changes, LiveList, StartAnew
+from gateway.runs.queries import ListRequest, LiveRequest, format_cursor, parse_live
+
+
+class Listed(Protocol):
+    """`Store.listed` of `gateway.runs.store`."""
+
+    def __call__(self, request: ListRequest, tenant: str) -> Awaitable[tuple[list[RunRecord], int | None, Told]]: ...
+
+
+class LiveLists:
+    """Answers requests for live lists. `now` gives seconds since 1970."""
+
+    def __init__(self, changes: Changes, listed: Listed, hub: Hub, limits: Limits, now: Callable[[], float]) -> None:
+        self._changes = changes
+        self._listed = listed
+        self._hub = hub
+        self._limits = limits
+        self._now = now
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises ProtocolError while nothing has been sent."""
+        if self._hub.drained:
+            raise Draining
+        readers, streams = self._limits.readers, self._limits.streams
+        if readers.full:
+            raise TooManyReaders
+        principal = principal_of(scope)
+        who = holder(client_of(scope), principal)
+        if streams is not None and streams.full(who):
+            raise TooManyStreams(f"At most {streams.limit} at once.")
+        found = single_headers(scope["headers"], frozenset((b"last-event-id",)))
+        request = parse_live(scope["query_string"].decode("latin-1"), found)
+        with readers.many, nullcontext() if streams is None else streams.one(who):
+            await self._answer(request, principal, scope, receive, send)
+
+    async def _answer(
+        self, request: LiveRequest, principal: Principal, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        connection = direct(scope)
+        with (
+            LiveList(self._changes, principal.tenant, request.list, connection) as reader,
+            Hangup(reader, receive) if connection is None else nullcontext(),
+        ):
+            reader.expire(lasting(principal, self._limits.sse_max_age * random.uniform(1, 1.2), self._now()))
+            response = _Response(self._listed, request, principal.tenant, reader, send)
+            await response.begin()
+            # If the database is away, or a drain is over, the client comes back (law 9).
+            with suppress(ProtocolError, asyncio.CancelledError):
+                await response.run()
+        await responses.finish(send)
+
+
+class _Response:
+    """One response, and what its reader was told."""
+
+    def __init__(self, listed: Listed, request: LiveRequest, tenant: str, reader: LiveList, send: Send) -> None:
+        self._listed = listed
+        self._request = request
+        self._tenant = tenant
+        self._reader = reader
+        self._send = send
+        self._told: Told
+
+    async def begin(self) -> None:
+        """The head, and the list or, for one that comes back, the first changes. Raises while nothing has been sent."""
+        first: list[bytes] | None = None
+        if self._request.told is not None:
+            self._told = self._request.told
+            try:
+                first = await self._next()
+            except (StartAnew, ListTooSlow):
+                first = None
+        pieces = await self._list() if first is None else first
+        await responses.start(self._send, 200, headers.of_sse(Encoding.JSON))
+        # One that comes back is given a fresh id, for it is not told of what its list does not show.
+        await responses.piece(self._send, RETRY + b"".join(pieces or [self._id() + b"\n"]))
+
+    async def run(self) -> None:
+        """What comes then, until the response is over."""
+        while True:
+            try:
+                pieces = await self._next()
+            except StartAnew:
+                pieces = await self._list()
+            if pieces is None:
+                return
+            if pieces:
+                await responses.piece(self._send, b"".join(pieces))
+
+    async def _next(self) -> list[bytes] | None:
+        """The next frames, maybe none; None: the response is over."""
+        given = await self._reader.next(self._told)
+        if given is Signal.OVER:
+            return None
+        if isinstance(given, Signal):
+            return [HEARTBEAT]
+        changes, told = given
+        frames = []
+        for some in _frames_of(changes):
+            self._told = some[-1].told
+            frames.append(self._frame(b'{"changes":[', [_change(each) for each in some], b"]}"))
+        self._told = told
+        return frames
+
+    async def _list(self) -> list[bytes]:
+        records, end, self._told = await self._listed(self._request.list, self._tenant)
+        self._reader.stand(self._told)
+        more = b"" if end is None else b',"nextCursor":%b' % orjson.dumps(format_cursor(end))
+        return [self._frame(b'{"list":[', map(to_json, records), b"]%b}" % more)]
+
+    def _id(self) -> bytes:
+        return b"id: %b\n" % self._told.to_bytes(self._request.digest)
+
+    def _frame(self, before: bytes, parts: Iterable[bytes], after: bytes) -> bytes:
+        """One event, with a line for each part."""
+        return b"%bdata:%b%b%b\n\n" % (self._id(), before, b",\ndata:".join(parts), after)
+
+
+def _change(change: Change) -> bytes:
+    return b'{"change":"%b","run":%b}' % (change.kind.encode(), to_json(change.record))
+
+
+def _frames_of(changes: list[Change]) -> Iterator[list[Change]]:
+    """Changes for one frame each: those of one run that came together stay together, for they are told together."""
+    some: list[Change] = []
+    for change in changes:
+        if len(some) >= FRAME and change.stream != some[-1].stream:
+            yield some
+            some = []
+        some.append(change)
+    if some:
+        yield some

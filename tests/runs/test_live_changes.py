@@ -1,0 +1,100 @@
+"""Changes of runs are told once each, in whatever order transactions commit, and wherever a reader is cut off."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateway.protocol.changes import Kind, Snapshot, Told
+from gateway.protocol.record import RunRecord
+from gateway.runs.live_list import Change, Look, Row, changes
+
+
+@dataclass
+class Runs:
+    """Runs, and transactions that are given numbers as they begin and commit when they like."""
+
+    rng: random.Random
+    next: int = 100
+    streams: int = 0
+    running: dict[int, tuple[Kind, int]] = field(default_factory=dict)  # by transaction: what it does, and to which
+    done: dict[int, list[tuple[Kind, int]]] = field(default_factory=dict)  # by stream: changes that have committed
+
+    def begin(self) -> None:
+        """A transaction that changes a run which nobody else is changing."""
+        free = [stream for stream in self.done if stream not in {stream for _, stream in self.running.values()}]
+        self.streams += 1
+        kinds: list[tuple[Kind, int]] = [("created", self.streams)]
+        for stream in free:
+            last = self.done[stream][-1][0]
+            if last in ("created", "cancelled"):
+                kinds.append(("ended", stream))
+            if last == "created":
+                kinds.append(("cancelled", stream))
+            if last != "removed":
+                kinds.append(("removed", stream))
+        self.running[self.next] = self.rng.choice(kinds)
+        self.next += 1
+
+    def commit(self) -> None:
+        if self.running:
+            transaction = self.rng.choice(list(self.running))
+            kind, stream = self.running.pop(transaction)
+            self.done.setdefault(stream, []).append((kind, transaction))
+
+    def look(self, told: Told, most: int) -> Look:
+        """As the database answers: rows whose last change is not seen by what was told."""
+        now = Told(0, 0, Snapshot(self.next, frozenset(self.running)))
+        rows = []
+        for stream, done in sorted(self.done.items()):
+            last = done[-1][1]
+            if stream > told.stream and not told.base.sees(last):
+                # What is removed is all that is left of a run that is removed.
+                left = done[-1:] if done[-1][0] == "removed" else done
+                rows.append(Row(stream, RunRecord(f"{stream}", "active", ""), left))
+        return Look(rows[:most], now, len(rows) > most)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_each_change_is_told_once_wherever_a_reader_is_cut(seed: int) -> None:
+    rng = random.Random(seed)
+    runs = Runs(rng)
+    told = Told(0, 0, Snapshot(runs.next))
+    heard: list[tuple[Kind, int]] = []
+
+    def read() -> None:
+        nonlocal told
+        found, end = changes(told, runs.look(told, rng.choice((1, 2, 5))))
+        if found and rng.random() < 0.5:  # cut off behind a frame, which never ends between two changes of one run
+            last = rng.choice(found)
+            taken = [change for change in found if change.stream <= last.stream]
+            heard.extend((change.kind, change.stream) for change in taken)
+            told = taken[-1].told
+        else:
+            heard.extend((change.kind, change.stream) for change in found)
+            told = end
+
+    for _ in range(120):
+        rng.choice((runs.begin, runs.begin, runs.commit, runs.commit, read))()
+    while runs.running:
+        runs.commit()
+    for _ in range(200):
+        read()
+    expected = {(kind, stream) for stream, done in runs.done.items() for kind, _ in done}
+    removed = {stream for kind, stream in expected if kind == "removed"}
+    assert len(heard) == len(set(heard)), "each change once"
+    assert {each for each in expected if each[1] not in removed or each[0] == "removed"} <= set(heard) <= expected
+
+
+def test_the_changes_of_one_look_end_where_it_was() -> None:
+    runs = Runs(random.Random(1))
+    for _ in range(3):
+        runs.begin()
+        runs.commit()
+    before = Told(0, 0, Snapshot(100))
+    look = runs.look(before, 10)
+    found, end = changes(before, look)
+    assert found[-1].told == end == look.now
+    assert isinstance(found[0], Change) and found[0].told.upto == look.now.base
