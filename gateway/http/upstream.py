@@ -22,7 +22,7 @@ from gateway.fanout.follower import EXTENSION
 from gateway.http import informational, responses
 from gateway.http.request_log import request as named
 from gateway.protocol.errors import MalformedHttp, ProtocolError
-from gateway.wire.answers import header_lines
+from gateway.wire.answers import header_lines, own_reason
 
 logger = logging.getLogger("gateway.http.upstream")
 
@@ -136,7 +136,7 @@ class Upstream:
                 request.forgo()  # what was not sent of it is not wanted; from here on only the client's end matters
                 answer = returned(response.status, response.headers)
                 started = True
-                await send({"type": "http.response.start", "status": response.status, "headers": answer})
+                await begin(scope, send, response.status, answer, response.extensions.get("reason_phrase", b""))
                 async for piece in response.aiter_stream():
                     await responses.piece(send, piece)
 
@@ -245,6 +245,15 @@ def _passed_on(scope: Scope) -> informational.Told | None:
             connection.write(b"%b\r\n%b\r\n" % (line, lines))
 
     return write
+
+
+async def begin(scope: Scope, send: Send, status: int, headers: Headers, reason: bytes) -> None:
+    """The head of an answer that is passed on; with its own phrase, where our own server writes it."""
+    ours = EXTENSION in scope.get("extensions", {})
+    await send(
+        {"type": "http.response.start", "status": status, "headers": headers}
+        | (own_reason(status, reason) if ours else {})
+    )
 
 
 def returned(status: int, headers: Headers) -> Headers:

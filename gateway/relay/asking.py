@@ -28,10 +28,11 @@ class Listener(Protocol):
 
 
 class Answer(asyncio.Protocol):
-    """An answer, from its head on. `status` and `headers` are the upstream's."""
+    """An answer, from its head on. `status`, its `reason` and `headers` are the upstream's."""
 
     def __init__(self) -> None:
         self.status = 0
+        self.reason = b""
         self.headers: Headers = []
         self._head: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._parser = HttpResponseParser(self)
@@ -117,6 +118,12 @@ class Answer(asyncio.Protocol):
             clean = self._whole or (self._until_eof and error is None)
             self._end(None if clean else "the upstream's connection was cut")
         self._tell()
+
+    def on_message_begin(self) -> None:
+        self.reason = b""
+
+    def on_status(self, status: bytes) -> None:
+        self.reason += status
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name, value))

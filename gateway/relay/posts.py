@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gateway.asgi import Message, Receive, Scope, Send, gone
 from gateway.http import responses
 from gateway.http.bodies import Bodies, plain
-from gateway.http.upstream import BadGateway, Upstream, forwarded, returned
+from gateway.http.upstream import BadGateway, Upstream, begin, forwarded, returned
 from gateway.relay.asking import Answer
 from gateway.relay.beginning import Beginnings, Begun, Job
 from gateway.relay.bodies import altered_in_pieces, value_in_pieces
@@ -117,7 +117,7 @@ async def _pass_back(answer: Answer, scope: Scope, receive: Receive, send: Send)
     leaving = asyncio.ensure_future(gone(receive))
     leaving.add_done_callback(lambda _: answer.give_up())
     try:
-        await responses.start(send, answer.status, returned(answer.status, answer.headers))
+        await begin(scope, send, answer.status, returned(answer.status, answer.headers), answer.reason)
         async for piece in answer.pieces():
             await responses.piece(send, piece)
     except BadGateway:

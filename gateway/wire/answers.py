@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from asyncio import Transport
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
     from gateway.wire.transport import DirectProtocol
 
+_REASON: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
 
 class Cycle(RequestResponseCycle):
     """uvicorn's state of one request, which does not close a connection on which the rest of that request is still to
@@ -21,10 +25,21 @@ class Cycle(RequestResponseCycle):
     """
 
     def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
-        """uvicorn's own, as an ASGI application calls it."""
+        """uvicorn's own, as an ASGI application calls it. A head may have a `reason`, the phrase behind its status."""
+        if "reason" in message:
+            return self._begin(message)
         if self.keep_alive or not self.more_body or message.get("more_body", False) or not self.response_started:
             return super().send(message)
         return self._end(message)
+
+    async def _begin(self, message: ASGISendEvent) -> None:
+        transport = self.transport
+        head = cast("dict[str, Any]", message)
+        self.transport = cast("Any", _Phrased(transport, head["status"], head["reason"]))
+        try:
+            await super().send(message)
+        finally:
+            self.transport = transport
 
     async def _end(self, message: ASGISendEvent) -> None:
         connection: DirectProtocol | None = self.scope.get("extensions", {}).get(EXTENSION)  # type: ignore[assignment]
@@ -33,6 +48,23 @@ class Cycle(RequestResponseCycle):
         self.keep_alive = False
         if connection is not None and not self.disconnected:
             connection.linger()
+
+
+class _Phrased:
+    """Writes a head with this phrase in the place of the standard's, which is all that uvicorn knows."""
+
+    def __init__(self, transport: Transport, status: int, reason: bytes) -> None:
+        self._transport = transport
+        self._line = b"HTTP/1.1 %d %b" % (status, reason)
+
+    def write(self, head: bytes) -> None:
+        self._transport.write(self._line + head[head.index(b"\r\n") :])
+
+
+def own_reason(status: int, reason: bytes) -> dict[str, bytes]:
+    """What a head's message holds besides: this phrase, unless it is the standard's, or one that HTTP does not have."""
+    known = STATUS_LINE.get(status) == b"HTTP/1.1 %d %b\r\n" % (status, reason)
+    return {} if known or not _REASON.fullmatch(reason) else {"reason": reason}
 
 
 class _Joined:

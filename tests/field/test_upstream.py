@@ -146,6 +146,22 @@ async def test_what_comes_before_an_answer_is_passed_on(gateway: Running, name: 
 
 
 @pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("an-unknown-status", b"HTTP/1.1 299 Quite Odd"),
+        ("a-reason-in-latin-1", b"HTTP/1.1 200 \xe4\xf6"),
+        ("a-tab", b"HTTP/1.1 200 OK"),
+        ("no-reason", b"HTTP/1.1 200 "),
+    ],
+)
+async def test_the_phrase_behind_a_status_is_passed_on(gateway: Running, name: str, line: bytes) -> None:
+    raw = await gateway.get_raw(f"/{name}")
+    assert raw.partition(b"\r\n")[0] == line
+    assert raw.endswith(b"ok")
+
+
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_client_of_http_1_0_gets_the_answer_alone(gateway: Running) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(b"GET /early-hints HTTP/1.0\r\n\r\n")
