@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -125,6 +126,26 @@ async def test_events_are_not_held_back_and_links_lead_back(name: str, database_
                         pass
         large = ["x" * 500_000] * 4
         assert (await http.post("/runs/1", headers=JSON, json=large)).status_code == 204
+
+
+@pytest.mark.parametrize("name", ["nginx", "haproxy", "caddy"])
+async def test_where_no_machine_answers_a_page_is_told_to_come_back(
+    name: str, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that lasts: an EventSource gives up for good on any status but 200."""
+    at_once = manual("http").replace("lb_try_duration 10s", "lb_try_duration 1s")
+    monkeypatch.setattr(sys.modules[__name__], "manual", lambda _: at_once)
+    machine = Machine({"DATABASE_URL": database_url})
+    await machine.launch()
+    try:
+        async with proxy(name, [machine], tmp_path) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+            await machine.kill()
+            page = await http.get("/runs/r?offset=-1&live=sse", headers={"accept": "text/event-stream"})
+            assert (page.status_code, page.headers["content-type"]) == (200, "text/event-stream")
+            assert page.text == "retry: 1000\n\n"
+            assert (await http.get("/runs/r")).status_code in (502, 503)
+    finally:
+        await machine.end()
 
 
 @pytest.mark.parametrize("count", [2, 1], ids=["two Machines", "one Machine"])
