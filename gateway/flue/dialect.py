@@ -122,7 +122,6 @@ def parse_read(path: str, headers: RawHeaders, query: list[tuple[str, str]]) -> 
         cursor=parse_cursor(first.get("cursor", "").encode("latin-1", "replace")),
         if_none_match=found.get(b"if-none-match") if live is Live.NO else None,
         resumed=resumed is not None,
-        told=resumed is not None and resumed.endswith(TOLD),
     )
 
 

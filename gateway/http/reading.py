@@ -211,17 +211,13 @@ class Reading:
         follower.expire(lasting(principal, self._limits.sse_max_age * random.uniform(1, 1.2), self._now()))
         encoding = page.stream.encoding
         batch = await _folded(request.fold, encoding, page.batch)
-        at_its_end = request.resumed and batch.empty and batch.closed
-        if at_its_end and request.told:
+        if request.resumed and batch.empty and batch.closed:
             await responses.respond(send, 204, headers.of_end(self._dialect.offset(batch.end)))
             return None
         await responses.start(send, 200, headers.of_sse(encoding))
-        if at_its_end:
-            await responses.piece(send, frames.closed_already(batch.end, self._dialect.offset))
-        else:
-            await self._send(
-                send, request.named, encoding, batch, self._hub.cursor(follower.tail, request.cursor), first=True
-            )
+        await self._send(
+            send, request.named, encoding, batch, self._hub.cursor(follower.tail, request.cursor), first=True
+        )
         return encoding, batch.closed
 
     async def _send(

@@ -9,7 +9,6 @@ from typing import Final
 from gateway.protocol.batch import LINE, Batch, Encoding, cuts, singles
 from gateway.protocol.json_body import at_once
 from gateway.protocol.offset import format_offset
-from gateway.protocol.read import TOLD
 from gateway.protocol.text import EDGE, edge, shown
 
 HEARTBEAT = b": heartbeat\n\n"
@@ -164,17 +163,6 @@ def _data_in_pieces(
 
 def _control(end: bytes, state: bytes) -> bytes:
     return b'id: %b\nevent: control\ndata:{"streamNextOffset":"%b"%b}\n\n' % (end, end, state)
-
-
-def closed_already(position: int, offset: Callable[[int], bytes] = format_offset) -> bytes:
-    """The frame for an EventSource that reconnects at the end of a closed stream: it tells the end again. See TOLD."""
-    end = offset(position)
-    return b'%bid: %b%b\nevent: control\ndata:{"streamNextOffset":"%b","streamClosed":true}\n\n' % (
-        RETRY,
-        end,
-        TOLD,
-        end,
-    )
 
 
 def chunk(frame: bytes) -> bytes:

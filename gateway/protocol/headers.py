@@ -88,7 +88,7 @@ def of_nothing_new(position: int, closed: bool, cursor: int) -> Headers:
 
 
 def of_end(offset: bytes) -> Headers:
-    """Headers of the 204 that ends an EventSource (HTML, §9.2.3) once it has read that the stream is closed."""
+    """Headers of the 204 that ends an EventSource which has read all of a closed stream (HTML, §9.2.3)."""
     return [(b"stream-next-offset", offset), CLOSED, NO_STORE]
 
 

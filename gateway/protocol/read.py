@@ -27,8 +27,7 @@ RESUMING: Final = ("lastEventId", "Last-Event-ID", "last-event-id", "lastEventID
 """Parameters of a query by which polyfills of EventSource, which cannot set headers either, send `Last-Event-ID`."""
 
 TOLD: Final = b"_closed"
-"""What an EventSource that comes back to the end of a closed stream finds behind the `id` of the control event that
-says so. Only when it comes back with that, it is answered 204, which ends it: so none ends without having been told."""
+"""What the version before has written behind the `id` of the last event, for an EventSource that was told the end."""
 
 PATIENCE: Final = 3.0
 """Seconds that an EventSource waits for a stream that is not there yet, unless it says so: at a 404 it would give up
@@ -44,9 +43,9 @@ _LIVE: Final[dict[str | None, Live]] = {None: Live.NO, "long-poll": Live.LONG_PO
 class ReadRequest:
     """GET (§5.6–5.8). `position` may be NOW. `last_events`: begin so many events before the tail.
 
-    `resumed`: an EventSource goes on where it was; `told`: it has heard by TOLD that nothing more comes there. `named`:
-    events of an event stream have names; otherwise each comes alone, for `onmessage`. `wait`: seconds that a live read
-    waits for a stream that is not there yet. `fold`: how events that there are already are read as fewer.
+    `resumed`: an EventSource goes on where it was. `named`: events of an event stream have names; otherwise each comes
+    alone, for `onmessage`. `wait`: seconds that a live read waits for a stream that is not there yet. `fold`: how events
+    that there are already are read as fewer.
     """
 
     path: str
@@ -57,7 +56,6 @@ class ReadRequest:
     cursor: int | None
     if_none_match: bytes | None
     resumed: bool = False
-    told: bool = False
     named: bool = True
     wait: float = 0.0
     fold: Fold | None = None
@@ -97,7 +95,6 @@ def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool)
         cursor=parse_cursor(params.get("cursor", "").encode("latin-1", "replace")),
         if_none_match=found.get(b"if-none-match"),
         resumed=resumed is not None,
-        told=resumed is not None and resumed.endswith(TOLD),
         named=_named(params.get("named"), live),
         wait=_wait(params.get("wait"), live, only_events(accept) and resumed is None),
         fold=parse_fold(params["fold"]) if "fold" in params else None,

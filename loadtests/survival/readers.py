@@ -91,6 +91,9 @@ class Reader(Client):
         last = {"last-event-id": self._offset} if browser and self._offset else {}
         async with self._http.stream("GET", self._url, params=query, headers=last, timeout=PATIENCE) as response:
             self._demand(response)
+            if response.status_code == 204:  # how an EventSource is told that it has all
+                self._take(Batch([], response.headers["stream-next-offset"], None, True))
+                return
             lines, rest = Ids() if browser else Lines(), b""
             try:
                 async for piece in response.aiter_raw():
@@ -121,8 +124,7 @@ class Reader(Client):
         now, account = time.monotonic(), self.account
         numbers = [self._run.number(event) for event in batch.events]
         account.given += numbers
-        # A browser's id may end with that it has been told the end, which is no other place.
-        account.places.append((batch.offset.removesuffix("_closed"), len(account.given)))
+        account.places.append((batch.offset, len(account.given)))
         self._offset = batch.offset
         self._seen.delivered += len(batch.events)
         if batch.closed:

@@ -163,22 +163,26 @@ async def test_a_long_log_comes_in_pieces_each_with_a_control_event(client: Clie
     assert offsets == sorted(set(offsets)), "never two at one offset"
 
 
-async def test_an_event_source_is_told_the_end_before_204_ends_it(client: Client, path: str) -> None:
-    """It may have missed that its stream was closed: as long as it does not say that it has heard so, it is told."""
+@pytest.mark.parametrize("has_seen_the_end", [True, False])
+async def test_an_event_source_at_the_end_of_a_closed_run_gets_204(
+    client: Client, path: str, has_seen_the_end: bool
+) -> None:
+    """HTML §9.2.3. Also one that was away as it was closed, and has all that there was before."""
     await client("PUT", path, headers=JSON, content="[1]")
-    async with following(client, f"{path}?offset=-1&live=sse", **EVENT_SOURCE) as follow:
-        resume = (await follow.until(up_to_date)).last_event_id
-    await client("POST", path, headers={"Stream-Closed": "true"})
     live = f"{path}?offset=-1&live=sse"
-    async with following(client, live, **EVENT_SOURCE, **{"Last-Event-ID": resume}) as again:
-        told = await again.end()
-    assert last_control(told) == {"streamNextOffset": at(1), "streamClosed": True}
-    assert told.last_event_id == at(1) + "_closed"
-    over = await client("GET", live, headers=EVENT_SOURCE | {"Last-Event-ID": told.last_event_id})
+    async with following(client, live, **EVENT_SOURCE) as follow:
+        resume = (await follow.until(up_to_date)).last_event_id
+        await client("POST", path, headers={"Stream-Closed": "true"})
+        if has_seen_the_end:
+            ended = await follow.end()
+            assert last_control(ended) == {"streamNextOffset": at(1), "streamClosed": True}
+            resume = ended.last_event_id
+    over = await client("GET", live, headers=EVENT_SOURCE | {"Last-Event-ID": resume})
     assert (over.status_code, over.content, over.headers["stream-closed"]) == (204, b"", "true")
     assert over.headers["stream-next-offset"] == at(1)
-    by_query = await client("GET", f"{live}&lastEventId={told.last_event_id}", headers=EVENT_SOURCE)
-    assert by_query.status_code == 204
+    assert (await client("GET", f"{live}&lastEventId={resume}", headers=EVENT_SOURCE)).status_code == 204
+    before = await client("GET", live, headers=EVENT_SOURCE | {"Last-Event-ID": "-1"})
+    assert b"data:[1]" in before.content and b"streamClosed" in before.content, "it has not had all of it"
     plain = await client("GET", f"{path}?offset={at(1)}&live=sse", headers=EVENT_SOURCE)
     assert b"streamClosed" in plain.content, "a client of the protocol has to be told by an event (§5.8)"
 
@@ -254,7 +258,7 @@ async def test_a_reader_who_leaves_while_it_waits_costs_nothing_more(
     await until(lambda: not gateway.app._hub.tails)
 
 
-async def test_who_was_told_of_an_end_reads_on_in_a_stream_made_anew(client: Client, path: str) -> None:
+async def test_who_was_told_of_an_end_by_the_version_before_reads_on(client: Client, path: str) -> None:
     await client("PUT", path, headers=JSON, content="[1,2]")
     told = {"Last-Event-ID": at(1) + "_closed"}
     async with following(client, f"{path}?offset=-1&live=sse", **told) as follow:

@@ -304,13 +304,6 @@ def test_what_is_joined_from_many_notifications_is_split_again() -> None:
     assert cuts(Encoding.JSON, rows_missing, LINE) == [(40, len(rows_missing.body))]
 
 
-def test_an_end_that_is_told_again_has_an_id_that_says_so() -> None:
-    assert frames.closed_already(42) == (
-        b"retry: 1000\nid: 0000000000000000_0000000000000042_closed\nevent: control\n"
-        b'data:{"streamNextOffset":"0000000000000000_0000000000000042","streamClosed":true}\n\n'
-    )
-
-
 @pytest.mark.parametrize("encoding", Encoding)
 def test_a_body_in_parts_is_the_body(encoding: Encoding) -> None:
     assert b"".join(frames.parts(encoding, batch(b"1"))) == frames.body(encoding, batch(b"1"))
