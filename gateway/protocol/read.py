@@ -44,8 +44,8 @@ class ReadRequest:
     """GET (§5.6–5.8). `position` may be NOW. `last_events`: begin so many events before the tail.
 
     `resumed`: an EventSource goes on where it was. `named`: events of an event stream have names; otherwise each comes
-    alone, for `onmessage`. `wait`: seconds that a live read waits for a stream that is not there yet. `fold`: how events
-    that there are already are read as fewer.
+    alone, for `onmessage`. `wait`: seconds that a live read waits for a stream that is not there yet. `fold`: how
+    events that there are already are read as fewer.
     """
 
     path: str
