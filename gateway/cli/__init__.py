@@ -13,6 +13,7 @@ from gateway.process.exit_codes import Failure
 COMMANDS: Final = {
     "serve": "serve",
     "demo": "demo",
+    "init": "init",
     "append": "append",
     "tail": "tail",
     "runs": "runs",
