@@ -90,8 +90,8 @@ export interface RunOptions {
 }
 
 /**
- * Records what `agent` does as the run at `http://host/runs/<id>`: completed with what it returns, or errored with what it
- * throws, which is thrown on. Raises RunCancelled, RunLost, Refused, GaveUp.
+ * Records what `agent` does as the run at `http://host/runs/<id>`: completed with what it returns, errored with what it
+ * throws, which is thrown on, or cancelled. Raises RunCancelled, RunLost, Refused, GaveUp.
  */
 export function record<Result>(
   url: string | URL, options: RunOptions, agent: (run: Run) => Promise<Result> | Result,
@@ -113,7 +113,7 @@ export class Run {
   flush(): Promise<void>;
   /** Ends the run: completed. */
   end(result?: unknown): Promise<void>;
-  /** Ends the run: errored. Resolves with the error, or with why `signal` was aborted. */
+  /** Ends the run: errored, or cancelled if it was. Resolves with the error, or with why `signal` was aborted. */
   fail(error: unknown): Promise<unknown>;
 }
 

@@ -326,7 +326,8 @@ export class Run {
   async fail(error) {
     const why = this.signal.aborted ? this.signal.reason : error; // what the agent was waiting for says only "aborted"
     const { name = "Error", message = String(why) } = why ?? {};
-    await this.#close({ type: "run_end", isError: true, error: { name, message } }).catch(() => {});
+    const ending = why instanceof RunCancelled ? { isError: false, status: "cancelled", result: this.result } : { isError: true, error: { name, message } };
+    await this.#close({ type: "run_end", ...ending }).catch(() => {});
     return why;
   }
 

@@ -271,7 +271,9 @@ async def test_how_a_run_ends_is_said_by_its_agent(two: Two) -> None:
         await agent.until(says({"flushed": 1}))
         await http.post(f"{cancelled}/cancel")
         assert (await agent.end())[-1]["refused"]["name"] == "RunCancelled"
-    assert (await read(cancelled))[1]["error"]["name"] == "RunCancelled"
+    events, found = await read(cancelled)
+    assert events == [1, {"type": "run_end", "isError": False, "status": "cancelled"}]
+    assert (found["status"], found["isError"], "error" in found) == ("cancelled", False, False)
 
     async with record(lost, lease=1) as first:
         await first.say({"emit": [1], "flush": True})
