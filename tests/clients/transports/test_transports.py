@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from tests.clients.conftest import Two
 from tests.manual import manual
 from tests.node import Script, npm_ci
+from tests.tools.browser import Browser
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # as the Machines that these tests share
 HERE = Path(__file__).parent
@@ -24,16 +26,31 @@ SNIPPETS = ("producer.mjs", "aisdk.mjs", "tanstack.mjs")
 
 
 @asynccontextmanager
-async def drive(folder: Path, two: Two, what: str, url: str) -> AsyncIterator[Script]:
-    """The script, beside copies of the manual's files and of the client, as an app has them."""
+async def beside(folder: Path, name: str, *arguments: str, gateway: str) -> AsyncIterator[Script]:
+    """A script of this folder, beside copies of the manual's files and of the client, as an app has them."""
     packages = npm_ci(HERE)
-    for file in (*(JS / name for name in SNIPPETS), JS / "client.js", HERE / "drive.mjs"):
+    for file in (*(JS / snippet for snippet in SNIPPETS), JS / "client.js", HERE / name):
         shutil.copy(file, folder)
     if not (folder / "node_modules").exists():
         os.symlink(packages, folder / "node_modules")
-    env = {"GATEWAY": two.proxy.url}
-    async with Script.start(folder / "drive.mjs", json.dumps({"what": what, "url": url}), env=env) as script:
+    async with Script.start(folder / name, *arguments, env={"GATEWAY": gateway}) as script:
         yield script
+
+
+@asynccontextmanager
+async def drive(folder: Path, two: Two, what: str, url: str) -> AsyncIterator[Script]:
+    arguments = json.dumps({"what": what, "url": url})
+    async with beside(folder, "drive.mjs", arguments, gateway=two.proxy.url) as script:
+        yield script
+
+
+async def bundle(folder: Path) -> None:
+    """Puts the page and its script into this folder."""
+    esbuild = npm_ci(HERE) / "esbuild" / "bin" / "esbuild"
+    options = ["--bundle", "--jsx=automatic", "--log-level=error", f"--outfile={folder / 'page.js'}"]
+    building = await asyncio.create_subprocess_exec("node", str(esbuild), "page.jsx", *options, cwd=HERE)
+    assert await building.wait() == 0
+    (folder / "page.html").write_text("<!doctype html><div id=root></div><script src=/page.js></script>")
 
 
 def items(lines: list[Any]) -> list[Any]:
@@ -74,6 +91,33 @@ async def test_a_chat_of_the_ai_sdk_is_whole_after_a_kill_and_a_reload(two: Two,
     assert lines[0] == {"before": None}, "nothing is under way: 204"
     assert shown(lines, again) == "".join(words)
     assert lines[-1] == {"by": again, "end": "finished"}
+
+
+async def test_use_chat_resumes_in_chromium_after_a_kill(two: Two, tmp_path: Path) -> None:
+    """The real hook with `resume: true`: its page loses its Machine, and is loaded again while the answer goes on."""
+    words = [f"{number} " for number in range(60)]
+    text = "return document.getElementById('text')?.textContent ?? ''"
+    status = "return document.getElementById('status')?.textContent ?? ''"
+    await bundle(tmp_path)
+    async with beside(tmp_path, "app.mjs", str(tmp_path), gateway=two.proxy.url) as app, Browser.start() as browser:
+        await app.until(lambda lines: bool(lines))
+        await browser.open(f"http://127.0.0.1:{app.lines[0]['port']}/")
+        await browser.until(status, lambda said: said == "ready")
+        await browser.run("document.querySelector('button').click()")
+        for word in words[:20]:
+            await app.say(word)
+        await browser.until(text, lambda shown: shown == "".join(words[:20]))
+        await two.lose_a()
+        for word in words[20:40]:
+            await app.say(word)
+        await browser.until(status, lambda said: said.startswith("error"))
+        await browser.reload()
+        await browser.until(text, lambda shown: shown == "".join(words[:40]))
+        last: list[str | None] = [*words[40:], None]
+        for each in last:
+            await app.say(each)
+        await browser.until(text, lambda shown: shown == "".join(words))
+        await browser.until(status, lambda said: said == "ready")
 
 
 async def test_a_chat_of_tanstack_goes_on_where_it_was_after_a_kill(two: Two, tmp_path: Path) -> None:
