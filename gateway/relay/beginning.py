@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Final
 
 import orjson
@@ -19,6 +20,7 @@ from gateway.asgi import Headers
 from gateway.feed import Feed
 from gateway.http.upstream import BadGateway
 from gateway.protocol.batch import Stream
+from gateway.protocol.errors import Unavailable
 from gateway.protocol.run_path import control_of
 from gateway.protocol.tenants import shown, within
 from gateway.relay import answers
@@ -28,7 +30,7 @@ from gateway.relay.errors import TooManyRecordings
 from gateway.relay.framing import Framer, data_of, has_data
 from gateway.relay.ids import key_digest, new_run
 from gateway.relay.keys import Asked, Source, as_key, field, in_answer
-from gateway.relay.recorder import Counts, Log, Recorder
+from gateway.relay.recorder import AGAIN, Counts, Log, Recorder
 from gateway.relay.rejoining import Rejoining
 from gateway.relay.rounds import Rounds
 from gateway.relay.rows import Row
@@ -109,6 +111,7 @@ class Beginnings:
         self._rejoining = rejoining
         self._changed = changed
         self._asked: dict[str, asyncio.Task[Begun | Answer]] = {}  # of which the upstream is asked, by their paths
+        self._noting: set[asyncio.Task[None]] = set()
         self._places: set[str] = set()  # paths of POSTs that are taken, until they are recorded to their end
 
     def job(
@@ -219,8 +222,13 @@ class Beginnings:
         values = {"run": job.run, **({} if key is None else {"key": key})}
         head = answers.replayed(job.row, answer.headers, values)
         if stream is not None:
-            await self._store.answered(stream, head)
             recorder = self.recorders[job.path]
+            recorder.noting = True
+            noting = asyncio.create_task(self._note(recorder, head), name="relay: an answer's head")
+            self._noting.add(noting)
+            noting.add_done_callback(self._noting.discard)
+            if job.row.rejoin is not None:
+                await noting  # a Machine that goes on with it does not know the head
         else:
             stream = await self._store.begin(self._new(job), head)
             recorder = self._recorder(job.path, stream, job.row)
@@ -245,6 +253,23 @@ class Beginnings:
         if contact.rest is not None and job.row.rejoin is not None:
             await self._store.keep(recorder.stream, contact.kept(job.row.rejoin), recorder.cancels)
         self._rejoining.prepare(recorder, contact)
+
+    async def _note(self, recorder: Recorder, head: Headers) -> None:
+        """Tells those who come back that there is an answer. The first frames do not wait for it, nor do those of an
+        answer that comes while the database is away.
+        """
+        try:
+            for pause in chain(AGAIN, repeat(AGAIN[-1])):
+                try:
+                    await self._store.answered(recorder.stream, head)
+                except Unavailable:
+                    await asyncio.sleep(pause)
+                else:
+                    break
+                if recorder.over:
+                    break
+        finally:
+            recorder.noted()
 
     def _recorder(self, path: str, stream: int, row: Row, generation: int = 0) -> Recorder:
         recorder = Recorder(

@@ -85,6 +85,7 @@ class Recorder:
         self.generation = generation
         self.again: Callable[[str], None] | None = None  # asks for the rest, where the upstream can go on with it
         self.stopping: Callable[[], None] | None = None  # tells the upstream, where it can be told to stop
+        self.noting = False  # the head of the answer is on its way to the database: until then there is no end
         self._log = log
         self._rounds = rounds
         self._round = 0  # in which it has appended last
@@ -159,6 +160,11 @@ class Recorder:
             if self._framer.size:  # a last frame without its blank line, which some clients take all the same
                 self._frames.append(self._framer.rest)
             self._close()
+
+    def noted(self) -> None:
+        """Those who come back are told of the answer: it may end."""
+        self.noting = False
+        self._send()
 
     def stop(self, why: str = "stopped") -> None:
         """Somebody has asked for it: the upstream is left, and the run ends with the row's frame. `why`: or everybody
@@ -249,7 +255,7 @@ class Recorder:
         """Appends what has gathered in the next round, unless an append is under way."""
         if self._sent is not None or self._joined or self.over:
             return
-        if self._frames or self._closing:
+        if self._frames or (self._closing and not self.noting):
             self._joined = True
             self._rounds.join(self._append)
             return
@@ -271,7 +277,7 @@ class Recorder:
             self.path,
             self.row.media_type if frames else None,
             frames,
-            close=self._closing and not self._frames,
+            close=self._closing and not self._frames and not self.noting,
             stream_seq=f"{self._number:016}",
         )
         self._tries = 0

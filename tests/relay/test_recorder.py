@@ -182,6 +182,29 @@ async def test_an_upstream_has_to_wait_while_its_appends_do() -> None:
     assert len(log.events) == 41
 
 
+async def test_a_recording_does_not_end_before_its_head_is_noted() -> None:
+    log = FakeLog([])
+    one = Recorder(
+        "runs/x", 1, ROW, log, Rounds(log.submit_together), cast(Store, FakeStore(log)), Feed(), Counts(),
+        most=1 << 20, lease=10, done=lambda _: None,
+    )  # fmt: skip
+    one.noting = True
+    one.record(cast(Answer, FakeAnswer()))
+    one.data(b"data: a\n\n")
+    one.ended(None)
+    for _ in range(3):
+        await turns()
+        while log.told:
+            log.told.pop()()
+    assert log.events == [b"data: a\n\n"]
+    assert not log.closed
+    one.noted()
+    await turns()
+    log.told.pop()()
+    assert log.closed
+    assert one.over
+
+
 async def test_a_frame_that_is_too_large_ends_the_recording() -> None:
     log, answer, done = FakeLog([]), FakeAnswer(), asyncio.Event()
     one = Recorder(

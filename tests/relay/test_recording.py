@@ -9,7 +9,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from gateway.asgi import Headers
 from gateway.fanout.follower import Follower
+from gateway.protocol.errors import Unavailable
 from tests.databases import Postgres
 from tests.relay.client import answer, asking
 from tests.relay.houses import House, house_of
@@ -242,6 +244,27 @@ async def test_a_stop_before_the_upstream_has_answered_ends_the_run(house: House
         assert (await answer(house.other.url, "POST", "/api/chat/early/stop", body={})).status == 200
         await call.left()
         assert await response.ended() == b'data: {"type":"abort"}\n\n'
+
+
+async def test_an_answer_whose_head_is_noted_late_is_recorded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = house.one.app._relay._store  # type: ignore[union-attr]
+    note, away = store.answered, asyncio.Event()
+
+    async def answered(stream: int, head: Headers) -> None:
+        if not away.is_set():
+            raise Unavailable
+        await note(stream, head)
+
+    monkeypatch.setattr(store, "answered", answered)
+    async with asking(house.one.url, "POST", "/api/chat", body={"id": "noted late"}) as response:
+        call = await house.begun(response, ONE)
+        async with asking(house.other.url, "GET", "/api/chat/noted%20late/stream") as back:
+            away.set()
+            await back.until(ONE)
+            await call.say(TWO)
+            await call.end()
+            assert await back.ended() == await response.ended() == ONE + TWO
+            assert back.headers["content-type"] == "text/event-stream"
 
 
 async def test_an_answer_that_is_not_recorded_ends_with_its_client(house: House) -> None:
