@@ -20,6 +20,9 @@ _SILENT: Final = re.compile(rb"(?::[^\r\n]*%b|[\r\n])+" % _LINE_END)
 _DATA: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data(?=[:\r\n])")
 _DATA_LINE: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))data(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)")
 _ID_LINE: Final = re.compile(rb"(?:\A|(?<=[\r\n]))id(?::[^\r\n]*)?%b" % _LINE_END)
+# The same to be taken out: with the line's end before it, for a CR and an LF that it has kept apart would be one end.
+_ID_OUT: Final = re.compile(rb"\A(?:id(?::[^\r\n]*)?%b)+|%b(?:id(?::[^\r\n]*)?)(?=[\r\n])" % (_LINE_END, _LINE_END))
+_BOM: Final = b"\xef\xbb\xbf"
 _BEFORE: Final = re.compile(rb"\A(?:\xef\xbb\xbf)?[\r\n]*")
 _FIRST_END: Final = re.compile(_LINE_END)
 
@@ -83,21 +86,27 @@ def with_id(frame: bytes, id: bytes) -> bytes:
     """A frame of an event stream with this id in the place of its own. One without data has none: some clients take a
     frame of nothing but an id for a message.
     """
-    if _DATA.search(frame) is None:
-        return _ID_LINE.sub(b"", frame)
-    start = _BEFORE.match(frame)
-    assert start is not None, "it may be empty"
-    head, fields = frame[: start.end()], frame[start.end() :]
+    head, fields = _parted(frame)
     if b"id" in fields:
-        fields = _ID_LINE.sub(b"", fields)
+        fields = _ID_OUT.sub(b"", fields)
+    if _DATA.search(frame) is None:
+        # What looks like a BOM is a part of a field's name, and stays one, behind an empty comment.
+        return b"%b:\n%b" % (head, fields) if fields.startswith(_BOM) else head + fields
     end = _FIRST_END.search(fields)
     return b"%bid: %b%b%b" % (head, id, b"\n" if end is None else end[0], fields)
 
 
 def last_id(frame: bytes) -> bytes | None:
     """The id that the upstream has given a frame; None: none."""
-    found = _ID_LINE.findall(frame)
+    found = _ID_LINE.findall(_parted(frame)[1])
     return found[-1].partition(b":")[2].strip() if found else None
+
+
+def _parted(frame: bytes) -> tuple[bytes, bytes]:
+    """A frame's fields, and what stands before them: a BOM, empty lines."""
+    start = _BEFORE.match(frame)
+    assert start is not None, "it may be empty"
+    return frame[: start.end()], frame[start.end() :]
 
 
 def ended(kind: Kind, text: str) -> str:

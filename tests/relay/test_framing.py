@@ -55,6 +55,11 @@ def test_an_id_changes_no_data(pieces: list[bytes]) -> None:
             assert len(fed([shown])[0]) == len(fed([frame])[0])
 
 
+def test_a_byte_order_mark_hides_no_id() -> None:
+    assert last_id(b"\xef\xbb\xbfid: 7\ndata: x\n\n") == b"7"
+    assert with_id(b"\xef\xbb\xbfid: 7\n: no data\n\n", b"run.7") == b"\xef\xbb\xbf: no data\n\n"
+
+
 @pytest.mark.parametrize(
     ("frame", "shown"),
     [
