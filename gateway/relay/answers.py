@@ -28,6 +28,7 @@ _ABOUT_A_BODY: Final = frozenset((b"content-type", b"range", b"accept", b"if-non
 # Nobody keeps what a POST was answered. What is given again for a GET is one client's, too.
 _KEPT_BY_NOBODY: Final = re.compile(rb"\b(?:no-store|no-cache|private)\b", re.IGNORECASE)
 _OURS_ALONE: Final = (b"cache-control", b"private, no-cache")
+_NAMED: Final = ("run", "key")
 _UNBUFFERED: Final = (b"x-accel-buffering", b"no")
 _NDJSON: Final = frozenset(
     (
@@ -87,14 +88,17 @@ def replayed(row: Row, headers: Headers, values: Mapping[str, str]) -> Headers:
     return [*kept, *added, _UNBUFFERED]
 
 
-def unanswered(row: Row) -> Headers:
+def unanswered(row: Row, values: Mapping[str, str]) -> Headers:
     """The same for a recording that has ended before there was an answer."""
-    return [(b"content-type", row.media_type.encode()), (b"cache-control", b"no-cache, no-transform"), _UNBUFFERED]
+    head = [(b"content-type", row.media_type.encode()), (b"cache-control", b"no-cache, no-transform")]
+    return replayed(row, head, values)
 
 
 def _added(row: Row, values: Mapping[str, str]) -> Headers:
     added: Headers = []
     for name, text in row.answer.items():
+        if any(f"{{{each}}}" in text and each not in values for each in _NAMED):
+            continue  # nobody knows it: there was no answer
         for placeholder, value in values.items():
             text = text.replace(f"{{{placeholder}}}", value)
         added.append((name.encode("latin-1"), text.encode("latin-1", "replace")))

@@ -188,7 +188,7 @@ class Beginnings:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():  # it was stopped before the upstream has answered
-                return Begun(200, answers.unanswered(job.row))
+                return Begun(200, answers.unanswered(job.row, {"run": job.run, "key": job.key or ""}))
             task.add_done_callback(_unwanted)
             raise
 

@@ -119,7 +119,7 @@ class Returns:
         skip = None if row.cursor is None else row.cursor.skip(row.frames, asked.query)
         idle = row.idle if skip is not None and isinstance(row.idle, int) else None
         way = way_to(row, found.path, position=position, skip=skip)
-        head = answers.unanswered(row) if found.head is None else found.head
+        head = answers.unanswered(row, {"run": found.run}) if found.head is None else found.head
         await self._replays(way, 200, head, idle, scope, receive, send)
         return True
 

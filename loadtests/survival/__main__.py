@@ -39,6 +39,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=
 )
 @click.option("--machine-module", default="gateway.cli", show_default=True, help="Run in place of run-gateway.")
 @click.option("--flue", type=_FOLDER, default=None, help="Of a built Flue app, whose servers write runs and fail, too.")
+@click.option("--relay", is_flag=True, help="Also: runs that the relay records, of an agent server that breaks off.")
 @click.option("--logs", type=click.Path(path_type=Path), default=None, help="A folder for what the Machines print.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
@@ -46,7 +47,7 @@ def main(
     seed: int | None, seconds: float, minutes: float | None, rolling: bool, failovers: bool, lagging: bool,
     only: tuple[str, ...], pause: float,
     machines: int, runs: int, readers: int, patience: float, retention: float,
-    machine_module: str, flue: Path | None, logs: Path | None, markdown: bool, as_json: bool,
+    machine_module: str, flue: Path | None, relay: bool, logs: Path | None, markdown: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """See what the gateway survives.
 
@@ -55,6 +56,8 @@ def main(
     """
     if (failovers or lagging) and (rolling or flue or failovers is lagging):
         raise click.UsageError("--failovers, --lagging, --rolling and --flue are for runs of their own.")
+    if relay and (lagging or rolling):
+        raise click.UsageError("--relay is for faults that lose nothing which was acknowledged.")
     plan = Plan(
         seed=random.randrange(1 << 32) if seed is None else seed,
         seconds=seconds if minutes is None else 60 * minutes,
@@ -71,6 +74,7 @@ def main(
         retention=retention,
         program=machine_module,
         flue=flue,
+        relay=relay,
         logs=logs,
         database_url=os.environ.get("DATABASE_URL"),
     )

@@ -36,6 +36,9 @@ class Seen:
     cancels: int = 0
     flue: int = 0  # runs of Flue's
     abandoned: int = 0  # of these the gateway had to end
+    relayed: int = 0  # runs of the relay's
+    rejoined: int = 0  # times that the rest of one was asked for
+    lost: int = 0  # of these runs ended as lost
     told: int = 0  # readers that what they had been given was lost
     rewound: int = 0  # writers that what they had been acknowledged was
     forgotten: int = 0  # events of these

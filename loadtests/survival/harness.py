@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.survival import flue, schedule
+from loadtests.survival import flue, relayed, schedule
 from loadtests.survival.calm import Calm
 from loadtests.survival.cluster import open_cluster
 from loadtests.survival.fleet import open_fleet
@@ -21,6 +21,7 @@ from loadtests.survival.nemesis import Nemesis
 from loadtests.survival.report import Report
 from loadtests.survival.soak import Growth, Samples
 from loadtests.survival.stage import Stage
+from loadtests.survival.upstream import Upstream, open_upstream
 from tests.tools.database import Database, open_database
 
 SETTLING = 1.5  # seconds of traffic before and after a deploy
@@ -46,6 +47,7 @@ class Plan:
     retention: float
     program: str
     flue: Path | None  # the folder of a built app
+    relay: bool
     only: Sequence[str]  # kinds of faults; none: all that can be here
     logs: Path | None
     database_url: str | None
@@ -62,7 +64,10 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
         async with (
             _open_database(plan, Path(folder) / "postgres") as database,
             nullcontext() if plan.flue is None else flue.open_app(plan.flue, database) as app,
-            open_fleet(database, Path(folder), plan.machines, plan.program, _settings(plan)) as fleet,
+            nullcontext() if not plan.relay else open_upstream(random.Random(plan.seed)) as upstream,
+            open_fleet(
+                database, Path(folder), plan.machines, plan.program, _settings(plan, upstream, Path(folder))
+            ) as fleet,
         ):
             over = asyncio.Event()
             calm = Calm()
@@ -70,7 +75,9 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
             stage = (
                 LaggingStage(*cast, calm=calm)
                 if plan.lagging
-                else Stage(*cast, database=database, patience=plan.patience, retention=plan.retention)
+                else Stage(
+                    *cast, database=database, patience=plan.patience, retention=plan.retention, upstream=upstream
+                )
             )
             nemesis = Nemesis(fleet, app, stage.paths, tell, calm)
             samples = Samples()
@@ -107,8 +114,9 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
             )
 
 
-def _settings(plan: Plan) -> Mapping[str, str]:
-    return {"GATEWAY_RETENTION": str(plan.retention), **(flue.SETTINGS if plan.flue else {})}
+def _settings(plan: Plan, upstream: Upstream | None, folder: Path) -> Mapping[str, str]:
+    more = {} if upstream is None else relayed.settings(upstream, folder)
+    return {"GATEWAY_RETENTION": str(plan.retention), **(flue.SETTINGS if plan.flue else {}), **more}
 
 
 def _open_database(plan: Plan, folder: Path) -> AbstractAsyncContextManager[Database]:

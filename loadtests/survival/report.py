@@ -55,6 +55,9 @@ class Report:
             )
         if self.seen.flue:
             yield "of these Flue's; ended for a dead server", f"{self.seen.flue:,}; {self.seen.abandoned:,}"
+        if self.seen.relayed:
+            counts = (self.seen.relayed, self.seen.rejoined, self.seen.lost)
+            yield "of these relayed; asked for the rest; lost", "; ".join(f"{count:,}" for count in counts)
         for chore, rounds in self.chores.items():
             yield f"rounds of {chore}", f"{rounds:,}"
         yield "readers", f"{self.readers:,}"

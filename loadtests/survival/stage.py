@@ -20,7 +20,9 @@ from loadtests.survival.fates import Cancelled, Dying
 from loadtests.survival.flue import App, FlueRun
 from loadtests.survival.ledger import STUCK, WRONG, Findings, Read
 from loadtests.survival.readers import MODES, Reader, Run, beginning
+from loadtests.survival.relayed import RelayedReader, RelayedRun
 from loadtests.survival.retention import Retention
+from loadtests.survival.upstream import ABLE, PLAIN, Upstream
 from loadtests.survival.writers import Writer
 from tests.tools.database import Database
 
@@ -72,6 +74,7 @@ class Stage:
     database: Database | None = None  # None: no chores are done beside
     patience: float = PATIENCE  # seconds in which what a chore waits for has to happen
     retention: float | None = None  # the Machines' setting
+    upstream: Upstream | None = None  # behind their relay
     seen: Seen = field(default_factory=Seen)
     chores: list[Chore] = field(default_factory=list)
     runs: int = 0
@@ -114,6 +117,8 @@ class Stage:
                 tasks.create_task(self._play(http, self._begins(number)))
                 if self.app is not None:
                     tasks.create_task(self._play(http, self._of_flue))
+                if self.upstream is not None:
+                    tasks.create_task(self._play(http, self._relayed))
 
     async def _play(self, http: httpx.AsyncClient, begin: Callable[[httpx.AsyncClient], Scene]) -> None:
         """One such scene after the other."""
@@ -136,15 +141,20 @@ class Stage:
             self.on_broken()
 
     async def _scene(self, http: httpx.AsyncClient, scene: Scene) -> Findings:
-        readers: list[Reader] = []
+        readers: list[Reader | RelayedReader] = []
         findings = Findings()
         try:
             async with asyncio.timeout(scene.seconds + PATIENCE), asyncio.TaskGroup() as tasks:
                 await scene.create()
                 for number in range(self.readers):
-                    reader = self._reader(http, scene, MODES[number % len(MODES)])
+                    reader: Reader | RelayedReader
+                    if isinstance(scene, RelayedRun):
+                        reader = scene.reader(self._chance(), asks=number == 0)
+                    else:
+                        reader = self._reader(http, scene, MODES[number % len(MODES)])
                     readers.append(reader)
-                    tasks.create_task(self._later(reader, scene.seconds))
+                    asks = isinstance(reader, RelayedReader) and reader.asks
+                    tasks.create_task(reader.run() if asks else self._later(reader, scene.seconds))
                 await scene.write()
         except TimeoutError:
             findings.add(STUCK, f"{scene.path}: not written and read within {scene.seconds + PATIENCE:.0f} s")
@@ -162,7 +172,7 @@ class Stage:
             findings.add(WRONG, note)
         return findings
 
-    async def _later(self, reader: Reader, seconds: float) -> None:
+    async def _later(self, reader: Reader | RelayedReader, seconds: float) -> None:
         """Some are there from the beginning, some come in the middle, some when all is over."""
         await asyncio.sleep(self.rng.choice((0, 0, 0, 0.5, 1.2)) * seconds)
         await reader.run()
@@ -187,6 +197,12 @@ class Stage:
     def _of_flue(self, http: httpx.AsyncClient) -> FlueRun:
         assert self.app is not None, "it is asked for where there is one"
         return FlueRun(http, self.app, self._chance(), self.seen, self.rng.uniform(*LASTS))
+
+    def _relayed(self, http: httpx.AsyncClient) -> RelayedRun:
+        assert self.upstream is not None, "it is asked for where there is one"
+        kind = self.rng.choice((ABLE, PLAIN))
+        seconds = self.rng.uniform(*LASTS)
+        return RelayedRun(http, self.doors, self.upstream, self._chance(), self.seen, seconds, kind)
 
     def _chance(self) -> random.Random:
         return random.Random(self.rng.random())

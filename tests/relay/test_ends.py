@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +22,14 @@ STREAM = "/api/chat/c1/stream"
 ONE, TWO = b'data: {"n":1}\n\n', b'data: {"n":2}\n\n'
 LOST = b'data: {"type":"error","errorText":"The agent server is gone."}\n\n'
 RELAY = "ai-sdk:/api/chat,sse:/any"
+ROW = """
+[[relay]]
+name = "told"
+start = "POST /told"
+key = "header:x-run-id"
+resume = "GET /told/{key}"
+answer = { x-run = "{run}", x-key = "{key}" }
+"""
 
 
 @asynccontextmanager
@@ -70,6 +79,23 @@ async def test_a_claim_whose_machine_is_killed_ends_by_its_lease(database_url: s
             await one.kill()
             assert await back.ended() == LOST
             assert back.headers["content-type"] == "text/event-stream"
+
+
+async def test_a_claim_that_ends_before_its_answer_says_whose_it_is(database_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text(ROW)
+    async with (
+        Agent.start() as agent,
+        machine(database_url, agent, GATEWAY_RELAY_FILE=str(file)) as one,
+        machine(database_url, agent, GATEWAY_RELAY_FILE=str(file)) as other,
+        asking(one.url, "POST", "/told", {"x-run-id": "k"}, {}),
+    ):
+        await agent.call()
+        async with asking(other.url, "GET", "/told/k") as back:
+            await one.kill()
+            assert await back.ended() == b""
+            assert back.headers["x-run"].startswith("run_")
+            assert "x-key" not in back.headers
 
 
 async def test_a_drain_waits_for_recordings_and_moves_who_can_go_on(database_url: str) -> None:
