@@ -12,13 +12,15 @@ from gateway.asgi import Receive, Scope
 from gateway.auth.auth import Auth
 from gateway.fanout.hub import Hub
 from gateway.feed import Feed
+from gateway.http import responses
 from gateway.http.limits import Limits
 from gateway.http.responses import Sending
 from gateway.http.upstream import Upstream
 from gateway.log.database import Database
 from gateway.log.log import Log
 from gateway.protocol.batch import News
-from gateway.protocol.errors import Unavailable
+from gateway.protocol.errors import ProtocolError, Unavailable
+from gateway.protocol.headers import NO_STORE
 from gateway.protocol.tenants import shown
 from gateway.quotas import Quotas
 from gateway.relay.asking import Asking
@@ -29,7 +31,7 @@ from gateway.relay.posts import Posts
 from gateway.relay.readers import Readers
 from gateway.relay.recorder import Recorder
 from gateway.relay.rejoining import Rejoining
-from gateway.relay.replay import Replays
+from gateway.relay.replay import Replays, sever
 from gateway.relay.returns import Returns
 from gateway.relay.rows import Row
 from gateway.relay.store import Store
@@ -149,6 +151,17 @@ class Relay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Sending) -> None:
         """Answers a request that is not for the gateway itself. Raises ProtocolError while nothing has been sent."""
+        try:
+            await self._answer(scope, receive, send)
+        except ProtocolError as error:
+            if send.begun or not responses.comes_back(scope, error):
+                raise
+            # An EventSource comes back after a 200, and no other client may take what ends at once for the whole.
+            responses.refusal(scope, error)
+            await responses.start(send.as_it_is, 200, [(b"content-type", b"text/event-stream"), NO_STORE])
+            await sever(scope, receive)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Sending) -> None:
         method = scope["method"]
         if self._table.concerns(method):
             raw_path: str = scope["raw_path"].decode("latin-1")

@@ -214,7 +214,7 @@ class RelayedReader(Client):
         async with self._http.stream(method, url, headers=headers, content=body, timeout=PATIENCE) as response:
             if not self._taken(response):
                 raise httpx.RequestError("not now")
-            self._run.id = response.headers["x-run"]
+            self._run.id = response.headers.get("x-run", self._run.id)
             rest = b""
             try:
                 async for piece in response.aiter_raw():
@@ -222,8 +222,8 @@ class RelayedReader(Client):
             except httpx.RequestError:
                 self._seen.cuts += 1
                 raise
-            if rest:
-                raise ValueError("it ends in the middle of a frame")
+            if rest or "x-run" not in response.headers:  # an EventSource is sent away by a 200 that is cut
+                raise ValueError("it ends as if it were whole")
             self.account.ended = True  # a clean end is the end
 
     def _taken(self, response: httpx.Response) -> bool:

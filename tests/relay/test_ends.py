@@ -206,6 +206,9 @@ async def test_a_database_that_goes_and_comes_back_loses_no_frame(
             await call.say(*frames[:10])
             await response.until(frames[9])
             await postgres.stop()
+            later = await answer(one.url, "GET", STREAM, {"accept": "text/event-stream"})
+            assert (later.status, later.body, later.whole) == (200, b"", False)  # an EventSource comes back
+            assert (await answer(one.url, "GET", STREAM)).status == 503
             for frame in frames[10:30]:
                 await call.say(frame)
             await postgres.start()
