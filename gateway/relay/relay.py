@@ -68,6 +68,7 @@ class Relay:
         self._table = Table(rows)
         self._settings = settings
         self._upstream = upstream
+        self._recorders = Upstream(settings.relay_recorders) if settings.relay_recorders else None
         self._store = Store(database, machine=machine)
         self._idle = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
@@ -133,6 +134,8 @@ class Relay:
                 recorder.let_go()
         self._returns.close()
         await end(self._watch)
+        if self._recorders is not None:
+            await self._recorders.close()
 
     async def _ended(self, seconds: float) -> bool:
         """Whether all recordings have ended, within so many seconds."""
@@ -175,6 +178,9 @@ class Relay:
             if await returns.stop(asked, raw_path, scope, out):
                 return
             starts = self._table.starts(method, raw_path, query)
+            if starts and self._recorders is not None:
+                await self._recorders(scope, receive, send.as_it_is)
+                return
             if starts:
                 await self._posts(starts, asked, scope, receive, out)
                 return

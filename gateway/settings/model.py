@@ -84,6 +84,11 @@ class Settings(BaseSettings):
         " UPSTREAM whose streaming answers are recorded as runs.",
     )
     relay_file: Path | None = Field(None, description="File of the relay's own rows, in TOML.")
+    relay_recorders: Origin | None = Field(
+        None,
+        description="Origin of other Machines of this gateway, which get the POSTs that the relay records; this one"
+        " answers who comes back.",
+    )
     relay_credential: str | None = Field(
         None,
         description="What of a POST its client has to show again to come back to its answer, with commas between, such"

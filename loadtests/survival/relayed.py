@@ -160,7 +160,7 @@ class RelayedRun:
         findings.add(INVENTED, f"{self.path}: more in the log than was sent", int(len(frames) > len(turn.frames)))
         short = not lost and len(frames) < len(turn.frames)
         findings.add(LOST, f"{self.path}: ended as whole after {len(frames)} of {len(turn.frames)}", int(short))
-        unable = lost and self.kind == ABLE and turn.calls > 0
+        unable = lost and self.kind == ABLE and frames != []  # before its first frame nobody knows what to go on with
         findings.add(LOST, f"{self.path}: lost after {len(frames)}, though it could be gone on with", int(unable))
         findings.include(judge_readers(self.path, log, readers))
         return findings
