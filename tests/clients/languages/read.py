@@ -12,6 +12,8 @@ while True:
         with urllib.request.urlopen(
             urllib.request.Request(f"{sys.argv[1]}?named=false", headers=headers), timeout=30
         ) as answer:
+            if answer.status == 204:
+                sys.exit()  # it came back to the end
             frame: dict[str, str] = {}
             for line in answer:
                 name, _, value = line.decode().rstrip("\n").partition(":")

@@ -2,12 +2,12 @@
 # A run with curl and a shell: sh read.sh URL prints its events, one a line, to its end.
 id=
 while true; do
-    status=0
     while IFS= read -r line; do
         case $line in
             id:*) next=${line#id: } ;;
             event:*) name=${line#event: } ;;
             data:*) data=${line#data:} ;;
+            status:204) exit ;; # it came back to the end
             "")
                 if [ "${name:-}" = control ]; then
                     case ${data:-} in *'"streamClosed":true'*) exit ;; esac
@@ -17,6 +17,6 @@ while true; do
                 id=${next:-$id} name= data=
                 ;;
         esac
-    done < <(curl -sN --max-time 300 --speed-limit 1 --speed-time 30 -H 'Accept: text/event-stream' ${id:+-H "Last-Event-ID: $id"} "$1?named=false")
+    done < <(curl -sN --max-time 300 --speed-limit 1 --speed-time 30 -H 'Accept: text/event-stream' ${id:+-H "Last-Event-ID: $id"} -w '\nstatus:%{http_code}\n' "$1?named=false")
     sleep 0.2
 done

@@ -30,7 +30,6 @@ def command(language: str) -> list[str]:
 async def test_a_reader_goes_on_through_a_cut_and_a_kill(language: str, two: Two) -> None:
     run = two.run
     process = await asyncio.create_subprocess_exec(*command(language), two.url, stdout=asyncio.subprocess.PIPE)
-    assert process.stdout is not None
     got: list[Any] = []
 
     async def until(count: int) -> None:
@@ -48,8 +47,12 @@ async def test_a_reader_goes_on_through_a_cut_and_a_kill(language: str, two: Two
         await until(40)
         await two.lose_a()
         await run.count(range(40, 60))
-        await run.close({"last": True})
         await until(len(run.log))
+        trap = two.proxy.cut_before(b"event: control")  # the end is told, and not heard
+        await run.close({"last": True})
+        await trap.sprung()
+        await until(len(run.log))
+        assert process.stdout is not None
         assert await process.stdout.read() == b""
         assert await process.wait() == 0
     finally:
