@@ -28,7 +28,6 @@ seldom_logger: Final = SeldomLogger(logger)
 # What sending costs is reckoned in bytes: those of the frame, and EACH for the system call. 16 MiB take some 10 ms.
 EACH: Final = 8 << 10
 TURN: Final = 16 << 20  # in one turn of the loop
-FREE: Final = 1 << 20  # what costs no more than this is sent at once and is not counted
 BACKLOG: Final = 2 << 20  # bytes that wait behind a frame on its way to a crowd; with more, all have to fetch them
 LET_GO: Final = 64  # followers that are told to fetch for themselves, in one turn
 
@@ -54,13 +53,11 @@ class Broadcast:
         many: int = MANY,
         *,
         turn: int = TURN,
-        free: int = FREE,
         backlog: int = BACKLOG,
     ) -> None:
         self._uring = uring
         self._many = many
         self._turn = turn
-        self._free = free
         self._backlog = backlog
         self._spent = 0  # of this turn of the loop
         self._next: asyncio.Handle | None = None  # the beginning of the next turn, if it is waited for
@@ -91,20 +88,17 @@ class Broadcast:
         """
         count = len(crowd.members)
         cost = count * (len(data) + EACH)
-        if crowd.sendings or (cost > self._free and not self._affords(cost)):
+        spent = self._spent + cost  # also where that is little: there may be a thousand crowds
+        if crowd.sendings or spent > self._turn:
             self._begin(crowd, data, start)
-        elif count >= self._many and self._uring is not None:
+            return
+        self._spent = spent
+        if self._next is None:
+            self._await_turn()
+        if count >= self._many and self._uring is not None:
             self._send_at_once(self._uring, *crowd.descriptors, data)
         else:
             self._send_one_by_one(tuple(crowd.members.items()), data)
-
-    def _affords(self, cost: int) -> bool:
-        """Takes the cost of a sending from what this turn of the loop may spend. False: there is not as much left."""
-        if self._spent + cost > self._turn:
-            return False
-        self._spent += cost
-        self._await_turn()
-        return True
 
     def _await_turn(self) -> None:
         if self._next is None:
@@ -193,7 +187,3 @@ def _spill(follower: Follower, data: bytes, sent: int) -> None:
     except Exception:
         seldom_logger.exception(_FAILED)
         follower.fail()
-
-
-ONE_BY_ONE: Final = Broadcast()
-"""Without io_uring."""

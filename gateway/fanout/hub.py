@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Final
 
 from gateway.counting import SECONDS, Histogram
-from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast
+from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.crowd import END, WAKE, tell
 from gateway.fanout.deadlines import TICK, Deadlines
 from gateway.fanout.single_flight import Read, Shared, SharedReads
@@ -54,7 +54,8 @@ class Hub:
     `trusted`: true while a deletion at another Machine is heard of within milliseconds, so that new readers may begin
     from memory. `now` gives seconds since 1970, for cursors; `clock` monotonic seconds, for everything that is
     measured. `heartbeat` and `sweep_interval` are seconds. `offset` writes positions as the readers of this log know
-    them. `broadcast` sends frames.
+    them. `broadcast` sends frames; without it they go to one follower
+    after the other.
     """
 
     def __init__(
@@ -69,11 +70,11 @@ class Hub:
         sweep_interval: Callable[[], float],
         trusted: Callable[[], bool] = lambda: True,
         offset: Callable[[int], bytes] = format_offset,
-        broadcast: Broadcast = ONE_BY_ONE,
+        broadcast: Broadcast | None = None,
         away: Outage | None = None,
     ) -> None:
         self.tails: dict[str, Tail] = {}
-        self.broadcast: Final = broadcast
+        self.broadcast: Final = broadcast or Broadcast()
         self.read: Final = SharedReads(read)
         self.deadlines: Final = Deadlines(clock)
         self.remembered = 0  # readers who began without a read of the log

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol
 
-from gateway.fanout.broadcast import ONE_BY_ONE, Broadcast
+from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.crowd import BEAT, END, WAKE, Crowd, Waiting, tell
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, Encoding, News, Page, Stream, after, join
@@ -77,10 +77,10 @@ class Tail:
         path: str,
         now: float,
         offset: Callable[[int], bytes] = format_offset,
-        broadcast: Broadcast = ONE_BY_ONE,
+        broadcast: Broadcast | None = None,
     ) -> None:
         self.path = path
-        self.broadcast = broadcast
+        self.broadcast = broadcast or Broadcast()
         self.offset = offset
         self.stream: Stream | None = None
         self.encoding: Encoding  # there as soon as `stream` is

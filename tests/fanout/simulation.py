@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from gateway.asgi import Message, Scope
 from gateway.auth.gate import let_in
-from gateway.fanout.broadcast import BACKLOG, FREE, TURN, Broadcast
+from gateway.fanout.broadcast import BACKLOG, TURN, Broadcast
 from gateway.fanout.follower import EXTENSION, Receiver
 from gateway.fanout.hub import Hub
 from gateway.fanout.uring import BrokenOff
@@ -401,7 +401,6 @@ class Simulation:
                 self.sockets,
                 many=self.rng.choice((1, 2, 3, 100)),
                 turn=self.rng.choice((1, 20_000, TURN)),
-                free=self.rng.choice((0, FREE)),
                 backlog=self.rng.choice((0, 300, BACKLOG)),
             ),
         )

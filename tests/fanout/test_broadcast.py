@@ -103,7 +103,7 @@ def test_whoever_has_left_is_not_kept_in_memory() -> None:
     assert not crowd._pairs
 
 
-def test_what_one_of_many_sockets_does_not_take_is_spilled() -> None:
+async def test_what_one_of_many_sockets_does_not_take_is_spilled() -> None:
     sends, crowd = Sends(), Crowd()
     members = joined(crowd, 8, 9, 10)
     Broadcast(sends, many=3)(crowd, b"frame", 0)
@@ -112,7 +112,7 @@ def test_what_one_of_many_sockets_does_not_take_is_spilled() -> None:
     assert not any(connection.sent for _, connection in members)
 
 
-def test_few_are_sent_to_one_by_one() -> None:
+async def test_few_are_sent_to_one_by_one() -> None:
     sends, crowd = Sends(), Crowd()
     members = joined(crowd, 8, 9)
     Broadcast(sends, many=3)(crowd, b"frame", 0)
@@ -120,7 +120,7 @@ def test_few_are_sent_to_one_by_one() -> None:
     assert [connection.sent for _, connection in members] == [b"frame", b"frame"]
 
 
-def test_once_it_is_closed_all_are_sent_to_one_by_one() -> None:
+async def test_once_it_is_closed_all_are_sent_to_one_by_one() -> None:
     sends, crowd = Sends(), Crowd()
     ((_, connection),) = joined(crowd, 8)
     broadcast = Broadcast(sends, many=1)
@@ -131,7 +131,7 @@ def test_once_it_is_closed_all_are_sent_to_one_by_one() -> None:
     assert (sends.sent, connection.sent) == ([], b"frame")
 
 
-def test_where_there_is_no_io_uring_it_says_why_and_does_without(
+async def test_where_there_is_no_io_uring_it_says_why_and_does_without(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refused() -> None:
@@ -156,7 +156,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
-def test_a_follower_that_raises_is_ended_alone(fault: Exception) -> None:
+async def test_a_follower_that_raises_is_ended_alone(fault: Exception) -> None:
     crowd = Crowd()
     members = joined(crowd, *range(9))
     members[0][0].fault, members[0][1].takes = fault, OSError()
@@ -167,7 +167,7 @@ def test_a_follower_that_raises_is_ended_alone(fault: Exception) -> None:
     assert all(connection.sent == b"frame" for follower, connection in members if not follower.failed)
 
 
-def test_one_that_raises_after_one_call_for_many_is_ended_alone() -> None:
+async def test_one_that_raises_after_one_call_for_many_is_ended_alone() -> None:
     sends, crowd = Sends(), Crowd()
     members = joined(crowd, 9, 8, 9, 10)
     members[0][0].fault = RuntimeError("Cannot call write() after write_eof()")
@@ -176,7 +176,7 @@ def test_one_that_raises_after_one_call_for_many_is_ended_alone() -> None:
     assert members[2][0].spilled == b"ame"
 
 
-def test_after_a_broken_call_nobody_is_sent_twice_or_left_out() -> None:
+async def test_after_a_broken_call_nobody_is_sent_twice_or_left_out() -> None:
     crowd = Crowd()
     members = joined(crowd, *range(8))
     broadcast = Broadcast(Broken(BrokenOff({1: 2}, 3, 5)), many=1)
@@ -189,7 +189,7 @@ def test_after_a_broken_call_nobody_is_sent_twice_or_left_out() -> None:
     assert [connection.sent for _, connection in members] == [b"next"] * 5 + [b"framenext"] * 3
 
 
-def test_a_call_with_an_unknown_outcome_ends_all_its_followers() -> None:
+async def test_a_call_with_an_unknown_outcome_ends_all_its_followers() -> None:
     crowd = Crowd()
     members = joined(crowd, 8, 9)
     Broadcast(Broken(OSError("no")), many=1)(crowd, b"frame", 0)

@@ -92,7 +92,6 @@ class Scene:
             self if self.chance.random() < 0.5 else None,
             many=self.chance.choice((1, 3)),
             turn=self.chance.choice((1, 2 * EACH, 5 * EACH)),
-            free=0,
             backlog=self.chance.choice((0, 20, 1000)),
         )
 
@@ -170,7 +169,7 @@ def crowd_of(scene: Scene, count: int) -> list[Reader]:
 
 async def test_frames_that_wait_go_out_together() -> None:
     scene = Scene(0, faults=False)
-    scene.broadcast = Broadcast(turn=1, free=0)
+    scene.broadcast = Broadcast(turn=1)
     readers = crowd_of(scene, 5)
     for _ in range(100):
         scene.publish()
@@ -181,7 +180,7 @@ async def test_frames_that_wait_go_out_together() -> None:
 
 async def test_when_too_much_waits_all_are_let_go_a_few_at_a_time() -> None:
     scene = Scene(0, faults=False)
-    scene.broadcast = Broadcast(turn=1, free=0, backlog=10)
+    scene.broadcast = Broadcast(turn=1, backlog=10)
     readers = crowd_of(scene, 200)
     for _ in range(10):
         scene.publish()
@@ -219,3 +218,26 @@ async def test_no_turn_of_the_loop_sends_more_than_it_may(size: int) -> None:
     members = sum(len(crowd) for crowd in crowds)
     assert sum(sent) == members * (size + EACH)
     assert max(sent) <= TURN + size + EACH
+
+
+async def test_a_thousand_small_crowds_are_sent_to_in_several_turns() -> None:
+    sent = [0]
+
+    class Counted(Reader):
+        def send(self, data: bytes | memoryview) -> int:
+            sent[-1] += len(data) + EACH
+            return len(data)
+
+    scene = Scene(0, faults=False)
+    broadcast = Broadcast()
+    crowds = [Crowd() for _ in range(1_000)]
+    for crowd in crowds:
+        for _ in range(5):
+            member = cast("Any", Counted(scene))
+            crowd.join(member, member)
+        broadcast(crowd, b"small", 0)
+    while any(crowd.sendings for crowd in crowds):
+        sent.append(0)
+        await asyncio.sleep(0)
+    assert sum(sent) == 5_000 * (5 + EACH)
+    assert max(sent) <= TURN + 5 + EACH
