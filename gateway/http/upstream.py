@@ -20,6 +20,7 @@ import httpcore
 from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.fanout.follower import EXTENSION
 from gateway.http import informational, responses
+from gateway.http.claims import is_claim
 from gateway.http.request_log import request as named
 from gateway.protocol.errors import MalformedHttp, ProtocolError
 from gateway.wire.answers import header_lines, own_reason
@@ -36,7 +37,6 @@ _HOP_BY_HOP: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade", b"expect")
 )
 _FOR_ALL: Final = frozenset((b"host", b"content-length"))
-_CLAIMS: Final = (b"x-forwarded-", b"forwarded", b"x-real-ip")  # what a proxy says of the client
 _NO_BODY: Final = (204, 304)
 _LAST_STATUS: Final = 599  # RFC 9110 §15: what is above is no answer
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab (§5.5)
@@ -110,8 +110,11 @@ class Upstream:
         finally:  # also when this is cancelled: the application need not go on with what nobody waits for
             for task in (exchange, gone):
                 task.cancel()
-        with suppress(asyncio.CancelledError):
-            await exchange
+        try:
+            with suppress(asyncio.CancelledError):
+                await exchange
+        finally:
+            del exchange, task  # or what it failed with, which knows this frame, would know itself
 
     async def _exchange(self, scope: Scope, request: _Request, send: Send) -> None:
         target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
@@ -199,8 +202,7 @@ def forwarded(scope: Scope) -> Headers:
     headers = _end_to_end(scope["headers"])
     peer, trusted = _peer(scope)
     if not trusted:
-        # An application behind CGI or WSGI reads `_` in a name as `-`.
-        headers = [header for header in headers if not header[0].replace(b"_", b"-").startswith(_CLAIMS)]
+        headers = [header for header in headers if not is_claim(header[0])]
     there = {name for name, _ in headers}
     if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
         headers.append((b"transfer-encoding", b"chunked"))

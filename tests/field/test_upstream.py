@@ -209,24 +209,41 @@ async def test_a_trusted_proxy_is_believed_and_named(gateway: Running, applicati
     assert said[b"x-forwarded-proto"] == b"https"
 
 
+CLAIMS = [
+    "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Prefix",
+    "X-Forwarded-User", "X-Forwarded-Client-Cert", "X-Original-Forwarded-For", "X-Original-Host",
+    "X-Vercel-Forwarded-For", "X-Forwarded", "Forwarded-For", "Forwarded", "Fly-Forwarded-Proto", "Fly-Client-IP",
+    "CF-Connecting-IP", "CF-Connecting-IPv6", "CF-Pseudo-IPv4", "True-Client-IP", "X-Real-IP", "X-Client-IP",
+    "Client-IP", "X-Cluster-Client-IP", "Fastly-Client-IP", "X-Azure-ClientIP", "X-Azure-SocketIP",
+    "X-Appengine-User-IP", "DO-Connecting-IP", "X-NF-Client-Connection-IP", "Proxy-Client-IP", "WL-Proxy-Client-IP",
+    "X-Envoy-External-Address", "CloudFront-Viewer-Address", "X-Remote-Addr", "Remote-Addr", "Remote-User",
+    "X-Remote-User", "X-Remote-Group", "X-Remote-Extra-Scopes", "Client-Cert", "Client-Cert-Chain",
+    "X-SSL-Client-Cert", "X-SSL-Client-Verify", "SSL-Client-S-DN", "X-Auth-Request-User", "X-Authenticated-Groups",
+    "X-WebAuth-User", "X-Host",
+]  # fmt: skip
+NO_CLAIMS = [
+    "Accept", "Authorization", "Cookie", "Origin", "Referer", "User-Agent", "X-Request-Id", "Traceparent",
+    "X-CSRF-Token", "X-Client-Version", "X-Device-Address", "X-Ship", "X-Trip", "IP-Version", "Client-Id",
+    "X-Shipping-Address", "Idempotency-Key", "X-Remotely", "X-Auth-Token", "Via",
+]  # fmt: skip
+
+
 @pytest.mark.asyncio(loop_scope="session")
-async def test_what_anybody_else_says_of_its_client_is_dropped(
-    database_of_all: str, application: Application, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("trusted", [False, True], ids=["anybody", "trusted"])
+async def test_who_a_client_is_only_a_trusted_proxy_may_say(
+    database_of_all: str, application: Application, monkeypatch: pytest.MonkeyPatch, trusted: bool
 ) -> None:
-    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1")
-    claims = ("For: 10.1.1.1", "Host: bank", "Proto: https", "Port: 1", "Prefix: /x", "User: root")
-    lines = [*(f"X-Forwarded-{claim}" for claim in claims), "Forwarded: for=10.1.1.1", "X-Real-IP: 10.1.1.1"]
-    lines += [line.replace("-", "_") for line in lines]  # as CGI and WSGI spell them; nginx drops these, too
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1" if trusted else "10.0.0.1")
+    claims = [*CLAIMS, *[name.upper().replace("-", "_") for name in CLAIMS]]  # as CGI and WSGI spell them
+    lines = [f"{name}: root" for name in (*claims, *NO_CLAIMS)]
     with serving(database_of_all, "direct", upstream=f"http://127.0.0.1:{application.port}") as running:
-        await running.get_raw("/x", *lines)
-    said = application.headers
-    assert [
-        pair for pair in said if pair[0].replace(b"_", b"-").startswith((b"x-forwarded", b"forwarded", b"x-real"))
-    ] == [
-        (b"x-forwarded-for", b"127.0.0.1"),
-        (b"x-forwarded-proto", b"http"),
-        (b"x-forwarded-host", dict(said)[b"host"]),
-    ]
+        assert (await running.get_raw("/x", *lines)).startswith(b"HTTP/1.1 200 ")
+    said = [name.decode() for name, value in application.headers if value.startswith(b"root")]
+    assert sorted(said) == sorted(name.lower() for name in [*NO_CLAIMS, *(claims if trusted else [])])
+    if not trusted:
+        own = [pair for pair in application.headers if pair[0].startswith(b"x-forwarded")]
+        host = dict(application.headers)[b"host"]
+        assert own == [(b"x-forwarded-for", b"127.0.0.1"), (b"x-forwarded-proto", b"http"), (b"x-forwarded-host", host)]
 
 
 @pytest.mark.asyncio(loop_scope="session")
