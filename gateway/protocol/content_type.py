@@ -16,7 +16,7 @@ MAX_CONTENT_TYPE: Final = 255  # characters
 _NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED: Final = r'"(?:[\t !#-\[\]-~]|\\[\t -~])*"'
 # RFC 9110 §8.3.1; like there, a parameter may be missing between two semicolons.
-CONTENT_TYPE: Final = rf"^{_NAME}/{_NAME}(?:[\t ]*;(?:[\t ]*{_NAME}=(?:{_NAME}|{_QUOTED}))?)*[\t ]*$"
+CONTENT_TYPE: Final = rf"^{_NAME}/{_NAME}(?:[\t ]*;(?:[\t ]*{_NAME}=(?:{_NAME}|{_QUOTED}))?)*$"
 """As a regular expression of Python, JSON Schema and Postgres; it says nothing of the length."""
 
 _VALID: Final = re.compile(CONTENT_TYPE[:-1] + r"\Z")
@@ -33,4 +33,5 @@ def check_content_type(text: str) -> str:
 
 def content_type_header(text: str) -> bytes:
     """A stream's content type as the value of a header: valid also where an earlier version stored one that is not."""
+    text = text.strip("\t ")  # which earlier versions have kept
     return text.encode() if len(text) <= MAX_CONTENT_TYPE and _VALID.match(text) else b"application/octet-stream"

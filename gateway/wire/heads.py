@@ -17,13 +17,20 @@ from gateway.protocol.errors import CodingNotSupported, MalformedHttp
 
 Header = tuple[bytes, bytes]
 
-_HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)  # RFC 3986, §3.2
+_HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+,;=%-]*)(?::([0-9]*))?", re.ASCII)  # RFC 3986, §3.2
+_LAST_PORT: Final = 65_535  # of TCP, to which the port of an http URL belongs (RFC 9110 §4.2.1)
 
 
 @lru_cache(maxsize=256)
 def is_host(value: bytes) -> bool:
     """True if a Host header may have this value. An empty one is allowed (RFC 9112 §3.2)."""
-    return _HOST.fullmatch(value) is not None
+    found = _HOST.fullmatch(value)
+    return found is not None and _is_port(found[1] or b"")
+
+
+def _is_port(digits: bytes) -> bool:
+    significant = digits.lstrip(b"0")
+    return len(significant) <= len(str(_LAST_PORT)) and int(significant or b"0") <= _LAST_PORT
 
 
 def body_length(headers: Iterable[Header]) -> int:

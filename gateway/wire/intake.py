@@ -348,8 +348,10 @@ class Intake(HttpToolsProtocol):
         self.due = self.loop.time() + self.patience
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """uvicorn's own, which looks for one of them at each."""
-        self.headers.append((name.lower(), value))
+        """uvicorn's own, which looks for one of them at each. The blanks behind a value are none of it (RFC 9110 §5.5):
+        the parser takes away only those before.
+        """
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":

@@ -45,6 +45,7 @@ USUAL = st.lists(
     st.sampled_from(
         [b"Connection: keep-alive", b"Connection: close", b"Stream-Closed: TRUE", b"Stream-Closed: no",
          b"Stream-Seq: a", b"Run-Lease: 5", b"Producer-Id: p\r\nProducer-Epoch: 1\r\nProducer-Seq: 6",
+         b"Stream-Closed: true \t", b"Producer-Id: p \r\nProducer-Epoch: 1\t\r\nProducer-Seq: 6 ",
          b"Origin: https://a.example", b"Origin: https://c.example", b"X-Request-Id: mine", b"X: \xff"]
     ),
     max_size=2,
@@ -125,6 +126,18 @@ def test_what_is_odd_is_answered_the_same(ways: Ways, odd: tuple[bytes, ...]) ->
     head, body = plain(*odd)
     for pieces in ([Piece(head + body)], [Piece(head), Piece(body)], [Piece(head, "drain"), Piece(body)]):
         assert ways.talk(pieces, past_asgi=True) == ways.talk(pieces, past_asgi=False)
+
+
+def test_blanks_around_a_value_are_none_of_it(ways: Ways) -> None:
+    """RFC 9110 §5.5. Every line has some, by which no value may be missed or misread."""
+    named = [b"Stream-Closed: true", b"Stream-Seq: s", b"Producer-Id: p", b"Producer-Epoch: 1", b"Producer-Seq: 6"]
+    head, body = plain(b"/runs/a", *named)
+    lines = head.split(b"\r\n\r\n")[0].split(b"\r\n")
+    blank = b"\r\n".join([lines[0], *[line.replace(b": ", b":\t ") + b" \t" for line in lines[1:]]]) + b"\r\n\r\n"
+    for past_asgi in (True, False):
+        heard = ways.talk([Piece(blank + body, "told")], past_asgi=past_asgi)
+        assert heard == ways.talk([Piece(head + body, "told")], past_asgi=past_asgi)
+        assert [(request.close, request.stream_seq) for request in heard.asked] == [(True, "s")]
 
 
 def test_what_breaks_the_log_is_answered_the_same(ways: Ways) -> None:

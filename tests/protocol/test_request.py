@@ -524,8 +524,12 @@ def test_a_media_type_is_taken_on_every_way_in(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["json", "a/", "/b", "a b/c", "a/b; c", "a/b; c=d e", "\xe4/b", "a/b; c=\xe4", "a/" + "b" * 254, "a/b\x01"]
-)
+    "value",
+    [
+        "json", "a/", "/b", "a b/c", "a/b; c", "a/b; c=d e", "\xe4/b", "a/b; c=\xe4", "a/" + "b" * 254, "a/b\x01",
+        " a/b\n",
+    ],
+)  # fmt: skip
 def test_what_is_no_media_type_is_refused_on_every_way_in(value: str) -> None:
     with pytest.raises(InvalidRequest):
         parse_create("s", raw({"content-type": value}), b"")
@@ -534,6 +538,16 @@ def test_what_is_no_media_type_is_refused_on_every_way_in(value: str) -> None:
     with pytest.raises(InvalidRequest):
         bodies.parse_create(json.dumps({"contentType": value}).encode())
     assert content_type_header(value) == b"application/octet-stream", "of a stream that an earlier version made"
+
+
+@pytest.mark.parametrize("value", ["a/b\t", "text/plain ", "a/b; ", "a/b;c=d \t"])
+def test_a_media_type_has_no_blanks_behind_it(value: str) -> None:
+    """Those of a header's value are taken away before it is judged (RFC 9110 §5.5)."""
+    with pytest.raises(InvalidRequest):
+        parse_create("s", raw({"content-type": value}), b"")
+    with pytest.raises(InvalidRequest):
+        bodies.parse_create(json.dumps({"contentType": value}).encode())
+    assert content_type_header(value) == value.rstrip().encode(), "of a stream that an earlier version made"
 
 
 @pytest.mark.parametrize("value", ["a/b" + ";  " * 80 + "x", "a/b" + "; " * 120 + "=", 'a/b;x="' + "\\\\" * 120])

@@ -160,7 +160,7 @@ TYPES = [
     "a/b", "A-1/b.c+d", "a/b;c=d", "a/b ; c=d; ;", 'a/b;c="d e\\" f"', "a/b\t;\tc=d", "a/" + "b" * 253,
     "!#$%&'*+.^_`|~/x",
     "", "a", "a/", "/b", "a/b c", "a/b;c", "a/b;c=", 'a/b;c="', "a/b\n", "ä/b", "a/b;c=ä", "a/" + "b" * 254,
-    "a/b;c=\x7f", " a/b",
+    "a/b;c=\x7f", " a/b", "a/b ", "a/b\t", "a/b; ", "a/b;c=d\t",
 ]  # fmt: skip
 
 

@@ -164,7 +164,7 @@ CREATE OR REPLACE FUNCTION run_gateway.is_content_type(wanted text) RETURNS bool
 LANGUAGE sql IMMUTABLE
 RETURN char_length(wanted) <= 255 AND wanted ~ (
     E'^[!#$%&''*+.^_`|~0-9A-Za-z-]+/[!#$%&''*+.^_`|~0-9A-Za-z-]+([\t ]*;([\t ]*[!#$%&''*+.^_`|~0-9A-Za-z-]+='
-    || E'([!#$%&''*+.^_`|~0-9A-Za-z-]+|"([\t !#-\\[\\]-~]|\\\\[\t -~])*"))?)*[\t ]*$');
+    || E'([!#$%&''*+.^_`|~0-9A-Za-z-]+|"([\t !#-\\[\\]-~]|\\\\[\t -~])*"))?)*$');
 
 
 -- Creates a stream, or with a path of runs/<id> a run, of which alone the last four may be given. False: it exists
