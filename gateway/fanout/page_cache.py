@@ -43,7 +43,10 @@ class Pages:
             look = self._next[key] = Shared(self._look(key))
         else:
             self.joined += 1
-        return await look.page()
+        try:
+            return await look.page()
+        finally:
+            del look  # see Shared.page
 
     async def _look(self, key: Key) -> Page:
         running = self._running.get(key)
@@ -55,6 +58,7 @@ class Pages:
         finally:
             if self._running[key] is read:
                 del self._running[key]
+            del read
         self._keep(key, page)
         return page
 

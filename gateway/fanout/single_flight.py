@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from gateway.protocol.batch import Page
@@ -31,7 +32,10 @@ class Shared:
     async def page(self) -> Page:
         """The page. Raises what the read raises."""
         await self.over()
-        return self.task.result()
+        try:
+            return self.task.result()
+        finally:
+            del self  # knows what the read failed with, which knows this frame: together they would be a ring
 
     async def over(self) -> None:
         """Waits until the read has ended, however it ends."""
@@ -64,16 +68,19 @@ class SharedReads:
         key = (path, position)
         read = self._under_way.get(key)
         if read is None or fresh:
-            begun = read = self._under_way[key] = Shared(self._read(path, position))
-            read.task.add_done_callback(lambda _: self._ended(key, begun))
+            read = self._under_way[key] = Shared(self._read(path, position))
+            read.task.add_done_callback(partial(self._done, key, read))
         else:
             self.joined += 1
-        return await read.page()
+        try:
+            return await read.page()
+        finally:
+            del read  # see Shared.page
 
     def forget(self) -> None:
         """Makes later readers begin reads of their own, instead of joining those under way."""
         self._under_way.clear()
 
-    def _ended(self, key: tuple[str, int], read: Shared) -> None:
+    def _done(self, key: tuple[str, int], read: Shared, _: asyncio.Task[Page]) -> None:
         if self._under_way.get(key) is read:
             del self._under_way[key]

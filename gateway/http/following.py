@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -19,12 +19,12 @@ from gateway.asgi import Receive, Scope, Send
 from gateway.auth.errors import CredentialMissing
 from gateway.auth.gate import Pending, check_stream, check_target, principal_of
 from gateway.auth.principal import NOBODY, Principal
-from gateway.fanout.follower import Direct, Signal, direct
+from gateway.fanout.follower import Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.fanout.multiplex import Followed, Given, Look, Multiplex
 from gateway.http import responses
 from gateway.http.limits import Limits
-from gateway.http.reading import Hangup, lasting
+from gateway.http.reading import hangup, lasting
 from gateway.protocol import headers, many
 from gateway.protocol.batch import Batch, Encoding
 from gateway.protocol.composite import OVER, UNBEGUN, Composite
@@ -178,7 +178,7 @@ class _Response:
         self._offset = Composite(request.digest, request.positions or [UNBEGUN] * len(members))
 
     async def run(self, wanted: list[Member], hub: Hub, look: Look, heartbeat: float, receive: Receive) -> None:
-        with Multiplex(hub, heartbeat, self._connection) as reader, _hangup(reader, receive, self._connection):
+        with Multiplex(hub, heartbeat, self._connection) as reader, hangup(reader, receive, self._connection):
             for member in wanted:
                 check = partial(check_stream, member.principal)
                 reader.follow(member.stored, member.place, self._request.start(member.place), check)
@@ -222,10 +222,6 @@ class _Response:
             reader.unfollow(followed)
         self._offset.move(followed.place, OVER if what.closed else what.end)
         return many.parts(path, followed.encoding, what, followed.behind)
-
-
-def _hangup(reader: Multiplex, receive: Receive, connection: Direct | None) -> AbstractContextManager[None]:
-    return Hangup(reader, receive) if connection is None else nullcontext()
 
 
 class EventStream(Response):

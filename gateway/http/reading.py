@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, Protocol
 
 from gateway.asgi import Headers, Receive, Scope, Send, gone
@@ -82,7 +82,7 @@ class Reading:
         """
         self._admit()
         principal = principal_of(scope)
-        waiting = self._until_closed(path, lasting(principal, seconds, self._now()), receive)
+        waiting = self._until_closed(path, lasting(principal, seconds, self._now()), scope, receive)
         await (waiting if self._limits.streams is None else self._counted(self._limits.streams, scope, waiting))
         if self._hub.draining:
             return Draining()
@@ -136,8 +136,12 @@ class Reading:
         else:
             await _in_parts(send, answer, frames.parts(stream.encoding, batch))
 
-    async def _until_closed(self, path: str, seconds: float, receive: Receive) -> None:
-        with self._limits.readers.long_polls, Follower(self._hub, path) as follower, Hangup(follower, receive):
+    async def _until_closed(self, path: str, seconds: float, scope: Scope, receive: Receive) -> None:
+        with (
+            self._limits.readers.long_polls,
+            Follower(self._hub, path) as follower,
+            hangup(follower, receive, direct(scope)),
+        ):
             batch: Batch | Signal = (await follower.begin(NOW, 0)).batch
             follower.expire(seconds)
             while batch is not Signal.OVER and not (isinstance(batch, Batch) and batch.closed):
@@ -145,7 +149,11 @@ class Reading:
 
     async def _long_poll(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> None:
         principal = principal_of(scope)
-        with self._limits.readers.long_polls, Follower(self._hub, request.path) as follower, Hangup(follower, receive):
+        with (
+            self._limits.readers.long_polls,
+            Follower(self._hub, request.path) as follower,
+            hangup(follower, receive, direct(scope)),
+        ):
             page = await follower.begin(request.position, request.last_events, request.wait)
             check_stream(principal, page.stream.id)
             follower.expire(lasting(principal, self._limits.long_poll_timeout, self._now()))
@@ -246,30 +254,42 @@ async def _folded(fold: Fold | None, encoding: Encoding, batch: Batch) -> Batch:
     return batch if fold is None else await in_turns(fold_in_pieces(fold, encoding, batch))
 
 
-class Hangup:
-    """While the block runs, a task waits for the client to go, and then ends the follower."""
-
-    def __init__(self, follower: Receiver, receive: Receive) -> None:
-        self._follower = follower
-        self._receive = receive
-
-    def __enter__(self) -> None:
-        self._task = asyncio.ensure_future(self._listen())
-
-    def __exit__(self, *_: object) -> None:
-        self._task.cancel()
-
-    async def _listen(self) -> None:
-        await gone(self._receive)
-        self._follower.end()
-
-
 _NOTHING: Final = nullcontext()
 
 
-def hangup(follower: Follower, receive: Receive, connection: Direct | None) -> AbstractContextManager[None]:
-    """Ends the follower when its client has gone. A direct connection does so by itself, and saves the task."""
-    return Hangup(follower, receive) if connection is None else _NOTHING
+def hangup(follower: Receiver, receive: Receive, connection: Direct | None) -> AbstractContextManager[None]:
+    """Ends the follower when its client has gone. A direct connection does so by itself, and saves a task."""
+    if connection is None:
+        return _awaited(follower, receive)
+    return _NOTHING if connection.follower is follower else _told(follower, connection)
+
+
+@contextmanager
+def _told(follower: Receiver, connection: Direct) -> Iterator[None]:
+    connection.follower = follower
+    try:
+        if connection.lost():
+            follower.end()
+        yield
+    finally:
+        connection.follower = None
+
+
+@contextmanager
+def _awaited(follower: Receiver, receive: Receive) -> Iterator[None]:
+    """While the block runs, a task waits for the client to go. Nothing that it knows knows the task: one that was
+    cancelled keeps the frames that it was in, and each long-poll would leave a ring behind.
+    """
+
+    async def listen() -> None:
+        await gone(receive)
+        follower.end()
+
+    task = asyncio.ensure_future(listen())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def _forget(scope: Scope) -> None:

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final, NamedTuple
 
 import asyncpg
@@ -54,6 +54,15 @@ _DEFINITE: Final = (
     asyncpg.TransactionRollbackError,
     asyncpg.SyntaxOrAccessError,
 )
+
+
+def _told(future: asyncio.Future[Appended], outcome: Appended | ProtocolError) -> None:
+    if future.done():
+        return  # whoever asked has gone; what was committed stays committed
+    if isinstance(outcome, ProtocolError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 class Part(NamedTuple):
@@ -123,17 +132,11 @@ class Writer:
         unknown.
         """
         told: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-
-        def settle(outcome: Appended | ProtocolError) -> None:
-            if told.done():
-                return  # whoever asked has gone; what was committed stays committed
-            if isinstance(outcome, ProtocolError):
-                told.set_exception(outcome)
-            else:
-                told.set_result(outcome)
-
-        self.submit(request, settle)
-        return await told
+        self.submit(request, partial(_told, told))
+        try:
+            return await told
+        finally:
+            del told  # or a refusal, which knows this frame, would know itself
 
     def submit(self, request: AppendRequest, settle: Settle) -> None:
         """Takes a request; `settle` is called with its outcome, what `append` would return or raise.

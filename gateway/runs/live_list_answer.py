@@ -22,7 +22,7 @@ from gateway.fanout.follower import Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.http import responses
 from gateway.http.limits import Limits
-from gateway.http.reading import Hangup, lasting
+from gateway.http.reading import hangup, lasting
 from gateway.protocol import headers
 from gateway.protocol.batch import Encoding
 from gateway.protocol.changes import Told
@@ -74,7 +74,7 @@ class LiveLists:
         connection = direct(scope)
         with (
             LiveList(self._changes, principal.tenant, request.list, connection) as reader,
-            Hangup(reader, receive) if connection is None else nullcontext(),
+            hangup(reader, receive, connection),
         ):
             reader.expire(lasting(principal, self._limits.sse_max_age * random.uniform(1, 1.2), self._now()))
             response = _Response(self._listed, request, principal.tenant, reader, send)

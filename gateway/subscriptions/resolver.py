@@ -100,7 +100,7 @@ class Resolver:
             try:
                 addresses = self._lookup(host)
             except Exception as error:  # noqa: BLE001  raised where it is awaited
-                failure = error
+                failure = error.with_traceback(None)  # which knows this frame, which knows the failure
             with suppress(RuntimeError):  # the loop has been closed meanwhile
                 loop.call_soon_threadsafe(ended, addresses, failure)
 
