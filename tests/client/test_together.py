@@ -146,7 +146,9 @@ async def test_a_request_is_bounded() -> None:
         assert [len(request) for request in gateway.together] == [MOST, 1]
         large = b'"%b"' % (b"x" * (BYTES // 2))
         await at_once(*[producer.append([large]) for producer in producers(http, 5)])
-    assert [len(request) for request in gateway.together[2:]] == [2, 2, 1]
+        assert [len(request) for request in gateway.together[2:]] == [2, 2, 1]
+        await at_once(*[producer.append([b"1"] * 800) for producer in producers(http, 20)])
+    assert [len(request) for request in gateway.together[5:]] == [7, 7, 6], "5,600 events, which any gateway takes"
 
 
 async def test_patience_ends_for_each() -> None:

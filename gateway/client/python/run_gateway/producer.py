@@ -54,27 +54,28 @@ class Producer:
             raise TypeError("events are a list of bytes, each one JSON text")
         last = max(0, len(events) - 1) // MOST * MOST
         for begin in range(0, last, MOST):
-            await self._post(_array(events[begin : begin + MOST]), close=False)
-        return await self._post(_array(events[last:]), close)
+            await self._post(_array(events[begin : begin + MOST]), MOST, close=False)
+        return await self._post(_array(events[last:]), len(events) - last, close)
 
     async def close(self) -> str:
         """Closes the stream, and returns its final offset. Raises ClientError."""
-        return await self._post(b"", close=True)
+        return await self._post(b"", 0, close=True)
 
     async def heartbeat(self) -> None:
         """A sign of life, which a run gateway takes from a run's producer. Raises ClientError."""
         await self._ask(f"{self._url}/heartbeat", {})
 
-    async def _post(self, body: bytes, close: bool) -> str:
+    async def _post(self, body: bytes, events: int, close: bool) -> str:
         headers = {"producer-seq": str(self._seq)}
-        outcome = await self._ask(self._url, headers | {"stream-closed": "true"} if close else headers, body)
+        headers |= {"stream-closed": "true"} if close else {}
+        outcome = await self._ask(self._url, headers, body, events)
         self._seq += 1
         return _next_offset(outcome.url, outcome.headers)
 
-    async def _ask(self, url: str, headers: dict[str, str], body: bytes = b"") -> Outcome:
+    async def _ask(self, url: str, headers: dict[str, str], body: bytes = b"", events: int = 0) -> Outcome:
         while True:
             named = {"producer-id": self._id, "producer-epoch": str(self._epoch)}
-            outcome = await self._session.append(url, named | headers, body)
+            outcome = await self._session.append(url, named | headers, body, events)
             if self._can_claim(outcome):
                 self._epoch = _number(outcome, "producer-epoch") + 1
                 continue

@@ -114,8 +114,8 @@ class Session:
                     return Answer(response, tries.doubtful)
                 await tries.failed(explain(response), response.status_code, retry_after(response))
 
-    async def append(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
-        """Posts JSON events, or a heartbeat, until there is an answer: with those of other writers, if there are some.
+    async def append(self, url: str, headers: Mapping[str, str], body: bytes, events: int = 1) -> Outcome:
+        """Posts so many JSON events, or a heartbeat, until there is an answer. Where others write too, theirs go along.
 
         Raises GaveUp.
         """
@@ -127,7 +127,7 @@ class Session:
                 break
             assert place is not None
             try:
-                told = await together.append(place.stream, headers, body)
+                told = await together.append(place.stream, headers, body, events)
             except Alone:
                 break
             except httpx.RequestError as error:

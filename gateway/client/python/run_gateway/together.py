@@ -17,7 +17,7 @@ from run_gateway.retry import RETRIED
 
 GATHER: Final = 0.003  # seconds that appends are gathered for
 MOST: Final = 500  # appends of a request
-EVENTS: Final = 5_000  # a server may refuse more than so many at once
+EVENTS: Final = 5_000  # from which on a request takes no more; a server may refuse what has too many
 BYTES: Final = 1 << 20
 UNDER_WAY: Final = 4  # requests; with a stream that takes long in each, others wait
 UNKNOWN: Final = frozenset({404, 405, 501})
@@ -55,6 +55,7 @@ class Told(NamedTuple):
 
 class _Entry(NamedTuple):
     lines: bytes
+    events: int
     told: asyncio.Future[Told]
 
 
@@ -70,14 +71,14 @@ class Together:
         self._sending: set[asyncio.Task[None]] = set()
         self._gathering: asyncio.Task[None] | None = None
 
-    async def append(self, stream: str, headers: Mapping[str, str], body: bytes) -> Told:
-        """Appends, with whatever else comes up within GATHER. Raises Alone, httpx.RequestError."""
+    async def append(self, stream: str, headers: Mapping[str, str], body: bytes, events: int = 1) -> Told:
+        """Appends so many events, with whatever else comes up within GATHER. Raises Alone, httpx.RequestError."""
         head: dict[str, Any] = {"stream": stream}
         for name, value in headers.items():
             if (field := _FIELDS.get(name)) is not None:
                 head[field] = value if field == "producerId" else True if field == "streamClosed" else int(value)
         lines = b"%b\n%b\n" % (orjson.dumps(head), body.translate(_ONE_LINE))
-        entry = _Entry(lines, asyncio.get_running_loop().create_future())
+        entry = _Entry(lines, events, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         if self._gathering is None:
             self._gathering = asyncio.create_task(self._gather(), name="appends that go together")
@@ -100,12 +101,13 @@ class Together:
 
     def _next(self) -> list[_Entry]:
         taken: list[_Entry] = []
-        size = 0
-        while self._waiting and len(taken) < MOST and size < BYTES:
+        size = events = 0
+        while self._waiting and len(taken) < MOST and size < BYTES and events < EVENTS:
             entry = self._waiting.popleft()
             if entry.told.done():  # whoever waited has gone
                 continue
             size += len(entry.lines)
+            events += entry.events
             taken.append(entry)
         return taken
 
