@@ -25,6 +25,8 @@ async def clients() -> AsyncIterator[Mapping[str, Clients]]:
     async with NodeClients.start() as node, PythonClients.start() as python, BrowserClients.start() as browser:
         yield {
             "ai-sdk": browser,
+            "ai-sdk-5": node,
+            "ai-sdk-6": node,
             "ai-sdk-workflow": node,
             "tanstack": node,
             "langgraph": node,

@@ -109,7 +109,7 @@ class Stage:
         await self.each(lambda answer: self._come_back(answer, do))
 
     async def _come_back(self, answer: Answer, do: Deed) -> None:
-        back = BACK[answer.client]
+        back = BACK.get(answer.client, Back.START)
         if do == "again":
             if back is Back.ALONE:
                 return

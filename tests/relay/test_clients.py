@@ -191,6 +191,33 @@ async def test_a_stop_elsewhere_reaches_the_upstream(stopped: Mapping[str, Outco
     assert outcome.calls == 1
 
 
+OLDER = ("ai-sdk-5", "ai-sdk-6")
+
+
+async def older_whole(stage: Stage) -> None:
+    await stage.ask("one ", "two ", clients=OLDER)
+    await stage.finish("three")
+
+
+async def older_reload(stage: Stage) -> None:
+    """At the other Machine."""
+    await stage.ask("one ", "two ", clients=OLDER)
+    stage.proxy.target = stage.b.url
+    stage.proxy.cut()
+    await stage.come_back("reload")
+    await stage.say("three ")
+    await stage.finish("four")
+
+
+@pytest.mark.parametrize("client", OLDER)
+@pytest.mark.parametrize("outcomes", [older_whole, older_reload], ids=named, indirect=True)
+async def test_transports_of_older_ai_sdks_get_all(outcomes: Mapping[str, Outcome], client: str) -> None:
+    outcome = of(outcomes, client)
+    assert outcome.text == outcome.said
+    assert outcome.end == "finished"
+    assert outcome.calls == 1
+
+
 @pytest.mark.parametrize("preset", ["tanstack", "openai-chat", "ag-ui", "sse", "ndjson"])
 async def test_of_two_posts_with_one_key_the_upstream_has_one(stage: Stage, preset: str) -> None:
     case = await stage.agent.case().say("one ", "two ")

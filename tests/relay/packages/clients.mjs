@@ -13,11 +13,32 @@ import { HttpAgent } from "@ag-ui/client"
 import { WorkflowChatTransport } from "@ai-sdk/workflow/client"
 import { Client as LangGraph } from "@langchain/langgraph-sdk/client"
 import { ChatClient, fetchServerSentEvents } from "@tanstack/ai-client"
+import * as ai5 from "ai5"
+import * as ai6 from "ai6"
 import OpenAI from "openai"
 
 console.error = console.warn = console.debug = () => {} // clients tell of what they survive
 
 const openai = (url) => new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 })
+
+// What useChat asks and comes back with, without the page around it.
+const aiSdk =
+  (Transport) =>
+  async ({ url, prompt, key, do: what }, { text, signal }) => {
+    const transport = new Transport({ api: `${url}/api/chat` })
+    const messages = [{ id: "u", role: "user", parts: [{ type: "text", text: prompt }] }]
+    const stream = await (what === "ask"
+      ? transport.sendMessages({ chatId: key, messages, trigger: "submit-message", abortSignal: signal })
+      : transport.reconnectToStream({ chatId: key }))
+    if (stream === null) return "idle"
+    let end = "ended"
+    for await (const chunk of stream) {
+      if (chunk.type === "text-delta") text.next(chunk.delta)
+      if (chunk.type === "error") end = `error: ${chunk.errorText}`
+      if (chunk.type === "finish" && end === "ended") end = "finished"
+    }
+    return end
+  }
 
 // The way of each: given its order, the function to call with text and with a key, and a signal. Returns its end.
 const CLIENTS = {
@@ -42,6 +63,9 @@ const CLIENTS = {
     if (failed ?? status === "error") throw failed
     return "finished"
   },
+
+  "ai-sdk-5": aiSdk(ai5.DefaultChatTransport),
+  "ai-sdk-6": aiSdk(ai6.DefaultChatTransport),
 
   async "ai-sdk-workflow"({ url, prompt, key, do: what }, { text, found, signal }) {
     const transport = new WorkflowChatTransport({
