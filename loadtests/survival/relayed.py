@@ -85,6 +85,7 @@ class RelayedRun:
     seen: Seen
     seconds: float
     kind: str
+    breaks: bool
     key: str = field(default_factory=lambda: f"relayed-{secrets.token_hex(6)}")
     id: str | None = None  # of its run, as soon as somebody is told
     ending: bool = True  # it may end at any time: its Machine is killed, say
@@ -109,6 +110,8 @@ class RelayedRun:
 
     async def create(self) -> None:
         self.upstream.lasts[self.key] = self.seconds
+        if self.breaks:
+            self.upstream.breaks.add(self.key)
 
     async def write(self) -> None:
         """Returns when its record says that it has ended."""

@@ -81,6 +81,9 @@ class Stage:
     read: int = 0
     _playing: list[Scene] = field(default_factory=list)
     _stopped: bool = False
+    _answers: Iterator[tuple[str, bool]] = field(
+        default_factory=lambda: cycle(((ABLE, True), (PLAIN, False), (ABLE, False), (PLAIN, True)))
+    )
     _fates: Iterator[type[Writer]] = field(default_factory=lambda: cycle((Writer, Dying, Cancelled)))
 
     def paths(self) -> list[str]:
@@ -200,9 +203,8 @@ class Stage:
 
     def _relayed(self, http: httpx.AsyncClient) -> RelayedRun:
         assert self.upstream is not None, "it is asked for where there is one"
-        kind = self.rng.choice((ABLE, PLAIN))
-        seconds = self.rng.uniform(*LASTS)
-        return RelayedRun(http, self.doors, self.upstream, self._chance(), self.seen, seconds, kind)
+        seconds, (kind, breaks) = self.rng.uniform(*LASTS), next(self._answers)
+        return RelayedRun(http, self.doors, self.upstream, self._chance(), self.seen, seconds, kind, breaks)
 
     def _chance(self) -> random.Random:
         return random.Random(self.rng.random())

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 ABLE, PLAIN = "able", "plain"  # the paths: the first can go on with an answer, the second knows nothing of that
-CUT = 0.3  # the chance that an answer breaks off, once
+CUT = (0.3, 1.5)  # seconds after which an answer breaks off that does so once, from and to
 INTERVAL = (0.005, 0.1)  # seconds between two frames, from and to
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
 
@@ -32,12 +32,15 @@ class Turn:
 
 
 class Upstream:
-    """`turns` are the answers by their keys. Those to come are made for so many seconds as `lasts` says."""
+    """`turns` are the answers by their keys. Those to come are made for so many seconds as `lasts` says, and those in
+    `breaks` break off.
+    """
 
     def __init__(self, rng: random.Random) -> None:
         self.turns: dict[str, Turn] = {}
         self.url = ""
         self.lasts: dict[str, float] = {}
+        self.breaks: set[str] = set()
         self._rng = rng
         self._tasks = set[asyncio.Task[None]]()
 
@@ -75,7 +78,7 @@ class Upstream:
         turn.calls += 1
         making = asyncio.create_task(self._make(turn))
         try:
-            await self._send(turn, 0, writer, self._rng.uniform(0.3, 2.0) if self._rng.random() < CUT else None)
+            await self._send(turn, 0, writer, self._rng.uniform(*CUT) if key in self.breaks else None)
         finally:
             if kind == PLAIN:  # nobody would ever ask for the rest
                 making.cancel()

@@ -24,6 +24,18 @@ async def test_machines_readers_and_writers_survive_every_fault_once() -> None:
     assert "0" not in [rounds for chore, rounds in report.items() if chore.startswith("rounds of ")]
 
 
+async def test_relayed_runs_survive_kills_and_cuts() -> None:
+    calm = ("--relay", "--seconds", "8", "--runs", "4", "--readers", "3", "--only", schedule.KILL, "--pause", "3")
+    (code, report), (broken_code, broken) = await asyncio.gather(
+        survival(*calm), survival(*calm, "--machine-module", "tests.loadtests.broken.no_overlap")
+    )
+    assert report["notes"] == []
+    assert code == 0
+    relayed, rejoined, _ = report["of these relayed; asked for the rest; lost"].split("; ")
+    assert "0" not in (relayed, rejoined)
+    assert broken_code == 1 and broken["repeated"] != "0", broken["notes"]
+
+
 async def test_a_rolling_deploy_cuts_nobody_off() -> None:
     code, report = await survival("--rolling", "--seconds", "1")
     assert report["notes"] == []
