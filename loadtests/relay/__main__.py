@@ -92,7 +92,7 @@ def _both(values: Sequence[float]) -> tuple[float, float]:
 
 
 def median(rounds: Sequence[Measured]) -> Measured:
-    """Of each value its median."""
+    """Of each value its median; of memory the most, since the next round may use again what a stream has used."""
 
     def of(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
         p50, p99 = zip(*pairs, strict=True)
@@ -104,7 +104,7 @@ def median(rounds: Sequence[Measured]) -> Measured:
         of(each.gap for each in rounds),
         of(each.followed or (0, 0) for each in rounds) if rounds[0].followed is not None else None,
         {name: statistics.median(each.cpu[name] for each in rounds) for name in rounds[0].cpu},
-        statistics.median(each.kilobytes for each in rounds),
+        max(each.kilobytes for each in rounds),
         statistics.median(each.busy for each in rounds),
         sum(each.wrong for each in rounds),
     )
