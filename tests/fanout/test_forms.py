@@ -94,7 +94,7 @@ async def test_at_the_end_of_its_stream_it_is_told_so() -> None:
     hub, socket = hub_of(Log(0)), Socket()
     _, following = await parked(hub, socket, Shout())
     hub.ring(News("run", 1, 1, body=b"{}", closed=True))
-    batch = await following
+    batch = await asyncio.wait_for(following, 10)
     assert socket.sent == b"2\r\n{}\r\n"
     assert isinstance(batch, Batch) and batch.empty and batch.closed
 
@@ -103,7 +103,7 @@ async def test_a_stream_that_goes_ends_it() -> None:
     hub, socket = hub_of(Log(0)), Socket()
     _, following = await parked(hub, socket, Shout())
     hub.ring(News("run", 0, 0, deleted=True))
-    assert await following is Signal.OVER
+    assert await asyncio.wait_for(following, 10) is Signal.OVER
 
 
 @pytest.mark.parametrize("heartbeat", [b"", b": on\n\n"])
@@ -122,7 +122,7 @@ async def test_before_its_head_is_sent_it_is_not_written_to() -> None:
     following = asyncio.ensure_future(follower.next(written=False))
     await asyncio.sleep(0)
     hub.ring(News("run", 1, 1, body=EVENT))
-    assert await following == Batch(0, 1, EVENT, True, False)
+    assert await asyncio.wait_for(following, 10) == Batch(0, 1, EVENT, True, False)
     assert not socket.sent
 
 
