@@ -17,6 +17,7 @@ import uvloop
 from run_gateway import (
     Backoff,
     BlockingRun,
+    ClientError,
     Fenced,
     GaveUp,
     NoSuchStream,
@@ -410,6 +411,15 @@ async def gateway_url(database_url: str) -> AsyncIterator[str]:
 def test_what_cannot_be_meant_is_refused_at_its_line(url: Any, arguments: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError)):
         Run(url, **arguments)
+
+
+async def test_a_run_that_has_not_begun_says_so() -> None:
+    run = Run("http://127.0.0.1:9/runs/1")
+    for use in (lambda: run.emit(1), lambda: run.coordinates):
+        with pytest.raises(ClientError, match="async with"):
+            use()
+    with pytest.raises(ClientError, match="async with"):
+        await run.flush()
 
 
 async def test_what_is_no_json_is_refused_at_its_own_line(gateway_url: str) -> None:

@@ -93,6 +93,7 @@ class Run(_Recorded):
         self._token = token
         self._patience = patience
         self._session = session
+        self._begun: Recording | None = None
 
     # In a coroutine
 
@@ -101,7 +102,7 @@ class Run(_Recorded):
         assert task is not None
         self._body, self._cancels = task, task.cancelling()
         async with AsyncExitStack() as stack:
-            self._recording = await self._begin(stack, lambda _: self._body.cancel())
+            self._begun = await self._begin(stack, lambda _: self._body.cancel())
             self._stack = stack.pop_all()
         return self
 
@@ -136,6 +137,12 @@ class Run(_Recorded):
     def coordinates(self) -> dict[str, str]:
         """What a reader needs: runId, streamUrl, offset and, if the gateway asks who comes, a token."""
         return self._recording.coordinates
+
+    @property
+    def _recording(self) -> Recording:
+        if self._begun is None:
+            raise ClientError(f"{self.url}: not begun: `async with run:`, or `with run as …:`, comes first")
+        return self._begun
 
     async def _begin(self, stack: AsyncExitStack, interrupted: Any) -> Recording:
         session = self._session
