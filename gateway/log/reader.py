@@ -27,15 +27,14 @@ _PAGE = """
 """
 _STAT = """
     SELECT id, content_type, run_gateway.marked(tail, breaks) AS tail, closed, gone, ttl, expires_header
-      FROM run_gateway.streams s WHERE path = $1 AND run_gateway.live(s)
+      FROM run_gateway.streams_at(ARRAY[$1])
 """
 _STREAMS = """
     SELECT path, id, content_type, run_gateway.marked(tail, breaks) AS tail, closed, gone, ttl
-      FROM run_gateway.streams s WHERE path = ANY ($1) AND run_gateway.live(s)
+      FROM run_gateway.streams_at($1)
 """
 _POSITIONS = """
-    SELECT path, id, run_gateway.marked(tail, breaks) AS tail, closed FROM run_gateway.streams s
-     WHERE path = ANY ($1) AND NOT gone AND run_gateway.live(s)
+    SELECT path, id, run_gateway.marked(tail, breaks) AS tail, closed FROM run_gateway.streams_at($1) WHERE NOT gone
 """
 
 _MISSING = """

@@ -76,3 +76,15 @@ async def test_a_clock_that_jumps_ends_no_reader_and_keeps_no_dead(tmp_path: Pat
             await until(server, "SELECT closed FROM run_gateway.streams WHERE path = 'runs/dead'")
             assert running.app._runs.leases.ended == 1
             reader.cancel()
+
+
+async def test_a_crash_does_not_forget_when_somebody_had_looked() -> None:
+    """By this an outage is known, however it began: what ran out in it has more time."""
+    async with asyncio.timeout(PATIENCE), servers() as all_of_them:
+        server = await all_of_them.primary()
+        await migrate(server.url)
+        await server.fetchval("SELECT more FROM run_gateway.end_lost_runs('m', 1, false)")
+        looked = await server.fetchval("SELECT at FROM run_gateway.lease_looks")
+        server.abort()
+        await server.start()
+        assert await server.fetchval("SELECT at FROM run_gateway.lease_looks") == looked

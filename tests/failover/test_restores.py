@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from gateway.log.migrations import migrate
-from tests.failover.servers import Server, Servers, servers
+from tests.failover.servers import Server, Servers, servers, until
 from tests.faults.network import distant
 from tests.faults.scene import gateway
 
@@ -21,6 +21,12 @@ PATIENCE = 240
 JSON = {"content-type": "application/json"}
 LEASE = {"run-lease": "600"}
 SUBSCRIPTION = "/v1/stream/__ds/subscriptions/s"
+LOOKED = "SELECT l.at > s.since FROM run_gateway.lease_looks l, run_gateway.server s"
+SILENT = """
+    WITH due AS (UPDATE run_gateway.leases SET check_at = now() - interval '1 s')
+    , looked AS (UPDATE run_gateway.lease_looks SET since = now() - interval '1 h')
+    UPDATE run_gateway.streams SET lease_until = now() - interval '1 s' WHERE path = 'runs/silent'
+"""
 Loss = Callable[[], Awaitable[Server]]  # of the primary, and of all that was written after the preparation
 
 
@@ -93,6 +99,13 @@ class Caller:
             json={**body, "acks": [{"stream": "runs/a", "offset": offset}]},
         )  # fmt: skip
 
+    async def end_of(self, run: str) -> str:
+        """The name of the error by which it ends; waits for that."""
+        record = (await self.ask("GET", run, params={"meta": "", "wait": "60"})).json()
+        assert record["status"] == "errored", record
+        name: str = record["error"]["name"]
+        return name
+
     async def names(self, path: str) -> list[str]:
         """Of all events, page by page."""
         found: list[str] = []
@@ -122,7 +135,7 @@ async def test_who_goes_on_from_what_was_lost_is_told(
             await caller.ask("PUT", "/v1/stream/wakes", headers=JSON)
             wanted = {"type": "pull-wake", "pattern": "runs/*", "wake_stream": "wakes", "lease_ttl_ms": 600_000}
             assert (await caller.ask("PUT", SUBSCRIPTION, json=wanted)).status_code == 201
-            for run in ("a", "b", "leased"):
+            for run in ("a", "b", "leased", "silent"):
                 assert (await caller.ask("PUT", f"/runs/{run}", headers={**JSON, **LEASE})).status_code == 201
             assert (await caller.append("/runs/b", "kept", seq=0)).is_success
             common = (await caller.append("/runs/a", "kept", seq=0)).headers["stream-next-offset"]
@@ -134,6 +147,10 @@ async def test_who_goes_on_from_what_was_lost_is_told(
             assert (await caller.append("/runs/b", "lost", epoch=1, seq=0)).is_success
             assert (await caller.ack(claim, lost, done=True)).status_code == 200
             assert (await caller.append("/runs/leased", "lost", seq=0, closes=True)).is_success
+            await until(primary, LOOKED)
+            await primary.fetchval(SILENT)  # for longer than its lease, so that it is ended
+            assert await caller.end_of("/runs/silent") == "ProducerLost"
+            end = (await caller.ask("GET", "/runs/silent")).headers
             assert (await caller.ask("PUT", "/runs/new", headers=JSON)).status_code == 201
             server = await lose()
             proxy.target = f"tcp://127.0.0.1:{server.port}"
@@ -157,9 +174,17 @@ async def test_who_goes_on_from_what_was_lost_is_told(
             for _ in range(2):
                 assert (await caller.append("/runs/b", "new", epoch=1, seq=0)).is_success
             assert (await caller.append("/runs/b", "late", epoch=0, seq=1)).status_code == 403
-            # Runs: those that were there go on, one of them past an end that was lost.
-            for run in ("a", "b", "leased"):
+            # Runs: those that were there go on, two of them past ends that were lost, and keep their leases.
+            for run in ("a", "b", "leased", "silent"):
                 assert (await caller.ask("POST", f"/runs/{run}/heartbeat")).status_code == 204
+                record = (await caller.ask("GET", f"/runs/{run}", params={"meta": ""})).json()
+                assert (record["status"], record["lease"]) == ("active", 600)
+            told = await caller.ask("GET", "/runs/silent", params={"offset": end["stream-next-offset"]})
+            assert told.status_code == 410, "and not: closed"
+            await until(server, LOOKED)  # after which no lease is given its time again
+            await server.fetchval(SILENT)
+            assert await caller.end_of("/runs/silent") == "ProducerLost"
+            assert (await caller.append("/runs/silent", "late", seq=0)).status_code == 403
             assert (await caller.ask("GET", "/runs/leased", params={"meta": ""})).json()["status"] == "active"
             assert (await caller.ask("GET", "/runs/new")).status_code == 404
             # The worker still has its wake; what it acked is as lost as the event, and it is given the new one.

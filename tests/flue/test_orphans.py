@@ -104,6 +104,16 @@ async def test_after_an_outage_every_run_has_its_time_again(app: App) -> None:
     assert await look(app, silence=60) == ["r"]
 
 
+async def test_outages_one_after_the_other_keep_no_orphan_for_ever(app: App) -> None:
+    await app.connection.execute("INSERT INTO run_gateway.lease_looks (at, since) VALUES (now(), now())")
+    await app.begin("r")
+    await look(app)
+    await app.connection.execute("UPDATE run_gateway.flue_silence SET since = since - interval '1 hour'")
+    for looks, ended in ((179, []), (1, ["r"])):
+        await app.connection.execute("UPDATE run_gateway.lease_looks SET looks = looks + $1", looks)
+        assert await look(app, silence=60) == ended
+
+
 async def test_nothing_is_ended_under_the_hands_of_its_server(app: App, postgres: Postgres) -> None:
     await app.begin("r")
     await look(app)

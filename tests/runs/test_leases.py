@@ -265,6 +265,31 @@ async def test_while_nobody_looks_no_lease_runs_out(database_url: str) -> None:
         assert [news.path for news in (await store.end_lost(10, again=True)).ended] == ["runs/a"]
 
 
+async def test_after_a_takeover_each_lease_has_its_whole_time_again(database_url: str) -> None:
+    """However soon there is a look: the other server may have heard of a producer, and this one has not."""
+    async with opened(database_url) as log, connected(database_url) as look:
+        store = Store(log.database, machine="m1")
+        await leased(log, "runs/a")
+        await due(log, broken=True)
+        await look.execute("UPDATE run_gateway.server SET since = clock_timestamp() - interval '0.5 s'")
+        assert (await store.end_lost(10, again=False)).ended == []
+        assert await look.fetchval("SELECT check_at > now() + interval '30 s' FROM run_gateway.leases")
+
+
+async def test_breaks_one_after_the_other_put_no_lease_off_for_ever(database_url: str) -> None:
+    """Each look is the first after a break: three for each second of a lease are enough, and count from its end."""
+    async with opened(database_url) as log, connected(database_url) as look:
+        store = Store(log.database, machine="m1")
+        await leased(log, "runs/dead", "runs/heard", seconds=5)
+        for n in range(16):
+            if n in (0, 9):
+                await due(log, broken=True, path="runs/heard" if n else "runs/%")
+            await look.execute("UPDATE run_gateway.leases SET check_at = now() - interval '1 s'")
+            await look.execute("UPDATE run_gateway.lease_looks SET at = now() - interval '4 s'")
+            ended = [news.path for news in (await store.end_lost(10, again=False)).ended]
+            assert ended == (["runs/dead"] if n == 15 else [])
+
+
 async def test_a_clock_that_is_set_back_delays_no_end(database_url: str) -> None:
     """A producer that shows signs of life, and then dies: its lease is short, but was to be looked at in an hour."""
     async with opened(database_url) as log, connected(database_url) as look:

@@ -20,8 +20,8 @@ BEGIN
      WHERE NOT EXISTS (
         SELECT FROM flue_runs r LEFT JOIN flue_event_streams s ON s.path = 'runs/' || r.run_id
          WHERE r.run_id = w.run_id AND (r.status = 'active' OR NOT s.closed));
-    INSERT INTO run_gateway.flue_silence AS w (run_id, tail, since)
-    SELECT o.run_id, coalesce(s.next_offset, -1), now
+    INSERT INTO run_gateway.flue_silence AS w (run_id, tail, since, looks)
+    SELECT o.run_id, coalesce(s.next_offset, -1), now, (SELECT l.looks FROM run_gateway.lease_looks l)
       FROM (SELECT r.run_id FROM flue_runs r WHERE r.status = 'active'
              UNION
             SELECT r.run_id FROM flue_runs r JOIN flue_event_streams t ON t.path = 'runs/' || r.run_id
@@ -29,12 +29,16 @@ BEGIN
       LEFT JOIN flue_event_streams s ON s.path = 'runs/' || o.run_id
       LEFT JOIN run_gateway.flue_silence v ON v.run_id = o.run_id
      WHERE v.tail IS DISTINCT FROM coalesce(s.next_offset, -1)
-    ON CONFLICT (run_id) DO UPDATE SET tail = excluded.tail, since = excluded.since;
+    ON CONFLICT (run_id) DO UPDATE SET tail = excluded.tail, since = excluded.since, looks = excluded.looks;
     FOR silent IN
         SELECT w.run_id, w.tail FROM run_gateway.flue_silence w
          WHERE w.since < now - (silence OPERATOR(pg_catalog.*) interval '1 second')
-           -- Where nobody has heard of the database, Flue's server could not write to it, and is given as long again.
-           AND NOT EXISTS (SELECT FROM run_gateway.lease_looks l WHERE l.since > now - (silence OPERATOR(pg_catalog.*) interval '1 second'))
+           -- Where nobody has heard of the database, Flue's server could not write to it, and is given as long again; but
+           -- not without end, where breaks follow one another: see run_gateway.has_run_out.
+           AND NOT EXISTS (
+            SELECT FROM run_gateway.lease_looks l
+             WHERE l.since > now - (silence OPERATOR(pg_catalog.*) interval '1 second')
+               AND coalesce(l.looks - w.looks < pg_catalog.ceil(silence)::bigint * 3::bigint, true))
          ORDER BY w.since LIMIT most
     LOOP
         BEGIN

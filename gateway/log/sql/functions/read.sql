@@ -29,8 +29,13 @@ LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-    IF EXISTS (SELECT FROM run_gateway.under_way w WHERE w.stream = wanted)
-       OR NOT pg_try_advisory_lock_shared(run_gateway.life_key(wanted)) THEN
+    IF pg_current_xact_id_if_assigned() IS NOT NULL THEN  -- on a standby there is none, and the table is not there
+        IF EXISTS (SELECT FROM run_gateway.under_way w
+                    WHERE w.transaction = pg_current_xact_id_if_assigned() AND w.stream = wanted) THEN
+            RETURN true;
+        END IF;
+    END IF;
+    IF NOT pg_try_advisory_lock_shared(run_gateway.life_key(wanted)) THEN
         RETURN true;
     END IF;
     PERFORM pg_advisory_unlock_shared(run_gateway.life_key(wanted));
@@ -48,6 +53,21 @@ $$;
 CREATE OR REPLACE FUNCTION run_gateway.live(s run_gateway.streams) RETURNS boolean
 LANGUAGE sql VOLATILE
 RETURN s.path IS NOT NULL AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp() OR run_gateway.kept_alive(s.id));
+
+
+-- The streams at these paths that can be addressed.
+CREATE OR REPLACE FUNCTION run_gateway.streams_at(paths text[]) RETURNS SETOF run_gateway.streams
+LANGUAGE plpgsql STABLE ROWS 10
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT s.* FROM unnest(paths) AS w(path) CROSS JOIN LATERAL (
+        SELECT * FROM run_gateway.streams v
+         WHERE v.path >= w.path AND v.path <= w.path AND run_gateway.live(v)
+         ORDER BY v.path DESC LIMIT 1) s;   -- see append.sql
+END
+$$;
 
 
 -- What stands between two events in a body.
@@ -102,7 +122,8 @@ DECLARE
     n       bigint;
 BEGIN
     SELECT v.id, v.content_type, v.media_type, v.tail, v.closed, v.gone, v.ttl, v.lineage, v.lineage_ends, v.breaks
-      INTO s FROM run_gateway.streams v WHERE v.path = wanted AND run_gateway.live(v);
+      INTO s FROM run_gateway.streams v
+     WHERE v.path >= wanted AND v.path <= wanted AND run_gateway.live(v) ORDER BY v.path DESC LIMIT 1;  -- see append.sql
     IF NOT FOUND THEN
         RETURN;
     END IF;
@@ -309,18 +330,19 @@ END;
 -- Slides the TTL of streams that are being read. Nobody waits for whoever holds a row: that one's stream is kept beside it.
 CREATE OR REPLACE FUNCTION run_gateway.touch(paths text[]) RETURNS void
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     slid bigint[];
 BEGIN
     WITH locked AS (  -- in the order in which batches of appends lock theirs
-        SELECT v.id FROM run_gateway.streams v
-         WHERE v.path = ANY (paths) AND v.ttl IS NOT NULL AND NOT v.gone AND run_gateway.live(v)
-         ORDER BY v.path FOR NO KEY UPDATE SKIP LOCKED
+        SELECT s.place FROM (SELECT unnest(paths) COLLATE "C" AS path ORDER BY 1) w CROSS JOIN LATERAL (
+            SELECT v.ctid AS place FROM run_gateway.streams v
+             WHERE v.path >= w.path AND v.path <= w.path AND v.ttl IS NOT NULL AND NOT v.gone AND run_gateway.live(v)
+             ORDER BY v.path DESC LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) s
     ), written AS (
         UPDATE run_gateway.streams s SET expires_at = run_gateway.slid(s.ttl, s.expires_at)
-         WHERE s.id = ANY (ARRAY(SELECT l.id FROM locked l)) RETURNING s.id
+         WHERE s.ctid = ANY (ARRAY(SELECT l.place FROM locked l)) RETURNING s.id
     )
     SELECT array_agg(w.id) INTO slid FROM written w;
     IF cardinality(slid) = cardinality(paths) THEN

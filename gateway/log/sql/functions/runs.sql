@@ -193,7 +193,8 @@ BEGIN
          WHERE e.closing AND run_gateway.is_run(e.path)
         ORDER BY 1
     LOOP
-        PERFORM 1 FROM run_gateway.streams s WHERE s.path = each FOR NO KEY UPDATE;
+        PERFORM 1 FROM run_gateway.streams s
+          WHERE s.path >= each AND s.path <= each ORDER BY s.path DESC LIMIT 1 FOR NO KEY UPDATE;
     END LOOP;
 END
 $$;
@@ -326,6 +327,16 @@ RETURNS timestamptz LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN lease_until IS NOT NULL THEN greatest(lease_until, watched + greatest(lease, 5) * interval '1 second') END;
 
 
+-- Whether a lease has run out. Breaks in the looks that come one soon after the other do not put it off for ever: after
+-- three times as many looks as it has seconds, whatever lay between them. `seen`: when there had been so many `looks` this
+-- end of the lease, the `missed` one, had passed.
+CREATE OR REPLACE FUNCTION run_gateway.has_run_out(
+    lease_until timestamptz, lease integer, watched timestamptz, missed timestamptz, seen bigint, looks bigint, this timestamptz
+) RETURNS boolean LANGUAGE sql IMMUTABLE
+RETURN run_gateway.lease_end(lease_until, lease, watched) <= this
+    OR (lease_until <= this AND missed = lease_until AND looks >= seen + 3 * greatest(lease, 5));
+
+
 -- The look of every second, by one Machine at a time: ends the runs whose leases have run out, and moves on the look
 -- at those that have shown a sign of life. `wait`: when this Machine is to come again. Whoever looked comes again after
 -- a second; the others when a look is overdue, because that one has died. `more`: not all that was due has been seen
@@ -341,6 +352,7 @@ DECLARE
     this    timestamptz := clock_timestamp();
     looked  timestamptz;
     watched timestamptz;   -- since when somebody has looked every few seconds
+    number  bigint;        -- of looks, with this one
     due     bigint[];
     doomed  record;
     ended   record;
@@ -354,14 +366,16 @@ BEGIN
     END IF;
     -- By its key: with sequential scans off, a plan without one costs so much that a server with JIT compiles it.
     IF again THEN
-        UPDATE run_gateway.lease_looks l SET at = this WHERE l.one RETURNING l.since INTO watched;
+        UPDATE run_gateway.lease_looks l SET at = this WHERE l.one RETURNING l.since, l.looks INTO watched, number;
     ELSE
         SELECT l.at, l.since INTO looked, watched FROM run_gateway.lease_looks l WHERE l.one;
         IF looked BETWEEN this - interval '0.9 seconds' AND this THEN
             wait := looked + wait - this;
             RETURN;
         END IF;
-        IF looked NOT BETWEEN this - interval '3 seconds' AND this THEN
+        -- A server that has taken over may lack signs of life.
+        IF looked NOT BETWEEN this - interval '3 seconds' AND this
+           OR looked < (SELECT v.since FROM run_gateway.server v WHERE v.one) THEN
             watched := NULL;
         END IF;
         IF looked > this + interval '1 second' THEN  -- the clock was set back: no look may wait until it is as late again
@@ -372,10 +386,11 @@ BEGIN
                                           FOR NO KEY UPDATE SKIP LOCKED));
         END IF;
         INSERT INTO run_gateway.lease_looks AS l (at, since) VALUES (this, coalesce(watched, this))
-        ON CONFLICT (one) DO UPDATE SET at = excluded.at, since = excluded.since,
+        ON CONFLICT (one) DO UPDATE SET at = excluded.at, since = excluded.since, looks = l.looks + 1,
             -- What a break before this one put off has its time, too.
             left_at = CASE WHEN watched IS NOT NULL OR l.since > l.at - interval '30 seconds' AND l.left_at < l.at
-                           THEN l.left_at ELSE l.at END;
+                           THEN l.left_at ELSE l.at END
+        RETURNING l.looks INTO number;
         watched := coalesce(watched, this);
     END IF;
     wait := interval '1 second';
@@ -391,14 +406,15 @@ BEGIN
     GET DIAGNOSTICS seen = ROW_COUNT;
 
     FOR doomed IN
-        SELECT s.id, s.path FROM run_gateway.streams s
-         WHERE s.id = ANY (due) AND run_gateway.lease_end(s.lease_until, s.lease, watched) <= this
+        SELECT s.id, s.path, l.missed, l.looks FROM run_gateway.streams s JOIN run_gateway.leases l ON l.stream = s.id
+         WHERE s.id = ANY (due) AND run_gateway.has_run_out(s.lease_until, s.lease, watched, l.missed, l.looks, number, this)
            AND NOT s.closed AND NOT s.gone AND run_gateway.live(s)
          ORDER BY s.path
     LOOP
         -- Whoever holds the row is appending: a sign of life. What it committed by now is judged here.
         PERFORM 1 FROM run_gateway.streams s
-          WHERE s.id = doomed.id AND run_gateway.lease_end(s.lease_until, s.lease, watched) <= this
+          WHERE s.id = doomed.id
+            AND run_gateway.has_run_out(s.lease_until, s.lease, watched, doomed.missed, doomed.looks, number, this)
             AND NOT s.closed AND NOT s.gone AND s.path IS NOT NULL
             FOR NO KEY UPDATE SKIP LOCKED;
         -- Nor is anybody waited for who holds its control stream or its record: the next look tries again.
@@ -429,7 +445,10 @@ BEGIN
 
     -- Alive. Locked, as what an append that is under way promises is not to be seen yet: a shorter lease, maybe. What is
     -- held is left for the next look, and so is a run that could not be ended.
-    UPDATE run_gateway.leases l SET check_at = run_gateway.lease_end(s.lease_until, s.lease, watched)
+    UPDATE run_gateway.leases l
+       SET check_at = run_gateway.lease_end(s.lease_until, s.lease, watched),
+           missed = CASE WHEN s.lease_until <= this THEN s.lease_until END,
+           looks = CASE WHEN s.lease_until > this THEN NULL WHEN l.missed = s.lease_until THEN l.looks ELSE number END
       FROM run_gateway.streams s
      WHERE l.stream = ANY (ARRAY(SELECT v.id FROM run_gateway.streams v WHERE v.id = ANY (due) AND NOT v.closed
                                   ORDER BY v.path FOR NO KEY UPDATE SKIP LOCKED))

@@ -59,22 +59,27 @@ BEGIN
         IF ttl IS NOT NULL THEN
             PERFORM pg_advisory_xact_lock(run_gateway.life_key(stream));
         END IF;
-        INSERT INTO run_gateway.under_way VALUES (stream) ON CONFLICT DO NOTHING;
+        INSERT INTO run_gateway.under_way (stream) VALUES (count_from_commit.stream) ON CONFLICT DO NOTHING;
     END IF;
 END
 $$;
 
 
--- What count_from_commit has noted, as the transaction commits.
+-- What count_from_commit has noted, as the transaction commits. A sign of life of a moment ago is one of the commit, too.
 CREATE OR REPLACE FUNCTION run_gateway.commits() RETURNS trigger
 LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
+DECLARE
+    moment timestamptz := clock_timestamp() - interval '0.1 seconds';
 BEGIN
     UPDATE run_gateway.streams s
        SET expires_at = run_gateway.slid(s.ttl, s.expires_at), lease_until = run_gateway.leased_until(s.lease)
-     WHERE s.id = NEW.stream AND s.path IS NOT NULL;
-    DELETE FROM run_gateway.under_way w WHERE w.stream = NEW.stream;
+     WHERE s.ctid = (SELECT v.ctid FROM run_gateway.streams v
+                      WHERE v.id >= NEW.stream AND v.id <= NEW.stream ORDER BY v.id DESC LIMIT 1)  -- see append.sql
+       AND s.path IS NOT NULL
+       AND (s.expires_at < moment + s.ttl * interval '1 second' OR s.lease_until < moment + s.lease * interval '1 second');
+    DELETE FROM run_gateway.under_way w WHERE w.transaction = NEW.transaction AND w.stream = NEW.stream;
     RETURN NULL;
 END
 $$;
