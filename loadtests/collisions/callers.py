@@ -38,7 +38,7 @@ from loadtests.collisions.history import (
     name,
     ttl_of,
 )  # fmt: skip
-from loadtests.collisions.session import Connection, Refused, Session, Unsure
+from loadtests.collisions.session import LIMITS, Connection, Refused, Session, Unsure
 
 JSON = "application/json"
 FIXED = [f"{kind}/{n}" for kind in ("plain", "ttl") for n in range(4)]
@@ -98,9 +98,16 @@ class Caller:
     """One session, and what it does with it until it is told to stop."""
 
     def __init__(
-        self, url: str, board: Board, history: History, rng: random.Random, number: int, mix: Mapping[str, int] = MIX
+        self,
+        url: str,
+        board: Board,
+        history: History,
+        rng: random.Random,
+        number: int,
+        mix: Mapping[str, int] = MIX,
+        limits: Sequence[str] = LIMITS,
     ) -> None:
-        self._session = Session(url, history, rng)
+        self._session = Session(url, history, rng, limits)
         self._board = board
         self._history = history
         self._rng = rng

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
@@ -33,9 +33,13 @@ class Unsure(Exception):
 
 
 class Session:
-    """`ask` is given what to do with a connection, which is opened anew after each loss."""
+    """`ask` is given what to do with a connection, which is opened anew after each loss.
 
-    def __init__(self, url: str, history: History, rng: random.Random) -> None:
+    `limits`: those that a statement may have there, of which one is drawn.
+    """
+
+    def __init__(self, url: str, history: History, rng: random.Random, limits: Sequence[str] = LIMITS) -> None:
+        self._limits = limits
         self._url = url
         self._history = history
         self._rng = rng
@@ -83,6 +87,10 @@ class Session:
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
-            settings = {"application_name": NAME, "statement_timeout": self._rng.choice(LIMITS), "lock_timeout": "1s"}
+            settings = {
+                "application_name": NAME,
+                "statement_timeout": self._rng.choice(self._limits),
+                "lock_timeout": "1s",
+            }
             self._connection = await asyncpg.connect(self._url, server_settings=settings)
         return self._connection

@@ -22,6 +22,7 @@ import httpx
 
 from loadtests.survival.clients import AGAIN, PASSING, PATIENCE
 from loadtests.survival.ledger import EARLY, LOST, REPEATED, STUCK, WRONG, Findings
+from loadtests.survival.pulse import Pulse
 from tests.tools.database import GONE, Database
 
 LIFE = 2  # seconds: the TTL and the lease of what a transaction writes to
@@ -33,14 +34,14 @@ _ENDED = (asyncpg.NoDataFoundError, asyncpg.ObjectNotInPrerequisiteStateError)
 
 class Chore:
     """One of them. `rounds` counts those that came to their verdict. `patience`: seconds in which what has to happen
-    happens, whatever fails meanwhile.
+    happens, not counting those of the `pulse` in which nobody could append.
     """
 
     name = ""
 
     def __init__(
         self, http: httpx.AsyncClient, doors: Sequence[str], database: Database, rng: random.Random, findings: Findings,
-        patience: float,
+        patience: float, pulse: Pulse,
     ) -> None:  # fmt: skip
         self.rounds = 0
         self._http = http
@@ -49,13 +50,14 @@ class Chore:
         self._rng = rng
         self._findings = findings
         self._patience = patience
+        self._pulse = pulse
 
     async def run(self, over: Callable[[], bool]) -> None:
         """Returns after the round that is under way when it is over."""
         async with self._open():
             while not over():
                 try:
-                    async with asyncio.timeout(4 * self._patience):
+                    async with self._pulse.patience(4 * self._patience):
                         self.rounds += await self._round(f"{self.name}-{secrets.token_hex(6)}")
                 except GONE as error:
                     if getattr(error, "sqlstate", "")[:2] in _NO_FAULT:
@@ -105,9 +107,9 @@ class Chore:
 
     async def _eventually(self, look: Callable[[], Awaitable[bool]], note: str) -> None:
         """Finds a violation unless it comes true in time."""
-        end = time.monotonic() + self._patience
+        end = self._pulse.served + self._patience
         while not await look():
-            if time.monotonic() > end:
+            if self._pulse.served > end:
                 self._findings.add(STUCK, note)
                 return
             await asyncio.sleep(0.1)

@@ -79,7 +79,7 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                     *cast, database=database, patience=plan.patience, retention=plan.retention, upstream=upstream
                 )
             )
-            nemesis = Nemesis(fleet, app, stage.paths, tell, calm)
+            nemesis = Nemesis(fleet, app, stage.paths, tell, calm, over.set)
             samples = Samples()
             playing = asyncio.create_task(stage.play(plan.scenes))
             playing.add_done_callback(lambda _: over.set())
@@ -89,7 +89,8 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                 await _until(attack, over)
                 stage.stop()
                 await _until(playing, over)
-                fleet.miss()
+                if attack.done():  # else a Machine may be ended just now
+                    fleet.miss()
             finally:
                 if plan.logs is not None:
                     fleet.tell(plan.logs)
@@ -111,6 +112,7 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                 fleet.exits,
                 growth,
                 nemesis.takeovers,
+                nemesis.probes,
             )
 
 

@@ -16,6 +16,8 @@ from loadtests.survival.cluster import Cluster
 from loadtests.survival.fleet import Fleet, Site, frozen, launch
 from loadtests.survival.flue import App
 from loadtests.survival.flue import Site as FlueSite
+from loadtests.survival.ledger import WRONG
+from loadtests.survival.probe import Probe, open_probe
 from loadtests.survival.schedule import Fault
 from tests.tools.database import GONE
 from tests.tools.pgbouncer import PgBouncerFailed
@@ -29,8 +31,9 @@ READ_ONLY = 3.0  # seconds that a primary is, at most, before it is handed over
 class Nemesis:
     """`paths` are the streams that are being written, for the fault that has to know. `done` counts faults by kind.
 
-    `takeovers`: when another server had come to the address, by the monotonic clock. `calm` is kept by clients whose
-    work no lagging standby may lack.
+    `takeovers`: when another server had come to the address, by the monotonic clock; `probes`: how many of these were
+    certain to lose something. `calm` is kept by clients whose work no lagging standby may lack. `over` is called when
+    something was found to be wrong.
     """
 
     def __init__(
@@ -40,10 +43,13 @@ class Nemesis:
         paths: Callable[[], Sequence[str]],
         tell: Callable[[str], None],
         calm: Calm,
+        over: Callable[[], None],
     ) -> None:
         self.done: Counter[str] = Counter()
         self.takeovers: list[float] = []
+        self.probes = 0
         self._calm = calm
+        self._over = over
         self._fleet = fleet
         self._app = app
         self._paths = paths
@@ -203,21 +209,30 @@ class Nemesis:
         await self._take_over(partial(self._cluster.hand_over, min(seconds, READ_ONLY)))
 
     async def _lag(self, _: Site, seconds: float) -> None:
-        """What is acknowledged meanwhile is lost."""
+        """What is acknowledged meanwhile is lost. A probe sees to it that something is, and its readers are told."""
 
-        async def lag() -> None:
+        def wrong(note: str) -> None:
+            self._fleet.findings.add(WRONG, note)
+            self._over()
+
+        async def lag(probe: Probe) -> None:
+            await probe.begin()
             async with self._calm.ended():
                 await self._cluster.fall_behind()
+                await probe.lose()
                 await asyncio.sleep(min(seconds, BEHIND))
                 await self._cluster.fail_over()
 
-        await self._take_over(lag)
+        async with open_probe(self._fleet.doors, wrong) as probe:
+            if await self._take_over(partial(lag, probe)):
+                await probe.judge()
+                self.probes += 1
 
-    async def _take_over(self, act: Callable[[], Awaitable[None]]) -> None:
-        """By another server, which then gets a standby of its own. Does nothing as long as there is none."""
+    async def _take_over(self, act: Callable[[], Awaitable[None]]) -> bool:
+        """By another server, which then gets a standby of its own. False: there is none, and nothing was done."""
         if self._taking_over.locked():
             self._tell("          … and there is no standby yet")
-            return
+            return False
         async with self._taking_over, self._restarting:
             began = time.monotonic()
             await act()
@@ -225,6 +240,7 @@ class Nemesis:
             self._tell(f"          … another server has taken over after {self.takeovers[-1] - began:.1f} s")
             await self._cluster.has_follower()
             self._tell(f"          … and is followed after {time.monotonic() - began:.1f} s")
+        return True
 
     @property
     def _cluster(self) -> Cluster:

@@ -18,7 +18,8 @@ NOTES = 12  # that are printed
 @dataclass(frozen=True)
 class Report:
     """`left_out`: faults that could not be here, and why. `exits`: seconds from a signal to a Machine's own end.
-    `takeovers`: when another database server had come, by the clock of `seen.gaps`.
+    `takeovers`: when another database server had come, by the clock of `seen.gaps`; `probes`: those of them that
+    lost an event on purpose.
     """
 
     seed: int
@@ -33,6 +34,7 @@ class Report:
     exits: Sequence[float]
     growth: Growth | None
     takeovers: Sequence[float] = ()
+    probes: int = 0
 
     @property
     def survived(self) -> bool:
@@ -53,6 +55,8 @@ class Report:
                 "readers told of a lost future; writers; events of these",
                 ", ".join(f"{count:,}" for count in (self.seen.told, self.seen.rewound, self.seen.forgotten)),
             )
+        if self.probes:
+            yield "takeovers that were certain to lose an event", f"{self.probes:,}"
         if self.seen.flue:
             yield "of these Flue's; ended for a dead server", f"{self.seen.flue:,}; {self.seen.abandoned:,}"
         if self.seen.relayed:

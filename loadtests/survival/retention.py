@@ -12,11 +12,11 @@ from loadtests.survival.ledger import LOST, STUCK
 
 @dataclass(frozen=True)
 class Closed:
-    """Between `since` and `until`, by the monotonic clock."""
+    """After `since`, by the monotonic clock; and by the time that `served` tells."""
 
     path: str
     since: float
-    until: float
+    served: float
 
 
 class Retention(Chore):
@@ -40,14 +40,14 @@ class Retention(Chore):
         await self._ask(
             "POST", path, {"n": 0}, headers={"stream-closed": "true"}, also=(409,)
         )  # closed by the first try
-        self._closed.append(Closed(path, since, time.monotonic()))
+        self._closed.append(Closed(path, since, self._pulse.served))
         self._closed = [closed for closed in self._closed if await self._is_there(closed)]
         if (await self._ask("HEAD", self._open_path, also=(404,))).status_code == 404:
             self._findings.add(LOST, f"{self._open_path}: is open, and gone")
         return True
 
     async def _is_there(self, closed: Closed) -> bool:
-        asked = time.monotonic()
+        served = self._pulse.served - closed.served
         response = await self._ask("GET", f"{closed.path}?offset=-1", also=(404,))
         gone = response.status_code == 404
         age = time.monotonic() - closed.since
@@ -55,6 +55,6 @@ class Retention(Chore):
             self._findings.add(LOST, f"{closed.path}: gone {age:.1f} s after it was closed, and not {self._keep:g} s")
         if not gone and response.json() != [{"n": 0}]:
             self._findings.add(LOST, f"{closed.path}: a reader is given {response.text[:100]}")
-        if not gone and asked > closed.until + self._keep + self._patience:
+        if not gone and served > self._keep + self._patience:
             self._findings.add(STUCK, f"{closed.path}: closed {age:.0f} s ago and still there")
         return not gone

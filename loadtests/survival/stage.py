@@ -19,6 +19,7 @@ from loadtests.survival.clients import Seen
 from loadtests.survival.fates import Cancelled, Dying
 from loadtests.survival.flue import App, FlueRun
 from loadtests.survival.ledger import STUCK, WRONG, Findings, Read
+from loadtests.survival.pulse import Pulse
 from loadtests.survival.readers import MODES, Reader, Run, beginning
 from loadtests.survival.relayed import RelayedReader, RelayedRun
 from loadtests.survival.retention import Retention
@@ -27,7 +28,7 @@ from loadtests.survival.writers import Writer
 from tests.tools.database import Database
 
 LASTS = (2.0, 5.0)  # seconds that a run is written, from and to
-PATIENCE = 60.0  # seconds that a run may take beyond that, whatever happens meanwhile
+PATIENCE = 60.0  # seconds that a run may take beyond that, not counting those in which nobody could append
 
 
 class Scene(Run, Protocol):
@@ -79,6 +80,7 @@ class Stage:
     chores: list[Chore] = field(default_factory=list)
     runs: int = 0
     read: int = 0
+    _pulse: Pulse = field(init=False)
     _playing: list[Scene] = field(default_factory=list)
     _stopped: bool = False
     _answers: Iterator[tuple[str, bool]] = field(
@@ -104,14 +106,17 @@ class Stage:
     async def play(self, scenes: int) -> None:
         """Returns when all runs have ended and were judged."""
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        async with (
-            httpx.AsyncClient(limits=limits, trust_env=False, headers=self.headers) as http,
-            asyncio.TaskGroup() as tasks,
-        ):
+        async with httpx.AsyncClient(limits=limits, trust_env=False, headers=self.headers) as http:
+            self._pulse = Pulse(http, self.doors)
+            async with self._pulse.beating():
+                await self._play_all(http, scenes)
+
+    async def _play_all(self, http: httpx.AsyncClient, scenes: int) -> None:
+        async with asyncio.TaskGroup() as tasks:
             if self.database is not None:
                 kept = () if self.retention is None else (partial(Retention, self.retention),)
                 self.chores = [
-                    kind(http, self.doors, self.database, self._chance(), self.findings, self.patience)
+                    kind(http, self.doors, self.database, self._chance(), self.findings, self.patience, self._pulse)
                     for kind in (*CHORES, *kept)
                 ]
             for chore in self.chores:
@@ -147,7 +152,7 @@ class Stage:
         readers: list[Reader | RelayedReader] = []
         findings = Findings()
         try:
-            async with asyncio.timeout(scene.seconds + PATIENCE), asyncio.TaskGroup() as tasks:
+            async with self._pulse.patience(scene.seconds + PATIENCE), asyncio.TaskGroup() as tasks:
                 await scene.create()
                 for number in range(self.readers):
                     reader: Reader | RelayedReader
@@ -163,7 +168,7 @@ class Stage:
             findings.add(STUCK, f"{scene.path}: not written and read within {scene.seconds + PATIENCE:.0f} s")
         log = Read("catch-up")
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with self._pulse.patience(PATIENCE):
                 log = await scene.log()
                 await scene.haunt()
         except TimeoutError:

@@ -88,6 +88,17 @@ async def test_takeovers_lose_nothing_or_tell_what_they_lost() -> None:
     )
     assert (over["notes"], over_code, back["notes"], back_code) == ([], 0, [], 0)
     assert faults(over) >= set(schedule.OF_CLUSTER) and schedule.LAGGING in faults(back)
+    assert back["takeovers that were certain to lose an event"] != "0"
+
+
+async def test_takeovers_that_nobody_notices_are_found_out() -> None:
+    """Whoever comes back with the offset of a lost event is given another one, or is up to date."""
+    code, report = await survival(
+        *("--lagging", "--only", schedule.LAGGING, "--seconds", "6", "--runs", "1", "--readers", "1"),
+        *("--machine-module", "tests.loadtests.broken.epochless"),
+    )
+    assert code == 1
+    assert any("comes back to what is lost, and is answered 200" in note for note in report["notes"]), report["notes"]
 
 
 def test_a_seed_draws_the_same_faults_and_another_seed_others() -> None:
