@@ -32,7 +32,8 @@ STREAMS: Final = 1_000  # examined in one step
 _STEP: Final = "SELECT CASE WHEN run_gateway.keeps_house($1, $2) THEN run_gateway.{} END"
 _PACK: Final = _STEP.format("pack_page($3, $4, $5, $6)")
 _RETIRE: Final = _STEP.format("retire($3, $4)")
-_RETIRE_RECORDINGS: Final = _STEP.format("retire_recordings($3, $4)")
+_RETIRE_RECORDINGS: Final = _STEP.format("retire_next_recordings($3, $4, $5)")
+_FORGET_KEYS: Final = _STEP.format("forget_next_keys($3, $4)")
 _PURGE: Final = _STEP.format("purge($3)")
 _PACKABLE: Final = "SELECT ids, until FROM run_gateway.packable($1, $2, $3)"
 
@@ -69,6 +70,8 @@ class Housekeeping:
         self._outage = Outage(
             logger, "Housekeeping waits for the database (%r).", "Housekeeping goes on.", within=database.away
         )
+        self._recording = 0  # that was looked at last
+        self._key = b""  # and the key
         self._after = 0  # the stream examined last, so that one that cannot be packed does not block the others
 
     async def run(self) -> None:
@@ -98,7 +101,7 @@ class Housekeeping:
             steps.insert(0, lambda: self.retire(keep))
         if self._recordings is not None:
             kept = self._recordings
-            steps.insert(0, lambda: self.retire_recordings(kept))
+            steps[:0] = [lambda: self.retire_recordings(kept), self.forget_keys]
         if self._pack:
             steps.append(self.pack)
         failed: Exception | None = None
@@ -120,12 +123,18 @@ class Housekeeping:
         """
         return int(await self._step(_RETIRE, timedelta(seconds=keep), most))
 
-    async def retire_recordings(self, keep: float, most: int = 50) -> int:
-        """Removes some recordings that ended more than `keep` seconds ago; returns how many.
+    async def retire_recordings(self, keep: float) -> bool:
+        """Removes those of the next recordings that ended more than `keep` seconds ago. Returns whether there are more.
 
         Raises KeptElsewhere, Unavailable.
         """
-        return int(await self._step(_RETIRE_RECORDINGS, timedelta(seconds=keep), most))
+        self._recording = int(await self._step(_RETIRE_RECORDINGS, self._recording, timedelta(seconds=keep), STREAMS))
+        return self._recording > 0
+
+    async def forget_keys(self) -> bool:
+        """Removes those of the next keys of recordings that lead nowhere any more. Returns and raises as above."""
+        self._key = bytes(await self._step(_FORGET_KEYS, self._key, STREAMS))
+        return self._key != b""
 
     async def purge(self, most: int = 5_000) -> int:
         """Removes what has expired, and some rows of what was removed before. Returns how many rows it deleted.

@@ -43,6 +43,8 @@ _LONGEST_LINKING: Final = 30.0  # seconds for which a request waits for it
 _PATIENCE: Final = 5.0  # seconds for a row that somebody else holds
 _STEP_BACK: Final = 0.05, 0.25  # seconds for which it is left to them, at least and at most
 _PIECE: Final = 1_000  # patterns, or links, that are taken apart in one turn of the loop
+_SEEK_LINKS: Final = 2_000  # that are asked for work in one step
+_SEEKING: Final = 0.05  # seconds after which no other step follows at once
 _QUIET: Final = 1.0  # seconds between two lines that tell of lost wakes
 
 _BEGIN: Final = "SELECT * FROM run_gateway.begin_subscription($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
@@ -89,6 +91,7 @@ class Store:
         self._database = database
         self._most = most
         self._tidied = (0, "")  # the link that was looked at last
+        self._sought = (0, "")  # and the one at which work was sought last
         self._turns = asyncio.Semaphore(_LINKINGS)
         self._linking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by tenant
         self._told_at = float("-inf")
@@ -223,16 +226,34 @@ class Store:
         return bool(row["next_wake"])
 
     async def to_wake(self, paths: Sequence[str], most: int) -> list[tuple[int, str | None]]:
-        """Idle subscriptions that one of these streams gives work to, each with such a stream."""
+        """Notes work for all subscriptions of these streams. Returns those that are idle, each with such a stream."""
         async with self._database.acquire() as connection:
-            rows = await connection.fetch("SELECT * FROM run_gateway.subscriptions_to_wake($1, $2)", paths, most)
+            rows = await connection.fetch("SELECT * FROM run_gateway.work_of($1, $2)", paths, most)
         return [(row["subscription"], row["trigger_path"]) for row in rows]
 
     async def neglected(self, most: int, *, idle: bool = True) -> list[tuple[int, str | None]]:
-        """Subscriptions whose lease has expired, and with `idle` those whose work nobody has seen to."""
+        """Subscriptions whose lease has expired, and with `idle` those whose work nobody has seen to.
+
+        Where a log has very many links, work that nobody has heard of is found some calls later: each goes through them
+        for a moment, and the next goes on from there.
+        """
+        if idle:
+            await self._seek()
         async with self._database.acquire() as connection:
-            rows = await connection.fetch("SELECT run_gateway.neglected_subscriptions($1, $2)", idle, most)
-        return [(row[0], None) for row in rows]
+            rows = await connection.fetch("SELECT * FROM run_gateway.overdue_subscriptions($1, $2)", idle, most)
+        return [(row["subscription"], row["trigger_path"]) for row in rows]
+
+    async def _seek(self) -> None:
+        until = time.monotonic() + _SEEKING
+        while True:
+            async with self._database.acquire() as connection:
+                row = await connection.fetchrow(
+                    "SELECT * FROM run_gateway.seek_work($1, $2, $3)", *self._sought, _SEEK_LINKS
+                )
+            assert row is not None, "a function's OUT parameters are one row"
+            self._sought = (0, "") if row["path"] is None else (row["subscription"], row["path"])
+            if row["path"] is None or time.monotonic() > until:
+                return
 
     async def wake(self, wakes: Mapping[int, str | None], *, patient: bool = False) -> Wakes:
         """Wakes those subscriptions that are idle and have work, each with the stream that gave it. Raises Unavailable.

@@ -25,6 +25,7 @@ UNTOLD = {
     "housekeeping": "a turn to look",
     "news_channel": "how Machines are told, decided once",
     "flue_silence": "a turn to look",
+    "subscription_work": "hints, that are found again",
     "subscription_changes": "with subscriptions",
     "server": "which log it is, asked again on every connection",
     "migrations": "done again at the next start",

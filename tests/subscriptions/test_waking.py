@@ -19,8 +19,8 @@ from tests.subscriptions.tools import Streams, eventually, pull_wake, webhook
 HOLD = "SELECT FROM run_gateway.streams WHERE path = '{}' FOR UPDATE"
 LAST = "UPDATE run_gateway.subscriptions SET generation = 9223372036854775807 WHERE id = $1"
 SLOW = """
-    CREATE OR REPLACE FUNCTION run_gateway.first_pending(wanted bigint) RETURNS text
-    LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.2); RETURN 'runs/1'; END $$
+    CREATE OR REPLACE FUNCTION run_gateway.has_work(wanted bigint, wanted_path text) RETURNS boolean
+    LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.2); RETURN true; END $$
 """
 
 

@@ -217,8 +217,60 @@ END
 $$;
 
 
--- Takes away recordings that ended long enough ago, and forgets those whose streams have gone by other ways. Returns how
--- many were taken away: call again while it is not zero.
+-- Of the next `most` recordings after one, takes away those that ended long enough ago, and forgets those whose streams have
+-- gone by other ways. Returns the last one that was looked at; 0 after the end.
+CREATE OR REPLACE FUNCTION run_gateway.retire_next_recordings(after bigint, keep interval, most integer) RETURNS bigint
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    this    timestamptz := clock_timestamp();
+    each    record;
+    seen    integer := 0;
+    removed integer := 0;
+BEGIN
+    FOR each IN
+        SELECT r.stream, s.id IS NULL AS forgotten, coalesce(s.closed_at < this - keep AND NOT s.gone, false) AS due
+          FROM (SELECT v.stream FROM run_gateway.recordings v WHERE v.stream > after ORDER BY v.stream LIMIT most) r
+          LEFT JOIN run_gateway.streams s ON s.id = r.stream AND s.path IS NOT NULL
+         ORDER BY r.stream
+    LOOP
+        seen := seen + 1;
+        IF each.due AND run_gateway.try_away(each.stream, false) THEN
+            removed := removed + 1;
+            each.forgotten := true;
+        END IF;
+        IF each.forgotten THEN
+            DELETE FROM run_gateway.recordings r WHERE r.stream = each.stream;
+        END IF;
+        IF removed >= 50 OR clock_timestamp() > this + interval '1 second' THEN   -- see try_away
+            RETURN each.stream;
+        END IF;
+    END LOOP;
+    RETURN CASE WHEN seen < most THEN 0 ELSE each.stream END;
+END
+$$;
+
+
+-- Of the next `most` keys after one, forgets those that lead nowhere any more. Returns as above; '' after the end.
+CREATE OR REPLACE FUNCTION run_gateway.forget_next_keys(after bytea, most integer) RETURNS bytea
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    keys bytea[] := ARRAY(
+        SELECT k.key FROM run_gateway.recording_keys k WHERE k.key > after ORDER BY k.key LIMIT most);
+BEGIN
+    DELETE FROM run_gateway.recording_keys k WHERE k.key = ANY (ARRAY(
+        SELECT o.key FROM unnest(keys) AS u(key) JOIN run_gateway.recording_keys o ON o.key = u.key
+          LEFT JOIN run_gateway.recordings r ON r.stream = o.stream
+         WHERE r.stream IS NULL AND o.stream <> 0 FOR UPDATE OF o SKIP LOCKED));
+    RETURN coalesce(keys[most], '');
+END
+$$;
+
+
+-- As Machines of the version before call it.
 CREATE OR REPLACE FUNCTION run_gateway.retire_recordings(keep interval, most integer) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE

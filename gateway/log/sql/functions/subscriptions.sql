@@ -1,36 +1,84 @@
 -- What becomes of a subscription: each change is one function, made under its row lock.
+--
+-- Whether a link has work is known by its stream's tail alone, since an append writes nothing here. So that nobody has to walk
+-- a million links, those with work are noted in subscription_work: by whoever hears of an append (work_of), and in steps
+-- by looks that go through all (seek_work). Beside what is noted, the first thousand links that are open are asked, so that
+-- a subscription of no more is always known exactly; work of a larger one that nobody has noted is found a little later.
 
 
--- The first stream with events after its acked position; NULL when nothing is pending.
-CREATE OR REPLACE FUNCTION run_gateway.first_pending(wanted bigint) RETURNS text
+-- Whether the stream at this path has events after the acked position.
+CREATE OR REPLACE FUNCTION run_gateway.has_work(wanted bigint, wanted_path text) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM run_gateway.subscription_links l JOIN run_gateway.streams s ON s.id = l.stream
+         WHERE l.subscription = wanted AND l.path = wanted_path AND NOT l.settled AND s.tail > greatest(l.acked, 0)
+           AND NOT s.gone AND run_gateway.live(s));
+END
+$$;
+
+
+-- The first stream with events after its acked position that has been noted.
+CREATE OR REPLACE FUNCTION run_gateway.first_noted(wanted bigint) RETURNS text
 LANGUAGE plpgsql STABLE
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     RETURN (
-        SELECT l.path FROM run_gateway.subscription_links l JOIN run_gateway.streams s ON s.id = l.stream
-         WHERE l.subscription = wanted AND NOT l.settled AND s.tail > greatest(l.acked, 0)
-           AND NOT s.gone AND run_gateway.live(s)
-         ORDER BY l.path LIMIT 1);
+        SELECT w.path FROM (
+            SELECT v.path FROM run_gateway.subscription_work v WHERE v.subscription = wanted ORDER BY v.path LIMIT 1000) w
+         WHERE run_gateway.has_work(wanted, w.path) LIMIT 1);
 END
 $$;
 
 
--- The streams of a subscription, as [path, explicit, acked, tail, pending, stream], those with work first. Without
--- `with_settled` those are left out that will never have work again.
-CREATE OR REPLACE FUNCTION run_gateway.links_of(wanted bigint, with_settled boolean, most integer) RETURNS jsonb
+-- One that is noted, or else the first of the first thousand; NULL when nothing is pending.
+CREATE OR REPLACE FUNCTION run_gateway.first_pending(wanted bigint) RETURNS text
 LANGUAGE plpgsql STABLE
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
+    RETURN coalesce(run_gateway.first_noted(wanted), (
+        SELECT l.path FROM (
+            SELECT v.path, v.stream, v.acked FROM run_gateway.subscription_links v
+             WHERE v.subscription = wanted AND NOT v.settled ORDER BY v.path LIMIT 1000) l
+          JOIN run_gateway.streams s ON s.id = l.stream
+         WHERE s.tail > greatest(l.acked, 0) AND NOT s.gone AND run_gateway.live(s)
+         ORDER BY l.path LIMIT 1));
+END
+$$;
+
+
+-- The streams of a subscription, as [path, explicit, acked, tail, pending, stream], those with work first: of what is
+-- noted, the first thousand that are open, and with `with_settled` the first of all. Without it those are left out that
+-- will never have work again.
+CREATE OR REPLACE FUNCTION run_gateway.links_of(wanted bigint, with_settled boolean, most integer) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    paths text[];
+BEGIN
+    paths := ARRAY(
+        (SELECT w.path FROM run_gateway.subscription_work w WHERE w.subscription = wanted ORDER BY w.path LIMIT least(most, 1000))
+        UNION
+        (SELECT l.path FROM run_gateway.subscription_links l
+          WHERE l.subscription = wanted AND NOT l.settled ORDER BY l.path LIMIT 1000)
+        UNION
+        (SELECT l.path FROM run_gateway.subscription_links l
+          WHERE l.subscription = wanted AND with_settled ORDER BY l.path LIMIT most));
     RETURN (
         SELECT coalesce(jsonb_agg(jsonb_build_array(v.path, v.explicit, v.acked, v.tail, v.pending, v.stream)
                                   ORDER BY v.pending DESC, v.path), '[]')
           FROM (SELECT l.path, l.explicit, run_gateway.marked(l.acked, s.breaks) AS acked, l.stream,
                        coalesce(run_gateway.marked(s.tail, s.breaks), 0) AS tail,
                        coalesce(s.tail, 0) > greatest(l.acked, 0) AS pending
-                  FROM run_gateway.subscription_links l LEFT JOIN run_gateway.streams s ON s.id = l.stream
-                 WHERE l.subscription = wanted AND (with_settled OR NOT l.settled)
+                  FROM unnest(paths) AS p(path)
+                  JOIN run_gateway.subscription_links l ON l.subscription = wanted AND l.path = p.path
+                  LEFT JOIN run_gateway.streams s ON s.id = l.stream
+                 WHERE (with_settled OR NOT l.settled)
                    AND (l.stream IS NULL OR (NOT s.gone AND run_gateway.live(s)))
                  ORDER BY pending DESC, l.path LIMIT most) v);
 END
@@ -99,7 +147,7 @@ BEGIN
        OR (s.type = 'pull-wake' AND s.next_attempt_at > clock_timestamp()) THEN
         RETURN;
     END IF;
-    first := run_gateway.first_pending(wanted);
+    first := CASE WHEN run_gateway.has_work(wanted, trigger_path) THEN trigger_path ELSE run_gateway.first_pending(wanted) END;
     IF first IS NULL THEN
         RETURN;
     END IF;
@@ -225,8 +273,74 @@ END
 $$;
 
 
--- The look of every second: leases that have expired, and subscriptions with work that nobody saw to, because the
--- Machine that took the append has died, or because their wake could not be written, or has gone with its stream.
+-- The same, and notes that there is work, for whomever it is.
+CREATE OR REPLACE FUNCTION run_gateway.work_of(paths text[], most integer)
+RETURNS TABLE (subscription bigint, trigger_path text)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+SET lock_timeout = '500ms'
+AS $$
+BEGIN
+    INSERT INTO run_gateway.subscription_work AS w (subscription, path)
+    SELECT l.subscription, l.path
+      FROM run_gateway.subscription_links l JOIN run_gateway.streams t ON t.id = l.stream
+     WHERE l.path = ANY (paths) AND NOT l.settled AND t.tail > greatest(l.acked, 0) AND NOT t.gone AND run_gateway.live(t)
+     ORDER BY l.subscription, l.path
+    ON CONFLICT ON CONSTRAINT subscription_work_pkey DO NOTHING;
+    RETURN QUERY SELECT * FROM run_gateway.subscriptions_to_wake(paths, most);
+END
+$$;
+
+
+-- Goes through the next `most` open links after one, and notes those with work that nobody has noted: because the Machine
+-- that took the append has died, say. `subscription` and `path`: the last one that was looked at, NULL after the end.
+CREATE OR REPLACE FUNCTION run_gateway.seek_work(
+    after_subscription bigint, after_path text, most integer, OUT subscription bigint, OUT path text
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+SET lock_timeout = '500ms'
+AS $$
+DECLARE
+    subs    bigint[];
+    paths   text[];
+    streams bigint[];
+    acked   bigint[];
+BEGIN
+    SELECT array_agg(x.subscription), array_agg(x.path), array_agg(x.stream), array_agg(x.acked)
+      INTO subs, paths, streams, acked FROM (
+        SELECT l.subscription, l.path, l.stream, l.acked FROM run_gateway.subscription_links l
+         WHERE NOT l.settled AND (l.subscription, l.path) > (after_subscription, after_path)
+         ORDER BY l.subscription, l.path LIMIT most) x;
+    INSERT INTO run_gateway.subscription_work AS w (subscription, path)
+    SELECT x.subscription, x.path
+      FROM unnest(subs, paths, streams, acked) WITH ORDINALITY AS x(subscription, path, stream, acked, i)
+      JOIN run_gateway.streams t ON t.id = x.stream
+     WHERE t.tail > greatest(x.acked, 0) AND NOT t.gone AND run_gateway.live(t) ORDER BY x.i
+    ON CONFLICT ON CONSTRAINT subscription_work_pkey DO NOTHING;
+    subscription := subs[most];
+    path := paths[most];
+END
+$$;
+
+
+-- The look of every second: leases that have expired, and subscriptions with work that nobody saw to, because their wake
+-- could not be written, or has gone with its stream; each with a stream that gives it work, if that is why.
+CREATE OR REPLACE FUNCTION run_gateway.overdue_subscriptions(idle boolean, most integer)
+RETURNS TABLE (subscription bigint, trigger_path text)
+LANGUAGE sql STABLE BEGIN ATOMIC
+    SELECT s.number, w.path
+      FROM run_gateway.subscriptions s
+      LEFT JOIN LATERAL (
+        SELECT run_gateway.first_noted(s.number) AS path
+         WHERE s.lease_until IS NULL AND idle AND (s.wake_id IS NULL OR run_gateway.is_untold(s))
+           AND (s.next_attempt_at IS NULL OR s.next_attempt_at <= clock_timestamp())) w ON true
+     WHERE s.lease_until <= clock_timestamp() OR w.path IS NOT NULL
+     LIMIT most;
+END;
+
+
+-- As Machines of the version before call it.
 CREATE OR REPLACE FUNCTION run_gateway.neglected_subscriptions(idle boolean, most integer) RETURNS SETOF bigint
 LANGUAGE sql STABLE BEGIN ATOMIC
     SELECT s.number FROM run_gateway.subscriptions s
@@ -355,6 +469,18 @@ CREATE OR REPLACE FUNCTION run_gateway.finish_delivery(
 LANGUAGE sql AS $$ SELECT * FROM run_gateway.finish_delivery(wanted, wanted_wake, paths, positions, NULL) $$;
 
 
+-- These are noted no more, unless there is work.
+CREATE OR REPLACE FUNCTION run_gateway.unnote(wanted bigint, paths text[]) RETURNS void
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    DELETE FROM run_gateway.subscription_work w
+     WHERE w.subscription = wanted AND w.path = ANY (paths) AND NOT run_gateway.has_work(wanted, w.path);
+END
+$$;
+
+
 -- `streams` NULL: whichever is at each path.
 CREATE OR REPLACE FUNCTION run_gateway.advance_links(
     wanted bigint, paths text[], positions bigint[], streams bigint[]
@@ -366,6 +492,7 @@ LANGUAGE sql BEGIN ATOMIC
            LATERAL (SELECT run_gateway.shared(a.position, s.tail, s.breaks) AS acked) p
      WHERE l.subscription = wanted AND l.path = a.path AND s.id = l.stream
        AND (streams IS NULL OR l.stream = a.stream);
+    SELECT run_gateway.unnote(wanted, paths);
 END;
 
 
@@ -490,16 +617,17 @@ DECLARE
     subs  bigint[];
     paths text[];
     n     bigint;
+    until_subscription bigint;
+    until_path         text;
 BEGIN
     SELECT array_agg(x.subscription), array_agg(x.path) INTO subs, paths FROM (
         SELECT l.subscription, l.path FROM run_gateway.subscription_links l
          WHERE (l.subscription, l.path) > (after_subscription, after_path) ORDER BY l.subscription, l.path LIMIT most) x;
     subscription := subs[most];
     path := paths[most];
+    until_subscription := coalesce(subscription, 9223372036854775807);
+    until_path := coalesce(path, '');
     touched := 0;
-    IF subs IS NULL THEN
-        RETURN;
-    END IF;
     WITH dead AS (
         SELECT l.subscription, l.path FROM unnest(subs, paths) AS x(subscription, path)
           JOIN run_gateway.subscription_links l ON (l.subscription, l.path) = (x.subscription, x.path)
@@ -512,7 +640,7 @@ BEGIN
     WITH looked AS (
         SELECT l.subscription, l.path, l.stream, l.acked FROM run_gateway.subscription_links l
          WHERE NOT l.settled AND (l.subscription, l.path) > (after_subscription, after_path)
-           AND (tidy_next.subscription IS NULL OR (l.subscription, l.path) <= (tidy_next.subscription, tidy_next.path))
+           AND (l.subscription, l.path) <= (until_subscription, until_path)
          ORDER BY l.subscription, l.path LIMIT most
     ), ended AS (
         SELECT l.subscription, l.path FROM looked k
@@ -521,6 +649,18 @@ BEGIN
          WHERE NOT l.settled FOR UPDATE OF l SKIP LOCKED)
     UPDATE run_gateway.subscription_links l SET settled = true
       FROM ended e WHERE (l.subscription, l.path) = (e.subscription, e.path);
+    GET DIAGNOSTICS n = ROW_COUNT;
+    touched := touched + n;
+    -- And of what is noted between these links that which is no work any more.
+    DELETE FROM run_gateway.subscription_work w
+     WHERE w.ctid = ANY (ARRAY(
+            SELECT v.ctid FROM (
+                SELECT k.ctid, k.subscription, k.path FROM run_gateway.subscription_work k
+                 WHERE (k.subscription, k.path) > (after_subscription, after_path)
+                   AND (k.subscription, k.path) <= (until_subscription, until_path)
+                 ORDER BY k.subscription, k.path LIMIT most) v
+             WHERE NOT run_gateway.has_work(v.subscription, v.path)))
+       AND NOT run_gateway.has_work(w.subscription, w.path);
     GET DIAGNOSTICS n = ROW_COUNT;
     touched := touched + n;
 END
