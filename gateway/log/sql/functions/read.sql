@@ -330,7 +330,8 @@ END;
 -- Slides the TTL of streams that are being read. Nobody waits for whoever holds a row: that one's stream is kept beside it.
 CREATE OR REPLACE FUNCTION run_gateway.touch(paths text[]) RETURNS void
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     slid bigint[];
