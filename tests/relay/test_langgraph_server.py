@@ -147,8 +147,7 @@ async def test_a_langgraph_run_survives_a_kill_of_its_recorder(database_url: str
                 "agent",
                 input={"folder": str(words)},
                 stream_mode="custom",
-                stream_resumable=True,
-                on_disconnect="continue",
+                on_disconnect="cancel",  # which is the relay's to do, when the client leaves
             )
             spoken = texts(parts)
             (words / "one").touch()
