@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from gateway.asgi import Scope
+from gateway.auth.rules import ours
 from gateway.http import responses
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Common
 from gateway.http.fast_append import PostProtocol
 from gateway.protocol.errors import ProtocolError
+from gateway.protocol.target import Target
 from gateway.wire.intake import Turns
 from gateway.wire.transport import DirectProtocol
 
@@ -45,7 +47,12 @@ def connections(
         arriving = bodies
         turns: ClassVar[Turns] = Turns()
 
-        def refusal(self, error: ProtocolError, scope: Scope | None = None) -> tuple[int, bytes, bytes]:
+        def refusal(self, error: ProtocolError, scope: Scope | None = None) -> tuple[int, bytes, bytes] | None:
+            if scope is not None and responses.comes_back(scope, error) and not ours(Target.of(scope["path"])):
+                # Behind the gateway it may be a relayed answer: its client would take an empty one for the whole. Every
+                # client, an EventSource too, comes back from a connection that is closed.
+                responses.refused[error.type] += 1
+                return None
             return responses.at_the_door(error, common, scope)
 
     return Connection

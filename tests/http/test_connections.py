@@ -213,6 +213,8 @@ async def test_connections_over_the_limit_are_503_and_none_is_evicted(database_u
             assert refused.startswith(b"HTTP/1.1 503 ")
             assert b"too_many_connections" in refused
             assert b"retry-after: " in refused
+            later = await gateway.get_raw("/api/chat/c1/stream", "accept: text/event-stream")
+            assert later == b"", "whose answer would be relayed takes no end for the whole, and comes back from none"
             assert (await gateway.get_raw("/health")).startswith(b"HTTP/1.1 200 "), "a full Machine is not a sick one"
             for reader, writer in first:
                 writer.write(post("/runs/none", b"1"))
