@@ -65,13 +65,13 @@ def parse_append(path: str, headers: GivenHeaders, body: bytes, most: int | None
 
 def append_at_once(path: str, headers: GivenHeaders, body: bytes, most: int | None = None) -> AppendRequest | None:
     """Parses like `parse_append`. None: that may take long, so it has to be done in pieces."""
-    if len(body) <= json_body.SHORT:
-        return parse_append(path, headers, body, most)
     request = _parse_head(path, headers, body)
     if request.media_type == JSON_TYPE:
         events = json_body.quickly(body, most=most)
         if events is None:
-            return None
+            if len(body) > json_body.SHORT:
+                return None
+            events = json_body.at_once(json_body.in_pieces(body, most=most))
         request.events = events
     elif request.media_type is not None:
         request.events = [body]
