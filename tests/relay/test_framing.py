@@ -55,6 +55,11 @@ def test_an_id_changes_no_data(pieces: list[bytes]) -> None:
             assert len(fed([shown])[0]) == len(fed([frame])[0])
 
 
+def test_an_id_between_two_ends_of_lines_leaves_them_two() -> None:
+    assert with_id(b"data: x\rid: 1\n\n", b"run.7") == b"id: run.7\ndata: x\n\n"
+    assert with_id(b"id: 1\n\xef\xbb\xbfdata: x\n\n", b"run.7") == b":\n\xef\xbb\xbfdata: x\n\n"
+
+
 def test_a_byte_order_mark_hides_no_id() -> None:
     assert last_id(b"\xef\xbb\xbfid: 7\ndata: x\n\n") == b"7"
     assert with_id(b"\xef\xbb\xbfid: 7\n: no data\n\n", b"run.7") == b"\xef\xbb\xbf: no data\n\n"
