@@ -262,9 +262,11 @@ class Gateway:
         return self.settings.sweep_interval if self._log.listens else self.settings.poll_interval
 
     def _make_following(self) -> Following:
-        return Following(
+        following = Following(
             self._hub, self._log.reader.streams, self._limits, self._auth.admit, self.settings.heartbeat, time.time
         )
+        following.of_a_list = self._runs.followed
+        return following
 
     def _make_subscriptions(self) -> Subscriptions:
         return Subscriptions(
@@ -288,6 +290,7 @@ class Gateway:
             public_url=self.settings.public_url,
             feed=self._feed,
             limits=self._limits,
+            look=self._log.reader.streams,
             heartbeat=self.settings.heartbeat,
             sweep_interval=self._sweep_interval,
             others=self._flue,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -11,6 +12,7 @@ import click
 import httpx
 
 from gateway.cli.remote import session, token_option, url_option
+from gateway.cli.watching import watch
 from gateway.client import Session, StreamGone, refusal, stream_url
 from gateway.process.exit_codes import Failure, finish
 from gateway.protocol.record import STATUSES
@@ -18,6 +20,7 @@ from gateway.protocol.record import STATUSES
 PATIENCE: Final = 10.0
 """Seconds of no answer, or none but failures, after which a command gives up: somebody waits at the terminal."""
 _PAGE: Final = 100  # runs that are asked for at once
+_MOST_FOLLOWED: Final = 500  # runs of the list with which a live list begins
 _EVENTS: Final = 3  # that `show` prints of each end
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
@@ -35,6 +38,7 @@ def _pair(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dic
 @click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
 @click.option("--metadata", multiple=True, metavar="NAME=VALUE", callback=_pair, help="Only runs with this metadata.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many at most.")
+@click.option("--follow", is_flag=True, help="Go on with each run that is created, cancelled, ended or removed.")
 @url_option
 @token_option
 @_json_option
@@ -43,13 +47,21 @@ def runs(
     workflow: str | None,
     metadata: dict[str, str],
     limit: int,
+    follow: bool,
     url: str,
     token: str | None,
     as_json: bool,
 ) -> None:
-    """List runs, the newest first: id, status, workflow, when it began, how long it took, and metadata."""
-    asked = {"status": status, "workflowName": workflow} | {f"metadata.{name}": each for name, each in metadata.items()}
-    finish(_runs(url, {name: value for name, value in asked.items() if value is not None}, limit, token, as_json))
+    """List runs, the newest first: id, status, workflow, when it began, how long it took, and metadata.
+
+    With --follow, the newest comes last, and what happens to runs after it, until Ctrl-C.
+    """
+    given = {"status": status, "workflowName": workflow} | {f"metadata.{name}": each for name, each in metadata.items()}
+    asked = {name: value for name, value in given.items() if value is not None}
+    if follow:
+        finish(_follow(url, asked | {"limit": str(min(limit, _MOST_FOLLOWED))}, token, as_json))
+    else:
+        finish(_runs(url, asked, limit, token, as_json))
 
 
 @click.command(short_help="Show a run: its record, its size, its first and last events.")
@@ -108,6 +120,12 @@ async def _runs(url: str, asked: dict[str, str], limit: int, token: str | None, 
             click.echo(json.dumps(record) if as_json else _row(record))
     if not found and not as_json:
         click.echo("No run is so." if asked else "There are no runs yet.", err=True)
+
+
+async def _follow(url: str, asked: dict[str, str], token: str | None, as_json: bool) -> None:
+    async with session(patience=math.inf, token=token) as http:
+        async for what, record in watch(http, f"{url.rstrip('/')}/runs", asked):
+            click.echo(json.dumps({"change": what, "run": record}) if as_json else f"{what:<9}  {_row(record)}")
 
 
 async def _pages(http: Session, url: str, asked: dict[str, str], limit: int) -> AsyncIterator[dict[str, Any]]:

@@ -44,6 +44,9 @@ SHORT: Final = 512  # bytes of an offset that is sent with each frame at once
 _FORBIDDEN: Final = (401, 403)
 
 
+Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
 class Admit(Protocol):
     """`gateway.auth.auth.Auth.admit`."""
 
@@ -78,10 +81,14 @@ class Following:
         self._admit = admit
         self._heartbeat = heartbeat
         self._now = now
+        self.of_a_list: Answer | None = None  # answers for all runs that a list names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a GET or a POST. Raises ProtocolError while nothing has been sent."""
-        self._check_room(scope, 1)
+        self.check_room(scope, 1)
+        if self.of_a_list is not None and many.names_a_list(scope["query_string"]):
+            await self.of_a_list(scope, receive, send)
+            return
         asked = None
         if scope["method"] == "POST":
             body = await self._limits.bodies.read(scope, receive, min(many.MAX_BODY, self._limits.max_body))
@@ -127,7 +134,7 @@ class Following:
         check_target(principal, "GET", target)
         return principal
 
-    def _check_room(self, scope: Scope, count: int) -> None:
+    def check_room(self, scope: Scope, count: int) -> None:
         """Raises Draining, TooManyReaders, TooManyFollowed, TooManyStreams."""
         if self._hub.drained:
             raise Draining
@@ -143,9 +150,9 @@ class Following:
     def _room(self, scope: Scope, count: int) -> Iterator[None]:
         """Room for one response that follows so many streams, each of which counts as a live read of its credential.
 
-        Raises what `_check_room` raises.
+        Raises what `check_room` raises.
         """
-        self._check_room(scope, count)
+        self.check_room(scope, count)
         readers, streams = self._limits.readers, self._limits.streams
         readers.followed += count
         try:
@@ -206,10 +213,7 @@ class _Response:
             if given is Signal.HEARTBEAT:
                 await responses.piece(self._send, HEARTBEAT)
             return
-        offset = bytes(self._offset)
-        await responses.piece(self._send, many.frame(offset, parts, first=first))
-        if len(offset) > SHORT:
-            await asyncio.sleep(len(offset) / OFFSETS)  # what comes meanwhile is told together
+        await send_frame(self._send, bytes(self._offset), parts, first=first)
 
     def _parts(self, reader: Multiplex, followed: Followed, what: Batch | ProtocolError) -> Iterable[bytes]:
         path = self._members[followed.place].path
@@ -224,10 +228,17 @@ class _Response:
         return many.parts(path, followed.encoding, what, followed.behind)
 
 
+async def send_frame(send: Send, offset: bytes, parts: Iterable[bytes], *, first: bool = False) -> None:
+    """Sends parts, and waits if their offset is long: what comes meanwhile is told together."""
+    await responses.piece(send, many.frame(offset, parts, first=first))
+    if len(offset) > SHORT:
+        await asyncio.sleep(len(offset) / OFFSETS)
+
+
 class EventStream(Response):
     """An answer of FastAPI's that is given by a part of the gateway, which refuses by raising."""
 
-    def __init__(self, answer: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, answer: Answer) -> None:
         super().__init__()
         self._answer = answer
 

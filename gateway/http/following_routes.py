@@ -40,10 +40,15 @@ _PARAMETERS: Final[dict[str, tuple[bool, dict[str, Any], str]]] = {
     "fold": (False, _TEXT, "Of JSON streams, as for one: `type,id:text`."),
     "Last-Event-ID": (False, _TEXT, "Goes before `offset`. A browser's EventSource sends it by itself."),
 }
+_FILTERS: Final = {
+    "status": "Instead of streams: all runs of this status, as `GET /runs` lists them; new ones join by themselves.",
+    "workflowName": "The same of runs of this kind.",
+    "metadata.NAME": "The same of runs whose metadata has this value under this name; filters go together.",
+}
 _NAMES: Final = {
     "name": "stream",
     "in": "query",
-    "required": True,
+    "required": False,
     "schema": {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 250},
     "description": "A stream's path: `runs/{id}`, or what follows `/v1/stream/`. Once for each stream.",
 }
@@ -95,7 +100,10 @@ def following_router(following: Following) -> APIRouter:
             }
             for name in names
         ]
-        extra: dict[str, Any] = {"parameters": [_NAMES, *parameters] if method == "GET" else parameters}
+        filters = [
+            {"name": name, "in": "query", "schema": _TEXT, "description": text} for name, text in _FILTERS.items()
+        ]
+        extra: dict[str, Any] = {"parameters": [_NAMES, *filters, *parameters] if method == "GET" else parameters}
         if method == "POST":
             extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _BODY}}}
         router.add_api_route(

@@ -49,12 +49,12 @@ class Snapshot:
         """True if it sees all that another one of the same server sees."""
         return other.end <= self.end and all(each >= other.end or each in other.running for each in self.running)
 
-    def to_bytes(self) -> bytes:
-        at, written = self.end, [varint(self.end), varint(len(self.running))]
+    def numbers(self) -> list[int]:
+        at, written = self.end, [self.end, len(self.running)]
         for each in sorted(self.running, reverse=True):
-            written.append(varint(at - each))
+            written.append(at - each)
             at = each
-        return b"".join(written)
+        return written
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,14 @@ class Told:
         """True if all that has come since can still be told."""
         return self.epoch == epoch and now - KEPT < self.at <= now + KEPT
 
+    def numbers(self) -> list[int]:
+        """What `told_of` reads."""
+        rest = [] if self.upto is None else [*self.upto.numbers(), self.stream]
+        return [self.epoch, self.at, *self.base.numbers(), *rest]
+
     def to_bytes(self, of: bytes) -> bytes:
         """As an `id:`, for the list whose digest is `of`."""
-        rest = b"" if self.upto is None else self.upto.to_bytes() + varint(self.stream)
-        written = of + varint(self.epoch) + varint(self.at) + self.base.to_bytes() + rest
-        return base64url.encode(written).encode()
+        return base64url.encode(of + b"".join(map(varint, self.numbers()))).encode()
 
 
 def digest(query: Iterable[str]) -> bytes:
@@ -98,7 +101,14 @@ def parse_told(text: bytes, of: bytes) -> Told | None:
         data = base64url.decode(text.decode("ascii"))
         if data[:_DIGEST] != of:
             return None
-        numbers = varints(data[_DIGEST:])
+        return told_of(varints(data[_DIGEST:]))
+    except ValueError:
+        return None
+
+
+def told_of(numbers: list[int]) -> Told | None:
+    """What has these numbers; None: nothing has."""
+    try:
         epoch, at, *rest = numbers
         base, rest = _snapshot(rest)
         if not rest:

@@ -34,6 +34,7 @@ MAX_STREAM: Final = 16 << 10  # bytes of what a body says of one stream
 
 PARTS: Final = (None, Part.CONTROL)  # of a run, that are streams
 
+FILTERS: Final = frozenset(("status", "workflowName"))  # and those that begin with `metadata.`
 _BODY: Final = frozenset(("streams", "offset"))
 _STREAM: Final = frozenset(("stream", "offset", "token"))
 
@@ -65,6 +66,11 @@ class ManyRequest:
         """The position from which a stream is read, NOW and OVER among them."""
         at = UNBEGUN if self.positions is None else self.positions[place]
         return self.streams[place].position if at == UNBEGUN else at
+
+
+def names_a_list(query: bytes) -> bool:
+    """True if a request names runs by the filters of a list, and not streams."""
+    return any(name in FILTERS or name.startswith("metadata.") for name, _ in _pairs(query))
 
 
 def asked_in_pieces(body: bytes) -> Generator[None, None, dict[str, Any]]:

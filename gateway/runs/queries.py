@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
 
+from gateway.protocol import list_offset
 from gateway.protocol.changes import Kind, Told, digest, parse_told
 from gateway.protocol.errors import InvalidRequest
+from gateway.protocol.fold import Fold, parse_fold
+from gateway.protocol.many import MOST
+from gateway.protocol.offset import NOW, START
 from gateway.protocol.read import RESUMING, last_event_id
 from gateway.protocol.record import RunRecord, Status
 from gateway.protocol.run_list import decode_cursor, encode_cursor, parse_limit, parse_status
@@ -90,6 +94,40 @@ def parse_live(query: str, headers: dict[bytes, bytes]) -> LiveRequest:
     if text is not None and told is None:
         raise InvalidRequest("The last event's id is none that was given out for this list.")
     return LiveRequest(request, of, told)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowRequest:
+    """All runs that a list names, followed. `positions`: where a reader that comes back stands in each run's stream,
+    and `told` what it was told of the list; None: it is new. `begin`: where the first ones are begun, which may be NOW.
+    """
+
+    list: ListRequest
+    digest: bytes
+    begin: int
+    fold: Fold | None
+    told: Told | None
+    positions: dict[int, int]
+
+
+def parse_follow(query: str, headers: dict[bytes, bytes]) -> FollowRequest:
+    """`live=sse`, the filters of a list, and `offset` and `fold` as for streams that are named."""
+    params = _query(query)
+    resumed = last_event_id(headers, [(name, params.pop(name)) for name in RESUMING if name in params])
+    offset, fold = params.pop("offset", "-1"), params.pop("fold", None)
+    if "limit" in params or "stream" in params:
+        raise InvalidRequest("Runs are followed by the filters of a list, or streams by their names.")
+    live = parse_live(urlencode(params), {})
+    of = digest(["follow", live.digest.hex()])
+    given = resumed or offset.encode("latin-1", "replace")
+    begin = NOW if offset == "now" else START
+    request = replace(live.list, limit=MOST)
+    if given in (b"-1", b"now"):
+        return FollowRequest(request, of, begin, None if fold is None else parse_fold(fold), None, {})
+    known = list_offset.parse(given, of, 2 * MOST)
+    if known is None:
+        raise InvalidRequest("The offset is none that was given out for the runs of this list.")
+    return FollowRequest(request, of, begin, None if fold is None else parse_fold(fold), *known)
 
 
 def shows(request: ListRequest, kind: Kind, record: RunRecord) -> bool:

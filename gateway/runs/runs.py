@@ -10,6 +10,7 @@ from dataclasses import replace
 from fastapi import APIRouter
 
 from gateway.fanout.hub import Hub
+from gateway.fanout.multiplex import Look
 from gateway.feed import Feed
 from gateway.http.bodies import Bodies
 from gateway.http.limits import Limits
@@ -19,6 +20,7 @@ from gateway.log.database import Database
 from gateway.log.lists import Lists
 from gateway.protocol.batch import News
 from gateway.protocol.run_path import control_of, is_run
+from gateway.runs.following_list import FollowedLists
 from gateway.runs.foreign_runs import Others
 from gateway.runs.leases import LeaseWatch
 from gateway.runs.live_list import Changes, Telling
@@ -51,6 +53,7 @@ class Runs:
         public_url: str | None,
         feed: Feed,
         limits: Limits,
+        look: Look,
         heartbeat: float,
         sweep_interval: Callable[[], float],
         others: Others | None = None,
@@ -66,6 +69,7 @@ class Runs:
         self.leases = LeaseWatch(self._store.end_lost, feed.committed, database.away)
         self.changes = Changes(self._store.changes, hub.deadlines, heartbeat)
         self.telling = Telling(self._store.tell_of)
+        self.followed = FollowedLists(self.changes, self._store, hub, look, limits, heartbeat, time.time)
         live = LiveLists(self.changes, self._store.listed, hub, limits, time.time)
         self._routes = RunRoutes(self._store, signer, bodies, public_url, live, self.created, others)
         self.list = self._routes.list

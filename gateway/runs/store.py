@@ -45,6 +45,7 @@ _CONTROL: Final = """
       FROM run_gateway.streams r JOIN run_gateway.streams c ON c.path = r.path || '/control'
      WHERE r.path = $1 AND NOT r.gone AND run_gateway.live(r) AND NOT c.gone AND run_gateway.live(c)"""
 _OPEN_CONTROL: Final = "SELECT run_gateway.open_control($1)"
+_IDS: Final = "SELECT stream, id FROM run_gateway.runs WHERE tenant = $1 AND stream = ANY ($2::bigint[])"
 # As news of events, of which there are none: a follower of the run knows as much already.
 _TELL_OF: Final = """
     SELECT run_gateway.tell(
@@ -158,6 +159,22 @@ class Store:
         told = Told(rows[0]["epoch"], rows[0]["seconds"], Snapshot.of(rows[0]["now"]))
         end = page[-1]["stream"] if len(found) > len(page) else None
         return await in_turns(_records_in_pieces(page)), end, told
+
+    async def named(self, request: ListRequest, tenant: str) -> tuple[list[tuple[int, str, bool]], bool, Told]:
+        """The runs that a list names, the newest `limit`: each one's stream, id, and whether it has ended; whether
+        there are more; and what a reader is told by it. Raises what `page` raises.
+        """
+        statement, arguments = _list_of(request, tenant)
+        rows = await self._lists.fetch(tenant, _AS_OF.format(statement), *arguments)
+        found = [(row["stream"], row["id"], row["status"] != "active") for row in rows if row["stream"] is not None]
+        told = Told(rows[0]["epoch"], rows[0]["seconds"], Snapshot.of(rows[0]["now"]))
+        return found[: request.limit], len(found) > request.limit, told
+
+    async def ids(self, streams: Sequence[int], tenant: str) -> dict[int, str]:
+        """The ids of the runs whose streams these are, as far as they are there."""
+        async with self._database.acquire(tenant) as connection:
+            rows = await connection.fetch(_IDS, tenant, list(streams))
+        return {row["stream"]: row["id"] for row in rows}
 
     async def changes(self, tenant: str, told: Told, most: int) -> Look:
         """Runs of a tenant that have changed since a reader was told something, at most so many.

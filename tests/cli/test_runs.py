@@ -62,6 +62,33 @@ async def test_runs_are_listed_by_status_and_metadata(machine: Machine, http: ht
     assert await at(machine, "runs", "--status", "errored") == (0, "", "No run is so.\n")
 
 
+async def test_runs_are_followed_as_they_come_and_end(machine: Machine, http: httpx.AsyncClient) -> None:
+    await make(http, "there", workflowName="followed")
+    arguments = ("runs", "--workflow", "followed", "--follow", "--json", "--url", machine.url)
+    async with running(*arguments, RUN_GATEWAY_TOKEN=KEY) as process:
+        assert process.stdout is not None
+
+        async def told() -> tuple[str, str]:
+            assert process.stdout is not None
+            line = json.loads(await process.stdout.readline())
+            return line["change"], line["run"]["runId"]
+
+        assert await told() == ("listed", "there")
+        await make(http, "new", workflowName="followed")
+        assert await told() == ("created", "new")
+        assert (await http.post("/runs/new/cancel")).status_code == 202
+        assert await told() == ("cancelled", "new")
+        assert (await http.post("/runs/new", headers={"stream-closed": "true"})).status_code == 204
+        assert await told() == ("ended", "new")
+        assert (await http.delete("/runs/there")).status_code == 204
+        assert await told() == ("removed", "there")
+
+
+async def test_who_may_not_list_may_not_follow_either(machine: Machine) -> None:
+    code, out, err = await at(machine, "runs", "--follow", token=f"{KEY}w")
+    assert (code, out) == (1, "") and "403" in err
+
+
 async def test_a_run_is_shown_with_both_of_its_ends(machine: Machine, http: httpx.AsyncClient) -> None:
     await make(http, "shown", *[{"n": number} for number in range(10)], workflowName="chat")
     code, out, _ = await at(machine, "show", "shown", "--json")

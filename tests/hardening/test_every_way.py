@@ -83,6 +83,7 @@ WAYS: Final = [
     Way("GET", "/runs", "live", "?live=sse"),
     Way("GET", "/v1/stream", "live", f"?live=sse&stream=runs/{RUN}"),
     Way("POST", "/v1/stream", "body live", "?live=sse"),
+    Way("GET", "/v1/stream", "live", "?live=sse&status=active"),
     Way("GET", "/health", "probe"),
     Way("GET", "/ready", "probe"),
     *[Way("GET", route) for route in ("/metrics", "/openapi.json", "/docs", "/docs/start.js", "/ui", "/ui/{file}")],

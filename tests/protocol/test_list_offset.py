@@ -1,0 +1,43 @@
+"""The offset of a reader of all runs that a list names."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.protocol import base64url
+from gateway.protocol.changes import Snapshot, Told
+from gateway.protocol.composite import OVER, UNBEGUN
+from gateway.protocol.list_offset import parse, write
+from gateway.protocol.offset import join
+
+OF = b"abcd"
+POSITIONS = st.one_of(
+    st.sampled_from([OVER, UNBEGUN, 0, 1]), st.builds(join, st.sampled_from([0, 5, 2**20]), st.integers(0, 2**40 - 1))
+)
+TOLD = st.builds(
+    Told,
+    st.integers(0, 2**40),
+    st.integers(0, 2**40),
+    st.builds(Snapshot, st.integers(60, 2**50), st.frozensets(st.integers(0, 59), max_size=5)),
+)
+
+
+@given(TOLD, st.dictionaries(st.integers(1, 2**50), POSITIONS, max_size=40))
+def test_what_is_written_is_read_again(told: Told, positions: dict[int, int]) -> None:
+    text = write(OF, told, positions)
+    assert parse(text, OF, 40) == (told, positions)
+    assert parse(text, b"dcba", 40) is None, "of another list"
+    assert not positions or parse(text, OF, len(positions) - 1) is None, "of too many runs"
+
+
+@given(st.binary(max_size=60))
+def test_any_other_text_is_refused_or_means_something(text: bytes) -> None:
+    for each in (text, base64url.encode(OF + text).encode()):
+        found = parse(each, OF, 20)
+        assert found is None or parse(write(OF, *found), OF, 20) == found
+
+
+def test_forty_runs_take_few_bytes() -> None:
+    told = Told(0, 1_800_000_000, Snapshot(2_000_000))
+    assert len(write(OF, told, {1_000_000 + 3 * n: 5_000 for n in range(40)})) < 200
