@@ -236,11 +236,14 @@ async def send_frame(send: Send, offset: bytes, parts: Iterable[bytes], *, first
 
 
 class EventStream(Response):
-    """An answer of FastAPI's that is given by a part of the gateway, which refuses by raising."""
+    """An answer of FastAPI's that is given by a part of the gateway, which refuses by raising. `scope`: of the request,
+    as that part is to read it.
+    """
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, scope: Scope) -> None:
         super().__init__()
         self._answer = answer
+        self._scope = scope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._answer(scope, receive, send)
+        await self._answer(self._scope, receive, send)

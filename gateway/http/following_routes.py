@@ -86,7 +86,7 @@ def following_router(following: Following) -> APIRouter:
         """Follows up to 1,000 streams over one connection. A stream that cannot be read says so in the response, and
         the others go on; the response ends when all streams have ended.
         """
-        return EventStream(following)
+        return EventStream(following, request.scope)
 
     for method in ("GET", "POST"):
         names = ("live", "offset", "fold", "Last-Event-ID") if method == "GET" else ("live", "fold", "Last-Event-ID")

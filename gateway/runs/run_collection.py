@@ -118,7 +118,7 @@ class RunRoutes:
         there is more. With `live=sse`, an event stream: the list, and then each change.
         """
         if "live" in request.query_params:
-            return EventStream(self._live)
+            return EventStream(self._live, request.scope)
         records, end = await self._store.page(parse_list(request.url.query), principal_of(request.scope).tenant)
         return _json(200, await in_turns(page_in_pieces(records, None if end is None else format_cursor(end))))
 

@@ -169,7 +169,7 @@ async def test_the_list_is_flues_and_the_gateways_own_is_asked_for(postgres: Pos
             record
             | {"status": "completed", "endedAt": record["startedAt"], "isError": False, "durationMs": 1, "result": 1}
         )
-        with serving(url, "direct", flue=True, flue_workflows="ticker,chat") as machine:
+        with serving(url, "direct", flue=True, flue_workflows="ticker,chat", sse_max_age=0.2) as machine:
             async with httpx.AsyncClient(base_url=machine.url) as http:
                 assert (await http.post("/runs", json={"id": run})).status_code == 201
                 page = (await http.get("/runs?limit=3")).json()
@@ -186,6 +186,8 @@ async def test_the_list_is_flues_and_the_gateways_own_is_asked_for(postgres: Pos
                 active = (await http.get("/runs?status=active&workflowName=ticker")).json()["runs"]
                 assert [each["runId"] for each in active] == ["run_3", "run_0"]
                 own = (await http.get("/runs?source=gateway&limit=5")).json()["runs"]
+                live = await http.get("/runs?source=gateway&live=sse&limit=5")
+                assert json.loads(read(live.content).events[0].data)["list"] == own
                 assert [each["runId"] for each in own] == [run]
                 for wrong in ("limit=0", "status=x", "cursor=x", "metadata.a=b", "source=x", "limit=1&limit=2"):
                     assert (await http.get(f"/runs?{wrong}")).status_code == 400
