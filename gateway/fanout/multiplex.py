@@ -203,6 +203,8 @@ class Multiplex:
         self._over = True
         for followed in tuple(self.followed):
             self.unfollow(followed)
+        self._line.clear()  # no ring of references is left, which only the collector would find
+        self._lacking.clear()
         for read in self._reads:
             read.cancel()
         if self._direct is not None:
