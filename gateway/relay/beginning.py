@@ -250,9 +250,16 @@ class Beginnings:
         named = {name: _found(source, job.asked, head, frame) for name, source in job.row.values.items()}
         known = {name: value for name, value in named.items() if value is not None}
         contact = Contact.of(job.row, job.headers, {**job.asked.path, **known, **values})
-        if contact.rest is not None and job.row.rejoin is not None:
-            await self._store.keep(recorder.stream, contact.kept(job.row.rejoin), recorder.cancels)
         self._rejoining.prepare(recorder, contact)
+        if contact.rest is None or job.row.rejoin is None:
+            return
+        for pause in chain(AGAIN, repeat(AGAIN[-1])):  # the upstream has answered: it is asked no second time
+            try:
+                await self._store.keep(recorder.stream, contact.kept(job.row.rejoin), recorder.cancels)
+            except Unavailable:
+                await asyncio.sleep(pause)
+            else:
+                return
 
     async def _note(self, recorder: Recorder, head: Headers) -> None:
         """Tells those who come back that there is an answer. The first frames do not wait for it, nor do those of an

@@ -15,7 +15,7 @@ from gateway.protocol.errors import Unavailable
 from tests.databases import Postgres
 from tests.relay.client import answer, asking
 from tests.relay.houses import House, house_of
-from tests.servers import serving, until
+from tests.servers import PATIENCE, serving, until
 
 CHAT = {"id": "c1", "messages": []}
 ONE, TWO, THREE = b'data: {"n":1}\n\n', b'data: {"n":2}\n\n', b"data: [DONE]\n\n"
@@ -236,6 +236,20 @@ async def test_a_relayed_run_is_a_run(house: House) -> None:
             await until(lambda: bool(house.other.app._hub.tails))
             await call.end()
             assert (await meta).json()["status"] == "completed"
+
+
+async def test_subscriptions_are_woken_by_relayed_runs(house: House) -> None:
+    async with httpx.AsyncClient(base_url=house.other.url, timeout=PATIENCE) as client:
+        asked = {"type": "pull-wake", "pattern": "runs/*", "wake_stream": "wakes"}
+        assert (await client.put("/v1/stream/wakes", headers={"content-type": "application/json"})).is_success
+        assert (await client.put("/v1/stream/__ds/subscriptions/relayed", json=asked)).is_success
+        async with asking(house.one.url, "POST", "/api/chat", body={"id": "subscribed"}) as response:
+            call = await house.begun(response, ONE)
+            run = (await client.get("/runs?limit=1")).json()["runs"][0]["runId"]
+            woken = await client.get("/v1/stream/wakes?offset=-1&live=long-poll")
+            assert f"runs/{run}" in woken.text
+            await call.end()
+            await response.ended()
 
 
 async def test_a_stop_before_the_upstream_has_answered_ends_the_run(house: House) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import signal
 from collections.abc import AsyncIterator
@@ -147,7 +148,8 @@ async def test_a_machine_that_comes_back_too_late_records_nothing(database_url: 
         await rest.say(*IDS[2:4])
         await back.until(b"data: 3")
         scene.one.send_signal(signal.SIGCONT)
-        await begun.call.say(*IDS[3:5])
+        with contextlib.suppress(ConnectionError):
+            await begun.call.say(*IDS[3:5])
         await begun.call.left()  # it learns that another Machine records now
         await rest.say(*IDS[4:])
         await rest.end()
