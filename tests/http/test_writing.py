@@ -291,7 +291,7 @@ async def test_other_methods_are_refused_by_name(client: Client, path: str, meth
     assert answer.headers["allow"] == "GET, HEAD, PUT, POST, DELETE, OPTIONS"
 
 
-@pytest.mark.parametrize("target", ["/nothing", "/runs/", "/v1/stream", "/v1/stream/", "/v2/stream/a"])
+@pytest.mark.parametrize("target", ["/nothing", "/runs/", "/v1/stream/", "/v1/streams", "/v2/stream/a"])
 async def test_what_is_no_address_is_refused_in_the_same_shape(client: Client, target: str) -> None:
     assert refusal(await client("GET", target)) == (404, "route_not_found")
 
