@@ -12,7 +12,7 @@ from gateway.protocol.batch import Batch
 publish = Tail.publish
 
 
-def publish_with_an_end(tail: Tail, batch: Batch, cursor: int, now: float) -> None:
+def publish_with_an_end(tail: Tail, batch: Batch, cursor: int, now: float, _: bytes = b"") -> None:
     publish(tail, dataclasses.replace(batch, closed=batch.closed or batch.end > 20), cursor, now)
 
 

@@ -11,8 +11,10 @@ from gateway.protocol.batch import Page
 begin = Follower.begin
 
 
-async def begin_at_the_tail(follower: Follower, position: int, last_events: int | None = None) -> Page:
-    page = await begin(follower, position, last_events)
+async def begin_at_the_tail(
+    follower: Follower, position: int, last_events: int | None = None, wait: float = 0.0
+) -> Page:
+    page = await begin(follower, position, last_events, wait)
     follower.position = follower.tail.position or page.stream.tail
     return page
 
