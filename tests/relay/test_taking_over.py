@@ -9,11 +9,13 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from gateway.log.database import Database
 from gateway.relay.store import New, Store
+from tests.databases import Postgres
 from tests.machines import Machine
 from tests.relay.agent import Agent, Call
 from tests.relay.client import Response, answer, asking
@@ -180,6 +182,39 @@ async def test_a_run_that_is_to_stop_is_stopped_by_its_heir(database_url: str, f
         assert (told.method, told.target) == ("DELETE", "/any/7/a%20b")
         await told.answer(200, b"")
         assert plain(await back.ended()) == plain(b"".join(IDS[:3])) + b"data: stopped\n\n"
+
+
+CHAIN = """
+[[relay]]
+name   = "chain"
+start  = "POST /any"
+key    = "header:x-run-id"
+ids    = true
+resume = "GET /any/{key}"
+rejoin = { ask = "GET /any/{key}", by = "header:last-event-id", start = "-1" }
+"""
+
+
+async def test_another_gateway_goes_on_with_its_answers(postgres: Postgres, database_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text(CHAIN)
+    async with Agent.start() as agent, postgres.database() as inner_url, AsyncExitStack() as stack:
+        env = {"GATEWAY_UPSTREAM": agent.url, "GATEWAY_RELAY": "sse:/any"}
+        inner = await stack.enter_async_context(Machine.start(inner_url, env=env))
+        env = {"GATEWAY_UPSTREAM": inner.url, "GATEWAY_RELAY_FILE": str(file), "GATEWAY_RELAY_LEASE": "2"}
+        one, other = [await stack.enter_async_context(Machine.start(database_url, env=env)) for _ in range(2)]
+        async with asking(one.url, "POST", "/any", {"x-run-id": "r"}, {}) as response:
+            call = await agent.call()
+            await call.begin()
+            await call.say(*IDS[:3])
+            await response.until(plain(IDS[2]))
+            async with asking(other.url, "GET", "/any/r") as back:
+                await one.kill()
+                await call.say(*IDS[3:])
+                await call.end()
+                assert plain(await back.ended()) == plain(b"".join(IDS))
+                assert back.whole
+        assert len(agent.calls) == 1
 
 
 async def test_each_offered_recording_is_given_to_one(database_url: str) -> None:
