@@ -57,7 +57,7 @@ _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
         "description": "Frames, each with `id`, the offset of all streams, and as `data` an array: for each stream that"
         " has something to tell an object of `stream`, `streamNextOffset`, and `events` (or `text`, `base64`),"
         " `upToDate`, `streamClosed`, `behind`; or of `stream` and `error`.",
-        "content": {"text/event-stream": {"schema": _TEXT}},
+        "content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/Frame"}}},
     },
     204: {"description": "All have ended, as this reader was told."},
     **{

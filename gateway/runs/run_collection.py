@@ -160,7 +160,7 @@ def make_router(routes: RunRoutes, *, beside_others: bool) -> APIRouter:
             ]
         },
         responses={
-            200: _answer("A page.", a_page, "text/event-stream"),
+            200: _answer("A page; with `live=sse` events.", a_page, events=True),
             400: _refusal("`invalid_request`"),
             429: _refusal("`too_many_streams`, `too_many_requests`"),
             503: _refusal("`unavailable`, `too_many_lists`, `list_too_slow`, `too_many_readers`, `draining`"),
@@ -169,12 +169,12 @@ def make_router(routes: RunRoutes, *, beside_others: bool) -> APIRouter:
     return router
 
 
-def _answer(text: str, schema: dict[str, Any], *others: str) -> dict[str, Any]:
-    """`others`: types in which the answer may come instead, as text."""
-    return {
-        "description": text,
-        "content": {"application/json": {"schema": schema}, **{other: {"schema": _TEXT} for other in others}},
-    }
+def _answer(text: str, schema: dict[str, Any], *, events: bool = False) -> dict[str, Any]:
+    """`events`: the answer may be an event stream instead."""
+    content = {"application/json": {"schema": schema}}
+    if events:
+        content["text/event-stream"] = {"schema": {"$ref": "#/components/schemas/Frame"}}
+    return {"description": text, "content": content}
 
 
 def _refusal(text: str) -> dict[str, Any]:

@@ -26,12 +26,21 @@ SAFE: Final[Json] = {"type": "integer", "minimum": 0, "maximum": MAX_SAFE_INTEGE
 DATE: Final[Json] = {"type": "string", "format": "date-time"}
 TOKEN: Final[Json] = {"type": "string", "minLength": 1, "maxLength": MAX_TOKEN}
 
+# Before 3.2, OpenAPI has no word for a type that is a sequence: tools take the schema for that of each event.
 EVENT_STREAM: Final[Json] = {
-    "type": "string", "contentMediaType": "text/event-stream",
-    "description": "Events as the HTML standard frames them (§9.2), each of them as the schema Event has it.",
-    "contentSchema": {"type": "array", "items": {"$ref": "#/components/schemas/Event"}},
+    "description": "Of each event, as the HTML standard frames it (§9.2).", "$ref": "#/components/schemas/Event",
 }  # fmt: skip
 EVENT_STREAM_SCHEMAS: Final[Json] = {
+    "Frame": {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "event": {**TEXT, "description": "`message` for those without a name."},
+            "id": {"type": "string", "description": "To resume from, by `Last-Event-ID`."},
+            "data": {"type": "string", "description": "JSON."},
+            "retry": {**COUNT, "description": "Milliseconds to wait before the client connects anew; said once."},
+        },
+    },
     "Event": {
         "type": "object",
         "required": ["event", "data", "id"],
