@@ -17,7 +17,7 @@ import orjson
 
 from gateway.protocol import json_body
 from gateway.protocol.batch import LINE, Batch, Encoding, measured
-from gateway.protocol.errors import BatchTooLarge, InvalidJson, InvalidRequest
+from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.offset import events_between
 
 MOST_NAMES: Final = 8  # on each side
@@ -133,10 +133,7 @@ class _Group:
         if self._shell is not None:
             (text,) = joined.values()
             return self._shell[0] + text + self._shell[1]
-        try:
-            members = json_body.at_once(json_body.members_in_pieces(self.first, len(self.first)))
-        except (InvalidJson, BatchTooLarge):  # it has been parsed, so it is an object
-            return self.first
+        members = json_body.at_once(json_body.members_in_pieces(self.first, len(self.first)))
         members |= {name: b'"%b"' % text for name, text in joined.items()}
         return b"{%b}" % b",".join(b"%b:%b" % (orjson.dumps(name), text) for name, text in members.items())
 

@@ -176,16 +176,16 @@ def test_every_reference_of_the_whole_document_leads_somewhere(settings: dict[st
             target = target[step]
 
 
-def test_what_is_an_event_stream_is_described_as_one(document: dict[str, Any]) -> None:
+def test_what_is_an_event_stream_is_described_as_one() -> None:
+    document = Gateway(load(), "postgres://nowhere")._api.openapi()
     schemas = [
         content["text/event-stream"]["schema"]
         for node in walk(document)
         if isinstance(content := node.get("content"), dict) and "text/event-stream" in content
     ]
-    assert len(schemas) == 3, "streams, runs and their control streams"
-    for schema in schemas:
-        assert schema["contentMediaType"] == "text/event-stream"
-        assert schema["contentSchema"]["items"] == {"$ref": "#/components/schemas/Event"}
+    kinds = [schema["$ref"].rpartition("/")[2] for schema in schemas]
+    assert kinds.count("Event") == 3, "streams, runs and their control streams"
+    assert kinds.count("Frame") == 3, "many streams, by GET and by POST, and lists that live"
 
 
 async def test_events_are_what_their_schemas_say(client: Client, document: dict[str, Any]) -> None:

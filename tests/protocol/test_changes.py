@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol import base64url
-from gateway.protocol.changes import KEPT, Snapshot, Told, digest, parse_told
+from gateway.protocol.changes import KEPT, Snapshot, Told, digest, parse_told, told_of
 
 OF = digest(["status=active"])
 
@@ -59,3 +59,18 @@ def test_it_is_good_for_an_hour_and_in_its_epoch() -> None:
     assert told.is_good(1, 10_000 + KEPT - 1) and told.is_good(1, 9_990)
     assert not told.is_good(1, 10_000 + KEPT) and not told.is_good(2, 10_001)
     assert not told.is_good(1, 10_000 - KEPT - 1), "the clock was set back by more"
+
+
+def test_a_change_is_known_of_streams_that_were_told() -> None:
+    told = Told(0, 0, Snapshot(10, frozenset({7})), Snapshot(20, frozenset()), 100)
+    known = {
+        (stream, transaction): told.knows(stream, transaction)
+        for stream in (100, 101)
+        for transaction in (6, 7, 15, 20)
+    }
+    assert [which for which, yes in known.items() if yes] == [(100, 6), (100, 7), (100, 15), (101, 6)]
+    assert not Told(0, 0, Snapshot(10, frozenset({7}))).knows(1, 7)
+
+
+def test_a_snapshot_of_transactions_below_zero_is_none() -> None:
+    assert told_of([0, 0, 5, 1, 6]) is None

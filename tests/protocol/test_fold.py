@@ -155,3 +155,30 @@ def test_other_streams_than_json_have_nothing_to_fold() -> None:
     for encoding in (Encoding.TEXT, Encoding.BASE64):
         with pytest.raises(InvalidRequest):
             json_body.at_once(fold_in_pieces(BY_ID, encoding, batch_of([b"a", b"b"])))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'{"type":"t","id":"%b","text":"%%b"}' % (b"x" * 5000),  # too large to be compared by its bytes
+        b'{"a":{"text":"x"},"type":"t","id":1,"text":"%b"}',  # one such name stands before it
+        b'{"a":{"text":"x"},"b":{"text":"y"},"type":"t","id":1,"text":"%b"}',  # and here two
+        b'{"type":"t","id":{"n":[1]},"text":"%b"}',
+    ],
+)
+def test_texts_are_joined_wherever_they_stand(event: bytes) -> None:
+    """A third one may be written with escapes, or be too short to have both ends of the others."""
+    one = json.loads(event % b"")
+    assert folded([event % b"a", event % b"b", event % b"c", event % rb"\u0064"]) == [{**one, "text": "abcd"}]
+    assert folded([event % b"a", event % b"b", b"{}"]) == [{**one, "text": "ab"}, {}]
+
+
+def test_two_texts_are_joined_each() -> None:
+    fold = Fold(("type",), ("text", "delta"))
+    events = [b'{"type":"t","text":"%d","delta":"%d"}' % (n, n + 1) for n in range(3)]
+    assert folded(events, fold) == [{"type": "t", "text": "012", "delta": "123"}]
+
+
+def test_a_batch_whose_events_cannot_be_told_apart_stays() -> None:
+    batch = Batch(0, 3, b'{"text":"a"},{"text":"b"},{"text":"c"}', True, False, [12])
+    assert json_body.at_once(fold_in_pieces(BY_ID, Encoding.JSON, batch)) is batch

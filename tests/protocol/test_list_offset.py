@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol import base64url
 from gateway.protocol.changes import Snapshot, Told
-from gateway.protocol.composite import OVER, UNBEGUN
+from gateway.protocol.composite import OVER, UNBEGUN, varint
 from gateway.protocol.list_offset import parse, write
 from gateway.protocol.offset import join
 
@@ -41,3 +42,11 @@ def test_any_other_text_is_refused_or_means_something(text: bytes) -> None:
 def test_forty_runs_take_few_bytes() -> None:
     told = Told(0, 1_800_000_000, Snapshot(2_000_000))
     assert len(write(OF, told, {1_000_000 + 3 * n: 5_000 for n in range(40)})) < 200
+
+
+@pytest.mark.parametrize("runs", [[0, 1], [5, 1, 0, 1], [2**63, 1], [1, 2**62]])
+def test_runs_that_cannot_be_are_none_of_a_list(runs: list[int]) -> None:
+    """One twice, or with a number or a position that nothing has."""
+    numbers = Told(0, 0, Snapshot(5, frozenset())).numbers()
+    data = OF + b"".join(map(varint, [len(numbers), *numbers, 1, 0, *runs]))
+    assert parse(base64url.encode(data).encode(), OF, 20) is None

@@ -129,3 +129,15 @@ def test_a_refusal_is_the_word_of_its_stream() -> None:
         "stream": "a",
         "error": {"status": 404, "type": "stream_not_found", "message": "There is no such stream.", "details": None},
     }
+
+
+def test_a_list_is_named_by_its_filters() -> None:
+    assert many.names_a_list(b"live=sse&metadata.user=u1")
+    assert many.names_a_list(b"status=active")
+    assert not many.names_a_list(b"live=sse&stream=metadata.user")
+
+
+@pytest.mark.parametrize("query", [b"fold=a:b&fold=a:b&stream=a", b"stream=\xff", b"&".join([b"stream=a"] * 257)])
+def test_a_query_that_cannot_be_meant_is_refused(query: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_many([], b"live=sse&" + query, None)

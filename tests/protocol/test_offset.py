@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.offset import MAX_POSITION, NOW, START, format_offset, parse_offset, parse_position
+from gateway.protocol.offset import (
+    MAX_POSITION,
+    NOW,
+    START,
+    format_offset,
+    join,
+    parse_offset,
+    parse_position,
+    split,
+)
 
 POSITIONS = st.integers(0, MAX_POSITION) | st.integers(2**40 - 3, 2**40 + 3)
 
@@ -97,3 +106,9 @@ def test_nothing_else_is_an_offset(token: bytes) -> None:
 def test_any_bytes_are_a_position_or_none(token: bytes) -> None:
     position = parse_position(token)
     assert position is None or 0 <= position <= MAX_POSITION
+
+
+def test_a_position_is_taken_apart_and_put_together() -> None:
+    assert join(*split(317 * 2**40 + 42)) == 317 * 2**40 + 42
+    with pytest.raises(ValueError, match="events"):
+        join(0, 2**40)

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from gateway.flue import dialect
 from gateway.protocol import json_body
-from gateway.protocol.append import UNNUMBERED, AppendRequest, Producer, append_in_pieces, parse_append, parse_heartbeat
+from gateway.protocol.append import (
+    UNNUMBERED,
+    AppendRequest,
+    Producer,
+    append_at_once,
+    append_in_pieces,
+    parse_append,
+    parse_heartbeat,
+)
 from gateway.protocol.batch import media_type
 from gateway.protocol.content_type import content_type_header
 from gateway.protocol.create import Fork, parse_create
@@ -555,3 +563,19 @@ def test_no_content_type_takes_long_to_judge(value: str) -> None:
     """A pattern that could be matched in many ways would not end in anybody's lifetime."""
     with pytest.raises(InvalidRequest):
         parse_create("s", raw({"content-type": value}), b"")
+
+
+@pytest.mark.parametrize("body", [b"[1, 2]", b'[ "\\ud83d" , 1]', b'{"a":  1}'])
+def test_a_short_body_is_parsed_at_once_as_in_pieces(body: bytes) -> None:
+    assert append_at_once("s", raw(JSON), body) == parse_append("s", raw(JSON), body)
+
+
+def test_a_body_that_may_take_long_is_left_to_pieces() -> None:
+    assert append_at_once("s", raw(JSON), b'["\\ud83d", "%b"]' % (b"x" * json_body.SHORT)) is None
+    with pytest.raises(InvalidJson):
+        append_at_once("s", raw(JSON), b"[1")
+    assert append_at_once("s", raw({"content-type": "text/plain"}), b"[1") == parse_append(
+        "s", raw({"content-type": "text/plain"}), b"[1"
+    )
+    closing = {"stream-closed": "true"}
+    assert append_at_once("s", raw(closing), b"") == parse_append("s", raw(closing), b"")
