@@ -50,7 +50,7 @@ async def test_a_ttl_that_ran_out_unheard_has_a_little_more(database_url: str) -
             await log.reader.stat("a")
 
 
-@pytest.mark.parametrize(("looked", "ttl"), [("1 s", 60), ("50 s", 60), ("10 min", None)])
+@pytest.mark.parametrize(("looked", "ttl"), [("1 s", 60), ("50 s", 60), ("61 s", 60), ("10 min", None)])
 async def test_an_end_that_was_seen_or_set_is_the_end(database_url: str, looked: str, ttl: int | None) -> None:
     async with opened(database_url) as log, connected(database_url) as other:
         await stream(log, other, looked=looked, ttl=ttl)

@@ -9,15 +9,16 @@ LANGUAGE sql IMMUTABLE RETURN -9000000000000000000 + stream;
 
 -- Whether a stream's TTL ran out while no Machine looked, or seemed to as the clock was set forward: whoever reads it could
 -- not show that. Such a stream has half a minute more, or its TTL where that is less, from when a Machine looks again; a
--- Machine shows every few seconds who reads there. A look is as late as a second: see end_lost_runs.
+-- Machine shows every few seconds who reads there. A look is as late as a second: see end_lost_runs. For three seconds after
+-- a look nobody can tell that no other comes: who asks then is told that a stream has ended, so it does not come back later.
 CREATE OR REPLACE FUNCTION run_gateway.unheard(ends timestamptz, ttl bigint, this timestamptz) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     l record;
 BEGIN
     SELECT k.at, k.since, k.left_at INTO l FROM run_gateway.lease_looks k WHERE k.one;
-    RETURN CASE WHEN l.at < this - interval '3 seconds' THEN ends > l.at
-                ELSE ends > l.left_at AND l.since > this - least(ttl, 30) * interval '1 second' END IS TRUE;
+    RETURN CASE WHEN l.at < this - interval '3 seconds' THEN ends > l.at + interval '3 seconds'
+                ELSE ends > l.left_at + interval '3 seconds' AND l.since > this - least(ttl, 30) * interval '1 second' END IS TRUE;
 END
 $$;
 
