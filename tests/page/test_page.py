@@ -28,7 +28,12 @@ ASKED = "return Boolean(document.querySelector('.ask'))"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def machine(postgres: Postgres) -> AsyncIterator[Machine]:
-    env = {"AUTH": "keys", "GATEWAY_KEYS": f"op:read,write,control,admin:{KEY}"}
+    env = {
+        "AUTH": "keys",
+        "GATEWAY_KEYS": f"op:read,write,control,admin:{KEY}",
+        "GATEWAY_MAX_EVENT": "12MB",
+        "GATEWAY_MAX_BODY": "16MB",
+    }
     async with postgres.database() as url, Machine.start(url, env=env) as machine:
         yield machine
 
@@ -169,7 +174,7 @@ async def test_what_events_hold_is_shown_and_not_done(browser: Browser, http: ht
         "<img src=x onerror=hacked=1>",
         {"type": "<b>bold</b>", "text": "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"},
         {"type": "marks", "text": marks},
-        {"type": "large", "text": "x" * 1_000_000},
+        {"type": "large", "text": "x" * 10_000_000},
         {"type": "plain", "__proto__": {"isError": True}, "constructor": None},
         *["text", 7, None, [1, 2], True],
         metadata={"<script>": "<i>"},
@@ -196,12 +201,13 @@ async def test_a_hundred_thousand_events_are_a_few_rows(browser: Browser, http: 
     await show(browser, "large")
     await browser.until(COUNT, has("100000 events"))
     assert await browser.run("return document.querySelectorAll('.window li').length") < 200
-    await browser.run(
-        "const jump = document.querySelector('.jump'); jump.value = 77_777; jump.dispatchEvent(new Event('change'))"
-    )
+    go = "const at = document.querySelector('.jump'); at.value = arguments[0]; at.dispatchEvent(new Event('change'))"
     chosen = "return document.querySelector('.window [aria-selected=true] .number')?.textContent"
+    await browser.run(go, "77777")
     await browser.until(chosen, lambda number: number == "77777")
     assert json.loads(await browser.run("return document.querySelector('.raw').textContent"))["n"] == 77_776
+    await browser.run(go, "0000000000000000_0000000000000042")
+    await browser.until(chosen, lambda number: number == "42")
 
 
 async def test_calls_of_tools_are_drawn_and_errors_found(browser: Browser, http: httpx.AsyncClient) -> None:

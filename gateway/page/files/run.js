@@ -123,7 +123,7 @@ class Events {
     }, { signal });
     this.find(".follow").addEventListener("click", () => this.follow(!this.following));
     this.find(".fold").addEventListener("click", () => this.fold(!this.folding));
-    this.find(".jump").addEventListener("change", (event) => this.jump(Number(event.target.value)));
+    this.find(".jump").addEventListener("change", (event) => this.jump(Number(event.target.value.split("_").at(-1))));
     this.find(".next").addEventListener("click", () => this.error());
   }
 
@@ -175,6 +175,7 @@ class Events {
     this.draw();
   }
 
+  // By its number, or by its offset, whose last part is that number.
   jump(number) {
     const at = this.rows.findIndex((row) => row.last >= number);
     if (at >= 0) this.choose(at);
