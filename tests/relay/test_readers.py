@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -185,17 +186,17 @@ async def test_a_reader_at_another_machine_keeps_a_run(house: House) -> None:
         (recorder,) = [each for each in relay.recorders if each.row.name == "kept"]
         await response.leave()
         await until(lambda: not relay._replays.has_readers(recorder.path))
-        recorder.left = 1.0
-        long_after = recorder.row.leave_after + 2
+        recorder.left = time.monotonic()
+        long_after = recorder.left + recorder.row.leave_after + 1  # the Machine's own looks come sooner
 
         async def is_left() -> bool:
             asked = asyncio.run_coroutine_threadsafe(relay._is_left(recorder, long_after), recorder._loop)
             return await asyncio.wrap_future(asked)
 
         assert await is_left()
+        before = other._noted
         async with asking(house.other.url, "GET", "/kept/kept") as back:
             await back.until(FRAME)
-            before = other._noted
             await until(lambda: other._noted > before)
             assert not await is_left()
             await call.end()
