@@ -40,6 +40,8 @@ from gateway.tasks import in_turns
 OFFSETS: Final = 256 << 10
 """Bytes of offsets that one response is sent in a second: with many streams, what comes within some ms is one frame."""
 
+JUDGED: Final = 16  # streams that are judged in one turn of the loop: each may bear a token of its own to be verified
+
 SHORT: Final = 512  # bytes of an offset that is sent with each frame at once
 _FORBIDDEN: Final = (401, 403)
 
@@ -94,7 +96,11 @@ class Following:
             body = await self._limits.bodies.read(scope, receive, min(many.MAX_BODY, self._limits.max_body))
             asked = await in_turns(many.asked_in_pieces(body))
         request = many.parse_many(scope["headers"], scope["query_string"], asked)
-        members = [await self._judge(scope, request, place) for place in range(len(request.streams))]
+        members: list[Member] = []
+        for place in range(len(request.streams)):
+            if place % JUDGED == JUDGED - 1:
+                await asyncio.sleep(0)
+            members.append(await self._judge(scope, request, place))
         wanted = [member for member in members if member.refusal is None and request.start(member.place) != OVER]
         if not wanted:
             for member in members:

@@ -258,8 +258,10 @@ class _Response:
                 if parts:
                     await send_frame(self._send, self._id(), parts)
         finally:
-            events.cancel()
-            heard.cancel()
+            for waiting in (events, heard):
+                waiting.cancel()
+                if waiting.done() and not waiting.cancelled():
+                    waiting.exception()  # of both that failed at once, one is told
 
     def _take(self, heard: tuple[list[Change], Told] | Signal) -> Parts:
         """Takes what the list tells, its heartbeats apart: the streams have theirs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from gateway.http.following import JUDGED, Following
 from tests.event_source import Reading, read
 from tests.http.answers import JSON, at, refusal
 from tests.servers import PATIENCE, Client, Follow, Running, client_of, serving, until
@@ -143,6 +145,30 @@ async def test_a_long_list_is_named_in_a_body(client: Client, gateway: Running) 
     assert events(reading, names[-1]) == [2]
     assert gateway.app._log.reader.reads - before == 11, "what is not there is not read for by itself"
     await until(lambda: gateway.app._limits.readers.followed == 0)
+
+
+async def test_tokens_of_many_streams_are_judged_in_turns(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, turns, due = Following._judge, [0], False
+
+    def end_of_turn() -> None:
+        nonlocal due
+        due = False
+        turns.append(0)
+
+    async def counting(*asked: Any) -> Any:
+        nonlocal due
+        if not due:
+            due = True
+            asyncio.get_running_loop().call_soon(end_of_turn)
+        turns[-1] += 1
+        return await judge(*asked)
+
+    monkeypatch.setattr(Following, "_judge", counting)
+    wanted = [{"stream": f"none/{n}", "token": f"rgt_{n}"} for n in range(200)]
+    answer = await client("POST", "/v1/stream?live=sse", headers=JSON, json={"streams": wanted})
+    assert answer.status_code == 200
+    assert sum(turns) == 200
+    assert max(turns) <= JUDGED
 
 
 async def test_one_that_is_behind_says_how_far(client: Client, streams: list[str]) -> None:
