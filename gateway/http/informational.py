@@ -57,7 +57,7 @@ class Stream(httpcore.AsyncNetworkStream):
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         data = await self._inner.read(max_bytes, timeout)
         if self._seen is not None:
-            self._seen = _look(self._seen + data)
+            self._seen = look(self._seen + data, told.get())
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -74,13 +74,12 @@ class Stream(httpcore.AsyncNetworkStream):
         return self._inner.get_extra_info(info)
 
 
-def _look(seen: bytes) -> bytes | None:
+def look(seen: bytes, tell: Told | None) -> bytes | None:
     """Tells of what has come whole. Returns the rest; None: no more is to be told of."""
     while head := _HEAD.match(seen):
         line, status, lines = head.groups()
         if status == _SWITCHING:
             return None
-        tell = told.get()
         if status != _CONTINUE and tell is not None:
             fields = [each.partition(b":") for each in lines.split(b"\r\n")[:-1]]
             tell(line, [(name, value.strip(b" \t")) for name, _, value in fields])

@@ -123,7 +123,7 @@ class Upstream:
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
         if not has_body:
             request.forgo()
-        informational.told.set(_passed_on(scope))
+        informational.told.set(passed_on(scope))
         repeatable = not has_body and scope["method"] in _REPEATABLE
         started = False
 
@@ -232,7 +232,7 @@ def _peer(scope: Scope) -> tuple[str, bool]:
     return ("" if scope["client"] is None else scope["client"][0]), False
 
 
-def _passed_on(scope: Scope) -> informational.Told | None:
+def passed_on(scope: Scope) -> informational.Told | None:
     """Writes to the client what comes before an answer. None for a client of HTTP/1.0, which knows no such thing.
 
     A client that does not read gets none: they are hints, and nobody keeps them for it.

@@ -1,12 +1,14 @@
 """One question to the upstream, on a connection of its own: nothing of it is repeated, and to close it is to leave.
 
 The answer's bytes are given to a listener in the turn of the loop in which they come, without a task or a queue. The
-listener says when it cannot take more; then nothing is read, and the upstream has to wait.
+listener says when it cannot take more; then nothing is read, and the upstream has to wait. What comes behind the answer
+is no part of it, whatever it looks like.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator
 from typing import Final, Protocol, cast
@@ -15,9 +17,14 @@ from urllib.parse import urlsplit
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from gateway.asgi import Headers
+from gateway.http import informational
 from gateway.http.upstream import CONNECT_TIMEOUT, BadGateway
 
+HEAD: Final = 100 << 10  # bytes that come before the body, at most: as many as httpcore allows
 HELD: Final = 64 << 10  # bytes that wait for a listener before the upstream has to
+_VERSIONS: Final = ("1.0", "1.1")
+_LAST_STATUS: Final = 599  # RFC 9110 §15: what is above is no answer
+_REASON: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Listener(Protocol):
@@ -28,14 +35,20 @@ class Listener(Protocol):
 
 
 class Answer(asyncio.Protocol):
-    """An answer, from its head on. `status`, its `reason` and `headers` are the upstream's."""
+    """An answer, from its head on. `status`, its `reason` and `headers` are the upstream's.
 
-    def __init__(self) -> None:
+    `told`: is told what the upstream says before it (RFC 9110 §15.2).
+    """
+
+    def __init__(self, told: informational.Told | None = None) -> None:
         self.status = 0
         self.reason = b""
         self.headers: Headers = []
         self._head: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._parser = HttpResponseParser(self)
+        self._told = told
+        self._seen: bytes | None = b""  # as in informational.Stream
+        self._before = 0  # bytes that have come before the head was whole
         self._listener: Listener | None = None
         self._gathered: list[bytes] = []
         self._held = 0
@@ -99,15 +112,24 @@ class Answer(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
 
     def data_received(self, data: bytes) -> None:
+        if self._seen is not None:
+            self._seen = informational.look(self._seen + data, self._told)
+        fault = None
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
-            self._end("the upstream has changed the protocol")
+            fault = "the upstream has changed the protocol"
         except HttpParserError:
-            self._end("what the upstream sends is no HTTP")
+            fault = "what the upstream sends is no HTTP"
+        if not self._head.done():
+            self._before += len(data)
+            if self._before > HEAD:
+                fault = fault or f"the head of the upstream's answer has more than {HEAD} bytes"
         self._give()
         if self._whole:
-            self._end(None)
+            self._end(None)  # whatever is behind it
+        elif fault is not None:
+            self._end(fault)
         self._tell()
 
     def eof_received(self) -> None:
@@ -120,22 +142,30 @@ class Answer(asyncio.Protocol):
         self._tell()
 
     def on_message_begin(self) -> None:
+        if self._whole:
+            raise HttpParserError("Nothing was asked that this would be an answer to.")
         self.reason = b""
 
     def on_status(self, status: bytes) -> None:
         self.reason += status
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
+        if not self._head.done():  # what comes behind the body is nobody's
+            self.headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
+        is_http = self._parser.get_http_version() in _VERSIONS and _REASON.fullmatch(self.reason) is not None
+        if not is_http or not 100 <= self.status <= _LAST_STATUS:
+            raise HttpParserError("It is no answer.")
         self._interim = self.status < 200
         if self._interim:
             self.headers = []
             return
-        names = {name.lower() for name, _ in self.headers}
-        self._until_eof = names.isdisjoint((b"content-length", b"transfer-encoding"))
+        codings = [value.lower() for name, value in self.headers if name.lower() == b"transfer-encoding"]
+        if codings not in ([], [b"chunked"]):
+            raise HttpParserError("It is in a coding that nobody has asked for.")
+        self._until_eof = not codings and all(name.lower() != b"content-length" for name, _ in self.headers)
         if not self._head.done():
             self._head.set_result(None)
 
@@ -212,12 +242,14 @@ class Asking:
         self._port = url.port or (443 if url.scheme == "https" else 80)
         self._ssl = ssl.create_default_context() if url.scheme == "https" else None
 
-    async def __call__(self, method: str, target: bytes, headers: Headers, body: bytes) -> Answer:
-        """Asks, and returns as the head of the answer is there. Raises BadGateway."""
+    async def __call__(
+        self, method: str, target: bytes, headers: Headers, body: bytes, told: informational.Told | None = None
+    ) -> Answer:
+        """Asks, and returns as the head of the answer is there. Raises BadGateway. `told`: as an Answer has it."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 transport, answer = await asyncio.get_running_loop().create_connection(
-                    Answer, self._host, self._port, ssl=self._ssl
+                    lambda: Answer(told), self._host, self._port, ssl=self._ssl
                 )
         except (OSError, TimeoutError) as error:  # ssl's errors are OSErrors
             raise BadGateway from error

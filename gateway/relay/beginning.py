@@ -18,6 +18,7 @@ import orjson
 
 from gateway.asgi import Headers
 from gateway.feed import Feed
+from gateway.http.informational import Told
 from gateway.http.upstream import BadGateway
 from gateway.protocol.batch import Stream
 from gateway.protocol.errors import Unavailable
@@ -169,12 +170,13 @@ class Beginnings:
             self._recorder(job.path, claim.stream, job.row).cancels = job.row.cancels(job.asked.body)
         return claim
 
-    async def begin(self, job: Job, stream: int | None) -> Begun | Answer:
+    async def begin(self, job: Job, stream: int | None, told: Told | None) -> Begun | Answer:
         """Asks the upstream. What it answers is recorded from now on, or is given back where it is not for that.
 
-        `stream`: of the claim. Raises BadGateway, Unavailable. Goes on to its end, even if whoever waits is cancelled.
+        `stream`: of the claim. `told`: is told what the upstream says before its answer. Raises BadGateway,
+        Unavailable. Goes on to its end, even if whoever waits is cancelled.
         """
-        task = asyncio.create_task(self._begin(job, stream), name="relay: a POST")
+        task = asyncio.create_task(self._begin(job, stream, told), name="relay: a POST")
         self._asked[job.path] = task
 
         def answered(_: object) -> None:
@@ -192,9 +194,9 @@ class Beginnings:
             task.add_done_callback(_unwanted)
             raise
 
-    async def _begin(self, job: Job, stream: int | None) -> Begun | Answer:
+    async def _begin(self, job: Job, stream: int | None, told: Told | None) -> Begun | Answer:
         try:
-            answer = await self._asking("POST", job.target, job.headers, job.body)
+            answer = await self._asking("POST", job.target, job.headers, job.body, told)
         except BaseException as error:
             if isinstance(error, BadGateway):
                 logger.warning("The upstream failed (%s).", error.details or type(error.__cause__).__name__)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gateway.asgi import Message, Receive, Scope, Send, gone
 from gateway.http import responses
 from gateway.http.bodies import Bodies, plain
-from gateway.http.upstream import BadGateway, Upstream, begin, forwarded, returned
+from gateway.http.upstream import BadGateway, Upstream, begin, forwarded, passed_on, returned
 from gateway.relay.asking import Answer
 from gateway.relay.beginning import Beginnings, Begun, Job
 from gateway.relay.bodies import altered_in_pieces, value_in_pieces
@@ -102,7 +102,7 @@ class Posts:
 
     async def _record(self, job: Job, stream: int | None, scope: Scope, receive: Receive, send: Send) -> None:
         with self._replays.expecting(job.path) as made:
-            outcome = await self._beginnings.begin(job, stream)
+            outcome = await self._beginnings.begin(job, stream, passed_on(scope))
             if isinstance(outcome, Begun):
                 if outcome.stream is not None:
                     made(outcome.stream)

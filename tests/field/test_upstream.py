@@ -113,20 +113,34 @@ async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="module")
-def gateway(database_of_all: str, application: Application) -> Iterator[Running]:
-    """It believes what its peers say of their clients: loopback is trusted where nothing else is."""
-    with serving(database_of_all, "direct", upstream=f"http://127.0.0.1:{application.port}") as running:
+def gateway(
+    database_of_all: str, application: Application, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """It believes what its peers say of their clients: loopback is trusted where nothing else is. Answers to POSTs may
+    be relayed.
+    """
+    rows = tmp_path_factory.mktemp("rows") / "relay.toml"
+    rows.write_text('[[relay]]\nstart = "POST /{name}"\n')
+    url = f"http://127.0.0.1:{application.port}"
+    with serving(database_of_all, "direct", upstream=url, relay_file=rows) as running:
         yield running
 
 
+WAYS = pytest.mark.parametrize("method", ["GET", "POST"])  # a POST is a row's of the relay
+REFUSED_BY_THE_RELAY = ("a-folded-line", "hints-with-a-control-character")  # RFC 9112 §5.2 has it either way
+
+
 @pytest.mark.asyncio(loop_scope="session")
+@WAYS
 @pytest.mark.parametrize("name", ANSWERS)
 async def test_an_odd_answer_is_passed_on_or_a_bad_gateway(
-    gateway: Running, name: str, caplog: pytest.LogCaptureFixture
+    gateway: Running, name: str, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, status = ANSWERS[name]
+    if method == "POST" and name in REFUSED_BY_THE_RELAY:
+        status = 502
     async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE) as http:
-        response = await http.get(f"/{name}")
+        response = await http.request(method, f"/{name}")
     assert response.status_code == status
     ours = [record for record in caplog.records if record.name.startswith("gateway")]
     if status == 502:
@@ -138,15 +152,24 @@ async def test_an_odd_answer_is_passed_on_or_a_bad_gateway(
 
 
 @pytest.mark.asyncio(loop_scope="session")
-@pytest.mark.parametrize("name", BEFORE)
-async def test_what_comes_before_an_answer_is_passed_on(gateway: Running, name: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        (method, name)
+        for name in BEFORE
+        for method in ("GET", "POST")
+        if method == "GET" or name not in REFUSED_BY_THE_RELAY
+    ],
+)
+async def test_what_comes_before_an_answer_is_passed_on(gateway: Running, name: str, method: str) -> None:
     """RFC 9110 §15.2."""
-    raw = await gateway.get_raw(f"/{name}")
+    raw = await gateway.get_raw(f"/{name}", method=method)
     before, answer, body = raw.partition(HEAD)
     assert (before, answer, body[-2:]) == (BEFORE[name], HEAD, b"ok")
 
 
 @pytest.mark.asyncio(loop_scope="session")
+@WAYS
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -156,8 +179,8 @@ async def test_what_comes_before_an_answer_is_passed_on(gateway: Running, name: 
         ("no-reason", b"HTTP/1.1 200 "),
     ],
 )
-async def test_the_phrase_behind_a_status_is_passed_on(gateway: Running, name: str, line: bytes) -> None:
-    raw = await gateway.get_raw(f"/{name}")
+async def test_the_phrase_behind_a_status_is_passed_on(gateway: Running, name: str, line: bytes, method: str) -> None:
+    raw = await gateway.get_raw(f"/{name}", method=method)
     assert raw.partition(b"\r\n")[0] == line
     assert raw.endswith(b"ok")
 
