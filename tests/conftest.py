@@ -36,6 +36,7 @@ LONG: Final = (
     "log/test_collisions.py",
     "loadtests/test_regions.py",
     "embedded/test_crashes.py",
+    "flue2/",
     "flue/real/",
     "field/test_proxies.py",
     "conformance/",

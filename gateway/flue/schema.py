@@ -18,6 +18,8 @@ VERSION: Final = "4"  # of Flue 1.0.0-beta.9
 TABLES: Final = ("flue_runs", "flue_event_streams", "flue_event_stream_entries")
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '5s'"  # all others queue behind whoever waits for a table's lock
 
+_READABLE: Final = "SELECT has_table_privilege(to_regclass('flue_meta'), 'SELECT')"  # NULL: there is no such table
+_FORMAT: Final = "SELECT value FROM flue_meta WHERE key = 'format_version'"  # betas have schema_version
 _MISSING: Final = "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NULL"
 _DENIED: Final = """
     SELECT name || ': ' || right_ FROM unnest($1::text[]) AS name, unnest($2::text[]) AS right_
@@ -30,6 +32,8 @@ async def check(connection: Connection, *, ends_runs: bool) -> None:
 
     Raises Unfit.
     """
+    if await format_of(connection) is not None:
+        raise Unfit("this is Flue 2.x, which has conversations and no runs: use GATEWAY_FLUE_AGENTS, not GATEWAY_FLUE")
     tables = ["flue_meta", *TABLES]
     missing = [row["name"] for row in await connection.fetch(_MISSING, tables)]
     if missing:
@@ -40,6 +44,14 @@ async def check(connection: Connection, *, ends_runs: bool) -> None:
         raise Unfit(f"Flue's tables are of schema version {version or 'unknown'}; this gateway knows version {VERSION}")
     if ends_runs:
         await _may(connection, list(TABLES), ["SELECT", "INSERT", "UPDATE"])
+
+
+async def format_of(connection: Connection) -> str | None:
+    """The format version of Flue 2.x's tables; None: they are none. Raises what the driver does."""
+    if not await connection.fetchval(_READABLE):
+        return None
+    found: str | None = await connection.fetchval(_FORMAT)
+    return found
 
 
 async def attach(connection: Connection) -> None:

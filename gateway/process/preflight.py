@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final, Literal, NamedTuple
 
 from gateway.fanout.uring import NoUring, Uring
+from gateway.flue import schema as flue
+from gateway.flue.errors import Unfit
 from gateway.log import durability
 from gateway.log.connect import FAULTS, LogConnection, connect, hears
 from gateway.log.listen_address import host_of, listening_addresses
@@ -102,7 +104,7 @@ async def _database(settings: Settings, url: str) -> AsyncIterator[Finding]:
         yield Finding("fail", f"The database {name(url)} cannot be reached: {one_line(error)}.")
         return
     try:
-        for ask in (_server, _clock, _rights, _room):
+        for ask in (_server, _clock, _rights, _room, *([_flue] if settings.flue else [])):
             try:
                 yield await ask(connection, settings)
             except FAULTS as error:
@@ -130,6 +132,14 @@ async def _clock(connection: LogConnection, _: Settings) -> Finding:
     if abs(ahead) > CLOCKS:
         return Finding("warn", f"This clock is {ahead:+.1f} s ahead of the database's: tokens are judged by this one.")
     return Finding("ok", "This clock and the database's agree.")
+
+
+async def _flue(connection: LogConnection, settings: Settings) -> Finding:
+    try:
+        await flue.check(connection, ends_runs=settings.flue_orphan_after is not None)
+    except Unfit as error:
+        return Finding("fail", f"The database cannot be used as a Flue app's: {error}.")
+    return Finding("ok", "The tables of the Flue app can be used.")
 
 
 async def _rights(connection: LogConnection, _: Settings) -> Finding:

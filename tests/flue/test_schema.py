@@ -35,6 +35,25 @@ async def test_another_version_is_refused(postgres: Postgres) -> None:
             await schema.check(app.connection, ends_runs=False)
 
 
+async def test_flue_2_is_told_apart_from_tables_that_are_missing(postgres: Postgres) -> None:
+    async with postgres.database() as url, App.start(url) as app:
+        await app.connection.execute("CREATE TABLE flue_meta (key text PRIMARY KEY, value text NOT NULL)")
+        await app.connection.execute("INSERT INTO flue_meta VALUES ('format_version', '1')")
+        for asked in (schema.check(app.connection, ends_runs=False), schema.attach(app.connection)):
+            with pytest.raises(Unfit, match=r"^this is Flue 2\.x, .*: use GATEWAY_FLUE_AGENTS, not GATEWAY_FLUE$"):
+                await asked
+        served = await command("serve", DATABASE_URL=url, PORT="0", GATEWAY_FLUE="on", GATEWAY_FLUE_WORKFLOWS="*")
+        checked = await command("check", DATABASE_URL=url, GATEWAY_FLUE="on", GATEWAY_FLUE_WORKFLOWS="*")
+        assert (served.code, checked.code) == (1, 1)
+        assert "cannot be used as a Flue app's: this is Flue 2.x" in served.err
+        assert "FAIL  The database cannot be used as a Flue app's: this is Flue 2.x" in checked.out
+
+
+async def test_a_check_says_that_the_tables_can_be_used(flue_database: str) -> None:
+    checked = await command("check", DATABASE_URL=flue_database, GATEWAY_FLUE="on", GATEWAY_FLUE_WORKFLOWS="*")
+    assert (checked.code, "ok    The tables of the Flue app can be used." in checked.out) == (0, True)
+
+
 async def test_rights_that_are_missing_are_named(postgres: Postgres) -> None:
     async with postgres.database() as url, App.start(url, tables=True) as app:
         user = f"reader_{url.rpartition('_')[2].partition('?')[0][:12]}"

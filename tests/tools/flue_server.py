@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import parse_qs, urlsplit
 
 from tests.machines import free_port
 
+LOOPBACK = Path(__file__).parent / "loopback.mjs"
 PATIENCE = 60.0  # seconds for a server to listen
 _BETWEEN = 0.05  # seconds between two tries to connect to it
 
@@ -23,21 +25,25 @@ class FlueFailed(Exception):
 class FlueServer:
     """A server of the built app in `folder`, which has a Node of its own; a killed one may be started again.
 
-    `clock_rate`: how many times as fast its timers run; where nothing happens it waits for 30 s.
+    `clock_rate`: how many times as fast its time-outs run; where nothing happens it waits for 30 s.
     """
 
-    def __init__(self, folder: Path, database_url: str, clock_rate: float = 1) -> None:
+    def __init__(
+        self, folder: Path, database_url: str, clock_rate: float = 1, env: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
-        self._env = _database(database_url) | {"PORT": str(self.port), "CLOCK_RATE": str(clock_rate)}
+        self._env = _database(database_url) | {"PORT": str(self.port), "CLOCK_RATE": str(clock_rate), **env}
         self._process: asyncio.subprocess.Process | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def start(cls, folder: Path, database_url: str, clock_rate: float = 1) -> AsyncIterator[FlueServer]:
+    async def start(
+        cls, folder: Path, database_url: str, clock_rate: float = 1, env: Mapping[str, str] = MappingProxyType({})
+    ) -> AsyncIterator[FlueServer]:
         """A server that listens, until the block ends."""
-        server = cls(folder, database_url, clock_rate)
+        server = cls(folder, database_url, clock_rate, env)
         try:
             await server.launch()
             yield server
@@ -54,7 +60,7 @@ class FlueServer:
         self._process = await asyncio.create_subprocess_exec(
             str(self._folder / "node_modules" / ".bin" / "node"),
             "--import",
-            "./loopback.mjs",
+            str(LOOPBACK),
             "dist/server.mjs",
             cwd=self._folder,
             env={**os.environ, **self._env},
