@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from typing import Final
+from uuid import uuid4
 
 from fastapi import FastAPI
 
@@ -41,6 +42,12 @@ from gateway.log.log import Log
 from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
+from gateway.owner.lives import Lives
+from gateway.owner.owner import Owner
+from gateway.owner.process import Process
+from gateway.owner.rows import Table
+from gateway.owner.rows import rows_of as owned_rows
+from gateway.owner.store import Store as OwnerStore
 from gateway.page import page_router
 from gateway.quotas import Quotas
 from gateway.relay.configuration import rows_of
@@ -71,6 +78,7 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.machine = secrets.token_hex(4)
+        self._life_of = uuid4()
         self.address = f"http://{settings.host}:{settings.port}"  # until the server knows better
         self.cors = Cors(settings.origins)
         self._database = Database(
@@ -102,6 +110,7 @@ class Gateway:
         self._leaving = False  # a drain follows
         self._upstream = Upstream(settings.upstream) if settings.upstream else None
         self._relay = self._make_relay(self._upstream)
+        self._owner = self._make_owner()
         self._subscribe()
         self.metrics = Exposition(self._parts(), siblings)
         self._api = self._make_api()
@@ -212,6 +221,9 @@ class Gateway:
             if self._relay is not None:
                 await self._relay.start()
                 stack.push_async_callback(self._relay.stop)
+            if self._owner is not None:
+                stack.push_async_callback(self._owner.stop)
+                await self._owner.start()
             yield
 
     # The parts, made from the settings
@@ -332,6 +344,7 @@ class Gateway:
             self._runs.leases,
             self._subscriptions,
             self._relay,
+            self._owner,
         )
 
     def _make_door(self) -> Door:
@@ -344,11 +357,28 @@ class Gateway:
             cors=self.cors,
             streams=streams,
             api=self._api,
-            behind=self._behind(),
+            behind=self._behind() if self._owner is None else self._owner,
+            relayed=(lambda _: False) if self._owner is None else self._owner.admit,
         )
 
+    def _make_owner(self) -> Owner | None:
+        settings, behind = self.settings, self._behind()
+        rows = owned_rows(settings.owned)
+        if behind is None or settings.upstream is None or not rows:
+            return None
+        store = OwnerStore(self._database, settings.owned_lease)
+        lives = Lives(
+            store,
+            Process(settings.upstream),
+            settings.owned_lease,
+            self._life_of,
+            lambda: settings.advertised or self.address,
+            settings.fly_machine_id,
+        )
+        return Owner(Table(rows), lives, self._database, store, behind)
+
     def _behind(self) -> Behind | None:
-        """Who answers what is not the gateway's own."""
+        """Who answers what is not the gateway's own, at this Machine."""
         upstream = self._upstream
         if self._relay is not None or upstream is None:
             return self._relay

@@ -30,7 +30,7 @@ ROOMS = {
     "quotas": {"asgi", "auth", "protocol", "settings"},
     "http": {"asgi", "auth", "counting", "fanout", "log", "protocol", "quotas", "tasks", "wire"},
     "page": {"protocol"},
-    "metrics": {"counting", "fanout", "http", "log", "relay", "runs", "subscriptions"},
+    "metrics": {"counting", "fanout", "http", "log", "owner", "relay", "runs", "subscriptions"},
     "settings": set(),
     "auth": {"asgi", "log", "outage", "protocol", "settings", "tasks", "wording"},
     "flue": {"asgi", "auth", "fanout", "http", "log", "outage", "protocol", "settings", "tasks"},
@@ -53,6 +53,7 @@ ROOMS = {
         ),
         "tasks",
     },
+    "owner": {"asgi", "http", "log", "outage", "protocol", "settings", "tasks"},
     "tracing": {"asgi", "auth", "http", "protocol"},
     "client": {"protocol", "wording"},
 }

@@ -52,7 +52,8 @@ _FREE: Final = nullcontext()
 class Door:
     """The application that the server runs, and what POSTs that come past ASGI are offered to.
 
-    `api` answers what is no stream, `behind` what is not the gateway's own.
+    `api` answers what is no stream, `behind` what is not the gateway's own. `relayed` says whether another gateway has
+    let a request in, and counted it.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Door:
         streams: Routes,
         api: App,
         behind: Behind | None,
+        relayed: Callable[[Scope], bool] = lambda _: False,
     ) -> None:
         self.cors = cors
         self._auth = auth
@@ -71,6 +73,7 @@ class Door:
         self._streams = streams
         self._api = api
         self._behind = behind
+        self._relayed = relayed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = responses.carrying(scope, send, self.cors.common(scope["headers"]))
@@ -122,7 +125,7 @@ class Door:
     def _room(self, scope: Scope) -> AbstractContextManager[None]:
         """A place among the requests that its client's address may have open. Raises TooManyRequests."""
         addresses = self._quotas.addresses
-        return _FREE if addresses is None else addresses.one(open_at(addresses, scope))
+        return _FREE if self._relayed(scope) or addresses is None else addresses.one(open_at(addresses, scope))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Sending) -> None:
         method, target = scope["method"], target_of(scope)

@@ -1,6 +1,7 @@
 """What an application says before its answer: 103 Early Hints and its kind, which a proxy passes on (RFC 9110 §15.2).
 
-httpcore throws that away. So the bytes that it reads are looked at on their way, and not changed.
+httpcore throws that away. So the bytes that it reads are looked at on their way, and not changed. Before it writes,
+whoever has to allow it is asked.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ Told = Callable[[bytes, Headers], None]
 
 told: Final[ContextVar[Told | None]] = ContextVar("told", default=None)
 """Called with the status line and the headers of each, in the task that has the request made."""
+
+guard: Final[ContextVar[Callable[[], None] | None]] = ContextVar("guard", default=None)
+"""Called right before anything of a request is written to the application, in that task. What it raises is raised, and
+the connection is closed.
+"""
 
 _BEGINS: Final = b"HTTP/1.1 1"
 _MOST: Final = 64 << 10  # bytes that are looked at before an answer
@@ -61,6 +67,9 @@ class Stream(httpcore.AsyncNetworkStream):
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        check = guard.get()
+        if check is not None:
+            check()
         self._seen = b""  # nothing is read before a request is written
         await self._inner.write(buffer, timeout)
 

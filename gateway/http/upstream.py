@@ -51,6 +51,14 @@ class _NotHttp(Exception):
 _FAULTS: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError, _NotHttp)
 
 
+RELAYED: Final = "run_gateway.relayed"
+"""The key under which a scope holds True if another gateway has sent the request on: its headers are as the upstream is
+to get them.
+"""
+CUT: Final = "run_gateway.cut"
+"""The key under which a scope may hold a future: when it is done, the upstream is left, and the answer has no end."""
+
+
 class BadGateway(ProtocolError):
     """The application behind the gateway cannot be reached, or has not answered in HTTP."""
 
@@ -105,8 +113,10 @@ class Upstream:
         request = _Request(receive)
         exchange = asyncio.ensure_future(self._exchange(scope, request, send))
         gone = asyncio.ensure_future(request.client_gone())
+        cut: asyncio.Future[None] | None = scope.get(CUT)
+        ends = (exchange, gone) if cut is None else (exchange, gone, cut)
         try:
-            await asyncio.wait((exchange, gone), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:  # also when this is cancelled: the application need not go on with what nobody waits for
             for task in (exchange, gone):
                 task.cancel()
@@ -200,6 +210,10 @@ def forwarded(scope: Scope) -> Headers:
     the gateway knows.
     """
     headers = _end_to_end(scope["headers"])
+    if scope.get(RELAYED):
+        if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
+            headers.append((b"transfer-encoding", b"chunked"))
+        return headers
     peer, trusted = _peer(scope)
     if not trusted:
         headers = [header for header in headers if not is_claim(header[0])]

@@ -37,6 +37,7 @@ FUNCTIONS: Final = (
     "subscriptions",
     "runs",
     "relay",
+    "owner",
     "transactional",
     "waiting",
     "flue",

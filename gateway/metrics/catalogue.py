@@ -24,6 +24,7 @@ from gateway.log.database import Database
 from gateway.log.listener import Listener
 from gateway.log.log import Log
 from gateway.log.writer import Writer
+from gateway.owner.owner import Owner
 from gateway.relay.relay import Relay
 from gateway.runs.leases import LeaseWatch
 from gateway.subscriptions import Subscriptions
@@ -68,6 +69,7 @@ class Parts:
     leases: LeaseWatch
     subscriptions: Subscriptions
     relay: Relay | None = None
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +295,53 @@ METRICS: Final = (
         Kind.COUNTER,
         "POSTs to a path that is recorded which were passed on all the same: without a key, too large, or compressed.",
         lambda parts: None if parts.relay is None else parts.relay.counts.unrecorded,
+    ),
+    # Owners of conversations
+    Metric(
+        "owned_requests",
+        Kind.COUNTER,
+        "Requests of conversations, by way: local, relayed (to the owner), replayed (by Fly's proxy), received (from"
+        " another gateway).",
+        lambda parts: None if parts.owner is None else parts.owner.counts.routed,
+        "way",
+    ),
+    Metric(
+        "owner_takes",
+        Kind.COUNTER,
+        "Conversations that this Machine has taken, by from whom: nobody, dead (a life that had ended).",
+        lambda parts: None if parts.owner is None else parts.owner.counts.takes,
+        "of",
+    ),
+    Metric(
+        "owner_waits",
+        Kind.COUNTER,
+        "Times that a request waited for news of its owner.",
+        lambda parts: None if parts.owner is None else parts.owner.counts.waits,
+    ),
+    Metric(
+        "owner_late_writes",
+        Kind.COUNTER,
+        "Writes that were kept from the application, since this Machine was no longer sure to be the owner.",
+        lambda parts: None if parts.owner is None else parts.owner.counts.late,
+    ),
+    Metric(
+        "owner_lives",
+        Kind.COUNTER,
+        "Lives that this Machine has begun: more than one means a lease that passed, or another process of the"
+        " application.",
+        lambda parts: None if parts.owner is None else parts.owner.lives.begun,
+    ),
+    Metric(
+        "owner_deaths",
+        Kind.COUNTER,
+        "Other Machines that this one has found silent for their lease.",
+        lambda parts: None if parts.owner is None else parts.owner.lives.dead,
+    ),
+    Metric(
+        "owner_machines",
+        Kind.GAUGE,
+        "Other Machines with lives that have not ended.",
+        lambda parts: None if parts.owner is None else len(parts.owner.lives.others),
     ),
     # Subscriptions
     Metric(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from gateway.auth.auth import check as check_auth
+from gateway.owner.errors import BadOwned
+from gateway.owner.rows import rows_of as owned_rows
 from gateway.process.exit_codes import Failure, Misuse
 from gateway.relay.configuration import rows_of
 from gateway.relay.errors import BadRow
@@ -19,6 +21,7 @@ def check(settings: Settings) -> None:
     if settings.database_url is None and settings.listen_database_url is not None:
         raise Misuse("LISTEN_DATABASE_URL is set, but DATABASE_URL is not: it has to be the same database")
     _relay(settings)
+    _owned(settings)
     if settings.flue:
         _flue(settings)
     if settings.traces:
@@ -44,6 +47,22 @@ def _relay(settings: Settings) -> None:
                 " GATEWAY_RELAY_CREDENTIAL what tells clients apart, such as header:authorization or cookie:session;"
                 " or give the row `authorize`; or set AUTH"
             )
+
+
+def _owned(settings: Settings) -> None:
+    try:
+        rows = owned_rows(settings.owned)
+    except BadOwned as error:
+        raise Misuse(f"GATEWAY_OWNED: {error}") from None
+    if not rows:
+        return
+    if settings.upstream is None:
+        raise Misuse("GATEWAY_OWNED is set, but GATEWAY_UPSTREAM is not: which application has these conversations?")
+    if settings.advertised is None and settings.host in ("0.0.0.0", "::"):  # noqa: S104  where others come from
+        raise Misuse(
+            f"HOST={settings.host} does not say where other Machines reach this one: set GATEWAY_ADVERTISE to its own"
+            " address in the private network, such as http://10.0.0.5:8080"
+        )
 
 
 def _flue(settings: Settings) -> None:

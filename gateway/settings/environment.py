@@ -17,6 +17,7 @@ UNPREFIXED: Final = frozenset(
         "public_url",
         "fly_region",
         "fly_machine_id",
+        "fly_private_ip",
         "primary_region",
     }
 )

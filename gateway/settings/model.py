@@ -31,6 +31,7 @@ from gateway.settings.types import (
 SECTIONS: Final = {
     "host": "Where it listens",
     "relay": "The relay",
+    "owned": "One owner for each conversation",
     "database_url": "The database",
     "auth": "Who is let in",
     "sse_max_age": "Responses and connections",
@@ -123,6 +124,22 @@ class Settings(BaseSettings):
     )
     relay_retention: float = Field(
         3600.0, gt=0, allow_inf_nan=False, description="Seconds that a recording is kept after its end."
+    )
+
+    owned: str | None = Field(
+        None,
+        description="Paths of conversations at UPSTREAM, with commas between, such as `/agents/chat/{id}`: of each, all"
+        " requests reach the one Machine that owns it.",
+    )
+    advertise: Origin | None = Field(
+        None,
+        description="Origin at which gateways of other Machines reach this one; when empty, on Fly its private address,"
+        " and else HOST and PORT.",
+    )
+    owned_lease: Seconds = Field(
+        10.0,
+        ge=1,
+        description="Seconds of silence after which other Machines take over what a Machine owns.",
     )
 
     database_url: PostgresUrl | None = Field(
@@ -394,6 +411,9 @@ class Settings(BaseSettings):
 
     fly_region: str | None = Field(None, description="Region of this Machine, for logs and metrics; Fly sets it.")
     fly_machine_id: str | None = Field(None, description="Fly's name for this Machine; Fly sets it.")
+    fly_private_ip: str | None = Field(
+        None, description="Address of this Machine in the private network of Fly, which sets it."
+    )
     primary_region: str | None = Field(
         None, description="Region where the database is; Fly sets it to its primary_region."
     )
@@ -406,6 +426,13 @@ class Settings(BaseSettings):
         """The name that Fly gives this Machine, for logs and metrics; nothing elsewhere."""
         named = {"region": self.fly_region, "fly_machine": self.fly_machine_id}
         return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def advertised(self) -> str | None:
+        """`advertise` as it is meant; None: it has to be HOST and PORT."""
+        if self.advertise is None and self.fly_private_ip is not None:
+            return f"http://[{self.fly_private_ip}]:{self.port}"
+        return self.advertise
 
     @property
     def recordings(self) -> int:

@@ -27,6 +27,18 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     ("flags", "words"),
     [
         ({"listen_database_url": URL}, "LISTEN_DATABASE_URL is set, but DATABASE_URL is not"),
+        ({"owned": "/chat/{id}"}, "GATEWAY_OWNED is set, but GATEWAY_UPSTREAM is not"),
+        ({"owned": "/chat", "upstream": "http://h:1"}, "GATEWAY_OWNED: /chat: a row is a path with"),
+        (
+            {
+                "owned": "/chat/{id}",
+                "upstream": "http://h:1",
+                "host": "0.0.0.0",
+                "auth": "keys",
+                "keys": f"a:read:{SECRET}",
+            },
+            "HOST=0.0.0.0 does not say where other Machines reach this one: set GATEWAY_ADVERTISE",
+        ),
         ({"flue": True, "flue_workflows": "*"}, "GATEWAY_FLUE is on, but DATABASE_URL is not set"),
         ({"flue": True, "database_url": URL}, "GATEWAY_FLUE shows runs without asking"),
         ({"keys": f"a:read:{SECRET}"}, "GATEWAY_KEYS is set, but AUTH is not, .* set AUTH=keys, or AUTH=none"),

@@ -1,0 +1,50 @@
+"""What is refused here: rows that cannot be meant, and requests whose owner cannot be had."""
+
+from __future__ import annotations
+
+from gateway.protocol.errors import ProtocolError
+
+
+class BadOwned(Exception):
+    """GATEWAY_OWNED cannot be used; the message is what follows `GATEWAY_OWNED=`."""
+
+
+class OwnerSilent(ProtocolError):
+    """The Machine that owns this conversation does not answer, and no other has taken over yet: try again. Nothing was
+    sent to an application.
+    """
+
+    status = 503
+    type = "owner_silent"
+
+
+class OwnerMoved(ProtocolError):
+    """The conversation has moved to another Machine while the request's body was arriving: send it again. Nothing of it
+    was given to an application.
+    """
+
+    status = 503
+    type = "owner_moved"
+
+
+class NoOwner(ProtocolError):
+    """No Machine can take this conversation now: they are ending, or their applications are away."""
+
+    status = 503
+    type = "no_owner"
+
+
+class OwnerLost(ProtocolError):
+    """The Machine that owned this conversation was lost while the request was under way, which may have been carried
+    out.
+    """
+
+    status = 502
+    type = "owner_lost"
+
+
+class NotOwner(ProtocolError):
+    """Another gateway has sent a request here for a conversation that this Machine does not own."""
+
+    status = 421
+    type = "not_owner"

@@ -1,0 +1,96 @@
+"""Everything that is asked of the database about owners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from gateway.log.database import Database
+from gateway.owner.rows import Key
+from gateway.owner.rules import Owned
+
+_BEGIN: Final = "SELECT run_gateway.begin_life($1, $2, $3, $4)"
+_BEAT: Final = """
+    WITH beat AS (
+        UPDATE run_gateway.owner_lives SET beats = beats + 1, beat_at = clock_timestamp(), draining = draining OR $2
+         WHERE life = $1 AND ended_at IS NULL RETURNING life
+    )
+    SELECT EXISTS (SELECT FROM beat) AS alive, array_agg(l.life) AS lives, array_agg(l.beats) AS beats,
+           array_agg(l.address) AS addresses, array_agg(l.fly) AS fly, array_agg(l.draining) AS draining
+      FROM run_gateway.owner_lives l WHERE l.ended_at IS NULL
+"""
+_END: Final = """
+    UPDATE run_gateway.owner_lives SET ended_at = clock_timestamp()
+     WHERE life = $1 AND beats = coalesce($2, beats) AND ended_at IS NULL RETURNING life
+"""
+_OWN: Final = "SELECT life, epoch, taken, from_life FROM run_gateway.own($1, $2, $3, $4, $5)"
+_OWNER: Final = "SELECT life, epoch FROM run_gateway.owner_of($1)"
+_GIVE_BACK: Final = "DELETE FROM run_gateway.owned WHERE key = $1 AND life = $2"
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A life that has not ended. `address`: where its gateway is; `fly`: what Fly calls its Machine."""
+
+    life: int
+    beats: int
+    address: str
+    fly: str | None
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a beat has found: whether the own life goes on, and all lives."""
+
+    alive: bool
+    lives: dict[int, Life]
+
+
+class Store:
+    """`lease`: seconds; no statement about lives may take longer than a part of it."""
+
+    def __init__(self, database: Database, lease: float) -> None:
+        self._database = database
+        self._lane = database.lane(lease / 4)  # beats never wait for a connection that others use
+
+    async def close(self) -> None:
+        await self._lane.close()
+
+    async def begin(self, machine: UUID, address: str, fly: str | None, app: str) -> int:
+        """The life of a Machine with this process of its application. Raises Unavailable."""
+        row = await self._lane.fetchrow(_BEGIN, machine, address, fly, app)
+        life: int = row["begin_life"]
+        return life
+
+    async def beat(self, life: int | None, draining: bool) -> Beat:
+        """A sign of life, and a look at all lives. None: only the look. Raises Unavailable."""
+        row = await self._lane.fetchrow(_BEAT, life, draining)
+        columns = (row[name] or () for name in ("lives", "beats", "addresses", "fly", "draining"))
+        return Beat(row["alive"], {life: Life(life, *rest) for life, *rest in zip(*columns, strict=True)})
+
+    async def end(self, life: int, beats: int | None = None) -> bool:
+        """Ends a life; of another Machine, if it has not beaten since. Returns whether it has. Raises Unavailable."""
+        async with self._database.acquire() as connection:
+            return await connection.fetchval(_END, life, beats) is not None
+
+    async def own(self, key: Key, taker: int) -> tuple[Owned, bool, int | None] | None:
+        """Who has a key once this life has asked for it, whether that is new, and who had it before; None: nobody.
+
+        Raises Unavailable.
+        """
+        async with self._database.acquire(key.tenant) as connection:
+            row = await connection.fetchrow(_OWN, key.digest, key.tenant, key.row.name, key.id, taker)
+        return None if row is None else (Owned(row["life"], row["epoch"]), row["taken"], row["from_life"])
+
+    async def owner(self, key: Key) -> Owned | None:
+        """Who has a key; None: nobody. Raises Unavailable."""
+        async with self._database.acquire(key.tenant) as connection:
+            row = await connection.fetchrow(_OWNER, key.digest)
+        return None if row is None else Owned(row["life"], row["epoch"])
+
+    async def give_back(self, key: Key, life: int) -> None:
+        """A life has this key no more. Raises Unavailable."""
+        async with self._database.acquire(key.tenant) as connection:
+            await connection.execute(_GIVE_BACK, key.digest, life)

@@ -1,0 +1,58 @@
+"""Which requests belong to one conversation."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.owner.errors import BadOwned
+from gateway.owner.rows import Key, Row, Table, rows_of
+
+TABLE = Table(rows_of("/agents/chat/{id}, /{id}/thread"))
+
+
+@pytest.mark.parametrize(
+    ("path", "id"),
+    [
+        (b"/agents/chat/c1", b"c1"),
+        (b"/agents/chat/c1/abort", b"c1"),
+        (b"/agents/chat/c1/attachments/x%2Fy", b"c1"),
+        (b"/agents/chat/a%2Fb", b"a/b"),
+        (b"/agents/chat/%C3%A9%00%ff", "é".encode() + b"\0\xff"),
+        (b"/Agents/CHAT/C1", b"C1"),
+        (b"//agents/./x/../chat//c1", b"c1"),
+        (b"/agents\\chat\\c1", b"c1"),
+        (b"/agents/%63hat/c1/", b"c1"),
+        (b"/agents/chat/%2e%2e/chat/c1", b"c1"),
+    ],
+)
+def test_every_spelling_of_a_path_names_its_conversation(path: bytes, id: bytes) -> None:
+    assert TABLE.find(path) == Key.of(TABLE.rows[0], id)
+
+
+@pytest.mark.parametrize("path", [b"/", b"/agents/chat", b"/agents/chat/", b"/agents/other/c1", b"/health", b"*"])
+def test_a_path_of_no_row_is_none(path: bytes) -> None:
+    assert TABLE.find(path) is None
+
+
+def test_the_first_row_that_fits_takes() -> None:
+    assert TABLE.find(b"/agents/chat/thread") == Key.of(TABLE.rows[0], b"thread")
+    assert TABLE.find(b"/c1/thread/x") == Key.of(TABLE.rows[1], b"c1")
+
+
+def test_keys_of_two_rows_and_of_two_tenants_differ() -> None:
+    row = TABLE.rows[0]
+    keys = [Key.of(row, b"x"), Key.of(TABLE.rows[1], b"x"), Key.of(row, b"x", "t"), Key.of(row, b"y")]
+    assert len({key.digest for key in keys}) == 4
+
+
+@pytest.mark.parametrize("text", ["agents/{id}", "/agents", "/{id}/{id}", "/a-{id}", "/a/{id}?x", "/a/{id},/a/{id}"])
+def test_a_row_that_cannot_be_meant_is_refused(text: str) -> None:
+    with pytest.raises(BadOwned):
+        rows_of(text)
+
+
+def test_a_row_may_say_how_it_is_asked_and_woken() -> None:
+    row = Row("chat", "/chat/{id}", busy="/chat/{id}/busy", wake="/chat/{id}")
+    assert row.busy == "/chat/{id}/busy"
+    with pytest.raises(BadOwned):
+        Row("chat", "/chat/{id}", busy="/busy")
