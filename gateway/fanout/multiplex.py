@@ -12,11 +12,12 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
-from typing import Final, Self
+from typing import Final
 
 from gateway.fanout.follower import Direct, Signal
 from gateway.fanout.hub import Hub
 from gateway.fanout.tail import Tail
+from gateway.fanout.waiting import WaitingReader
 from gateway.outage import SeldomLogger
 from gateway.protocol.batch import LINE, Batch, Encoding, Page, Stream
 from gateway.protocol.errors import ProtocolError, StreamGone, StreamNotFound
@@ -172,44 +173,27 @@ class Followed:
         self.begun = False
 
 
-class Multiplex:
-    """The streams of one reader. Use as a context manager.
-
-    `heartbeat`: seconds after which `next` says that nothing has come. A connection that is not writable is given
-    nothing until it has drained.
-    """
+class Multiplex(WaitingReader):
+    """The streams of one reader. Use as a context manager."""
 
     def __init__(self, hub: Hub, heartbeat: float, direct: Direct | None = None) -> None:
-        self.slot = 0
+        super().__init__(hub.deadlines, heartbeat, direct)
         self.followed: set[Followed] = set()
         self._hub = hub
-        self._heartbeat = heartbeat
-        self._direct = direct
         self._line: deque[Followed] = deque()
         self._lacking: deque[Followed] = deque()
         self._pages = 0  # that are being read, or held
-        self._bell = asyncio.Event()
-        self._beaten = False
-        self._over = direct is not None and direct.lost()
         self._failed: ProtocolError | None = None
         self._reads: set[asyncio.Task[None]] = set()
-        if direct is not None:
-            direct.follower = self
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self._over = True
         for followed in tuple(self.followed):
             self.unfollow(followed)
         self._line.clear()  # no ring of references is left, which only the collector would find
         self._lacking.clear()
         for read in self._reads:
             read.cancel()
-        if self._direct is not None:
-            self._direct.follower = None
-        self._hub.deadlines.unschedule(self, self.slot)
+        super().__exit__()
 
     def follow(self, path: str, place: int, position: int, check: Check | None = None) -> Followed:
         """Follows one more stream, from `position` on, which may be NOW. `check` sees the id of what is found there."""
@@ -259,38 +243,17 @@ class Multiplex:
             followed.took = error
         self._pages += 1
 
-    def expire(self, after: float) -> None:
-        """Has it end in `after` seconds, or within a second or so on a Machine that is draining."""
-        deadlines = self._hub.deadlines
-        self.slot = deadlines.schedule(self, deadlines.time_for(after))
-
     async def next(self) -> Given | Signal:
         """What some of the streams have, a turn of each; a refusal is its last word. Or a signal.
 
         Raises what a read of the log raises that concerns all of them.
         """
-        while not self._over:
-            if self._failed is not None:
-                raise self._failed
-            if self._direct is not None and not self._direct.writable():
-                await self._direct.drain()  # nothing is fetched for a reader that does not read (law 6)
-                continue
-            given = self._gather()
-            if given:
-                return given
-            if self._beaten or not await self._rung():
-                self._beaten = False
-                return Signal.HEARTBEAT
-        return Signal.OVER
+        return await self._next(self._turns)
 
-    async def _rung(self) -> bool:
-        self._bell.clear()
-        try:
-            async with asyncio.timeout(self._heartbeat):
-                await self._bell.wait()
-        except TimeoutError:
-            return False
-        return not self._beaten
+    async def _turns(self) -> Given | None:
+        if self._failed is not None:
+            raise self._failed
+        return self._gather() or None
 
     def _gather(self) -> Given:
         """A turn of each of those in the line, until there is as much as one frame should have."""
@@ -346,7 +309,7 @@ class Multiplex:
             self.line_up(followed)
         self._read_some()
 
-    # What the streams, the connection and the deadlines call
+    # What the streams call
 
     def line_up(self, followed: Followed) -> None:
         """Gives a stream a place in the line, unless it has one."""
@@ -358,26 +321,3 @@ class Multiplex:
     def let_go(self) -> None:
         """A page is held no more."""
         self._pages -= 1
-
-    def wake(self) -> None:
-        """The connection is full, or has drained: `next` looks."""
-        self._bell.set()
-
-    def beat(self) -> None:
-        """Makes `next` return a heartbeat."""
-        self._beaten = True
-        self._bell.set()
-
-    def end(self) -> None:
-        """Ends the read: the Machine drains, the reader's time is up, or its client has gone."""
-        self._over = True
-        self._bell.set()
-
-    def fail(self) -> None:
-        """Ends a reader one of whose parts raised: only its client knows what it has got. Never raises."""
-        self.end()
-        if self._direct is not None:
-            try:
-                self._direct.abort()
-            except Exception:
-                seldom_logger.exception("Ending a reader whose connection had failed raised as well.")

@@ -11,10 +11,12 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Protocol, Self
 
 from gateway.fanout.deadlines import Deadlines
 from gateway.fanout.follower import Direct, Signal
+from gateway.fanout.waiting import WaitingReader
 from gateway.outage import SeldomLogger
 from gateway.protocol.batch import News
 from gateway.protocol.changes import Kind, Told
@@ -213,25 +215,19 @@ class Changes:
             tenant.ring()
 
 
-class LiveList:
+class LiveList(WaitingReader):
     """A reader of a live list. Use as a context manager: it is registered before its first read (law 4).
 
     `request`: which runs it shows.
     """
 
     def __init__(self, all: Changes, tenant: str, request: ListRequest, direct: Direct | None = None) -> None:
-        self.slot = 0
+        super().__init__(all.deadlines, all.heartbeat, direct)
         self._all = all
         self._tenant = tenant
         self._request = request
-        self._direct = direct
         self._changes: TenantChanges
-        self._bell = asyncio.Event()
-        self._beaten = False
         self._has_read = False  # since it was registered
-        self._over = direct is not None and direct.lost()
-        if direct is not None:
-            direct.follower = self
 
     def __enter__(self) -> Self:
         self._changes = self._all.follow(self, self._tenant)
@@ -239,13 +235,7 @@ class LiveList:
 
     def __exit__(self, *_: object) -> None:
         self._all.unfollow(self, self._tenant)
-        if self._direct is not None:
-            self._direct.follower = None
-        self._all.deadlines.unschedule(self, self.slot)
-
-    def expire(self, after: float) -> None:
-        """Has it end in `after` seconds, or within a second or so on a Machine that is draining."""
-        self.slot = self._all.deadlines.schedule(self, self._all.deadlines.time_for(after))
+        super().__exit__()
 
     def stand(self, told: Told) -> None:
         """It has read for itself, and was told this."""
@@ -258,19 +248,13 @@ class LiveList:
 
         Raises StartAnew, and what a list raises.
         """
-        while not self._over:
-            if self._direct is not None and not self._direct.writable():
-                await self._direct.drain()  # nothing is fetched for a reader that does not read (law 6)
-                continue
-            looks = self._changes.since(told) if self._has_read else None
-            if looks is None:
-                return await self._look(told)
-            if looks:
-                return self._from(told, looks)
-            if self._beaten or not await self._rung():
-                self._beaten = False
-                return Signal.HEARTBEAT
-        return Signal.OVER
+        return await self._next(partial(self._after, told))
+
+    async def _after(self, told: Told) -> tuple[list[Change], Told] | None:
+        looks = self._changes.since(told) if self._has_read else None
+        if looks is None:
+            return await self._look(told)
+        return self._from(told, looks) if looks else None
 
     async def _look(self, told: Told) -> tuple[list[Change], Told]:
         look = await self._all.ask(self._tenant, told, ROWS)
@@ -290,31 +274,6 @@ class LiveList:
 
     def _shown(self, found: list[Change]) -> list[Change]:
         return [change for change in found if shows(self._request, change.kind, change.record)]
-
-    async def _rung(self) -> bool:
-        self._bell.clear()
-        try:
-            async with asyncio.timeout(self._all.heartbeat):
-                await self._bell.wait()
-        except TimeoutError:
-            return False
-        return not self._beaten
-
-    def wake(self) -> None:
-        """There may be something new, or room for it."""
-        self._bell.set()
-
-    def beat(self) -> None:
-        self._beaten = True
-        self._bell.set()
-
-    def end(self) -> None:
-        """Ends the read: the Machine drains, the reader's time is up, or its client has gone."""
-        self._over = True
-        self._bell.set()
-
-    def fail(self) -> None:
-        self.end()
 
 
 class StartAnew(Exception):

@@ -9,19 +9,17 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from gateway.asgi import Scope
-from gateway.auth.gate import let_in
 from gateway.auth.principal import ANONYMOUS
-from gateway.fanout.follower import EXTENSION
-from gateway.fanout.hub import Hub
+from gateway.fanout.broadcast import Broadcast
 from gateway.http.following import Following
 from gateway.http.limits import Limits
 from gateway.protocol.batch import News, Page, Stream
-from gateway.protocol.errors import ProtocolError, StreamNotFound, Unavailable
+from gateway.protocol.errors import StreamNotFound, Unavailable
 from gateway.protocol.offset import format_offset
-from tests.fanout.simulation import FAULTS, Connection, SimulatedLog, Sockets
+from tests.fanout.simulated import Connection, SimulatedLog, Sockets
+from tests.fanout.world import Client, World
 
 
 class Logs:
@@ -63,63 +61,29 @@ class Logs:
         self.rng.choice(list(self.streams.values())).answer()
 
 
-class ReaderOfMany:
-    """A client: follows its streams until it was told the end of each, reconnecting as often as need be."""
+class ReaderOfMany(Client):
+    """A client that follows its streams until it was told the end of each."""
 
     def __init__(self, following: Following, logs: Logs, sockets: Sockets) -> None:
+        super().__init__(logs.rng, sockets)
         self.paths = logs.rng.sample(sorted(logs.streams), logs.rng.randint(1, len(logs.streams)))
         self.given: dict[str, list[int]] = {path: [] for path in self.paths}
         self.over: dict[str, str] = {}  # the last word of each
         self.id = b""
-        self.ended = False
         self.connections = 0
-        self.connection: Connection | None = None
         self._following = following
-        self._logs = logs
-        self._sockets = sockets
         self._direct = logs.rng.random() < 0.7
-        self._task: asyncio.Task[None] | None = None
 
-    def step(self) -> None:
-        if self._task is not None:
-            if not self._task.done():
-                return
-            self._task.result()
-            self._task = None
-            assert self.connection is not None
-            self._sockets.lose(self.connection)
-            self._take_in(self.connection)
-        if not self.ended:
-            rng = self._logs.rng
-            self.connections += 1
-            self.connection = Connection(rng)
-            self.connection.aborted = self._sockets.lose
-            self.connection.fragile = self._sockets.fragile and rng.random() < 0.5
-            self._sockets.add(self.connection)
-            self._task = asyncio.ensure_future(self._request(self.connection))
+    def begin(self) -> None:
+        self.connections += 1
 
-    async def _request(self, connection: Connection) -> None:
-        scope: Scope = {
-            "type": "http",
-            "http_version": "1.1",
-            "method": "GET",
-            "path": "/v1/stream",
-            "client": ("127.0.0.1", 1),
-            "headers": [(b"last-event-id", self.id)] if self.id else [],
-            "query_string": "&".join(["live=sse", *(f"stream={path}" for path in self.paths)]).encode(),
-        }
-        if self._direct:
-            scope["extensions"] = {EXTENSION: connection}
-        try:
-            let_in(scope)
-            await self._following(scope, connection.receive, connection.answer)
-        except FAULTS:
-            connection.cut(connection.rng)
-        except ProtocolError:
-            if connection.status:
-                raise  # a refusal after the response had begun could never reach the client
+    async def ask(self, connection: Connection) -> None:
+        query = "&".join(["live=sse", *(f"stream={path}" for path in self.paths)]).encode()
+        headers = [(b"last-event-id", self.id)] if self.id else []
+        scope = self.scope("/v1/stream", query, headers, connection if self._direct else None)
+        await self._following(scope, connection.receive, connection.answer)
 
-    def _take_in(self, connection: Connection) -> None:
+    def take_in(self, connection: Connection) -> None:
         if connection.status == 204:
             self.ended = True
             return
@@ -147,69 +111,36 @@ class ReaderOfMany:
             self.over[path] = "closed"
 
 
-class SimulationOfMany:
+class SimulationOfMany(World[ReaderOfMany]):
     """Everything together; `run` draws a number of steps and then lets it come to rest."""
 
     def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self.time = 1000.0
-        self.logs = Logs(self.rng, self.rng.choice((2, 3, 9)))
-        self.sockets = Sockets(self.rng)
-        self.hub = Hub(
-            read=self.logs.live,
-            positions=self.logs.positions,
-            touch=self.logs.touch,
-            now=lambda: 1_800_000_000 + self.time,
-            clock=lambda: self.time,
-            heartbeat=15,
-            sweep_interval=lambda: 1,
-        )
+        rng = random.Random(seed)
+        self.logs = Logs(rng, rng.choice((2, 3, 9)))
+        super().__init__(rng, self.logs, Broadcast)
         self.limits = Limits(1 << 20, 5, self.rng.choice((20, 10_000)))
         following = Following(
             self.hub, self.logs.look, self.limits, lambda *_: ANONYMOUS, self.rng.choice((0.001, 60)), lambda: 0
         )
         self.readers = [ReaderOfMany(following, self.logs, self.sockets) for _ in range(self.rng.randint(1, 4))]
-        self._sweeps: set[asyncio.Task[None]] = set()
 
     async def run(self, steps: int) -> None:
-        actions: list[Callable[[], None]] = [
+        actions = [
             self._append, self._append, self._append, self._tell, self._tell, self._tell, self.logs.answer,
-            self.logs.answer, self.logs.answer, self.logs.answer, self._connect, self._connect, self._lose, self._sweep,
-            self._pass, self._fill, self._empty, self._empty, self._cut, self._trouble, self._drain, self._delete,
+            self.logs.answer, self.logs.answer, self.logs.answer, self.connect, self.connect, self._lose, self.sweep,
+            self.wait, self.fill, self.empty, self.empty, self.cut, self.trouble, self.drain, self._delete,
         ]  # fmt: skip
-        for _ in range(steps):
-            self.rng.choice(actions)()
-            await self._settle(self.rng.randint(0, 4))
+        await self.draw(steps, actions)
         for log in self.logs.streams.values():
             if not log.closed:
                 log.append(self.rng.randint(0, 2), close=True)
-        await self._rest()
-
-    async def _rest(self) -> None:
-        """No more faults: whoever reads has to come to the end by itself."""
-        self.logs.away = False
-        self.hub.deadlines.draining = False
         for reader in self.readers:
             reader.connections = 0
-        for _ in range(600):
-            for reader in self.readers:
-                if reader.connection is not None:
-                    reader.connection.empty()
-                reader.step()
-            for log in self.logs.streams.values():
-                log.answer()
-            self._sweep()
-            self.time += 0.3
-            self.hub.tick()
-            await self._settle(8)
-            if all(reader.ended for reader in self.readers):
-                break
-        for task in self._sweeps:
-            task.cancel()
+        await self.rest(600, 8)
 
-    async def _settle(self, turns: int) -> None:
-        for _ in range(turns):
-            await asyncio.sleep(0)
+    def answer_all(self) -> None:
+        for log in self.logs.streams.values():
+            log.answer()
 
     def _log(self) -> SimulatedLog:
         return self.rng.choice(list(self.logs.streams.values()))
@@ -220,9 +151,7 @@ class SimulationOfMany:
             log.append(self.rng.randint(1, 3), close=self.rng.random() < 0.05)
 
     def _tell(self) -> None:
-        log = self._log()
-        if log.news:
-            self.hub.ring(log.news.pop(0 if self.rng.random() < 0.8 else self.rng.randrange(len(log.news))))
+        self.tell(self._log().news)
 
     def _lose(self) -> None:
         log = self._log()
@@ -235,45 +164,3 @@ class SimulationOfMany:
             self.logs.deleted.add(path)
             if self.rng.random() < 0.5:
                 self.hub.ring(News(path, 0, 0, deleted=True))
-
-    def _connect(self) -> None:
-        self.rng.choice(self.readers).step()
-
-    def _connection(self) -> Connection | None:
-        return self.rng.choice(self.readers).connection
-
-    def _fill(self) -> None:
-        if (connection := self._connection()) is not None:
-            connection.fill()
-
-    def _empty(self) -> None:
-        if (connection := self._connection()) is not None:
-            connection.empty()
-
-    def _cut(self) -> None:
-        if (connection := self._connection()) is not None and not connection.cut_off:
-            connection.cut(self.rng)
-            self.sockets.lose(connection)
-
-    def _sweep(self) -> None:
-        task = asyncio.ensure_future(self._swept())
-        self._sweeps.add(task)
-        task.add_done_callback(self._sweeps.discard)
-
-    async def _swept(self) -> None:
-        try:
-            await self.hub.sweep()
-        except Unavailable:
-            return
-
-    def _pass(self) -> None:
-        self.time += self.rng.choice((0.3, 3, 16))
-        self.hub.tick()
-
-    def _trouble(self) -> None:
-        self.logs.away = self.rng.random() < 0.3
-
-    def _drain(self) -> None:
-        if self.rng.random() < 0.2:
-            self.hub.drain(1)
-            self.hub.deadlines.draining = False

@@ -11,7 +11,7 @@ import pytest
 from gateway.fanout.hub import Hub
 from gateway.fanout.multiplex import READS, Multiplex
 from gateway.protocol.batch import LINE, Batch, Page, Stream
-from tests.fanout.simulation import Connection
+from tests.fanout.simulated import Connection
 from tests.fanout.simulation_of_many import SimulationOfMany
 
 
