@@ -131,6 +131,16 @@ class Gateway:
         if self._relay is not None:
             self._relay.drain()
 
+    async def hand_over(self) -> None:
+        """Before a drain: gives to other Machines what this one owns, as soon as it is idle. All else goes on, but
+        `/ready` is 503.
+        """
+        if self._owner is not None:
+            self._leaving = True
+            if self._relay is not None:
+                self._relay.drain()  # what is recorded has its time from now on
+            await self._owner.hand_over(self.settings.owned_drain)
+
     def observe(self, published: Published) -> None:
         """Has `published` called for each batch that is written to followers here, for traces."""
         for hub in self._hubs:
@@ -363,7 +373,7 @@ class Gateway:
 
     def _make_owner(self) -> Owner | None:
         settings, behind = self.settings, self._behind()
-        rows = owned_rows(settings.owned)
+        rows = owned_rows(settings.owned, settings.owned_busy)
         if behind is None or settings.upstream is None or not rows:
             return None
         store = OwnerStore(self._database, settings.owned_lease)
@@ -375,7 +385,7 @@ class Gateway:
             lambda: settings.advertised or self.address,
             settings.fly_machine_id,
         )
-        return Owner(Table(rows), lives, self._database, store, behind)
+        return Owner(Table(rows), lives, self._database, store, behind, settings.upstream)
 
     def _behind(self) -> Behind | None:
         """Who answers what is not the gateway's own, at this Machine."""

@@ -338,6 +338,18 @@ METRICS: Final = (
         lambda parts: None if parts.owner is None else parts.owner.lives.dead,
     ),
     Metric(
+        "owner_handed_over",
+        Kind.COUNTER,
+        "Conversations that this Machine has given away as it drained.",
+        lambda parts: None if parts.owner is None else parts.owner.handing.given,
+    ),
+    Metric(
+        "owner_revived",
+        Kind.COUNTER,
+        "Conversations that were busy when their owner died, and go on at this Machine.",
+        lambda parts: None if parts.owner is None else parts.owner.inheriting.revived,
+    ),
+    Metric(
         "owner_machines",
         Kind.GAUGE,
         "Other Machines with lives that have not ended.",

@@ -40,6 +40,7 @@ class Lives:
         self.life: int | None = None
         self.others: dict[int, Life] = {}
         self.draining = False
+        self.told_of_drain = False  # the database knows, and gives this life nothing more
         self.ended: Callable[[int], None] = lambda _: None
         self.begun = 0
         self.dead = 0  # lives of others that were ended here
@@ -133,11 +134,13 @@ class Lives:
         if self.life is None and self._away is None:
             await self._begin()
         asked = clock()
-        found = await self._store.beat(self.life, self.draining)
+        draining = self.draining
+        found = await self._store.beat(self.life, draining)
         answered = clock()
         if self.life is not None:
             if found.alive:
                 self._until = max(self._until, rules.believed(asked, self.lease))
+                self.told_of_drain = draining
             else:
                 logger.warning("Another Machine has taken over from this one, which was silent for its lease.")
                 self._lose()

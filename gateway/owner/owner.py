@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 import httpcore
 
-from gateway.asgi import Message, Receive, Scope
+from gateway.asgi import Receive, Scope
 from gateway.http import informational, responses
 from gateway.http.door import Behind
 from gateway.http.replay import replayable
@@ -24,21 +24,24 @@ from gateway.http.responses import Sending
 from gateway.http.upstream import CUT, RELAYED, BadGateway, Upstream
 from gateway.log import shared_secrets
 from gateway.log.database import Database
-from gateway.outage import SeldomLogger
 from gateway.owner import order as orders
 from gateway.owner.errors import NoOwner, NotOwner, OwnerLost, OwnerMoved, OwnerSilent
+from gateway.owner.handing import Handing
+from gateway.owner.inheriting import Inheriting
 from gateway.owner.known import Known
 from gateway.owner.lives import Lives, clock
 from gateway.owner.order import Order
-from gateway.owner.rows import Key, Table
+from gateway.owner.passing import UNSENT, Asked, Guard, Late, Moved, OfAnother
+from gateway.owner.rows import Table
 from gateway.owner.rules import Owned
 from gateway.owner.store import Life, Store
-from gateway.owner.tape import MOST, Tape
+from gateway.owner.tape import Tape
+from gateway.owner.under_way import UnderWay
+from gateway.owner.work import work_of
 from gateway.protocol.errors import Draining, Unavailable
-from gateway.tasks import end, kept
+from gateway.tasks import end, forever, kept
 
 logger = logging.getLogger("gateway.owner")
-seldom: Final = SeldomLogger(logger)
 
 PATIENCE: Final = 5.0
 """Seconds beyond the lease that a request waits for an owner."""
@@ -46,19 +49,10 @@ AT_ONCE: Final = 3
 """Times that a request asks anew at once who owns its conversation; then it waits for news between two."""
 SECRETS: Final = 15.0
 """Seconds between two looks at the secrets that all Machines share."""
+MOVES: Final = 1.0
+"""Seconds between two looks whether what is read here has come to be owned elsewhere."""
 
 _ORDER: Final = "run_gateway.owner"
-_READS: Final = ("GET", "HEAD")
-# What happens before anything is sent: the causes of a BadGateway, of `http.upstream` and of `relay.asking`.
-_UNSENT: Final = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, OSError)
-
-
-class _Late(Exception):
-    """The belief is over, or the application is another process: nothing more may be written to it."""
-
-
-class _Moved(Exception):
-    """The other gateway says that it is not the owner."""
 
 
 @dataclass
@@ -72,36 +66,53 @@ class Counts:
 
 
 class Owner:
-    """`inner` answers what is for this Machine's application."""
+    """`inner` answers what is for this Machine's application, which is at `origin`."""
 
-    def __init__(self, table: Table, lives: Lives, database: Database, store: Store, inner: Behind) -> None:
+    def __init__(
+        self, table: Table, lives: Lives, database: Database, store: Store, inner: Behind, origin: str
+    ) -> None:
         self.counts = Counts()
         self.lives = lives
+        self.under_way = UnderWay()
         self._table = table
         self._database = database
         self._store = store
         self._inner = inner
+        self._pool = httpcore.AsyncConnectionPool()
+        work = {row.name: each for row in table.rows if (each := work_of(row, origin, self._pool)) is not None}
+        self.handing = Handing(lives, store, self.under_way, work)
+        self.inheriting = Inheriting(lives, store, work)
         self._known = Known(clock)
         self._keys: Sequence[bytes] = ()
         self._ways: dict[int, Upstream] = {}  # to other Machines, by their lives
-        self._open: dict[int, set[asyncio.Future[None]]] = {}  # what is under way by a life; done: it is cut
         self._closing: set[asyncio.Task[None]] = set()
-        self._secrets: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         lives.ended = self._ended
 
     async def start(self) -> None:
         """Begins to own. Raises Unavailable."""
         await self._read_secrets()
         await self.lives.start()
-        self._secrets = kept("owner's secrets", self._keep_secrets)
+        part = self.lives.lease / 4
+        self._tasks = [
+            kept("owner's secrets", lambda: forever("owner's secrets", self._read_secrets, lambda: SECRETS, late=True)),
+            kept("owner's moves", lambda: forever("owner's moves", self._move, lambda: MOVES)),
+            kept("owner's heritage", lambda: forever("owner's heritage", self.inheriting, lambda: part)),
+        ]
+
+    async def hand_over(self, seconds: float) -> None:
+        """Gives away what is owned here, as soon as it is idle, within so many seconds; all else goes on."""
+        await self.handing.give_all(seconds)
 
     async def stop(self) -> None:
         """Owns nothing more."""
-        await end(self._secrets)
+        await end(*self._tasks)
         await self.lives.stop()
         for life in list(self._ways):
             self._leave(life)
-        await end(*self._closing)
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._closing)
+        await self._pool.aclose()
 
     def admit(self, scope: Scope) -> bool:
         """Whether another gateway has sent this request, which has counted it and let it in. The header that says so is
@@ -126,140 +137,136 @@ class Owner:
         if key is None or scope["method"] == "OPTIONS":
             await self._inner(scope, receive, send)
             return
-        request = _Request(key, scope["method"] not in _READS, scope, Tape(receive), send)
+        asked = Asked(key, scope, Tape(receive), send)
         order: Order | None = scope.get(_ORDER)
-        if order is not None:
-            await self._received(request, order)
-        else:
-            await self._route(request)
+        answer = self._route(asked) if order is None else self._receive(asked, order)
+        if not asked.writes:
+            await answer
+            return
+        with self.under_way.writing(key.digest):
+            await answer
 
-    async def _received(self, request: _Request, order: Order) -> None:
+    async def _receive(self, asked: Asked, order: Order) -> None:
         """A request that another gateway has sent here. Raises NotOwner before anything reaches the application."""
         self.counts.routed["received"] += 1
-        request.out = _Plain(request.send)
         until = clock() + self.lives.lease + PATIENCE
         while order.life == self.lives.life:
-            owned = await self._ask(request, take=order.epoch == 0)
+            owned = await self._ask(asked, take=order.epoch == 0)
             if owned is None or owned.life != order.life:
                 break
-            if not self.lives.holds(order.life):
+            if not self.lives.holds(order.life) and asked.writes:
                 await self._wait(until)
-            elif await self._here(request, order.life) or request.send.begun:
+            elif await self._here(asked, order.life) or asked.send.begun:
                 return
-            elif not request.tape.rewind():
+            elif not asked.tape.rewind():
                 raise OwnerMoved
-            elif request.silent:
-                request.silent = False
+            elif asked.silent:
+                asked.silent = False
                 await self._wait(until)
         raise NotOwner(headers=[(orders.HEADER, b"moved")])
 
-    async def _route(self, request: _Request) -> None:
+    async def _route(self, asked: Asked) -> None:
+        """A request that a client has sent here."""
         until = clock() + self.lives.lease + PATIENCE
         tries = 0
-        while True:
-            if await self._try(request):
-                return
-            if request.send.begun:
-                return  # and cut
-            if not request.tape.rewind():
+        while not await self._try(asked) and not asked.send.begun:
+            if not asked.tape.rewind():
                 raise OwnerMoved
-            self._known.forget(request.key.digest)
+            self._known.forget(asked.key.digest)
             tries += 1
-            if tries > AT_ONCE or request.silent:
-                request.silent = False
+            if tries > AT_ONCE or asked.silent:
+                asked.silent = False
                 await self._wait(until)
 
-    async def _try(self, request: _Request) -> bool:
+    async def _try(self, asked: Asked) -> bool:
         """Whether the request has been answered. If not, nothing of it has reached an application."""
-        owned = await self._ask(request, take=request.writes and self.lives.can_take)
+        owned = await self._ask(asked, take=asked.writes and self.lives.can_take)
         if owned is None:
-            if not request.writes:
-                await self._inner(request.scope, request.tape, request.send)
-                return True
-            return await self._elsewhere(request)
+            return await (self._elsewhere(asked) if asked.writes else self._here(asked, None))
         if owned.life == self.lives.life:
-            if not self.lives.holds(owned.life):
-                request.silent = True
+            if asked.writes and not self.lives.holds(owned.life):
+                asked.silent = True
                 return False
             self.counts.routed["local"] += 1
-            return await self._here(request, owned.life)
+            return await self._here(asked, owned.life)
         other = self.lives.others.get(owned.life)
         if other is None:
             self.lives.hurry()  # it has begun just now, or ended
         if other is None or self.lives.suspect(other.life):
-            request.silent = True
+            asked.silent = True
             return False
-        return await self._there(request, other, owned.epoch)
+        return await self._there(asked, other, owned.epoch)
 
-    async def _elsewhere(self, request: _Request) -> bool:
+    async def _elsewhere(self, asked: Asked) -> bool:
         """Nobody has the conversation, and this Machine may not take it: has another one take it."""
-        others = self.lives.healthy()
-        if not others:
-            if self.lives.draining:
-                raise Draining
-            request.silent = True
-            return False
-        others.sort(key=lambda life: life.life)
-        return await self._there(request, others[request.key.digest[0] % len(others)], 0)
+        others = sorted(self.lives.healthy(), key=lambda life: life.life)
+        if others:
+            return await self._there(asked, others[asked.key.digest[0] % len(others)], 0)
+        if self.lives.draining:
+            raise Draining
+        asked.silent = True
+        return False
 
-    async def _here(self, request: _Request, life: int) -> bool:
-        """Sends the request to the application of this Machine."""
-        guard = _Guard(self.lives, life) if request.writes else None
+    async def _here(self, asked: Asked, life: int | None) -> bool:
+        """Sends the request to the application of this Machine. `life`: by which; None: a read of what nobody owns."""
+        guard = Guard(self.lives, life) if asked.writes and life is not None else None
         token = informational.guard.set(guard)
         try:
-            with self._under_way(life) as cut:
-                await self._inner({**request.scope, CUT: cut}, request.tape, request.out)
-                if not cut.done() or request.send.begun:
+            with self.under_way.answering(life, None if asked.writes else asked.key.digest) as cut:
+                await self._inner({**asked.scope, CUT: cut}, asked.tape, asked.out)
+                if not cut.done():
                     return True
-        except _Late:
+        except Late:
             self.counts.late += 1
         except BadGateway as error:
-            if request.send.begun or not isinstance(error.__cause__, _UNSENT):
+            if asked.send.begun or life is None or not isinstance(error.__cause__, UNSENT):
                 raise
-            request.silent = True  # it may come again, or another Machine take over
+            asked.silent = True  # it may come again, or another Machine take over
             self.lives.hurry()
             return False
         finally:
             informational.guard.reset(token)
-        if guard is not None and guard.begun:
-            raise OwnerLost
-        return False
+        return await self._cut(asked, guard is not None and guard.begun)
 
-    async def _there(self, request: _Request, other: Life, epoch: int) -> bool:
+    async def _there(self, asked: Asked, other: Life, epoch: int) -> bool:
         """Sends the request to another Machine."""
-        scope = request.scope
+        scope = asked.scope
         if other.fly is not None and replayable(dict(scope["headers"])):
             self.counts.routed["replayed"] += 1
-            await responses.respond(request.send.as_it_is, 503, _replay(other.fly))
+            await responses.respond(asked.send.as_it_is, 503, _replay(other.fly))
             return True
-        method, target = scope["method"], _target(scope)
-        value = orders.sign(Order(other.life, epoch), method, target, self._keys[-1])
+        value = orders.sign(Order(other.life, epoch), scope["method"], _target(scope), self._keys[-1])
         headers = [*scope["headers"], (orders.HEADER, value)]
         self.counts.routed["relayed"] += 1
         try:
-            with self._under_way(other.life) as cut:
-                way = self._way(other)
-                await way({**scope, "headers": headers, CUT: cut}, request.tape, _Answer(request.send))
-                if not cut.done() or request.send.begun:
+            with self.under_way.answering(other.life, None) as cut:
+                await self._way(other)({**scope, "headers": headers, CUT: cut}, asked.tape, OfAnother(asked))
+                if not cut.done():
                     return True
-        except _Moved:
+        except Moved:
             return False
         except BadGateway as error:
-            request.silent = True
-            if isinstance(error.__cause__, _UNSENT):
-                return False
-            if request.writes:
+            asked.silent = True
+            if asked.writes and not isinstance(error.__cause__, UNSENT):
                 raise OwnerLost from error
             return False
-        if request.writes:
+        return await self._cut(asked, asked.writes)
+
+    async def _cut(self, asked: Asked, may_have_been_carried_out: bool) -> bool:
+        """What becomes of a request whose way was cut, and whether that is its answer. Raises OwnerLost."""
+        if asked.send.begun:
+            await asked.leave()
+            return True
+        if may_have_been_carried_out:
             raise OwnerLost
         return False
 
-    async def _ask(self, request: _Request, *, take: bool) -> Owned | None:
+    async def _ask(self, asked: Asked, *, take: bool) -> Owned | None:
         """Who has the conversation; `take`: this Machine, if nobody has it. Raises Unavailable."""
-        key = request.key
-        life = self.lives.life
-        owned = self._known.get(key.digest, life, fresh=request.large)
+        key, life, draining = asked.key, self.lives.life, self.lives.draining
+        if draining:
+            await self.handing.passed(key.digest)
+        owned = self._known.get(key.digest, None if draining else life, fresh=draining or asked.large)
         if owned is not None:
             return owned
         try:
@@ -271,7 +278,7 @@ class Owner:
             else:
                 owned = await self._store.owner(key)
         except Unavailable:
-            owned = None if request.writes else self._known.last(key.digest)
+            owned = None if asked.writes else self._known.last(key.digest)
             if owned is None:
                 raise
             return owned
@@ -287,24 +294,19 @@ class Owner:
         self.counts.waits += 1
         await self.lives.news(left)
 
-    @contextmanager
-    def _under_way(self, life: int) -> Iterator[asyncio.Future[None]]:
-        """A future that is done when this life has ended."""
-        cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        those = self._open.setdefault(life, set())
-        those.add(cut)
-        try:
-            yield cut
-        finally:
-            those.discard(cut)
-            if not those and self._open.get(life) is those:
-                del self._open[life]
+    async def _move(self) -> None:
+        """Readers who are at this Machine's application, and whose conversation has another owner, have to go there."""
+        life = self.lives.life
+        doubtful = [each for each in self.under_way.reads if self._known.get(each, life, fresh=True) is None]
+        for digest, owned in (await self._store.owners(doubtful) if doubtful else {}).items():
+            if owned.life != self.lives.life:
+                self.under_way.move(digest)
+            else:
+                self._known.note(digest, owned)
 
     def _ended(self, life: int) -> None:
         """A life has ended: what is under way by it is cut, so that clients come to the next owner."""
-        for cut in self._open.pop(life, ()):
-            if not cut.done():
-                cut.set_result(None)
+        self.under_way.end(life)
         self._leave(life)
 
     def _way(self, other: Life) -> Upstream:
@@ -325,80 +327,6 @@ class Owner:
         known = [each for each in found["token"] if each.known]
         fresh = [each for each in found["token"] if not each.known]
         self._keys = [orders.key_of(each.secret) for each in (*fresh, *known)]  # the last of them signs
-
-    async def _keep_secrets(self) -> None:
-        while True:
-            await asyncio.sleep(SECRETS)
-            try:
-                await self._read_secrets()
-            except Unavailable:
-                continue
-
-
-class _Request:
-    """A request of a conversation. `silent`: whoever has it cannot be reached now."""
-
-    __slots__ = ("key", "large", "out", "scope", "send", "silent", "tape", "writes")
-
-    def __init__(self, key: Key, writes: bool, scope: Scope, tape: Tape, send: Sending) -> None:
-        self.key = key
-        self.writes = writes
-        self.scope = scope
-        self.tape = tape
-        self.send = send
-        self.out = send
-        self.silent = False
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
-        self.large = chunked or len(length) > 6 or (length.isdigit() and int(length) > MOST)
-
-
-class _Guard:
-    """Asked before each write to the application. `begun`: something has been written."""
-
-    __slots__ = ("_life", "_lives", "begun")
-
-    def __init__(self, lives: Lives, life: int) -> None:
-        self._lives = lives
-        self._life = life
-        self.begun = False
-
-    def __call__(self) -> None:
-        if not self._lives.holds(self._life) or not (self.begun or self._lives.same_process()):
-            raise _Late
-        self.begun = True
-
-
-class _Answer:
-    """The answer of another gateway, passed on without what is between gateways."""
-
-    __slots__ = ("_send",)
-
-    def __init__(self, send: Sending) -> None:
-        self._send = send
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            if message["status"] == NotOwner.status and any(name == orders.HEADER for name, _ in message["headers"]):
-                raise _Moved
-            message["headers"] = [each for each in message["headers"] if each[0].lower() != b"gateway-machine"]
-        await self._send.as_it_is(message)
-
-
-class _Plain(Sending):
-    """Answers of an application, which may not look like those of a gateway."""
-
-    __slots__ = ("_of",)
-
-    def __init__(self, of: Sending) -> None:
-        super().__init__(of.send, responses.NOTHING)
-        self._of = of
-
-    async def as_it_is(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [each for each in message["headers"] if each[0].lower() != orders.HEADER]
-        self.begun = True
-        await self._of.as_it_is(message)
 
 
 def _replay(fly: str) -> list[tuple[bytes, bytes]]:

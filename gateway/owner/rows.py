@@ -8,19 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
-from urllib.parse import unquote_to_bytes
+from typing import Final, Protocol
+from urllib.parse import quote, unquote_to_bytes
 
 from gateway.owner.errors import BadOwned
 
-Busy = Callable[[Sequence[bytes]], Awaitable[Collection[bytes]]]
-"""Which of these conversations, by their ids, the application is working on. Raises Unavailable, BadGateway."""
+PAGE: Final = 200
+"""Conversations that are asked about at once."""
 
 _ID: Final = b"{id}"
 _SLASH: Final = re.compile(rb"[/\\]+")  # `\` is a `/` in URLs of WHATWG's, which applications in JavaScript read
 _FORM: Final = re.compile(r"/[^\s?#]*")
+
+
+class Work(Protocol):
+    """What is known of a row's conversations beyond their requests."""
+
+    async def busy(self, ids: Sequence[bytes]) -> Collection[bytes]:
+        """Those of these conversations that are being worked on, or were when their owner died. Up to `PAGE` are asked
+        about at once. Raises ProtocolError, upon which it is asked again.
+        """
+        ...
+
+    async def revive(self, ids: Sequence[bytes]) -> None:
+        """This Machine owns these now, which were busy when their owner died: has its application go on with them.
+        Raises ProtocolError, upon which it is done again.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +45,36 @@ class Row:
 
     `pattern`: such as `/agents/chat/{id}`, with `{id}` for one whole segment. An id is that segment, percent-decoded
     once (`a%2Fb` is `a/b`), as bytes. `busy`: a path with `{id}` that is asked of the application before a conversation
-    is given away: 200 is "working"; every other answer of 2xx, and 404, is "idle". `wake`: a path with `{id}` for which
-    the application of a new owner is asked (by GET) when the one before has died, so that it goes on by itself.
+    is given away: 200 is "working", every other answer of 2xx, and 404, is "idle". `wake`: a path with `{id}` that is
+    asked for (by GET) where the next owner has to be told to go on with what was busy when its owner died. `work` says
+    both in another way, and goes before them. `clean`: its clients take a clean end of an event stream for a reason to
+    come back, and not for the end; others are cut off.
     """
 
     name: str
     pattern: str
     busy: str | None = None
     wake: str | None = None
+    work: Work | None = None
+    clean: bool = False
 
     def __post_init__(self) -> None:
         for path in (self.pattern, self.busy, self.wake):
             if path is not None and (_FORM.fullmatch(path) is None or path.split("/").count("{id}") != 1):
                 raise BadOwned(f"{path}: a row is a path with {{id}} for one segment, such as /agents/chat/{{id}}")
 
+        if self.wake is not None and self.busy is None:
+            raise BadOwned(f"{self.name}: `wake` needs `busy`: it is for what was being worked on")
+
     @property
     def segments(self) -> tuple[bytes, ...]:
         """The pattern as it is compared."""
         return _segments(self.pattern.encode())
+
+
+def filled(path: str, id: bytes) -> bytes:
+    """A path with an id in the place of `{id}`."""
+    return path.replace("{id}", quote(id, safe="")).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +120,13 @@ class Table:
         return None
 
 
-def rows_of(owned: str | None) -> tuple[Row, ...]:
-    """The rows of GATEWAY_OWNED: paths with commas between. Raises BadOwned."""
+def rows_of(owned: str | None, busy: str | None = None) -> tuple[Row, ...]:
+    """The rows of GATEWAY_OWNED: paths with commas between. Raises BadOwned.
+
+    `busy`: what lies below each of them and is asked whether it is being worked on (GATEWAY_OWNED_BUSY).
+    """
     paths = [path.strip() for path in (owned or "").split(",") if path.strip()]
-    rows = tuple(Row(path, path) for path in paths)
+    rows = tuple(Row(path, path, busy and f"{path.rstrip('/')}/{busy.lstrip('/')}") for path in paths)
     if len({row.segments for row in rows}) < len(rows):
         raise BadOwned(f"{owned}: a row stands there twice")
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -26,7 +27,34 @@ _END: Final = """
 """
 _OWN: Final = "SELECT life, epoch, taken, from_life FROM run_gateway.own($1, $2, $3, $4, $5)"
 _OWNER: Final = "SELECT life, epoch FROM run_gateway.owner_of($1)"
-_GIVE_BACK: Final = "DELETE FROM run_gateway.owned WHERE key = $1 AND life = $2"
+_OWNERS: Final = """
+    SELECT o.key, o.life, o.epoch FROM run_gateway.owned o JOIN run_gateway.owner_lives l ON l.life = o.life
+     WHERE o.key = ANY ($1) AND l.ended_at IS NULL
+"""
+_GIVE_BACK: Final = "DELETE FROM run_gateway.owned WHERE key = ANY ($1) AND life = $2"
+_PAGE: Final = """
+    SELECT key, tenant, row_name, id FROM run_gateway.owned WHERE life = $1 AND key > $2 ORDER BY key LIMIT $3
+"""
+_INHERIT: Final = """
+    UPDATE run_gateway.owner_lives l SET heir = $1
+     WHERE l.life = (
+        SELECT d.life FROM run_gateway.owner_lives d
+         WHERE d.ended_at IS NOT NULL AND d.settled_at IS NULL
+           AND NOT EXISTS (SELECT FROM run_gateway.owner_lives h WHERE h.life = d.heir AND h.ended_at IS NULL)
+         LIMIT 1 FOR UPDATE SKIP LOCKED)
+       AND EXISTS (SELECT FROM run_gateway.owner_lives m WHERE m.life = $1 AND m.ended_at IS NULL AND NOT m.draining)
+    RETURNING l.life
+"""
+_ADOPT: Final = """
+    UPDATE run_gateway.owned SET life = $3, epoch = nextval('run_gateway.owner_epochs'), taken_at = clock_timestamp()
+     WHERE key = ANY ($1) AND life = $2 RETURNING key, epoch
+"""
+_SETTLE: Final = """
+    WITH gone AS (
+        DELETE FROM run_gateway.owner_lives WHERE settled_at < clock_timestamp() - interval '1 hour'
+    )
+    UPDATE run_gateway.owner_lives SET settled_at = clock_timestamp() WHERE life = $1 AND heir = $2
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +66,16 @@ class Life:
     address: str
     fly: str | None
     draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A key that a life has, as it stands there: its row may be none of this Machine's."""
+
+    digest: bytes
+    tenant: str
+    row: str
+    id: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +128,36 @@ class Store:
             row = await connection.fetchrow(_OWNER, key.digest)
         return None if row is None else Owned(row["life"], row["epoch"])
 
-    async def give_back(self, key: Key, life: int) -> None:
-        """A life has this key no more. Raises Unavailable."""
-        async with self._database.acquire(key.tenant) as connection:
-            await connection.execute(_GIVE_BACK, key.digest, life)
+    async def owners(self, digests: Sequence[bytes]) -> dict[bytes, Owned]:
+        """Who has these keys. Raises Unavailable."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(_OWNERS, digests)
+        return {row["key"]: Owned(row["life"], row["epoch"]) for row in rows}
+
+    async def give_back(self, digests: Sequence[bytes], life: int) -> None:
+        """A life has these keys no more. Raises Unavailable."""
+        async with self._database.acquire() as connection:
+            await connection.execute(_GIVE_BACK, digests, life)
+
+    async def page(self, life: int, after: bytes, most: int) -> list[Held]:
+        """Keys of a life, the next after this digest. Raises Unavailable."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(_PAGE, life, after, most)
+        return [Held(row["key"], row["tenant"], row["row_name"], row["id"]) for row in rows]
+
+    async def inherit(self, heir: int) -> int | None:
+        """An ended life that nobody else settles, if there is one. Raises Unavailable."""
+        async with self._database.acquire() as connection:
+            life: int | None = await connection.fetchval(_INHERIT, heir)
+        return life
+
+    async def adopt(self, digests: Sequence[bytes], dead: int, heir: int) -> dict[bytes, Owned]:
+        """Gives keys of an ended life to this one. Returns those that it got. Raises Unavailable."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(_ADOPT, digests, dead, heir)
+        return {row["key"]: Owned(heir, row["epoch"]) for row in rows}
+
+    async def settle(self, dead: int, heir: int) -> None:
+        """Nothing is left of an ended life. Raises Unavailable."""
+        async with self._database.acquire() as connection:
+            await connection.execute(_SETTLE, dead, heir)

@@ -51,7 +51,7 @@ def _relay(settings: Settings) -> None:
 
 def _owned(settings: Settings) -> None:
     try:
-        rows = owned_rows(settings.owned)
+        rows = owned_rows(settings.owned, settings.owned_busy)
     except BadOwned as error:
         raise Misuse(f"GATEWAY_OWNED: {error}") from None
     if not rows:

@@ -56,13 +56,24 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
     sockets = bound.main
     server = _Server(_config(settings, application, app), ready=announcement(address(sockets[0])))
 
+    handing: asyncio.Task[None] | None = None
+
     def drain() -> None:
         if settings.drain_delay and server.started:
             logger.info("Leaving: /ready answers 503 for %g s before the port closes.", settings.drain_delay)
             app.leave()
-            asyncio.get_running_loop().call_later(settings.drain_delay, end)
+            asyncio.get_running_loop().call_later(settings.drain_delay, hand_over)
         else:
+            hand_over()
+
+    def hand_over() -> None:
+        nonlocal handing
+        if not settings.handing_over or not server.started or server.force_exit:
             end()
+        elif handing is None:
+            logger.info("Giving away conversations, as soon as each is idle, for %g s at most.", settings.handing_over)
+            handing = asyncio.ensure_future(app.hand_over())
+            handing.add_done_callback(lambda _: end())
 
     def end() -> None:
         logger.info("Draining: what is open has %g s to end.", settings.drain_timeout)
@@ -72,6 +83,8 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
 
     def force() -> None:
         server.should_exit = server.force_exit = True
+        if handing is not None:
+            handing.cancel()
         # What breaks off from here on was meant to: there is nothing to report.
         logging.disable()
 

@@ -51,7 +51,7 @@ class _Supervisor:
     def __init__(self, settings: Settings, url: str, sockets: Sockets, folder: str) -> None:
         self.failure: str | None = None
         self._count = settings.workers
-        self._patience = settings.drain_delay + settings.longest_drain + GRACE
+        self._patience = settings.drain_delay + settings.handing_over + settings.longest_drain + GRACE
         self._sockets = sockets
         self._orders = Orders(settings.model_dump_json(), url, sockets.numbers(), 0, folder)
         self._ready = announcement(address(sockets.main[0]))

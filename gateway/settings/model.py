@@ -141,6 +141,20 @@ class Settings(BaseSettings):
         ge=1,
         description="Seconds of silence after which other Machines take over what a Machine owns.",
     )
+    owned_busy: str | None = Field(
+        None,
+        min_length=1,
+        description="Path below a conversation, such as `busy`, that a draining Machine asks its application for before"
+        " it gives the conversation away: 200 while it is worked on.",
+    )
+    owned_drain: float = Field(
+        280.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Seconds after SIGTERM or SIGINT in which a Machine gives away what it owns, each conversation as"
+        " soon as it is idle; then what is open has GATEWAY_DRAIN_TIMEOUT to end.",
+    )
 
     database_url: PostgresUrl | None = Field(
         None,
@@ -443,6 +457,11 @@ class Settings(BaseSettings):
     def longest_drain(self) -> float:
         """Seconds that a drain may take: with a relay, as many as its recordings have."""
         return max(self.drain_timeout, self.relay_drain) if self.recordings else self.drain_timeout
+
+    @property
+    def handing_over(self) -> float:
+        """Seconds before a drain in which conversations are given away: none without them."""
+        return self.owned_drain if self.owned else 0.0
 
     @property
     def open_to_all(self) -> bool:

@@ -44,7 +44,7 @@ async def test_a_killed_owner_is_followed_by_exactly_one(database_url: str, tmp_
     async with scene(database_url, tmp_path) as those:
         a, b, c = [await those.house() for _ in range(3)]
         await a.say("killed")
-        stream = await _reader(b.http, "/chat/killed/events")
+        stream = await reader(b.http, "/chat/killed/events")
         await a.gateway.kill()
         await a.app.kill()
         answers = await asyncio.gather(*(house.say("killed", f"{n}") for n in range(3) for house in (b, c)))
@@ -83,7 +83,7 @@ async def test_an_application_that_is_gone_is_followed(database_url: str, tmp_pa
         await until(at_b)
 
 
-async def _reader(http: httpx.AsyncClient, path: str) -> asyncio.Task[bool]:
+async def reader(http: httpx.AsyncClient, path: str) -> asyncio.Task[bool]:
     """Reads a stream until it is cut. Returns once it has begun."""
     begun = asyncio.Event()
 

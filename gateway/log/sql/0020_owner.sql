@@ -11,8 +11,11 @@ CREATE TABLE run_gateway.owner_lives (
     draining boolean NOT NULL DEFAULT false,
     begun_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     beat_at  timestamptz NOT NULL DEFAULT clock_timestamp(),  -- for people: no decision is taken by a wall clock
-    ended_at timestamptz
+    ended_at timestamptz,
+    heir     bigint,                        -- the life that settles what an ended one has left
+    settled_at timestamptz
 ) WITH (fillfactor = 50);
+CREATE INDEX owner_lives_unsettled ON run_gateway.owner_lives (life) WHERE settled_at IS NULL;
 CREATE UNIQUE INDEX owner_lives_of_a_machine ON run_gateway.owner_lives (machine) WHERE ended_at IS NULL;
 
 CREATE TABLE run_gateway.owned (

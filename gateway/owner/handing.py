@@ -1,0 +1,96 @@
+"""A Machine that drains gives away what it owns, conversation by conversation, as soon as nothing is done for it.
+
+While one is being given away, writes to it wait: between the look whether it is busy and the moment in which it is
+nobody's, none may reach the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from gateway.owner.lives import Lives, clock
+from gateway.owner.rows import PAGE, Work
+from gateway.owner.store import Held, Store
+from gateway.owner.under_way import UnderWay
+from gateway.protocol.errors import ProtocolError
+
+logger = logging.getLogger("gateway.owner")
+
+PAUSE: Final = 0.25  # seconds between two rounds
+_FIRST: Final = b""
+
+
+class Handing:
+    """`work`: what is known of rows' work, by their names."""
+
+    def __init__(self, lives: Lives, store: Store, under_way: UnderWay, work: Mapping[str, Work]) -> None:
+        self.given = 0
+        self._lives = lives
+        self._store = store
+        self._under_way = under_way
+        self._work = work
+        self._now: dict[bytes, asyncio.Event] = {}  # what is being given away
+
+    async def passed(self, digest: bytes) -> None:
+        """Returns when a conversation is not being given away."""
+        while (event := self._now.get(digest)) is not None:
+            await event.wait()
+
+    async def give_all(self, seconds: float) -> None:
+        """Gives away all that this Machine owns, within so many seconds; what is left is freed when its life ends."""
+        until = clock() + seconds
+        self._lives.draining = True
+        left = 0
+        while clock() < until:
+            with suppress(ProtocolError):
+                self._lives.hurry()
+                await self._lives.news(1.0)
+                left = await self._round()
+                if not left:
+                    break
+            await asyncio.sleep(PAUSE)
+        level = logging.WARNING if left else logging.INFO
+        logger.log(level, "Of what this Machine owned, %d were given away, and %d were still busy.", self.given, left)
+
+    async def _round(self) -> int:
+        """Gives away what is idle. Returns how many are not. Raises ProtocolError."""
+        left, after = 0, _FIRST
+        while (life := self._lives.life) is not None and self._lives.told_of_drain:
+            page = await self._store.page(life, after, PAGE)
+            if not page:
+                return left
+            after = page[-1].digest
+            left += await self._give(page, life)
+        return left if self._lives.life is None else max(1, left)
+
+    async def _give(self, page: Sequence[Held], life: int) -> int:
+        """Gives away those that are idle. Returns how many are not."""
+        chosen = [held for held in page if not self._under_way.writes[held.digest]]
+        event = asyncio.Event()
+        self._now.update((held.digest, event) for held in chosen)
+        try:
+            idle = await self._idle(chosen)
+            await self._store.give_back(idle, life)
+        finally:
+            for held in chosen:
+                del self._now[held.digest]
+            event.set()
+        for digest in idle:
+            self._under_way.move(digest)
+        self.given += len(idle)
+        return len(page) - len(idle)
+
+    async def _idle(self, page: Sequence[Held]) -> list[bytes]:
+        idle: list[bytes] = []
+        rows: dict[str, list[Held]] = {}
+        for held in page:
+            rows.setdefault(held.row, []).append(held)
+        for name, those in rows.items():
+            work = self._work.get(name)
+            busy = set() if work is None else set(await work.busy([held.id for held in those]))
+            idle += [held.digest for held in those if held.id not in busy]
+        return idle

@@ -1,0 +1,74 @@
+"""What is under way here, by conversation: writes, which keep it from being given away, and reads, which are moved."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+_K = TypeVar("_K")
+
+Cut = asyncio.Future[None]
+"""Done: the request it belongs to is to be left."""
+
+
+class UnderWay:
+    """Requests by their conversation's digest, and by the life by which they are answered; None: nobody's."""
+
+    def __init__(self) -> None:
+        self.writes = Counter[bytes]()
+        self.reads: dict[bytes, set[Cut]] = {}  # at the local application
+        self._lives: dict[int | None, set[Cut]] = {}
+
+    @contextmanager
+    def writing(self, digest: bytes) -> Iterator[None]:
+        """A write that may reach the local application."""
+        self.writes[digest] += 1
+        try:
+            yield
+        finally:
+            self.writes[digest] -= 1
+            if not self.writes[digest]:
+                del self.writes[digest]
+
+    @contextmanager
+    def answering(self, life: int | None, digest: bytes | None) -> Iterator[Cut]:
+        """A request that is answered by this life. `digest`: of a read at the local application."""
+        cut: Cut = asyncio.get_running_loop().create_future()
+        _add(self._lives, life, cut)
+        if digest is not None:
+            _add(self.reads, digest, cut)
+        try:
+            yield cut
+        finally:
+            _discard(self._lives, life, cut)
+            if digest is not None:
+                _discard(self.reads, digest, cut)
+
+    def end(self, life: int) -> None:
+        """Leaves what this life answers."""
+        _leave(self._lives.pop(life, set()))
+
+    def move(self, digest: bytes) -> None:
+        """Leaves the reads of a conversation at the local application."""
+        _leave(self.reads.pop(digest, set()))
+
+
+def _add(those: dict[_K, set[Cut]], key: _K, cut: Cut) -> None:
+    those.setdefault(key, set()).add(cut)
+
+
+def _discard(those: dict[_K, set[Cut]], key: _K, cut: Cut) -> None:
+    found = those.get(key)
+    if found is not None:
+        found.discard(cut)
+        if not found:
+            del those[key]
+
+
+def _leave(cuts: set[Cut]) -> None:
+    for cut in cuts:
+        if not cut.done():
+            cut.set_result(None)

@@ -1,0 +1,61 @@
+"""What an application says of its conversations itself, at paths that a row names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpcore
+
+from gateway.http.upstream import CONNECT_TIMEOUT, BadGateway
+from gateway.owner.rows import Row, Work, filled
+
+TIMEOUT: Final = 10.0  # seconds for an answer
+AT_ONCE: Final = 16  # questions
+
+
+class Asked:
+    """The application, asked at the paths of a row. `origin`: where it is."""
+
+    def __init__(self, row: Row, origin: str, pool: httpcore.AsyncConnectionPool) -> None:
+        url = urlsplit(origin)
+        self._row = row
+        self._pool = pool
+        self._place = (url.scheme.encode(), (url.hostname or "").encode("idna"), url.port)
+        self._host = url.netloc.rpartition("@")[2].encode()
+        self._room = asyncio.Semaphore(AT_ONCE)
+
+    async def busy(self, ids: Sequence[bytes]) -> Collection[bytes]:
+        """Those for which the path `busy` answers 200. Raises BadGateway."""
+        path = self._row.busy
+        assert path is not None, "a row without one has no work"
+        answers = await asyncio.gather(*(self._ask(filled(path, id)) for id in ids))
+        return [id for id, status in zip(ids, answers, strict=True) if status == 200]
+
+    async def revive(self, ids: Sequence[bytes]) -> None:
+        """Asks for the path `wake` of each. Raises BadGateway."""
+        if self._row.wake is not None:
+            await asyncio.gather(*(self._ask(filled(self._row.wake, id)) for id in ids))
+
+    async def _ask(self, target: bytes) -> int:
+        """The answer's status, as soon as its head is there. Raises BadGateway for none, and for one of 5xx."""
+        scheme, host, port = self._place
+        url = httpcore.URL(scheme=scheme, host=host, port=port, target=target)
+        timeouts = {"connect": CONNECT_TIMEOUT, "read": TIMEOUT, "write": TIMEOUT}
+        headers, more = [(b"host", self._host)], {"timeout": timeouts}
+        try:
+            async with self._room, self._pool.stream("GET", url, headers=headers, extensions=more) as answer:
+                if answer.status >= 500:
+                    raise BadGateway(f"It answers {answer.status}.")
+                return answer.status
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
+            raise BadGateway from error
+
+
+def work_of(row: Row, origin: str, pool: httpcore.AsyncConnectionPool) -> Work | None:
+    """What knows of a row's work; None: nothing does, and its open requests are all that is known."""
+    if row.work is not None:
+        return row.work
+    return None if row.busy is None else Asked(row, origin, pool)
