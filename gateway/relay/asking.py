@@ -19,6 +19,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from gateway.asgi import Headers
 from gateway.http import informational
 from gateway.http.upstream import CONNECT_TIMEOUT, BadGateway
+from gateway.relay.reading import Reading
 
 HEAD: Final = 100 << 10  # bytes that come before the body, at most: as many as httpcore allows
 HELD: Final = 64 << 10  # bytes that wait for a listener before the upstream has to
@@ -57,6 +58,8 @@ class Answer(asyncio.Protocol):
         self._until_eof = False
         self._over: tuple[str | None] | None = None  # its end, once it is known
         self._transport: asyncio.Transport | None = None
+        self._reading: Reading | None = None  # together with others, if that is so
+        self._descriptor = -1
 
     async def head(self) -> None:
         """Returns when the head is there. Raises BadGateway."""
@@ -73,25 +76,42 @@ class Answer(asyncio.Protocol):
         """Keeps what comes from now on for the next who listens."""
         self._listener = None
 
+    def read_with(self, reading: Reading) -> None:
+        """Is read together with others from now on, where that is possible."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or not reading.possible or self._over is not None:
+            return
+        descriptor = transport.get_extra_info("socket").fileno()
+        if descriptor >= 0 and transport.get_extra_info("sslcontext") is None:
+            self.wait()
+            self._reading, self._descriptor = reading, descriptor
+            self.go_on()
+
     def wait(self) -> None:
         """Reads no further for now."""
-        if self._transport is not None and not self._transport.is_closing() and self._transport.is_reading():
+        if self._reading is not None:
+            self._reading.remove(self._descriptor)
+        elif self._transport is not None and not self._transport.is_closing() and self._transport.is_reading():
             self._transport.pause_reading()
 
     def go_on(self) -> None:
         """Reads on."""
-        if self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
+        if self._reading is not None:
+            self._reading.add(self._descriptor, self._take)
+        elif self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
             self._transport.resume_reading()
 
     def close(self) -> None:
         """Leaves: the upstream finds its connection closed."""
         self._listener = None
+        self._read_alone()
         if self._transport is not None:
             self._transport.abort()
 
     def give_up(self) -> None:
         """Leaves, and tells the listener so."""
         self._end("nobody wants the rest")
+        self._read_alone()
         if self._transport is not None:
             self._transport.abort()
         self._tell()
@@ -105,6 +125,19 @@ class Answer(asyncio.Protocol):
                 yield piece
         finally:
             self.close()
+
+    def _take(self, data: bytes, error: OSError | None) -> None:
+        if data:
+            self.data_received(data)
+        else:
+            self.connection_lost(error)
+            self.close()
+
+    def _read_alone(self) -> None:
+        """Before its descriptor is another connection's."""
+        if self._reading is not None:
+            self._reading.remove(self._descriptor)
+            self._reading = None
 
     # What asyncio and the parser call
 
@@ -136,6 +169,7 @@ class Answer(asyncio.Protocol):
         return None
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._read_alone()
         if self._over is None:
             clean = self._whole or (self._until_eof and error is None)
             self._end(None if clean else "the upstream's connection was cut")
@@ -192,6 +226,7 @@ class Answer(asyncio.Protocol):
         if not self._head.done():
             self._head.set_exception(BadGateway(f"Before it has answered, {fault}."))
             self._head.exception()  # whoever waits for it is told; nobody may
+        self._read_alone()
         if self._transport is not None:
             self._transport.close()
 

@@ -149,6 +149,10 @@ class Beginnings:
         """How many more may be recorded here."""
         return self._sizes.most - len(self._places)
 
+    def close(self) -> None:
+        """Nothing more is recorded."""
+        self._rounds.reading.close()
+
     def take(self, taken: Taken, row: Row) -> None:
         """Goes on with the recording of a Machine that is no more."""
         contact = Contact.read(taken.rejoin)

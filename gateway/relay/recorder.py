@@ -124,6 +124,7 @@ class Recorder:
             answer.close()
             return
         self._answer = answer
+        answer.read_with(self._rounds.reading)
         answer.listen(self)
 
     async def settled(self) -> None:

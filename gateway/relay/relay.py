@@ -133,6 +133,7 @@ class Relay:
             for recorder in self.recorders:
                 recorder.let_go()
         self._returns.close()
+        self._beginnings.close()
         await end(self._watch)
         if self._recorders is not None:
             await self._recorders.close()

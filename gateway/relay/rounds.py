@@ -17,10 +17,12 @@ from typing import Final
 
 from gateway.log.appends import Settle
 from gateway.protocol.append import AppendRequest
+from gateway.relay.reading import Reading
 
 logger = logging.getLogger("gateway.relay")
 
 PATIENCE: Final = 0.002  # seconds for which a round waits for the one before
+FEW: Final = 4  # recordings in a round, with fewer than which nobody looks for more without a reason
 LONGEST: Final = 0.05  # seconds from one round to the next, at most
 _SHORTEST: Final = 0.002  # to begin with
 _STEP: Final = 1.25
@@ -56,6 +58,8 @@ class Rounds:
     def __init__(self, submit: Callable[[Sequence[Append]], None], use: Callable[[], Use] = use) -> None:
         self.count = 0
         self.spacing = 0.0
+        self.reading = Reading()
+        self.reading.ring = self._ring
         self._submit = submit
         self._use = use
         self._joined: list[Callable[[], Append | None]] = []
@@ -83,6 +87,11 @@ class Rounds:
                 self._next.cancel()
                 self._plan()
 
+    def _ring(self) -> None:
+        """Something has come for a recording."""
+        if self._next is None:
+            self._plan()
+
     def _plan(self) -> None:
         at = self._began + (self.spacing if self._landed else max(self.spacing, PATIENCE))
         if at > self._loop.time():
@@ -91,8 +100,12 @@ class Rounds:
             self._next = self._loop.call_soon(self._begin)  # with whoever joins in this turn of the loop
 
     def _begin(self) -> None:
+        self.reading.read()  # those for whom something has come join
         joined, self._joined = self._joined, []
         self._next = None
+        if not joined:
+            self.reading.watch()
+            return
         self._began = now = self._loop.time()
         self._landed = False
         self.count += 1
@@ -108,6 +121,10 @@ class Rounds:
                 if append is not None:
                     appends.append(append)
         self._submit(appends)
+        if len(joined) < FEW:
+            self.reading.watch()
+        elif self._next is None:
+            self._plan()  # there will be something then
 
     def _look(self, now: float) -> None:
         used, before, passed = self._use(), self._used, now - self._looked

@@ -8,6 +8,7 @@ server, one for each stream.
 from __future__ import annotations
 
 import asyncio
+import random
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,10 @@ class Measured:
 
 
 async def measure(way: Way, streams: int, rate: float, seconds: float, starts: float) -> Measured:
-    """Asks for streams of `seconds` each, `starts` of them a second."""
+    """Asks for streams of `seconds` each, `starts` of them a second, at moments that have nothing to do with those of
+    their frames: else all streams would have their frames at one time.
+    """
+    moments = random.Random(0)
     frames = int(rate * seconds)
     seen, followed = Seen(), Seen()
     idle = memory(way.pids)
@@ -60,7 +64,7 @@ async def measure(way: Way, streams: int, rate: float, seconds: float, starts: f
         askers.append(asker)
         if way.returns:
             following.append(asyncio.ensure_future(_follow(asker.begun, way.returns, followed, id)))
-        await asyncio.sleep(began + (n + 1) / starts - asyncio.get_running_loop().time())
+        await asyncio.sleep(began + (n + moments.random()) / starts - asyncio.get_running_loop().time())
     await asyncio.sleep(seconds / 2)
     live = memory(way.pids)
     async with asyncio.timeout(seconds + PATIENCE):

@@ -16,6 +16,7 @@ from gateway.protocol.errors import NotSent, StreamClosed, StreamSeqConflict, To
 from gateway.relay import recorder
 from gateway.relay.asking import Answer, Listener
 from gateway.relay.framing import Framer, silent
+from gateway.relay.reading import Reading
 from gateway.relay.recorder import Counts, Recorder
 from gateway.relay.rounds import Rounds
 from gateway.relay.rows import read_row
@@ -91,6 +92,8 @@ class FakeAnswer:
         self.closed = False
 
     def listen(self, _: Listener) -> None: ...
+
+    def read_with(self, _: Reading) -> None: ...
 
     def wait(self) -> None:
         self.waits = True

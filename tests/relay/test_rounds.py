@@ -9,7 +9,8 @@ from typing import cast
 import pytest
 
 from gateway.protocol.append import AppendRequest
-from gateway.relay.rounds import LONGEST, PATIENCE, Append, Rounds, use
+from gateway.relay.reading import Reading
+from gateway.relay.rounds import FEW, LONGEST, PATIENCE, Append, Rounds, use
 
 
 class Time:
@@ -103,6 +104,59 @@ def test_a_round_of_which_nobody_hears_holds_up_nobody() -> None:
     rounds.landed(rounds.count - 1)  # at last; it is the other that is waited for
     time.pass_by(PATIENCE / 2)
     assert appended == [["a"], ["b"]]
+
+
+class Coming(Reading):
+    """What comes, as a test has it: paths for which something has, and whether somebody is to be told of more."""
+
+    def __init__(self, rounds: Rounds) -> None:
+        super().__init__()
+        self.paths: list[str] = []
+        self.watched = False
+        self.ring = rounds.reading.ring
+        rounds.reading = self
+        self._rounds = rounds
+
+    def read(self) -> None:
+        for path in self.paths:
+            self._rounds.join(of(path))
+        self.paths.clear()
+
+    def watch(self) -> None:
+        self.watched = True
+
+
+def test_a_round_has_what_has_come_until_it_begins() -> None:
+    rounds, time, appended = rounds_of()
+    coming = Coming(rounds)
+    coming.paths = ["a"]
+    coming.ring()
+    assert not appended
+    coming.paths += ["b"]
+    time.pass_by(0)
+    assert appended == [["a", "b"]]
+    assert coming.watched
+
+
+def test_after_a_large_round_nobody_has_to_be_woken() -> None:
+    rounds, time, appended = rounds_of()
+    coming = Coming(rounds)
+    coming.paths = ["a"] * FEW
+    coming.ring()
+    time.pass_by(0)
+    assert not coming.watched
+    coming.paths = ["b"]
+    time.pass_by(PATIENCE)
+    assert appended[1:] == [["b"]]
+    assert coming.watched
+
+
+def test_a_round_that_finds_nothing_is_none() -> None:
+    rounds, time, appended = rounds_of()
+    coming = Coming(rounds)
+    coming.ring()
+    time.pass_by(0)
+    assert (appended, rounds.count, coming.watched) == ([], 0, True)
 
 
 def test_one_recording_that_raises_keeps_no_other(caplog: pytest.LogCaptureFixture) -> None:

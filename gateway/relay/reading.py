@@ -1,0 +1,102 @@
+"""What upstreams send, read for all recordings together: when a round begins, and not whenever something has come.
+
+To be woken for a frame takes more of a processor than to read it. So as long as rounds go on, nobody is woken; after
+that, something that comes rings once. An answer over TLS is read as it comes: its bytes are another's first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+from collections.abc import Callable
+from functools import cached_property
+from typing import Final
+
+logger = logging.getLogger("gateway.relay")
+
+MOST: Final = 250  # connections that are read from in one turn of the loop; the others have theirs in the next
+SIZE: Final = 128 << 10  # bytes that are read from one of them
+
+Take = Callable[[bytes, OSError | None], None]
+"""Is given what has come; no bytes: its end, or the error that is one."""
+
+
+class Reading:
+    """Connections by their descriptors, which are readable without waiting, or not at all."""
+
+    def __init__(self) -> None:
+        self.ring: Callable[[], None] = lambda: None
+        self._takes: dict[int, Take] = {}
+        self._buffer = memoryview(bytearray(SIZE))
+        self._watched = False
+
+    @cached_property
+    def _ready(self) -> select.epoll | None:
+        """Says which have something; None: this system has no such thing."""
+        return select.epoll() if hasattr(select, "epoll") else None
+
+    @property
+    def possible(self) -> bool:
+        """Whether connections can be read together here."""
+        return self._ready is not None
+
+    def add(self, descriptor: int, take: Take) -> None:
+        """Reads from this one as well, until `remove`, which comes before it is closed."""
+        assert self._ready is not None, "or it is not possible"
+        if descriptor not in self._takes:
+            self._ready.register(descriptor, select.EPOLLIN)
+        self._takes[descriptor] = take
+        self.watch()
+
+    def remove(self, descriptor: int) -> None:
+        """Reads from this one no more."""
+        if self._takes.pop(descriptor, None) is not None and self._ready is not None:
+            self._ready.unregister(descriptor)
+
+    def read(self) -> None:
+        """Gives out what has come."""
+        if not self._takes or self._ready is None:
+            return
+        for descriptor, _ in self._ready.poll(0, MOST):
+            take = self._takes.get(descriptor)
+            if take is None:
+                continue  # one that was read before it has had this one removed
+            try:
+                self._read(descriptor, take)
+            except Exception:
+                logger.exception("An upstream's bytes could not be taken; its lease ends the recording.")
+                self.remove(descriptor)
+
+    def _read(self, descriptor: int, take: Take) -> None:
+        try:
+            size = os.readv(descriptor, (self._buffer,))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            take(b"", error)
+        else:
+            take(bytes(self._buffer[:size]), None)
+
+    def watch(self) -> None:
+        """Has `ring` called, once, when something comes."""
+        if not self._watched and self._takes and self._ready is not None:
+            self._watched = True
+            asyncio.get_running_loop().add_reader(self._ready.fileno(), self._rings)
+
+    def close(self) -> None:
+        """Nothing more is read."""
+        if self._ready is not None:
+            self._unwatch()
+            self._takes.clear()
+            self._ready.close()
+
+    def _rings(self) -> None:
+        self._unwatch()
+        self.ring()
+
+    def _unwatch(self) -> None:
+        if self._watched and self._ready is not None:
+            self._watched = False
+            asyncio.get_running_loop().remove_reader(self._ready.fileno())
