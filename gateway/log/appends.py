@@ -28,12 +28,14 @@ from gateway.protocol.errors import (
 
 logger = logging.getLogger("gateway.log.appends")
 
-CALL: Final = f"CALL run_gateway.append({', '.join(f'${n}' for n in range(1, 20))}, NULL, NULL, NULL, NULL, NULL, NULL)"
+CALL: Final = f"CALL run_gateway.append({', '.join(f'${n}' for n in range(1, 21))}, NULL, NULL, NULL, NULL, NULL, NULL)"
 # For plain requests to one stream, or one with a Stream-Seq: a lone writer waits for less. A tail of NULL: it is not
 # accepted, and CALL says why.
 CALL_ALONE: Final = "CALL run_gateway.append($1, $2, $3, $4, $5, $6, NULL, NULL)"
 EVENT_STREAM: Final = "text/event-stream"
 _BODY_LIMIT: Final = 7_000  # bytes of events that a notification may carry; run_gateway.news has the last word
+NEWS: Final = 7_800  # bytes of a notification that tells of several streams; Postgres takes 7,999
+_AROUND: Final = 60  # of these, what stands around path and events of each: numbers, lengths and line ends
 
 
 @dataclass(slots=True)  # not frozen: made for every append, and that costs three times as much
@@ -123,9 +125,9 @@ class Entry:
         return b"," if self.waiting[0].request.media_type == JSON_TYPE else b""
 
 
-def arguments(entries: dict[str, Entry], *, told: bool, pack: bool) -> list[object]:
-    """The parallel arrays of run_gateway.append, after the Machine's name. `told`: other Machines are notified; `pack`:
-    events that come in numbers are sent as pages.
+def arguments(entries: dict[str, Entry], *, told: bool, together: bool, pack: bool) -> list[object]:
+    """The parallel arrays of run_gateway.append, after the Machine's name. `told`: other Machines are notified;
+    `together`: of several streams at a time; `pack`: events that come in numbers are sent as pages.
     """
     firsts = [entry.waiting[0].request for entry in entries.values()]
     producers = [request.producer for request in firsts]
@@ -166,7 +168,25 @@ def arguments(entries: dict[str, Entry], *, told: bool, pack: bool) -> list[obje
         bodies or None,
         leases if any(leases) else None,
         *pages.arguments(),
+        _shared_out(entries, bodies) if told and together else None,
     ]
+
+
+def _shared_out(entries: dict[str, Entry], bodies: list[str | None]) -> list[int]:
+    """In which notification each stream's news is. Takes events out of `bodies` that fit into none with their path."""
+    numbers, number, room = [], 0, NEWS
+    for place, (path, entry) in enumerate(entries.items()):
+        size = len(path.encode()) + _AROUND
+        if bodies[place]:
+            if size + len(entry.body) > NEWS:
+                bodies[place] = None
+            else:
+                size += len(entry.body)
+        if size > room:
+            number, room = number + 1, NEWS
+        room -= size
+        numbers.append(number)
+    return numbers
 
 
 def arguments_alone(entries: dict[str, Entry], *, told: bool, pack: bool) -> list[object] | None:

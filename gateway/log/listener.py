@@ -34,6 +34,9 @@ _ECHO_TIMEOUT = 2.0  # seconds for a nonce to come back; three are tried
 _ALONE_AFTER = 3.0  # seconds of listening, without hearing of another Machine, until there is none
 _PING = "\n\n0\n0\nping "
 _LISTS = "lists "  # in the sign of life of a Machine at which somebody follows a list of runs
+_SEVERAL = "several "  # in that of a Machine that reads notifications of several streams
+_DIGITS = 6  # of a length, and its line end
+_TOGETHER = "*"  # which have this in the place of a path
 _LISTEN = "SELECT run_gateway.listen()"
 _NOTIFY = "SELECT run_gateway.ping($1)"
 _KNOWS = "="  # what the name of a Machine begins with, in what it says, that knows both channels: see run_gateway.tell
@@ -70,6 +73,7 @@ class Listener:
         self._own = (f"{machine}\n", f"{_KNOWS}{machine}\n")
         self._others: dict[str, float] = {}  # Machines, and when they were last heard of
         self._listing: dict[str, float] = {}  # those of them at which somebody follows a list of runs
+        self._singly: dict[str, float] = {}  # those of them that read of one stream at a time
         self._before: dict[str, float] = {}  # the same of Machines of the version before
         self._alone_after = 0.0
         self._heartbeat = heartbeat
@@ -107,6 +111,11 @@ class Listener:
     def machine(self) -> str:
         """This Machine's name in its notifications: the beginning of the name says which channels they go to."""
         return self._machine if self._before or not self._knows_others else _KNOWS + self._machine
+
+    @property
+    def together(self) -> bool:
+        """True if every other Machine reads notifications of several streams."""
+        return self._knows_others and not self._singly and not self._before
 
     @property
     def _knows_others(self) -> bool:
@@ -230,7 +239,7 @@ class Listener:
         # On a connection that is new: an old one may lead to a server that others have left.
         async with self._database.acquire(at_most=self._heartbeat) as connection:
             lists = _LISTS if self.lists() else ""
-            said = f"{_KNOWS}{self._machine}{_PING}{lists}{self._nonce}"
+            said = f"{_KNOWS}{self._machine}{_PING}{lists}{_SEVERAL}{self._nonce}"
             self.queue_usage = await connection.fetchval(_NOTIFY, said)
 
     def _forget(self) -> None:
@@ -238,6 +247,7 @@ class Listener:
         old = time.monotonic() - 3 * self._heartbeat
         self._others = {machine: heard for machine, heard in self._others.items() if heard > old}
         self._listing = {machine: heard for machine, heard in self._listing.items() if heard > old}
+        self._singly = {machine: heard for machine, heard in self._singly.items() if heard > old}
         self._before = {machine: heard for machine, heard in self._before.items() if heard > old}
 
     def _met(self, machine: str, known: dict[str, float]) -> None:
@@ -268,17 +278,19 @@ class Listener:
                 self._echo.set()
             return
         self.heard += 1
-        machine, ping, said = text.partition(_PING)
+        machine, ping, said = _parted(text)
         if ping:
             self._met(machine, self._others)
-            if said.startswith(_LISTS):
-                self._listing[machine] = time.monotonic()
-            else:
-                self._listing.pop(machine, None)
+            lists, _, several = said.rpartition(_SEVERAL) if _SEVERAL in said else (said, "", None)
+            for names, named in ((self._listing, lists.startswith(_LISTS)), (self._singly, several is None)):
+                if named:
+                    names[machine] = time.monotonic()
+                else:
+                    names.pop(machine, None)
             return
-        news = parse_news(text)
-        if news is not None:
-            news.heard = time.monotonic()
+        now = time.monotonic()
+        for news in parse_all(text):
+            news.heard = now
             self._feed.heard(news)
 
     def _hear_hint(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
@@ -286,7 +298,7 @@ class Listener:
         if text.startswith(self._own):
             return
         self.hints += 1
-        machine, ping, _ = text.partition(_PING)
+        machine, ping, _ = _parted(text)
         if ping:
             if not machine.startswith(_KNOWS) and (machine in self._before or len(self._before) < _MOST_BEFORE):
                 self._met(machine, self._before)
@@ -294,6 +306,35 @@ class Listener:
         news = parse_news(text)
         if news is not None:
             self._feed.hinted(news)
+
+
+def _parted(payload: str) -> tuple[str, bool, str]:
+    """Who says it, whether it is a sign of life, and what more that says. An event may look like one; its path is
+    between it and the Machine's name.
+    """
+    machine, ping, said = payload.partition(_PING)
+    return machine, bool(ping) and "\n" not in machine, said
+
+
+def parse_all(payload: str) -> list[News]:
+    """The news in a notification's payload, of one stream or of several; none if it is something else."""
+    machine, _, said = payload.partition("\n")
+    if not said.startswith(f"{_TOGETHER}\n"):
+        news = parse_news(payload)
+        return [] if news is None else [news]
+    all_news: list[News] = []
+    at = len(_TOGETHER) + 1
+    while at < len(said):
+        length, end, _ = said[at : at + _DIGITS].partition("\n")
+        if not end or not length.isdecimal():
+            return []
+        at += len(length) + 1
+        news = parse_news(f"{machine}\n{said[at : at + int(length)]}")
+        if news is None:
+            return []
+        all_news.append(news)
+        at += int(length)
+    return all_news
 
 
 def parse_news(payload: str) -> News | None:

@@ -77,8 +77,8 @@ class Writer:
 
     `timeout`: seconds within which a request is sent to the database, or else refused; and as many that the database
     has for a batch, whose outcome counts as unknown then. `pack`: events that come in numbers may be written as pages.
-    `machine` names this Machine to the others, or is None while there are no others. `feed` is given every committed
-    change, and every unknown outcome.
+    `machine` names this Machine to the others, or is None while there are no others. `together`: whether they can be
+    told of several streams at a time. `feed` is given every committed change, and every unknown outcome.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Writer:
         lanes: int,
         timeout: float,
         max_pending: int,
+        together: Callable[[], bool] = lambda: False,
         pack: bool = True,
         feed: Feed,
     ) -> None:
@@ -98,6 +99,7 @@ class Writer:
         self.commit_requests = Histogram(SIZES)
         self.commit_seconds = Histogram(SECONDS)
         self._machine = machine
+        self._together = together
         self._max_pending = max_pending
         self._pack = pack
         self._feed = feed
@@ -278,7 +280,7 @@ class Writer:
             row = await lane.fetchrow(CALL_ALONE, machine, *alone)
             if row["tail"] is not None:
                 return accepted_alone(row)
-        arrays = arguments(entries, told=told, pack=self._pack)
+        arrays = arguments(entries, told=told, together=self._together(), pack=self._pack)
         if large:
             await asyncio.sleep(0)
         return await lane.fetchrow(CALL, machine, *arrays)

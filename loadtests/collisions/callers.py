@@ -187,7 +187,10 @@ class Caller:
             self._board.claims[call.path, producer] = epoch + 1, 0
 
     async def _call(self, calls: Sequence[Call], entries: dict[str, Entry]) -> None:
-        sent = [self._machine(), *arguments(entries, told=True, pack=self._rng.random() < 0.7)]
+        sent = [
+            self._machine(),
+            *arguments(entries, told=True, together=self._rng.random() < 0.5, pack=self._rng.random() < 0.7),
+        ]
         row = await self._told(
             calls, lambda connection: connection.fetchrow(CALL, *sent), atomic=False, expected=("40001",)
         )  # a page of a stream that is being packed at this moment

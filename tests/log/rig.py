@@ -89,6 +89,7 @@ async def opened(
     page_bytes: int = 1 << 20,
     pool: int = 4,
     pack: bool = True,
+    together: bool = False,
 ) -> AsyncIterator[Log]:
     """A Log over a migrated database; closing it waits for what its writer took."""
     database = Database(url, pool_size=pool, statement_timeout=30)
@@ -101,6 +102,7 @@ async def opened(
     writer = Writer(
         database,
         machine=lambda: machine,
+        together=lambda: together,
         lanes=lanes,
         timeout=timeout,
         max_pending=max_pending,

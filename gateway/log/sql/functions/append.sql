@@ -527,14 +527,15 @@ $$;
 -- transaction that notifies holds a lock of the whole database while it is flushed, so such commits run one by one.
 -- A crash between the two loses a hint and no data: readers elsewhere are late until the next sweep.
 -- `machine` NULL: there is no other Machine to tell. A request without events that closes nothing is a sign of life, of
--- which nobody needs to hear.
+-- which nobody needs to hear. `news`: in which notification each stream's is, where all Machines read several in one: a
+-- notification costs the server and each of them more than what it says.
 CREATE OR REPLACE PROCEDURE run_gateway.append(
     IN machine text,
     IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],
     IN producers text[], IN epochs bigint[], IN seqs bigint[],
     IN event_entries integer[], IN event_ordinals integer[], IN events bytea[], IN bodies text[], IN leases integer[],
     IN page_entries integer[], IN page_ordinals integer[], IN page_counts integer[], IN page_bodies bytea[],
-    IN page_lengths integer[],
+    IN page_lengths integer[], IN news integer[],
     OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[],
     OUT cancels boolean[]
 )
@@ -585,9 +586,19 @@ BEGIN
         BEGIN
             -- As run_gateway.tell does it, with fewer calls.
             SELECT c.name INTO channel FROM run_gateway.channel c;
-            PERFORM pg_notify(channel, run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, n.body))
-               FROM unnest(paths, counts, bodies, verdicts, tails, closed) AS n(path, n, body, verdict, tail, closed)
-              WHERE n.verdict = 'appended' AND (n.n > 0 OR n.closed);
+            IF news IS NULL THEN
+                PERFORM pg_notify(channel, run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, n.body))
+                   FROM unnest(paths, counts, bodies, verdicts, tails, closed) AS n(path, n, body, verdict, tail, closed)
+                  WHERE n.verdict = 'appended' AND (n.n > 0 OR n.closed);
+            ELSE
+                PERFORM pg_notify(channel, machine || E'\n*\n' || t.said)
+                   FROM (SELECT pg_catalog.string_agg(pg_catalog.char_length(o.said)::text || E'\n' || o.said, ''::text) AS said
+                           FROM (SELECT n.place, run_gateway.one_of_news(n.path, n.tail - n.n + 1, n.tail, n.closed, n.body) AS said
+                                   FROM unnest(paths, counts, bodies, verdicts, tails, closed, news)
+                                        AS n(path, n, body, verdict, tail, closed, place)
+                                  WHERE n.verdict = 'appended' AND (n.n > 0 OR n.closed) OFFSET 0) o
+                          GROUP BY o.place) t;
+            END IF;
             IF NOT starts_with(machine, '=') THEN
                 PERFORM pg_notify(
                     'run_gateway', run_gateway.news(machine, n.path, n.tail - n.n + 1, n.tail, n.closed, NULL))
@@ -647,7 +658,28 @@ END
 $$;
 
 
--- As Machines of the version before call it, who send no pages.
+-- As Machines of the version before call it, who tell of one stream at a time.
+CREATE OR REPLACE PROCEDURE run_gateway.append(
+    IN machine text,
+    IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],
+    IN producers text[], IN epochs bigint[], IN seqs bigint[],
+    IN event_entries integer[], IN event_ordinals integer[], IN events bytea[], IN bodies text[], IN leases integer[],
+    IN page_entries integer[], IN page_ordinals integer[], IN page_counts integer[], IN page_bodies bytea[],
+    IN page_lengths integer[],
+    OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[],
+    OUT cancels boolean[]
+)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL run_gateway.append(
+        machine, paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs, event_entries,
+        event_ordinals, events, bodies, leases, page_entries, page_ordinals, page_counts, page_bodies, page_lengths,
+        NULL::integer[], verdicts, tails, closed, known_epochs, known_seqs, cancels);
+END
+$$;
+
+
+-- And those before that, who send no pages.
 CREATE OR REPLACE PROCEDURE run_gateway.append(
     IN machine text,
     IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],
@@ -666,7 +698,7 @@ END
 $$;
 
 
--- And those before that, who know no leases.
+-- And those who know no leases.
 CREATE OR REPLACE PROCEDURE run_gateway.append(
     IN machine text,
     IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],
