@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import math
 import socket
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -25,6 +25,7 @@ from gateway.http.replay import Replay
 from gateway.http.request_log import AccessLog
 from gateway.metrics.siblings import Siblings
 from gateway.process.exit_codes import Failure
+from gateway.process.garbage import Garbage
 from gateway.process.logs import identify
 from gateway.process.memory import Memory
 from gateway.process.metrics_port import metrics_port
@@ -152,6 +153,7 @@ class _Server(Server):
         super().__init__(config)
         self._ready = ready
         self._memory = Memory()
+        self._garbage = Garbage()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -160,14 +162,15 @@ class _Server(Server):
     async def on_tick(self, counter: int) -> bool:
         if counter % GIVE_BACK == 0:
             self._memory.give_back()
+        self._garbage.tick(time.monotonic())
         return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What exists by now stays for ever, and what a request makes is freed with it: the garbage collector need not
-        # look at the former again, nor for the latter every few requests.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 50)
+        self._garbage.begin(time.monotonic())
         if not self.should_exit:
             click.echo(self._ready)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._garbage.end()
+        await super().shutdown(sockets)
