@@ -298,6 +298,7 @@ class Gateway:
             bodies=self._limits.bodies,
             most=self.settings.max_subscriptions_per_tenant,
             changes=self.settings.max_subscription_changes,
+            work=self._lists.work,
         )
 
     def _make_runs(self) -> Runs:

@@ -5,13 +5,13 @@ They have a small share of the pool and little time, so that no list delays appe
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from typing import Final
 
 import asyncpg
 
 from gateway.log.database import Database
+from gateway.log.long_work import LongWork
 from gateway.protocol.errors import ListTooSlow, TooManyLists
 
 MOST: Final = 2  # at once
@@ -21,12 +21,14 @@ ALL: Final = 32  # the same of all tenants
 
 
 class Lists:
-    """A limit of `most` lists at one time; others wait, a few of each tenant. `seconds`: the database's for one."""
+    """Lists are long work, `most` of it at one time; others wait, a few of each tenant. `seconds`: the database's for
+    one.
+    """
 
     def __init__(self, database: Database, *, most: int = MOST, seconds: float = SECONDS) -> None:
         self.under_way = 0
         self._database = database
-        self._turn = asyncio.Semaphore(most)
+        self.work: Final = LongWork(most)
         self._limit = f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}"
         self._asked: Counter[str] = Counter()  # by tenant
 
@@ -36,7 +38,7 @@ class Lists:
             raise TooManyLists
         self._asked[tenant] += 1
         try:
-            async with self._turn:
+            async with self.work.turn(tenant):
                 return await self._fetch(tenant, statement, *arguments)
         finally:
             self._asked[tenant] -= 1

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final
 
 from gateway.outage import Outage
-from gateway.protocol.errors import StreamHeld, Unavailable
+from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import shown
 from gateway.subscriptions.records import Delivery
 from gateway.subscriptions.rules import retry_delay
@@ -186,10 +186,7 @@ class Dispatcher:
     async def _link(self) -> None:
         """Goes on with what a request, or another Machine, has begun."""
         try:
-            for number in await self._store.unlinked(_MOST_UNLINKED):
-                with suppress(StreamHeld):
-                    while await self._store.link_next(number):
-                        pass
+            await self._store.link_on(_MOST_UNLINKED)
         except Unavailable:
             pass  # the next round tries again, and tells of the outage
         except Exception:

@@ -13,6 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final, cast
 from weakref import WeakValueDictionary
@@ -21,6 +22,7 @@ import asyncpg
 import orjson
 
 from gateway.log.database import Database
+from gateway.log.long_work import LongWork
 from gateway.protocol.errors import StreamHeld
 from gateway.protocol.json_body import at_once
 from gateway.protocol.tenants import shown, tenant_of, within
@@ -38,7 +40,6 @@ _TIDY_STEPS: Final = 20  # in a row, while there is nothing to do
 MOST_EXPLICIT: Final = 1_000  # explicit paths of each tenant that a Machine keeps in memory
 MOST_SUBSCRIPTIONS: Final = 1_000  # of a tenant, unless the settings say otherwise
 _LINK_ROWS: Final = 2_000  # paths that are looked at in one step of linking
-_LINKINGS: Final = 2  # such steps at once
 _LONGEST_LINKING: Final = 30.0  # seconds for which a request waits for it
 _PATIENCE: Final = 5.0  # seconds for a row that somebody else holds
 _STEP_BACK: Final = 0.05, 0.25  # seconds for which it is left to them, at least and at most
@@ -50,12 +51,10 @@ _QUIET: Final = 1.0  # seconds between two lines that tell of lost wakes
 _BEGIN: Final = "SELECT * FROM run_gateway.begin_subscription($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
 _ADD: Final = "SELECT * FROM run_gateway.add_explicit_streams($1, $2, $3)"
 _UNLINKED: Final = (
-    "SELECT number FROM run_gateway.subscriptions WHERE linking IS NOT NULL OR makers IS NOT NULL OR NOT noted"
+    "SELECT number, id FROM run_gateway.subscriptions WHERE linking IS NOT NULL OR makers IS NOT NULL OR NOT noted"
     " ORDER BY number LIMIT $1"
 )
-_GET: Final = (
-    "SELECT *, run_gateway.linked_streams(number, true, $2) AS streams FROM run_gateway.subscriptions WHERE id = $1"
-)
+_GET: Final = "SELECT *, run_gateway.links_of(number, true, $2) AS streams FROM run_gateway.subscriptions WHERE id = $1"
 _LIST: Final = "SELECT * FROM run_gateway.subscriptions WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3"
 _EXPLICIT: Final = """
     SELECT t.tenant, l.path FROM (SELECT DISTINCT s.tenant FROM run_gateway.subscriptions s) t
@@ -86,13 +85,13 @@ _REFUSALS: Final = {
 class Store:
     """Everything that is asked of the database about subscriptions."""
 
-    def __init__(self, database: Database, *, most: int = MOST_SUBSCRIPTIONS) -> None:
+    def __init__(self, database: Database, *, most: int = MOST_SUBSCRIPTIONS, work: LongWork | None = None) -> None:
         self.unwritten = 0  # wakes
         self._database = database
         self._most = most
         self._tidied = (0, "")  # the link that was looked at last
         self._sought = (0, "")  # and the one at which work was sought last
-        self._turns = asyncio.Semaphore(_LINKINGS)
+        self._work = work or LongWork(1)
         self._linking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by tenant
         self._told_at = float("-inf")
 
@@ -136,25 +135,38 @@ class Store:
                 more = True
                 while more:
                     try:
-                        more = await self.link_next(number)
+                        more = await self.link_next(number, tenant)
                     except StreamHeld:
                         await asyncio.sleep(random.uniform(*_STEP_BACK))
         except TimeoutError:
             raise LinkingGoesOn from None
 
-    async def link_next(self, number: int) -> bool:
+    async def link_next(self, number: int, tenant: str) -> bool:
         """One step in linking a subscription. Returns whether there is one more to make now. Raises Unavailable."""
-        async with self._turns, self._database.acquire() as connection:
+        async with self._work.turn(tenant), self._database.acquire(tenant) as connection:
             return bool(await connection.fetchval("SELECT run_gateway.link_next($1, $2)", number, _LINK_ROWS) == "more")
 
-    async def unlinked(self, most: int) -> list[int]:
-        """Subscriptions that are not linked yet to all that was there when they were made."""
+    async def unlinked(self, most: int) -> list[tuple[int, str]]:
+        """Subscriptions that are not linked yet to all that was there when they were made, each with its tenant."""
         async with self._database.acquire() as connection:
-            return [row["number"] for row in await connection.fetch(_UNLINKED, most)]
+            rows = await connection.fetch(_UNLINKED, most)
+        return [(row["number"], tenant_of(row["id"])) for row in rows]
+
+    async def link_on(self, most: int) -> None:
+        """Goes on with linking so many of those, but for the tenants of which a request here is at it.
+
+        Raises Unavailable.
+        """
+        for number, tenant in await self.unlinked(most):
+            if tenant not in self._linking:
+                with suppress(StreamHeld):
+                    while await self.link_next(number, tenant):
+                        pass
 
     async def get(self, id: str) -> Subscription:
         """Raises Refusal when there is none."""
-        async with self._database.acquire(tenant_of(id)) as connection:
+        tenant = tenant_of(id)
+        async with self._work.turn(tenant), self._database.acquire(tenant) as connection:
             row = await connection.fetchrow(_GET, id, MOST_LISTED)
         if row is None:
             raise Refusal(*_NOT_FOUND)

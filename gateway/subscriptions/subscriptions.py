@@ -13,6 +13,7 @@ from fastapi import APIRouter
 
 from gateway.http.bodies import Bodies
 from gateway.log.database import Database
+from gateway.log.long_work import LongWork
 from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import without
@@ -35,7 +36,8 @@ class Subscriptions:
 
     `base_url`: how others reach the gateway, for callbacks and keys. `allow_local_webhooks`: webhooks may go to this
     very host by plain http, for development. `scan_interval`: seconds between looks for neglected work. `most`:
-    subscriptions that a tenant may have; `changes`: how many it may change in a second at each Machine.
+    subscriptions that a tenant may have; `changes`: how many it may change in a second at each Machine; `work`: the
+    places of what keeps the database busy for long.
     """
 
     def __init__(
@@ -48,12 +50,13 @@ class Subscriptions:
         scan_interval: float = 1.0,
         most: int = MOST_SUBSCRIPTIONS,
         changes: float = CHANGES,
+        work: LongWork | None = None,
     ) -> None:
         self._base_url = base_url
         self._allow_local = allow_local_webhooks
         self._bodies = bodies or Bodies(1 << 20)
         self._scan_interval = scan_interval
-        self._store = Store(database, most=most)
+        self._store = Store(database, most=most, work=work)
         self._changes = Rate(changes)
         self._away = database.away
         self._watch = Watch()

@@ -51,6 +51,31 @@ async def test_a_stampede_of_lists_takes_only_its_share_of_the_pool(database_url
             assert not lists.under_way and not lists._asked, "nothing is left behind"
 
 
+async def test_lists_go_round_by_tenant(database_url: str) -> None:
+    """Who asks for many waits for their own: another tenant's list is the next but one."""
+    settings: dict[str, Any] = {"auth": "keys", "keys": KEYS, "max_lists": 1, "list_timeout": 60}
+    done = list[str]()
+    with serving(database_url, "direct", statement_timeout=120, **settings) as gateway:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE) as http, connected(database_url) as holder:
+            lists = gateway.app._lists
+            take = lists.work._turns.take
+
+            async def taken(tenant: str) -> None:
+                await take(tenant)
+                done.append(tenant)
+
+            lists.work._turns.take = taken  # type: ignore[method-assign]
+            async with holder.transaction():
+                await holder.execute("LOCK TABLE run_gateway.runs IN ACCESS EXCLUSIVE MODE")
+                asked = [asyncio.create_task(http.get(NOTHING, headers=ADA)) for _ in range(8)]
+                await until(lambda: lists._asked["acme"] == 8)
+                asked.append(asyncio.create_task(http.get(NOTHING, headers=BOB)))
+                await until(lambda: lists._asked["globex"] == 1)
+            assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
+    assert done.index("globex") <= 2
+    assert len(done) == 9
+
+
 async def test_a_slow_list_is_ended_and_its_connection_reused(database_url: str) -> None:
     settings: dict[str, Any] = {"auth": "keys", "keys": KEYS, "list_timeout": 0.2}
     with serving(database_url, "direct", **settings) as gateway:

@@ -20,8 +20,8 @@ ANY = pull_wake("**", "wake")
 
 async def link(store: Store) -> None:
     """What every Machine does in the background, until there is nothing more to do now."""
-    for number in await store.unlinked(100):
-        while await store.link_next(number):
+    for number, tenant in await store.unlinked(100):
+        while await store.link_next(number, tenant):
             pass
 
 
@@ -75,12 +75,12 @@ async def test_many_streams_are_linked_in_steps_while_others_are_made(
     steps = 0
     link_next = store.link_next
 
-    async def watched(number: int) -> bool:
+    async def watched(number: int, tenant: str) -> bool:
         nonlocal steps
         steps += 1
         await streams.create(f"runs/new-{steps}", b"1")  # would wait, were anything held between two steps
         await streams.delete(f"runs/{39 - steps:02}")
-        return await link_next(number)
+        return await link_next(number, tenant)
 
     monkeypatch.setattr(store, "link_next", watched)
     await store.create("s", pull_wake())

@@ -47,8 +47,8 @@ async def test_streams_and_subscriptions_made_at_once_are_all_linked(database: D
             await store.create(f"s{number}", pull_wake())
 
     await asyncio.gather(make_streams(0), make_streams(1), make_subscriptions())
-    for number in await store.unlinked(100):  # what was being made is linked in the background
-        while await store.link_next(number):
+    for number, tenant in await store.unlinked(100):  # what was being made is linked in the background
+        while await store.link_next(number, tenant):
             pass
     for number in range(15):
         linked = cursors(await store.get(f"s{number}"))
