@@ -124,7 +124,7 @@ class Upstream:
             with suppress(asyncio.CancelledError):
                 await exchange
         finally:
-            del exchange, task  # or what it failed with, which knows this frame, would know itself
+            del exchange, task, ends  # or what it failed with, which knows this frame, would know itself
 
     async def _exchange(self, scope: Scope, request: _Request, send: Send) -> None:
         target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
