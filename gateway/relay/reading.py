@@ -47,8 +47,8 @@ class Reading:
         assert self._ready is not None, "or it is not possible"
         if descriptor not in self._takes:
             self._ready.register(descriptor, select.EPOLLIN)
-        self._takes[descriptor] = take
-        self.watch()
+            self._takes[descriptor] = take
+            self.watch()
 
     def remove(self, descriptor: int) -> None:
         """Reads from this one no more."""

@@ -1,9 +1,8 @@
 """When recordings append: in rounds, so that what all recordings of a Machine have at one time is one transaction.
 
-A transaction takes as much by itself as the frames of twenty recordings do. So the next round begins when the one
-before is durable, or PATIENCE after it began; and where there is too little processor for what this process does,
-rounds are held apart, up to LONGEST. Then a recording has several frames in each, and every frame costs less, here and
-in the database.
+The next round begins when the one before is durable, or PATIENCE after it began. Where there is too little processor
+for that, rounds are held apart, up to LONGEST. Then a recording has several frames in each, and every frame costs a
+third, here and in the database: so this ends only when a third of what it was would leave enough.
 """
 
 from __future__ import annotations
@@ -22,13 +21,12 @@ from gateway.relay.reading import Reading
 logger = logging.getLogger("gateway.relay")
 
 PATIENCE: Final = 0.002  # seconds for which a round waits for the one before
-FEW: Final = 4  # recordings in a round, with fewer than which nobody looks for more without a reason
 LONGEST: Final = 0.05  # seconds from one round to the next, at most
 _SHORTEST: Final = 0.002  # to begin with
-_STEP: Final = 1.25
+_STEP: Final = 1.5
 _LOOK: Final = 0.1  # seconds between looks at how busy this process is
 _BUSY: Final = 0.6  # of the time, in which it runs or waits for a processor
-_EASY: Final = 0.45
+_EASY: Final = 0.2
 _LITTLE: Final = 0.15  # of the time: who runs for less has nothing to save
 
 Use = tuple[float, float]
@@ -66,6 +64,7 @@ class Rounds:
         self._next: asyncio.Handle | None = None
         self._began = 0.0  # the latest round, by the loop's clock
         self._landed = True
+        self._scarce = False  # processors, for rounds without a pause
         self._looked = 0.0
         self._used = (0.0, 0.0)  # at that time
 
@@ -121,16 +120,18 @@ class Rounds:
                 if append is not None:
                     appends.append(append)
         self._submit(appends)
-        if len(joined) < FEW:
-            self.reading.watch()
-        elif self._next is None:
-            self._plan()  # there will be something then
+        if self._next is None:
+            self._plan()  # to be woken takes more than to look
 
     def _look(self, now: float) -> None:
         used, before, passed = self._use(), self._used, now - self._looked
         ran, waited = (used[0] - before[0]) / passed, (used[1] - before[1]) / passed
         if ran > _LITTLE and ran + waited > _BUSY:
-            self.spacing = min(LONGEST, max(_SHORTEST, self.spacing * _STEP))
+            self._scarce = True
         elif ran < _LITTLE or ran + waited < _EASY:
+            self._scarce = False
+        if self._scarce:
+            self.spacing = min(LONGEST, max(_SHORTEST, self.spacing * _STEP))
+        else:
             self.spacing = self.spacing / _STEP if self.spacing > _SHORTEST else 0.0
         self._looked, self._used = now, used

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.protocol.append import AppendRequest
 from gateway.relay.reading import Reading
-from gateway.relay.rounds import FEW, LONGEST, PATIENCE, Append, Rounds, use
+from gateway.relay.rounds import LONGEST, PATIENCE, Append, Rounds, use
 
 
 class Time:
@@ -135,19 +135,20 @@ def test_a_round_has_what_has_come_until_it_begins() -> None:
     coming.paths += ["b"]
     time.pass_by(0)
     assert appended == [["a", "b"]]
-    assert coming.watched
 
 
-def test_after_a_large_round_nobody_has_to_be_woken() -> None:
+def test_while_rounds_go_on_nobody_has_to_be_woken() -> None:
     rounds, time, appended = rounds_of()
     coming = Coming(rounds)
-    coming.paths = ["a"] * FEW
+    coming.paths = ["a"]
     coming.ring()
     time.pass_by(0)
     assert not coming.watched
     coming.paths = ["b"]
     time.pass_by(PATIENCE)
     assert appended[1:] == [["b"]]
+    assert not coming.watched
+    time.pass_by(PATIENCE)
     assert coming.watched
 
 
@@ -185,8 +186,11 @@ def test_after_a_pause_a_round_begins_immediately() -> None:
     assert appended == [["a"]]
 
 
-def go_on(rounds: Rounds, time: Time) -> None:
-    """Many rounds, one every 10 ms."""
+def go_on(rounds: Rounds, time: Time, runs: float | None = None) -> None:
+    """Many rounds, one every 10 ms. `runs`: for how much of the time the process does from now on."""
+    if runs is not None:
+        now, (ran, waited) = time.now, rounds._use()
+        rounds._use = lambda: (ran + runs * (time.now - now), waited)
     for _ in range(1_000):
         rounds.join(of("x"))
         time.pass_by(0.01)
@@ -198,8 +202,9 @@ def test_rounds_of_a_busy_process_are_held_apart(runs: float, waits: float) -> N
     rounds, time, _ = rounds_of(runs, waits)
     go_on(rounds, time)
     assert rounds.spacing == LONGEST
-    rounds._use = lambda: (0.1 * time.now, 0.0)
-    go_on(rounds, time)
+    go_on(rounds, time, 0.35)  # without a pause it would be three times that
+    assert rounds.spacing == LONGEST
+    go_on(rounds, time, 0.1)
     assert rounds.spacing == 0
 
 
