@@ -162,6 +162,7 @@ class Gateway:
     def _subscribe(self) -> None:
         """Subscribes to commits: readers first, then the parts that find out what a commit means for others."""
         feed = self._feed
+        feed.together = self._hub.together
         feed.committed.subscribe(self._hub.ring, self._runs.heard, self._subscriptions.committed)
         feed.heard.subscribe(self._hub.ring, self._runs.heard)
         feed.hinted.subscribe(self._hub.hint, self._runs.hinted)

@@ -24,10 +24,10 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
+    def observe(self, value: float, times: int = 1) -> None:
         """Counts a value. Takes a fifth of a microsecond: good for each commit or batch, too slow for each delivery."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
 
 def together(histograms: Sequence[Histogram]) -> Histogram:

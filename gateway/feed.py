@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Generic, ParamSpec
 
 from gateway.outage import SeldomLogger
@@ -42,6 +43,8 @@ class Feed:
     def __init__(self) -> None:
         self.committed: Final[Channel[[News]]] = Channel()
         """Events were committed, or a stream was closed or deleted, by this Machine."""
+        self.together: Callable[[], AbstractContextManager[None]] = nullcontext
+        """A block within which several commits are told, without a turn of the loop: readers are sent them at once."""
         self.heard: Final[Channel[[News]]] = Channel()
         """The same by another Machine. A hint (law 2): it may be late, doubled or missing."""
         self.hinted: Final[Channel[[News]]] = Channel()

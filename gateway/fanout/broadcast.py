@@ -1,4 +1,4 @@
-"""Sending the same bytes to all followers that stand at the tail of a stream.
+"""Sending the same bytes to all followers that stand at the tail of a stream, and their own to those of many streams.
 
 This is what a delivery costs. Whatever one connection raises, sending returns, every other follower is sent its bytes,
 and the follower whose connection raised is ended (law 6). What would hold the loop for too long goes out in several of
@@ -11,7 +11,10 @@ import asyncio
 import logging
 from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.fanout.crowd import descriptors
@@ -32,6 +35,7 @@ BACKLOG: Final = 2 << 20  # bytes that wait behind a frame on its way to a crowd
 LET_GO: Final = 64  # followers that are told to fetch for themselves, in one turn
 
 MANY: Final = 16  # followers from which on one system call for all is the cheaper way
+GATHERED: Final = 8 << 10  # bytes of a frame that is copied to go out together with those of other streams
 _FAILED: Final = "A reader was ended: its connection failed while it was sent something."
 
 
@@ -39,6 +43,7 @@ class ManySends(Protocol):
     """The port to `gateway.fanout.uring`: one call that sends to many sockets."""
 
     def send(self, fds: array[int], data: bytes) -> dict[int, int]: ...
+    def send_each(self, fds: array[int], frames: Sequence[bytes]) -> dict[int, int]: ...
     def close(self) -> None: ...
 
 
@@ -62,6 +67,8 @@ class Broadcast:
         self._spent = 0  # of this turn of the loop
         self._next: asyncio.Handle | None = None  # the beginning of the next turn, if it is waited for
         self._crowds: deque[Crowd] = deque()  # to which frames are on their way
+        self._gathered: dict[Follower, bytes] | None = None  # within `together`: what goes to whom at its end
+        self._to: list[Direct] = []  # their connections
 
     def open(self) -> None:
         """Opens an io_uring, where there is one."""
@@ -81,6 +88,29 @@ class Broadcast:
         """True while the ring is open: a large crowd is sent to in one system call."""
         return self._uring is not None
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is sent to small crowds within this block goes out at its end, in one system call.
+
+        Nothing may be awaited in the block: those who leave a crowd meanwhile were given what they are about to be
+        sent.
+        """
+        if self._uring is None or self._gathered is not None:
+            yield
+            return
+        gathered: dict[Follower, bytes] = {}
+        self._gathered, self._to = gathered, []
+        try:
+            yield
+        finally:
+            self._gathered = None
+            try:
+                self._send_gathered(gathered, self._to)
+            except Exception:
+                seldom_logger.exception(_FAILED)
+                for follower in gathered:
+                    follower.fail()  # its tail has moved: its client resumes from what has come whole
+
     def __call__(self, crowd: Crowd, data: bytes, start: int) -> None:
         """Sends `data` to all of a crowd: in this turn of the loop, or else later, as one of the crowd's `sendings`.
 
@@ -96,9 +126,28 @@ class Broadcast:
         if self._next is None:
             self._await_turn()
         if count >= self._many and self._uring is not None:
-            self._send_at_once(self._uring, *crowd.descriptors, data)
+            members, fds = crowd.descriptors
+            self._send_at_once(members, repeat(data), partial(self._uring.send, fds, data))
+        elif self._gathered is not None and (len(data) <= GATHERED or not self._gathered.keys().isdisjoint(crowd)):
+            self._gather(self._gathered, crowd, data)
         else:
-            self._send_one_by_one(tuple(crowd.members.items()), data)
+            self._send_one_by_one(tuple(crowd.members.items()), repeat(data))
+
+    def _gather(self, gathered: dict[Follower, bytes], crowd: Crowd, data: bytes) -> None:
+        for follower, connection in crowd.members.items():
+            if follower in gathered:
+                gathered[follower] += data
+            else:
+                gathered[follower] = data
+                self._to.append(connection)
+
+    def _send_gathered(self, gathered: dict[Follower, bytes], to: list[Direct]) -> None:
+        connections, frames = list(zip(gathered, to, strict=True)), list(gathered.values())
+        uring = self._uring
+        if uring is not None and len(frames) >= self._many:
+            self._send_at_once(connections, frames, lambda: uring.send_each(descriptors(to), frames))
+        else:
+            self._send_one_by_one(connections, frames)
 
     def _await_turn(self) -> None:
         if self._next is None:
@@ -134,9 +183,9 @@ class Broadcast:
             cost *= len(members)
             if self._uring is not None and len(members) >= self._many:
                 fds = descriptors([connection for _, connection in members])
-                self._send_at_once(self._uring, members, fds, data)
+                self._send_at_once(members, repeat(data), partial(self._uring.send, fds, data))
             else:
-                self._send_one_by_one(members, data)
+                self._send_one_by_one(members, repeat(data))
         else:
             sending.let_go(LET_GO)
             cost = self._turn
@@ -144,9 +193,8 @@ class Broadcast:
             crowd.sendings = crowd.sendings[1:]
         return cost
 
-    def _send_one_by_one(self, connections: Iterable[tuple[Follower, Direct]], data: bytes) -> None:
-        size = len(data)
-        for follower, connection in connections:
+    def _send_one_by_one(self, connections: Sequence[tuple[Follower, Direct]], frames: Iterable[bytes]) -> None:
+        for (follower, connection), data in zip(connections, frames, strict=False):
             try:
                 sent = connection.send(data)
             except OSError:  # full or lost, which its transport deals with
@@ -155,30 +203,40 @@ class Broadcast:
                 seldom_logger.exception(_FAILED)
                 follower.fail()
                 continue
-            if sent < size:
+            if sent < len(data):
                 _spill(follower, data, sent)
 
     def _send_at_once(
-        self, uring: ManySends, connections: Sequence[tuple[Follower, Direct]], fds: array[int], data: bytes
+        self,
+        connections: Sequence[tuple[Follower, Direct]],
+        frames: Iterable[bytes],
+        send: Callable[[], dict[int, int]],
     ) -> None:
+        """Sends each connection its frame by `send`, a call for all."""
         try:
-            short = uring.send(fds, data)
+            short = send()
         except Exception as error:
             seldom_logger.exception("io_uring has failed: from now on frames are sent to one reader after the other.")
             self.close()
-            broken = error if isinstance(error, BrokenOff) else BrokenOff({}, 0, len(fds))
-            self._mend(connections, broken, data)
+            broken = error if isinstance(error, BrokenOff) else BrokenOff({}, 0, len(connections))
+            self._mend(connections, list(islice(frames, len(connections))), broken)
         else:
-            for place, sent in short.items():
-                _spill(connections[place][0], data, sent)
+            if short:
+                _spill_rest(connections, list(islice(frames, len(connections))), short)
 
-    def _mend(self, connections: Sequence[tuple[Follower, Direct]], broken: BrokenOff, data: bytes) -> None:
+    def _mend(self, connections: Sequence[tuple[Follower, Direct]], frames: Sequence[bytes], broken: BrokenOff) -> None:
         """Completes a call that broke off: nothing is sent twice, and no follower is left out."""
-        for place, sent in broken.short.items():
-            _spill(connections[place][0], data, sent)
+        _spill_rest(connections, frames, broken.short)
         for follower, _ in connections[broken.known : broken.taken]:
             follower.fail()  # what it was sent is not known: its client resumes from what has come whole
-        self._send_one_by_one(connections[broken.taken :], data)
+        self._send_one_by_one(connections[broken.taken :], frames[broken.taken :])
+
+
+def _spill_rest(
+    connections: Sequence[tuple[Follower, Direct]], frames: Sequence[bytes], short: Mapping[int, int]
+) -> None:
+    for place, sent in short.items():
+        _spill(connections[place][0], frames[place], sent)
 
 
 def _spill(follower: Follower, data: bytes, sent: int) -> None:

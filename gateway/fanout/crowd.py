@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from operator import methodcaller
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -180,8 +181,10 @@ class Crowd:
         self._fds = _NONE
 
 
-def descriptors(connections: Iterable[Direct]) -> array[int]:
+def descriptors(connections: Collection[Direct]) -> array[int]:
     """The descriptors of the connections' sockets, in their order; -1 for a connection that raises."""
+    with suppress(Exception):
+        return array("i", [connection.fileno() for connection in connections])
     return array("i", map(_descriptor, connections))
 
 

@@ -234,7 +234,7 @@ class Tail:
         return [(crowd, data and frames.chunk(data)) for crowd, data in written]
 
     def _remember(self, batch: Batch) -> None:
-        if batch.empty:
+        if batch.start == batch.end:
             return
         size = len(batch.body)
         if size > RING_BYTES:

@@ -1,4 +1,4 @@
-"""io_uring(7), as much of it as it takes to send the same bytes to many sockets in one system call.
+"""io_uring(7), as much of it as it takes to send to many sockets in one system call.
 
 A `send` takes some 4 µs, a quarter of which is the way into the kernel and out again; here a thousand sends share one
 way. Each says MSG_DONTWAIT: as with `socket.send`, all is over when the call returns, and the kernel keeps nothing.
@@ -15,7 +15,9 @@ import socket
 import struct
 import sys
 from array import array
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import accumulate
 from typing import Final
 
 SENDS: Final = 1_024  # in one system call; a power of two
@@ -102,11 +104,24 @@ class Uring:
         Returns the sockets that did not take all of it, by their place in `fds`: how many bytes each took, and 0 where
         the socket was full or lost. Raises BrokenOff; then this object must not be used again.
         """
+        count = len(fds)
+        return self._send_all(fds, data, array("Q", (_address(data),)) * count, array("I", (len(data),)) * count)
+
+    def send_each(self, fds: array[int], frames: Sequence[bytes]) -> dict[int, int]:
+        """Sends to each socket what is for it, at its place in `frames`. A socket may be there once. Otherwise as
+        `send`.
+        """
+        joined, lengths = b"".join(frames), array("I", map(len, frames))  # so there is one address to ask for
+        addresses = array("Q", accumulate(lengths, initial=_address(joined)))
+        return self._send_all(fds, joined, addresses, lengths)
+
+    def _send_all(self, fds: array[int], data: bytes, addresses: array[int], lengths: array[int]) -> dict[int, int]:
         short: dict[int, int] = {}
         for start in range(0, len(fds), SENDS):
             self._taken = 0
+            part = slice(start, start + SENDS)
             try:
-                found = self._send(memoryview(fds)[start : start + SENDS], data)
+                found = self._send(memoryview(fds)[part], memoryview(addresses)[part], memoryview(lengths)[part])
             except Exception as error:
                 self._kept = data  # the kernel may look at it still
                 raise BrokenOff(short, start, start + self._taken) from error
@@ -137,14 +152,14 @@ class Uring:
         self._lengths = entries.cast("I")[_LEN]
         self._places = memoryview(array("I", range(SENDS)))
 
-    def _send(self, fds: memoryview, data: bytes) -> dict[int, int]:
+    def _send(self, fds: memoryview, addresses: memoryview, lengths: memoryview) -> dict[int, int]:
         """Sends to as many sockets as one system call takes."""
-        count, size = len(fds), len(data)
+        count = len(fds)
         self._fds[:count] = fds
-        self._addresses[:count] = memoryview(array("Q", (_address(data),)) * count)
-        self._lengths[:count] = memoryview(array("I", (size,)) * count)
+        self._addresses[:count] = addresses[:count]
+        self._lengths[:count] = lengths
         sent = self._submit(count)
-        return self._short(sent, size) | dict.fromkeys(range(sent, count), 0)
+        return self._short(sent, lengths) | dict.fromkeys(range(sent, count), 0)
 
     def _submit(self, count: int) -> int:
         """Has the kernel go through the first entries. It takes fewer, if any, when it is out of memory."""
@@ -161,8 +176,8 @@ class Uring:
         self._tail[0] = (tail + sent) & _WRAP
         return sent
 
-    def _short(self, sent: int, size: int) -> dict[int, int]:
-        """Takes in so many results; gives the place and the result of those that are not `size`."""
+    def _short(self, sent: int, lengths: memoryview) -> dict[int, int]:
+        """Takes in so many results; gives the place and the result of those that are not what they should be."""
         done, length = self._done[0], len(self._results)
         while (self._ready[0] - done) & _WRAP < sent:  # they are all there, unless a signal came
             if self._enter(0, sent) < 0 and ctypes.get_errno() != errno.EINTR:
@@ -171,10 +186,10 @@ class Uring:
         to_end = min(sent, length - at)
         results = self._results[at : at + to_end].tobytes() + self._results[: sent - to_end].tobytes()
         short: dict[int, int] = {}
-        if results != array("i", (size,)).tobytes() * sent:
+        if results != lengths[:sent].tobytes():
             for i in range(done, done + sent):
                 place, result, _ = _COMPLETION.unpack_from(self._completions, i % length * _COMPLETION.size)
-                if result != size:
+                if result != lengths[place]:
                     short[place] = max(result, 0)
         self._done[0] = (done + sent) & _WRAP
         return short

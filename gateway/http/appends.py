@@ -18,7 +18,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from gateway.asgi import Scope
 from gateway.auth.gate import check_target, principal_of
-from gateway.auth.principal import ANONYMOUS, Principal
+from gateway.auth.principal import ANONYMOUS
 from gateway.counting import SIZES, Histogram
 from gateway.http import responses
 from gateway.http.limits import Limits
@@ -27,6 +27,7 @@ from gateway.protocol.append import UNNUMBERED, AppendRequest
 from gateway.protocol.appends import CONTENT_TYPE, Asked, appends_in_pieces
 from gateway.protocol.errors import InvalidRequest, ProtocolError
 from gateway.protocol.offset import format_offset
+from gateway.protocol.tenants import within
 from gateway.quotas import Quotas
 from gateway.quotas.quotas import client_of
 from gateway.tasks import in_turns
@@ -122,7 +123,7 @@ class Appends:
     def _judge(self, scope: Scope) -> Callable[[Asked], None]:
         """Whether one append of this request may be made. Sets its path in the log. Raises its refusal."""
         principal, client = principal_of(scope), client_of(scope)
-        check, charge = self._limits.check, self._quotas.charge
+        check, charge, tenant = self._limits.check, self._quotas.charge, principal.tenant
 
         def judge(asked: Asked) -> None:
             target = asked.target
@@ -132,16 +133,11 @@ class Appends:
                 charge(target, principal, client)
             if asked.refused is not None:
                 raise asked.refused
+            assert target is not None
             check(asked.request.events)
-            asked.request.path = _stored(asked, principal)
+            asked.request.path = within(tenant, (target.stream if target.part is None else target.run) or "")
 
         return judge
-
-
-def _stored(asked: Asked, principal: Principal) -> str:
-    target = asked.target
-    assert target is not None
-    return target.stored(principal.tenant) if target.part is None else target.stored_run(principal.tenant)
 
 
 async def _as_they_come(outcomes: _Outcomes) -> AsyncIterator[bytes]:
@@ -165,6 +161,8 @@ def _settle(
 
 def _appended(number: int, request: AppendRequest, result: Appended) -> bytes:
     producer = request.producer
+    if producer is None and not result.closed and not result.cancel_requested:
+        return b'{"append":%d,"status":204,"streamNextOffset":"%b"}\n' % (number, format_offset(result.tail))
     # As `stream_routes` answers: 200 tells a producer that its data is new (§5.2.1).
     status = 200 if producer and request.events and not result.duplicate else 204
     line = b'{"append":%d,"status":%d,"streamNextOffset":"%b"' % (number, status, format_offset(result.tail))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from gateway.log.page_arrays import MANY, Pages
@@ -71,7 +71,10 @@ class Waiting:
         self.request = request
         self.until = until  # when it has to be sent, by the loop's clock
         self._settle: Settle | None = settle
-        self.size = sum(map(len, request.events)) + 100 * (len(request.events) + 1)  # what it takes of memory
+        events = request.events
+        self.size = (len(events[0]) if len(events) == 1 else sum(map(len, events))) + 100 * (
+            len(events) + 1
+        )  # what it takes of memory
 
     def settle(self, outcome: Appended | ProtocolError) -> None:
         """Hands over the outcome, once: an HTTP request has one answer, whatever fails afterwards."""
@@ -86,20 +89,19 @@ class Waiting:
             )  # the others of its batch are told theirs
 
 
-@dataclass(slots=True)
 class Entry:
     """A batch's part for one stream: a single request, or several plain ones of one type."""
 
-    waiting: list[Waiting]
-    events: list[bytes]
-    mergeable: bool = field(init=False)
-    _body: bytes | None = field(init=False, default=None)
+    __slots__ = ("_body", "events", "waiting")
 
-    def __post_init__(self) -> None:
-        self.mergeable = self.waiting[0].request.plain
+    def __init__(self, first: Waiting) -> None:
+        self.waiting = [first]
+        self.events = first.request.events
+        self._body: bytes | None = None
 
     def takes(self, other: AppendRequest) -> bool:
-        return self.mergeable and other.plain and other.media_type == self.waiting[0].request.media_type
+        first = self.waiting[0].request
+        return first.plain and other.plain and other.media_type == first.media_type
 
     def add(self, waiting: Waiting) -> None:
         """Adds a request that it takes."""
@@ -118,7 +120,7 @@ class Entry:
     @property
     def lengths(self) -> list[int] | None:
         """The bytes of each event, where a reader's frame has to be cut between them."""
-        return [len(event) for event in self.events] if len(self.body) > LINE else None
+        return list(map(len, self.events)) if len(self.body) > LINE else None
 
     @property
     def separator(self) -> bytes:

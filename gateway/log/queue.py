@@ -97,7 +97,7 @@ class Queue:
             first = waiting.popleft()
             count += 1
             size += first.size
-            batch[line.path] = line.sent = entry = Entry([first], first.request.events)
+            batch[line.path] = line.sent = entry = Entry(first)
             while waiting and count < MOST_REQUESTS and size < MOST_BYTES and entry.takes(waiting[0].request):
                 count += 1
                 size += waiting[0].size

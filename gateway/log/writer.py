@@ -373,44 +373,45 @@ class Writer:
         sent by itself, and not together with what comes in the next.
         """
         told = 0
-        columns = zip(
-            entries.items(),
-            row["verdicts"],
-            row["tails"],
-            row["closed"],
-            row["known_epochs"],
-            row["known_seqs"],
-            row["cancels"],
-            strict=True,
-        )
-        for (path, entry), verdict, tail, closed, epoch, seq, cancel in columns:
-            if verdict == "appended":
-                base = tail - len(entry.events)
-                body = entry.body
-                self.outcomes["appended"] += len(entry.waiting)
-                self.events += len(entry.events)
-                self.bytes += len(body)
-                # Readers here are told before the writer is: both are durable, and a reader is never behind.
-                if entry.events or closed:
-                    self._feed.committed(
-                        News(path, base + 1, tail, closed, body=body, heard=landed, lengths=entry.lengths)
-                    )
+        columns = (row[name] for name in ("verdicts", "tails", "closed", "known_epochs", "known_seqs", "cancels"))
+        verdicts = list(zip(entries.items(), *columns, strict=True))
+        for begin in range(0, len(verdicts), TOLD):
+            part = verdicts[begin : begin + TOLD]
+            # Readers here are told before the writer is: both are durable, and a reader is never behind.
+            with self._feed.together():
+                for (path, entry), verdict, tail, closed, _, _, _ in part:
+                    if verdict == "appended":
+                        self._show(path, entry, tail, closed, landed)
+            for (_, entry), verdict, tail, closed, epoch, seq, cancel in part:
+                if verdict == "appended":
+                    base = tail - len(entry.events)
+                    for waiting in entry.waiting:
+                        if told and not told % TOLD:
+                            await asyncio.sleep(0)
+                        base += len(waiting.request.events)
+                        waiting.settle(Appended(base, False, closed, epoch, seq, cancel))
+                        told += 1
+                    continue
+                duplicate = verdict == "duplicate"
+                self.outcomes["duplicate" if duplicate else "refused"] += len(entry.waiting)
                 for waiting in entry.waiting:
                     if told and not told % TOLD:
                         await asyncio.sleep(0)
-                    base += len(waiting.request.events)
-                    waiting.settle(Appended(base, False, closed, epoch, seq, cancel))
+                    waiting.settle(
+                        Appended(tail, True, closed, epoch, seq, cancel)
+                        if duplicate
+                        else refusal(verdict, waiting.request, tail, epoch, seq)
+                    )
                     told += 1
-                continue
-            duplicate = verdict == "duplicate"
-            self.outcomes["duplicate" if duplicate else "refused"] += len(entry.waiting)
-            for waiting in entry.waiting:
-                if told and not told % TOLD:
-                    await asyncio.sleep(0)
-                waiting.settle(
-                    Appended(tail, True, closed, epoch, seq, cancel)
-                    if duplicate
-                    else refusal(verdict, waiting.request, tail, epoch, seq)
-                )
-                told += 1
         self.commit_requests.observe(told)
+
+    def _show(self, path: str, entry: Entry, tail: int, closed: bool, landed: float) -> None:
+        """Counts what was appended to a stream, and tells its readers of it."""
+        body, count = entry.body, len(entry.events)
+        self.outcomes["appended"] += len(entry.waiting)
+        self.events += count
+        self.bytes += len(body)
+        if count or closed:
+            self._feed.committed(
+                News(path, tail - count + 1, tail, closed, body=body, heard=landed, lengths=entry.lengths)
+            )

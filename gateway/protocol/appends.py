@@ -62,8 +62,13 @@ def appends_in_pieces(body: bytes, most: int) -> Generator[None, None, list[Aske
         told = _object(head, at)
         try:
             _read(told, asked)
-            if line.strip(b" \t\r"):
-                yield from _take_events(asked, line, left)
+            if line and line.strip(b" \t\r"):
+                request = asked.request
+                request.media_type = JSON_TYPE
+                events = json_body.quickly(line, most=left)
+                request.events = (yield from json_body.in_pieces(line, most=left)) if events is None else events
+                if len(request.events) > left:
+                    raise BatchTooLarge
             _check(asked)
         except BatchTooLarge:
             raise BatchTooLarge(f"At most {most} events.") from None
@@ -139,16 +144,6 @@ def _producer(told: dict[str, Any], *, beats: bool) -> Producer | None:
     if id is None or epoch is None or seq is None:
         raise InvalidRequest("producerId, producerEpoch and, but for a heartbeat, producerSeq go together.")
     return Producer(check_token("producerId", id), check_count("producerEpoch", epoch), seq)
-
-
-def _take_events(asked: Asked, line: bytes, most: int) -> Generator[None, None, None]:
-    """Takes a second line. Raises InvalidRequest, InvalidJson, BatchTooLarge."""
-    request = asked.request
-    request.media_type = JSON_TYPE
-    events = json_body.quickly(line, most=most)
-    request.events = (yield from json_body.in_pieces(line, most=most)) if events is None else events
-    if len(request.events) > most:
-        raise BatchTooLarge
 
 
 def _check(asked: Asked) -> None:

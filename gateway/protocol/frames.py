@@ -48,10 +48,12 @@ def sse(
     """
     if len(batch.body) > _room(encoding):
         return at_once(sse_in_pieces(encoding, batch, cursor, first=first, offset=offset))
-    retry, state = RETRY if first else b"", _state(batch, cursor)
-    if batch.empty:
-        return retry + _control(offset(batch.end), state)
-    return retry + _data(encoding, batch.before, batch.body, offset(batch.end), state)
+    retry, end, state = RETRY if first else b"", offset(batch.end), _state(batch, cursor)
+    if batch.start == batch.end:
+        return retry + _control(end, state)
+    if encoding is Encoding.JSON:  # messages are stored without line breaks
+        return b"%bid: %b\nevent: data\ndata:[%b]\n\n%b" % (retry, end, batch.body, _control(end, state))
+    return retry + b"".join(at_once(_data_in_pieces(encoding, batch.before, batch.body, end, state)))
 
 
 def sse_in_pieces(
@@ -126,12 +128,6 @@ def _state(batch: Batch, cursor: bytes) -> bytes:
 def _room(encoding: Encoding) -> int:
     """The bytes of events that a line may hold."""
     return LINE if encoding is not Encoding.BASE64 else LINE // 4 * 3
-
-
-def _data(encoding: Encoding, before: bytes, payload: bytes, end: bytes, state: bytes) -> bytes:
-    if encoding is Encoding.JSON:  # messages are stored without line breaks
-        return b"id: %b\nevent: data\ndata:[%b]\n\n%b" % (end, payload, _control(end, state))
-    return b"".join(at_once(_data_in_pieces(encoding, before, payload, end, state)))
 
 
 def _data_in_pieces(

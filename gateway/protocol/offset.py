@@ -9,6 +9,7 @@ side, zero-padded: `0000000000000000_0000000000000042`. The epoch is zero until 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 START: Final = 0
@@ -19,6 +20,7 @@ MAX_POSITION: Final = 2**62 - 1  # a position has to fit the database's bigint; 
 _TOKEN: Final = re.compile(rb"([0-9]{1,16})_([0-9]{1,16})")
 
 
+@lru_cache(maxsize=4_096)  # an append's is told to its writer and to its readers
 def format_offset(position: int) -> bytes:
     """The token of a position: fixed width, so that comparing bytes compares positions (§8, property 2)."""
     return b"%016d_%016d" % (position >> _COUNT_BITS, position & _COUNT)

@@ -51,7 +51,7 @@ class DirectProtocol(Intake):
 
     # uvicorn's own attributes fill the dict that instances of a class share the keys of (30): one more, and each
     # connection has a dict of its own, of 1.5 kB.
-    __slots__ = ("_ending", "_over", "_since", "_socket", "_surplus", "_unsent", "follower", "send")
+    __slots__ = ("_ending", "_over", "_since", "_socket", "_surplus", "_unsent", "fileno", "follower", "send")
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
@@ -72,6 +72,7 @@ class DirectProtocol(Intake):
         fd = transport.get_extra_info("socket").fileno()
         self._socket = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, fd)  # the family plays no part in it
         self.send = self._socket.send
+        self.fileno = self._socket.fileno
         self._surplus = len(self.connections) - len(self.spare) > self.most
         if self._surplus:
             self._make_room()
@@ -306,9 +307,6 @@ class DirectProtocol(Intake):
     def lost(self) -> bool:
         """True if nothing more can be sent to the client: it has left, or it was refused."""
         return self._over or self.transport.is_closing()
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
 
     def writable(self) -> bool:
         return not self.flow.write_paused

@@ -446,7 +446,7 @@ class Caller:
         producer = None if call.claim is None else Producer(*call.claim)
         lease = LEASE if call.path.startswith("runs/") and self._rng.random() < 0.2 else None
         request = AppendRequest(call.path, JSON, bodies, call.closes, None, producer, lease)
-        return Entry([Waiting(request, lambda _: None, 0)], bodies)
+        return Entry(Waiting(request, lambda _: None, 0))
 
     def _machine(self) -> str | None:
         return self._rng.choice((None, "m", "=m"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.asgi import Message
@@ -244,10 +244,13 @@ class Sockets:
             connection.descriptor = -1
 
     def send(self, fds: array[int], data: bytes) -> dict[int, int]:
+        return self.send_each(fds, [data] * len(fds))
+
+    def send_each(self, fds: array[int], frames: Sequence[bytes]) -> dict[int, int]:
         if self._breaks_off and self._rng.random() < 0.1:
-            return self._break_off(fds, data)
+            return self._break_off(fds, frames)
         short = {}
-        for place, fd in enumerate(fds):
+        for place, (fd, data) in enumerate(zip(fds, frames, strict=True)):
             sent = self._take(fd, data)
             if sent < len(data):
                 short[place] = sent
@@ -259,14 +262,14 @@ class Sockets:
         except (KeyError, OSError):
             return 0
 
-    def _break_off(self, fds: array[int], data: bytes) -> dict[int, int]:
+    def _break_off(self, fds: array[int], frames: Sequence[bytes]) -> dict[int, int]:
         """Fails on its way: of some it is not known whether they were sent anything."""
         if self._rng.random() < 0.2:
             raise OSError("nobody knows what was sent to whom")
         known = self._rng.randint(0, len(fds))
         taken = self._rng.randint(known, len(fds))
-        short = self.send(fds[:known], data) if known else {}
-        for fd in fds[known:taken]:
+        short = self.send_each(fds[:known], frames[:known]) if known else {}
+        for fd, data in zip(fds[known:taken], frames[known:taken], strict=True):
             if self._rng.random() < 0.5:
                 self._take(fd, data)
         raise BrokenOff(short, known, taken)

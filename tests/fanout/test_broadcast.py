@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from array import array
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
 
 from gateway.fanout import broadcast as module
-from gateway.fanout.broadcast import Broadcast
+from gateway.fanout.broadcast import GATHERED, Broadcast
 from gateway.fanout.crowd import Crowd
 from gateway.fanout.uring import BrokenOff, NoUring
 
@@ -49,11 +51,17 @@ class Sends:
     """In the place of io_uring: the socket 9 takes two bytes."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[list[int], bytes]] = []
+        self.sent: list[tuple[list[int], bytes | list[bytes]]] = []
         self.closed = False
 
     def send(self, fds: array[int], data: bytes) -> dict[int, int]:
-        self.sent.append((list(fds), data))
+        return self._send(fds, data)
+
+    def send_each(self, fds: array[int], frames: Sequence[bytes]) -> dict[int, int]:
+        return self._send(fds, list(frames))
+
+    def _send(self, fds: array[int], sent: bytes | list[bytes]) -> dict[int, int]:
+        self.sent.append((list(fds), sent))
         return {place: 2 for place, fd in enumerate(fds) if fd == 9}
 
     def close(self) -> None:
@@ -67,6 +75,9 @@ class Broken:
         self.error = error
 
     def send(self, fds: array[int], data: bytes) -> dict[int, int]:
+        raise self.error
+
+    def send_each(self, fds: array[int], frames: Sequence[bytes]) -> dict[int, int]:
         raise self.error
 
     def close(self) -> None: ...
@@ -194,3 +205,72 @@ async def test_a_call_with_an_unknown_outcome_ends_all_its_followers() -> None:
     members = joined(crowd, 8, 9)
     Broadcast(Broken(OSError("no")), many=1)(crowd, b"frame", 0)
     assert all(follower.failed and not connection.sent for follower, connection in members)
+
+
+async def test_frames_of_many_streams_go_out_in_one_call() -> None:
+    sends, crowds = Sends(), [Crowd() for _ in range(4)]
+    members = [joined(crowd, 8 + number)[0] for number, crowd in enumerate(crowds)]
+    broadcast = Broadcast(sends, many=3)
+    with broadcast.together():
+        for number, crowd in enumerate(crowds):
+            broadcast(crowd, b"frame %d" % number, 0)
+        broadcast(crowds[2], b", more", 0)
+        assert not sends.sent
+    assert sends.sent == [([8, 9, 10, 11], [b"frame 0", b"frame 1", b"frame 2, more", b"frame 3"])]
+    assert [follower.spilled for follower, _ in members] == [b"", b"ame 1", b"", b""]
+    with broadcast.together():
+        for crowd in crowds[:2]:
+            broadcast(crowd, b"frame", 0)
+    assert [connection.sent for _, connection in members] == [b"frame", b"frame", b"", b""], "they were too few"
+
+
+async def test_what_is_large_is_not_gathered_unless_it_comes_second() -> None:
+    sends, (first, second, third) = Sends(), (Crowd(), Crowd(), Crowd())
+    (_, one), _, _ = joined(first, 8)[0], joined(second, 10), joined(third, 11)
+    broadcast, large = Broadcast(sends, many=2), bytes(GATHERED + 1)
+    with broadcast.together():
+        broadcast(second, b"before", 0)
+        broadcast(third, b"small", 0)
+        broadcast(first, large, 0)
+        broadcast(second, large, 0)
+    assert one.sent == large
+    assert sends.sent == [([10, 11], [b"before" + large, b"small"])]
+
+
+async def test_who_leaves_meanwhile_was_given_what_was_gathered() -> None:
+    sends, (crowd, other) = Sends(), (Crowd(), Crowd())
+    (follower, _), _ = joined(crowd, 8)[0], joined(other, 10)
+    broadcast = Broadcast(sends, many=2)
+    with suppress(RuntimeError), broadcast.together():
+        broadcast(crowd, b"frame", 0)
+        broadcast(other, b"another", 0)
+        assert crowd.leave(follower, 7) == 7
+        raise RuntimeError("a fault of something else")
+    assert sends.sent == [([8, 10], [b"frame", b"another"])]
+
+
+async def test_a_broken_call_for_many_streams_is_mended_for_each() -> None:
+    crowds = [Crowd() for _ in range(8)]
+    members = [joined(crowd, number)[0] for number, crowd in enumerate(crowds)]
+    broadcast = Broadcast(Broken(BrokenOff({1: 2}, 3, 5)), many=2)
+    with broadcast.together():
+        for number, crowd in enumerate(crowds):
+            broadcast(crowd, b"frame %d" % number, 0)
+    assert [follower.spilled for follower, _ in members] == [b"", b"ame 1", *[b""] * 6]
+    assert [follower.failed for follower, _ in members] == [False] * 3 + [True] * 2 + [False] * 3
+    assert [connection.sent for _, connection in members] == [b""] * 5 + [b"frame 5", b"frame 6", b"frame 7"]
+    with broadcast.together():
+        broadcast(crowds[0], b"next", 0)
+        assert members[0][1].sent == b"next", "without io_uring nothing is gathered"
+
+
+async def test_a_fault_of_the_house_ends_those_whose_tails_have_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    broadcast, crowd = Broadcast(Sends(), many=2), Crowd()
+    ((follower, _),) = joined(crowd, 8)
+    monkeypatch.setattr(broadcast, "_send_gathered", fail)
+    with broadcast.together():
+        broadcast(crowd, b"frame", 0)
+    assert follower.failed

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -791,3 +791,19 @@ class Taking:
 
     async def drain(self) -> None:
         raise AssertionError("it is never full")
+
+
+async def test_news_of_many_streams_told_together_is_counted_once_sent() -> None:
+    clock = iter((1.0, 1.0, 3.0))
+    hub = hub_of(Log(0))
+    for path in ("a", "b"):
+        hub.observe(
+            hub.follow(path), Page(Stream(1, path, "application/json", 0, False), Batch(0, 0, b"", True, False))
+        )
+        hub.tails[path].direct.join(cast("Any", object()), cast("Any", Taking()))
+    hub._clock = lambda: next(clock)
+    with hub.together():
+        for path in ("a", "b"):
+            hub.ring(News(path, 1, 1, body=EVENT, heard=0.5))
+        assert hub.delivery_seconds.total == 0
+    assert (hub.delivered, hub.delivery_seconds.total) == (2, 2 * 2.5)

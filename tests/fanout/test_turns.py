@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from array import array
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -97,8 +98,11 @@ class Scene:
 
     def send(self, fds: array[int], data: bytes) -> dict[int, int]:
         """In the place of io_uring."""
+        return self.send_each(fds, [data] * len(fds))
+
+    def send_each(self, fds: array[int], frames: Sequence[bytes]) -> dict[int, int]:
         short: dict[int, int] = {}
-        for place, fd in enumerate(fds):
+        for place, (fd, data) in enumerate(zip(fds, frames, strict=True)):
             if self.faults and self.chance.random() < 0.02:
                 raise BrokenOff(short, place, place)
             size = len(data) if self.chance.random() < 0.9 else self.chance.randrange(len(data))
@@ -115,7 +119,13 @@ class Scene:
 
     async def step(self) -> None:
         what = self.chance.random()
-        if what < 0.3:
+        if what < 0.1:
+            with self.broadcast.together():
+                for _ in range(self.chance.randint(1, 4)):
+                    self.publish()
+                    if self.readers and self.chance.random() < 0.2:
+                        self.chance.choice(self.readers).leave()
+        elif what < 0.3:
             self.publish()
         elif what < 0.5:
             self.readers.append(Reader(self))

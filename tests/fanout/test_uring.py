@@ -87,6 +87,32 @@ def test_each_socket_takes_what_it_takes_in_a_send_of_its_own(
                 assert each.read() == like.read()
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from((1, 200, 5_000, 60_000))), max_size=12))
+def test_each_socket_is_sent_what_is_for_it(uring: Uring, wanted: list[tuple[str, int]]) -> None:
+    frames = [bytes((place + i) % 251 for i in range(size)) for place, (_, size) in enumerate(wanted)]
+    with ExitStack() as stack:
+        sockets = [Socket(kind, stack) for kind, _ in wanted]
+        likes = [Socket(kind, stack) for kind, _ in wanted]
+        for _ in range(3):
+            short = uring.send_each(array("i", [each.fd for each in sockets]), frames)
+            alone = [like.as_alone(data) for like, data in zip(likes, frames, strict=True)]
+            assert short == {place: sent for place, sent in enumerate(alone) if sent < len(frames[place])}
+        for each, like in zip(sockets, likes, strict=True):
+            if each.kind != "lost":
+                assert each.read() == like.read()
+
+
+def test_there_may_be_more_frames_than_one_call_takes(uring: Uring) -> None:
+    with ExitStack() as stack:
+        some = [Socket("open", stack) for _ in range(7)]
+        frames = [b"%d;" % place for place in range(SENDS + 7)]
+        none = [-1] * SENDS
+        short = uring.send_each(array("i", [*none, *[each.fd for each in some]]), frames)
+        assert short == dict.fromkeys(range(SENDS), 0)
+        assert [each.read() for each in some] == frames[SENDS:]
+
+
 @pytest.mark.parametrize("count", [1, SENDS - 1, SENDS, SENDS + 1, 3 * SENDS + 7])
 def test_there_may_be_more_sockets_than_one_call_takes(uring: Uring, count: int) -> None:
     with ExitStack() as stack:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Generic, Protocol, TypeVar
 
 from gateway.asgi import Scope
@@ -157,9 +158,10 @@ class World(Generic[C]):
         self.source.answer()
 
     def tell(self, news: list[News]) -> None:
-        """One of these is heard, mostly the first."""
-        if news:
-            self.hub.ring(news.pop(0 if self.rng.random() < 0.8 else self.rng.randrange(len(news))))
+        """One of these is heard, mostly the first; or some of them together."""
+        with self.hub.together() if self.rng.random() < 0.5 else nullcontext():
+            for _ in range(min(len(news), self.rng.randint(1, 3))):
+                self.hub.ring(news.pop(0 if self.rng.random() < 0.8 else self.rng.randrange(len(news))))
 
     def connect(self) -> None:
         self.rng.choice(self.readers).step()

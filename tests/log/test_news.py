@@ -66,7 +66,7 @@ def test_no_notification_is_larger_than_postgres_takes(sizes: list[tuple[int, in
     entries = {}
     for n, (path, body) in enumerate(sizes):
         request = AppendRequest(f"{n}{letter * path}", SSE, [b"x" * body])
-        entries[request.path] = Entry([Waiting(request, lambda _: None, 0.0)], request.events)
+        entries[request.path] = Entry(Waiting(request, lambda _: None, 0.0))
     given = arguments(entries, told=True, together=True, pack=False)
     bodies, numbers = given[11], given[-1]
     assert isinstance(bodies, list) and isinstance(numbers, list)

@@ -10,7 +10,7 @@ from gateway.protocol.append import AppendRequest
 
 def told(media_type: str, *events: bytes) -> object:
     request = AppendRequest("runs/x", media_type, list(events))
-    entry = Entry([Waiting(request, lambda _: None, 0.0)], request.events)
+    entry = Entry(Waiting(request, lambda _: None, 0.0))
     arguments = arguments_alone({"runs/x": entry}, told=True, pack=True)
     assert arguments is not None
     return arguments[3]
