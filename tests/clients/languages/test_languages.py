@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,30 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")  # as the Machines that t
 HERE = Path(__file__).parent
 
 
+JARS = ("/usr/share/java/okhttp.jar", "/usr/share/java/okio.jar")  # Debian's libokhttp-java
+LANGUAGES = {
+    "curl": ("bash", "read.sh"),
+    "go": ("go", "run", "read.go"),
+    "java": ("java", "Read.java"),
+    "okhttp": ("java", "-cp", ":".join(JARS), "ReadOkHttp.java"),
+    "php": ("php", "read.php"),
+    "python": (sys.executable, "read.py"),
+    "ruby": ("ruby", "read.rb"),
+}
+
+
 def command(language: str) -> list[str]:
-    programs = {"curl": ("bash", "read.sh"), "java": ("java", "Read.java"), "python": (sys.executable, "read.py")}
-    program, file = programs[language]
-    if shutil.which(program) is None or shutil.which("curl") is None:
-        unavailable(f"{program} or curl is not installed")
-    return [program, str(HERE / file)]
+    *program, file = LANGUAGES[language]
+    if shutil.which(program[0]) is None or shutil.which("curl") is None:
+        unavailable(f"{program[0]} or curl is not installed")
+    if language == "okhttp" and not all(map(os.path.exists, JARS)):
+        unavailable("OkHttp is not installed")
+    if language == "php" and b"curl" not in subprocess.run(["php", "-m"], capture_output=True, check=True).stdout:
+        unavailable("PHP has no curl")
+    return [*program, str(HERE / file)]
 
 
-@pytest.mark.parametrize("language", ["curl", "java", "python"])
+@pytest.mark.parametrize("language", LANGUAGES)
 async def test_a_reader_goes_on_through_a_cut_and_a_kill(language: str, two: Two) -> None:
     run = two.run
     process = await asyncio.create_subprocess_exec(*command(language), two.url, stdout=asyncio.subprocess.PIPE)
