@@ -42,6 +42,7 @@ from gateway.log.log import Log
 from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
+from gateway.owner.flue.agents import Agents, mounts_of
 from gateway.owner.lives import Lives
 from gateway.owner.owner import Owner
 from gateway.owner.process import Process
@@ -110,6 +111,7 @@ class Gateway:
         self._leaving = False  # a drain follows
         self._upstream = Upstream(settings.upstream) if settings.upstream else None
         self._relay = self._make_relay(self._upstream)
+        self._agents = self._make_agents()
         self._owner = self._make_owner()
         self._subscribe()
         self.metrics = Exposition(self._parts(), siblings)
@@ -235,6 +237,9 @@ class Gateway:
             if self._owner is not None:
                 stack.push_async_callback(self._owner.stop)
                 await self._owner.start()
+                if self._agents is not None:
+                    stack.push_async_callback(self._agents.stop)
+                    self._agents.start(self._owner.take)
             yield
 
     # The parts, made from the settings
@@ -357,6 +362,7 @@ class Gateway:
             self._subscriptions,
             self._relay,
             self._owner,
+            self._agents,
         )
 
     def _make_door(self) -> Door:
@@ -373,9 +379,16 @@ class Gateway:
             relayed=(lambda _: False) if self._owner is None else self._owner.admit,
         )
 
+    def _make_agents(self) -> Agents | None:
+        settings, mounts = self.settings, mounts_of(self.settings.flue_agents)
+        if settings.upstream is None or not mounts:
+            return None
+        return Agents(mounts, settings.upstream, self._database, settings.flue_authorization)
+
     def _make_owner(self) -> Owner | None:
         settings, behind = self.settings, self._behind()
-        rows = owned_rows(settings.owned, settings.owned_busy)
+        agents = () if self._agents is None else self._agents.rows
+        rows = (*agents, *owned_rows(settings.owned, settings.owned_busy))
         if behind is None or settings.upstream is None or not rows:
             return None
         store = OwnerStore(self._database, settings.owned_lease)

@@ -46,6 +46,16 @@ async def check(connection: Connection, *, ends_runs: bool) -> None:
         await _may(connection, list(TABLES), ["SELECT", "INSERT", "UPDATE"])
 
 
+async def check_agents(connection: Connection) -> None:
+    """Checks that the tables of a Flue 2.x app may be read, if it has made them already. Raises Unfit."""
+    if not await connection.fetchval("SELECT to_regclass('flue_meta') IS NOT NULL"):
+        return
+    await _may(connection, ["flue_meta"], ["SELECT"])
+    if await format_of(connection) is None:
+        raise Unfit("this is a beta of Flue, which has runs: use GATEWAY_FLUE, not GATEWAY_FLUE_AGENTS")
+    await _may(connection, ["flue_agent_submissions"], ["SELECT"])
+
+
 async def format_of(connection: Connection) -> str | None:
     """The format version of Flue 2.x's tables; None: they are none. Raises what the driver does."""
     if not await connection.fetchval(_READABLE):

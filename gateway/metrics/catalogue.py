@@ -24,6 +24,7 @@ from gateway.log.database import Database
 from gateway.log.listener import Listener
 from gateway.log.log import Log
 from gateway.log.writer import Writer
+from gateway.owner.flue.agents import Agents
 from gateway.owner.owner import Owner
 from gateway.relay.relay import Relay
 from gateway.runs.leases import LeaseWatch
@@ -70,6 +71,7 @@ class Parts:
     subscriptions: Subscriptions
     relay: Relay | None = None
     owner: Owner | None = None
+    agents: Agents | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +356,18 @@ METRICS: Final = (
         Kind.GAUGE,
         "Other Machines with lives that have not ended.",
         lambda parts: None if parts.owner is None else len(parts.owner.lives.others),
+    ),
+    Metric(
+        "flue_submissions_left",
+        Kind.GAUGE,
+        "Submissions of the Flue 2.x app that nobody has worked on for 20 s: their leases passed so long ago.",
+        lambda parts: None if parts.agents is None or parts.agents.recovery is None else parts.agents.recovery.late,
+    ),
+    Metric(
+        "flue_wakes",
+        Kind.COUNTER,
+        "Times that the Flue 2.x app of this Machine was asked to go on with what a dead server has left, and did.",
+        lambda parts: None if parts.agents is None else parts.agents.waker.woken,
     ),
     # Subscriptions
     Metric(

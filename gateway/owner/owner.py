@@ -32,7 +32,7 @@ from gateway.owner.known import Known
 from gateway.owner.lives import Lives, clock
 from gateway.owner.order import Order
 from gateway.owner.passing import UNSENT, Asked, Guard, Late, Moved, OfAnother
-from gateway.owner.rows import Table
+from gateway.owner.rows import Key, Table
 from gateway.owner.rules import Owned
 from gateway.owner.store import Life, Store
 from gateway.owner.tape import Tape
@@ -145,6 +145,17 @@ class Owner:
             return
         with self.under_way.writing(key.digest):
             await answer
+
+    async def take(self, key: Key) -> bool:
+        """Has this Machine own a conversation, unless another one that is alive does. Whether it owns it now.
+
+        Raises Unavailable.
+        """
+        life = self.lives.life
+        if life is None:
+            return False
+        owned = await (self._own(key, life) if self.lives.can_take else self._store.owner(key))
+        return owned is not None and owned.life == life
 
     async def _receive(self, asked: Asked, order: Order) -> None:
         """A request that another gateway has sent here. Raises NotOwner before anything reaches the application."""
@@ -271,10 +282,7 @@ class Owner:
             return owned
         try:
             if take and life is not None:
-                found = await self._store.own(key, life)
-                owned = None if found is None else found[0]
-                if found is not None and found[1]:
-                    self.counts.takes["nobody" if found[2] is None else "dead"] += 1
+                owned = await self._own(key, life)
             else:
                 owned = await self._store.owner(key)
         except Unavailable:
@@ -284,6 +292,15 @@ class Owner:
             return owned
         if owned is not None:
             self._known.note(key.digest, owned)
+        return owned
+
+    async def _own(self, key: Key, life: int) -> Owned | None:
+        found = await self._store.own(key, life)
+        if found is None:
+            return None
+        owned, taken, before = found
+        if taken:
+            self.counts.takes["nobody" if before is None else "dead"] += 1
         return owned
 
     async def _wait(self, until: float) -> None:

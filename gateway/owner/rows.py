@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 from urllib.parse import quote, unquote_to_bytes
@@ -48,7 +48,8 @@ class Row:
     is given away: 200 is "working", every other answer of 2xx, and 404, is "idle". `wake`: a path with `{id}` that is
     asked for (by GET) where the next owner has to be told to go on with what was busy when its owner died. `work` says
     both in another way, and goes before them. `clean`: its clients take a clean end of an event stream for a reason to
-    come back, and not for the end; others are cut off.
+    come back, and not for the end; others are cut off. `find`: the id in a path as it came, escaped, for an application
+    that is known to find it in another way.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Row:
     wake: str | None = None
     work: Work | None = None
     clean: bool = False
+    find: Callable[[bytes], bytes | None] | None = None
 
     def __post_init__(self) -> None:
         for path in (self.pattern, self.busy, self.wake):
@@ -107,6 +109,11 @@ class Table:
         """The conversation that a request is about, by its path as it came, escaped; None: none."""
         segments = _segments(raw_path)
         for row, form in self._forms:
+            if row.find is not None:
+                own = row.find(raw_path)
+                if own is not None:
+                    return Key.of(row, own)
+                continue
             if len(form) > len(segments):
                 continue
             id = b""

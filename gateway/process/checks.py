@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.auth.auth import check as check_auth
 from gateway.owner.errors import BadOwned
+from gateway.owner.flue.agents import mounts_of
 from gateway.owner.rows import rows_of as owned_rows
 from gateway.process.exit_codes import Failure, Misuse
 from gateway.relay.configuration import rows_of
@@ -54,7 +55,7 @@ def _owned(settings: Settings) -> None:
         rows = owned_rows(settings.owned, settings.owned_busy)
     except BadOwned as error:
         raise Misuse(f"GATEWAY_OWNED: {error}") from None
-    if not rows:
+    if not _agents(settings) and not rows:
         return
     if settings.upstream is None:
         raise Misuse("GATEWAY_OWNED is set, but GATEWAY_UPSTREAM is not: which application has these conversations?")
@@ -63,6 +64,23 @@ def _owned(settings: Settings) -> None:
             f"HOST={settings.host} does not say where other Machines reach this one: set GATEWAY_ADVERTISE to its own"
             " address in the private network, such as http://10.0.0.5:8080"
         )
+
+
+def _agents(settings: Settings) -> bool:
+    """Whether there are agents of a Flue app."""
+    try:
+        mounts = mounts_of(settings.flue_agents)
+    except BadOwned as error:
+        raise Misuse(f"GATEWAY_FLUE_AGENTS: {error}") from None
+    if not mounts:
+        return False
+    if settings.upstream is None:
+        raise Misuse("GATEWAY_FLUE_AGENTS is set, but GATEWAY_UPSTREAM is not: where is the Flue app?")
+    if settings.database_url is None:
+        raise Misuse("GATEWAY_FLUE_AGENTS is set, but DATABASE_URL is not: which database is the Flue app's?")
+    if settings.flue:
+        raise Misuse("GATEWAY_FLUE is for a beta of Flue, and GATEWAY_FLUE_AGENTS for Flue 2.x: which one is it?")
+    return True
 
 
 def _flue(settings: Settings) -> None:

@@ -20,6 +20,13 @@ async def fit(url: str, settings: Settings) -> None:
     await with_app(url, lambda connection: check(connection, ends_runs=settings.flue_orphan_after is not None))
 
 
+async def fit_agents(url: str) -> None:
+    """Makes sure that `serve` can look after the conversations of a Flue 2.x app in this database. Raises Failure."""
+    from gateway.flue.schema import check_agents
+
+    await with_app(url, check_agents)
+
+
 async def with_app(url: str, work: Callable[[Connection], Awaitable[None]]) -> None:
     """Does some work on a connection to the database. Raises Failure, which names the database."""
     import asyncpg

@@ -104,7 +104,7 @@ async def _database(settings: Settings, url: str) -> AsyncIterator[Finding]:
         yield Finding("fail", f"The database {name(url)} cannot be reached: {one_line(error)}.")
         return
     try:
-        for ask in (_server, _clock, _rights, _room, *([_flue] if settings.flue else [])):
+        for ask in (_server, _clock, _rights, _room, *([_flue] if settings.flue or settings.flue_agents else [])):
             try:
                 yield await ask(connection, settings)
             except FAULTS as error:
@@ -136,7 +136,10 @@ async def _clock(connection: LogConnection, _: Settings) -> Finding:
 
 async def _flue(connection: LogConnection, settings: Settings) -> Finding:
     try:
-        await flue.check(connection, ends_runs=settings.flue_orphan_after is not None)
+        if settings.flue:
+            await flue.check(connection, ends_runs=settings.flue_orphan_after is not None)
+        else:
+            await flue.check_agents(connection)
     except Unfit as error:
         return Finding("fail", f"The database cannot be used as a Flue app's: {error}.")
     return Finding("ok", "The tables of the Flue app can be used.")

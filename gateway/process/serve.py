@@ -10,7 +10,7 @@ import uvloop
 
 from gateway.process.checks import check
 from gateway.process.database import database, must_be_there, must_listen, say_what_it_promises, update
-from gateway.process.flue_app import fit
+from gateway.process.flue_app import fit, fit_agents
 from gateway.process.signals import Stop
 from gateway.process.sockets import Sockets, address, bind
 from gateway.process.supervisor import supervise
@@ -46,6 +46,8 @@ async def _run(settings: Settings) -> None:
             await say_what_it_promises(url)
             if settings.flue:
                 await fit(url, settings)
+            if settings.flue_agents:
+                await fit_agents(url)
             if settings.require_listen:
                 await must_listen(url, settings.listen_database_url)
             if settings.workers > 1:

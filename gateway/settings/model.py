@@ -38,7 +38,7 @@ SECTIONS: Final = {
     "max_readers": "Limits of each worker",
     "max_appends_per_token": "Limits of each client and tenant, off until they are set",
     "retention": "What the log keeps",
-    "flue": "Runs of a Flue app",
+    "flue": "A Flue app",
     "log_level": "Logs and traces",
     "fly_region": "Fly",
 }
@@ -407,6 +407,18 @@ class Settings(BaseSettings):
         description="Seconds between checks of the Flue runs that are followed, where Flue's tables have no triggers.",
     )
 
+    flue_agents: str | None = Field(
+        None,
+        description="Paths at which a Flue 2.x app in the same database mounts its agents, with commas between, such as"
+        " `/agents/chat`: each conversation has one owner, as by GATEWAY_OWNED.",
+    )
+    flue_authorization: str | None = Field(
+        None,
+        repr=False,
+        description="`Authorization` with which the gateway asks the Flue 2.x app to go on with what a dead server has"
+        " left, where its agents ask for one.",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level of what is logged to stderr."
     )
@@ -461,7 +473,7 @@ class Settings(BaseSettings):
     @property
     def handing_over(self) -> float:
         """Seconds before a drain in which conversations are given away: none without them."""
-        return self.owned_drain if self.owned else 0.0
+        return self.owned_drain if self.owned or self.flue_agents else 0.0
 
     @property
     def open_to_all(self) -> bool:

@@ -49,6 +49,19 @@ async def test_flue_2_is_told_apart_from_tables_that_are_missing(postgres: Postg
         assert "FAIL  The database cannot be used as a Flue app's: this is Flue 2.x" in checked.out
 
 
+async def test_a_beta_is_not_taken_for_flue_2(flue_database: str) -> None:
+    for name in ("serve", "check"):
+        ended = await command(
+            name,
+            DATABASE_URL=flue_database,
+            PORT="0",
+            GATEWAY_FLUE_AGENTS="/agents/chat",
+            GATEWAY_UPSTREAM="http://127.0.0.1:1",
+        )
+        assert ended.code == 1
+        assert "this is a beta of Flue, which has runs: use GATEWAY_FLUE, not" in ended.out + ended.err
+
+
 async def test_a_check_says_that_the_tables_can_be_used(flue_database: str) -> None:
     checked = await command("check", DATABASE_URL=flue_database, GATEWAY_FLUE="on", GATEWAY_FLUE_WORKFLOWS="*")
     assert (checked.code, "ok    The tables of the Flue app can be used." in checked.out) == (0, True)

@@ -1,17 +1,33 @@
-"""Flue servers, each with the gateway of its Machine before it, over one Postgres."""
+"""Machines of a Flue 2.x app, each with its gateway, over one Postgres; and what happens to Machines."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+import httpx
 
 from tests.databases import Postgres
-from tests.flue2.rig import built
+from tests.flue2.rig import MOUNT, Clients, built
+from tests.machines import Machine
 from tests.tools.flue_server import FlueServer
 
-LEASE = 3.0  # seconds, of a submission; Flue's own are 30, and it renews them each 10
-FLUE = {"LEASE_MS": f"{LEASE * 1000:.0f}", "INTERVAL_RATE": "10", "TOKENS_PER_SECOND": "200"}
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+FLUE: Final = {"LEASE_MS": "14000", "TOKENS_PER_SECOND": "200"}  # leases of 14 s instead of 30, renewed each 10 s
+SETTINGS: Final = {
+    "GATEWAY_FLUE_AGENTS": MOUNT,
+    "GATEWAY_OWNED_LEASE": "2",
+    "GATEWAY_DRAIN_TIMEOUT": "2",
+}
 
 
 @dataclass
@@ -19,22 +35,69 @@ class Pair:
     """A Machine: an app, and the gateway before it."""
 
     app: FlueServer
+    gateway: Machine
+
+    def url(self, id: str) -> str:
+        """Of a conversation, through this gateway."""
+        return f"{self.gateway.url}{MOUNT}/{id}"
+
+    async def die(self) -> None:
+        """SIGKILL, for both."""
+        await asyncio.gather(self.gateway.kill(), self.app.kill())
+
+    async def begin(self) -> None:
+        """Starts what does not run, on the same ports."""
+        if not self.app.running:
+            await self.app.launch()
+        await self.gateway.restart()
+
+    async def deploy(self) -> None:
+        """As a platform that sends SIGTERM to the gateway, and to the app when the gateway has ended."""
+        self.gateway.send_signal(signal.SIGTERM)
+        await self.gateway.wait()
+        await self.app.terminate()
+        await self.begin()
+
+    async def metric(self, name: str) -> float:
+        """A number of the gateway's, of all values of its label."""
+        async with httpx.AsyncClient(trust_env=False) as http:
+            page = (await http.get(f"{self.gateway.url}/metrics")).text
+        lines = [line for line in page.splitlines() if line.startswith(f"run_gateway_{name}")]
+        assert lines, f"no metric {name}"
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 @dataclass
 class House:
+    """Machines, front ends, and a look at Flue's tables."""
+
     machines: list[Pair]
+    clients: Clients
+    database: Connection
     database_url: str
+
+    async def submissions(self, id: str) -> list[dict[str, Any]]:
+        """Of a conversation, in their order."""
+        rows = await self.database.fetch(
+            "SELECT * FROM flue_agent_submissions WHERE session_key LIKE '%\"' || $1 || '\"%' ORDER BY sequence", id
+        )
+        return [dict(row) for row in rows]
 
 
 @asynccontextmanager
-async def furnished(postgres: Postgres, count: int = 3) -> AsyncIterator[House]:
+async def furnished(
+    postgres: Postgres, count: int = 3, flue: Mapping[str, str] = FLUE, settings: Mapping[str, str] = SETTINGS
+) -> AsyncIterator[House]:
     """All of it, until the block ends."""
     folder = built()
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(postgres.database())
         machines = []
         for _ in range(count):  # one after the other: the first makes Flue's tables
-            app = await stack.enter_async_context(FlueServer.start(folder, url, env=FLUE))
-            machines.append(Pair(app))
-        yield House(machines, url)
+            app = await stack.enter_async_context(FlueServer.start(folder, url, env=flue))
+            env = {**settings, "GATEWAY_UPSTREAM": app.url}
+            machines.append(Pair(app, await stack.enter_async_context(Machine.start(url, env=env))))
+        clients = await stack.enter_async_context(Clients.start())
+        database = await asyncpg.connect(url)
+        stack.push_async_callback(database.close)
+        yield House(machines, clients, database, url)

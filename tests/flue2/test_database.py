@@ -6,8 +6,17 @@ import pytest
 
 from tests.cli.commands import command
 from tests.flue2.house import House
+from tests.flue2.rig import MOUNT
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+
+async def test_a_check_says_that_the_agents_tables_can_be_used(house: House) -> None:
+    a = house.machines[0]
+    ended = await command(
+        "check", DATABASE_URL=house.database_url, GATEWAY_FLUE_AGENTS=MOUNT, GATEWAY_UPSTREAM=a.app.url
+    )
+    assert (ended.code, "ok    The tables of the Flue app can be used." in ended.out) == (0, True)
 
 
 async def test_the_mode_for_runs_says_that_this_is_flue_2(house: House) -> None:

@@ -1,6 +1,5 @@
 // Loaded before a Flue server, which would listen on all interfaces: a server of a test is for this host alone, and ends
-// with whoever started it. CLOCK_RATE: how many times as fast its time-outs run, of which some take 30 s. INTERVAL_RATE:
-// the same for what it does again and again, such as renewing a lease each 10 s.
+// with whoever started it. CLOCK_RATE: how many times as fast its timers run, of which some take 30 s.
 import net from "node:net"
 
 const listen = net.Server.prototype.listen
@@ -10,7 +9,6 @@ net.Server.prototype.listen = function (port, ...more) {
 
 process.stdin.resume().once("end", () => process.exit(1))
 
-for (const [name, rate] of [["setTimeout", process.env.CLOCK_RATE], ["setInterval", process.env.INTERVAL_RATE]]) {
-  const original = globalThis[name]
-  if (Number(rate ?? 1) !== 1) globalThis[name] = (callback, ms, ...more) => original(callback, ms / rate, ...more)
-}
+const rate = Number(process.env.CLOCK_RATE ?? 1)
+const { setTimeout } = globalThis
+if (rate !== 1) globalThis.setTimeout = (callback, ms, ...more) => setTimeout(callback, ms / rate, ...more)

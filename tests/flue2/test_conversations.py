@@ -1,0 +1,103 @@
+"""Conversations of a real Flue 2.x app on several Machines, through their gateways, by the SDK that front ends use."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+
+from tests.flue2.house import House
+from tests.flue2.rig import ticks
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+LIVE = ("sse", "long-poll")
+
+
+@pytest.fixture
+def id() -> str:
+    """Of a conversation that nobody has begun yet."""
+    return f"c-{uuid4().hex}"
+
+
+async def test_a_conversation_is_followed_and_aborted_from_elsewhere(house: House, id: str) -> None:
+    """Of a run that only the abort ends: whoever sees it go on does not see it late."""
+    a, b, _ = house.machines
+    await house.clients.send(id, a.url(id), ticks(10_000))
+    for live in LIVE:
+        await house.clients.observe(f"{id} {live}", b.url(id), live)
+    for live in LIVE:
+        outs = await house.clients.until(f"{id} {live}", "out", 5)
+        assert [out["i"] for out in outs[:5]] == [1, 2, 3, 4, 5]
+    assert await house.clients.abort(id, b.url(id))
+    for live in LIVE:
+        assert await house.clients.until(f"{id} {live}", "settled") == ["aborted"]
+    assert [each["attempt_count"] for each in await house.submissions(id)] == [1]
+
+
+async def test_messages_by_turns_are_answered_by_one_server(house: House, id: str) -> None:
+    a, b, _ = house.machines
+    await house.clients.send(id, a.url(id), ticks(1))
+    await house.clients.observe(f"{id} read", b.url(id))
+    for turn, pair in enumerate((b, a, b), 1):
+        await house.clients.until(f"{id} read", "settled", turn)
+        await house.clients.send(id, pair.url(id), ticks(1))
+    assert await house.clients.until(f"{id} read", "settled", 4) == ["completed"] * 4
+    assert len({out["pid"] for out in house.clients.said(f"{id} read", "out")}) == 1
+    assert [each["attempt_count"] for each in await house.submissions(id)] == [1] * 4
+
+
+async def test_a_message_meanwhile_breaks_no_tool(house: House, id: str) -> None:
+    a, b, _ = house.machines
+    await house.clients.send(id, a.url(id), ticks(8))
+    await house.clients.observe(f"{id} read", a.url(id))
+    await house.clients.until(f"{id} read", "out", 2)
+    await house.clients.send(id, b.url(id), ticks(1))
+    assert await house.clients.until(f"{id} read", "settled", 2) == ["completed"] * 2
+    assert house.clients.said(f"{id} read", "error") == []
+
+
+async def test_a_reader_from_before_is_not_left_behind(house: House, id: str) -> None:
+    """Nobody owns the conversation when it comes, and then another Machine than the reader's does."""
+    a, b, c = house.machines
+    await house.clients.send(id, c.url(id), ticks(1))
+    await house.clients.observe(f"{id} first", c.url(id))
+    await house.clients.until(f"{id} first", "settled")
+    await c.gateway.restart()
+    await house.clients.observe(f"{id} read", b.url(id))
+    await house.clients.until(f"{id} read", "settled")
+    await house.clients.send(id, a.url(id), ticks(120))
+    await house.clients.until(f"{id} read", "out", 3)
+    assert (await house.submissions(id))[-1]["status"] == "running"
+    assert await house.clients.abort(id, a.url(id))
+
+
+async def test_an_idle_server_goes_on_with_what_a_dead_one_left(house: House, id: str) -> None:
+    a, *others = house.machines
+    for each in others:  # anew, so that they have had nothing to do: Flue's loop does not run there
+        await each.app.terminate()
+        await each.app.launch()
+    await house.clients.send(id, a.url(id), ticks(40))
+    await house.clients.observe(f"{id} read", others[0].url(id))
+    await house.clients.until(f"{id} read", "out", 3)
+    await a.die()
+    assert await house.clients.until(f"{id} read", "settled", timeout=120) == ["completed"]
+    outs = house.clients.said(f"{id} read", "out")
+    assert len({out["pid"] for out in outs}) == 2
+    assert [out["i"] for out in outs] == list(range(1, 41))
+    assert [each["attempt_count"] for each in await house.submissions(id)] == [2]
+    assert sum([await each.metric("flue_wakes_total") for each in others]) >= 1
+    await a.begin()
+
+
+async def test_a_deploy_waits_for_what_a_tool_is_doing(house: House, id: str) -> None:
+    a, b, _ = house.machines
+    await house.clients.send(id, a.url(id), ticks(1, 3.0))
+    await house.clients.observe(f"{id} read", b.url(id))
+    deployed = asyncio.create_task(a.deploy())
+    assert await house.clients.until(f"{id} read", "settled") == ["completed"]
+    await deployed
+    assert house.clients.said(f"{id} read", "error") == []
+    assert [each["attempt_count"] for each in await house.submissions(id)] == [1]
+    await house.clients.send(id, a.url(id), ticks(1))
+    assert await house.clients.until(f"{id} read", "settled", 2) == ["completed"] * 2
