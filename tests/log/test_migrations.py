@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from hashlib import sha256
+from importlib import metadata
 from pathlib import Path
 
 import asyncpg
@@ -156,3 +158,20 @@ def test_a_change_of_the_functions_is_a_new_revision() -> None:
     name, digest = (folder / "REVISION").read_text().split()
     text = b"".join(script.read_bytes() for script in scripts)
     assert digest == sha256(text).hexdigest(), f"another text than {name}'s: count it up, and write the new digest"
+
+
+MADE = re.compile(r"((?:^--.*\n)*)^CREATE OR REPLACE (?:FUNCTION|PROCEDURE) run_gateway\.(\w+)", re.MULTILINE)
+# A batch's, a lone request's and SQL's own; any recording's, and that of one who has not been taken over from.
+SEVERAL = {"append": 3, "lose_recording": 2}
+
+
+def test_what_another_version_calls_says_until_when() -> None:
+    """The rule of gateway/log/README.md: a function of an older version has a name of its own and an end."""
+    scripts = (Path(migrations.__file__).parent / "sql" / "functions").glob("*.sql")
+    made = [found for script in scripts for found in MADE.findall(script.read_text())]
+    ours = Counter(name for comment, name in made if not comment.startswith("-- Until "))
+    assert {name: count for name, count in ours.items() if count > 1} == SEVERAL
+    version = tuple(map(int, metadata.version("run-gateway").split(".")[:2]))
+    for comment, name in made:
+        for until in re.findall(r"^-- Until (.*?):", comment):
+            assert version < tuple(map(int, until.split("."))), f"{name} is to be dropped by a migration"

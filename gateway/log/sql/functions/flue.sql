@@ -53,7 +53,7 @@ END
 $$;
 
 
--- For Machines of an earlier version.
+-- Until 0.2: as Machines of the version before call it.
 CREATE OR REPLACE FUNCTION run_gateway.flue_end_silent(silence double precision, most integer, OUT ended text[])
 LANGUAGE sql AS $$ SELECT run_gateway.flue_end_silent(silence, most, '{}') $$;
 

@@ -327,7 +327,7 @@ END
 $$;
 
 
--- As Machines of the version before call it, which know no limits of forks.
+-- Until 0.2: as Machines of the version before call it, which know no limits of forks.
 CREATE OR REPLACE FUNCTION run_gateway.create_stream(
     wanted text, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_expiry timestamptz,
     wanted_expires_header text, wanted_closed boolean, source_path text, anchor bigint, sub_offset bigint, events bytea[],

@@ -219,7 +219,7 @@ END
 $$;
 
 
--- As Machines of the version before call it. It links what is there; one of this version sees to the rest.
+-- Until 0.2: as Machines of the version before call it. It links what is there; one of this version sees to the rest.
 CREATE OR REPLACE FUNCTION run_gateway.create_subscription(
     new_id text, new_type text, new_pattern text, new_head text, new_regex text, paths text[], new_url text,
     new_wake_stream text, new_lease_ttl interval, new_description text, new_hash text
@@ -289,7 +289,7 @@ END
 $$;
 
 
--- As Machines of the version before call it.
+-- Until 0.2: as Machines of the version before call it.
 CREATE OR REPLACE FUNCTION run_gateway.add_subscription_streams(wanted text, paths text[]) RETURNS boolean
 LANGUAGE sql AS $$ SELECT a.verdict = 'added' FROM run_gateway.add_explicit_streams(wanted, paths, 2147483647) a $$;
 

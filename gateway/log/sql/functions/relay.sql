@@ -270,7 +270,7 @@ END
 $$;
 
 
--- As Machines of the version before call it.
+-- Until 0.2: as Machines of the version before call it.
 CREATE OR REPLACE FUNCTION run_gateway.retire_recordings(keep interval, most integer) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE

@@ -74,7 +74,7 @@ END
 $$;
 
 
--- create_stream for a run with a lease, as Machines of the version before call it.
+-- Until 0.2: create_stream for a run with a lease, as Machines of the version before call it.
 CREATE OR REPLACE FUNCTION run_gateway.create_leased_stream(
     wanted text, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_expiry timestamptz,
     wanted_expires_header text, wanted_closed boolean, source_path text, anchor bigint, sub_offset bigint, events bytea[],

@@ -340,7 +340,7 @@ LANGUAGE sql STABLE BEGIN ATOMIC
 END;
 
 
--- As Machines of the version before call it.
+-- Until 0.2: as Machines of the version before call it.
 CREATE OR REPLACE FUNCTION run_gateway.neglected_subscriptions(idle boolean, most integer) RETURNS SETOF bigint
 LANGUAGE sql STABLE BEGIN ATOMIC
     SELECT s.number FROM run_gateway.subscriptions s
@@ -416,7 +416,7 @@ END
 $$;
 
 
--- As Machines of the version before call it.
+-- Until 0.2: as Machines of the version before call it.
 CREATE OR REPLACE FUNCTION run_gateway.claim_deliveries(hold interval, most integer, most_streams integer)
 RETURNS TABLE (subscription bigint, id text, url text, wake_id text, generation bigint, retry_count integer,
                streams jsonb)
@@ -462,7 +462,7 @@ END
 $$;
 
 
--- As Machines of the version before call it.
+-- Until 0.2: as Machines of the version before call it.
 CREATE OR REPLACE FUNCTION run_gateway.finish_delivery(
     wanted bigint, wanted_wake text, paths text[], positions bigint[], OUT next_wake boolean, OUT lost_event text
 )
@@ -667,6 +667,6 @@ END
 $$;
 
 
--- As Machines of the version before call it.
+-- Until 0.2: as Machines of the version before call it.
 CREATE OR REPLACE FUNCTION run_gateway.tidy_links(most integer) RETURNS bigint
 LANGUAGE sql AS $$ SELECT t.touched FROM run_gateway.tidy_next(0, '', most) t $$;

@@ -2,7 +2,7 @@
 -- all other functions: making one anew forgets its settings.
 
 
--- Those of the paths whose streams cannot be locked at this moment.
+-- Until 0.2: as Machines of the version before call it. Those of the paths whose streams cannot be locked at this moment.
 CREATE OR REPLACE FUNCTION run_gateway.held(paths text[]) RETURNS text[]
 LANGUAGE plpgsql
 SET enable_seqscan = off SET lock_timeout = '100ms'
