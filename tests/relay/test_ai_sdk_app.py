@@ -1,11 +1,18 @@
-"""A real AI SDK app, `streamText` on a model of the tests, and its page with `useChat`, through two Machines."""
+"""A real AI SDK app, `streamText` on a model of the tests, and its page with `useChat`, through two Machines that have
+the settings that `run-gateway init` writes in its folder.
+"""
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
+from gateway.cli import main
+from gateway.cli.init import ENV
 from tests.machines import Machine
 from tests.node import Script
 from tests.relay.clients import PACKAGES, BrowserClients, Order, build_page, comes_back
@@ -16,11 +23,19 @@ def has(name: str, count: int = 1) -> Any:
     return lambda lines: sum(name in line for line in lines) >= count
 
 
+def written_for(folder: Path) -> dict[str, str]:
+    for name in ("package.json", "app.mjs"):
+        shutil.copy(PACKAGES / name, folder)
+    assert CliRunner().invoke(main, ["init", str(folder)]).exit_code == 0
+    lines = (folder / ENV).read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+
+
 async def test_a_page_that_is_reloaded_twice_has_the_whole_answer(database_url: str, tmp_path: Path) -> None:
     page = await build_page(tmp_path)
     async with Script.start(PACKAGES / "app.mjs", str(page)) as app, BrowserClients.start() as browser:
         await app.until(has("port"))
-        env = {"GATEWAY_UPSTREAM": f"http://127.0.0.1:{app.lines[0]['port']}", "GATEWAY_RELAY": "ai-sdk:/api/chat"}
+        env = written_for(tmp_path) | {"GATEWAY_UPSTREAM": f"http://127.0.0.1:{app.lines[0]['port']}", "PORT": "0"}
         async with (
             Machine.start(database_url, env=env) as a,
             Machine.start(database_url, env=env) as b,
