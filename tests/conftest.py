@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Final
 import pytest
 import pytest_asyncio
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
+from httpx._transports import default as _default
 from hypothesis import HealthCheck, settings
 
 from tests.databases import OwnPostgres, Postgres, folder, session_postgres
@@ -24,6 +26,7 @@ def pytest_configure() -> None:
     # Some hundred processes are started here: they compile the house once, and not each for itself.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     _take_any_time()
+    _make_one_ssl_context()
 
 
 # What takes longest begins first, or else one process would still be at it when the others have nothing left to do.
@@ -60,6 +63,11 @@ def _take_any_time() -> None:
     settings.register_profile("any time", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("any time")
     DEFAULT_TIMEOUT_CONFIG.connect = DEFAULT_TIMEOUT_CONFIG.read = DEFAULT_TIMEOUT_CONFIG.write = 60.0
+
+
+def _make_one_ssl_context() -> None:
+    """Each client of httpx reads the world's certificates, 20 ms of processor time, whether it speaks TLS or not."""
+    _default.create_ssl_context = functools.cache(_default.create_ssl_context)  # type: ignore[attr-defined]
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from gateway.process.machine import Machine as Process
+from gateway.process.machine import Machine as Executed
+from gateway.process.machine import Process
+from tests.tools.forks import can_fork, fork
 
 
 def free_port() -> int:
@@ -17,15 +19,19 @@ def free_port() -> int:
         return port
 
 
-class Machine(Process):
+class Machine(Executed):
     """A `run-gateway serve` process with `url`, `port`, `pid`, `log`, `kill`, `terminate`, `wait`."""
+
+    _executed = False
 
     @classmethod
     @asynccontextmanager
     async def start(
-        cls, database_url: str | None, *, env: Mapping[str, str] | None = None, port: int = 0
+        cls, database_url: str | None, *, env: Mapping[str, str] | None = None, port: int = 0, executed: bool = False
     ) -> AsyncIterator[Machine]:
         """A Machine over this database; None is the embedded one, in the GATEWAY_DATA_DIR of env.
+
+        `executed`: begun by an interpreter of its own, as an operator begins it, and not forked from one.
 
         It drains within a second, unless env says otherwise: live responses end spread over the drain time.
         """
@@ -33,6 +39,7 @@ class Machine(Process):
         if database_url is not None:
             settings["DATABASE_URL"] = database_url
         machine = cls(settings)
+        machine._executed = executed
         try:
             await machine.launch()
             yield machine
@@ -48,3 +55,8 @@ class Machine(Process):
         await self.end()
         self._env["PORT"] = str(self.port)
         await self.launch()
+
+    async def _begun(self, program: str, env: Mapping[str, str]) -> Process:
+        if can_fork(env) and not self._executed:
+            return await fork(program, ["serve"], env)
+        return await super()._begun(program, env)

@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Mapping
+from typing import Protocol
 
 from gateway.settings import Settings, variable
 
@@ -29,6 +30,18 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 
 
+class Process(Protocol):
+    """An `asyncio.subprocess.Process`, as far as a Machine needs one."""
+
+    pid: int
+    stdout: asyncio.StreamReader | None
+
+    @property
+    def returncode(self) -> int | None: ...
+    def send_signal(self, number: signal.Signals) -> None: ...
+    async def wait(self) -> int: ...
+
+
 class MachineFailed(Exception):
     """The process ended, or stayed silent, instead of listening; the message holds what it printed."""
 
@@ -44,7 +57,7 @@ class Machine:
         self.url = ""
         self._env = dict(env)
         self._program = program
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._output: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
         self._begin = 0  # where in the log the present process begins
@@ -70,19 +83,7 @@ class Machine:
         assert self._process is None or self._process.returncode is not None, "one process at a time"
         self._listening.clear()
         self._begin = len(self.log)
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # our own path as it is, and not the working folder before it
-            "-c",
-            _CHILD,
-            self._program,
-            "serve",
-            env=self._environment(),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C in the terminal is for the parent, who ends its children
-        )
+        self._process = await self._begun(self._program, self._environment())
         self._output = asyncio.create_task(self._read(self._process))
         try:
             async with asyncio.timeout(START_PATIENCE):
@@ -137,13 +138,28 @@ class Machine:
         await self._output
         return code
 
+    async def _begun(self, program: str, env: Mapping[str, str]) -> Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # our own path as it is, and not the working folder before it
+            "-c",
+            _CHILD,
+            program,
+            "serve",
+            env=env,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C in the terminal is for the parent, who ends its children
+        )
+
     def _environment(self) -> dict[str, str]:
         # Settings of the parent are not the child's; the rest of its environment is.
         ours = {variable(name) for name in Settings.model_fields}
         inherited = {name: value for name, value in os.environ.items() if name.upper() not in ours}
         return inherited | {"PYTHONUNBUFFERED": "1", "HOST": "127.0.0.1", "PORT": "0"} | self._env
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
+    async def _read(self, process: Process) -> None:
         assert process.stdout is not None, "stdout is a pipe"
         while chunk := await process.stdout.read(65_536):
             self.log += chunk.decode(errors="replace")

@@ -87,7 +87,7 @@ async def test_a_gateway_that_says_all_that_it_can_says_no_secret(postgres: Post
         "GATEWAY_LOG_LEVEL": "debug",
         "GATEWAY_ACCESS_LOG": "true",
     }
-    async with postgres.database() as url, Machine.start(with_password(url), env=env) as machine:
+    async with postgres.database() as url, Machine.start(with_password(url), env=env, executed=True) as machine:
         async with httpx.AsyncClient(base_url=machine.url, timeout=30) as http:
             told, known = await everything_that_is_asked(http)
         titles = list(titles_of(machine.pid))

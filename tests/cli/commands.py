@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from gateway.settings import Settings, variable
+from tests.tools.forks import Forked, can_fork, fork_with_pipes
 
 PATIENCE = 120.0
+
+
+Command = asyncio.subprocess.Process | Forked
 
 
 class Ended(NamedTuple):
@@ -28,19 +32,25 @@ def environment(**env: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in settings} | env
 
 
-@asynccontextmanager
-async def running(*arguments: str, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A command with its three pipes; killed when the block is left before it has ended."""
-    process = await asyncio.create_subprocess_exec(
+async def _begun(arguments: Sequence[str], env: Mapping[str, str]) -> Command:
+    if can_fork(env):
+        return await fork_with_pipes("gateway", arguments, env)
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "gateway",
         *arguments,
-        env=environment(**env),
+        env=env,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+@asynccontextmanager
+async def running(*arguments: str, **env: str) -> AsyncIterator[Command]:
+    """A command with its three pipes; killed when the block is left before it has ended."""
+    process = await _begun(arguments, environment(**env))
     try:
         async with asyncio.timeout(PATIENCE):
             yield process
@@ -50,7 +60,7 @@ async def running(*arguments: str, **env: str) -> AsyncIterator[asyncio.subproce
         await process.communicate()
 
 
-async def end(process: asyncio.subprocess.Process, stdin: bytes = b"") -> Ended:
+async def end(process: Command, stdin: bytes = b"") -> Ended:
     """Gives it the rest of its stdin and waits until it ends."""
     out, err = await process.communicate(stdin)
     assert process.returncode is not None, "communicate waits for the end"

@@ -1,0 +1,99 @@
+"""`python -P -m tests.tools.forking FD`: a process that has imported the house, and forks for who asks at that socket.
+
+It has no thread and no event loop, so a child of it is what a new interpreter is after its imports. A child has the
+descriptors, environment, folder and arguments that it is given, and a session of its own; it ends when this ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from importlib import import_module
+from typing import Any, Final
+
+IMPORTED: Final = (
+    "gateway.cli.serve",
+    "gateway.embedded",
+    "gateway.process.server",
+    "gateway.process.worker",
+    # What these import as they run:
+    "anyio._backends._asyncio",
+    "encodings.idna",
+    "pydantic.v1",
+)
+MOST: Final = 1 << 20  # bytes of a request
+LAST: Final = 3  # descriptors that a child is given: its stdin, stdout and stderr; one more says how it has ended
+
+
+def main(asked: socket.socket) -> None:
+    """Returns in each child, and in this process when nobody can ask any more."""
+    for name in IMPORTED:
+        import_module(name)
+    gc.collect()
+    gc.freeze()
+    bell, ring = os.pipe()
+    asking = asked.fileno()
+    os.set_blocking(ring, False)
+    signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    children: dict[int, int] = {}
+    while True:
+        ready, _, _ = select.select([asking, bell], [], [])
+        if bell in ready:
+            os.read(bell, 4096)
+            _reap(children)
+        if asking in ready:
+            message, given, _, _ = socket.recv_fds(asked, MOST, LAST + 1)
+            if not message:
+                return None
+            pid = os.fork()
+            if not pid:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                signal.set_wakeup_fd(-1)
+                return _become(json.loads(message), given)
+            children[pid] = given[LAST]
+            for descriptor in given[:LAST]:
+                os.close(descriptor)
+            asked.send(b"%d" % pid)
+
+
+def _reap(children: dict[int, int]) -> None:
+    while children:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        ended = children.pop(pid)
+        with suppress(BrokenPipeError):  # nobody waits for it
+            os.write(ended, b"%d" % os.waitstatus_to_exitcode(status))
+        os.close(ended)
+
+
+def _become(wanted: dict[str, Any], given: list[int]) -> None:
+    """Makes this process what was asked for, and runs that."""
+    for number, descriptor in enumerate(given[:LAST]):
+        os.dup2(descriptor, number)
+    os.closerange(LAST, os.sysconf("SC_OPEN_MAX"))
+    os.setsid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)  # it ends with its parent
+    os.chdir(wanted["folder"])
+    os.environ.clear()
+    os.environ.update(wanted["env"])
+    time.tzset()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(write_through="PYTHONUNBUFFERED" in os.environ)  # type: ignore[union-attr]
+    sys.argv[:] = ["-c", *wanted["arguments"]]
+    runpy.run_module(wanted["module"], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])))
