@@ -11,6 +11,7 @@ from base64 import b64encode
 from typing import Final
 from urllib.parse import parse_qsl
 
+from gateway.protocol.accept import accept_of, only_events
 from gateway.protocol.batch import Batch, Stream
 from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.dialect import Dialect
@@ -90,7 +91,8 @@ def parse_read(path: str, headers: RawHeaders, query: list[tuple[str, str]]) -> 
     """A GET that reads a run's events, judged in Flue's order. Raises InvalidRequest.
 
     `Last-Event-ID`, which Flue does not know, is a browser's own reconnect: it stands for the offset. So does what
-    polyfills write in its place.
+    polyfills write in its place. Nor does Flue know an EventSource that has the address alone, and is given an event
+    stream from the start (`gateway.protocol.read`); or `named`.
     """
     offsets, tails = ([value for name, value in query if name == wanted] for wanted in ("offset", "tail"))
     first = dict(reversed(query))
@@ -101,12 +103,14 @@ def parse_read(path: str, headers: RawHeaders, query: list[tuple[str, str]]) -> 
         raise InvalidRequest("Duplicate tail parameters are not allowed.")
     if tails and not _TAIL.fullmatch(tails[0]):
         raise InvalidRequest("Tail must be an integer greater than or equal to 1.")
-    resumed = last_event_id(found, query) if first.get("live") == "sse" else None
+    by_accept = "live" not in first and only_events(accept_of(headers))
+    live_sse = by_accept or first.get("live") == "sse"
+    resumed = last_event_id(found, query) if live_sse else None
     if "live" in first and not offsets and not resumed:
         raise InvalidRequest("Offset is required for live mode.")
     if first.get("live") not in (None, "long-poll", "sse"):
         raise InvalidRequest('Invalid live mode. Use "long-poll" or "sse".')
-    live = Live(first.get("live", ""))
+    live = Live.SSE if by_accept else Live(first.get("live", ""))
     asked = offsets[0].encode("latin-1", "replace") if offsets else b"-1"
     offset = asked if resumed is None else resumed.removesuffix(TOLD)
     position = position_of(offset)
@@ -122,6 +126,7 @@ def parse_read(path: str, headers: RawHeaders, query: list[tuple[str, str]]) -> 
         cursor=parse_cursor(first.get("cursor", "").encode("latin-1", "replace")),
         if_none_match=found.get(b"if-none-match") if live is Live.NO else None,
         resumed=resumed is not None,
+        named=not live_sse or first.get("named") != "false",
     )
 
 

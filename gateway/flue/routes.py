@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
+from urllib.parse import urlencode
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.auth.gate import check_stream, principal_of
@@ -24,10 +25,12 @@ from gateway.http.routes import Routes
 from gateway.protocol.batch import Stream
 from gateway.protocol.errors import InvalidRequest, RunNotFound, StreamExists, StreamNotFound
 from gateway.protocol.headers import JSON, NO_STORE
+from gateway.protocol.read import parse_read
 from gateway.protocol.record import to_json
 from gateway.protocol.target import Target
 
 REMEMBERED: Final = 10_000  # runs of the gateway's own
+LOOK: Final = 1.0  # seconds after which Flue's tables are asked again for a run that is waited for
 
 
 class FlueRoutes:
@@ -73,23 +76,32 @@ class FlueRoutes:
     async def _either(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers for a run of Flue's if there is one, and otherwise as the gateway's own routes do."""
         path = target.stored("")
-        try:
-            await self._methods.get(scope["method"], self._refuse)(path, scope, receive, send)
-            return
-        except NoSuchRun as error:
-            unknown = error
-        try:
+        left = _patience(scope)
+        while True:  # a run that is not there yet may be either's, so both are looked for as long as it is waited for
             try:
-                await self._native(target, scope, receive, send)
-            except InvalidRequest:
-                if scope["method"] == "GET":
-                    await self._stat(path)  # as in Flue, a run that does not exist is a 404 before a bad query is a 400
-                raise
-        except (StreamNotFound, RunNotFound):
-            raise unknown from None
+                await self._methods.get(scope["method"], self._refuse)(path, scope, receive, send)
+                return
+            except NoSuchRun as error:
+                unknown = error
+            part = min(left, LOOK)
+            try:
+                await self._natively(target, _waiting(scope, part) if left else scope, receive, send)
+                break
+            except (StreamNotFound, RunNotFound):
+                left -= part
+                if left <= 0:
+                    raise unknown from None
         self._own[path] = None
         if len(self._own) > REMEMBERED:
             self._own.popitem(last=False)
+
+    async def _natively(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._native(target, scope, receive, send)
+        except InvalidRequest:
+            if scope["method"] == "GET":
+                await self._stat(target.stored(""))  # as in Flue, a run that does not exist is a 404 before a 400
+            raise
 
     async def _get(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         run = path.removeprefix("runs/")
@@ -119,3 +131,20 @@ class FlueRoutes:
     async def _refuse(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         await self._source.find(path.removeprefix("runs/"))
         raise ReadOnly(scope["method"])
+
+
+def _patience(scope: Scope) -> float:
+    """Seconds that a request waits for a run that is not there yet (`gateway.protocol.read`)."""
+    if scope["method"] != "GET":
+        return 0.0
+    try:
+        return parse_read("", scope["headers"], scope["query_string"], with_tail=True).wait
+    except InvalidRequest:
+        return 0.0
+
+
+def _waiting(scope: Scope, seconds: float) -> Scope:
+    """The same request, which waits for so many seconds."""
+    pairs = [(name, value) for name, value in dialect.parse_query(scope["query_string"]) if name != "wait"]
+    query = urlencode([*pairs, ("wait", f"{seconds:g}")], encoding="latin-1")
+    return {**scope, "query_string": query.encode()}

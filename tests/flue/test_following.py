@@ -14,7 +14,7 @@ import pytest
 from tests.databases import Postgres
 from tests.event_source import read
 from tests.flue.app import App, event, recording
-from tests.servers import Running, body_of, serving
+from tests.servers import Running, body_of, serving, until
 
 
 def offset(last: int) -> str:
@@ -47,6 +47,29 @@ async def test_an_event_stream_has_it_all_while_it_is_written(gateway: Running, 
     await app.close(run)
     await app.end(record)
     assert await following == events
+
+
+async def test_onmessage_of_an_event_source_hears_each_event(gateway: Running, app: App, run: str) -> None:
+    """It knows the address alone, and comes before the run."""
+    asking = "accept: text/event-stream"
+    following = asyncio.create_task(gateway.get_raw(f"/runs/{run}?named=false&wait=30", asking))
+    await until(lambda: f"runs/{run}" in gateway.app._hub.tails)  # it waits
+    await app.begin(run)
+    for i in range(3):
+        await app.append(run, event(run, i))
+    await app.close(run)
+    *events, control = read(body_of(await following)).events
+    assert [(each.type, json.loads(each.data)["eventIndex"]) for each in events] == [("message", i) for i in range(3)]
+    assert json.loads(control.data)["streamClosed"]
+    assert [each.last_event_id for each in events] == [offset(i) for i in range(3)]
+    again = f"last-event-id: {events[0].last_event_id}"
+    *rest, _ = read(body_of(await gateway.get_raw(f"/runs/{run}?named=false", asking, again))).events
+    assert rest == events[1:]
+
+
+async def test_an_event_source_of_no_run_is_told_so(gateway: Running, app: App, run: str) -> None:
+    answer = await gateway.get_raw(f"/runs/{run}?wait=0", "accept: text/event-stream")
+    assert answer.startswith(b"HTTP/1.1 404")
 
 
 async def test_long_polls_in_a_row_get_everything_and_no_false_end(http: httpx.AsyncClient, app: App, run: str) -> None:
