@@ -111,7 +111,7 @@ async def _try(row: Row, asked: Asked, origin: str, target: str, body: bytes, mo
         if pattern.names <= values.keys():
             click.echo(f"back    {pattern.method} {pattern.fill(values)}")
     for number, frame in enumerate(shown, 1):
-        wire = with_id(frame, frame_id(RUN, number)) if row.ids else frame
+        wire = with_id(row.frames, frame, frame_id(RUN, number)) if row.ids else frame
         click.echo(f"frame   {wire!r}"[:-1].replace("frame   b'", "frame   ").replace('frame   b"', "frame   "))
 
 

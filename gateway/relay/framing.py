@@ -22,6 +22,8 @@ _DATA_LINE: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))data(?:: ?(
 _ID_LINE: Final = re.compile(rb"(?:\A|(?<=[\r\n]))id(?::[^\r\n]*)?%b" % _LINE_END)
 # The same to be taken out: with the line's end before it, for a CR and an LF that it has kept apart would be one end.
 _ID_OUT: Final = re.compile(rb"\A(?:id(?::[^\r\n]*)?%b)+|%b(?:id(?::[^\r\n]*)?)(?=[\r\n])" % (_LINE_END, _LINE_END))
+_LAST_LINE: Final = re.compile(rb"((?:[^\n]*\n)*?)([^\n]*\n?)")
+_ENVELOPE: Final = re.compile(rb'\{"id":"(?:[^"\\]|\\.)*","chunk":(.*)\}')
 _BOM: Final = b"\xef\xbb\xbf"
 _BEFORE: Final = re.compile(rb"\A(?:\xef\xbb\xbf)?[\r\n]*")
 _FIRST_END: Final = re.compile(_LINE_END)
@@ -82,10 +84,24 @@ def data_of(kind: Kind, frame: bytes) -> bytes:
     return b"\n".join(found[1] or b"" for found in _DATA_LINE.finditer(frame))
 
 
-def with_id(frame: bytes, id: bytes) -> bytes:
-    """A frame of an event stream with this id in the place of its own. One without data has none: some clients take a
-    frame of nothing but an id for a message.
+def with_id(kind: Kind, frame: bytes, id: bytes) -> bytes:
+    """A frame with this id in the place of its own. One without data has none: some clients take a frame of nothing but
+    an id for a message. A line of NDJSON has no place for an id, so it is put into an envelope, `{"id":…,"chunk":…}`,
+    as TanStack AI reads it.
     """
+    return _line_with_id(frame, id) if kind == "ndjson" else _event_with_id(frame, id)
+
+
+def _line_with_id(frame: bytes, id: bytes) -> bytes:
+    before, line = _LAST_LINE.fullmatch(frame).groups()  # type: ignore[union-attr]  # anything is
+    if not line.strip():
+        return frame
+    chunk = line.strip()
+    own = _ENVELOPE.fullmatch(chunk)
+    return b'%b{"id":"%b","chunk":%b}\n' % (before, id, chunk if own is None else own[1])
+
+
+def _event_with_id(frame: bytes, id: bytes) -> bytes:
     head, fields = _parted(frame)
     if b"id" in fields:
         fields = _ID_OUT.sub(b"", fields)

@@ -32,7 +32,7 @@ from gateway.relay.readers import Readers
 from gateway.relay.recorder import Recorder
 from gateway.relay.rejoining import Rejoining
 from gateway.relay.replay import Replays, sever
-from gateway.relay.returns import Returns
+from gateway.relay.returns import Returns, Stopping
 from gateway.relay.rows import Row
 from gateway.relay.store import Store
 from gateway.relay.table import Table
@@ -81,9 +81,8 @@ class Relay:
         self.counts = self._beginnings.counts
         self._readers = Readers(settings, auth, quotas, asking)
         self._replays = Replays(hub, limits.readers)
-        self._returns = Returns(
-            self._table, self._readers, self._store, runs.Store(database, machine=machine), self._replays, feed
-        )
+        self._stopping = Stopping(runs.Store(database, machine=machine), feed)
+        self._returns = Returns(self._table, self._readers, self._store, self._stopping, self._replays)
         self._posts = Posts(
             self._readers,
             self._store,
@@ -201,6 +200,7 @@ class Relay:
                 await self._note_readers(now)
                 for recorder in self.recorders:
                     if await self._is_left(recorder, now):
+                        await self._stopping(recorder.path, "Nobody reads it.")
                         recorder.stop("left")
 
     async def _take_over(self) -> None:

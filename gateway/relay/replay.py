@@ -71,7 +71,7 @@ class Encoder:
         for position, event in enumerate(events, first):
             if self.skip is not None and self.skip(event):
                 continue
-            parts.append(event if self.run is None else with_id(event, frame_id(self.run, position)))
+            parts.append(event if self.run is None else with_id(self.kind, event, frame_id(self.run, position)))
         return b"".join(parts)
 
 

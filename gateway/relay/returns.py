@@ -28,18 +28,32 @@ from gateway.runs import store as runs
 WAIT: Final = 0.1  # seconds between looks whether the upstream has answered somebody else
 
 
+class Stopping:
+    """Asks for the end of a recording, as anybody can for that of a run."""
+
+    def __init__(self, store: runs.Store, feed: Feed) -> None:
+        self._store = store
+        self._feed = feed
+
+    async def __call__(self, path: str, reason: str | None = None) -> None:
+        """Returns when it is asked for, or has ended already. Raises Unavailable."""
+        try:
+            news = await self._store.cancel(path, reason)
+        except (RunEnded, RunNotFound, StreamGone):
+            return
+        if news is not None:
+            self._feed.committed(news)
+
+
 class Returns:
     """All ways back. Each method says whether it has answered: if not, nothing was sent."""
 
-    def __init__(
-        self, table: Table, readers: Readers, store: Store, runs_store: runs.Store, replays: Replays, feed: Feed
-    ) -> None:
+    def __init__(self, table: Table, readers: Readers, store: Store, stopping: Stopping, replays: Replays) -> None:
         self._table = table
         self._readers = readers
         self._store = store
-        self._runs = runs_store
+        self._stopping = stopping
         self._replays = replays
-        self._feed = feed
         self._looking: dict[str, asyncio.Task[Recording | None]] = {}
 
     async def by_id(self, asked: Asked, raw_path: str, scope: Scope, receive: Receive, send: Send) -> bool:
@@ -89,12 +103,7 @@ class Returns:
             found = await self._find(fit, "control", asked, scope, None)
             if found is None:
                 continue
-            try:
-                news = await self._runs.cancel(found.path, None)
-            except (RunEnded, RunNotFound, StreamGone):
-                news = None
-            if news is not None:
-                self._feed.committed(news)
+            await self._stopping(found.path)
             name = fit.path.get("key", found.run)
             await responses.respond(send, 200, [JSON, NO_STORE], orjson.dumps({"id": name, "status": "cancelled"}))
             return True

@@ -107,7 +107,8 @@ class Row(BaseModel):
     frames: Kind = "sse"
     """What the answer is: `sse`, text/event-stream; or `ndjson`, a JSON text on each line."""
     ids: bool = False
-    """Whether each frame with data has an id on the wire, which a client sends back in Last-Event-ID."""
+    """Whether each frame with data has an id on the wire, which a client sends back in Last-Event-ID. A line of NDJSON
+    is in an envelope then, `{"id":…,"chunk":…}`."""
     resume: Annotated[tuple[APattern, ...], Several, Field(strict=False)] = ()
     """The requests by which clients come back."""
     cursor: ACursor | None = None
@@ -184,8 +185,6 @@ class Row(BaseModel):
             raise ValueError("start must be a POST")
         if self.attach and (self.key is None or not self.key.in_request):
             raise ValueError("attach needs a key that is in the request")
-        if self.ids and self.frames == "ndjson":
-            raise ValueError("ids can only be given to the frames of an event stream")
         if any(not source.in_request for source in self.credential):
             raise ValueError("credential must be in the request")
         if taken := _RESERVED & self.values.keys():

@@ -29,6 +29,7 @@ async def clients() -> AsyncIterator[Mapping[str, Clients]]:
             "ai-sdk-6": node,
             "ai-sdk-workflow": node,
             "tanstack": node,
+            "tanstack-http": node,
             "langgraph": node,
             "langgraph-python": python,
             "openai-responses": node,

@@ -69,9 +69,16 @@ def _ui(route: str) -> Dialect:
     )
 
 
-def _ag_ui(route: str) -> Dialect:
+def line(data: Any) -> bytes:
+    """A JSON value on its line."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _ag_ui(
+    route: str, media_type: str = "text/event-stream", written: Callable[[dict[str, Any]], bytes] = frame
+) -> Dialect:
     def event(turn: Turn, type: str, **fields: Any) -> bytes:
-        return frame({"type": type, **fields})
+        return written({"type": type, **fields})
 
     return Dialect(
         route,
@@ -84,6 +91,7 @@ def _ag_ui(route: str) -> Dialect:
             event(turn, "TEXT_MESSAGE_END", messageId=f"message-{turn.run}"),
             event(turn, "RUN_FINISHED", threadId=turn.thread, runId=turn.run),
         ],
+        media_type,
     )
 
 
@@ -91,6 +99,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     "ai-sdk": _ui("/api/chat"),
     "ai-sdk-workflow": _ui("/api/workflow"),
     "tanstack": _ag_ui("/tanstack"),
+    "tanstack-http": _ag_ui("/tanstack-http", "application/x-ndjson", line),
     "ag-ui": _ag_ui("/agent"),
     "langgraph": Dialect(
         "/threads/{thread}/runs/stream",
@@ -130,9 +139,9 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     ),
     "ndjson": Dialect(
         "/lines",
-        lambda _: [b'{"begin":true}\n'],
-        lambda _, text: json.dumps({"text": text}).encode() + b"\n",
-        lambda _: [b'{"done":true}\n'],
+        lambda _: [line({"begin": True})],
+        lambda _, text: line({"text": text}),
+        lambda _: [line({"done": True})],
         media_type="application/x-ndjson",
     ),
 }

@@ -24,6 +24,7 @@ PATHS: Final = {
     "ai-sdk": "/api/chat",
     "ai-sdk-workflow": "/api/workflow",
     "tanstack": "/tanstack",
+    "tanstack-http": "/tanstack-http",
     "langgraph": "/",
     "openai-responses": "/v1/responses",
     "openai-chat": "/v1/chat/completions",

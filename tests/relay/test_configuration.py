@@ -105,7 +105,6 @@ def test_rows_that_say_nothing_of_it_get_the_credential() -> None:
         ("[[relay]]\nstart = 'POST /x'\nattach = true", "attach needs a key that is in the request"),
         ("[[relay]]\nstart = 'POST /x'\nidle = 500", "idle should be 204, 404 or 'pass'"),
         ("[[relay]]\nstart = 'POST /x'\nids = 'yes'", "ids should be a valid boolean"),
-        ("[[relay]]\nstart = 'POST /x'\nids = true\nframes = 'ndjson'", "ids can only be given"),
         ("[[relay]]\nstart = 'POST /x'\nfrom = 1", "from is no field of a row"),
         ("[[relay]]\nstart = 'POST /x'\nreplay = 'Set-Cookie'", "replay must not have set-cookie"),
         ("[[relay]]\nstart = 'POST /x'\nleave = 'stop'", "leave "),

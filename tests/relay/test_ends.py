@@ -81,6 +81,31 @@ async def test_a_claim_whose_machine_is_killed_ends_by_its_lease(database_url: s
             assert back.headers["content-type"] == "text/event-stream"
 
 
+async def test_a_key_that_was_lost_before_its_answer_is_free_again(database_url: str) -> None:
+    """Whoever waits for that answer is told that it is lost; nobody asks the upstream again in their place."""
+    key = {"x-run-id": "again"}
+    async with (
+        Agent.start() as agent,
+        machine(database_url, agent) as one,
+        machine(database_url, agent) as other,
+        asking(one.url, "POST", "/any", key, {}),
+    ):
+        await agent.call()
+        async with asking(other.url, "POST", "/any", key, {}) as waits:
+            await one.kill()
+            assert b"The agent server is gone." in await waits.ended()
+            assert waits.whole
+        assert len(agent.calls) == 1
+        async with asking(other.url, "POST", "/any", key, {}) as anew:
+            call = await agent.call()
+            await call.begin()
+            await call.say(ONE)
+            await call.end()
+            assert ONE in await anew.ended()
+        assert ONE in (await answer(other.url, "POST", "/any", key, {})).body
+        assert len(agent.calls) == 2
+
+
 async def test_a_claim_that_ends_before_its_answer_says_whose_it_is(database_url: str, tmp_path: Path) -> None:
     file = tmp_path / "relay.toml"
     file.write_text(ROW)

@@ -48,7 +48,7 @@ def test_frames_are_the_bytes_however_they_come(pieces: list[bytes], data: st.Da
 @given(PIECES)
 def test_an_id_changes_no_data(pieces: list[bytes]) -> None:
     for frame in fed([b"".join(pieces)])[0]:
-        shown = with_id(frame, b"run.7")
+        shown = with_id("sse", frame, b"run.7")
         assert data_of("sse", shown) == data_of("sse", frame)
         assert last_id(shown) == (b"run.7" if has_data("sse", frame) else None)
         if has_data("sse", frame):
@@ -56,13 +56,13 @@ def test_an_id_changes_no_data(pieces: list[bytes]) -> None:
 
 
 def test_an_id_between_two_ends_of_lines_leaves_them_two() -> None:
-    assert with_id(b"data: x\rid: 1\n\n", b"run.7") == b"id: run.7\ndata: x\n\n"
-    assert with_id(b"id: 1\n\xef\xbb\xbfdata: x\n\n", b"run.7") == b":\n\xef\xbb\xbfdata: x\n\n"
+    assert with_id("sse", b"data: x\rid: 1\n\n", b"run.7") == b"id: run.7\ndata: x\n\n"
+    assert with_id("sse", b"id: 1\n\xef\xbb\xbfdata: x\n\n", b"run.7") == b":\n\xef\xbb\xbfdata: x\n\n"
 
 
 def test_a_byte_order_mark_hides_no_id() -> None:
     assert last_id(b"\xef\xbb\xbfid: 7\ndata: x\n\n") == b"7"
-    assert with_id(b"\xef\xbb\xbfid: 7\n: no data\n\n", b"run.7") == b"\xef\xbb\xbf: no data\n\n"
+    assert with_id("sse", b"\xef\xbb\xbfid: 7\n: no data\n\n", b"run.7") == b"\xef\xbb\xbf: no data\n\n"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_byte_order_mark_hides_no_id() -> None:
     ],
 )
 def test_an_id_stands_only_inside_frames_with_data(frame: bytes, shown: bytes) -> None:
-    assert with_id(frame, b"r.1") == shown
+    assert with_id("sse", frame, b"r.1") == shown
 
 
 @pytest.mark.parametrize(
@@ -102,3 +102,19 @@ def test_a_frame_of_nothing_but_comments_is_silent(frame: bytes, is_silent: bool
 def test_data_is_the_lines_joined() -> None:
     assert data_of("sse", b"data: a\ndata:  b\ndata\ndatas: no\n\n") == b"a\n b\n"
     assert data_of("ndjson", b'{"a":1}\n') == b'{"a":1}'
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (b'{"type":"a"}\n', b'{"id":"r.1","chunk":{"type":"a"}}\n'),
+        (b' {"type":"a"} \r\n', b'{"id":"r.1","chunk":{"type":"a"}}\n'),
+        (b'{"type":"a"}', b'{"id":"r.1","chunk":{"type":"a"}}\n'),
+        (b'{"id":"its \\"own\\"","chunk":{"type":"a"}}\n', b'{"id":"r.1","chunk":{"type":"a"}}\n'),
+        (b'{"a":1}\n{"b":2}\n', b'{"a":1}\n{"id":"r.1","chunk":{"b":2}}\n'),
+        (b"\n", b"\n"),
+        (b" \r\n", b" \r\n"),
+    ],
+)
+def test_a_line_with_an_id_is_in_an_envelope(line: bytes, shown: bytes) -> None:
+    assert with_id("ndjson", line, b"r.1") == shown

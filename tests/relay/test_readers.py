@@ -173,7 +173,7 @@ async def test_a_run_that_everybody_has_left_is_cancelled_if_it_says(house: Hous
     await call.left()
     async with httpx.AsyncClient(base_url=house.other.url) as client:
         (run,) = (await client.get("/runs?limit=1")).json()["runs"]
-        assert (await client.get(f"/runs/{run['runId']}?meta&wait=30")).json()["status"] == "completed"
+        assert (await client.get(f"/runs/{run['runId']}?meta&wait=30")).json()["status"] == "cancelled"
 
 
 @in_module

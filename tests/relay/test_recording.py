@@ -238,6 +238,19 @@ async def test_a_relayed_run_is_a_run(house: House) -> None:
             assert (await meta).json()["status"] == "completed"
 
 
+async def test_a_cancel_of_its_run_stops_a_recording(house: House) -> None:
+    async with asking(house.one.url, "POST", "/api/chat", body={"id": "cancelled"}) as response:
+        call = await house.begun(response, ONE)
+        async with httpx.AsyncClient(base_url=house.other.url) as client:
+            run = (await client.get("/runs?status=active&limit=1")).json()["runs"][0]["runId"]
+            cancelled = await client.post(f"/runs/{run}/cancel")
+            assert cancelled.is_success
+            await call.left()
+            assert await response.ended() == ONE + b'data: {"type":"abort"}\n\n'
+            assert response.whole
+            assert (await client.get(f"/runs/{run}?meta")).json()["status"] == "cancelled"
+
+
 async def test_subscriptions_are_woken_by_relayed_runs(house: House) -> None:
     async with httpx.AsyncClient(base_url=house.other.url, timeout=PATIENCE) as client:
         asked = {"type": "pull-wake", "pattern": "runs/*", "wake_stream": "wakes"}

@@ -12,7 +12,7 @@ import readline from "node:readline"
 import { HttpAgent } from "@ag-ui/client"
 import { WorkflowChatTransport } from "@ai-sdk/workflow/client"
 import { Client as LangGraph } from "@langchain/langgraph-sdk/client"
-import { ChatClient, fetchServerSentEvents } from "@tanstack/ai-client"
+import { ChatClient, fetchHttpStream, fetchServerSentEvents } from "@tanstack/ai-client"
 import * as ai5 from "ai5"
 import * as ai6 from "ai6"
 import OpenAI from "openai"
@@ -40,16 +40,16 @@ const aiSdk =
     return end
   }
 
-// The way of each: given its order, the function to call with text and with a key, and a signal. Returns its end.
-const CLIENTS = {
-  async tanstack({ url, prompt, key, do: what }, { text, found, signal }) {
+const tanStack =
+  (connection) =>
+  async ({ url, prompt, key, do: what }, { text, found, signal }) => {
     const messages = (all) => all.filter((m) => m.role === "assistant").flatMap((m) => m.parts)
     const whole = (all) => messages(all).filter((part) => part.type === "text").map((part) => part.content).join("")
     let failed, over
     const ended = new Promise((resolve) => (over = resolve))
     const client = new ChatClient({
       threadId: "thread",
-      connection: fetchServerSentEvents(`${url}/tanstack`),
+      connection: connection(url),
       initialResumeSnapshot: what === "reload" ? { resumeState: { threadId: "thread", runId: key } } : undefined,
       onRunIdChange: (run) => run && found(run),
       onMessagesChange: (all) => text.whole(whole(all)),
@@ -62,7 +62,12 @@ const CLIENTS = {
     const status = await ended
     if (failed ?? status === "error") throw failed
     return "finished"
-  },
+  }
+
+// The way of each: given its order, the function to call with text and with a key, and a signal. Returns its end.
+const CLIENTS = {
+  tanstack: tanStack((url) => fetchServerSentEvents(`${url}/tanstack`)),
+  "tanstack-http": tanStack((url) => fetchHttpStream(`${url}/tanstack-http`)),
 
   "ai-sdk-5": aiSdk(ai5.DefaultChatTransport),
   "ai-sdk-6": aiSdk(ai6.DefaultChatTransport),

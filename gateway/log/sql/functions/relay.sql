@@ -42,7 +42,7 @@ END;
 
 
 -- Claims a key for a recording to be. `attach`: not where there is one of it already, whose path is given back instead;
--- `grace`: unless that ended longer ago. Two claims of one key come one after the other.
+-- `grace`: unless that ended longer ago, or was lost before it was answered. Two claims of one key come one after the other.
 CREATE OR REPLACE FUNCTION run_gateway.claim_recording(
     wanted bytea, attach boolean, grace interval,
     wanted_path text, relay text, content_type text, media_type text, lease integer, workflow_name text, input json,
@@ -59,7 +59,8 @@ BEGIN
     IF attach THEN
         SELECT s.path, s.id INTO path, stream FROM run_gateway.streams s
          WHERE s.id = known AND s.path IS NOT NULL AND NOT s.gone AND run_gateway.live(s)
-           AND NOT coalesce(s.closed_at < clock_timestamp() - grace, false);
+           AND NOT coalesce(s.closed_at < clock_timestamp() - grace, false)
+           AND NOT (s.lost AND s.tail <= 1 AND EXISTS (SELECT FROM run_gateway.recordings r WHERE r.stream = s.id AND r.head IS NULL));
         IF FOUND THEN
             RETURN;
         END IF;

@@ -157,7 +157,9 @@ DECLARE
     s      record;
     ending record;
 BEGIN
-    SELECT v.path, v.media_type, v.tail, v.breaks, v.lease INTO s FROM run_gateway.streams v WHERE v.id = ended;
+    SELECT v.path, v.media_type, v.tail, v.breaks, v.lease,
+           v.cancel_requested AND EXISTS (SELECT FROM run_gateway.recordings o WHERE o.stream = ended) AS stopped
+      INTO s FROM run_gateway.streams v WHERE v.id = ended;
     IF NOT run_gateway.is_run(s.path) THEN
         RETURN;
     END IF;
@@ -165,8 +167,8 @@ BEGIN
       FROM run_gateway.read_page(s.path, run_gateway.marked(s.tail - 1, s.breaks), NULL, 1, false) p, run_gateway.ending(p.body) e
      WHERE s.tail > 0 AND s.media_type = 'application/json';
     UPDATE run_gateway.runs r
-       SET status = coalesce(ending.status, 'completed'), ended_at = clock_timestamp(),
-           is_error = coalesce(ending.status = 'errored', false), result = ending.result, error = ending.error,
+       SET status = coalesce(ending.status, CASE WHEN s.stopped THEN 'cancelled' ELSE 'completed' END),
+           ended_at = clock_timestamp(), is_error = coalesce(ending.status = 'errored', false), result = ending.result, error = ending.error,
            ended_by = pg_current_xact_id()
      WHERE r.stream = ended AND r.status = 'active';
     UPDATE run_gateway.streams v SET closed = true, closed_at = clock_timestamp()
