@@ -81,6 +81,15 @@ class Browser:
         """What a function body returns, run in the page."""
         return await self._post("execute/sync", script=script, args=list(arguments))
 
+    async def press(self, *keys: str) -> None:
+        """Has these keys pressed, one after the other, as by hand (https://www.w3.org/TR/webdriver2/#keyboard-actions)."""
+        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        await self._post("actions", actions=[{"type": "key", "id": "keyboard", "actions": actions}])
+
+    async def emulate(self, command: str, **parameters: Any) -> None:
+        """Has Chromium be otherwise, by a command of its DevTools protocol, such as `Emulation.setEmulatedMedia`."""
+        await self._post("goog/cdp/execute", cmd=command, params=parameters)
+
     async def until(
         self, script: str, condition: Callable[[Any], bool], arguments: Callable[[], tuple[Any, ...]] = tuple
     ) -> Any:

@@ -70,6 +70,43 @@ export function followMany<Event = any>(
   url: string | URL, streams: Stream[], options?: FollowManyOptions<Event>,
 ): AsyncIterable<Part<Event>> & { readonly done: Promise<void> | null };
 
+/** A run's record, as `GET /runs` has it. */
+export interface RunRecord {
+  runId: string;
+  status: "active" | "completed" | "errored" | "cancelled";
+  startedAt: string;
+  endedAt?: string;
+  durationMs?: number;
+  isError?: boolean;
+  workflowName?: string;
+  metadata?: Record<string, string | number | boolean>;
+  cancelRequestedAt?: string;
+  lease?: number;
+}
+
+/** What happened to a run, and its record since then (of one that was removed, as it was). */
+export interface RunChange {
+  change: "created" | "cancelled" | "ended" | "removed";
+  run: RunRecord;
+}
+
+export interface FollowRunsOptions extends Pick<FollowOptions<never>, "token" | "silence" | "signal" | "onState" | "fetch"> {
+  /** The `id` of one that followed this list within the hour: it is gone on with, and no list comes first. */
+  id?: string;
+  /** The newest runs, and the cursor of those before; comes again, in the place of changes, after an hour without a connection. */
+  onList?: (runs: RunRecord[], nextCursor: string | null) => unknown;
+  onChanges?: (changes: RunChange[]) => unknown;
+}
+
+/**
+ * Follows a list: `url` is that of `GET /runs` with its filters. First the list as it is, then each change once, through lost
+ * connections and Machines that come and go. With a callback it begins at once; without, it is iterated. Ends with `signal` only.
+ */
+export function followRuns(
+  url: string | URL, options?: FollowRunsOptions,
+): AsyncIterable<{ list?: RunRecord[]; nextCursor?: string; changes?: RunChange[] }>
+  & { readonly id: string | undefined; readonly done: Promise<void> | null };
+
 export interface RunOptions {
   workflow?: string;
   input?: unknown;

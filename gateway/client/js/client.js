@@ -45,6 +45,11 @@ export function followMany(url, streams, options = {}) {
   return new FollowingMany(url, streams, options);
 }
 
+/** Follows a list of runs. See client.d.ts. */
+export function followRuns(url, options = {}) {
+  return new FollowingRuns(url, options);
+}
+
 class Following {
   #options;
   #url;
@@ -141,6 +146,36 @@ class FollowingMany {
   }
 }
 
+class FollowingRuns {
+  #options;
+  #url;
+
+  constructor(url, options) {
+    this.#url = absolute(url);
+    this.#url.searchParams.set("live", "sse");
+    this.#options = { silence: 30, ...options, wait: 0 };
+    this.id = options.id;
+    this.done = options.onList || options.onChanges ? this.#push() : null;
+  }
+
+  // The id of the last frame that came whole is what any Machine goes on from.
+  async *[Symbol.asyncIterator]() {
+    const connect = () => frames(this.#url, { headers: this.id ? { "last-event-id": this.id } : {} }, this.#options);
+    for await (const { id, data } of persist(this.#options, () => false, connect)) {
+      if (data !== undefined) yield JSON.parse(data);
+      this.id = id ?? this.id;
+    }
+  }
+
+  async #push() {
+    const { onList, onChanges } = this.#options;
+    for await (const { list, nextCursor = null, changes } of this) {
+      if (list) await onList?.(list, nextCursor);
+      else await onChanges?.(changes);
+    }
+  }
+}
+
 // What connections bring, one connection after the other, until it is `over()`. `connect(ms)` makes one, which may wait so
 // long for a run that is not there yet.
 async function* persist(options, over, connect) {
@@ -181,7 +216,8 @@ async function* persist(options, over, connect) {
 async function* frames(url, init, { token, silence, signal, fetch = globalThis.fetch }) {
   const watch = new Watch(silence * 1000, signal);
   try {
-    const response = await fetch(url, { ...init, headers: await credential(token), signal: watch.signal, cache: "no-store" });
+    const headers = { ...init.headers, ...(await credential(token)) };
+    const response = await fetch(url, { ...init, headers, signal: watch.signal, cache: "no-store" });
     if (response.status === 204) yield { over: true };
     if (response.status === 204) return;
     if (response.status !== 200) throw await refusal(response);
@@ -201,12 +237,15 @@ async function* frames(url, init, { token, silence, signal, fetch = globalThis.f
       rest = parts.pop();
       for (const part of parts) {
         let event = "message";
+        let id;
         const data = [];
         for (const line of part.split("\n")) {
-          if (line.startsWith("event:")) event = line.slice(6).trim();
+          if (line.startsWith("id:")) id = line.slice(3).trim();
+          else if (line.startsWith("event:")) event = line.slice(6).trim();
           else if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
         }
-        if (data.length) yield { event, data: data.join("\n"), binary };
+        if (data.length) yield { event, id, data: data.join("\n"), binary };
+        else if (id !== undefined) yield { event, id };
       }
     }
   } finally {

@@ -19,25 +19,27 @@ export function time(event) {
   return Number.isNaN(parsed) ? null : parsed;
 }
 
-export function text(event) {
+// `raw`: the event as it is written.
+export function text(event, raw) {
   const name = first(event, TEXTS);
-  if (name !== undefined && typeof event[name] === "string") return event[name];
-  return clip(JSON.stringify(event) ?? "", 2000);
+  return name !== undefined && typeof event[name] === "string" ? event[name] : clip(raw, 2000);
 }
 
 export const isError = (event) => event?.isError === true || /error|fail|abort/i.test(kind(event)) || event?.type === "lost";
 
-// One row of the list: an event, or several that follow one another and differ in their text alone.
+// One row of the list: an event, or several that follow one another and differ in their text alone. `offset`: behind the last.
 export class Row {
-  constructor(number, event, arrived) {
+  constructor(number, raw, event, arrived, offset) {
     this.number = number;
     this.last = number;
+    this.raw = raw;
     this.event = event;
     this.at = time(event) ?? arrived;
     this.kind = kind(event);
     this.bad = isError(event);
-    this.text = text(event);
-    this.chars = JSON.stringify(event)?.length ?? 0;
+    this.text = text(event, raw);
+    this.chars = raw.length;
+    this.offset = offset;
     this.gap = null; // milliseconds since the row before
   }
 
@@ -47,10 +49,11 @@ export class Row {
       && kind(event) === this.kind && event.id === this.event.id && this.text.length < FOLDED;
   }
 
-  add(event) {
+  add(raw, event, offset) {
     this.last += 1;
-    this.text += text(event);
-    this.chars += JSON.stringify(event).length;
+    this.text += text(event, raw);
+    this.chars += raw.length;
+    this.offset = offset;
   }
 }
 

@@ -70,7 +70,7 @@ export function machines(place) {
   };
 
   const again = async () => {
-    await look();
+    if (!document.hidden) await look();
     setTimeout(again, AGAIN);
   };
   place.addEventListener("toggle", () => { if (place.open) look(); });

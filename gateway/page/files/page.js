@@ -29,7 +29,9 @@ function askForKey(why) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     keys.keep(form.key.value.trim());
-    route();
+    const [, view, id] = location.hash.split("/");
+    if (view === "shared") location.hash = `#/runs/${id}`; // whose token is not valid any more
+    else route();
   });
   form.key.focus();
   say(why);

@@ -2,7 +2,8 @@
 
 import { ask, follow, keys, root, streamOf } from "./gateway.js";
 import { Calls, Row } from "./events.js";
-import { bdi, clip, make, show, since, size, span, visible } from "./words.js";
+import { elements, pretty } from "./json.js";
+import { bdi, clip, clock, make, show, since, size, span, visible } from "./words.js";
 
 const ROW = 24; // pixels, as --row in the style
 const SPARE = 10; // rows that are drawn above and below what is seen
@@ -75,7 +76,7 @@ export async function run(main, { id, shared, signal, say, sure }) {
   await look();
   const end = await follow(stream, {
     signal,
-    heard: (events) => view.add(events),
+    heard: (texts, offset) => view.add(texts, offset),
     state: (word) => say(word === "live" ? "" : "The connection was lost; it goes on where it was as soon as a Machine answers."),
   });
   if (end === "closed") {
@@ -89,7 +90,7 @@ async function whole(stream, signal) {
   const lines = [];
   for (let offset = "-1"; ;) {
     const response = await ask(`${stream}?offset=${encodeURIComponent(offset)}`, { signal });
-    for (const event of await response.json()) lines.push(`${JSON.stringify(event)}\n`);
+    for (const event of elements(await response.text())) lines.push(`${event}\n`);
     const next = response.headers.get("stream-next-offset");
     if (response.headers.get("stream-up-to-date") === "true" || next === offset) return lines;
     offset = next;
@@ -127,26 +128,30 @@ class Events {
     this.find(".next").addEventListener("click", () => this.error());
   }
 
-  add(events) {
+  // Events as they are written, and the offset behind the last of them.
+  add(texts, offset) {
     const arrived = Date.now();
-    const calls = events.filter((event) => this.hear(event, arrived)).length;
+    const [epoch, last] = offset.split("_");
+    let calls = 0;
+    texts.forEach((raw, index) => {
+      const event = JSON.parse(raw);
+      const number = Number(last) - (texts.length - 1 - index); // of JSON streams, whose offsets count events
+      const behind = index === texts.length - 1 ? offset : `${epoch}_${String(number).padStart(last.length, "0")}`;
+      this.events.push([raw, arrived, behind]);
+      this.put(this.events.length, raw, event, arrived, behind);
+      if (this.calls.hear(this.events.length, event, arrived)) calls += 1;
+    });
     if (calls) this.waterfall();
     this.draw();
   }
 
-  hear(event, arrived) {
-    this.events.push([event, arrived]);
-    this.put(this.events.length, event, arrived);
-    return this.calls.hear(this.events.length, event, arrived);
-  }
-
-  put(number, event, arrived) {
+  put(number, raw, event, arrived, offset) {
     const last = this.rows.at(-1);
     if (this.folding && last?.takes(event)) {
-      last.add(event);
+      last.add(raw, event, offset);
       return;
     }
-    const row = new Row(number, event, arrived);
+    const row = new Row(number, raw, event, arrived, offset);
     if (last) row.gap = Math.max(0, row.at - last.at);
     this.rows.push(row);
     if (row.bad) this.find(".next").hidden = false;
@@ -164,7 +169,7 @@ class Events {
     this.find(".fold").setAttribute("aria-pressed", String(on));
     this.rows = [];
     this.chosen = -1;
-    this.events.forEach(([event, arrived], index) => this.put(index + 1, event, arrived));
+    this.events.forEach(([raw, arrived, offset], index) => this.put(index + 1, raw, JSON.parse(raw), arrived, offset));
     this.draw();
   }
 
@@ -195,9 +200,17 @@ class Events {
     if (top < this.window.scrollTop) this.window.scrollTop = top;
     if (top + ROW > this.window.scrollTop + this.window.clientHeight) this.window.scrollTop = top + ROW - this.window.clientHeight;
     const row = this.rows[this.chosen];
-    const raw = row.last > row.number ? row.text : JSON.stringify(row.event, null, 2);
+    const folded = row.last > row.number;
+    const raw = folded ? row.text : row.raw.length > RAW ? row.raw : pretty(row.raw);
     const more = raw.length > RAW ? `\n… ${size(raw.length - RAW)} characters more: Download has all of it` : "";
-    this.find(".raw").hidden = false;
+    this.window.setAttribute("aria-activedescendant", `row-${this.chosen}`);
+    this.find(".chosen").hidden = false;
+    this.find(".chosen dl").replaceChildren(...Object.entries({
+      [folded ? "events" : "event"]: folded ? `${row.number} to ${row.last}` : `${row.number}`,
+      time: `${clock(row.at)}${row.gap === null ? "" : `, ${span(row.gap)} later`}`,
+      offset: row.offset,
+      size: `${row.chars} characters`,
+    }).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
     this.find(".raw").textContent = visible(raw.slice(0, RAW)) + more;
     this.draw();
   }
@@ -220,8 +233,10 @@ class Events {
 
   line(row, index) {
     const several = row.last > row.number;
-    const line = make("li", { role: "option", "aria-selected": String(index === this.chosen), class: row.bad ? "error" : "" },
+    const place = { "aria-posinset": index + 1, "aria-setsize": this.rows.length, id: `row-${index}` };
+    const line = make("li", { role: "option", "aria-selected": String(index === this.chosen), class: row.bad ? "error" : "", ...place },
       make("span", { class: "number" }, several ? `${row.number}–${row.last}` : `${row.number}`),
+      make("span", { class: "time" }, clock(row.at)),
       make("span", { class: "gap" }, row.gap === null ? "" : `+${span(row.gap)}`),
       make("span", { class: "kind" }, visible(clip(row.kind, 100))),
       make("span", { class: "size" }, size(row.chars)),

@@ -24,6 +24,12 @@ export function span(ms) {
   return `${(ms / 3_600_000).toFixed(1)} h`;
 }
 
+// The time of day, to the millisecond; of a number that is no time, nothing.
+export function clock(at) {
+  const time = new Date(at);
+  return Number.isNaN(time.getTime()) ? "" : `${time.toLocaleTimeString([], { hourCycle: "h23" })}.${String(time.getMilliseconds()).padStart(3, "0")}`;
+}
+
 export function since(time) {
   const ms = Date.now() - Date.parse(time);
   return ms < 172_800_000 ? `${span(Math.max(0, ms))} ago` : new Date(time).toLocaleString();

@@ -224,6 +224,36 @@ async def test_many_runs_come_over_one_connection_and_a_kill(two: Two) -> None:
     assert [line["error"]["status"] for line in lines if "error" in line] == [404]
 
 
+async def test_a_list_of_runs_lives_through_a_kill(two: Two) -> None:
+    mine = f"{two.run.path.rpartition('/')[2]}-"
+
+    def told(lines: list[Any]) -> list[tuple[str, str]]:
+        changes = [each for line in lines for each in line.get("changes", [])]
+        return [(each["change"], each["run"]["runId"].removeprefix(mine)) for each in changes]
+
+    async with httpx.AsyncClient(base_url=two.b.url, trust_env=False) as http:
+
+        async def make(name: str) -> None:
+            assert (await http.post("/runs", json={"id": mine + name, "workflowName": mine})).status_code == 201
+
+        await make("before")
+        asked = {"url": f"{two.proxy.url}/runs?workflowName={mine}", "list": True, "options": {}}
+        async with Script.start(HERE / "follow.mjs", json.dumps(asked)) as reader:
+            await reader.until(lambda lines: any("list" in line for line in lines))
+            assert [run["runId"] for line in reader.lines for run in line.get("list", [])] == [f"{mine}before"]
+            await make("during")
+            await reader.until(lambda lines: ("created", "during") in told(lines))
+            await two.lose_a()
+            await make("away")
+            await http.post(f"/runs/{mine}away", headers={"stream-closed": "true"})
+            await http.delete(f"/runs/{mine}before")
+            await reader.until(lambda lines: {("ended", "away"), ("removed", "before")} <= set(told(lines)))
+            lines = list(reader.lines)
+    expected = [("created", "during"), ("created", "away"), ("ended", "away"), ("removed", "before")]
+    assert sorted(told(lines)) == sorted(expected)
+    assert sum("list" in line for line in lines) == 1
+
+
 # Writing
 
 

@@ -1,5 +1,5 @@
 // What a user of the client writes in TypeScript, under `strict`: it has to compile, and what is marked has to fail.
-import { follow, Following, followMany, GaveUp, record, Refused, Run, RunCancelled, RunLost } from "../../../gateway/client/js/client.js";
+import { follow, Following, followMany, followRuns, GaveUp, record, Refused, Run, RunCancelled, RunLost } from "../../../gateway/client/js/client.js";
 
 type Token = { type: "token"; text: string };
 
@@ -11,6 +11,11 @@ follow(new URL("http://h/runs/1"), { onEvents: (events, offset) => void [events.
 for await (const { stream, events, error } of followMany<Token>("http://h", ["runs/1", { stream: "runs/2", token: "t" }])) {
   void [stream.trim(), events[0]?.text, error?.status.toFixed()];
 }
+
+followRuns("/runs?status=active", {
+  onList: (runs, cursor) => void [runs[0]?.runId.trim(), cursor?.trim()],
+  onChanges: (changes) => changes.map(({ change, run }) => change === "ended" && run.endedAt?.trim()),
+});
 
 const result: { tokens: number } = await record("http://h/runs/1", { workflow: "chat", metadata: { user: "u" }, lease: null }, async (run: Run) => {
   for await (const event of follow<Token>("http://h/runs/2", { signal: run.signal })) await run.emit(event.text);

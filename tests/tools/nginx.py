@@ -1,0 +1,53 @@
+"""nginx with what a test writes into its one server, on a free port of loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.machines import free_port
+from tests.node import unavailable
+
+_TEXT: Final = """daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; {account}
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    server {{ listen 127.0.0.1:{port}; {server} }}
+}}
+"""
+
+
+@asynccontextmanager
+async def nginx(folder: Path, server: str) -> AsyncIterator[str]:
+    """Its address. `folder` is its own. Without nginx the test is skipped; in CI it fails."""
+    program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin") or unavailable(
+        "nginx is not installed"
+    )
+    port = free_port()
+    account = "user root;" if os.getuid() == 0 else ""  # else nginx gives its folders away
+    (folder / "nginx.conf").write_text(_TEXT.format(folder=folder, account=account, port=port, server=server))
+    process = await asyncio.create_subprocess_exec(
+        program, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log"), stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                assert process.returncode is None, (folder / "error.log").read_text()
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                except OSError:
+                    await asyncio.sleep(0.02)
+                    continue
+                writer.close()
+                break
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        await process.wait()
