@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from gateway.auth import read_tokens
 from gateway.auth.claims import ClaimNames
 from gateway.auth.errors import ScopeMissing
 from gateway.auth.gate import Gate, Pending
@@ -83,10 +82,10 @@ class Auth:
         expires = int(time.time()) + min(ttl or self._settings.token_ttl, self._settings.token_ttl)
         if principal.expires is not None:
             expires = min(expires, int(principal.expires))
-        key = await self._tokens.newest()
+        signed = await self._tokens.signer()
 
         def sign(stream: str, stream_id: int) -> tuple[str, int]:
-            return read_tokens.sign(Capability(principal.tenant, stream, control, expires, stream_id), key), expires
+            return signed(Capability(principal.tenant, stream, control, expires, stream_id)), expires
 
         return sign
 

@@ -34,6 +34,11 @@ class Keys:
         self._file = file
         self._by_digest = self._read()
 
+    @property
+    def names(self) -> list[str]:
+        """Whose they are."""
+        return sorted({_owner(principal) for principal in self._by_digest.values()})
+
     def find(self, digest: bytes) -> Principal | None:
         """The principal whose secret has this SHA-256 digest."""
         return self._by_digest.get(digest)

@@ -14,6 +14,7 @@ from typing import Final
 from gateway.auth import read_tokens
 from gateway.auth.principal import Principal
 from gateway.auth.read_tokens import PREFIX, Capability, key_id, key_id_of
+from gateway.auth.token_counts import TokenCounts, forget
 from gateway.log import shared_secrets
 from gateway.log.database import Database
 from gateway.protocol.errors import Unavailable
@@ -42,6 +43,7 @@ class ReadTokens:
         self._on_change = on_change
         self._set = bool(secrets)
         self._keys = [derived(secret.encode()) for secret in reversed(secrets)]  # the newest last
+        self.counts: Final = TokenCounts(database)
         self._looked_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
         self._soon: asyncio.Task[None] | None = None
@@ -55,6 +57,9 @@ class ReadTokens:
     async def stop(self) -> None:
         with suppress(Unavailable):
             await end(self._task, self._soon)
+        if not self._set:
+            with suppress(Unavailable):
+                await self.counts.tell()
 
     def takes(self, token: str) -> bool:
         """True if a token looks like a read token."""
@@ -68,18 +73,29 @@ class ReadTokens:
 
     async def sign(self, capability: Capability) -> str:
         """The token, by the newest key."""
-        return read_tokens.sign(capability, await self.newest())
+        return (await self.signer())(capability)
 
-    async def newest(self) -> bytes:
-        """The key that signs."""
+    async def signer(self) -> Callable[[Capability], str]:
+        """What makes tokens, by the newest key."""
         if not self._keys:
             await self._look()
-        return self._keys[-1]
+        key = self._keys[-1]
+
+        def sign(capability: Capability) -> str:
+            if not self._set:
+                self.counts.made(capability.expires)
+            return read_tokens.sign(capability, key)
+
+        return sign
 
     async def _run(self) -> None:
         await forever(
-            "Reading the keys of tokens", self._look, lambda: REFRESH, late=True
+            "Reading the keys of tokens", self._look_and_tell, lambda: REFRESH, late=True
         )  # without a database, what is known stays valid
+
+    async def _look_and_tell(self) -> None:
+        await self._look()
+        await self.counts.tell()
 
     async def _look_soon(self) -> None:
         """Reads the keys anew, once for all that ask: another Machine may have signed with a newer key."""
@@ -102,4 +118,7 @@ class ReadTokens:
 
 async def rotate(database: Database, *, revoke: bool = False) -> int:
     """Adds a key, which signs from now on; its number. `revoke`: and deletes all others. Raises Unavailable."""
-    return await shared_secrets.add(database, "token", keep=1 if revoke else None)
+    number = await shared_secrets.add(database, "token", keep=1 if revoke else None)
+    if revoke:
+        await forget(database)
+    return number

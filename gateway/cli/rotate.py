@@ -26,14 +26,7 @@ def rotate_token_key(database_url: str | None, data_dir: str | None, revoke: boo
     Tokens of older keys stay valid until they expire, unless they are revoked. Where GATEWAY_TOKEN_SECRETS is set,
     those sign instead.
     """
-    if revoke and not yes:
-        click.confirm(
-            "Refuse every token of a run that was ever made, within a minute? Nobody keeps a list of them; readers and"
-            " agents need new ones",
-            abort=True,
-            err=True,
-        )
-    finish(_rotate(settings(database_url=database_url, data_dir=data_dir), revoke))
+    finish(_rotate(settings(database_url=database_url, data_dir=data_dir), revoke, yes))
 
 
 @click.command("rotate-webhook-key", short_help="Sign webhooks with a new key.")
@@ -48,12 +41,21 @@ def rotate_webhook_key(database_url: str | None, data_dir: str | None) -> None:
     finish(_rotate_webhooks(settings(database_url=database_url, data_dir=data_dir)))
 
 
-async def _rotate(settings: Settings, revoke: bool) -> None:
-    from gateway.auth.token_keys import rotate  # the driver is for those who need a database
+async def _rotate(settings: Settings, revoke: bool, yes: bool) -> None:
+    from gateway.auth.token_counts import valid  # the driver is for those who need a database
+    from gateway.auth.token_keys import rotate
 
     async with _opened(settings) as database:
+        count = await valid(database) if revoke else 0
+        if revoke and not yes:
+            click.confirm(
+                f"End {count:,} tokens of runs within a minute, and those that were made in the last one? Readers and"
+                " agents need new ones",
+                abort=True,
+                err=True,
+            )
         number = await rotate(database, revoke=revoke)
-    older = "; tokens of older keys are refused" if revoke else ""
+    older = f"; {count:,} tokens of older keys are refused" if revoke else ""
     click.echo(f"Within a minute, runs' tokens are signed with key {number}{older}")
 
 

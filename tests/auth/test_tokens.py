@@ -210,13 +210,35 @@ async def test_machines_share_tokens_while_keys_change(database_url: str, monkey
             assert (await b.verify(token, b"")).stream == "runs/1"
         unsure = await command("rotate-token-key", "--revoke", DATABASE_URL=database_url)
         assert (unsure.code, unsure.out) == (1, "")  # nobody answered its question, and nothing was done
+        assert "End 0 tokens of runs within a minute" in unsure.err
         revoked = await command("rotate-token-key", "--revoke", "--yes", DATABASE_URL=database_url)
-        assert revoked.out == "Within a minute, runs' tokens are signed with key 3; tokens of older keys are refused\n"
+        assert (
+            revoked.out == "Within a minute, runs' tokens are signed with key 3; 0 tokens of older keys are refused\n"
+        )
         await b._look()
         for token in (old, new):
             with pytest.raises(TokenInvalid):
                 await b.verify(token, b"")
         assert changes == ["a", "b", "a", "b", "b"], "whoever remembers what was verified is told to forget it"
+
+
+async def test_who_revokes_tokens_is_told_how_many_end(database_url: str) -> None:
+    soon = int(time.time())
+    async with Database(database_url, pool_size=2, statement_timeout=10) as database:
+        a, b = (ReadTokens(database, [], lambda: None) for _ in "ab")
+        for tokens, expiries in ((a, (soon + 60, soon + 90_000)), (b, (soon + 60, soon - 3600, soon + 60))):
+            for expires in expiries:
+                await tokens.sign(Capability("", "runs/1", False, expires))
+            await tokens._look_and_tell()
+            await tokens._look_and_tell()  # nothing is told twice
+        unsure = await command("rotate-token-key", "--revoke", DATABASE_URL=database_url)
+        assert "End 4 tokens of runs within a minute, and those that were made in the last one?" in unsure.err
+        await a.sign(Capability("", "runs/1", False, soon + 60))
+        await a.stop()
+        revoked = await command("rotate-token-key", "--revoke", "--yes", DATABASE_URL=database_url)
+        assert revoked.out.endswith("; 5 tokens of older keys are refused\n")
+        again = await command("rotate-token-key", "--revoke", "--yes", DATABASE_URL=database_url)
+        assert again.out.endswith("; 0 tokens of older keys are refused\n")
 
 
 async def test_secrets_of_the_settings_go_before_the_databases_key() -> None:
