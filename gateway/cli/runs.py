@@ -64,13 +64,15 @@ def runs(
         finish(_runs(url, asked, limit, token, as_json))
 
 
-@click.command(short_help="Show a run: its record, its size, its first and last events.")
+@click.command(short_help="Show a run: its record, its size, who reads it, its first and last events.")
 @click.argument("run")
 @url_option
 @token_option
 @_json_option
 def show(run: str, url: str, token: str | None, as_json: bool) -> None:
-    """Show the record of RUN, how many events it has, and the first and the last of them."""
+    """Show the record of RUN, how many events and bytes it has, the last sign of life of a producer with a lease, how
+    many read it at the Machine that answers, and the first and the last events.
+    """
     finish(_show(stream_url(url, run), token, as_json))
 
 
@@ -142,7 +144,9 @@ async def _pages(http: Session, url: str, asked: dict[str, str], limit: int) -> 
 
 async def _show(url: str, token: str | None, as_json: bool) -> None:
     async with session(patience=PATIENCE, token=token) as http:
-        record = (await _ask(http, "GET", url, {"meta": ""})).json()
+        answer = await _ask(http, "GET", url, {"meta": "activity"})
+        record = answer.json()
+        activity = record.pop("activity", {})  # which a Machine of the version before does not tell
         head = await http.head(url)
         tail = head.headers["stream-next-offset"]
         epoch, _, number = tail.rpartition("_")
@@ -151,6 +155,8 @@ async def _show(url: str, token: str | None, as_json: bool) -> None:
             "nextOffset": tail,
             "events": int(number),
             "closed": head.headers.get("stream-closed") == "true",
+            "machine": answer.headers.get("gateway-machine"),
+            **{name: activity[name] for name in ("bytes", "lastSignOfLife", "readersHere") if name in activity},
         }
         if head.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
             first = (await _ask(http, "GET", url, {"offset": "-1"})).json()
@@ -226,9 +232,13 @@ def _took(record: dict[str, Any]) -> str:
 def _shown(shown: dict[str, Any]) -> str:
     record = shown["record"]
     lines = [f"{name}: {value if isinstance(value, str) else json.dumps(value)}" for name, value in record.items()]
-    lines.append(
-        f"events: {shown['events']}, {'closed' if shown['closed'] else 'open'} at offset {shown['nextOffset']}"
-    )
+    size = f" of {shown['bytes']:,} bytes" if "bytes" in shown else ""
+    end = "closed" if shown["closed"] else "open"
+    lines.append(f"events: {shown['events']}{size}, {end} at offset {shown['nextOffset']}")
+    if "lastSignOfLife" in shown and not shown["closed"]:
+        lines.append(f"last sign of life: {shown['lastSignOfLife']}")
+    if "readersHere" in shown:
+        lines.append(f"readers at {shown['machine'] or 'this Machine'}: {shown['readersHere']}")
     lines += [json.dumps(event, ensure_ascii=False) for event in shown.get("first", [])]
     more = shown["events"] - len(shown.get("first", [])) - len(shown.get("last", []))
     if "first" in shown and more > 0:

@@ -115,6 +115,11 @@ class Hub:
         following = sum(sum(map(len, tail.crowds)) + len(tail.waiting) for tail in self.tails.values())
         return {"following": following, "catching_up": open - following}
 
+    def readers(self, path: str) -> int:
+        """Live reads of one stream."""
+        tail = self.tails.get(path)
+        return 0 if tail is None else tail.users
+
     # Following
 
     def follow(self, path: str) -> Tail:

@@ -44,8 +44,16 @@ class LiveRequest:
     told: Told | None
 
 
-def parse_meta(query: bytes) -> float | None:
-    """The seconds that a GET of `?meta` waits for the run's end; None: it is a GET of the stream."""
+@dataclass(frozen=True, slots=True)
+class MetaRequest:
+    """`GET /runs/<id>?meta`. `wait`: seconds for the run's end; `activity`: what its stream does is asked for, too."""
+
+    wait: float
+    activity: bool
+
+
+def parse_meta(query: bytes) -> MetaRequest | None:
+    """What a GET of `?meta` asks for; None: it is a GET of the stream. Of its values `activity` alone has a meaning."""
     params = _query(query.decode("latin-1"))
     if "meta" not in params:
         return None
@@ -55,7 +63,7 @@ def parse_meta(query: bytes) -> float | None:
         wait = -1
     if not 0 <= wait <= MAX_WAIT:
         raise InvalidRequest(f"wait must be a number of seconds from 0 to {MAX_WAIT:g}.")
-    return wait
+    return MetaRequest(wait, params["meta"] == "activity")
 
 
 def parse_list(query: str) -> ListRequest:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, Protocol
+
+import orjson
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.auth.gate import check_stream, let_in, principal_of
@@ -20,7 +22,7 @@ from gateway.protocol.record import to_json
 from gateway.protocol.run_path import Part
 from gateway.protocol.target import Target
 from gateway.runs.bodies import parse_cancel
-from gateway.runs.queries import parse_meta
+from gateway.runs.queries import MetaRequest, parse_meta
 from gateway.runs.store import Store
 
 MAX_BODY: Final = 16 << 10  # bytes of a cancel
@@ -35,7 +37,8 @@ class Below(Protocol):
 class RunStreams:
     """The stream routes, with what a run adds to them.
 
-    `reading` has the gateway's own streams. `feed` is given what was written here.
+    `reading` has the gateway's own streams. `feed` is given what was written here. `readers`: how many read a
+    stream here.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class RunStreams:
         reading: Reading,
         bodies: Bodies,
         feed: Feed,
+        readers: Callable[[str], int],
     ) -> None:
         self._streams = streams
         self._store = store
@@ -53,6 +57,7 @@ class RunStreams:
         self._reading = reading
         self._bodies = bodies
         self._feed = feed
+        self._readers = readers
 
     def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answers a request for a stream, or below a run. Raises ProtocolError while nothing has been sent.
@@ -62,9 +67,9 @@ class RunStreams:
         if target.part is not None:
             return self._below(target.part, target, scope, receive, send)
         if target.is_run and b"meta" in scope["query_string"] and scope["method"] == "GET":
-            wait = parse_meta(scope["query_string"])
-            if wait is not None:
-                return self._meta(_stored(target, scope), wait, scope, receive, send)
+            asked = parse_meta(scope["query_string"])
+            if asked is not None:
+                return self._meta(_stored(target, scope), asked, scope, receive, send)
         return self._streams(target, scope, receive, send)
 
     def append(self, post: Post) -> bool:
@@ -86,21 +91,25 @@ class RunStreams:
         allow = b"GET, HEAD, PUT, POST, OPTIONS" if part is Part.CONTROL else b"POST, OPTIONS"
         raise MethodNotAllowed(None, [(b"allow", allow)])
 
-    async def _meta(self, run: str, wait: float, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers with the record: immediately, or when the run has ended or `wait` seconds have passed.
+    async def _meta(self, run: str, asked: MetaRequest, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers with the record: immediately, or when the run has ended or as many seconds as asked have passed.
 
         Raises what a live read raises, rather than say before its time that the run is active.
         """
         principal = principal_of(scope)
         stream_id, record = await self._store.look(run)
         check_stream(principal, stream_id)
-        if wait and not record.ended:
-            early = await self._reading.until_closed(run, wait, scope, receive)
+        if asked.wait and not record.ended:
+            early = await self._reading.until_closed(run, asked.wait, scope, receive)
             stream_id, record = await self._store.look(run)
             check_stream(principal, stream_id)
             if early is not None and not record.ended:
                 raise early
-        await responses.respond(send, 200, [JSON, NO_STORE], to_json(record))
+        body = to_json(record)
+        if asked.activity:
+            activity = await self._store.activity(stream_id, principal.tenant)
+            body = b'%b,"activity":%b}' % (body[:-1], orjson.dumps(activity | {"readersHere": self._readers(run)}))
+        await responses.respond(send, 200, [JSON, NO_STORE], body)
 
     async def _control(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """The stream from readers to the producer. The first request for it creates it."""

@@ -65,7 +65,7 @@ class Runs:
         self._others = others
         self._store = Store(database, machine=machine, lists=lists)
         tokens = Tokens(signer, self._store, bodies, others)
-        self.streams = RunStreams(streams, self._store, tokens, reading, bodies, feed)
+        self.streams = RunStreams(streams, self._store, tokens, reading, bodies, feed, hub.readers)
         self.leases = LeaseWatch(self._store.end_lost, feed.committed, database.away)
         self.changes = Changes(self._store.changes, hub.deadlines, heartbeat)
         self.telling = Telling(self._store.tell_of)

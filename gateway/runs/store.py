@@ -35,6 +35,17 @@ _CREATE: Final = (
 _RECORD: Final = (
     "SELECT r.*, (SELECT s.id FROM run_gateway.streams s WHERE s.path = $1) AS stream FROM run_gateway.run_record($1) r"
 )
+# Of an event's row, and of a page, Postgres knows the size without reading what is in it.
+_ACTIVITY: Final = """
+    SELECT s.tail, s.lease_until - s.lease * interval '1 second' AS sign, packed.bytes + rest.bytes AS bytes
+      FROM run_gateway.streams s
+     CROSS JOIN LATERAL (
+            SELECT coalesce(sum(octet_length(p.body)), 0)::bigint AS bytes, coalesce(max(p.last), 0) AS last
+              FROM run_gateway.pages p WHERE p.stream = s.id) packed
+     CROSS JOIN LATERAL (
+            SELECT coalesce(sum(octet_length(e.data)), 0)::bigint AS bytes
+              FROM run_gateway.events e WHERE e.stream = s.id AND e.seq > packed.last) rest
+     WHERE s.id = $1"""
 _CANCEL: Final = "SELECT * FROM run_gateway.cancel_run($1, $2, $3)"
 # Of that very stream: while its row is locked, no other one can take its place.
 _CANCEL_BOUND: Final = """
@@ -149,6 +160,18 @@ class Store:
         if row["gone"] or row["id"] is None:
             raise StreamGone
         return row["stream"], _record(row, row["input"], row["result"], row["error"])
+
+    async def activity(self, stream: int, tenant: str) -> dict[str, str | int]:
+        """What a run's stream holds, and the last sign of life of a producer with a lease. Raises TooManyLists,
+        ListTooSlow.
+        """
+        rows = await self._lists.fetch(tenant, _ACTIVITY, stream)
+        found: dict[str, str | int] = {
+            name: rows[0][of] for name, of in (("events", "tail"), ("bytes", "bytes")) if rows
+        }
+        if rows and rows[0]["sign"] is not None:
+            found["lastSignOfLife"] = instant(rows[0]["sign"])
+        return found
 
     async def listed(self, request: ListRequest, tenant: str) -> tuple[list[RunRecord], int | None, Told]:
         """The first page of a list, and what a reader is told by it. Raises what `page` raises."""

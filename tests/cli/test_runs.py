@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -96,6 +97,24 @@ async def test_a_run_is_shown_with_both_of_its_ends(machine: Machine, http: http
     assert (code, shown["events"], shown["closed"], shown["record"]["workflowName"]) == (0, 10, False, "chat")
     assert (shown["first"], shown["last"]) == ([{"n": 0}, {"n": 1}, {"n": 2}], [{"n": 7}, {"n": 8}, {"n": 9}])
     assert "… 4 more …" in (await at(machine, "show", "shown"))[1]
+
+
+async def test_what_a_run_holds_and_who_is_there_is_shown(machine: Machine, http: httpx.AsyncClient) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=1)
+    await make(http, "watched", {"text": "ä"}, [1], lease=60)
+    async with http.stream("GET", "/runs/watched?offset=-1&live=sse") as reader:
+        pieces = reader.aiter_bytes()
+        await anext(pieces)
+        shown = json.loads((await at(machine, "show", "watched", "--json"))[1])
+        told = (await at(machine, "show", "watched"))[1]
+    assert (shown["events"], shown["bytes"], shown["readersHere"]) == (2, len('{"text": "\\u00e4"}') + len("[1]"), 1)
+    assert began <= datetime.fromisoformat(shown["lastSignOfLife"]) <= datetime.now(UTC) + timedelta(seconds=1)
+    assert "events: 2 of 21 bytes, open at" in told
+    assert "\nlast sign of life: 20" in told
+    assert ": 1\n" in told.partition("\nreaders at ")[2]
+    await http.post("/runs/watched", headers={"stream-closed": "true"})
+    assert "sign of life" not in (await at(machine, "show", "watched"))[1]
+    assert "activity" not in (await http.get("/runs/watched?meta")).json()
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 6])

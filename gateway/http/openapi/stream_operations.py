@@ -93,7 +93,8 @@ REQUEST_FIELDS: Final[dict[str, tuple[Json, str]]] = {
              "whose fields before the colon are equal, are one, whose texts behind it are joined. Offsets stay as they "
              "are."),
     "tail": ({"type": "integer", "minimum": 1}, "With `offset=-1`: at most so many of the last events."),
-    "meta": ({}, "The run's record instead of its events; no value is needed."),
+    "meta": ({}, "The run's record instead of its events; no value is needed. `activity` adds how many events and "
+             "bytes its stream holds, how many read it at this Machine, and the last sign of life under a lease."),
     "wait": ({"type": "number", "minimum": 0, "maximum": 300}, "With `live`: waits so many seconds for a stream that "
              "is not there yet. Of a run with `meta`: answers when the run has ended, or after so many seconds."),
     "named": ({"type": "string", "enum": ["true", "false"]}, "`false`: each event of an event stream comes alone and "
