@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import click
 
 from gateway.process.exit_codes import Failure, finish, settings
 from gateway.settings import Settings
-from gateway.settings.listing import misspelt
+from gateway.settings.listing import misspelt, unread_in
 
 _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
@@ -19,8 +20,9 @@ _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 @click.option("--listen-database-url", metavar="URL", help="Instead of LISTEN_DATABASE_URL.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 def check(database_url: str | None, listen_database_url: str | None, as_json: bool) -> None:
-    """Say what would stop a deploy with these settings: credentials, descriptors, the database's rights, encoding,
-    schema, connections and clock, and whether LISTEN works. Changes nothing; exit code 1 if something would.
+    """Say what would stop a deploy with these settings: address, keys, proxy headers, descriptors, io_uring, the
+    database's rights, encoding, schema, connections and clock, and where LISTEN works. Changes nothing; exit code 1
+    if something would.
     """
     chosen = settings(database_url=database_url, listen_database_url=listen_database_url)
     finish(_check(chosen, as_json))
@@ -36,6 +38,8 @@ async def _check(settings: Settings, as_json: bool) -> None:
 
     for name, meant in misspelt(os.environ):
         say(Finding("warn", f"{name} is no setting, and changes nothing: is {meant} meant?"))
+    if unread := unread_in(Path(".env"), os.environ):
+        say(Finding("warn", f"The file .env is not read, and has {', '.join(unread)}: `set -a; . ./.env` sets them."))
     async for finding in inspect(settings):
         failed += finding.verdict == "fail"
         say(finding)

@@ -5,13 +5,19 @@ Each question has one answer for a person: what is so, and what to do where that
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, Literal, NamedTuple
+from urllib.parse import urlsplit
 
+import httpx
+
+from gateway.auth.keys import Keys
 from gateway.fanout.uring import NoUring, Uring
 from gateway.flue import schema as flue
 from gateway.flue.errors import Unfit
@@ -22,9 +28,10 @@ from gateway.log.migrations import missing, names
 from gateway.process.checks import check
 from gateway.process.database import CONNECT_TIMEOUT, ENCODINGS, name
 from gateway.process.exit_codes import Failure
-from gateway.settings import Settings
+from gateway.settings import BadSetting, Settings
 from gateway.wording import one_line
 
+NAMED: Final = 10  # keys that are named
 CLOCKS: Final = 1.0
 """Seconds that this clock may differ from the database's without a word: tokens and JWTs are judged by this one."""
 
@@ -52,6 +59,8 @@ async def inspect(settings: Settings) -> AsyncIterator[Finding]:
     """Every finding about these settings on this host, the database's last."""
     for finding in (*_settings(settings), *_host(settings)):
         yield finding
+    if settings.jwt_jwks_url is not None:
+        yield await _issuer(settings.jwt_jwks_url)
     if settings.database_url is None:
         yield Finding(
             "warn", "DATABASE_URL is not set: serve would keep its data in an embedded Postgres, on this host."
@@ -72,15 +81,43 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         yield Finding("warn", "AUTH is none: everyone who reaches this Machine may read, write and delete.")
     else:
         yield Finding("ok", f"AUTH is {settings.auth}, HOST {settings.host}.")
+    yield from _keys(settings)
+    trusted = os.environ.get("FORWARDED_ALLOW_IPS")
     if settings.public_url is None:
         yield Finding("warn", "PUBLIC_URL is not set: links name the host that a request was sent to.")
-    if settings.public_url is not None and "FORWARDED_ALLOW_IPS" not in os.environ:
+    else:
+        yield Finding("ok", f"PUBLIC_URL is {settings.public_url}.")
+    if trusted is not None:
+        whom = trusted.replace("*", "everyone")
+        yield Finding("ok", f"X-Forwarded-For and X-Forwarded-Proto are believed of {whom}.")
+    elif settings.public_url is not None:
         yield Finding(
             "warn", "FORWARDED_ALLOW_IPS is not set: behind a proxy, limits by address count the proxy as one."
         )
 
 
+def _keys(settings: Settings) -> Iterator[Finding]:
+    if "keys" not in settings.auth:
+        return
+    try:
+        keys = Keys(settings.keys, settings.keys_file)
+    except BadSetting:
+        return  # which is told already
+    more = " and others" if len(keys.names) > NAMED else ""
+    yield Finding("ok", f"There are keys of {', '.join(keys.names[:NAMED])}{more}.")
+
+
 def _host(settings: Settings) -> Iterator[Finding]:
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as asked:
+        asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            asked.bind((settings.host, settings.port))
+        except OSError as error:
+            # A Machine that is replaced may be there still; an address that this host does not have stays away.
+            verdict: Literal["warn", "fail"] = "warn" if error.errno == errno.EADDRINUSE else "fail"
+            yield Finding(verdict, f"{settings.host}:{settings.port} cannot be listened on: {one_line(error)}.")
+        else:
+            yield Finding("ok", f"{settings.host}:{settings.port} can be listened on.")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = sys.maxsize if most == resource.RLIM_INFINITY else most
     wanted = settings.max_connections + settings.pool_size
@@ -95,6 +132,15 @@ def _host(settings: Settings) -> Iterator[Finding]:
             yield Finding("warn", f"io_uring cannot be used ({error}): many readers of one run cost more.")
         else:
             yield Finding("ok", "io_uring can be used.")
+
+
+async def _issuer(url: str) -> Finding:
+    try:
+        async with httpx.AsyncClient(timeout=CONNECT_TIMEOUT, trust_env=False) as http:
+            count = len((await http.get(url)).raise_for_status().json()["keys"])
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        return Finding("warn", f"The keys for JWTs cannot be had ({one_line(error)}): each JWT would be answered 503.")
+    return Finding("ok", f"{count} keys for JWTs can be had.")
 
 
 async def _database(settings: Settings, url: str) -> AsyncIterator[Finding]:
@@ -177,22 +223,35 @@ async def _schema(settings: Settings, url: str) -> Finding:
 
 
 async def _listen(settings: Settings, url: str) -> Finding:
-    tried = []
-    for address in listening_addresses(url, settings.listen_database_url):
-        tried.append(host_of(address))
-        try:
-            connection = await connect(address, timeout=CONNECT_TIMEOUT, command_timeout=CONNECT_TIMEOUT)
-        except (*FAULTS, ValueError):
-            continue
-        try:
-            if await hears(connection, lambda: connect(url, timeout=CONNECT_TIMEOUT)):
-                return Finding("ok", f"LISTEN works at {host_of(address)}: events of other Machines arrive at once.")
-        except FAULTS:
-            continue
-        finally:
-            connection.terminate()
+    """Tries every address, also that of a pooler behind which another one is used."""
+    listening = listening_addresses(url, settings.listen_database_url)
+    heard = {address: await _hears(address, url) for address in dict.fromkeys([*listening, url])}
+    silent = " nor ".join(_place(address) for address, hears_there in heard.items() if not hears_there)
+    chosen = next((address for address in listening if heard[address]), None)
+    if chosen is not None:
+        text = f"LISTEN works at {_place(chosen)}: events of other Machines arrive at once."
+        return Finding("ok", f"{text} It does not at {silent}, which is no matter." if silent else text)
+    where = next((_place(address) for address, hears_there in heard.items() if hears_there), None)
+    remedy = "the direct address of the database" if where is None else f"that of {where}, where it works"
     return Finding(
         "fail" if settings.require_listen else "warn",
-        f"LISTEN does not work at {' nor '.join(tried)}: the log would be polled. Set LISTEN_DATABASE_URL to the direct"
-        " address of the database.",
+        f"LISTEN does not work at {silent}: the log would be polled. Set LISTEN_DATABASE_URL to {remedy}.",
     )
+
+
+async def _hears(address: str, url: str) -> bool:
+    try:
+        connection = await connect(address, timeout=CONNECT_TIMEOUT, command_timeout=CONNECT_TIMEOUT)
+    except (*FAULTS, ValueError):
+        return False
+    try:
+        return await hears(connection, lambda: connect(url, timeout=CONNECT_TIMEOUT))
+    except FAULTS:
+        return False
+    finally:
+        connection.terminate()
+
+
+def _place(url: str) -> str:
+    port = urlsplit(url).port
+    return f"{host_of(url)}:{port}" if port else host_of(url)

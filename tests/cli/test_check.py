@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
+import sys
+from asyncio.subprocess import PIPE
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from tests.cli.commands import Ended, command
+from tests.cli.commands import Ended, command, end, environment
 from tests.databases import Postgres
 from tests.faults.pooler import pgbouncer
 
@@ -84,7 +89,26 @@ async def test_a_pooler_that_hears_nothing_is_told(database_url: str) -> None:
         strict = await command("check", "--json", DATABASE_URL=pooler.url, GATEWAY_REQUIRE_LISTEN="true")
         assert strict.code == 1
         direct = await command("check", "--json", DATABASE_URL=pooler.url, LISTEN_DATABASE_URL=database_url)
-        assert any("LISTEN works" in text for text in found(direct, "ok"))
+        (works,) = [text for text in found(direct, "ok") if "LISTEN works" in text]
+        assert works.endswith(f"It does not at 127.0.0.1:{urlsplit(pooler.url).port}, which is no matter.")
+        swapped = await command("check", "--json", DATABASE_URL=database_url, LISTEN_DATABASE_URL=pooler.url)
+        assert any("that of" in text and "where it works" in text for text in found(swapped, "warn"))
+
+
+async def test_an_address_that_is_taken_and_a_file_not_read_are_told(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DATABASE_URL=postgres://127.0.0.1/x\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gateway", "check", "--json", cwd=tmp_path, env=environment(PORT=str(port)),
+            stdin=PIPE, stdout=PIPE, stderr=PIPE,
+        )  # fmt: skip
+        ended = await end(process)
+    said = " ".join(found(ended, "warn"))
+    assert f"127.0.0.1:{port} cannot be listened on" in said
+    assert "The file .env is not read, and has DATABASE_URL" in said
 
 
 @pytest.mark.parametrize(
@@ -92,6 +116,19 @@ async def test_a_pooler_that_hears_nothing_is_told(database_url: str) -> None:
     [
         ({"HOST": "0.0.0.0"}, "fail", "would let anyone in"),
         ({"HOST": "0.0.0.0", "GATEWAY_ALLOW_ANONYMOUS": "true"}, "warn", "everyone who reaches this Machine"),
+        ({"HOST": "192.0.2.1", "AUTH": "keys"}, "fail", "192.0.2.1:8080 cannot be listened on"),
+        ({"AUTH": "keys", "GATEWAY_KEYS": "op:read:0123456789abcdef"}, "ok", "There are keys of op."),
+        (
+            {
+                "AUTH": "jwt",
+                "GATEWAY_JWT_JWKS_URL": "http://127.0.0.1:1/",
+                "GATEWAY_JWT_ISSUER": "i",
+                "GATEWAY_JWT_AUDIENCE": "a",
+            },
+            "warn",
+            "The keys for JWTs cannot be had",
+        ),
+        ({"FORWARDED_ALLOW_IPS": "10.0.0.1"}, "ok", "X-Forwarded-Proto are believed of 10.0.0.1."),
         ({"AUTH": "keys"}, "fail", "neither GATEWAY_KEYS nor GATEWAY_KEYS_FILE holds a key"),
         ({"PUBLIC_URL": "https://runs.example"}, "warn", "FORWARDED_ALLOW_IPS is not set"),
         ({"GATEWAY_MAX_CONNECTIONS": "999999999"}, "warn", "files may be open"),
