@@ -23,6 +23,7 @@ from typing import Any
 import click
 
 from gateway.cli.demo_relay import RELAY, Agent, show
+from gateway.cli.progress import Progress, progress
 from gateway.client import Follower, Producer, Session, client, elements, stream_url
 from gateway.process.exit_codes import Failure, finish
 from gateway.process.machine import Machine, MachineFailed
@@ -74,13 +75,16 @@ async def _demo(speed: float) -> None:
     with _terminable():
         async with _machines() as (a, b), client() as http:
             session = Session(http)
-            click.echo(f"Run {run}: {len(events)} recorded events, written at B, followed at A\n")
+            takes = events[-1].at / speed
+            click.echo(f"Run {run}: {len(events)} recorded events in {takes:.0f} s, written at B, followed at A\n")
             producer = Producer(session, stream_url(b.url, run))
             await producer.create()
             killed = asyncio.Event()
             writing = asyncio.create_task(_replay(producer, events, speed, killed))
             try:
-                read = await _follow(session, run, a, b, killed)
+                with progress("events", beside=True) as told:
+                    told.whole = len(events)
+                    read = await _follow(session, run, a, b, killed, told)
                 await writing
             finally:
                 writing.cancel()
@@ -147,7 +151,9 @@ async def _replay(producer: Producer, events: list[Recorded], speed: float, kill
     await producer.close()
 
 
-async def _follow(session: Session, run: str, a: Machine, b: Machine, killed: asyncio.Event) -> list[str]:
+async def _follow(
+    session: Session, run: str, a: Machine, b: Machine, killed: asyncio.Event, told: Progress
+) -> list[str]:
     clock = asyncio.get_running_loop().time
     began, read = clock(), list[str]()
     follower = Follower(session, [stream_url(machine.url, run) for machine in (a, b)])
@@ -155,7 +161,8 @@ async def _follow(session: Session, run: str, a: Machine, b: Machine, killed: as
         name = "A" if follower.url.startswith(f"{a.url}/") else "B"
         for event in (event for data in step.data for event in elements(data)):
             read.append(event)
-            click.echo(f"{clock() - began:6.2f} s  {name} {len(read):3}  {_summary(json.loads(event))}")
+            click.echo(f"{clock() - began:6.2f} s  {name} {len(read):3}/{told.whole}  {_summary(json.loads(event))}")
+            told.add(1)
         if len(read) >= MIDDLE and not killed.is_set():
             await a.kill()
             killed.set()

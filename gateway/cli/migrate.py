@@ -25,7 +25,8 @@ async def _migrate(settings: Settings) -> None:
 
     async with database(settings) as url:
         with progress("migrations") as told:
-            applied = await update(url, lambda _: told.add(1))
+            async with told.ticking():
+                applied = await update(url, lambda _: told.add(1), lambda lacking: setattr(told, "whole", lacking))
     for name in applied:
         click.echo(f"Applied {name}")
     if not applied:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TextIO
 
 AFTER: Final = 2.0  # seconds: what is done sooner tells of no progress
@@ -37,6 +38,21 @@ class Progress:
             self._out.write(_CLEAR + self._line(now - self._began))
             self._out.flush()
 
+    @asynccontextmanager
+    async def ticking(self, done: int = 0) -> AsyncIterator[None]:
+        """Adds so much each second while the block runs: by nothing it is told that a long step goes on."""
+
+        async def tick() -> None:
+            while True:
+                await asyncio.sleep(1)
+                self.add(done)
+
+        ticking = asyncio.create_task(tick())
+        try:
+            yield
+        finally:
+            ticking.cancel()
+
     def end(self) -> None:
         """Takes the line away."""
         if self._there and self._out is not None:
@@ -48,7 +64,9 @@ class Progress:
         rate = self._done / seconds
         if self.whole is None:
             return f"{self._done:,} {self.unit}, {rate:,.0f}/s"
-        left = (self.whole - self._done) / rate if rate else 0
+        if not self._done:
+            return f"0 of {self.whole:,} {self.unit}, {_span(seconds)} so far"
+        left = (self.whole - self._done) / rate
         return f"{self._done:,} of {self.whole:,} {self.unit}, {rate:,.0f}/s, {_span(left)} left"
 
 

@@ -46,11 +46,14 @@ FUNCTIONS: Final = (
 
 
 async def migrate(
-    database_url: str, patience: float = _PATIENCE, applied: Callable[[str], None] = lambda _: None
+    database_url: str,
+    patience: float = _PATIENCE,
+    applied: Callable[[str], None] = lambda _: None,
+    lacking: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
     """Applies what is missing and returns the names applied. May be repeated, and run from several processes together.
 
-    `applied` is told each name as it comes, before all of it is committed.
+    `lacking` is told how many there are, and `applied` each name as it comes, before all of it is committed.
 
     A table that another transaction holds is tried again for `patience` seconds. Raises asyncpg.LockNotAvailableError.
     """
@@ -61,7 +64,7 @@ async def migrate(
         until, told = asyncio.get_running_loop().time() + patience, False
         while True:
             try:
-                return await _apply(connection, applied)
+                return await _apply(connection, applied, lacking)
             except asyncpg.LockNotAvailableError:
                 if asyncio.get_running_loop().time() >= until:
                     raise
@@ -73,7 +76,9 @@ async def migrate(
         await connection.close()
 
 
-async def _apply(connection: LogConnection, applied: Callable[[str], None]) -> list[str]:
+async def _apply(
+    connection: LogConnection, applied: Callable[[str], None], lacking: Callable[[int], None]
+) -> list[str]:
     # One transaction, with a lock that ends with it: this is safe behind a pooler in transaction mode, too.
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
@@ -85,13 +90,14 @@ async def _apply(connection: LogConnection, applied: Callable[[str], None]) -> l
             "CREATE TABLE IF NOT EXISTS run_gateway.migrations ("
             " name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
         )
-        lacking = await _missing(connection)
-        for name in lacking:
+        names = await _missing(connection)
+        lacking(len(names))
+        for name in names:
             for script in _scripts(name):
                 await connection.execute(script.read_text())
             await connection.execute("INSERT INTO run_gateway.migrations (name) VALUES ($1)", name)
             applied(name)
-    return lacking
+    return names
 
 
 async def missing(database_url: str) -> list[str]:

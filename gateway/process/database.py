@@ -64,13 +64,15 @@ async def database(settings: Settings) -> AsyncIterator[str]:
         await postgres.stop()
 
 
-async def update(url: str, applied: Callable[[str], None] = lambda _: None) -> list[str]:
+async def update(
+    url: str, applied: Callable[[str], None] = lambda _: None, lacking: Callable[[int], None] = lambda _: None
+) -> list[str]:
     """Brings the schema up to date, and returns the names of what was applied. Raises Failure.
 
-    `applied` is told each name as it comes, before all of it is committed.
+    `lacking` is told how many there are, and `applied` each name as it comes, before all of it is committed.
     """
     try:
-        return await migrate(url, applied=applied)
+        return await migrate(url, applied=applied, lacking=lacking)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise Failure(f"cannot bring the schema of {name(url)} up to date: {one_line(error)}") from error
 

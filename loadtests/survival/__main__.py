@@ -15,7 +15,9 @@ from pathlib import Path
 
 import click
 
+from gateway.cli.progress import progress
 from loadtests.survival.harness import Plan, survive
+from loadtests.survival.report import Report
 from loadtests.survival.schedule import PAUSE
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True)
@@ -80,10 +82,22 @@ def main(
     )
     click.echo(f"seed {plan.seed}", err=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: whatever was started is ended
-    report = asyncio.run(survive(plan, lambda line: click.echo(line, err=True)))
+    report = asyncio.run(_survive(plan))
     click.echo(report.json() if as_json else report.markdown() if markdown else report.text())
     click.echo(report.complaint(), err=True)
     sys.exit(0 if report.survived else 1)
+
+
+async def _survive(plan: Plan) -> Report:
+    with progress("seconds of faults") as told:
+        told.whole = round(plan.seconds)
+
+        def tell(line: str) -> None:
+            told.end()
+            click.echo(line, err=True)
+
+        async with told.ticking(1):
+            return await survive(plan, tell)
 
 
 if __name__ == "__main__":

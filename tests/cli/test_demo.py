@@ -25,7 +25,7 @@ async def test_the_demo_loses_a_machine_and_no_event(tmp_path: Path) -> None:
     ended = await command("demo", "--speed", "10", TMPDIR=str(tmp_path))
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.endswith("\nwritten 40, read 40: lost 0, repeated 0\n")
-    readers = re.findall(r"^ *\d+\.\d+ s  ([AB]) +\d+  ", ended.out, re.MULTILINE)
+    readers = re.findall(r"^ *\d+\.\d+ s  ([AB]) +\d+/40  ", ended.out, re.MULTILINE)
     assert len(readers) == 40
     assert readers == sorted(readers)
     assert {"A", "B"} == set(readers)

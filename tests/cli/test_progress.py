@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 
 import pytest
@@ -43,6 +44,17 @@ def test_what_takes_longer_tells_its_rate_and_the_time_left() -> None:
     clock.now += 60
     told.add(5)  # what comes live, when all of the past is there
     assert len(shown(out)) == 3
+
+
+async def test_a_long_step_is_told_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.cli.progress.AFTER", 0.0)
+    told, out = Progress("migrations", screen := io.StringIO()), asyncio.Event()
+    told.whole = 20
+    monkeypatch.setattr(screen, "flush", out.set)
+    async with told.ticking():
+        await asyncio.wait_for(out.wait(), 60)
+    assert shown(screen)[0].startswith("0 of 20 migrations, ")
+    assert shown(screen)[0].endswith(" s so far")
 
 
 def test_without_a_whole_there_is_a_rate() -> None:
