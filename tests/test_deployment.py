@@ -28,6 +28,7 @@ from gateway.settings import Settings, load, variable
 from tests.cli.commands import command
 from tests.databases import Postgres
 from tests.machines import Machine
+from tests.manual import manual
 from tests.node import npm_ci
 
 ROOT = Path(__file__).parent.parent
@@ -248,6 +249,7 @@ def test_the_image_has_what_the_gateway_needs_and_no_postgres() -> None:
 
 ELSEWHERE = ROOT / "gateway" / "process" / "elsewhere"
 KUBERNETES: list[dict[str, Any]] = list(yaml.safe_load_all((ELSEWHERE / "kubernetes.yaml").read_text()))
+SIDECAR: dict[str, Any] = yaml.safe_load((ELSEWHERE / "sidecar.yaml").read_text())
 COMPOSE: dict[str, Any] = yaml.safe_load((ELSEWHERE / "compose.yaml").read_text())
 KNOWN = {variable(name) for name in Settings.model_fields} | NOT_OURS
 
@@ -291,8 +293,26 @@ def test_kubernetes_names_the_same_pods_everywhere() -> None:
 
 @pytest.mark.parametrize("version", ["1.29", kubernetes_validate.latest_version()])
 def test_kubernetes_knows_every_field(version: str) -> None:
-    for each in KUBERNETES:
+    for each in [*KUBERNETES, SIDECAR]:
         kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_a_gateway_beside_an_agent_is_set_as_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = SIDECAR["spec"]["template"]["spec"]
+    _, gateway = pod["containers"]
+    env = {each["name"]: each["value"] for each in gateway["env"]}
+    assert set(env) <= KNOWN
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    settings = load()
+    assert settings.port == gateway["ports"][0]["containerPort"]
+    assert settings.drain_delay + settings.drain_timeout + 2 * GRACE <= pod["terminationGracePeriodSeconds"]
+    assert gateway["readinessProbe"]["httpGet"]["path"] == "/ready"
+
+
+def test_the_manual_has_a_section_for_each_place() -> None:
+    sections = re.findall(r"^### (.*)", manual("process"), re.MULTILINE)
+    assert {"Kubernetes", "compose", "docker run", "systemd", "Beside each agent server"} <= set(sections)
 
 
 def test_compose_knows_every_field() -> None:
