@@ -412,8 +412,10 @@ BEGIN
     LOOP
         removed := removed + run_gateway.try_away(doomed, false)::integer;
     END LOOP;
-    DELETE FROM run_gateway.removed_runs d WHERE d.stream IN (
-        SELECT v.stream FROM run_gateway.removed_runs v WHERE v.removed_at < since ORDER BY v.removed_at LIMIT most);
+    DELETE FROM run_gateway.removed_runs d WHERE (d.removed_by, d.stream) IN (
+        SELECT v.removed_by, v.stream
+          FROM (SELECT * FROM run_gateway.removed_runs o ORDER BY o.removed_by, o.stream LIMIT most) v
+         WHERE v.removed_at < since);
     GET DIAGNOSTICS n = ROW_COUNT;
     removed := removed + n;
     FOR doomed IN SELECT s.id FROM run_gateway.streams s WHERE s.path IS NULL ORDER BY s.id LIMIT 100 FOR UPDATE SKIP LOCKED
