@@ -31,7 +31,7 @@ ROOMS = {
     "http": {"asgi", "auth", "counting", "fanout", "log", "protocol", "quotas", "tasks", "wire"},
     "page": {"protocol"},
     "metrics": {"counting", "fanout", "http", "log", "owner", "relay", "runs", "subscriptions"},
-    "settings": set(),
+    "settings": {"wording"},
     "auth": {"asgi", "log", "outage", "protocol", "settings", "tasks", "wording"},
     "flue": {"asgi", "auth", "fanout", "http", "log", "outage", "protocol", "settings", "tasks"},
     "subscriptions": {"asgi", "auth", "http", "log", "outage", "protocol", "quotas", "tasks"},

@@ -214,3 +214,15 @@ def test_the_number_of_workers_has_bounds(monkeypatch: pytest.MonkeyPatch, value
     monkeypatch.setenv("GATEWAY_WORKERS", value)
     with pytest.raises(BadSetting, match=f"^GATEWAY_WORKERS='{value}' should be "):
         load()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_time_and_size_may_have_its_unit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    field = Settings.model_fields[name]
+    what = (field.description or "").partition(" ")[0]
+    if what not in ("Seconds", "Bytes") or not field.default:
+        return
+    unit = "kB" if what == "Bytes" else "ms"
+    given = round(field.default / 1000) if what == "Bytes" else round(field.default * 1000)
+    monkeypatch.setenv(variable(name), f"{given}{unit}")
+    assert getattr(load(), name) == pytest.approx(field.default, rel=0.05)

@@ -12,6 +12,26 @@ import click
 
 from gateway.client import Session, Trouble, client
 from gateway.process.exit_codes import note
+from gateway.wording import seconds_of
+
+
+class Span(click.ParamType[float]):
+    """A time in seconds, which may have its unit with it as in settings: 90s, 7d."""
+
+    name = "time"
+
+    def __init__(self, least: float, most: float) -> None:
+        self._least = least
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = seconds_of(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no time, such as 90, 90s or 7d.", param, ctx)
+        if not self._least <= seconds <= self._most:
+            self.fail(f"{value} is not from {self._least:g} to {self._most:g} seconds.", param, ctx)
+        return seconds
 
 
 def _http_url(_: click.Context, __: click.Parameter, value: str) -> str:

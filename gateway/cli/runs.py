@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 import httpx
 
-from gateway.cli.remote import session, token_option, url_option
+from gateway.cli.remote import Span, session, token_option, url_option
 from gateway.cli.watching import watch
 from gateway.client import Session, StreamGone, refusal, stream_url
 from gateway.process.exit_codes import Failure, finish
@@ -79,7 +79,7 @@ def show(run: str, url: str, token: str | None, as_json: bool) -> None:
 @click.command(short_help="Ask the producer of a run to stop.")
 @click.argument("run")
 @click.option("--reason", metavar="TEXT", help="What the producer is told.")
-@click.option("--wait", metavar="SECONDS", type=click.FloatRange(0, 300), help="Wait until the run has ended.")
+@click.option("--wait", metavar="TIME", type=Span(0, 300), help="Wait until the run has ended: 90, or 5min.")
 @url_option
 @token_option
 def cancel(run: str, reason: str | None, wait: float | None, url: str, token: str | None) -> None:
@@ -104,13 +104,15 @@ def delete(run: str, yes: bool, url: str, token: str | None) -> None:
 
 @click.command(short_help="Make a token with which others may read one run.")
 @click.argument("run")
-@click.option("--ttl", metavar="SECONDS", type=click.IntRange(1), help="How long it is valid; else GATEWAY_TOKEN_TTL.")
+@click.option(
+    "--ttl", metavar="TIME", type=Span(1, 2**31), help="How long it is valid: 90s, 7d. Else GATEWAY_TOKEN_TTL."
+)
 @click.option("--control", is_flag=True, help="It may also cancel the run.")
 @url_option
 @token_option
-def token(run: str, ttl: int | None, control: bool, url: str, token: str | None) -> None:
+def token(run: str, ttl: float | None, control: bool, url: str, token: str | None) -> None:
     """Print a token for RUN, which opens this one run to whoever holds it. It needs a credential that may read it."""
-    asked = {"ttl": ttl, "control": control or None}
+    asked = {"ttl": None if ttl is None else int(ttl), "control": control or None}
     finish(_token(stream_url(url, run), {name: each for name, each in asked.items() if each is not None}, token))
 
 

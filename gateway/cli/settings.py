@@ -16,7 +16,9 @@ from gateway.settings import Settings, variable
 @click.option("--all", "everything", is_flag=True, help="Those that have their defaults, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def settings(everything: bool, as_json: bool) -> None:
-    """Show the settings that `serve` would have in this environment. The values of secrets are not shown."""
+    """Show the settings that `serve` would have: those of the environment and, with --all, those that have their
+    defaults, which say so. The values of secrets are not shown.
+    """
     chosen = load()
     shown: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():
@@ -30,8 +32,9 @@ def settings(everything: bool, as_json: bool) -> None:
     for name, value in shown.items():
         source = "" if os.environ.get(name) else "  (default)"
         click.echo(f"{name}={'' if value is None else value}{source}")
-    if not shown:
-        click.echo("Every setting has its default; --all shows them.", err=True)
+    if not everything:
+        told = "These are of the environment" if shown else "Every setting has its default"
+        click.echo(f"{told}; --all shows the defaults.", err=True)
 
 
 def _plain(value: object) -> object:

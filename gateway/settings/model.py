@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         description="What of a POST its client has to show again to come back to its answer, with commas between, such"
         " as `header:authorization,cookie:session`, for rows that say nothing of it.",
     )
-    relay_lease: int = Field(
+    relay_lease: Annotated[int, IN_SECONDS] = Field(
         10, ge=2, le=3600, description="Seconds after which a recording whose Machine has died is ended as lost."
     )
     relay_silence: Seconds = Field(
@@ -115,14 +115,14 @@ class Settings(BaseSettings):
     relay_max_duration: Seconds = Field(
         3600.0, description="Seconds that a recording may last; then it is ended as lost."
     )
-    relay_drain: float = Field(
+    relay_drain: Duration = Field(
         280.0,
         ge=0,
         le=86_400,
         allow_inf_nan=False,
         description="Seconds that recordings have to end after SIGTERM or SIGINT; what is left then is ended as lost.",
     )
-    relay_retention: float = Field(
+    relay_retention: Duration = Field(
         3600.0, gt=0, allow_inf_nan=False, description="Seconds that a recording is kept after its end."
     )
 
@@ -147,7 +147,7 @@ class Settings(BaseSettings):
         description="Path below a conversation, such as `busy`, that a draining Machine asks its application for before"
         " it gives the conversation away: 200 while it is worked on.",
     )
-    owned_drain: float = Field(
+    owned_drain: Duration = Field(
         280.0,
         ge=0,
         le=86_400,

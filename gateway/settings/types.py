@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from gateway.wording import DURATION, DURATIONS
+
 KIB: Final = 1024  # bytes
 MIB: Final = 1024 * KIB
 
@@ -108,12 +110,11 @@ def _with_unit(pattern: re.Pattern[str], units: Mapping[str, float]) -> BeforeVa
     return BeforeValidator(number)
 
 
-_DURATIONS: Final = {"ms": 0.001, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400}  # seconds
 _SIZES: Final = {
     "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": KIB, "MiB": MIB, "GiB": 1024 * MIB,
 }  # bytes  # fmt: skip
 
-IN_SECONDS: Final = _with_unit(re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(_DURATIONS)})"), _DURATIONS)
+IN_SECONDS: Final = _with_unit(DURATION, DURATIONS)
 """A time may have its unit with it: 90s, 5min, 12h, 7d."""
 IN_BYTES: Final = _with_unit(re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(_SIZES)})"), _SIZES)
 """A size may have its unit with it: 64KiB, 10MB."""

@@ -193,6 +193,19 @@ async def test_a_key_that_may_not_read_is_refused(machine: Machine, http: httpx.
     assert "--token" in (await at(machine, "runs", token="wrong"))[2]
 
 
+async def test_times_may_have_their_units(machine: Machine, http: httpx.AsyncClient) -> None:
+    await make(http, "spanned")
+    code, _, err = await at(machine, "token", "spanned", "--ttl", "1min")
+    assert code == 0
+    until = datetime.strptime(err, "It is valid until %Y-%m-%d %H:%M:%S UTC.\n").replace(tzinfo=UTC)
+    assert until <= datetime.now(UTC) + timedelta(seconds=61)
+    for wrong in ("soon", "nan", "0", "-1s"):
+        code, _, err = await at(machine, "token", "spanned", "--ttl", wrong)
+        assert (code, wrong in err) == (2, True)
+    code, _, err = await at(machine, "cancel", "spanned", "--wait", "100ms")
+    assert (code, "active still after 0.1 seconds" in err) == (1, True)
+
+
 async def test_metadata_that_is_no_pair_is_misuse(machine: Machine) -> None:
     code, _, err = await at(machine, "runs", "--metadata", "user")
     assert code == 2

@@ -423,10 +423,13 @@ async def test_a_run_is_downloaded_as_it_was_written(browser: Browser, http: htt
     assert (await browser.until("return window.saved", bool)).encode() == b"".join(line + b"\n" for line in lines)
 
 
-async def test_the_control_stream_is_shown(browser: Browser, http: httpx.AsyncClient) -> None:
+async def test_a_cancel_by_others_and_the_control_stream_are_shown(browser: Browser, http: httpx.AsyncClient) -> None:
     await make(http, "steered")
-    assert (await http.post("/runs/steered/cancel", json={"reason": "<i>enough</i>"})).status_code == 202
     await show(browser, "steered")
+    await browser.until(COUNT, has("0 events"))
+    assert (await http.post("/runs/steered/cancel", json={"reason": "<i>enough</i>"})).status_code == 202
+    await browser.until("return document.querySelector('main dl').textContent", has("cancelRequestedAt"))
+    assert await browser.run("return document.querySelector('.cancel').disabled")
     await click(browser, ".control summary")
     await browser.until("return document.querySelector('.control pre').textContent", has("<i>enough</i>"))
 

@@ -9,6 +9,7 @@ const ROW = 24; // pixels, as --row in the style
 const SPARE = 10; // rows that are drawn above and below what is seen
 const RAW = 100_000; // characters of an event that are shown
 const HOUR = 3600; // seconds
+const AGAIN = 2000; // milliseconds between two looks at the record: of a cancel, say
 
 export async function run(main, { id, shared, signal, say, sure }) {
   main.replaceChildren(document.getElementById("run").content.cloneNode(true));
@@ -74,6 +75,8 @@ export async function run(main, { id, shared, signal, say, sure }) {
   }));
 
   await look();
+  const again = setInterval(() => { if (!document.hidden && record.status === "active") look().catch(() => {}); }, AGAIN);
+  signal.addEventListener("abort", () => clearInterval(again));
   const end = await follow(stream, {
     signal,
     heard: (texts, offset) => view.add(texts, offset),
