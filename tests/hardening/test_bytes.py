@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import re
 import socket
@@ -20,7 +21,7 @@ import pytest_asyncio
 from tests.databases import Postgres
 from tests.servers import Running, serving, until
 
-SEEDS = range(8)
+SEEDS = range(int(os.environ.get("BYTE_SEEDS", "8")))  # more by hand
 CONNECTIONS = 60  # of each seed
 PATIENCE = 60
 
@@ -67,6 +68,24 @@ REQUESTS = (
     + b"!#$%&'*+-.^_`|~9: odd\r\nX:\r\nY: \t z \t\r\n"
     + b"N" * 9_000
     + b": v\r\n\r\n",
+    b"GET /runs/f?offset=-1&fold=a:b,c HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET /runs/f?offset=now&live=sse&fold=a:b HTTP/1.1\r\n" + HOST + b"Last-Event-ID: 0\r\n\r\n",
+    b"GET /runs?live=sse&status=active HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET /v1/stream?live=sse&stream=runs/f&stream=t&stream=none HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET /v1/stream?live=sse&metadata.a=b HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"POST /v1/stream?live=sse HTTP/1.1\r\n"
+    + HOST
+    + JSON
+    + b"Content-Length: 49\r\n\r\n"
+    + b'{"streams":["t",{"stream":"runs/f","token":"x"}]}',
+    b"POST /v1/stream?live=sse HTTP/1.1\r\n" + HOST + JSON + b"Content-Length: 17\r\n\r\n" + b'{"streams":["t"]}',
+    b"POST /v1/appends HTTP/1.1\r\n"
+    + HOST
+    + b"Content-Type: application/x-ndjson\r\nContent-Length: 32\r\n\r\n"
+    + b'{"stream":"runs/f"}\n[{"a":1},2]\n',
+    b"GET /v1/stream/__ds/subscriptions HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET /client.js HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET /ui HTTP/1.1\r\n" + HOST + b"\r\n",
 )
 PIECES = (
     b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\0", b" ", b":", b"\xff", b"HTTP/1.1", b"HTTP/1.0", b"0\r\n\r\n", b"zz\r\n",
