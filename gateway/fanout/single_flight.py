@@ -25,8 +25,8 @@ class Shared:
     """
 
     def __init__(self, read: Coroutine[Any, Any, Page]) -> None:
-        self.task = asyncio.ensure_future(read)
         self._waiting: list[asyncio.Future[None]] = []
+        self.task = asyncio.ensure_future(_told(read, self._waiting))
         self.task.add_done_callback(self._ended)
 
     async def page(self) -> Page:
@@ -47,9 +47,20 @@ class Shared:
     def _ended(self, task: asyncio.Task[Page]) -> None:
         if not task.cancelled():
             task.exception()
-        for waiting in self._waiting:
-            wake(waiting)
-        self._waiting.clear()
+        _wake_all(self._waiting)  # of a task that was cancelled before it had begun
+
+
+async def _told(read: Coroutine[Any, Any, Page], waiting: list[asyncio.Future[None]]) -> Page:
+    """The page. Those who wait are woken as it comes, and not a turn of the loop later, when its task has ended."""
+    try:
+        return await read
+    finally:
+        _wake_all(waiting)
+
+
+def _wake_all(waiting: list[asyncio.Future[None]]) -> None:
+    while waiting:
+        wake(waiting.pop(0))
 
 
 class SharedReads:

@@ -145,6 +145,7 @@ class Database:
         self._pool: Pool | None = None
         self._settings: dict[str, str] = {}  # of each session, where no pooler is in between
         self._probing: asyncio.Task[None] | None = None
+        self._returning: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Connects at least once, and tries again while the server is away, as when it restarts. Raises Unavailable."""
@@ -272,13 +273,20 @@ class Database:
             self.discard(connection)  # it may be in the middle of a statement
             raise
         finally:
-            try:
-                if connection is not None:
-                    with suppress(*FAULTS):
-                        await self.give_back(connection)
-            finally:
-                if turn:
-                    self._turns.give_back()
+            if connection is not None:
+                self._return(connection)
+            if turn:
+                self._turns.give_back()
+
+    def _return(self, connection: Pooled) -> None:
+        """Gives a connection back without waiting for it, which takes the driver some turns of the loop."""
+        returning = self._loop.create_task(self._give_back_somehow(connection))
+        self._returning.add(returning)  # the loop holds tasks only weakly
+        returning.add_done_callback(self._returning.discard)
+
+    async def _give_back_somehow(self, connection: Pooled) -> None:
+        with suppress(*FAULTS):
+            await self.give_back(connection)
 
     def usable(self, connection: Pooled) -> bool:
         """True if the next statement may go to the connection."""
