@@ -12,10 +12,10 @@ from __future__ import annotations
 import gc
 from typing import Final
 
-YOUNG: Final = 10_000  # objects, made and not freed, after which the new ones are looked at
-TWICE: Final = 3  # such looks, after which those are looked at again that were new then
-ENOUGH: Final = 100  # times that objects were frozen, from which on a look at everything is worth its time
-TOO_MANY: Final = 5_000  # times, after which it does not wait for a calm moment: 150 million objects were made
+YOUNG: Final = 5_000  # objects, made and not freed, after which the new ones are looked at
+TWICE: Final = 1  # such looks, beyond which those are looked at again that were new then
+ENOUGH: Final = 200  # times that objects were frozen, from which on a look at everything is worth its time
+TOO_MANY: Final = 10_000  # times, after which it does not wait for a calm moment
 EVERY: Final = 3_600.0  # seconds between two looks at everything, at least
 LATE: Final = 0.005  # seconds that a tick may be late in a calm loop
 CALM: Final = 20  # ticks in a row that were not
