@@ -102,6 +102,8 @@ class FollowedLists:
         who = holder(client_of(scope), principal)
         with ExitStack() as stack:
             stack.enter_context(self.limits.readers.many)
+            if self.limits.streams is not None:
+                stack.enter_context(self.limits.streams.one(who))  # a list of no runs is a live read, too
             places = stack.enter_context(_Places(self.limits, who))
             reader = stack.enter_context(Multiplex(self.hub, self.heartbeat, connection))
             stack.enter_context(hangup(reader, receive, connection))

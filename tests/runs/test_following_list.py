@@ -145,6 +145,15 @@ async def test_runs_that_join_are_counted(database_url: str) -> None:
             assert not running.app._runs.changes.tenants
 
 
+async def test_a_list_of_no_runs_counts_for_its_credential(database_url: str) -> None:
+    with serving(database_url, "direct", max_streams_per_token=2) as running:
+        async with client_of(running) as client, follow_all(client, "nobody"), follow_all(client, "u") as follow:
+            assert refusal(await client("GET", "/v1/stream?live=sse&status=active")) == (429, "too_many_streams")
+            await make(client, "a", metadata={"user": "u"})
+            await follow.until(lambda reading: words(reading, "error") == ["runs/a"])
+        await until(lambda: not running.app._limits.streams.held)  # type: ignore[union-attr]
+
+
 async def test_a_list_is_for_who_may_have_it(database_url: str) -> None:
     with serving(database_url, "direct", sse_max_age=0.2, **with_auth()) as running:
         async with client_of(running) as client:
