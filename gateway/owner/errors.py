@@ -10,18 +10,14 @@ class BadOwned(Exception):
 
 
 class OwnerSilent(ProtocolError):
-    """The Machine that owns this conversation does not answer, and no other has taken over yet: try again. Nothing was
-    sent to an application.
-    """
+    """The Machine that owns this conversation does not answer, and no application was sent anything: try again."""
 
     status = 503
     type = "owner_silent"
 
 
 class OwnerMoved(ProtocolError):
-    """The conversation has moved to another Machine while the request's body was arriving: send it again. Nothing of it
-    was given to an application.
-    """
+    """The conversation has moved to another Machine while this was arriving; no application was sent it: try again."""
 
     status = 503
     type = "owner_moved"
@@ -35,9 +31,7 @@ class NoOwner(ProtocolError):
 
 
 class OwnerLost(ProtocolError):
-    """The Machine that owned this conversation was lost while the request was under way, which may have been carried
-    out.
-    """
+    """The Machine that owned this conversation was lost during the request, which may have been carried out."""
 
     status = 502
     type = "owner_lost"
