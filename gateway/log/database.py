@@ -19,9 +19,10 @@ import asyncpg
 from gateway.counting import SECONDS, Histogram
 from gateway.log.connect import FAULTS, LOSSES, LogConnection, Unconfirmed, connect, way_to
 from gateway.log.identity import Overtaken, Server, begin_epoch, identify
+from gateway.log.lane import Lane, translated
 from gateway.log.turns import Turns
 from gateway.outage import Outage
-from gateway.protocol.errors import NotSent, NotWritable, StreamHeld, Unavailable
+from gateway.protocol.errors import Unavailable
 from gateway.tasks import end
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ _LENT = 2.0  # seconds that an idle connection keeps a place of a pooler that ot
 _DEMOTED = 5.0  # seconds between reconnects in search of the new primary
 
 _PROBE = 2.0  # seconds for another connection to answer, when one has not
-_LOOK = 0.25  # seconds between looks whether a standby has confirmed what a lane has given up
 
 _LEVEL = "SELECT current_setting('default_transaction_isolation')"
 _WAITS = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep')"
@@ -50,68 +50,6 @@ _TYPES = "SELECT NULL::text[], NULL::integer[], NULL::bigint[], NULL::boolean[],
 
 # Raised behind a pooler that has sent a statement to a server which does not know it, or knows another by that name.
 _FORGOTTEN = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
-
-
-class Lane:
-    """A connection of the pool, replaced when it has failed or was lost. `keep`: it is held between statements too.
-
-    `timeout`: seconds for one statement, and as many for a connection to send it on.
-    """
-
-    def __init__(self, database: Database, *, keep: bool, timeout: float) -> None:
-        self._database = database
-        self._keep = keep
-        self._timeout = timeout
-        self._connection: Pooled | None = None
-        self._given_up: int | None = None  # the server's process that had not answered in time
-
-    async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record:
-        """The one row that a statement gives.
-
-        Raises Unavailable, whose cause says what happened: NotSent where there was no connection to send it on.
-        """
-        try:
-            connection = self._connection
-            if connection is None or not self._database.usable(connection):
-                await self.close()
-                await self._await_standby()
-                connection = self._connection = await self._database.take(self._timeout)
-        except (*FAULTS, Unavailable) as error:
-            raise NotSent from error
-        try:
-            row = await connection.fetchrow(statement, *arguments, timeout=self._timeout)
-        except FAULTS as error:
-            if isinstance(error, TimeoutError):
-                self._given_up = connection.get_server_pid()
-            self._database.judge(self._connection, error)
-            await self.close()
-            raise _translated(error) from error
-        except BaseException:
-            self._database.discard(self._connection)  # cancelled in the middle of a statement: its state is unknown
-            await self.close()
-            raise
-        if not self._keep:
-            await self.close()
-        assert row is not None, "such a statement gives one row"
-        return row
-
-    async def _await_standby(self) -> None:
-        """Waits while what this lane has given up waits for a synchronous standby. Raises TimeoutError, Unavailable.
-
-        It is committed, but no reader may see it before it is confirmed, so it is not cancelled; and were it left
-        alone, each try would leave one more process on the server, until there is no room for readers.
-        """
-        if self._given_up is not None:
-            async with asyncio.timeout(self._timeout):
-                while await self._database.unconfirmed(self._given_up):  # noqa: ASYNC110  a server tells nobody
-                    await asyncio.sleep(_LOOK)
-            self._given_up = None
-
-    async def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(*FAULTS):  # it has failed already, which was reported
-                await self._database.give_back(connection)
 
 
 class Database:
@@ -268,7 +206,7 @@ class Database:
                     yield connection
         except FAULTS as error:
             self.judge(connection, error)
-            raise _translated(error) from error
+            raise translated(error) from error
         except asyncio.CancelledError:
             self.discard(connection)  # it may be in the middle of a statement
             raise
@@ -422,12 +360,3 @@ def _is_open(connection: Pooled) -> bool:
         return not connection.is_closed()
     except asyncpg.InterfaceError:
         return False  # it was lost while it lay idle, and the driver has taken it back
-
-
-def _translated(error: BaseException) -> Unavailable:
-    """The driver's error as the protocol's."""
-    if isinstance(error, asyncpg.DiskFullError) and error.server_source_function == "SlruReportIOError":
-        return Unavailable()  # a notification found no room, when what it tells of was committed already
-    if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.DiskFullError):
-        return NotWritable()
-    return StreamHeld() if isinstance(error, asyncpg.LockNotAvailableError) else Unavailable()

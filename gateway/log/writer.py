@@ -32,8 +32,9 @@ from gateway.log.appends import (
     refusal,
 )
 from gateway.log.connect import Unconfirmed
-from gateway.log.database import Database, Lane
+from gateway.log.database import Database
 from gateway.log.held_rows import HeldRows
+from gateway.log.lane import Lane
 from gateway.log.queue import Queue
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import News

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from gateway.log.appends import Appended
-from gateway.log.database import _translated
+from gateway.log.lane import translated
 from gateway.protocol import errors
 from gateway.protocol.append import AppendRequest, Producer
 from gateway.protocol.batch import News
@@ -465,4 +465,4 @@ async def test_appends_never_scan_a_table_even_one_planned_empty(database_url: s
 def test_a_full_disk_is_a_refusal_only_where_nothing_changed(where: str, told: type[errors.Unavailable]) -> None:
     """An append notifies after its COMMIT, and a notification needs room as well."""
     fields = {"S": "ERROR", "C": "53100", "M": "No space left on device", "R": where}
-    assert type(_translated(asyncpg.PostgresError.new(fields))) is told
+    assert type(translated(asyncpg.PostgresError.new(fields))) is told
