@@ -32,17 +32,17 @@ Look = Callable[[list[str]], Awaitable[Mapping[str, Stream | None]]]
 """The streams at these paths, in one question; None: it was deleted, and its forks still need it."""
 
 Given = list[tuple["Followed", Batch | ProtocolError]]
-"""What some of the streams have; a refusal is the last that one has."""
+"""Batches of some of the streams; a refusal is a stream's last word."""
 
 Check = Callable[[int], None]
 """Raises a ProtocolError if the reader may not have the stream with this id."""
 
 
 class Turn(Enum):
-    """What a stream's turn comes to, if nothing comes of it."""
+    """Why a stream's turn gave nothing."""
 
-    WAITING = "waiting"  # it has nothing new
-    LACKING = "lacking"  # it needs a read of the log
+    WAITING = "waiting"  # the stream has nothing new
+    LACKING = "lacking"  # the log has to be read first
 
 
 class Followed:
@@ -99,7 +99,7 @@ class Followed:
     # Its turn
 
     def take(self) -> Batch | ProtocolError | Turn:
-        """What comes next; or why there is nothing: it is woken when there is, or the log has to be read first."""
+        """The stream's next batch, or its refusal; or why there is none yet."""
         took, self.took = self.took, None
         tail = self.tail
         if took is not None:
@@ -244,7 +244,7 @@ class Multiplex(WaitingReader):
         self._pages += 1
 
     async def next(self) -> Given | Signal:
-        """What some of the streams have, a turn of each; a refusal is its last word. Or a signal.
+        """The next batches and refusals, one turn for each stream that has something; or a signal.
 
         Raises what a read of the log raises that concerns all of them.
         """

@@ -56,7 +56,7 @@ class Log(Protocol):
 
 
 class _Outcomes:
-    """The outcomes of one request's appends, as lines, until they are sent."""
+    """The outcomes of one request's appends, each a line, which are kept until the response takes them."""
 
     def __init__(self, count: int) -> None:
         self.left = count
@@ -84,7 +84,7 @@ class Appends:
         self._quotas = quotas
 
     async def append(self, request: Request) -> Response:
-        """Answers when every append has its outcome; or, if some take long, begins to with those that are there."""
+        """Answers in one piece if all outcomes are there within TOGETHER seconds, or else as they come."""
         scope = request.scope
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != CONTENT_TYPE:
             raise InvalidRequest(f"Content-Type must be {CONTENT_TYPE}.")  # which no page of another origin may send
@@ -121,7 +121,7 @@ class Appends:
         self._log.submit_together(requests)
 
     def _judge(self, scope: Scope) -> Callable[[Asked], None]:
-        """Whether one append of this request may be made. Sets its path in the log. Raises its refusal."""
+        """A check of single appends: sets the append's path in the log, or raises its refusal."""
         principal, client = principal_of(scope), client_of(scope)
         check, charge, tenant = self._limits.check, self._quotas.charge, principal.tenant
 

@@ -59,7 +59,7 @@ class Admit(Protocol):
 
 @dataclass(slots=True)
 class Member:
-    """A stream of a request, as it was judged. `principal`: who reads it; `refusal`: why nobody does."""
+    """A stream of a request, as it was judged. `principal`: who reads it; `refusal`: why it cannot be read."""
 
     path: str
     place: int
@@ -83,7 +83,7 @@ class Following:
         self._admit = admit
         self._heartbeat = heartbeat
         self._now = now
-        self.of_a_list: Answer | None = None  # answers for all runs that a list names
+        self.of_a_list: Answer | None = None  # answers requests that name a list of runs and no streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a GET or a POST. Raises ProtocolError while nothing has been sent."""
@@ -168,7 +168,7 @@ class Following:
             readers.followed -= count
 
     def response_time(self, members: Sequence[Member]) -> float:
-        """Seconds that a response may last: no longer than the first credential of those that it was let in by."""
+        """Seconds that a response may last: until its maximum age, or until the first of its credentials expires."""
         wanted = self._limits.sse_max_age * random.uniform(1, 1.2)
         return min(lasting(member.principal, wanted, self._now()) for member in members)
 
@@ -235,7 +235,7 @@ class _Response:
 
 
 async def send_frame(send: Send, offset: bytes, parts: Iterable[bytes], *, first: bool = False) -> None:
-    """Sends parts, and waits if their offset is long: what comes meanwhile is told together."""
+    """Sends parts in one frame. Pauses if the frame's offset is long, so that the next frame gathers more."""
     await responses.piece(send, many.frame(offset, parts, first=first))
     if len(offset) > SHORT:
         await asyncio.sleep(len(offset) / OFFSETS)

@@ -57,7 +57,7 @@ class Runs(Protocol):
 
 @dataclass(slots=True)
 class Run:
-    """A run of which something may still have to be told. `ended`: the list has told its end."""
+    """A run whose reader has not had its last word. `ended`: the list has told its end."""
 
     id: str
     position: int
@@ -134,7 +134,7 @@ class _Places:
             self.give_back()
 
     def take(self) -> bool:
-        """A place for one more; False: there is none."""
+        """Takes a place for one more stream. False if there is none."""
         if self._held >= MOST or self._readers.followed >= self._readers.most_followed:
             return False
         if self._streams is not None:

@@ -48,8 +48,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Runs that have changed since somebody was told something, in the order of their streams, as one snapshot shows
-    them. `now`: who is told of all of them was told that; `more`: there are more.
+    """Runs that have changed after what a reader was told, in the order of their streams, as one snapshot shows them.
+
+    `now`: what a reader knows when it was told of all of them. `more`: the look stopped before the last of them.
     """
 
     rows: Sequence[Row]
@@ -74,7 +75,7 @@ class Ask(Protocol):
 
 
 def changes(told: Told, look: Look) -> tuple[list[Change], Told]:
-    """What a look shows that was not told, and what was told then. Pure."""
+    """The changes of a look that a reader was not told yet, and what it knows after them. Pure."""
     upto = told.upto or look.now.base
     found: list[Change] = []
     for row in look.rows:
@@ -90,8 +91,9 @@ def changes(told: Told, look: Look) -> tuple[list[Change], Told]:
 
 
 class TenantChanges:
-    """The changes of one tenant's runs, which somebody follows here: `at` what was read last, `recent` how it came to
-    that.
+    """The changes of one tenant's runs, kept while readers follow them here.
+
+    `at`: up to where they were read. `recent`: the last looks, each behind the place where it began.
     """
 
     def __init__(self, tenant: str, ask: Ask) -> None:
@@ -111,14 +113,14 @@ class TenantChanges:
             self._looking = asyncio.ensure_future(self._look())
 
     def stand(self, told: Told) -> None:
-        """A reader that has read stands there. The first one says from where on is read for all together."""
+        """Takes note that a reader has read up to `told`. Where the first one stands, the shared looks begin."""
         if self.at is None:
             self.at = told
         if self._rung:
             self.ring()
 
     def since(self, told: Told) -> list[Look] | None:
-        """The looks that show what has come since a reader was told something; None: it has to look for itself."""
+        """The kept looks after `told`; None if they do not reach back so far, and the reader has to look for itself."""
         if self.at is None or self.at.epoch != told.epoch:
             return None
         if told.base.includes(self.at.base):
@@ -167,7 +169,7 @@ class Changes:
         self.ask: Final = ask
         self.deadlines: Final = deadlines
         self.heartbeat: Final = heartbeat
-        self.begun: Callable[[], None] = lambda: None  # is told that somebody follows a list, and nobody did before
+        self.begun: Callable[[], None] = lambda: None  # is called when the first reader of a list comes
 
     def follow(self, reader: LiveList, tenant: str) -> TenantChanges:
         """The changes of a tenant, which ring for this reader from now on."""
@@ -189,7 +191,7 @@ class Changes:
     # News
 
     def heard(self, news: News) -> None:
-        """News of a stream: of a run that has begun, ended or is removed, or of the first event of a control stream."""
+        """Rings if news may be of a run that has begun, has ended, is removed or has been asked to stop."""
         if not self.tenants:
             return
         if news.closed or news.deleted or news.first <= 1:
@@ -238,13 +240,12 @@ class LiveList(WaitingReader):
         super().__exit__()
 
     def stand(self, told: Told) -> None:
-        """It has read for itself, and was told this."""
+        """Takes note that it has looked for itself, and was told this."""
         self._has_read = True
         self._changes.stand(told)
 
     async def next(self, told: Told) -> tuple[list[Change], Told] | Signal:
-        """Changes that come after what was told, and what was told with the last of them; or a signal. There may be
-        none that this list shows.
+        """The changes after `told` that this list shows, maybe none, and what the reader knows after them; or a signal.
 
         Raises StartAnew, and what a list raises.
         """
@@ -277,12 +278,12 @@ class LiveList(WaitingReader):
 
 
 class StartAnew(Exception):
-    """What has come since cannot be told any more: the log is on another server, or it was too long ago."""
+    """The changes after a reader's offset cannot be found: the log is on another server, or it was too long ago."""
 
 
 class Telling:
-    """Tells other Machines of runs that this one has made, if somebody follows a list there: an event tells of itself,
-    and so does an end, but a run that is made says nothing yet.
+    """Tells other Machines of runs that this one has made. Events and ends notify by themselves; a creation does not,
+    so other Machines would show new runs at their next sweep only.
 
     `machine`: this Machine's name, as others are to read it; None: nobody has to be told.
     """
