@@ -1,8 +1,8 @@
 """When recordings append: in rounds, so that what all recordings of a Machine have at one time is one transaction.
 
 The next round begins when the one before is durable, or PATIENCE after it began. Where there is too little processor
-for that, rounds are held apart, up to LONGEST. Then a recording has several frames in each, and every frame costs a
-third, here and in the database: so this ends only when a third of what it was would leave enough.
+for that, one begins every LONGEST. Then a recording has several frames in each, and every frame costs a third, here and
+in the database: so this ends only when three times as much would not be too much again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from gateway.relay.reading import Reading
 logger = logging.getLogger("gateway.relay")
 
 PATIENCE: Final = 0.002  # seconds for which a round waits for the one before
-LONGEST: Final = 0.05  # seconds from one round to the next, at most
-_SHORTEST: Final = 0.002  # to begin with
-_STEP: Final = 1.5
+LONGEST: Final = 0.05  # seconds from one round to the next, where processors are scarce
 _LOOK: Final = 0.1  # seconds between looks at how busy this process is
 _BUSY: Final = 0.6  # of the time, in which it runs or waits for a processor
 _EASY: Final = 0.2
+_SURE: Final = (2, 10)  # looks in a row after which rounds are held apart, and are not
 _LITTLE: Final = 0.15  # of the time: who runs for less has nothing to save
 
 Use = tuple[float, float]
@@ -64,7 +63,7 @@ class Rounds:
         self._next: asyncio.Handle | None = None
         self._began = 0.0  # the latest round, by the loop's clock
         self._landed = True
-        self._scarce = False  # processors, for rounds without a pause
+        self._seen = 0  # looks in a row that say that it should be otherwise
         self._looked = 0.0
         self._used = (0.0, 0.0)  # at that time
 
@@ -126,12 +125,13 @@ class Rounds:
     def _look(self, now: float) -> None:
         used, before, passed = self._use(), self._used, now - self._looked
         ran, waited = (used[0] - before[0]) / passed, (used[1] - before[1]) / passed
-        if ran > _LITTLE and ran + waited > _BUSY:
-            self._scarce = True
-        elif ran < _LITTLE or ran + waited < _EASY:
-            self._scarce = False
-        if self._scarce:
-            self.spacing = min(LONGEST, max(_SHORTEST, self.spacing * _STEP))
+        scarce = self.spacing > 0
+        if scarce:
+            turns = ran < _LITTLE or ran + waited < _EASY
         else:
-            self.spacing = self.spacing / _STEP if self.spacing > _SHORTEST else 0.0
+            turns = ran > _LITTLE and ran + waited > _BUSY
+        self._seen = self._seen + 1 if turns else 0
+        if self._seen >= _SURE[scarce]:
+            self._seen = 0
+            self.spacing = 0.0 if scarce else LONGEST
         self._looked, self._used = now, used
