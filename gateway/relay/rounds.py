@@ -23,9 +23,9 @@ logger = logging.getLogger("gateway.relay")
 PATIENCE: Final = 0.002  # seconds for which a round waits for the one before
 LONGEST: Final = 0.05  # seconds from one round to the next, where processors are scarce
 _LOOK: Final = 0.1  # seconds between looks at how busy this process is
-_BUSY: Final = 0.6  # of the time, in which it runs or waits for a processor
+_BUSY: Final = 0.7  # of the time, in which it runs or waits for a processor
 _EASY: Final = 0.2
-_SURE: Final = (2, 10)  # looks in a row after which rounds are held apart, and are not
+_SURE: Final = (4, 10)  # looks in a row after which rounds are held apart, and are not
 _LITTLE: Final = 0.15  # of the time: who runs for less has nothing to save
 
 Use = tuple[float, float]
