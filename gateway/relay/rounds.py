@@ -98,9 +98,11 @@ class Rounds:
             self._next = self._loop.call_soon(self._begin)  # with whoever joins in this turn of the loop
 
     def _begin(self) -> None:
-        self.reading.read()  # those for whom something has come join
+        try:
+            self.reading.read()  # those for whom something has come join
+        finally:
+            self._next = None
         joined, self._joined = self._joined, []
-        self._next = None
         if not joined:
             self.reading.watch()
             return
@@ -125,11 +127,8 @@ class Rounds:
     def _look(self, now: float) -> None:
         used, before, passed = self._use(), self._used, now - self._looked
         ran, waited = (used[0] - before[0]) / passed, (used[1] - before[1]) / passed
-        scarce = self.spacing > 0
-        if scarce:
-            turns = ran < _LITTLE or ran + waited < _EASY
-        else:
-            turns = ran > _LITTLE and ran + waited > _BUSY
+        scarce, easy, busy = self.spacing > 0, ran + waited < _EASY, ran + waited > _BUSY
+        turns = ran < _LITTLE or easy if scarce else ran > _LITTLE and busy
         self._seen = self._seen + 1 if turns else 0
         if self._seen >= _SURE[scarce]:
             self._seen = 0
