@@ -150,7 +150,7 @@ def test_every_section_begins_at_a_setting_that_there_is() -> None:
 
 def test_every_setting_is_described_in_one_sentence() -> None:
     for row in (row for section in sections() for row in section.rows):
-        assert re.fullmatch(r"[A-Z][^.]*\.", row.description), row
+        assert re.fullmatch(r"[A-Z`]([^.]|\.\w)*\.", row.description), row
 
 
 def test_every_time_and_size_says_its_unit() -> None:

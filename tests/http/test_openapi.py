@@ -27,6 +27,7 @@ from gateway.http.openapi import document as openapi
 from gateway.http.openapi import stream_operations as operations
 from gateway.http.openapi.docs import Document, docs_router
 from gateway.http.upstream import BadGateway, UpgradeNotPassed
+from gateway.owner.errors import NoOwner, NotOwner, OwnerLost, OwnerMoved, OwnerSilent
 from gateway.protocol import errors
 from gateway.protocol.append import APPEND_HEADERS
 from gateway.protocol.create import CREATE_HEADERS
@@ -100,6 +101,11 @@ def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[s
         errors.TooManyLists,
         errors.ListTooSlow,
         LinkingGoesOn,
+        NoOwner,
+        NotOwner,
+        OwnerLost,
+        OwnerMoved,
+        OwnerSilent,
     }
     for error in set(refusals()) - elsewhere:
         described = [
