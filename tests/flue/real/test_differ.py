@@ -23,7 +23,7 @@ from tests.tools.flue_server import FlueServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-AT_ONCE: Final = 8  # requests under way; those that wait do so together
+AT_ONCE: Final = 32  # requests under way; those that wait do so together
 CLOCK_RATE: Final = 20  # of Flue, whose long-poll otherwise takes 30 s
 SETTINGS: Final = {"GATEWAY_FLUE": "on", "GATEWAY_FLUE_WORKFLOWS": "*", "GATEWAY_LONG_POLL_TIMEOUT": "1"}
 
