@@ -177,6 +177,31 @@ def wake(future: asyncio.Future[None]) -> None:
     pace(future)
 
 
+class Bell:
+    """What one task waits for: as an asyncio.Event, except that the task goes on by `wake`."""
+
+    __slots__ = ("_rung", "_waiter")
+
+    def __init__(self) -> None:
+        self._rung = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        """Has the task go on, now or as soon as it waits."""
+        self._rung = True
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            wake(waiter)
+
+    def clear(self) -> None:
+        self._rung = False
+
+    async def wait(self) -> None:
+        if not self._rung:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+
 async def turn() -> None:
     """Waits for a turn of the loop that is shared with no piece of other work (see `in_turns`)."""
     await _gate()()

@@ -25,7 +25,7 @@ ROOMS = {
     "feed": {"outage", "protocol"},
     "log": {"counting", "feed", "outage", "protocol", "settings", "tasks"},
     "fanout": {"counting", "outage", "protocol", "tasks"},
-    "wire": {"fanout", "outage", "protocol"},
+    "wire": {"fanout", "outage", "protocol", "tasks"},
     "embedded": set(),
     "quotas": {"asgi", "auth", "protocol", "settings"},
     "http": {"asgi", "auth", "counting", "fanout", "log", "protocol", "quotas", "tasks", "wire"},

@@ -295,7 +295,7 @@ class Multiplex(WaitingReader):
             await followed.read(self._hub)
         except ProtocolError as error:
             self._failed = error
-            self._bell.set()
+            self._bell.ring()
             return
         except Exception:
             seldom_logger.exception("Reading for a reader of many streams failed; its client resumes.")
@@ -316,7 +316,7 @@ class Multiplex(WaitingReader):
         if not followed.lined and not followed.gone:
             followed.lined = True
             self._line.append(followed)
-            self._bell.set()
+            self._bell.ring()
 
     def let_go(self) -> None:
         """A page is held no more."""

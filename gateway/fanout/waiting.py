@@ -12,6 +12,7 @@ from typing import Final, Self, TypeVar
 from gateway.fanout.deadlines import Deadlines
 from gateway.fanout.follower import Direct, Signal
 from gateway.outage import SeldomLogger
+from gateway.tasks import Bell
 
 logger = logging.getLogger("gateway.fanout.waiting")
 seldom_logger: Final = SeldomLogger(logger)
@@ -31,7 +32,7 @@ class WaitingReader:
         self._deadlines = deadlines
         self._heartbeat = heartbeat
         self._direct = direct
-        self._bell = asyncio.Event()
+        self._bell = Bell()
         self._beaten = False
         self._over = direct is not None and direct.lost()
         if direct is not None:
@@ -75,17 +76,17 @@ class WaitingReader:
 
     def wake(self) -> None:
         """There may be something new, or room for it: `next` looks."""
-        self._bell.set()
+        self._bell.ring()
 
     def beat(self) -> None:
         """Makes `next` return a heartbeat."""
         self._beaten = True
-        self._bell.set()
+        self._bell.ring()
 
     def end(self) -> None:
         """Ends the read: the Machine drains, the reader's time is up, or its client has gone."""
         self._over = True
-        self._bell.set()
+        self._bell.ring()
 
     def fail(self) -> None:
         """Ends a reader one of whose parts raised: only its client knows what it has got. Never raises."""

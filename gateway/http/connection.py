@@ -13,6 +13,7 @@ from gateway.http.fast_append import PostProtocol
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.target import Target
 from gateway.wire.intake import Turns
+from gateway.wire.outflow import Outflow
 from gateway.wire.transport import DirectProtocol
 
 PROBES: Final = ("/health", "/ready")
@@ -46,6 +47,7 @@ def connections(
         spare: ClassVar[dict[DirectProtocol, None]] = {}
         arriving = bodies
         turns: ClassVar[Turns] = Turns()
+        outflow: ClassVar[Outflow] = Outflow()
 
         def refusal(self, error: ProtocolError, scope: Scope | None = None) -> tuple[int, bytes, bytes] | None:
             if scope is not None and responses.comes_back(scope, error) and not ours(Target.of(scope["path"])):

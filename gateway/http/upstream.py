@@ -21,6 +21,7 @@ from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.fanout.follower import EXTENSION
 from gateway.http import informational, responses
 from gateway.http.claims import is_claim
+from gateway.http.pools import Pools
 from gateway.http.request_log import request as named
 from gateway.protocol.errors import MalformedHttp, ProtocolError
 from gateway.wire.answers import header_lines, own_reason
@@ -94,16 +95,18 @@ class Upstream:
         self._scheme = url.scheme.encode()
         self._host = (url.hostname or "").encode("idna")
         self._port = url.port
-        self._pool = httpcore.AsyncConnectionPool(
-            max_connections=None,  # one for each request: the gateway limits those itself
-            max_keepalive_connections=IDLE_CONNECTIONS,
-            keepalive_expiry=IDLE,
-            network_backend=informational.Backend(),
+        self._pools = Pools(
+            lambda: httpcore.AsyncConnectionPool(
+                max_connections=None,  # one for each request: the gateway limits those itself
+                max_keepalive_connections=IDLE_CONNECTIONS,
+                keepalive_expiry=IDLE,
+                network_backend=informational.Backend(),
+            )
         )
 
     async def close(self) -> None:
         """Closes the connections that are kept for later requests."""
-        await self._pool.aclose()
+        await self._pools.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers with what the application answers. Raises UpgradeNotPassed, and BadGateway while nothing was sent."""
@@ -139,7 +142,7 @@ class Upstream:
 
         async def once() -> None:
             nonlocal started
-            async with self._pool.stream(
+            async with self._pools.stream(
                 scope["method"],
                 url,
                 headers=headers,

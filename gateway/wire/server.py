@@ -13,6 +13,7 @@ from gateway.outage import SeldomLogger
 from gateway.wire.accepting import Accepting
 from gateway.wire.transport import DirectProtocol
 
+LOOKS: Final = 250  # connections that are looked at in one turn of the loop; to close one takes 20 µs
 _TURNS: Final = 3
 seldom_logger: Final = SeldomLogger(logging.getLogger("gateway.wire.server"))
 
@@ -27,7 +28,7 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # once a second
-            self._lapse()
+            await self._lapse()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -49,10 +50,14 @@ class Server(uvicorn.Server):
         for _ in range(_TURNS):
             await asyncio.sleep(0)
 
-    def _lapse(self) -> None:
+    async def _lapse(self) -> None:
+        """Gives way after every LOOKS connections: those that came together are too late together."""
         now = asyncio.get_running_loop().time()
-        for connection in tuple(self.server_state.connections):
-            if isinstance(connection, DirectProtocol):
+        connections = self.server_state.connections
+        for looked, connection in enumerate(tuple(connections), 1):
+            if looked % LOOKS == 0:
+                await asyncio.sleep(0)
+            if isinstance(connection, DirectProtocol) and connection in connections:
                 try:
                     connection.lapse(now)
                 except Exception:
@@ -62,5 +67,5 @@ class Server(uvicorn.Server):
 
     async def _tick(self) -> None:
         while True:
-            self._lapse()
+            await self._lapse()
             await asyncio.sleep(1)

@@ -12,9 +12,13 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from gateway.tasks import wake
+
 
 class Event:
-    """asyncio.Event without its deque, which takes 0.6 kB before anybody waits."""
+    """asyncio.Event without its deque, which takes 0.6 kB before anybody waits. Who waits goes on by `wake`: a thousand
+    sockets may have room, or the rest of a request, in the same turn of the loop.
+    """
 
     __slots__ = ("_set", "_waiters")
 
@@ -26,8 +30,7 @@ class Event:
         self._set = True
         waiters, self._waiters = self._waiters, ()
         for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            wake(waiter)
 
     def clear(self) -> None:
         self._set = False

@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 from asyncio import Transport
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Final, cast
 
 from httptools import HttpParserCallbackError, HttpParserError
@@ -29,7 +29,8 @@ from gateway.protocol.errors import (
 )
 from gateway.wire.answers import Cycle, whole
 from gateway.wire.heads import body_length, check, target_of, with_host
-from gateway.wire.intake import BETWEEN, IN_HEAD, WHOLE, Intake
+from gateway.wire.intake import ANSWER, BETWEEN, IN_HEAD, WHOLE, Intake
+from gateway.wire.outflow import LARGE, LURE, Outflow
 from gateway.wire.slim import Event, has_left, in_kernel
 
 logger = logging.getLogger("gateway.wire.transport")
@@ -48,10 +49,13 @@ class DirectProtocol(Intake):
     most: ClassVar[int] = sys.maxsize  # connections; those beyond are refused what is not in `always`
     always: ClassVar[Collection[str]] = ()  # paths that even they may ask for
     spare: ClassVar[dict[DirectProtocol, None]]  # those beyond, the oldest first
+    outflow: ClassVar[Outflow]
 
     # uvicorn's own attributes fill the dict that instances of a class share the keys of (30): one more, and each
     # connection has a dict of its own, of 1.5 kB.
-    __slots__ = ("_ending", "_over", "_since", "_socket", "_surplus", "_unsent", "fileno", "follower", "send")
+    __slots__ = (
+        "_ending", "_over", "_rest", "_since", "_socket", "_surplus", "_then", "_unsent", "fileno", "follower", "send",
+    )  # fmt: skip
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
@@ -60,6 +64,8 @@ class DirectProtocol(Intake):
         self._since = 0.0  # when it was first seen that too much waits behind a request; 0: it was not
         self._ending = False
         self._over = False  # refused: whatever still comes is thrown away
+        self._rest: list[memoryview] | None = None  # of long data, what the transport has not been given yet
+        self._then: Callable[[], None] | None = None  # what is done with the transport behind that
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -108,7 +114,7 @@ class DirectProtocol(Intake):
         if begun and not self._over:
             self.refuse(RequestTimeout())
         else:
-            self.transport.close()
+            self.close()
 
     def _is_left(self, now: float) -> bool:
         """True if the client of a connection that is not being read has left; or may have, since nothing has told for
@@ -117,6 +123,8 @@ class DirectProtocol(Intake):
         if has_left(self._socket):
             return True
         if not self.flow.stopped:
+            if self.follower is not None:
+                self.flow.resume_reading()  # it was paused for a body that came before anybody said to want none
             return False
         if not self._since:
             self._since = now
@@ -140,7 +148,7 @@ class DirectProtocol(Intake):
         if not self.flow.write_paused:
             self._unsent = None
             return False
-        left = self.transport.get_write_buffer_size() + in_kernel(self._socket)
+        left = self.transport.get_write_buffer_size() + in_kernel(self._socket) + sum(map(len, self._rest or ()))
         if self._unsent is None or self._unsent[0] != left:
             self._unsent = left, now
         return now - self._unsent[1] > self.send_patience
@@ -154,12 +162,11 @@ class DirectProtocol(Intake):
         ours = cycle is None or not cycle.more_body or not cycle.response_started
         rendered = self.refusal(error, scope) if ours else None
         if rendered is None:
-            self.deafen()
-            self.transport.close()
+            self.close()
             return
         status, head, body = rendered
         shown = b"" if self.parser.get_method() == b"HEAD" else body
-        self.transport.write(whole(status, self.server_state.default_headers, head, shown, keep_alive=False))
+        self.write(whole(status, self.server_state.default_headers, head, shown, keep_alive=False))
         if cycle is not None:
             cycle.disconnected = True
             cycle.message_event.set()
@@ -181,7 +188,9 @@ class DirectProtocol(Intake):
         if self.follower is not None:
             self.follower.end()
         self.deafen()
-        if not self.transport.is_closing():
+        if self._rest is not None:
+            self._then = self.transport.write_eof
+        elif not self.transport.is_closing():
             self.transport.write_eof()
 
     def on_response_complete(self) -> None:
@@ -191,7 +200,7 @@ class DirectProtocol(Intake):
         if self._over or self.transport.is_closing():
             return
         if self._ending or self._deaf:
-            self.transport.close()
+            self.close()
             return
         self.due = self.loop.time() + (self.patience if self._stage == IN_HEAD else self.timeout_keep_alive)
         if self.counted:
@@ -223,7 +232,7 @@ class DirectProtocol(Intake):
 
     def _end_if_idle(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
+            self.close()
 
     def begin(self) -> None:
         """Has the application answer the request over ASGI, or refuses it."""
@@ -252,9 +261,10 @@ class DirectProtocol(Intake):
             self.refuse(TooManyConnections(f"At most {self.most} at once."), scope)
             return
         self.left = body_length(headers)
+        self.turns.left -= ANSWER
         self.cycle = Cycle(
             scope=scope,
-            transport=self.transport,
+            transport=cast("Any", self),  # it writes and closes
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -296,7 +306,77 @@ class DirectProtocol(Intake):
             self.cycle.keep_alive = False
 
     def write(self, data: bytes | memoryview) -> None:
-        self.transport.write(data)
+        """Writes behind everything that was written before. Long data goes out in turns (`gateway.wire.outflow`); while
+        it is on its way, the connection counts as full.
+        """
+        if self._rest is not None:
+            self._rest.append(memoryview(data))
+        elif len(data) <= LARGE:
+            self.transport.write(data)
+        elif not self.transport.is_closing():
+            self._rest = [memoryview(data)]
+            if not self.flow.write_paused:  # or else the transport says when it has written what it has
+                self.outflow.ask(self)
+                if self._rest is not None and not self.flow.write_paused:
+                    self.pause_writing()
+
+    def pour(self, room: int) -> int:
+        """Sends so many bytes of what waits, at most, while the transport has nothing to write. Returns how many."""
+        rest = self._rest
+        if rest is None or self.transport.is_closing():
+            return 0
+        sent = 0
+        try:
+            while rest:
+                if sent >= room:
+                    self.outflow.later(self)
+                    break
+                part = rest[0][: room - sent]
+                taken = self.send(part)
+                sent += taken
+                if taken < len(rest[0]):
+                    rest[0] = rest[0][taken:]
+                else:
+                    del rest[0]
+                if taken < len(part):
+                    self._wait_for_room(rest)
+                    break
+        except BlockingIOError:
+            self._wait_for_room(rest)
+        except OSError:
+            self.transport.abort()  # the client has gone
+        if not rest:
+            self._poured()
+        return sent
+
+    def _wait_for_room(self, rest: list[memoryview]) -> None:
+        """The socket is full: the transport waits with a little of what is left, and says when that is written."""
+        lure, rest[0] = rest[0][:LURE], rest[0][LURE:]
+        if not rest[0]:
+            del rest[0]
+        self.transport.write(lure)
+        if rest and not self.transport.get_write_buffer_size():
+            self.outflow.later(self)  # there is room by now
+
+    def _poured(self) -> None:
+        """Nothing is left that the transport has not been given."""
+        self._rest = None
+        then, self._then = self._then, None
+        if then is not None:
+            then()
+        if self.flow.write_paused and not self.transport.get_write_buffer_size():
+            self.resume_writing()
+
+    def close(self) -> None:
+        """Closes the connection behind everything that was written."""
+        if self._rest is None:
+            self.transport.close()
+        else:
+            self._then = self.transport.close
+            self.deafen()
+
+    def is_closing(self) -> bool:
+        return self._then is not None or self.transport.is_closing()
 
     @property
     def peer(self) -> tuple[str, bool]:
@@ -329,6 +409,9 @@ class DirectProtocol(Intake):
             self.follower.wake()  # it leaves the tail, and catches up when the socket drains (law 6)
 
     def resume_writing(self) -> None:
+        if self._rest is not None:
+            self.outflow.ask(self)
+            return
         super().resume_writing()
         if self._deaf and self.busy and self.cycle.response_complete:
             self.transport.close()
@@ -336,6 +419,7 @@ class DirectProtocol(Intake):
             self._read_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._rest = self._then = None
         self._socket.detach()  # from here on `send` fails, even if the number belongs to another connection by then
         if self.follower is not None:
             self.follower.end()  # before the transport closes the descriptor, which another connection may get then

@@ -22,6 +22,7 @@ import click
 
 from gateway.embedded import EmbeddedPostgres
 from gateway.log.migrations import migrate
+from loadtests.probes.instants import CHAT, agent
 from loadtests.probes.worst import CASES, SETTINGS, Case, House
 from loadtests.siege.machine import LONG
 from loadtests.siege.machines import open_machines
@@ -58,8 +59,11 @@ async def _measure(cases: list[Case], times: int, markdown: bool) -> bool:
     with TemporaryDirectory(prefix="run-gateway-turns-") as folder:
         async with EmbeddedPostgres(Path(folder) / "data") as postgres:
             await migrate(postgres.dsn)
-            async with open_machines(1, postgres.dsn, Path(folder), SETTINGS) as (machine,):
-                house = House(machine.machine)
+            server = await asyncio.start_server(agent, "127.0.0.1", 0)
+            upstream = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            settings = {**SETTINGS, "GATEWAY_UPSTREAM": upstream, "GATEWAY_RELAY": f"ai-sdk:{CHAT}"}
+            async with server, open_machines(1, postgres.dsn, Path(folder), settings) as (machine,):
+                house = House(machine.machine, postgres.dsn)
                 try:
                     for case in cases:
                         worst = Turn(0, 0, 0, "")

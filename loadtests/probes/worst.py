@@ -61,10 +61,11 @@ class Reader(asyncio.Protocol):
 
 
 class House:
-    """One Machine, and what asks it."""
+    """One Machine, and what asks it. `dsn`: of its database."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, dsn: str) -> None:
         self.machine = machine
+        self.dsn = dsn
         self.http = httpx.AsyncClient(base_url=machine.url, timeout=PATIENCE, limits=httpx.Limits(max_connections=None))
 
     async def close(self) -> None:

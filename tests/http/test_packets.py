@@ -13,7 +13,9 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.asgi import Receive, Scope, Send
+from gateway.auth.principal import NOBODY, Principal
 from gateway.http.bodies import Bodies
+from gateway.http.cors import Cors
 from gateway.http.fast_append import Post, PostProtocol
 from gateway.protocol.errors import ProtocolError
 from gateway.wire.intake import LINES, SLICE, Turns
@@ -36,6 +38,9 @@ KINDS = {
 }
 
 
+PAST_ASGI = ("plain", "empty", "kept", "blank line")
+
+
 class Connection(PostProtocol):
     __slots__ = ()
     patience = 60
@@ -52,16 +57,19 @@ class Application:
 
     def __init__(self, at_once: bool) -> None:
         self.had: list[tuple[str, bytes]] = []
-        self.appends = self
+        self.door = self
+        self.cors = Cors(())
+        self.past_asgi = 0
         self._at_once = at_once
         self.open = 0
 
-    def expects(self, post: Post) -> bool:
-        return True
+    def admit(self, *_: object, **__: object) -> Principal:
+        return NOBODY
 
-    def takes(self, post: Post) -> bool:
+    def take(self, post: Post) -> bool:
         if b"declined" in post.headers:
             return False
+        self.past_asgi += 1
         self._begin(post.url.decode(), post.body)
         if self._at_once:
             self._answer(post)
@@ -129,6 +137,7 @@ def test_each_request_is_had_once_however_it_is_cut(
     assert application.had == [(f"/runs/{number}", body) for number, body in enumerate(bodies)]
     statuses = [answer[:3] for answer in wire.written.split(b"HTTP/1.1 ")[1:]]
     assert statuses == [b"204"] * len(kinds) + [b"400"] * rubbish
+    assert application.past_asgi == sum(kind in PAST_ASGI for kind in kinds)
     assert Connection.arriving.held == 0
 
 

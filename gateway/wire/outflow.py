@@ -1,0 +1,79 @@
+"""Outflow: long answers on their way to sockets, a bounded number of bytes in each turn of the loop.
+
+libuv writes what a socket had no room for as soon as there is room, and so it does for all sockets that have room in
+the same turn: a thousand clients that read at one time, each with megabytes before it, held the loop for 300 ms. So of
+long data no more than a LURE is left to libuv, which tells when the socket has room for that. What comes behind it is
+sent when the connection's turn comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final, Protocol
+
+from gateway.outage import SeldomLogger
+
+seldom_logger: Final = SeldomLogger(logging.getLogger("gateway.wire.outflow"))
+
+LARGE: Final = 16 << 10  # bytes of data that are left to the transport at once
+LURE: Final = 4 << 10  # bytes of longer data that the transport waits with, until the socket has room
+
+TURN: Final = 6 << 20  # bytes that are sent in a turn of the loop, by all connections: 16 MiB take some 10 ms
+EACH: Final = 8 << 10  # and what a system call counts for, in bytes
+FAIR: Final = 1 << 20  # bytes of one connection at a time
+
+
+class Source(Protocol):
+    """A connection that has long data to send."""
+
+    def pour(self, room: int) -> int:
+        """Sends `room` bytes at most, and asks for another turn if the socket would take more. Returns how many."""
+        ...
+
+    def abort(self) -> None: ...
+
+
+class Outflow:
+    """Gives connections their turns to send, one after the other. `turn`: bytes in a turn of the loop."""
+
+    def __init__(self, turn: int = TURN) -> None:
+        self._turn = turn
+        self._spent = 0
+        self._waiting: deque[Source] = deque()
+        self._next: asyncio.Handle | None = None  # the beginning of the next turn, if it is waited for
+
+    def ask(self, source: Source) -> None:
+        """Has a connection send: now, if nobody waits and this turn has room, else in one of the next turns."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._begin)
+        if self._waiting or self._spent >= self._turn:
+            self._waiting.append(source)
+        else:
+            self._pour(source)
+
+    def later(self, source: Source) -> None:
+        """Has a connection send when those who wait have had their turns."""
+        self._waiting.append(source)
+        if self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """Another turn of the loop."""
+        self._spent = 0
+        self._next = None
+        for _ in range(len(self._waiting)):
+            if self._spent >= self._turn:
+                break
+            self._pour(self._waiting.popleft())
+        if (self._spent or self._waiting) and self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._begin)
+
+    def _pour(self, source: Source) -> None:
+        """What one connection raises is nobody else's trouble."""
+        try:
+            self._spent += EACH + source.pour(FAIR)
+        except Exception:
+            seldom_logger.exception("A connection was ended: it failed while it was sent the rest of an answer.")
+            source.abort()
