@@ -11,7 +11,7 @@ import pytest
 
 from gateway.outage import Outage
 from gateway.protocol.errors import Unavailable
-from gateway.tasks import WOKEN, end, forever, in_turns, kept, together, wake
+from gateway.tasks import WOKEN, Bell, end, forever, in_turns, kept, together, wake
 
 
 async def test_tasks_have_ended_when_end_returns() -> None:
@@ -209,3 +209,36 @@ async def test_a_few_that_are_woken_go_on_in_the_next_turn() -> None:
     future = asyncio.get_running_loop().create_future()
     wake(future)
     assert future.done()
+
+
+async def test_a_thousand_bells_have_few_tasks_go_on_in_one_turn() -> None:
+    bells = [Bell() for _ in range(10 * WOKEN)]
+    went_on: list[int] = []
+
+    async def wait(number: int) -> None:
+        await bells[number].wait()
+        went_on.append(number)
+
+    tasks = [asyncio.create_task(wait(number)) for number in range(len(bells))]
+    await asyncio.sleep(0)
+    for bell in bells:
+        bell.ring()
+    before, most = 0, 0
+    while len(went_on) < len(bells):
+        await asyncio.sleep(0)
+        before, most = len(went_on), max(most, len(went_on) - before)
+    assert went_on == [*range(len(bells))]
+    assert most <= WOKEN
+    await asyncio.gather(*tasks)
+
+
+async def test_a_bell_that_has_rung_keeps_nobody_until_it_is_cleared() -> None:
+    bell = Bell()
+    bell.ring()
+    await bell.wait()
+    bell.clear()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await bell.wait()
+    bell.ring()  # of the one who has gone nothing is left
+    await bell.wait()

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from gateway.metrics.catalogue import Parts
 from gateway.metrics.collector import Machine, dump, merge, render
 from gateway.metrics.siblings import Siblings
+from gateway.tasks import in_turns
 
 
 class Exposition:
@@ -30,9 +31,10 @@ class Exposition:
     async def __call__(self, accept: str) -> tuple[bytes, str]:
         """Text and content type, for an `Accept` header."""
         if self._siblings is None:
-            return render(self._machine, accept)
+            return await in_turns(render(self._machine, accept))
         others = await self._siblings.others()
-        return render(merge({str(self._siblings.number): self._machine.collect(), **others}), accept)
+        all = merge({str(self._siblings.number): self._machine.collect(), **others})
+        return await in_turns(render(all, accept))
 
 
 def metrics_router(exposition: Callable[[str], Awaitable[tuple[bytes, str]]]) -> APIRouter:

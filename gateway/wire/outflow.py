@@ -20,7 +20,7 @@ seldom_logger: Final = SeldomLogger(logging.getLogger("gateway.wire.outflow"))
 LARGE: Final = 16 << 10  # bytes of data that are left to the transport at once
 LURE: Final = 4 << 10  # bytes of longer data that the transport waits with, until the socket has room
 
-TURN: Final = 6 << 20  # bytes that are sent in a turn of the loop, by all connections: 16 MiB take some 10 ms
+TURN: Final = 4 << 20  # bytes that are sent in a turn of the loop, by all connections: 16 MiB take some 10 ms
 EACH: Final = 8 << 10  # and what a system call counts for, in bytes
 FAIR: Final = 1 << 20  # bytes of one connection at a time
 

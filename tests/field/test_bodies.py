@@ -97,7 +97,8 @@ async def test_a_body_is_kept_to_the_byte_or_refused(http: httpx.AsyncClient, ru
         assert not expected or b"event: data\ndata:%b\n" % kept in events
 
 
-GZIP, BR = JSON | {"content-encoding": "gzip"}, JSON | {"content-encoding": "br"}
+CODING, LINES = {"content-encoding": "gzip"}, {"content-type": "application/x-ndjson"}
+GZIP, BR = JSON | CODING, JSON | {"content-encoding": "br"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 CODED = (415, "unsupported_coding", "identity")
 
@@ -112,6 +113,10 @@ REFUSED: dict[str, tuple[str, str, Headers, bytes, tuple[int, str, str]]] = {
     "a PUT with br": ("PUT", "{run}/x", BR, b"1", CODED),
     "POST /runs with gzip": ("POST", "/runs", GZIP, b"{}", CODED),
     "a cancel with gzip": ("POST", "{run}/cancel", GZIP, b"{}", CODED),
+    "a token with gzip": ("POST", "{run}/token", GZIP, b"{}", CODED),
+    "many appends with gzip": ("POST", "/v1/appends", LINES | CODING, b"{}", CODED),
+    "many streams with gzip": ("POST", "/v1/stream?live=sse", GZIP, b"{}", CODED),
+    "a subscription with gzip": ("PUT", "/v1/stream/__ds/subscriptions/a", GZIP, b"{}", CODED),
     "curl -d without a type": (
         "POST", "{run}", FORM, b"1",
         (409, "content_type_mismatch", "application/x-www-form-urlencoded, the stream's application/json"),

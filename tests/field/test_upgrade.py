@@ -70,7 +70,9 @@ class Way:
 
     def __init__(self, method: str, target: str, body: str, seen: str, shows: str, first: str = "") -> None:
         self.id = uuid4().hex
-        self.request = f"{method} {self._of(target)} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n".encode()
+        type = "x-ndjson" if target == "/v1/appends" else "json"
+        head = f"{method} {self._of(target)} HTTP/1.1\r\nHost: h\r\nContent-Type: application/{type}\r\n"
+        self.request = head.encode()
         self.body = self._of(body).encode()
         self.seen = self._of(seen).encode()
         self.shows = self._of(shows)
@@ -93,12 +95,15 @@ class Way:
 
 PUT = "PUT /runs/ID HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"
 EVENT = '{"type":"run_end"}'
+END = PUT.replace("Content-Length", "Stream-Closed: true\r\nContent-Length")
 WAYS = {
     "an append": ("POST", "/runs/ID", EVENT, "/runs/ID", f"[{EVENT}]", PUT),
     "a heartbeat": ("POST", "/runs/ID/heartbeat", "", "/runs/ID", "[]", PUT),
     "a creation": ("PUT", "/runs/ID", f"[{EVENT}]", "/runs/ID", f"[{EVENT}]"),
     "a run": ("POST", "/runs", '{"id":"ID"}', "/runs/ID?meta", "ID"),
     "a cancel": ("POST", "/runs/ID/cancel", '{"reason":"R-ID"}', "/runs/ID/control", "R-ID", PUT),
+    "many appends": ("POST", "/v1/appends", '{"stream":"runs/ID"}\n' + EVENT + "\n", "/runs/ID", f"[{EVENT}]", PUT),
+    "many streams": ("POST", "/v1/stream?live=sse", '{"streams":["runs/ID"]}', "/runs/ID", "[]", END),
     "the upstream": ("POST", "/app", "E-ID", "/runs/none", "not_found"),
 }
 

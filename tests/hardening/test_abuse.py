@@ -17,6 +17,7 @@ from tests.servers import Running, body_of, serving, until
 RUN = b"/runs/target"
 SSE = RUN + b"?offset=-1&live=sse"
 STREAM = b"/v1/stream/text"
+MANY = b"/v1/stream?live=sse"
 
 
 def post(*headers: bytes, body: bytes = b"[1]", path: bytes = RUN, length: bytes | None = None) -> bytes:
@@ -32,6 +33,10 @@ def post(*headers: bytes, body: bytes = b"[1]", path: bytes = RUN, length: bytes
 
 def get(target: bytes, *headers: bytes) -> bytes:
     return b"\r\n".join([b"GET " + target + b" HTTP/1.1", b"Host: h", b"Connection: close", *headers, b"", b""])
+
+
+def appends(body: bytes) -> bytes:
+    return post(b"Content-Type: application/x-ndjson", path=b"/v1/appends", body=body)
 
 
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -78,6 +83,15 @@ ABUSE: dict[str, tuple[int, bytes]] = {
         post(b"Producer-Id: " + b"p" * 5_000, b"Producer-Epoch: 0", b"Producer-Seq: 0"),
     ),
     "a sequence of 5,000 characters": (400, post(b"Stream-Seq: " + b"s" * 5_000)),
+    "1,001 streams of one reader": (
+        400,
+        post(path=MANY, body=b'{"streams":[%b]}' % b",".join([b'"runs/%d"' % n for n in range(1_001)])),
+    ),
+    "300 streams in a query": (400, get(MANY + b"".join([b"&stream=runs/%d" % n for n in range(300)]))),
+    "a fold of 1,000 names": (400, get(SSE + b"&fold=" + b",".join([b"n%d" % n for n in range(1_000)]) + b":x")),
+    "appends without end": (400, appends(b'{"stream":"runs/target"}\n1\n{"stream":"runs/target"}')),
+    "appends that are none": (400, appends(b"[1]\n[2]\n")),
+    "appends of a deep head": (400, appends(b"[" * 40_000 + b"\n1\n")),
     # JSON that is none, or that Postgres, a client or a reader could not take
     "80,000 brackets": (400, post(body=b"[" * 40_000 + b"]" * 40_000)),
     "15,000 objects in one another": (400, post(body=b'{"":' * 15_000 + b"1" + b"}" * 15_000)),
@@ -93,6 +107,8 @@ ABUSE: dict[str, tuple[int, bytes]] = {
     "two types": (400, post(b"Content-Type: application/json", b"Content-Type: text/plain")),
     "two producers": (400, post(b"Producer-Id: a", b"Producer-Id: b", b"Producer-Epoch: 0", b"Producer-Seq: 0")),
     "two offsets": (400, get(RUN + b"?offset=-1&offset=now")),
+    "two folds": (400, get(SSE + b"&fold=a:b&fold=c:d")),
+    "a stream of many twice": (400, get(MANY + b"&stream=runs/target&stream=runs/target")),
     "two offsets, one escaped": (400, get(RUN + b"?offset=-1&off%73et=now")),
     # What would end a line or a statement
     "a line break in an id": (400, get(b"/runs/a%0d%0aX:%20y")),
@@ -103,6 +119,9 @@ ABUSE: dict[str, tuple[int, bytes]] = {
     "a line break in Last-Event-ID": (400, get(SSE, b"Last-Event-ID: 1%0a2")),
     "a control character in a header": (400, post(b"Stream-Seq: a\x01b")),
     "a NUL in a header": (400, post(b"Producer-Id: a\0b")),
+    "a line break in an offset of many": (400, get(MANY + b"&stream=runs/target&offset=1%0a2")),
+    "a line break in a filter of a live list": (400, get(b"/runs?live=sse&status=a%0ab")),
+    "a line break in an id of a live list": (400, get(b"/runs?live=sse", b"Last-Event-ID: 1%0a2")),
     "SQL for an id": (404, get(b"/runs/1%27%3B%20DROP%20TABLE%20run_gateway.streams%3B--")),
     "SQL for an offset": (400, get(RUN + b"?offset=-1%27%20OR%201=1")),
     # Other ways to the same place

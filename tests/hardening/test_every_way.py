@@ -59,6 +59,8 @@ def stream(route: str, made: str) -> list[Way]:
         Way("GET", route),
         Way("GET", route, "live", "?offset=now&live=long-poll"),
         Way("GET", route, "live", "?offset=now&live=sse"),
+        Way("GET", route, "live", "?offset=now&live=long-poll&fold=type:text"),
+        Way("GET", route, "live", "?offset=now&live=sse&fold=type:text"),
         Way("HEAD", route),
         Way("PUT", route, made),
         Way("POST", route, "body append", past_asgi=True),
@@ -82,6 +84,7 @@ WAYS: Final = [
     Way("GET", "/runs"),
     Way("GET", "/runs", "live", "?live=sse"),
     Way("GET", "/v1/stream", "live", f"?live=sse&stream=runs/{RUN}"),
+    Way("GET", "/v1/stream", "live", f"?live=sse&stream=runs/{RUN}&fold=type:text"),
     Way("POST", "/v1/stream", "body live", "?live=sse"),
     Way("GET", "/v1/stream", "live", "?live=sse&status=active"),
     Way("GET", "/health", "probe"),
@@ -100,6 +103,11 @@ WAYS: Final = [
     *[Way("GET", f"/v1/stream/__ds{rest}") for rest in ("", "/{rest:path}")],
     Way("GET", "/of-the-application"),
     Way("POST", "/of-the-application"),
+    Way("GET", "/owned/{id}"),
+    Way("POST", "/owned/{id}"),
+    Way("POST", "/api/chat"),
+    Way("GET", "/api/chat/{id}/stream"),
+    Way("POST", "/api/chat/{id}/stop"),
 ]
 METHODS: Final = ("get", "head", "put", "post", "patch", "delete")
 
@@ -111,7 +119,8 @@ def ways(mark: str = "", *, but: str = "never") -> list[Way]:
 @contextmanager
 def limited(database_url: str, **settings: Any) -> Iterator[Running]:
     """A gateway in front of an application that is not there, which a request over a limit does not get to."""
-    with serving(database_url, "direct", upstream="http://127.0.0.1:1", **settings) as gateway:
+    behind: dict[str, Any] = {"upstream": "http://127.0.0.1:1", "relay": "ai-sdk:/api/chat", "owned": "/owned/{id}"}
+    with serving(database_url, "direct", **behind, **settings) as gateway:
         yield gateway
 
 

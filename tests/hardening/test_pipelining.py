@@ -25,6 +25,13 @@ WAITS = {
     "long-poll": b"GET /runs/w?offset=now&live=long-poll HTTP/1.1\r\nHost: h\r\n\r\n",
     "event stream": b"GET /runs/w?offset=now&live=sse HTTP/1.1\r\nHost: h\r\n\r\n",
     "event stream with a body": b"GET /runs/w?offset=now&live=sse HTTP/1.1\r\nHost: h\r\nContent-Length: 99999\r\n\r\n",
+    "folded event stream": b"GET /runs/w?offset=now&live=sse&fold=type:text HTTP/1.1\r\nHost: h\r\n\r\n",
+    "many streams": b"GET /v1/stream?live=sse&stream=runs/w HTTP/1.1\r\nHost: h\r\n\r\n",
+    "many streams that are named in a body": (
+        b"POST /v1/stream?live=sse HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+        b'Content-Length: 22\r\n\r\n{"streams":["runs/w"]}'
+    ),
+    "live list": b"GET /runs?live=sse HTTP/1.1\r\nHost: h\r\n\r\n",
     "wait for an end": b"GET /runs/w?meta&wait=300 HTTP/1.1\r\nHost: h\r\n\r\n",
 }
 POST = (

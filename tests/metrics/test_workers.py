@@ -10,8 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Metric, exposition
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from gateway.metrics.collector import merge, render
 from gateway.metrics.siblings import Siblings
@@ -103,10 +104,34 @@ def test_families_are_merged_under_one_help_with_their_labels() -> None:
         family = Metric("things", "What they are.", "counter")
         family.add_sample("things_total", {"kind": "a"}, value)
         families.append(family)
-    text, _ = render(merge({"1": families[:1], "2": families[1:]}), "")
+    text, _ = rendered(merge({"1": families[:1], "2": families[1:]}), "")
     assert text.decode().splitlines() == [
         "# HELP things_total What they are.",
         "# TYPE things_total counter",
         'things_total{kind="a",worker="1"} 1.0',
         'things_total{kind="a",worker="2"} 2.0',
     ]
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+def test_a_text_in_pieces_is_that_of_all_families_at_once(accept: str) -> None:
+    """A turn of the loop writes one family, however many workers there are."""
+    families = [Metric(f"things_{number}", "What they are.", "gauge") for number in range(3)]
+    for family in families:
+        family.add_sample(family.name, {}, 1)
+    merged = merge({str(worker): families for worker in range(4)})
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(merged)
+    encode, content_type = exposition.choose_encoder(accept)
+    assert rendered(merged, accept) == (encode(registry), content_type)
+    assert sum(1 for _ in render(merged, accept)) == len(families)
+
+
+def rendered(collector: Collector, accept: str) -> tuple[bytes, str]:
+    work = render(collector, accept)
+    try:
+        while True:
+            next(work)
+    except StopIteration as end:
+        text: tuple[bytes, str] = end.value
+        return text
