@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
@@ -31,12 +33,14 @@ def get(run: str, headers: bytes = b"", body: bytes = b"") -> bytes:
 
 
 class Rude:
-    """A client that knows no manners: it sends what it is told to, and reads nothing."""
+    """A client that knows no manners: it sends what it is told to, and reads nothing. `target`: what it asks for."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, target: str) -> None:
         self._sock = sock
+        self._target = target.encode()
 
     async def send(self, data: bytes) -> None:
+        data = re.sub(rb"(?<=^GET )/runs/\S+sse", self._target, data)
         await asyncio.get_running_loop().sock_sendall(self._sock, data)
 
     def half_close(self) -> None:
@@ -54,6 +58,13 @@ class Rude:
 
 
 Way = Callable[[Rude, str], Awaitable[None]]
+TARGETS = (
+    "/RUN?offset=-1&live=sse",
+    "/RUN?offset=-1&live=sse&fold=type:text",
+    "/RUN?offset=now&live=long-poll",
+    "/v1/stream?live=sse&stream=RUN",
+    "/runs?live=sse",
+)
 
 
 def sends(headers: bytes = b"", body: bytes = b"", then: Callable[[Rude], None] | None = None) -> Way:
@@ -148,11 +159,29 @@ class Others:
         ]
 
 
+async def of_many(gateway: Running, run: str) -> Callable[[], Awaitable[list[object]]]:
+    """One who follows the run as one of many streams. What was given is told when the run has ended."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(
+        b"GET /v1/stream?live=sse&stream=runs/%b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n" % run.encode()
+    )
+    await until(lambda: f"runs/{run}" in gateway.app._hub.tails)
+
+    async def given() -> list[object]:
+        async with asyncio.timeout(60):
+            body = body_of(await reader.read())
+        writer.close()
+        parts = [part for each in read(body).events for part in json.loads(each.data)]
+        return [event for part in parts for event in part.get("events", ())]
+
+    return given
+
+
 async def goes_well(gateway: Running, run: str, rudely: Callable[[], Awaitable[None]], many: int) -> None:
     """Readers come before and after somebody is rude; all of them get what is appended from then on."""
     async with httpx.AsyncClient(base_url=gateway.url, headers=JSON) as http:
         (await http.put(f"/runs/{run}")).raise_for_status()
-        others = Others(gateway, run)
+        others, another = Others(gateway, run), await of_many(gateway, run)
         await others.come(many)
         await rudely()
         await others.come(many)
@@ -162,21 +191,20 @@ async def goes_well(gateway: Running, run: str, rudely: Callable[[], Awaitable[N
     assert statuses == [204] * (EVENTS + 1)
     assert log == list(range(EVENTS))
     assert await others.given() == [log] * (2 * many)
+    assert await another() == log
 
 
 @pytest.mark.parametrize("name", WAYS)
 async def test_a_rude_reader_costs_no_other_reader_an_event(gateway: Running, name: str) -> None:
     run = name.replace(" ", "-").replace(",", "") + str(gateway.port)
-    with socket.create_connection(("127.0.0.1", gateway.port)) as sock:
-        sock.setblocking(False)
+    with ExitStack() as stack:
 
         async def rudely() -> None:
-            for _ in range(2):
-                await asyncio.sleep(0)
-            try:
-                await WAYS[name](Rude(sock), run)
-            except OSError:
-                return  # the gateway has ended it already
+            for target in TARGETS:
+                sock = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port)))
+                sock.setblocking(False)
+                with suppress(OSError):  # the gateway may have ended it already
+                    await WAYS[name](Rude(sock, target.replace("RUN", f"runs/{run}")), run)
 
         await goes_well(gateway, run, rudely, many=2 if name != "a chunk without a size" else MANY)
 
