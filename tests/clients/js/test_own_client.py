@@ -199,19 +199,22 @@ async def test_text_and_bytes_come_as_they_are(two: Two) -> None:
 
 async def test_many_runs_come_over_one_connection_and_a_kill(two: Two) -> None:
     names = [f"{two.run.path.removeprefix('/')}-{n}" for n in range(20)]
-    asked = {"url": two.proxy.url, "streams": [*names, "runs/none"], "options": {}}
+    *there, later = names
+    asked = {"url": two.proxy.url, "streams": names, "options": {}}
     async with httpx.AsyncClient(base_url=two.b.url, trust_env=False) as http:
 
         async def append(*events: int) -> None:
             for name in names:
                 await http.post(f"/{name}", json=list(events))
 
-        for name in names:
+        for name in there:
             await http.put(f"/{name}", headers={"content-type": "application/json"})
         async with Script.start(HERE / "follow.mjs", json.dumps(asked)) as reader:
+            await reader.until(lambda lines: any("state" in line for line in lines))
+            await http.put(f"/{later}", headers={"content-type": "application/json"})
             await append(0, 1)
             await reader.until(lambda lines: sum(len(line.get("events", [])) for line in lines) >= 40)
-            assert two.proxy.connections == 1
+            await until(lambda: two.proxy.connections == 1)
             await two.lose_a()
             await append(2)
             await reader.until(lambda lines: sum(len(line.get("events", [])) for line in lines) >= 60)
@@ -221,6 +224,13 @@ async def test_many_runs_come_over_one_connection_and_a_kill(two: Two) -> None:
     got = {name: [event for line in lines if line.get("stream") == name for event in line["events"]] for name in names}
     assert got == {name: [0, 1, 2, 3] for name in names}
     assert sorted(line["stream"] for line in lines if line.get("closed")) == sorted(names)
+    assert not any("error" in line for line in lines)
+
+
+async def test_of_many_runs_one_that_does_not_come_is_told_of(two: Two) -> None:
+    asked = {"url": two.proxy.url, "streams": ["runs/none"], "options": {"wait": 0.5}}
+    async with Script.start(HERE / "follow.mjs", json.dumps(asked)) as reader:
+        lines = await reader.end()
     assert [line["error"]["status"] for line in lines if "error" in line] == [404]
 
 
