@@ -29,8 +29,8 @@ SLICE: Final = (
 )  # bytes of a chunked body that it is given at once: each may be a chunk, but for the lines between
 # What a turn of the loop takes in is reckoned in lines of chunked bodies: 2,000 take 5 to 10 ms.
 LINES: Final = 2_000  # in a turn, of one connection, and of all; what comes beyond waits for its turn
-PACKET: Final = 6  # what it costs to be given something, or to append past ASGI
-HALF: Final = LINES // 2  # with less left, the next turn begins anew: one more in each would cost more than it counts
+PACKET: Final = 3  # what it costs to be given something, or to append past ASGI
+LOW: Final = LINES // 4  # with less left, the next turn begins anew: one more in each would cost more than it counts
 ANSWER: Final = 130  # the beginning of an answer over ASGI: from 0.1 ms to 0.5, by way of FastAPI
 BEHIND: Final = 64 << 10  # bytes that may wait for their turn, give or take a read; then the client has to wait
 WHOLE: Final = -1  # in the place of a count of bytes: something of a request has just come whole
@@ -100,7 +100,7 @@ class Turns:
                 loop.call_exception_handler({"message": "A connection's turn failed.", "exception": error})
             if self.left <= 0:
                 break
-        if not self.begun and (self._waiting or self.left < HALF):
+        if not self.begun and (self._waiting or self.left < LOW):
             self.begin(loop)
 
 
@@ -176,7 +176,7 @@ class Intake(HttpToolsProtocol):
             taken = self._parse(data)
         if taken < size:
             self._keep(data[taken:])
-        if turns.left < HALF and not turns.begun:
+        if turns.left < LOW and not turns.begun:
             turns.begin(self.loop)
 
     def _stopped(self, data: bytes, error: HttpParserError) -> int:
