@@ -16,6 +16,7 @@ from gateway.relay import recorder as recorders
 from gateway.relay import rejoining
 from gateway.relay.asking import Answer, Asking, Listener
 from gateway.relay.contact import Contact
+from gateway.relay.reading import Reading
 from gateway.relay.recorder import Counts, Recorder
 from gateway.relay.rejoining import Rejoining
 from gateway.relay.rounds import Rounds
@@ -62,6 +63,8 @@ class FakeAnswer:
         first, self._listener = self._listener is None, listener
         if first:
             asyncio.get_running_loop().call_soon(self._play)
+
+    def read_with(self, _: Reading) -> None: ...
 
     def _play(self) -> None:
         for at in range(0, len(self.data), 7):
