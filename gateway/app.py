@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from typing import Final
-from uuid import uuid4
 
 from fastapi import FastAPI
 
@@ -48,6 +47,7 @@ from gateway.owner.owner import Owner
 from gateway.owner.process import Process
 from gateway.owner.rows import Table
 from gateway.owner.rows import rows_of as owned_rows
+from gateway.owner.shared import Alone, Workers
 from gateway.owner.store import Store as OwnerStore
 from gateway.page import page_router
 from gateway.quotas import Quotas
@@ -81,7 +81,6 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.machine = secrets.token_hex(4)
-        self._life_of = uuid4()
         self.address = f"http://{settings.host}:{settings.port}"  # until the server knows better
         self.cors = Cors(settings.origins)
         self._database = Database(
@@ -114,7 +113,7 @@ class Gateway:
         self._upstream = Upstream(settings.upstream) if settings.upstream else None
         self._relay = self._make_relay(self._upstream)
         self._agents = self._make_agents()
-        self._owner = self._make_owner()
+        self._owner = self._make_owner(siblings)
         self._subscribe()
         self.metrics = Exposition(self._parts(), siblings)
         self._api = self._make_api()
@@ -190,6 +189,8 @@ class Gateway:
         shown = self._hub.forget()
         if self._flue is not None:
             self._flue.hub.forget()
+        if self._owner is not None:
+            self._owner.switched()
         self._log.listener.doubt()
         self._telling = asyncio.ensure_future(self._log.tell_of_switch(before, after, shown))
 
@@ -387,7 +388,7 @@ class Gateway:
             return None
         return Agents(mounts, settings.upstream, self._database, settings.flue_authorization)
 
-    def _make_owner(self) -> Owner | None:
+    def _make_owner(self, siblings: Siblings | None) -> Owner | None:
         settings, behind = self.settings, self._behind()
         agents = () if self._agents is None else self._agents.rows
         rows = (*agents, *owned_rows(settings.owned, settings.owned_busy))
@@ -398,7 +399,7 @@ class Gateway:
             store,
             Process(settings.upstream),
             settings.owned_lease,
-            self._life_of,
+            Alone() if siblings is None else Workers(siblings.folder),
             lambda: settings.advertised or self.address,
             settings.fly_machine_id,
         )

@@ -25,7 +25,7 @@ class Siblings:
 
     def __init__(self, folder: Path, number: int) -> None:
         self.number = number
-        self._folder = folder
+        self.folder = folder
         self._server: asyncio.Server | None = None
 
     async def open(self, answer: Callable[[], bytes]) -> None:
@@ -46,7 +46,7 @@ class Siblings:
 
     async def others(self) -> dict[str, list[Family]]:
         """The families of all others who answer, by their number."""
-        numbers = [int(path.stem) for path in self._folder.glob(f"*{SUFFIX}")]
+        numbers = [int(path.stem) for path in self.folder.glob(f"*{SUFFIX}")]
         asked = [number for number in numbers if number != self.number]
         answers = await asyncio.gather(*map(self._ask, asked))
         return {str(number): answer for number, answer in zip(asked, answers, strict=True) if answer is not None}
@@ -62,4 +62,4 @@ class Siblings:
         return None
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"{number}{SUFFIX}"
+        return self.folder / f"{number}{SUFFIX}"

@@ -33,17 +33,12 @@ class Handing:
         self._store = store
         self._under_way = under_way
         self._work = work
-        self._now: dict[bytes, asyncio.Event] = {}  # what is being given away
-
-    async def passed(self, digest: bytes) -> None:
-        """Returns when a conversation is not being given away."""
-        while (event := self._now.get(digest)) is not None:
-            await event.wait()
 
     async def give_all(self, seconds: float) -> None:
         """Gives away all that this Machine owns, within so many seconds; what is left is freed when its life ends."""
+        if not self._lives.shared.drain():
+            return  # other workers go on with it
         until = clock() + seconds
-        self._lives.draining = True
         left = 0
         while clock() < until:
             with suppress(ProtocolError):
@@ -69,15 +64,18 @@ class Handing:
 
     async def _give(self, page: Sequence[Held], life: int) -> int:
         """Gives away those that are idle. Returns how many are not."""
-        chosen = [held for held in page if not self._under_way.writes[held.digest]]
+        shared = self._lives.shared
+        writes = self._under_way.writes
+        chosen = [held for held in page if held.digest not in writes and shared.seize(held.digest)]
         event = asyncio.Event()
-        self._now.update((held.digest, event) for held in chosen)
+        self._under_way.giving.update((held.digest, event) for held in chosen)
         try:
             idle = await self._idle(chosen)
             await self._store.give_back(idle, life)
         finally:
             for held in chosen:
-                del self._now[held.digest]
+                del self._under_way.giving[held.digest]
+                shared.release(held.digest)
             event.set()
         for digest in idle:
             self._under_way.move(digest)

@@ -44,5 +44,9 @@ class Known:
         if len(self._known) > MOST:
             self._known.popitem(last=False)
 
+    def forget_all(self) -> None:
+        """The database may be another one."""
+        self._known.clear()
+
     def forget(self, digest: bytes) -> None:
         self._known.pop(digest, None)

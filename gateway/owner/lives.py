@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
-from uuid import UUID
 
 from gateway.outage import Outage
 from gateway.owner import rules
 from gateway.owner.process import Process
+from gateway.owner.shared import Alone
 from gateway.owner.store import Life, Store
 from gateway.protocol.errors import ProtocolError, Unavailable
 from gateway.tasks import end, kept
 
 logger = logging.getLogger("gateway.owner")
 
+NEVER: Final = -math.inf
 _FASTEST: Final = 0.05  # seconds between two tries to begin a life, at least
 
 
@@ -28,28 +30,36 @@ def clock() -> float:
 
 
 class Lives:
-    """`machine` names this one, to its own workers as well; `address` is where other gateways reach it.
+    """`shared`: what this process shares with other workers; `address`: where other gateways reach the Machine.
 
     `ended` is told each life that is no more, this Machine's own as well, when nothing is sent by it any more.
     """
 
     def __init__(
-        self, store: Store, process: Process, lease: float, machine: UUID, address: Callable[[], str], fly: str | None
+        self,
+        store: Store,
+        process: Process,
+        lease: float,
+        shared: Alone,
+        address: Callable[[], str],
+        fly: str | None,
+        clock: Callable[[], float] = clock,
     ) -> None:
         self.lease = lease
         self.life: int | None = None
         self.others: dict[int, Life] = {}
-        self.draining = False
+        self.shared = shared
         self.told_of_drain = False  # the database knows, and gives this life nothing more
         self.ended: Callable[[int], None] = lambda _: None
         self.begun = 0
         self.dead = 0  # lives of others that were ended here
+        self._clock = clock
         self._store = store
         self._process = process
-        self._machine = machine
         self._address = address
         self._fly = fly
-        self._until = 0.0
+        self._until = NEVER  # when the belief is over
+        self._patient = NEVER  # until when nothing is taken
         self._app: str | None = None
         self._watch = rules.Watch(lease)
         self._away: float | None = None  # since when the application accepts no connections
@@ -69,18 +79,19 @@ class Lives:
         self._task = kept("owner's beats", self._run, again=self.lease / rules.LOOKS)
 
     async def stop(self) -> None:
-        """Ends the life: what it owned is free at once."""
+        """Ends the life, unless other workers go on with it: what it owned is free at once."""
         await end(self._task)
         life = self._lose()
-        if life is not None:
+        if life is not None and self.shared.drain():
             with suppress(ProtocolError):
-                await self._store.end(life)
+                await self._end(life)
         await self._store.close()
         self._process.close()
+        self.shared.close()
 
     def holds(self, life: int) -> bool:
         """Whether this Machine may send something to its application by this life, at this very moment."""
-        return life == self.life and clock() < self._until
+        return life == self.life and self._clock() < self._until and life not in self.shared.ended
 
     def same_process(self) -> bool:
         """Whether the application is the process to which the life belongs. If not, the life is over."""
@@ -91,9 +102,22 @@ class Lives:
         return False
 
     @property
+    def draining(self) -> bool:
+        """Whether the Machine is about to end."""
+        return self.shared.draining
+
+    @property
     def can_take(self) -> bool:
         """Whether this Machine may be given a key."""
-        return self.life is not None and not self.draining and self._away is None and self.holds(self.life)
+        if self.life is None or self.draining or self._away is not None or self._clock() < self._patient:
+            return False
+        return self.holds(self.life)
+
+    def switched(self) -> None:
+        """Another database server has taken over, which may lack what was taken last: nothing is taken until whoever
+        has it believes in it no more.
+        """
+        self._patient = self._clock() + self.lease
 
     def healthy(self) -> list[Life]:
         """Other lives that may be given a key, and were heard of lately."""
@@ -133,10 +157,10 @@ class Lives:
         await self._look_at_process()
         if self.life is None and self._away is None:
             await self._begin()
-        asked = clock()
+        asked = self._clock()
         draining = self.draining
         found = await self._store.beat(self.life, draining)
-        answered = clock()
+        answered = self._clock()
         if self.life is not None:
             if found.alive:
                 self._until = max(self._until, rules.believed(asked, self.lease))
@@ -162,8 +186,8 @@ class Lives:
         word = self._process.word
         if word is None:
             self._silent.begin(self.lease)
-            self._away = clock() if self._away is None else self._away
-            over = clock() - self._away >= self.lease
+            self._away = self._clock() if self._away is None else self._away
+            over = self._clock() - self._away >= self.lease
         else:
             self._silent.end()
             self._away = None
@@ -172,20 +196,24 @@ class Lives:
             logger.warning("The application behind the gateway is another process now, or none: it owns nothing.")
             life = self._lose()
             assert life is not None
-            await self._store.end(life)
+            await self._end(life)
+
+    async def _end(self, life: int) -> None:
+        self.shared.end(life)  # before others can know
+        await self._store.end(life)
 
     async def _begin(self) -> None:
         word = self._process.word
         if word is None:
             return
-        life = await self._store.begin(self._machine, self._address(), self._fly, word)
-        self._app, self._until = word, 0.0  # the beat that follows says that it goes on
+        life = await self._store.begin(self.shared.machine, self._address(), self._fly, word)
+        self._app, self._until = word, NEVER  # the beat that follows says that it goes on
         self.life = life
         self.begun += 1
 
     def _lose(self) -> int | None:
         """Nothing is sent by this life from here on."""
-        life, self.life, self._until = self.life, None, 0.0
+        life, self.life, self._until = self.life, None, NEVER
         if life is not None:
             self.ended(life)
         return life

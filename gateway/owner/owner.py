@@ -73,7 +73,7 @@ class Owner:
     ) -> None:
         self.counts = Counts()
         self.lives = lives
-        self.under_way = UnderWay()
+        self.under_way = UnderWay(lives.shared)
         self._table = table
         self._database = database
         self._store = store
@@ -114,6 +114,11 @@ class Owner:
             await asyncio.gather(*self._closing)
         await self._pool.aclose()
 
+    def switched(self) -> None:
+        """Another database server has taken over."""
+        self._known.forget_all()
+        self.lives.switched()
+
     def admit(self, scope: Scope) -> bool:
         """Whether another gateway has sent this request, which has counted it and let it in. The header that says so is
         taken away, whoever wrote it.
@@ -143,7 +148,7 @@ class Owner:
         if not asked.writes:
             await answer
             return
-        with self.under_way.writing(key.digest):
+        async with self.under_way.writing(key.digest):
             await answer
 
     async def take(self, key: Key) -> bool:
@@ -275,8 +280,6 @@ class Owner:
     async def _ask(self, asked: Asked, *, take: bool) -> Owned | None:
         """Who has the conversation; `take`: this Machine, if nobody has it. Raises Unavailable."""
         key, life, draining = asked.key, self.lives.life, self.lives.draining
-        if draining:
-            await self.handing.passed(key.digest)
         owned = self._known.get(key.digest, None if draining else life, fresh=draining or asked.large)
         if owned is not None:
             return owned

@@ -12,6 +12,7 @@ import logging
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
@@ -23,15 +24,17 @@ PATIENCE: Final = 1.0  # seconds for a connection
 # linux/sock_diag.h, linux/inet_diag.h
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
-_DUMP: Final = 0x301  # NLM_F_REQUEST, NLM_F_DUMP
+_REQUEST: Final = 1  # NLM_F_REQUEST: for one socket, the one to which a connection would go
 _TCP: Final = 6
-_LISTEN: Final = 1 << 10
+_ANY_STATE: Final = 0xFFFFFFFF
+_LISTENS: Final = 10
 _HEAD: Final = struct.Struct("=IHHII")
-_REQUEST: Final = struct.Struct("=BBBBI48s")
+_QUESTION: Final = struct.Struct("=BBBBI2s2s16s16sI8s")
+_NO_COOKIE: Final = b"\xff" * 8
 _ERROR: Final = 2
-_DONE: Final = 3
-_PORT_AT: Final = 4  # in an answer, of the port in network order
-_INODE_AT: Final = 68
+_STATE_AT: Final = _HEAD.size + 1
+_INODE: Final = struct.Struct("=I")
+_INODE_AT: Final = _HEAD.size + 68
 
 
 class Process:
@@ -41,25 +44,23 @@ class Process:
         url = urlsplit(origin)
         self._host = url.hostname or ""
         self._port = url.port or (443 if url.scheme == "https" else 80)
-        self._kernel = _Kernel.open()
-        self._here = False  # it was seen to listen on this host
+        self._kernel: _Kernel | None = None
+        self._found = False
         self._reached: str | None = None
 
     @property
     def word(self) -> str | None:
         """The word for the process as it is at this moment; None: there is none that accepts connections."""
-        if self._kernel is not None:
-            sockets = self._kernel.listening(self._port)
-            if sockets:
-                self._here = True
-                return " ".join(map(str, sockets))
-            if self._here:
-                return None
-        return self._reached
+        return self._reached if self._kernel is None else self._kernel.listening()
 
     async def look(self) -> None:
-        """Finds out whether an application on another host accepts connections."""
-        if self._here:
+        """Finds out where the application is, once; and, if on another host, whether it accepts connections."""
+        if not self._found:
+            with suppress(OSError):
+                found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                self._kernel = _Kernel.open([address[4][0] for address in found], self._port)
+                self._found = True
+        if self._kernel is not None:
             return
         self._reached = None
         with suppress(OSError, TimeoutError):
@@ -74,49 +75,71 @@ class Process:
 
 
 class _Kernel:
-    """The kernel, asked for sockets that listen: tens of microseconds."""
+    """The kernel, asked which socket listens at one of these addresses: some ten microseconds for each."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, questions: Sequence[bytes]) -> None:
         self._socket = sock
+        self._questions = questions
 
     @classmethod
-    def open(cls) -> _Kernel | None:
-        """None where there is none that can be asked."""
-        if sys.platform != "linux":
+    def open(cls, addresses: Sequence[str | int], port: int) -> _Kernel | None:
+        """None where they are not of this host, or the kernel cannot be asked."""
+        if sys.platform != "linux" or not all(_is_here(str(address)) for address in addresses):
             return None
         try:
-            kernel = cls(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG))
+            kernel = cls(
+                socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG),
+                [_question(str(address), port) for address in addresses],
+            )
         except OSError:
             return None
         try:
-            kernel.listening(1)
+            kernel.ask()
         except OSError as error:
             logger.info("The kernel does not say who listens (%s).", error)
             kernel.close()
             return None
         return kernel
 
-    def listening(self, port: int) -> list[int]:
-        """The numbers of the sockets that listen on a port, whatever their address. Raises OSError."""
+    def listening(self) -> str | None:
+        """The numbers of these sockets, as one word; None: there is none."""
+        try:
+            numbers = self.ask()
+        except OSError:
+            return None
+        return " ".join(map(str, sorted(numbers))) or None
+
+    def ask(self) -> set[int]:
+        """The numbers of these sockets. Raises OSError."""
         found: set[int] = set()
-        for family in (socket.AF_INET, socket.AF_INET6):
-            request = _REQUEST.pack(family, _TCP, 0, 0, _LISTEN, b"")
-            self._socket.send(_HEAD.pack(_HEAD.size + len(request), _SOCK_DIAG_BY_FAMILY, _DUMP, 1, 0) + request)
-            self._read(port, found)
-        return sorted(found)
+        for question in self._questions:
+            self._socket.send(question)
+            answer = self._socket.recv(8192)
+            kind = _HEAD.unpack_from(answer)[1]
+            if kind == _SOCK_DIAG_BY_FAMILY and answer[_STATE_AT] == _LISTENS:
+                found.add(_INODE.unpack_from(answer, _INODE_AT)[0])
+            elif kind == _ERROR:
+                number = -struct.unpack_from("=i", answer, _HEAD.size)[0]
+                if number != 2:  # ENOENT: none listens
+                    raise OSError(number, "sock_diag")
+        return found
 
     def close(self) -> None:
         self._socket.close()
 
-    def _read(self, port: int, found: set[int]) -> None:
-        while True:
-            data = memoryview(self._socket.recv(1 << 16))
-            while data:
-                length, kind, _, _, _ = _HEAD.unpack_from(data)
-                if kind == _DONE:
-                    return
-                if kind == _ERROR:
-                    raise OSError(-struct.unpack_from("=i", data, _HEAD.size)[0], "sock_diag")
-                if struct.unpack_from("!H", data, _HEAD.size + _PORT_AT)[0] == port:
-                    found.add(struct.unpack_from("=I", data, _HEAD.size + _INODE_AT)[0])
-                data = data[(length + 3) & ~3 :]
+
+def _question(address: str, port: int) -> bytes:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    source = socket.inet_pton(family, address)
+    to = port.to_bytes(2, "big")
+    body = _QUESTION.pack(family, _TCP, 0, 0, _ANY_STATE, to, b"\0\0", source, b"", 0, _NO_COOKIE)
+    return _HEAD.pack(_HEAD.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST, 1, 0) + body
+
+
+def _is_here(address: str) -> bool:
+    """Whether an address is one of this host's."""
+    with suppress(OSError):
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((address, 0))
+        return True
+    return False

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, TypeVar
+
+from gateway.owner.shared import Alone
+
+HELD: Final = 0.02
+"""Seconds between two looks whether another worker has given a conversation away."""
 
 _K = TypeVar("_K")
 
@@ -17,14 +22,24 @@ Cut = asyncio.Future[None]
 class UnderWay:
     """Requests by their conversation's digest, and by the life by which they are answered; None: nobody's."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Alone) -> None:
+        self._shared = shared
         self.writes = Counter[bytes]()
+        self.giving: dict[bytes, asyncio.Event] = {}  # what is being given away here
         self.reads: dict[bytes, set[Cut]] = {}  # at the local application
         self._lives: dict[int | None, set[Cut]] = {}
 
-    @contextmanager
-    def writing(self, digest: bytes) -> Iterator[None]:
-        """A write that may reach the local application."""
+    @asynccontextmanager
+    async def writing(self, digest: bytes) -> AsyncIterator[None]:
+        """A write that may reach the local application. Waits while the conversation is being given away."""
+        while digest not in self.writes:
+            event = self.giving.get(digest)
+            if event is not None:
+                await event.wait()
+            elif self._shared.hold(digest):
+                break
+            else:
+                await asyncio.sleep(HELD)  # no worker tells another
         self.writes[digest] += 1
         try:
             yield
@@ -32,6 +47,7 @@ class UnderWay:
             self.writes[digest] -= 1
             if not self.writes[digest]:
                 del self.writes[digest]
+                self._shared.release(digest)
 
     @contextmanager
     def answering(self, life: int | None, digest: bytes | None) -> Iterator[Cut]:

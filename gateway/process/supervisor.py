@@ -18,9 +18,11 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
+from gateway.owner.shared import Workers
 from gateway.process.exit_codes import Failure
 from gateway.process.signals import Stop
 from gateway.process.sockets import Sockets, address, announcement
@@ -40,6 +42,7 @@ LONGEST_PAUSE = 10.0
 async def supervise(settings: Settings, url: str, sockets: Sockets, stop: Stop) -> None:
     """Serves with `settings.workers` processes until told to stop. Raises Failure."""
     with tempfile.TemporaryDirectory(prefix="run-gateway-", ignore_cleanup_errors=True) as folder:
+        Workers.make(Path(folder))
         supervisor = _Supervisor(settings, url, sockets, folder)
         stop.serving(drain=supervisor.drain, force=supervisor.kill, read_again=supervisor.read_again)
         await asyncio.gather(*(supervisor.keep(number) for number in range(1, settings.workers + 1)))
@@ -62,6 +65,7 @@ class _Supervisor:
     def drain(self) -> None:
         """Ends all workers at the same time."""
         self._draining.set()
+        Workers.drain_all(Path(self._orders.folder))
         for sock in self._sockets:
             sock.close()  # else the port would accept, for nobody to answer
         for worker in self._workers:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
+
 from tests.owner.scene import House, Scene, scene, until
 from tests.owner.test_takeover import reader
 
@@ -71,3 +73,36 @@ async def test_what_is_busy_for_too_long_is_freed_at_the_end(database_url: str, 
 async def owned_by(house: House, name: str) -> bool:
     """Whether a write to a session, made here, reaches the house's own application."""
     return bool((await house.say(name)).json().get("pid") == house.pid)
+
+
+async def test_workers_own_together_and_give_away_together(database_url: str, tmp_path: Path) -> None:
+    """Each connection goes to any of three workers; a tool runs, and a body arrives at one of them, as they drain."""
+    async with scene(database_url, tmp_path) as those:
+        env = {"GATEWAY_OWNED_BUSY": "busy"}
+        a, b = await those.house({**env, "GATEWAY_WORKERS": "3"}), await those.house(env)
+        names = [f"w{n}" for n in range(12)]
+        for house in (a, b, a):
+            async with asyncio.TaskGroup() as group:
+                for name in names:
+                    group.create_task(fresh(house, name))
+        assert {line["pid"] for line in those.writes()} == {a.pid}
+        assert await a.metric("owner_lives") == 3
+        assert await b.metric("owner_machines") == 1
+        await fresh(a, "tool", seconds=3)
+        open_ = asyncio.Event()
+        slow = asyncio.ensure_future(a.http.post("/chat/slow/files", content=slowly(open_)))
+        await until(lambda: begun(those, "slow", 1))
+        ending = asyncio.ensure_future(a.gateway.terminate())
+        await until(lambda: owned_by(b, names[0]))
+        assert (await b.say("slow")).json()["pid"] == (await b.say("tool")).json()["pid"] == a.pid
+        open_.set()
+        assert (await slow).json()["pid"] == a.pid
+        assert await ending == 0
+        assert tools(those, "tool") == [("tool begun", a.pid), ("tool done", a.pid)]
+        assert {(await b.say(name)).json()["pid"] for name in (*names, "tool", "slow")} == {b.pid}
+
+
+async def fresh(house: House, name: str, **more: object) -> None:
+    """A write on a connection of its own, which any worker may take."""
+    async with httpx.AsyncClient(base_url=house.gateway.url) as http:
+        assert (await http.post(f"/chat/{name}", json={"text": "hello", **more})).status_code == 202

@@ -2,7 +2,7 @@
 -- one gateway together with one process of its application. A life that has ended owns nothing, and none comes back.
 
 CREATE TABLE run_gateway.owner_lives (
-    life     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    life     bigint PRIMARY KEY,            -- by chance: never one that a server had which lost its last transactions
     machine  uuid   NOT NULL,               -- whose workers share the life
     address  text   NOT NULL,               -- where other gateways reach it
     fly      text,                          -- what Fly calls the Machine

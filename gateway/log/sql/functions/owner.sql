@@ -13,8 +13,8 @@ DECLARE
     begun bigint;
 BEGIN
     LOOP
-        INSERT INTO run_gateway.owner_lives AS l (machine, address, fly, app)
-        VALUES (own_machine, own_address, own_fly, own_app)
+        INSERT INTO run_gateway.owner_lives AS l (life, machine, address, fly, app)
+        VALUES (('x' || right(gen_random_uuid()::text, 12))::bit(48)::bigint, own_machine, own_address, own_fly, own_app)
         ON CONFLICT (machine) WHERE ended_at IS NULL DO NOTHING RETURNING l.life INTO begun;
         IF FOUND THEN
             RETURN begun;
