@@ -19,7 +19,7 @@ class Known:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._known: OrderedDict[bytes, tuple[Owned, float]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[Owned, float | None]] = OrderedDict()
 
     def get(self, digest: bytes, own_life: int | None, *, fresh: bool = False) -> Owned | None:
         """The owner, if it is this very life, or was found out within a second; `fresh`: if it is this very life."""
@@ -27,6 +27,8 @@ class Known:
         if found is None:
             return None
         owned, asked = found
+        if asked is None:
+            return None
         if owned.life == own_life or (not fresh and self._clock() - asked < FRESH):
             self._known.move_to_end(digest)
             return owned
@@ -48,5 +50,8 @@ class Known:
         """The database may be another one."""
         self._known.clear()
 
-    def forget(self, digest: bytes) -> None:
-        self._known.pop(digest, None)
+    def doubt(self, digest: bytes) -> None:
+        """It is to be asked anew; only where nobody can be asked is it still the last that was known."""
+        found = self._known.get(digest)
+        if found is not None:
+            self._known[digest] = found[0], None

@@ -188,7 +188,7 @@ class Owner:
         while not await self._try(asked) and not asked.send.begun:
             if not asked.tape.rewind():
                 raise OwnerMoved
-            self._known.forget(asked.key.digest)
+            self._known.doubt(asked.key.digest)
             tries += 1
             if tries > AT_ONCE or asked.silent:
                 asked.silent = False
@@ -247,7 +247,7 @@ class Owner:
     async def _there(self, asked: Asked, other: Life, epoch: int) -> bool:
         """Sends the request to another Machine."""
         scope = asked.scope
-        if other.fly is not None and replayable(dict(scope["headers"])):
+        if other.fly is not None and replayable(_told_length(scope)):
             self.counts.routed["replayed"] += 1
             await responses.respond(asked.send.as_it_is, 503, _replay(other.fly))
             return True
@@ -347,6 +347,12 @@ class Owner:
         known = [each for each in found["token"] if each.known]
         fresh = [each for each in found["token"] if not each.known]
         self._keys = [orders.key_of(each.secret) for each in (*fresh, *known)]  # the last of them signs
+
+
+def _told_length(scope: Scope) -> dict[bytes, bytes]:
+    """A request's headers; one that has no body says so."""
+    headers = dict(scope["headers"])
+    return headers if b"transfer-encoding" in headers else {b"content-length": b"0", **headers}
 
 
 def _replay(fly: str) -> list[tuple[bytes, bytes]]:
