@@ -158,7 +158,7 @@ DECLARE
     ending record;
 BEGIN
     SELECT v.path, v.media_type, v.tail, v.breaks, v.lease,
-           v.cancel_requested AND EXISTS (SELECT FROM run_gateway.recordings o WHERE o.stream = ended) AS stopped
+           v.cancel_requested AND v.media_type <> 'application/json' AS stopped  -- nothing in it could say so
       INTO s FROM run_gateway.streams v WHERE v.id = ended;
     IF NOT run_gateway.is_run(s.path) THEN
         RETURN;
