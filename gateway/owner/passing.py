@@ -15,14 +15,15 @@ from gateway.owner.lives import Lives
 from gateway.owner.rows import Key
 from gateway.owner.tape import MOST, Tape
 
-UNSENT: Final = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, OSError)
-"""Causes of a BadGateway, of `http.upstream` and of `relay.asking`, that come before anything is sent."""
-
 READS: Final = ("GET", "HEAD")
 
 
 class Late(Exception):
     """The belief is over, or the application is another process: nothing more may be written to it."""
+
+
+UNSENT: Final = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, OSError, Late)
+"""Causes of a BadGateway, of `http.upstream` and of `relay.asking`, that come before anything is sent."""
 
 
 class Moved(Exception):

@@ -288,6 +288,7 @@ class Asking:
                 )
         except (OSError, TimeoutError) as error:  # ssl's errors are OSErrors
             raise BadGateway from error
+        _allowed(transport, method)
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         transport.write(b"%b %b HTTP/1.1\r\n%bconnection: close\r\n\r\n" % (method.encode(), target, lines) + body)
         try:
@@ -296,3 +297,15 @@ class Asking:
             answer.close()
             raise
         return answer
+
+
+def _allowed(transport: asyncio.Transport, method: str) -> None:
+    """Whether this may be sent still, by this Machine. Raises BadGateway: nothing was sent."""
+    check = informational.guard.get()
+    if check is None or method != "POST":
+        return
+    try:
+        check()
+    except Exception as error:
+        transport.abort()
+        raise BadGateway from error

@@ -99,9 +99,9 @@ async def test_limits_are_counted_where_a_request_comes_in(database_url: str, tm
             b.http.stream("GET", "/chat/limited/events") as two,
             a.http.stream("GET", "/chat/limited/events") as three,
         ):
-            for answer in (one, two, three):
-                assert answer.status_code == 200
-                await anext(answer.aiter_raw())
+            assert [answer.status_code for answer in (one, two, three)] == [200] * 3
+            pieces = [answer.aiter_raw() for answer in (one, two, three)]  # kept, or they are closed
+            await asyncio.gather(*(anext(each) for each in pieces))
             assert (await b.http.get("/chat/limited")).status_code == 429
             assert await a.owner("limited") == a.pid
 
