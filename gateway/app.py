@@ -41,7 +41,7 @@ from gateway.log.log import Log
 from gateway.metrics.catalogue import Parts
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
-from gateway.owner.flue.agents import Agents, mounts_of
+from gateway.owner.flue.agents import Agents, mounts_named
 from gateway.owner.lives import Lives
 from gateway.owner.owner import Owner
 from gateway.owner.process import Process
@@ -242,7 +242,7 @@ class Gateway:
                 await self._owner.start()
                 if self._agents is not None:
                     stack.push_async_callback(self._agents.stop)
-                    self._agents.start(self._owner.take)
+                    self._agents.start(self._owner, self._reached_at)
             yield
 
     # The parts, made from the settings
@@ -382,8 +382,12 @@ class Gateway:
             relayed=(lambda _: False) if self._owner is None else self._owner.admit,
         )
 
+    def _reached_at(self) -> str:
+        """Where gateways of other Machines reach this one."""
+        return self.settings.advertised or self.address
+
     def _make_agents(self) -> Agents | None:
-        settings, mounts = self.settings, mounts_of(self.settings.flue_agents)
+        settings, mounts = self.settings, mounts_named(self.settings.flue_agents)
         if settings.upstream is None or not mounts:
             return None
         return Agents(mounts, settings.upstream, self._database, settings.flue_authorization)
@@ -400,9 +404,11 @@ class Gateway:
             Process(settings.upstream),
             settings.owned_lease,
             Alone() if siblings is None else Workers(siblings.folder),
-            lambda: settings.advertised or self.address,
+            self._reached_at,
             settings.fly_machine_id,
         )
+        if self._agents is not None:
+            behind = self._agents.before(behind)
         return Owner(Table(rows), lives, self._database, store, behind, settings.upstream)
 
     def _behind(self) -> Behind | None:

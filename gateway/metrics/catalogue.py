@@ -369,6 +369,12 @@ METRICS: Final = (
         "Times that the Flue 2.x app of this Machine was asked to go on with what a dead server has left, and did.",
         lambda parts: None if parts.agents is None else parts.agents.waker.woken,
     ),
+    Metric(
+        "flue_passed_on",
+        Kind.COUNTER,
+        "Conversations that this Machine has passed on to another one, since its Flue 2.x app had begun to run them.",
+        lambda parts: None if parts.agents is None or parts.agents.following is None else parts.agents.following.passed,
+    ),
     # Subscriptions
     Metric(
         "webhook_attempts",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from gateway.owner.lives import Lives, clock
@@ -64,23 +64,38 @@ class Handing:
 
     async def _give(self, page: Sequence[Held], life: int) -> int:
         """Gives away those that are idle. Returns how many are not."""
-        shared = self._lives.shared
-        writes = self._under_way.writes
-        chosen = [held for held in page if held.digest not in writes and shared.seize(held.digest)]
-        event = asyncio.Event()
-        self._under_way.giving.update((held.digest, event) for held in chosen)
-        try:
-            idle = await self._idle(chosen)
+        with self._giving([held.digest for held in page]) as chosen:
+            idle = await self._idle([held for held in page if held.digest in chosen])
             await self._store.give_back(idle, life)
-        finally:
-            for held in chosen:
-                del self._under_way.giving[held.digest]
-                shared.release(held.digest)
-            event.set()
         for digest in idle:
             self._under_way.move(digest)
         self.given += len(idle)
         return len(page) - len(idle)
+
+    async def pass_on(self, digest: bytes, life: int, to: int) -> bool:
+        """Gives a conversation of this life to another one, unless a request that writes is under way for it. Whether
+        it has. Raises Unavailable.
+        """
+        with self._giving([digest]) as chosen:
+            passed = bool(chosen) and await self._store.pass_on(digest, life, to)
+        if passed:
+            self._under_way.move(digest)
+        return passed
+
+    @contextmanager
+    def _giving(self, digests: Sequence[bytes]) -> Iterator[Collection[bytes]]:
+        """Those of them for which no request that writes is under way. Requests that write wait meanwhile."""
+        shared, writes, giving = self._lives.shared, self._under_way.writes, self._under_way.giving
+        chosen = {each for each in digests if each not in writes and each not in giving and shared.seize(each)}
+        event = asyncio.Event()
+        giving.update((each, event) for each in chosen)
+        try:
+            yield chosen
+        finally:
+            for each in chosen:
+                del giving[each]
+                shared.release(each)
+            event.set()
 
     async def _idle(self, page: Sequence[Held]) -> list[bytes]:
         idle: list[bytes] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -161,6 +161,24 @@ class Owner:
             return False
         owned = await (self._own(key, life) if self.lives.can_take else self._store.owner(key))
         return owned is not None and owned.life == life
+
+    async def owners(self, keys: Sequence[Key]) -> Mapping[bytes, Owned]:
+        """Who owns these, by their digests. Raises Unavailable."""
+        return await self._store.owners([key.digest for key in keys])
+
+    async def pass_on(self, key: Key, to: int) -> bool:
+        """Gives a conversation of this Machine to another life, whose application works on it. Whether it has.
+
+        Raises Unavailable.
+        """
+        life = self.lives.life
+        passed = life is not None and await self.handing.pass_on(key.digest, life, to)
+        self.doubt(key)
+        return passed
+
+    def doubt(self, key: Key) -> None:
+        """Who owns this conversation has to be asked again."""
+        self._known.doubt(key.digest)
 
     async def _receive(self, asked: Asked, order: Order) -> None:
         """A request that another gateway has sent here. Raises NotOwner before anything reaches the application."""

@@ -32,6 +32,11 @@ _OWNERS: Final = """
      WHERE o.key = ANY ($1) AND l.ended_at IS NULL
 """
 _GIVE_BACK: Final = "DELETE FROM run_gateway.owned WHERE key = ANY ($1) AND life = $2"
+_MOVE: Final = """
+    UPDATE run_gateway.owned SET life = $3, epoch = nextval('run_gateway.owner_epochs'), taken_at = clock_timestamp()
+     WHERE key = $1 AND life = $2
+       AND EXISTS (SELECT FROM run_gateway.owner_lives l WHERE l.life = $3 AND l.ended_at IS NULL) RETURNING key
+"""
 _PAGE: Final = """
     SELECT key, tenant, row_name, id FROM run_gateway.owned WHERE life = $1 AND key > $2 ORDER BY key LIMIT $3
 """
@@ -138,6 +143,11 @@ class Store:
         """A life has these keys no more. Raises Unavailable."""
         async with self._database.acquire() as connection:
             await connection.execute(_GIVE_BACK, digests, life)
+
+    async def pass_on(self, digest: bytes, life: int, to: int) -> bool:
+        """A life gives a key to another one, if that has not ended. Whether it has. Raises Unavailable."""
+        async with self._database.acquire() as connection:
+            return await connection.fetchval(_MOVE, digest, life, to) is not None
 
     async def page(self, life: int, after: bytes, most: int) -> list[Held]:
         """Keys of a life, the next after this digest. Raises Unavailable."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.auth.auth import check as check_auth
 from gateway.owner.errors import BadOwned
-from gateway.owner.flue.agents import mounts_of
+from gateway.owner.flue.agents import mounts_named
 from gateway.owner.rows import rows_of as owned_rows
 from gateway.process.exit_codes import Failure, Misuse
 from gateway.relay.configuration import rows_of
@@ -69,7 +69,7 @@ def _owned(settings: Settings) -> None:
 def _agents(settings: Settings) -> bool:
     """Whether there are agents of a Flue app."""
     try:
-        mounts = mounts_of(settings.flue_agents)
+        mounts = mounts_named(settings.flue_agents)
     except BadOwned as error:
         raise Misuse(f"GATEWAY_FLUE_AGENTS: {error}") from None
     if not mounts:

@@ -83,6 +83,23 @@ class House:
         )
         return [dict(row) for row in rows]
 
+    async def settled(self, id: str, *, running: bool = False) -> None:
+        """Waits until its messages are settled; `running`: until the last one is being answered."""
+        wanted = {"running"} if running else {"settled"}
+        async with asyncio.timeout(120):
+            while {each["status"] for each in await self.submissions(id)} != wanted:  # noqa: ASYNC110  it is asked
+                await asyncio.sleep(0.05)
+
+    async def tools(self, url: str) -> list[str]:
+        """What became of each call of a tool, as the conversation's history says."""
+        async with httpx.AsyncClient(trust_env=False) as http:
+            messages = (await http.get(url)).json()["messages"]
+        return [part["state"] for each in messages for part in each["parts"] if part["type"] == "dynamic-tool"]
+
+    async def attempts(self, id: str) -> list[int]:
+        """How often each of them was begun."""
+        return [each["attempt_count"] for each in await self.submissions(id)]
+
 
 @asynccontextmanager
 async def furnished(

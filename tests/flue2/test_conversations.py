@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from uuid import uuid4
 
 import pytest
 
 from tests.flue2.house import House
-from tests.flue2.rig import ticks
+from tests.flue2.rig import MOUNT, ticks
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 LIVE = ("sse", "long-poll")
@@ -32,7 +31,7 @@ async def test_a_conversation_is_followed_and_aborted_from_elsewhere(house: Hous
     assert await house.clients.abort(id, b.url(id))
     for live in LIVE:
         assert await house.clients.until(f"{id} {live}", "settled") == ["aborted"]
-    assert [each["attempt_count"] for each in await house.submissions(id)] == [1]
+    assert await house.attempts(id) == [1]
 
 
 async def test_messages_by_turns_are_answered_by_one_server(house: House, id: str) -> None:
@@ -44,7 +43,7 @@ async def test_messages_by_turns_are_answered_by_one_server(house: House, id: st
         await house.clients.send(id, pair.url(id), ticks(1))
     assert await house.clients.until(f"{id} read", "settled", 4) == ["completed"] * 4
     assert len({out["pid"] for out in house.clients.said(f"{id} read", "out")}) == 1
-    assert [each["attempt_count"] for each in await house.submissions(id)] == [1] * 4
+    assert await house.attempts(id) == [1] * 4
 
 
 async def test_a_message_meanwhile_breaks_no_tool(house: House, id: str) -> None:
@@ -72,6 +71,20 @@ async def test_a_reader_from_before_is_not_left_behind(house: House, id: str) ->
     assert await house.clients.abort(id, a.url(id))
 
 
+async def test_a_conversation_follows_the_server_that_runs_it(house: House, id: str) -> None:
+    """Flue has one queue: another server than the owner's may run a message, as this one, which no gateway saw."""
+    a, b, _ = house.machines
+    await house.clients.send(id, a.url(id), ticks(1))
+    await house.clients.observe(f"{id} read", a.url(id))
+    await house.clients.until(f"{id} read", "settled")
+    await house.clients.send(f"{id} aside", f"{b.app.url}{MOUNT}/{id}", ticks(200))
+    await house.clients.until(f"{id} read", "out", 4)
+    assert (await house.submissions(id))[-1]["status"] == "running"
+    assert await house.clients.abort(id, a.url(id))
+    assert await house.clients.until(f"{id} read", "settled", 2) == ["completed", "aborted"]
+    assert (await a.metric("flue_passed_on_total"), await house.attempts(id)) == (1, [1, 1])
+
+
 async def test_an_idle_server_goes_on_with_what_a_dead_one_left(house: House, id: str) -> None:
     a, *others = house.machines
     for each in others:  # anew, so that they have had nothing to do: Flue's loop does not run there
@@ -85,19 +98,20 @@ async def test_an_idle_server_goes_on_with_what_a_dead_one_left(house: House, id
     outs = house.clients.said(f"{id} read", "out")
     assert len({out["pid"] for out in outs}) == 2
     assert [out["i"] for out in outs] == list(range(1, 41))
-    assert [each["attempt_count"] for each in await house.submissions(id)] == [2]
+    assert await house.attempts(id) == [2]
     assert sum([await each.metric("flue_wakes_total") for each in others]) >= 1
     await a.begin()
 
 
-async def test_a_deploy_waits_for_what_a_tool_is_doing(house: House, id: str) -> None:
-    a, b, _ = house.machines
-    await house.clients.send(id, a.url(id), ticks(1, 3.0))
-    await house.clients.observe(f"{id} read", b.url(id))
-    deployed = asyncio.create_task(a.deploy())
-    assert await house.clients.until(f"{id} read", "settled") == ["completed"]
-    await deployed
-    assert house.clients.said(f"{id} read", "error") == []
-    assert [each["attempt_count"] for each in await house.submissions(id)] == [1]
-    await house.clients.send(id, a.url(id), ticks(1))
-    assert await house.clients.until(f"{id} read", "settled", 2) == ["completed"] * 2
+async def test_a_rolling_deploy_breaks_no_tool(house: House) -> None:
+    ids = [f"c-{uuid4().hex}" for _ in house.machines]
+    for at, id in enumerate(ids):  # one by one: Flue's servers may disturb each other while they take messages
+        await house.clients.send(id, house.machines[at].url(id), ticks(5, 1.0))
+        await house.settled(id, running=True)
+    for each in house.machines:
+        await each.deploy()
+    for at, id in enumerate(ids):
+        await house.clients.send(id, house.machines[at - 2].url(id), ticks(1))
+        await house.settled(id)
+        assert await house.attempts(id) == [1, 1]
+        assert await house.tools(house.machines[at - 1].url(id)) == ["output-available"] * 6

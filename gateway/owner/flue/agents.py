@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
+from hashlib import blake2b
 from typing import Final
 
+from gateway.asgi import Receive, Scope
+from gateway.http.door import Behind
+from gateway.http.responses import Sending
 from gateway.log.database import Database
+from gateway.outage import Outage
 from gateway.owner.errors import BadOwned
+from gateway.owner.flue.following import Following
 from gateway.owner.flue.ids import id_of
-from gateway.owner.flue.recovery import Recovery
+from gateway.owner.flue.processes import Processes
+from gateway.owner.flue.recovery import Recovery, mounts_of
 from gateway.owner.flue.submissions import Submissions
 from gateway.owner.flue.wake import Waker
 from gateway.owner.lives import clock
+from gateway.owner.owner import Owner
 from gateway.owner.rows import Key, Row
-from gateway.tasks import end, kept
+from gateway.tasks import end, forever, kept
 
+logger = logging.getLogger("gateway.owner.flue")
+
+LOOK: Final = 1.0  # seconds between two looks at Flue's tables
+SOON: Final = 0.1  # seconds after a message until a look who runs it
+AGAIN: Final = 30.0  # seconds until an app that has not said who it is is asked again
 _MOUNT: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _OUTSIDE: Final = (".", "..")
 
@@ -28,31 +43,47 @@ class Agents:
     def __init__(self, mounts: tuple[str, ...], origin: str, database: Database, authorization: str | None) -> None:
         self.waker = Waker(origin, mounts[0], authorization)
         self.recovery: Recovery | None = None
+        self.following: Following | None = None
         self._submissions = Submissions(database)
-        self._database = database
+        self._processes = Processes(database)
         self._rows = {mount: self._row(mount) for mount in mounts}
+        self._bell = asyncio.Event()
+        self._known: int | None = None  # the life whose process is known
+        self._unknown_until = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._outage = Outage(
+            logger,
+            "Flue's tables could not be looked at (%r).",
+            "Flue's tables are looked at again.",
+            within=database.away,
+        )
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """Of the table of owners."""
         return tuple(self._rows.values())
 
-    def start(self, take: Callable[[Key], Awaitable[bool]]) -> None:
-        """Looks for what dead servers have left, from now on. `take` has this Machine own a conversation, unless
-        another one that is alive does.
-        """
-
-        async def taken(mount: str, id: bytes) -> bool:
-            return await take(Key.of(self._rows[mount], id))
-
-        self.recovery = Recovery(
-            tuple(self._rows), self._submissions.stranded, taken, self.waker.wake, clock, self._database.away
-        )
-        self._task = kept("look at what Flue's servers have left", self.recovery.run)
+    def start(self, owner: Owner, place: Callable[[], str]) -> None:
+        """Looks at Flue's tables from now on. `place`: the address of this Machine, which no other one has."""
+        self.recovery = Recovery(self._submissions.stranded, self._keys, owner.take, self.waker.wake, clock)
+        self.following = Following(self._processes.running, self._keys, owner)
+        look = partial(self._look, owner, self.recovery, self.following, place)
+        self._task = kept("look at Flue's tables", partial(self._run, look))
 
     async def stop(self) -> None:
         await end(self._task)
+
+    def before(self, inner: Behind) -> Behind:
+        """The application, after whose messages there is a look who runs them."""
+
+        async def answer(scope: Scope, receive: Receive, send: Sending) -> None:
+            try:
+                await inner(scope, receive, send)
+            finally:
+                if scope["method"] == "POST":
+                    asyncio.get_running_loop().call_later(SOON, self._bell.set)
+
+        return answer
 
     async def busy(self, ids: Sequence[bytes]) -> Collection[bytes]:
         """Those of these conversations that have something to do, as Flue's table says. Raises Unavailable."""
@@ -61,6 +92,26 @@ class Agents:
     async def revive(self, ids: Sequence[bytes]) -> None:
         """Nothing: Flue's leases pass later than those of Machines, and `Recovery` sees when they have."""
 
+    async def _run(self, look: Callable[[], Awaitable[None]]) -> None:
+        pause = partial(random.uniform, 0.75 * LOOK, 1.25 * LOOK)
+        await forever("The look at Flue's tables", look, pause, self._outage, bell=self._bell)
+
+    async def _look(self, owner: Owner, recovery: Recovery, following: Following, place: Callable[[], str]) -> None:
+        life = owner.lives.life
+        if life is None or not await self._submissions.there():
+            return
+        if life != self._known and clock() >= self._unknown_until:
+            probe = f"run-gateway-{blake2b(place().encode(), digest_size=6).hexdigest()}"
+            if await self.waker.touch(probe) and await self._processes.tell(life, probe):
+                self._known = life
+            else:
+                self._unknown_until = clock() + AGAIN
+        await following.look(life)
+        await recovery.look()
+
+    def _keys(self, agent: str, id: bytes) -> list[Key]:
+        return [Key.of(self._rows[mount], id) for mount in mounts_of(agent, tuple(self._rows))]
+
     def _row(self, mount: str) -> Row:
         """The conversations of an agent. GATEWAY_OWNED would give them the same name."""
         pattern = f"{mount}/{{id}}"
@@ -68,7 +119,7 @@ class Agents:
         return Row(pattern, pattern, work=self, clean=True, find=partial(_find, mount))
 
 
-def mounts_of(agents: str | None) -> tuple[str, ...]:
+def mounts_named(agents: str | None) -> tuple[str, ...]:
     """The mounts that GATEWAY_FLUE_AGENTS names, with commas between. Raises BadOwned."""
     mounts = tuple(mount.strip() for mount in (agents or "").split(",") if mount.strip())
     for mount in mounts:

@@ -58,6 +58,13 @@ class Submissions:
         self._database = database
         self._there = False
 
+    async def there(self) -> bool:
+        """Whether the app has made its tables, as it does when it starts for the first time. Raises Unavailable."""
+        if not self._there:
+            async with self._database.acquire() as connection:
+                self._there = bool(await connection.fetchval(_THERE))
+        return self._there
+
     async def busy(self, ids: Iterable[bytes]) -> Collection[bytes]:
         """Those of these conversations that have something to do. One of another agent with the same id counts.
 
@@ -74,12 +81,10 @@ class Submissions:
         return [Stranded(*named, late) for named, late in found if named is not None]
 
     async def _fetch(self, statement: str, *arguments: object) -> list[tuple[Any, ...]]:
-        """Nothing where the table is not there yet: the app makes it when it starts for the first time."""
-        async with self._database.acquire() as connection:
-            self._there = self._there or await connection.fetchval(_THERE)
-            if self._there:
-                return [tuple(row) for row in await connection.fetch(statement, *arguments)]
+        if not await self.there():
             return []
+        async with self._database.acquire() as connection:
+            return [tuple(row) for row in await connection.fetch(statement, *arguments)]
 
 
 def session(key: str) -> tuple[str, str] | None:

@@ -26,6 +26,7 @@ _MESSAGE: Final = orjson.dumps(
         "attachments": [{"type": "image", "mimeType": "image/png", "data": "%"}],
     }
 )
+_NOBODYS: Final = orjson.dumps({"kind": "user", "body": "", "uid": "none"})
 
 
 class Waker:
@@ -37,7 +38,8 @@ class Waker:
     def __init__(self, origin: str, mount: str, authorization: str | None) -> None:
         self.woken = 0
         self._answered = False  # a message of ours was taken for one: never again
-        self._url = f"{origin.rstrip('/')}{mount}/{ID}"
+        self._mount = f"{origin.rstrip('/')}{mount}"
+        self._url = f"{self._mount}/{ID}"
         self._headers = [("content-type", "application/json"), ("user-agent", "run-gateway")]
         if authorization is not None:
             self._headers.append(("authorization", authorization))
@@ -63,9 +65,29 @@ class Waker:
             sent.status,
             done.status,
             self._url,
-            " GATEWAY_FLUE_AUTHORIZATION says what it asks for." if sent.status in (401, 403) else "",
+            self._hint(sent.status),
         )
         return False
+
+    async def touch(self, id: str) -> bool:
+        """Has the app touch a conversation of the gateway's own, without giving it anything: a message for an instance
+        of it that there never was, which is refused. Whether the app did.
+        """
+        try:
+            async with httpcore.AsyncConnectionPool() as http:
+                answer = await self._post(http, f"{self._mount}/{id}", _NOBODYS)
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError):
+            return False
+        if answer.status != 404:
+            logger.warning(
+                "The Flue app answered %d where 404 was expected, so it is not known which conversations it runs.%s",
+                answer.status,
+                self._hint(answer.status),
+            )
+        return answer.status == 404
+
+    def _hint(self, status: int) -> str:
+        return " GATEWAY_FLUE_AUTHORIZATION says what its agents ask for." if status in (401, 403) else ""
 
     async def _post(self, http: httpcore.AsyncConnectionPool, url: str, body: bytes) -> httpcore.Response:
         timeout = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), PATIENCE)}

@@ -8,6 +8,9 @@ import pytest
 
 from gateway.owner.flue.recovery import LONG, Recovery, mounts_of
 from gateway.owner.flue.submissions import Stranded
+from gateway.owner.rows import Key, Row
+
+ROW = Row("/agents/chat/{id}", "/agents/chat/{id}")
 
 
 @dataclass
@@ -16,28 +19,28 @@ class World:
 
     left: list[Stranded] = field(default_factory=list)
     others: set[bytes] = field(default_factory=set)
-    taken: list[tuple[str, bytes]] = field(default_factory=list)
+    taken: list[bytes] = field(default_factory=list)
     now: float = 100.0
     woken: list[float] = field(default_factory=list)
 
     async def find(self) -> list[Stranded]:
         return self.left
 
-    async def take(self, mount: str, id: bytes) -> bool:
-        self.taken.append((mount, id))
-        return id not in self.others
+    async def take(self, key: Key) -> bool:
+        self.taken.append(key.id)
+        return key.id not in self.others
 
     async def wake(self) -> None:
         self.woken.append(self.now)
 
-    def recovery(self, *mounts: str) -> Recovery:
-        return Recovery(mounts or ("/agents/chat",), self.find, self.take, self.wake, lambda: self.now)
+    def recovery(self) -> Recovery:
+        return Recovery(self.find, lambda _, name: [Key.of(ROW, name)], self.take, self.wake, lambda: self.now)
 
 
 async def test_what_nobody_works_on_is_taken_and_the_app_woken() -> None:
     world = World([Stranded("Chat", "é", 1.0)])
     await world.recovery().look()
-    assert (world.taken, world.woken) == ([("/agents/chat", "é".encode())], [100.0])
+    assert (world.taken, world.woken) == (["é".encode()], [100.0])
 
 
 async def test_an_app_is_not_woken_for_what_another_machine_owns() -> None:
