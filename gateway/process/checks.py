@@ -59,6 +59,8 @@ def _owned(settings: Settings) -> None:
         return
     if settings.upstream is None:
         raise Misuse("GATEWAY_OWNED is set, but GATEWAY_UPSTREAM is not: which application has these conversations?")
+    if settings.advertise is None and ":" in (settings.fly_private_ip or "") and ":" not in settings.host:
+        raise Misuse(f"HOST={settings.host} is not where other Machines reach this one on Fly: set HOST=::")
     if settings.advertised is None and settings.host in ("0.0.0.0", "::"):  # noqa: S104  where others come from
         raise Misuse(
             f"HOST={settings.host} does not say where other Machines reach this one: set GATEWAY_ADVERTISE to its own"

@@ -39,6 +39,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             },
             "HOST=0.0.0.0 does not say where other Machines reach this one: set GATEWAY_ADVERTISE",
         ),
+        (
+            {"owned": "/chat/{id}", "upstream": "http://h:1", "fly_private_ip": "fdaa::1"},
+            "HOST=127.0.0.1 is not where other Machines reach this one on Fly: set HOST=::",
+        ),
         ({"flue_agents": "/chat"}, "GATEWAY_FLUE_AGENTS is set, but GATEWAY_UPSTREAM is not"),
         ({"flue_agents": "/chat", "upstream": "http://h:1"}, "GATEWAY_FLUE_AGENTS is set, but DATABASE_URL is not"),
         ({"flue_agents": "/chat/{id}"}, "GATEWAY_FLUE_AGENTS: /chat/{id}: an agent is named by the path"),
