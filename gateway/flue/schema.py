@@ -53,7 +53,7 @@ async def check_agents(connection: Connection) -> None:
     await _may(connection, ["flue_meta"], ["SELECT"])
     if await format_of(connection) is None:
         raise Unfit("this is a beta of Flue, which has runs: use GATEWAY_FLUE, not GATEWAY_FLUE_AGENTS")
-    await _may(connection, ["flue_agent_submissions"], ["SELECT"])
+    await _may(connection, ["flue_agent_submissions", "flue_conversation_streams"], ["SELECT"])
 
 
 async def format_of(connection: Connection) -> str | None:
