@@ -45,8 +45,31 @@ FAN = "CPU per SSE delivery, readers of one run"
 MANY = "CPU per delivery, many runs with one reader each, appends included"
 TOGETHER = "the same, one process that writes to all of them"
 MEMORY = "memory per idle SSE reader"
+BATCHES = "durable events per second in POSTs of 100"
+ALONE = "append acknowledged at concurrency 1, p50"
 POSTS = "one-event POSTs acknowledged per second, {} connections"
 CATCH = "catch-up, MB/s, {}"
+CROSS = "append on Machine A → frame at {} on B, p50"
+
+
+def _ahead(peer: str) -> Iterator[Goal]:
+    """In every row, of what keeps an event as surely: what is acknowledged is on disk."""
+    yield Goal(FAN, "fanout", "us", "µs", (peer,), "<=", 1)
+    yield Goal(f"{MANY}, the store's too", "many", "all_us", "µs", (peer,), "<=", 1)
+    yield Goal(MEMORY, "memory", "bytes", "B", (peer,), "<=", 1)
+    for connections in (64, 256):
+        yield Goal(POSTS.format(connections), f"posts{connections}", "per_s", "/s", (peer,), ">=", 1)
+    yield Goal(BATCHES, "batch100", "per_s", "/s", (peer,), ">=", 1)
+    yield Goal(ALONE, "concurrency1", "p50_ms", "ms", (peer,), "<=", 1)
+    for count in (1, 100, 1_000):
+        yield Goal(CROSS.format(_readers(count)), "cross", f"p50_ms_{count}", "ms", (peer,), "<=", 1)
+    for value, who in (("mb_s_1", "1 reader"), ("mb_s_many", "many readers at once")):
+        yield Goal(CATCH.format(who), "catchup", value, "MB/s", (peer,), ">=", 1)
+
+
+def _readers(count: int) -> str:
+    return f"{count} reader{'s' if count > 1 else ''}"
+
 
 GOALS = (
     Goal(FAN, "fanout", "us", "µs", ("floor",), "<=", 1.2),
@@ -64,11 +87,11 @@ GOALS = (
         for connections in (64, 256)
         for peer, bound in (("bare-asgi", 0.55), ("flue", 10.0), ("reference", 0.65))
     ),
-    Goal("durable events per second in POSTs of 100", "batch100", "per_s", "/s", ("insert",), ">=", 0.8),
-    Goal("append acknowledged at concurrency 1, p50", "concurrency1", "p50_ms", "ms", ("insert",), "<=", 1.4),
+    Goal(BATCHES, "batch100", "per_s", "/s", ("insert",), ">=", 0.8),
+    Goal(ALONE, "concurrency1", "p50_ms", "ms", ("insert",), "<=", 1.4),
     *(
         Goal(
-            f"append on Machine A → frame at {count} reader{'s' if count > 1 else ''} on B, p50",
+            CROSS.format(_readers(count)),
             "cross", f"p50_ms_{count}", "ms", ("notify", "floor"), "<=", 1.3,
         )
         for count in (1, 100, 1_000)
@@ -80,6 +103,8 @@ GOALS = (
     Goal("reconnect storm: reads of the log per run", "storm", "reads_per_run", "", (), "<=", 5),
     Goal("p99 of fast readers beside slow ones, to that without", "slow", "p99_times", "", (), "<=", 1.2),
     Goal("memory that slow readers take, all together", "slow", "grown_mb", "MB", (), "<=", 10),
+    *(goal for peer in ("redis", "nats-always") for goal in _ahead(peer)),
+    Goal("killed in the middle: lost, doubled, missed, repeated", "killed", "wrong", "", (), "<=", 0),
     Goal("news to a Machine without readers, CPU per event", "listener", "us", "µs", (), "<=", 10),
 )  # fmt: skip
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
@@ -9,7 +12,9 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from gateway.embedded import EmbeddedPostgres
-from loadtests.bench.processes import Cpu, cpu
+from loadtests.bench.processes import Cpu, Failed, cpu
+
+CRASH_PATIENCE = 60.0
 
 
 class Postgres:
@@ -34,6 +39,27 @@ class Postgres:
         """Of the server and its backends, those that have ended too."""
         assert self._embedded.pid is not None, "it is ours"
         return cpu([self._embedded.pid])
+
+    async def crash(self) -> None:
+        """Kills the postmaster by SIGKILL, and returns when its successor answers. Raises Failed."""
+        killed = self._embedded.pid
+        assert killed is not None, "it is ours"
+        os.kill(killed, signal.SIGKILL)
+        try:
+            async with asyncio.timeout(CRASH_PATIENCE):
+                while not await self._succeeded(killed):  # noqa: ASYNC110 - another process is waited for
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise Failed(f"Postgres did not come back within {CRASH_PATIENCE:g} s") from None
+
+    async def _succeeded(self, killed: int) -> bool:
+        if self._embedded.pid in (None, killed):
+            return False
+        try:
+            await self.execute("SELECT 1")
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+        return True
 
     async def create(self) -> str:
         """The address of a new database, with everything that came before written out."""

@@ -80,6 +80,10 @@ class Process:
         """The end of what it has printed."""
         return self.log.read_text(errors="replace").strip()[-1000:]
 
+    async def kill(self) -> None:
+        """By SIGKILL."""
+        await kill(self._process)
+
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Asks, waits, and kills what still runs then."""
         for sent in (number, signal.SIGKILL):
@@ -116,6 +120,9 @@ class Cpu:
     @property
     def total(self) -> float:
         return self.user + self.system
+
+    def __add__(self, other: Cpu) -> Cpu:
+        return Cpu(self.user + other.user, self.system + other.system)
 
     def __sub__(self, other: Cpu) -> Cpu:
         return Cpu(self.user - other.user, self.system - other.system)

@@ -17,6 +17,7 @@ from loadtests.bench.results import Results, Sample
 from loadtests.bench.scenarios.appends import batch100, concurrency1, posts64, posts256, throughput
 from loadtests.bench.scenarios.catchup import catchup
 from loadtests.bench.scenarios.fanout import fanout, latency, many, many_together
+from loadtests.bench.scenarios.killed import killed
 from loadtests.bench.scenarios.machines import cross, listener, storm
 from loadtests.bench.scenarios.memory import idle
 from loadtests.bench.scenarios.slow import slow
@@ -24,8 +25,9 @@ from loadtests.bench.stats import NothingMeasured
 
 LIMIT = 240.0  # seconds for one scenario with one peer, its start and end included
 
-DELIVERIES = ("gateway", "floor", "nchan", "fastapi", "reference", "reference-files")
-APPENDS = ("gateway", "bare-asgi", "insert", "flue", "reference", "reference-files", "fastapi")
+BRIDGED = ("redis", "redis-everysec", "nats-always", "nats")
+DELIVERIES = ("gateway", "floor", "nchan", "fastapi", "reference", "reference-files", *BRIDGED)
+APPENDS = ("gateway", "bare-asgi", "insert", "flue", "reference", "reference-files", "fastapi", *BRIDGED)
 SWEPT = ("gateway", "bare-asgi", "flue", "reference", "reference-files", "fastapi")
 WORKERS = ("gateway", "gateway-2")
 # Not in the table, and asked for by name: what the plots show, and what a second process of the gateway brings.
@@ -48,9 +50,10 @@ SCENARIOS: Mapping[str, Scenario] = {
     "posts256": Scenario(posts256, APPENDS),
     "batch100": Scenario(batch100, APPENDS),
     "concurrency1": Scenario(concurrency1, APPENDS),
-    "memory": Scenario(idle, ("gateway", "nchan", "fastapi", "reference")),
-    "cross": Scenario(cross, ("gateway", "floor", "notify", "reference", "reference-files")),
-    "catchup": Scenario(catchup, ("gateway", "reference", "reference-files")),
+    "memory": Scenario(idle, ("gateway", "nchan", "fastapi", "reference", *BRIDGED)),
+    "cross": Scenario(cross, ("gateway", "floor", "notify", "reference", "reference-files", *BRIDGED)),
+    "catchup": Scenario(catchup, ("gateway", "reference", "reference-files", *BRIDGED)),
+    "killed": Scenario(killed, ("gateway", *BRIDGED)),
     "listener": Scenario(listener, ("gateway",)),
     "storm": Scenario(storm, ("gateway",)),
     "slow": Scenario(slow, ("gateway", "reference")),

@@ -51,7 +51,7 @@ class Inserting(Direct):
             connections=connections, runs=runs, batch=batch, size=self.lab.scale.event, path=self.name
         )
         used = self.lab.postgres.cpu() - before
-        return {**line, "postgres_us": used.total * 1e6 / max(line["per_s"] * self.lab.scale.seconds, 1)}
+        return {**line, "store_us": used.total * 1e6 / max(line["per_s"] * self.lab.scale.seconds, 1)}
 
 
 class Insert(Inserting):

@@ -51,6 +51,18 @@ class Gateway(Peer):
         self.machines.append(machine)
         return machine
 
+    async def another(self) -> int:
+        return (await self.add()).port
+
+    async def crash_server(self) -> None:
+        machine = self.machines[0]
+        await machine.kill()
+        await machine.launch()
+        self.port = machine.port
+
+    async def crash_store(self) -> None:
+        await self.lab.postgres.crash()
+
     async def stop(self) -> None:
         for machine in self.machines:
             await machine.kill()

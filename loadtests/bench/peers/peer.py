@@ -46,6 +46,22 @@ class Peer(ABC):
     def pids(self) -> list[int]:
         """The processes whose CPU and memory, with all below them, are the server's."""
 
+    def store_pids(self) -> list[int]:
+        """The processes of a store of its own, as Postgres is the gateway's; none if it has none."""
+        return []
+
+    async def another(self) -> int:
+        """The port of another process over the same store. A peer that is one process is both. Raises Failed."""
+        return self.port
+
+    async def crash_server(self) -> None:
+        """Kills the server by SIGKILL and starts it again, for `port`. Raises Failed."""
+        raise NotImplementedError
+
+    async def crash_store(self) -> None:
+        """Kills what keeps the events by SIGKILL, and starts it again over what it has kept. Raises Failed."""
+        raise NotImplementedError
+
 
 class Single(Peer):
     """A peer that is one command."""

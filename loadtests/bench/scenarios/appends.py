@@ -50,7 +50,7 @@ async def _append(lab: Lab, peer: Peer, connections: int, runs: int, batch: int 
     async with writers(lab, peer, connections, runs, batch=batch, size=lab.scale.event) as writing:
         await asyncio.sleep(lab.scale.warm_up)
         await writing.mark()
-        meter = Meter(lab, peer.pids())
+        meter = Meter(lab, peer.pids(), peer.store_pids())
         await asyncio.sleep(lab.scale.seconds)
         used, done = meter.read(), await writing.stats()
         await writing.stop()

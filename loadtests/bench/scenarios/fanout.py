@@ -66,7 +66,7 @@ async def _deliver(
         async with by or writers(lab, peer, runs, runs, rate=rate, size=scale.event) as writing:
             await asyncio.sleep(scale.warm_up)
             await reading.mark()
-            meter = Meter(lab, peer.pids())
+            meter = Meter(lab, peer.pids(), peer.store_pids())
             await asyncio.sleep(scale.seconds)
             used, read = meter.read(), await reading.stats()
             kept_up = read.events / (used.seconds * count * rate)

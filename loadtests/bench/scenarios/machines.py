@@ -27,8 +27,7 @@ async def cross(lab: Lab, peer: Peer) -> Values:
     if isinstance(peer, Direct):
         p50 = (await peer.run(rate=DELAY_RATE))["p50_ms"]
         return {f"p50_ms_{count}": p50 for count in lab.scale.cross_readers}
-    there = (await peer.add()).port if isinstance(peer, Gateway) else peer.port
-    return await delays(lab, peer, lab.scale.cross_readers, port=there)
+    return await delays(lab, peer, lab.scale.cross_readers, port=await peer.another())
 
 
 async def listener(lab: Lab, peer: Peer) -> Values:
