@@ -1,7 +1,8 @@
 """Which requests belong to one conversation: rows such as `/agents/chat/{id}`, and the id that a path names.
 
 Pure. A row takes its path and everything below it. Other spellings of a path, which a lenient application takes for the
-same, are taken as well: they would else be a way past the owner.
+same, are taken as well: they would else be a way past the owner. So have ids that some application may take for each
+other one key: two conversations may share an owner, but one may not have two.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
+from unicodedata import normalize
 from urllib.parse import quote, unquote_to_bytes
 
 from gateway.owner.errors import BadOwned
@@ -19,8 +21,12 @@ PAGE: Final = 200
 """Conversations that are asked about at once."""
 
 _ID: Final = b"{id}"
+_SPLITS: Final = "/\\"
 _SLASH: Final = re.compile(rb"[/\\]+")  # `\` is a `/` in URLs of WHATWG's, which applications in JavaScript read
 _FORM: Final = re.compile(r"/[^\s?#]*")
+_PLAIN: Final = re.compile(rb"[\w.~-]+")
+_REST: Final = re.compile("[;\0].*", re.DOTALL)  # parameters of a segment (RFC 3986 §3.3), which a servlet leaves out
+_LOST: Final = re.compile("\ufffd+")  # what was no UTF-8, in decoders that put one or more for it
 
 
 class Work(Protocol):
@@ -81,7 +87,7 @@ def filled(path: str, id: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A conversation. `digest` is its key in the database."""
+    """A conversation. `digest` is its key in the database, and that of ids which some app takes for this one."""
 
     row: Row
     id: bytes
@@ -90,7 +96,7 @@ class Key:
 
     @classmethod
     def of(cls, row: Row, id: bytes, tenant: str = "") -> Key:
-        text = b"\0".join([tenant.encode(), row.name.encode(), id])
+        text = b"\0".join([tenant.encode(), row.name.encode(), _alike(id) if row.find is None else id])
         return cls(row, id, hashlib.sha256(text).digest(), tenant)
 
     def __str__(self) -> str:
@@ -107,6 +113,12 @@ class Table:
 
     def find(self, raw_path: bytes) -> Key | None:
         """The conversation that a request is about, by its path as it came, escaped; None: none."""
+        found = self._find(raw_path)
+        if found is None and b"%" in raw_path:  # an application may decode a path before it splits it
+            found = self._find(quote(unquote_to_bytes(raw_path), safe=_SPLITS).encode())
+        return found
+
+    def _find(self, raw_path: bytes) -> Key | None:
         segments = _segments(raw_path)
         for row, form in self._forms:
             if row.find is not None:
@@ -120,7 +132,7 @@ class Table:
             for part, segment in zip(form, segments, strict=False):
                 if part == _ID:
                     id = segment
-                elif part.lower() != segment.lower():
+                elif part.lower() != segment.partition(b";")[0].lower():
                     break
             else:
                 return Key.of(row, id)
@@ -149,3 +161,11 @@ def _segments(raw_path: bytes) -> tuple[bytes, ...]:
         elif segment not in (b"", b"."):
             found.append(segment)
     return tuple(found)
+
+
+def _alike(id: bytes) -> bytes:
+    """What ids have in common that some application takes for each other."""
+    if _PLAIN.fullmatch(id):
+        return id.lower()
+    text = unquote_to_bytes(id).decode(errors="replace")  # some decode twice
+    return _LOST.sub("\ufffd", _REST.sub("", normalize("NFC", text.casefold()))).strip().encode()

@@ -23,10 +23,33 @@ TABLE = Table(rows_of("/agents/chat/{id}, /{id}/thread"))
         (b"/agents\\chat\\c1", b"c1"),
         (b"/agents/%63hat/c1/", b"c1"),
         (b"/agents/chat/%2e%2e/chat/c1", b"c1"),
+        (b"/agents%2Fchat%2fc1", b"c1"),
+        (b"/agents%5Cchat/c1/abort", b"c1"),
+        (b"/agents/chat%2Fc1/abort", b"c1"),
+        (b"%2Fagents%2Fx%2F..%2Fchat/c1", b"c1"),
+        (b"/agents;v=1/chat;v=2/c1", b"c1"),
     ],
 )
 def test_every_spelling_of_a_path_names_its_conversation(path: bytes, id: bytes) -> None:
     assert TABLE.find(path) == Key.of(TABLE.rows[0], id)
+
+
+@pytest.mark.parametrize(
+    ("id", "other"),
+    [
+        (b"C1", b"c1"),  # a database may compare without case
+        (b"c1;v=1", b"c1"),  # servlets leave parameters out
+        (b"c1\0x", b"c1"),
+        (b"%63%31", b"c1"),  # decoded twice
+        (b"\xff\xfe", b"\xef\xbf\xbd"),  # no UTF-8
+        ("e\u0301".encode(), "é".encode()),
+    ],
+)
+def test_ids_that_an_app_may_confuse_have_one_key(id: bytes, other: bytes) -> None:
+    row = TABLE.rows[0]
+    assert Key.of(row, id).digest == Key.of(row, other).digest
+    exact = Row("exact", "/x/{id}", find=lambda path: path)
+    assert Key.of(exact, id).digest != Key.of(exact, other).digest
 
 
 @pytest.mark.parametrize("path", [b"/", b"/agents/chat", b"/agents/chat/", b"/agents/other/c1", b"/health", b"*"])
