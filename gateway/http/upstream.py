@@ -37,7 +37,7 @@ IDLE: Final = 4.0  # seconds that a connection is kept for the next request: les
 _HOP_BY_HOP: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade", b"expect")
 )
-_FOR_ALL: Final = frozenset((b"host", b"content-length"))
+_FOR_ALL: Final = frozenset((b"host", b"content-length", b"run-gateway-owner"))  # the last: between gateways
 _NO_BODY: Final = (204, 304)
 _LAST_STATUS: Final = 599  # RFC 9110 §15: what is above is no answer
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab (§5.5)

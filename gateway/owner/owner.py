@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -140,16 +140,14 @@ class Owner:
         """Answers a request that is not for the gateway itself. Raises ProtocolError while nothing has been sent."""
         key = self._table.find(scope["raw_path"])
         if key is None or scope["method"] == "OPTIONS":
+            if _ORDER in scope:
+                raise _not_owner()  # a gateway with other rows has sent it
             await self._inner(scope, receive, send)
             return
         asked = Asked(key, scope, Tape(receive), send)
         order: Order | None = scope.get(_ORDER)
-        answer = self._route(asked) if order is None else self._receive(asked, order)
-        if not asked.writes:
-            await answer
-            return
-        async with self.under_way.writing(key.digest):
-            await answer
+        async with self.under_way.writing(key.digest) if asked.writes else nullcontext():
+            await (self._route(asked) if order is None else self._receive(asked, order))
 
     async def take(self, key: Key) -> bool:
         """Has this Machine own a conversation, unless another one that is alive does. Whether it owns it now.
@@ -197,7 +195,7 @@ class Owner:
             elif asked.silent:
                 asked.silent = False
                 await self._wait(until)
-        raise NotOwner(headers=[(orders.HEADER, b"moved")])
+        raise _not_owner()
 
     async def _route(self, asked: Asked) -> None:
         """A request that a client has sent here."""
@@ -371,6 +369,10 @@ def _told_length(scope: Scope) -> dict[bytes, bytes]:
     """A request's headers; one that has no body says so."""
     headers = dict(scope["headers"])
     return headers if b"transfer-encoding" in headers else {b"content-length": b"0", **headers}
+
+
+def _not_owner() -> NotOwner:
+    return NotOwner(headers=[(orders.HEADER, b"moved")])
 
 
 def _replay(fly: str) -> list[tuple[bytes, bytes]]:
