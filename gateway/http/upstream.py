@@ -249,6 +249,12 @@ def _peer(scope: Scope) -> tuple[str, bool]:
     return ("" if scope["client"] is None else scope["client"][0]), False
 
 
+def lost(scope: Scope) -> bool:
+    """Whether the client has gone, as far as the server tells."""
+    connection: Peered | None = scope.get("extensions", {}).get(EXTENSION)
+    return connection is not None and connection.lost()
+
+
 def passed_on(scope: Scope) -> informational.Told | None:
     """Writes to the client what comes before an answer. None for a client of HTTP/1.0, which knows no such thing.
 

@@ -187,14 +187,14 @@ class Owner:
             if owned is None or owned.life != order.life:
                 break
             if not self.lives.holds(order.life) and asked.writes:
-                await self._wait(until)
+                await self._wait(asked, until)
             elif await self._here(asked, order.life) or asked.send.begun:
                 return
             elif not asked.tape.rewind():
                 raise OwnerMoved
             elif asked.silent:
                 asked.silent = False
-                await self._wait(until)
+                await self._wait(asked, until)
         raise _not_owner()
 
     async def _route(self, asked: Asked) -> None:
@@ -208,7 +208,7 @@ class Owner:
             tries += 1
             if tries > AT_ONCE or asked.silent:
                 asked.silent = False
-                await self._wait(until)
+                await self._wait(asked, until)
 
     async def _try(self, asked: Asked) -> bool:
         """Whether the request has been answered. If not, nothing of it has reached an application."""
@@ -322,13 +322,15 @@ class Owner:
             self.counts.takes["nobody" if before is None else "dead"] += 1
         return owned
 
-    async def _wait(self, until: float) -> None:
-        """Waits for news of lives. Raises OwnerSilent when the time is over."""
+    async def _wait(self, asked: Asked, until: float) -> None:
+        """Waits for news of lives. Raises OwnerSilent when the time is over, or the client has gone."""
         left = until - clock()
         if left <= 0:
             raise NoOwner if self.lives.life is None and not self.lives.others else OwnerSilent
         self.counts.waits += 1
         await self.lives.news(left)
+        if asked.left:
+            raise OwnerSilent  # to nobody: what its client has given up is not sent any more
 
     async def _move(self) -> None:
         """Readers who are at this Machine's application, and whose conversation has another owner, have to go there."""

@@ -9,6 +9,7 @@ import httpcore
 from gateway.asgi import Message, Scope
 from gateway.http import responses
 from gateway.http.responses import Sending
+from gateway.http.upstream import lost
 from gateway.owner import order as orders
 from gateway.owner.errors import NotOwner
 from gateway.owner.lives import Lives
@@ -46,6 +47,11 @@ class Asked:
         length = dict(scope["headers"]).get(b"content-length", b"0")
         chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
         self.large = chunked or not length.isdigit() or int(length) > MOST
+
+    @property
+    def left(self) -> bool:
+        """Whether the client has gone, as far as the server tells."""
+        return lost(self.scope)
 
     async def leave(self) -> None:
         """Ends an answer that was cut: cleanly, where its clients come back after that, and else not at all."""

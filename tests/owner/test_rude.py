@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
 import pytest
 
 from gateway.log import shared_secrets
 from gateway.log.database import Database
 from gateway.owner.order import HEADER, Order, key_of, sign
-from tests.owner.scene import Scene
+from tests.owner.scene import Scene, scene
 from tests.owner.test_owner import new
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -31,3 +36,18 @@ async def test_an_order_for_what_no_row_takes_is_refused(houses: Scene) -> None:
     answer = await a.http.post("/other/x", content=b"x", headers={HEADER.decode(): value})
     assert (answer.status_code, answer.json()["error"]["type"]) == (421, "not_owner")
     assert (await a.http.post("/other/x", content=b"x")).json()["pid"] == a.pid
+
+
+async def test_what_its_client_has_given_up_is_not_sent(database_url: str, tmp_path: Path) -> None:
+    async with scene(database_url, tmp_path) as those:
+        a, b = await those.house(), await those.house()
+        await a.say("left")
+        assert await b.owner("left") == a.pid
+        await a.gateway.kill()
+        await a.app.kill()
+        async with asyncio.timeout(10):
+            with suppress(httpx.ReadTimeout):
+                await b.http.post("/chat/left", json={"text": "given up"}, timeout=0.5)
+        answers = [await b.say("left", "again") for _ in range(2)]
+        assert [answer.json()["messages"] for answer in answers] == [1, 2]
+        assert "given up" not in "".join(line["text"] for line in those.writes("left") if line["what"] == "written")
