@@ -21,6 +21,7 @@ from gateway.protocol.errors import ProtocolError
 logger = logging.getLogger("gateway.owner")
 
 PAUSE: Final = 0.25  # seconds between two rounds
+MOMENT: Final = 5.0  # seconds for which writes wait, at most, while it is found out what is idle
 _FIRST: Final = b""
 
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from gateway.owner.lives import Lives
 from gateway.owner.rows import PAGE, Work
 from gateway.owner.store import Held, Store
+from gateway.protocol.errors import ProtocolError
 
 logger = logging.getLogger("gateway.owner")
+
+FAULTS: Final = 3  # in a row of tries, until the application has time to come to itself
 
 
 class Inheriting:
@@ -27,7 +31,9 @@ class Inheriting:
         self._pending: list[tuple[str, list[bytes]]] = []  # adopted, and not told to the application yet
 
     async def __call__(self) -> None:
-        """Settles what has ended, life by life. Raises ProtocolError, and may be called again."""
+        """Settles what has ended, life by life. Raises ProtocolError, and is to be called again: what the application
+        could not go on with yet is tried anew.
+        """
         await self._revive()
         while self._lives.can_take and (heir := self._lives.life) is not None:
             dead = await self._store.inherit(heir)
@@ -53,9 +59,17 @@ class Inheriting:
         await self._revive()
 
     async def _revive(self) -> None:
-        while self._pending:
+        faults = 0
+        for _ in range(len(self._pending)):
             name, ids = self._pending[0]
-            await self._work[name].revive(ids)
+            try:
+                await self._work[name].revive(ids)
+            except ProtocolError:  # one by one from now on, and behind the others: one that fails keeps none of them
+                self._pending = self._pending[1:] + [(name, [id]) for id in ids]
+                faults += 1
+                if faults == FAULTS:
+                    return
+                continue
             self._pending.pop(0)
             self.revived += len(ids)
             logger.info("Of a Machine that ended, this one goes on with %d conversations of %s.", len(ids), name)

@@ -51,7 +51,7 @@ class Row:
 
     `pattern`: such as `/agents/chat/{id}`, with `{id}` for one whole segment. An id is that segment, percent-decoded
     once (`a%2Fb` is `a/b`), as bytes. `busy`: a path with `{id}` that is asked of the application before a conversation
-    is given away: 200 is "working", every other answer of 2xx, and 404, is "idle". `wake`: a path with `{id}` that is
+    is given away: 200 is "working", as is 5xx, all else is "idle". `wake`: a path with `{id}` that is
     asked for (by GET) where the next owner has to be told to go on with what was busy when its owner died. `work` says
     both in another way, and goes before them. `clean`: its clients take a clean end of an event stream for a reason to
     come back, and not for the end; others are cut off. `find`: the id in a path as it came, escaped, for an application

@@ -45,7 +45,8 @@ _INHERIT: Final = """
      WHERE l.life = (
         SELECT d.life FROM run_gateway.owner_lives d
          WHERE d.ended_at IS NOT NULL AND d.settled_at IS NULL
-           AND NOT EXISTS (SELECT FROM run_gateway.owner_lives h WHERE h.life = d.heir AND h.ended_at IS NULL)
+           AND NOT EXISTS (
+                SELECT FROM run_gateway.owner_lives h WHERE h.life = d.heir AND h.life <> $1 AND h.ended_at IS NULL)
          LIMIT 1 FOR UPDATE SKIP LOCKED)
        AND EXISTS (SELECT FROM run_gateway.owner_lives m WHERE m.life = $1 AND m.ended_at IS NULL AND NOT m.draining)
     RETURNING l.life
@@ -156,7 +157,10 @@ class Store:
         return [Held(row["key"], row["tenant"], row["row_name"], row["id"]) for row in rows]
 
     async def inherit(self, heir: int) -> int | None:
-        """An ended life that nobody else settles, if there is one. Raises Unavailable."""
+        """An ended life that nobody else settles, if there is one: also one that this heir has begun to settle.
+
+        Raises Unavailable.
+        """
         async with self._database.acquire() as connection:
             life: int | None = await connection.fetchval(_INHERIT, heir)
         return life

@@ -28,27 +28,29 @@ class Asked:
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def busy(self, ids: Sequence[bytes]) -> Collection[bytes]:
-        """Those for which the path `busy` answers 200. Raises BadGateway."""
+        """Those for which the path `busy` answers 200, or 5xx: a conversation for which it fails keeps none of the
+        others. Raises BadGateway.
+        """
         path = self._row.busy
         assert path is not None, "a row without one has no work"
         answers = await asyncio.gather(*(self._ask(filled(path, id)) for id in ids))
-        return [id for id, status in zip(ids, answers, strict=True) if status == 200]
+        return [id for id, status in zip(ids, answers, strict=True) if status == 200 or status >= 500]
 
     async def revive(self, ids: Sequence[bytes]) -> None:
         """Asks for the path `wake` of each. Raises BadGateway."""
         if self._row.wake is not None:
-            await asyncio.gather(*(self._ask(filled(self._row.wake, id)) for id in ids))
+            answers = await asyncio.gather(*(self._ask(filled(self._row.wake, id)) for id in ids))
+            if any(status >= 500 for status in answers):
+                raise BadGateway
 
     async def _ask(self, target: bytes) -> int:
-        """The answer's status, as soon as its head is there. Raises BadGateway for none, and for one of 5xx."""
+        """The answer's status, as soon as its head is there. Raises BadGateway for none."""
         scheme, host, port = self._place
         url = httpcore.URL(scheme=scheme, host=host, port=port, target=target)
         timeouts = {"connect": CONNECT_TIMEOUT, "read": TIMEOUT, "write": TIMEOUT}
         headers, more = [(b"host", self._host)], {"timeout": timeouts}
         try:
             async with self._room, self._pool.stream("GET", url, headers=headers, extensions=more) as answer:
-                if answer.status >= 500:
-                    raise BadGateway(f"It answers {answer.status}.")
                 return answer.status
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
             raise BadGateway from error
