@@ -133,6 +133,9 @@ class Gateway:
             hub.drain(self.settings.drain_timeout * DRAINING)
         if self._relay is not None:
             self._relay.drain()
+        for behind in (self._upstream, self._owner):
+            if behind is not None:
+                asyncio.get_running_loop().call_later(self.settings.longest_drain, behind.end)
 
     async def hand_over(self) -> None:
         """Before a drain: gives to other Machines what this one owns, as soon as it is idle. All else goes on, but

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 
-from gateway.asgi import Headers, Receive, Scope, Send
+from gateway.asgi import Headers, Receive, Scope, Send, gone
 from gateway.fanout.follower import EXTENSION
 from gateway.http import informational, responses
 from gateway.http.claims import is_claim
@@ -86,6 +86,10 @@ class Peered(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def close(self) -> None: ...
+
+    def reset(self) -> None: ...
+
 
 class Upstream:
     """Another server as an ASGI application. `origin` is such as `http://127.0.0.1:3000`."""
@@ -95,6 +99,8 @@ class Upstream:
         self._scheme = url.scheme.encode()
         self._host = (url.hostname or "").encode("idna")
         self._port = url.port
+        self._open: set[asyncio.Task[None]] = set()
+        self._over = False  # a drain is, and what is passed on no longer lasts
         self._pools = Pools(
             lambda: httpcore.AsyncConnectionPool(
                 max_connections=None,  # one for each request: the gateway limits those itself
@@ -108,6 +114,12 @@ class Upstream:
         """Closes the connections that are kept for later requests."""
         await self._pools.aclose()
 
+    def end(self) -> None:
+        """A drain is over: what is still passed on is cut behind what has come of it, so that its client can tell."""
+        self._over = True
+        for exchange in tuple(self._open):
+            exchange.cancel()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers with what the application answers. Raises UpgradeNotPassed, and BadGateway while nothing was sent."""
         wishes = [value.lower() for name, value in scope["headers"] if name == b"upgrade"]
@@ -115,19 +127,26 @@ class Upstream:
             raise UpgradeNotPassed
         request = _Request(receive)
         exchange = asyncio.ensure_future(self._exchange(scope, request, send))
-        gone = asyncio.ensure_future(request.client_gone())
+        self._open.add(exchange)
+        exchange.add_done_callback(self._open.discard)
+        left = asyncio.ensure_future(request.client_gone())
         cut: asyncio.Future[None] | None = scope.get(CUT)
-        ends = (exchange, gone) if cut is None else (exchange, gone, cut)
+        ends = (exchange, left) if cut is None else (exchange, left, cut)
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:  # also when this is cancelled: the application need not go on with what nobody waits for
-            for task in (exchange, gone):
+            for task in (exchange, left):
                 task.cancel()
         try:
             with suppress(asyncio.CancelledError):
                 await exchange
+            ended = self._over and exchange.cancelled()
         finally:
             del exchange, task, ends  # or what it failed with, which knows this frame, would know itself
+        if ended and not request.answered:
+            raise BadGateway
+        if ended:
+            await _cut_short(scope, receive)
 
     async def _exchange(self, scope: Scope, request: _Request, send: Send) -> None:
         target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
@@ -151,7 +170,7 @@ class Upstream:
             ) as response:
                 request.forgo()  # what was not sent of it is not wanted; from here on only the client's end matters
                 answer = returned(response.status, response.headers)
-                started = True
+                started = request.answered = True
                 await begin(scope, send, response.status, answer, response.extensions.get("reason_phrase", b""))
                 async for piece in response.aiter_stream():
                     await responses.piece(send, piece)
@@ -180,6 +199,7 @@ class _Request:
     """The body of a request as it arrives, and then whether its client is still there."""
 
     def __init__(self, receive: Receive) -> None:
+        self.answered = False  # the head of its answer is on its way to the client
         self._receive = receive
         self._read = asyncio.Event()
         self._more = True
@@ -270,6 +290,21 @@ def passed_on(scope: Scope) -> informational.Told | None:
             connection.write(b"%b\r\n%b\r\n" % (line, lines))
 
     return write
+
+
+async def _cut_short(scope: Scope, receive: Receive) -> None:
+    """Closes the connection behind what was sent of an answer that is not whole.
+
+    By HTTP/1.1 its end is missing then. By HTTP/1.0, where a body ends with its connection, that is reset.
+    """
+    connection: Peered | None = scope.get("extensions", {}).get(EXTENSION)
+    if connection is None:
+        return  # another server than ours, which sees that there is no end
+    if scope["http_version"] == "1.0":
+        connection.reset()
+    else:
+        connection.close()
+    await gone(receive)
 
 
 async def begin(scope: Scope, send: Send, status: int, headers: Headers, reason: bytes) -> None:

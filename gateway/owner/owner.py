@@ -347,6 +347,11 @@ class Owner:
         self.under_way.end(life)
         self._leave(life)
 
+    def end(self) -> None:
+        """A drain is over: what is passed on to other Machines is cut."""
+        for way in self._ways.values():
+            way.end()
+
     def _way(self, other: Life) -> Upstream:
         way = self._ways.get(other.life)
         if way is None:

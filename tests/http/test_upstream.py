@@ -19,7 +19,7 @@ import uvicorn
 from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.http.upstream import forwarded, returned
 from tests.databases import Postgres
-from tests.machines import free_port
+from tests.machines import Machine, free_port
 from tests.servers import PATIENCE, Running, body_of, serving, until
 
 LARGE = 14 << 20
@@ -307,3 +307,22 @@ def test_what_is_about_one_connection_ends_with_it() -> None:
         (b"Content-Length", b"1"),
         (b"X", b"y"),
     ]
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_deploy_cuts_what_is_passed_on_without_a_traceback(
+    database_of_all: str, application: Application, version: str
+) -> None:
+    upstream = f"http://127.0.0.1:{application.port}"
+    async with Machine.start(database_of_all, env={"GATEWAY_UPSTREAM": upstream}) as machine:
+        reader, writer = await asyncio.open_connection("127.0.0.1", machine.port)
+        writer.write(f"GET /slow HTTP/{version}\r\nHost: x\r\n\r\n".encode())
+        await reader.readuntil(b"data: 1\n\n")
+        assert await machine.terminate() == 0
+        if version == "1.0":
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+        else:
+            assert b"0\r\n\r\n" not in await reader.read(), "an answer that is cut has no end"
+        writer.close()
+        assert '"level": "error"' not in machine.log
