@@ -229,15 +229,16 @@ class Machine:
         left = set(range(KEYS))
         while left:
             await hop()
-            for key in [each for each in left if not self.writing[each]]:
-                life = self.lives.life
-                if life is not None:
-                    self.giving.add(key)
-                    try:
+            idle = [key for key in left if not self.writing[key]]
+            self.giving.update(idle)  # in the same turn: writes wait from here on
+            try:
+                for key in idle:
+                    life = self.lives.life
+                    if life is not None:
                         await self.way.ask(lambda key=key, life=life: self._world.base.give_back(key, life))  # type: ignore[misc]
-                    finally:
-                        self.giving.discard(key)
-                left.discard(key)
+            finally:
+                self.giving.difference_update(idle)
+            left.difference_update(idle)
         self._world.machines.remove(self)
 
 
