@@ -133,9 +133,12 @@ class Gateway:
             hub.drain(self.settings.drain_timeout * DRAINING)
         if self._relay is not None:
             self._relay.drain()
+
+    def end_drain(self) -> None:
+        """Cuts what is still passed on of the application's answers."""
         for behind in (self._upstream, self._owner):
             if behind is not None:
-                asyncio.get_running_loop().call_later(self.settings.longest_drain, behind.end)
+                behind.end()
 
     async def hand_over(self) -> None:
         """Before a drain: gives to other Machines what this one owns, as soon as it is idle. All else goes on, but

@@ -81,6 +81,7 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
         server.should_exit = True
         if server.started:
             app.begin_drain()
+            asyncio.get_running_loop().call_later(settings.longest_drain, app.end_drain)
 
     def force() -> None:
         server.should_exit = server.force_exit = True

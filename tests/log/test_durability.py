@@ -29,6 +29,8 @@ UNTOLD = {
     "subscription_changes": "with subscriptions",
     "server": "which log it is, asked again on every connection",
     "migrations": "done again at the next start",
+    "token_counts": "an estimate",
+    "flue_processes": "asked of the application again",
     "recording_secret": "made once, by its migration",
 }
 
