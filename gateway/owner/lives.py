@@ -117,7 +117,7 @@ class Lives:
         """Another database server has taken over, which may lack what was taken last: nothing is taken until whoever
         has it believes in it no more.
         """
-        self._patient = self._clock() + self.lease
+        self._patient = self._clock() + max([self.lease, *(each.lease for each in self.others.values())])
 
     def healthy(self) -> list[Life]:
         """Other lives that may be given a key, and were heard of lately."""
@@ -125,7 +125,7 @@ class Lives:
 
     def suspect(self, life: int) -> bool:
         """Whether a life of another Machine was silent for so long that it may be none."""
-        return life not in self.others or self._watch.silent(life) > self.lease / 2
+        return life not in self.others or self._watch.suspect(life)
 
     def hurry(self) -> None:
         """Has the next beat come now."""
@@ -171,7 +171,7 @@ class Lives:
                 self.hurry()
         gone = set(self.others) - set(found.lives)
         self.others = {life: each for life, each in found.lives.items() if life != self.life}
-        self._watch.look(asked, answered, {life: each.beats for life, each in self.others.items()})
+        self._watch.look(asked, answered, {life: (each.beats, each.lease) for life, each in self.others.items()})
         for life in gone:
             self.ended(life)
         for life, beats in self._watch.dead().items():

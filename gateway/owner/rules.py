@@ -24,6 +24,7 @@ def believed(sent: float, lease: float) -> float:
 @dataclass(slots=True)
 class _Sight:
     beats: int
+    lease: float
     silent: float = 0.0  # seconds for which it was seen to be that number
 
 
@@ -40,25 +41,25 @@ class Watch:
     _answered: float | None = None
     _seen: dict[int, _Sight] = field(default_factory=dict)
 
-    def look(self, asked: float, answered: float, beats: Mapping[int, int]) -> None:
-        """Has seen lives, with their numbers of beats."""
+    def look(self, asked: float, answered: float, beats: Mapping[int, tuple[int, float]]) -> None:
+        """Has seen lives, with their numbers of beats, and for how long each may believe in itself after one."""
         passed = 0.0 if self._answered is None else min(max(0.0, asked - self._answered), self.lease / 2)
         self._answered = answered
         seen: dict[int, _Sight] = {}
-        for life, number in beats.items():
+        for life, (number, lease) in beats.items():
             before = self._seen.get(life)
             same = before is not None and before.beats == number
-            seen[life] = _Sight(number, before.silent + passed if before is not None and same else 0.0)
+            seen[life] = _Sight(number, lease, before.silent + passed if before is not None and same else 0.0)
         self._seen = seen
 
-    def silent(self, life: int) -> float:
-        """Seconds for which a life was seen to be silent."""
+    def suspect(self, life: int) -> bool:
+        """Whether a life was seen to be silent for half of what would end it."""
         sight = self._seen.get(life)
-        return 0.0 if sight is None else sight.silent
+        return sight is not None and sight.silent > max(self.lease, sight.lease) / 2
 
     def dead(self) -> dict[int, int]:
         """Lives that may be ended, each if its beats are still this number."""
-        return {life: sight.beats for life, sight in self._seen.items() if sight.silent >= self.lease}
+        return {life: sight.beats for life, sight in self._seen.items() if sight.silent >= max(self.lease, sight.lease)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,13 @@ from gateway.owner.rules import Owned
 _BEGIN: Final = "SELECT run_gateway.begin_life($1, $2, $3, $4)"
 _BEAT: Final = """
     WITH beat AS (
-        UPDATE run_gateway.owner_lives SET beats = beats + 1, beat_at = clock_timestamp(), draining = draining OR $2
+        UPDATE run_gateway.owner_lives
+           SET beats = beats + 1, beat_at = clock_timestamp(), draining = draining OR $2, lease = greatest(lease, $3)
          WHERE life = $1 AND ended_at IS NULL RETURNING life
     )
     SELECT EXISTS (SELECT FROM beat) AS alive, array_agg(l.life) AS lives, array_agg(l.beats) AS beats,
-           array_agg(l.address) AS addresses, array_agg(l.fly) AS fly, array_agg(l.draining) AS draining
+           array_agg(l.address) AS addresses, array_agg(l.fly) AS fly, array_agg(l.draining) AS draining,
+           array_agg(coalesce(l.lease, 0)) AS leases
       FROM run_gateway.owner_lives l WHERE l.ended_at IS NULL
 """
 _END: Final = """
@@ -65,13 +67,17 @@ _SETTLE: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """A life that has not ended. `address`: where its gateway is; `fly`: what Fly calls its Machine."""
+    """A life that has not ended. `address`: where its gateway is; `fly`: what Fly calls its Machine.
+
+    `lease`: seconds for which it may believe in itself after a beat.
+    """
 
     life: int
     beats: int
     address: str
     fly: str | None
     draining: bool
+    lease: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,7 @@ class Store:
 
     def __init__(self, database: Database, lease: float) -> None:
         self._database = database
+        self._lease = lease
         self._lane = database.lane(lease / 4)  # beats never wait for a connection that others use
 
     async def close(self) -> None:
@@ -110,8 +117,8 @@ class Store:
 
     async def beat(self, life: int | None, draining: bool) -> Beat:
         """A sign of life, and a look at all lives. None: only the look. Raises Unavailable."""
-        row = await self._lane.fetchrow(_BEAT, life, draining)
-        columns = (row[name] or () for name in ("lives", "beats", "addresses", "fly", "draining"))
+        row = await self._lane.fetchrow(_BEAT, life, draining, self._lease)
+        columns = (row[name] or () for name in ("lives", "beats", "addresses", "fly", "draining", "leases"))
         return Beat(row["alive"], {life: Life(life, *rest) for life, *rest in zip(*columns, strict=True)})
 
     async def end(self, life: int, beats: int | None = None) -> bool:

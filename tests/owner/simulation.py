@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
 from types import coroutine
 from typing import Any, Final
@@ -40,6 +40,7 @@ class Row:
     machine: UUID
     app: str
     beats: int = 0
+    lease: float = 0.0
     draining: bool = False
     ended: bool = False
 
@@ -65,13 +66,14 @@ class Base:
         self.lives[len(self.lives) + 1] = Row(machine, app)
         return len(self.lives)
 
-    def beat(self, life: int | None, draining: bool) -> Beat:
+    def beat(self, life: int | None, draining: bool, lease: float) -> Beat:
         alive = life in self.alive
-        seen = {each: self.lives[each].beats for each in self.alive}
+        seen = {each: (self.lives[each].beats, self.lives[each].lease) for each in self.alive}
         if alive and life is not None:
             self.lives[life].beats += 1
+            self.lives[life].lease = max(lease, self.lives[life].lease)
             self.lives[life].draining |= draining
-        return Beat(alive, {each: Life(each, beats, "", None, False) for each, beats in seen.items()})
+        return Beat(alive, {each: Life(each, beats, "", None, False, held) for each, (beats, held) in seen.items()})
 
     def end(self, life: int, beats: int | None) -> bool:
         row = self.lives[life]
@@ -106,8 +108,9 @@ def hop() -> Generator[None, None, None]:
 class Way:
     """A Machine's way to the database, which may be cut. Stands for `Store`."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, lease: float) -> None:
         self.cut_until = 0.0
+        self.lease = lease
         self._world = world
         self._base = world.base
 
@@ -125,7 +128,7 @@ class Way:
         return await self.ask(lambda: self._base.begin(machine, app))
 
     async def beat(self, life: int | None, draining: bool) -> Any:
-        return await self.ask(lambda: self._base.beat(life, draining))
+        return await self.ask(lambda: self._base.beat(life, draining, self.lease))
 
     async def end(self, life: int, beats: int | None = None) -> Any:
         return await self.ask(lambda: self._base.end(life, beats))
@@ -154,11 +157,12 @@ class Machine:
         self.rate = world.chance.uniform(0.98, 1.02)
         self._ahead = world.chance.uniform(-1e6, 1e6)
         self._world = world
-        self.way = Way(world)
+        lease = LEASE * world.chance.choice(world.leases)
+        self.way = Way(world, lease)
         self.app = App()
         shared = Alone()
         shared.machine = UUID(int=number)
-        self.lives = Lives(self.way, self.app, LEASE, shared, str, None, self.clock)  # type: ignore[arg-type]
+        self.lives = Lives(self.way, self.app, lease, shared, str, None, self.clock)  # type: ignore[arg-type]
         self.known: dict[int, Owned] = {}
         self.doing: list[Coroutine[Any, Any, None]] = []
         self.writing = Counter[int]()
@@ -189,7 +193,7 @@ class Machine:
         except (StopIteration, Unavailable):
             self.doing.remove(doing)
             if doing is self._beat:
-                self._next = self._world.now + LEASE / rules.LOOKS
+                self._next = self._world.now + self.lives.lease / rules.LOOKS
 
     async def write(self, key: int) -> None:
         """As `owner.py` does: asks who owns, and sends the request there."""
@@ -243,10 +247,14 @@ class Machine:
 
 
 class World:
-    """Everything. `late`: writes that were refused; `takeovers`: keys that changed hands."""
+    """Everything. `late`: writes that were refused; `takeovers`: keys that changed hands.
 
-    def __init__(self, seed: int, machines: int = 3) -> None:
+    `leases`: of which each Machine has one, in parts of LEASE, as while a deploy changes it.
+    """
+
+    def __init__(self, seed: int, machines: int = 3, leases: Sequence[float] = (1,)) -> None:
         self.chance = random.Random(seed)
+        self.leases = leases
         self.now = 0.0
         self.base = Base()
         self.late = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
 from uuid import UUID
@@ -31,8 +31,8 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def world(seed: int, machines: int = 3) -> Iterator[World]:
-    made = World(seed, machines)
+def world(seed: int, machines: int = 3, leases: Sequence[float] = (1,)) -> Iterator[World]:
+    made = World(seed, machines, leases)
     try:
         yield made
     finally:
@@ -60,9 +60,9 @@ def test_who_stood_still_for_any_time_writes_nothing_late() -> None:
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 1 << 32))
-def test_no_two_machines_write_in_epochs_that_overlap(seed: int) -> None:
-    with world(seed) as made:
+@given(st.integers(0, 1 << 32), st.sampled_from([(1,), (1, 4)]))
+def test_no_two_machines_write_in_epochs_that_overlap(seed: int, leases: Sequence[float]) -> None:
+    with world(seed, leases=leases) as made:
         made.run(STEPS)
 
 
