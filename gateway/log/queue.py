@@ -1,18 +1,22 @@
 """The appends that wait to be sent, by stream, and which streams are ready.
 
-A stream has at most one entry under way, so its requests keep their order. Each request costs a constant amount of
-work here, however many wait. Knows nothing of the database, and reads no clock: the time is an argument.
+A stream has at most one entry under way, so its requests keep their order. Tenants take turns, a stream each: who
+appends to 20,000 streams in one request does not stand before whoever appends to one (law 11). Each request costs a
+constant amount of work here, however many wait. Knows nothing of the database, and reads no clock: the time is an
+argument.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Final, NamedTuple
 
 from gateway.log.appends import Entry, Waiting
 from gateway.protocol.append import AppendRequest
+from gateway.protocol.tenants import tenant_of
 
 MOST_REQUESTS: Final = 2_000  # in one batch
+MOST_SHARED: Final = 500  # in one batch of several tenants, of whom some may wait for one append
 MOST_BYTES: Final = 8 << 20
 _SPARE: Final = 1_000
 
@@ -30,10 +34,11 @@ class Line:
     Its state is one of three: ready (in the queue of streams that are ready), `sent` is under way, or `held`.
     """
 
-    __slots__ = ("held", "path", "sent", "waiting")
+    __slots__ = ("held", "path", "sent", "tenant", "waiting")
 
     def __init__(self) -> None:
         self.path = ""
+        self.tenant = ""
         self.waiting: deque[Waiting] = deque()
         self.sent: Entry | None = None
         self.held = False
@@ -46,7 +51,7 @@ class Queue:
         self.bytes = 0
         self.taken = 0
         self._lines: dict[str, Line] = {}  # of each stream with a request that waits or is under way
-        self._ready: deque[Line] = deque()
+        self._ready: OrderedDict[str, deque[Line]] = OrderedDict()  # by tenant, whose turn it is first; none is empty
         self._held: dict[str, Line] = {}
         self._spare: list[Line] = []  # to be used again: a deque is not made for each request
 
@@ -78,8 +83,8 @@ class Queue:
         line = self._lines.get(path)
         if line is None:
             line = self._lines[path] = self._spare.pop() if self._spare else Line()
-            line.path = path
-            self._ready.append(line)
+            line.path, line.tenant = path, tenant_of(path)
+            self._make_ready(line)
         line.waiting.append(waiting)
         self.bytes += waiting.size
 
@@ -91,17 +96,24 @@ class Queue:
         batch: dict[str, Entry] = {}
         ready = self._ready
         count = size = 0
-        while ready and count < MOST_REQUESTS and size < MOST_BYTES:
-            line = ready.popleft()
-            waiting = line.waiting
-            first = waiting.popleft()
-            count += 1
-            size += first.size
-            batch[line.path] = line.sent = entry = Entry(first)
-            while waiting and count < MOST_REQUESTS and size < MOST_BYTES and entry.takes(waiting[0].request):
+        most = MOST_REQUESTS if len(ready) < 2 else MOST_SHARED
+        while ready and count < most and size < MOST_BYTES:
+            tenant, lines = ready.popitem(last=False)
+            while lines and count < most and size < MOST_BYTES:
+                line = lines.popleft()
+                waiting = line.waiting
+                first = waiting.popleft()
                 count += 1
-                size += waiting[0].size
-                entry.add(waiting.popleft())
+                size += first.size
+                batch[line.path] = line.sent = entry = Entry(first)
+                while waiting and count < most and size < MOST_BYTES and entry.takes(waiting[0].request):
+                    count += 1
+                    size += waiting[0].size
+                    entry.add(waiting.popleft())
+                if ready:
+                    break  # it is the next tenant's turn
+            if lines:
+                ready[tenant] = lines
         self.taken = count
         self.bytes -= size
         return batch if len(batch) < 2 else dict(sorted(batch.items()))
@@ -120,7 +132,7 @@ class Queue:
                 continue
             line.sent = None
             if line.waiting:
-                self._ready.append(line)
+                self._make_ready(line)
             else:
                 del lines[path]
                 if len(self._spare) < _SPARE:
@@ -141,7 +153,8 @@ class Queue:
         line = self._held.pop(path, None)
         if line is not None:
             line.held = False
-            self._ready.appendleft(line)
+            self._ready.setdefault(line.tenant, deque()).appendleft(line)
+            self._ready.move_to_end(line.tenant, last=False)
 
     def expire(self, now: float) -> list[Late]:
         """Removes the requests that were to be sent by now. Looks at the streams only, not at their requests."""
@@ -155,9 +168,18 @@ class Queue:
                 del self._lines[line.path]
                 self._held.pop(line.path, None)
         if late:
-            self._ready = deque(line for line in self._ready if line.waiting)
+            left = {tenant: deque(line for line in lines if line.waiting) for tenant, lines in self._ready.items()}
+            self._ready = OrderedDict((tenant, lines) for tenant, lines in left.items() if lines)
         return late
 
     def earliest(self) -> float | None:
         """Until when the first of those that wait has to be sent."""
         return min((line.waiting[0].until for line in self._lines.values() if line.waiting), default=None)
+
+    def _make_ready(self, line: Line) -> None:
+        """Gives a stream a place behind the others of its tenant."""
+        lines = self._ready.get(line.tenant)
+        if lines is None:
+            self._ready[line.tenant] = deque((line,))
+        else:
+            lines.append(line)

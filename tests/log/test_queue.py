@@ -17,6 +17,7 @@ from gateway.protocol.append import AppendRequest, Producer
 
 JSON = "application/json"
 PATIENCE = 10
+PATHS = ("a", "b", "acme\x1fa", "acme\x1fb", "globex\x1fa")
 
 
 def request(path: str, number: int, *, plain: bool = True, until: float = 1) -> Waiting:
@@ -53,6 +54,18 @@ def test_a_stream_with_many_requests_keeps_no_other_waiting() -> None:
         queue.put(request("hot", number, plain=False))
     queue.put(request("cold", 0))
     assert events(queue.take()) == {"cold": [b"0"], "hot": [b"0"]}
+
+
+def test_tenants_take_turns_whatever_each_has_waiting() -> None:
+    queue = Queue()
+    for number in range(module.MOST_REQUESTS):
+        queue.put(request(f"acme\x1f{number:04}", number))
+    queue.put(request("globex\x1fa", 0))
+    queue.put(request("mine", 0))
+    first = queue.take()
+    assert {"globex\x1fa", "mine"} <= set(first)
+    assert len(first) == module.MOST_SHARED, "so that they do not wait for very much of another tenant's"
+    assert len(queue.take()) == module.MOST_REQUESTS - module.MOST_SHARED + 2, "alone, a tenant has all of a batch"
 
 
 def test_a_batch_has_its_limits() -> None:
@@ -119,7 +132,7 @@ class Turns(RuleBasedStateMachine):
         self.batches: list[dict[str, Entry]] = []
         self.size = 0
 
-    @rule(path=st.sampled_from("abc"), plain=st.booleans())
+    @rule(path=st.sampled_from(PATHS), plain=st.booleans())
     def put(self, path: str, plain: bool) -> None:
         self.number += 1
         waiting = request(path, self.number, plain=plain, until=self.now + PATIENCE)
@@ -147,7 +160,7 @@ class Turns(RuleBasedStateMachine):
             self.queue.hold(path)
             self.given[path][:0] = under_way[path].events
 
-    @rule(path=st.sampled_from("abc"))
+    @rule(path=st.sampled_from(PATHS))
     def release(self, path: str) -> None:
         self.queue.release(path)
 
