@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote
 
+MOST_FIELDS: Final = 256
+"""Fields that a query may have, to be looked at: a row that asks for one is for no request with more."""
+
 _PLACEHOLDER: Final = re.compile(r"\{([a-z_]+)\}")
 _DOTS: Final = (".", "..")  # segments that whoever gets such a path may take away, however they are escaped
 _WHOLE: Final = re.compile(r"\{([a-z_]+)\}(.*)")
@@ -121,5 +124,7 @@ def _filled(part: Part, values: Mapping[str, str]) -> str:
 
 
 def query_of(query: bytes) -> dict[str, str]:
-    """A query's fields, of several of one name the last."""
+    """A query's fields, of several of one name the last; none of one that would be taken apart for long."""
+    if not query or query.count(b"&") >= MOST_FIELDS:
+        return {}
     return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))

@@ -168,7 +168,7 @@ class Relay:
         method = scope["method"]
         if self._table.concerns(method):
             raw_path: str = scope["raw_path"].decode("latin-1")
-            query = query_of(scope["query_string"]) if scope["query_string"] else {}
+            query = query_of(scope["query_string"])
             asked = Asked(scope["headers"], query, {})
             returns, out = self._returns, send.as_it_is
             if await returns.by_id(asked, raw_path, scope, receive, out):

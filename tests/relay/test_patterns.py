@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.relay.patterns import Pattern, query_of
+from gateway.relay.patterns import MOST_FIELDS, Pattern, query_of
 
 
 def test_a_placeholder_stands_for_one_segment() -> None:
@@ -75,3 +75,8 @@ def test_a_pattern_is_shown_as_it_was_written() -> None:
     for text in ("GET /api/chat/{key}/stream", "GET {key}", "POST {key}/cancel", "GET /a?b={key}&c=d"):
         assert str(Pattern.parse(text)) == text
     assert quote("{") == "%7B"  # why showing one takes care
+
+
+def test_a_query_of_very_many_fields_is_not_taken_apart() -> None:
+    assert query_of(b"from=3" + b"&a" * (MOST_FIELDS - 1))["from"] == "3"
+    assert query_of(b"from=3" + b"&a" * MOST_FIELDS) == {}
