@@ -24,6 +24,8 @@ logger = logging.getLogger("gateway.tasks")
 seldom_logger: Final = SeldomLogger(logger)
 
 AGAIN: Final = 1.0  # seconds until what has ended is begun again
+LITTLE: Final = 4 << 10  # bytes that take 0.1 ms to be taken apart, more or less
+FEW: Final = 16  # pieces of work with so little that share a turn of the loop
 WOKEN: Final = 64  # tasks that `wake` has go on in one turn of the loop: what each does next takes up to 0.1 ms
 
 
@@ -96,30 +98,35 @@ async def together(*work: Coroutine[Any, Any, None]) -> None:
 
 
 class _Gate:
-    """Lets one piece of work through in each turn of the loop that it is used in, in the order in which they come."""
+    """Lets `most` pieces of work through in each turn of the loop that it is used in, in the order of their coming."""
 
-    def __init__(self) -> None:
-        self._open = True
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._begun = False  # the next turn is waited for
 
     async def __call__(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._open:
-            self._open = False
+        if not self._begun:
+            self._begun = True
             loop.call_soon(self._turn)
+        if self._left and not self._waiting:
+            self._left -= 1
             return
         place = loop.create_future()
         self._waiting.append(place)
         await place
 
     def _turn(self) -> None:
-        while self._waiting:
+        self._left = self._most
+        while self._waiting and self._left:
             place = self._waiting.popleft()
             if not place.done():  # or else its task was cancelled
                 place.set_result(None)
-                asyncio.get_running_loop().call_soon(self._turn)  # behind what that has woken
-                return
-        self._open = True
+                self._left -= 1
+        self._begun = self._left < self._most
+        if self._begun:
+            asyncio.get_running_loop().call_soon(self._turn)  # behind what that has woken
 
 
 class _Pace:
@@ -153,16 +160,19 @@ class _Pace:
             self._left -= 1
 
 
-_gates: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Gate]] = WeakKeyDictionary()
+_gates: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Gate, _Gate]]] = WeakKeyDictionary()
 _paces: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Pace]] = WeakKeyDictionary()
 
 
-def _gate() -> _Gate:
+def _gate(size: int | None) -> _Gate:
+    """The gate for work of so many bytes: what is soon done does not wait for what takes long, of which there may be
+    much.
+    """
     loop = asyncio.get_running_loop()
-    gate = _gates.get(loop)
-    if gate is None:
-        gate = _gates[loop] = _Gate()
-    return gate
+    gates = _gates.get(loop)
+    if gates is None:
+        gates = _gates[loop] = _Gate(1), _Gate(FEW)
+    return gates[size is not None and size <= LITTLE]
 
 
 def wake(future: asyncio.Future[None]) -> None:
@@ -202,16 +212,18 @@ class Bell:
             await self._waiter
 
 
-async def turn() -> None:
-    """Waits for a turn of the loop that is shared with no piece of other work (see `in_turns`)."""
-    await _gate()()
+async def turn(size: int | None = None) -> None:
+    """Waits for a turn of the loop, as a piece of work does (see `in_turns`)."""
+    await _gate(size)()
 
 
-async def in_turns(work: Generator[None, None, _T]) -> _T:
-    """Does work that gives way now and then. Each piece has a turn of the loop of its own, and shares it with no piece
-    of other work. Raises what it raises.
+async def in_turns(work: Generator[None, None, _T], size: int | None = None) -> _T:
+    """Does work that gives way now and then. Each piece has a turn of the loop of its own, which it shares with no
+    other, or with a FEW, all of which are of works that have LITTLE to do. Raises what it raises.
+
+    `size`: bytes that the work is about, as far as that is known.
     """
-    gate = _gate()
+    gate = _gate(size)
     try:
         while True:
             await gate()

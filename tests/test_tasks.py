@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from gateway.outage import Outage
 from gateway.protocol.errors import Unavailable
-from gateway.tasks import WOKEN, Bell, end, forever, in_turns, kept, together, wake
+from gateway.tasks import FEW, LITTLE, WOKEN, Bell, end, forever, in_turns, kept, together, wake
 
 
 async def test_tasks_have_ended_when_end_returns() -> None:
@@ -128,7 +129,7 @@ async def test_a_bell_cuts_a_pause_short_and_rings_once() -> None:
 TURN = [0]
 
 
-async def pieces(number: int, count: int, done: list[tuple[int, int]]) -> int:
+async def pieces(number: int, count: int, done: list[tuple[int, int]], size: int | None = None) -> int:
     """Work of so many pieces; `done` has the turn of the loop in which each was done."""
 
     def work() -> Generator[None, None, int]:
@@ -137,21 +138,47 @@ async def pieces(number: int, count: int, done: list[tuple[int, int]]) -> int:
             yield
         return number
 
-    return await in_turns(work())
+    return await in_turns(work(), size)
 
 
-async def test_no_two_pieces_of_work_share_a_turn() -> None:
-    done: list[tuple[int, int]] = []
+@contextmanager
+def counting() -> Iterator[None]:
+    """In the block, TURN goes on with each turn of the loop."""
     loop = asyncio.get_running_loop()
 
     def turn() -> None:
         TURN[0] += 1
-        counting.append(loop.call_soon(turn))
+        handles.append(loop.call_soon(turn))
 
-    counting = [loop.call_soon(turn)]
-    works = [asyncio.create_task(pieces(number, 5, done)) for number in range(20)]
-    assert await asyncio.gather(*works) == list(range(20))
-    counting[-1].cancel()
+    handles = [loop.call_soon(turn)]
+    try:
+        yield
+    finally:
+        handles[-1].cancel()
+
+
+async def test_little_work_does_not_wait_for_much_work() -> None:
+    much: list[tuple[int, int]] = []
+    little: list[tuple[int, int]] = []
+    with counting():
+        works = [asyncio.create_task(pieces(number, 100, much, LITTLE + 1)) for number in range(10)]
+        await asyncio.sleep(0)
+        began = TURN[0]
+        await asyncio.gather(*[pieces(number, 2, little, LITTLE) for number in range(3 * FEW)])
+        ended = TURN[0]
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+    assert ended - began <= 4 * 3, "a few turns, and not one for each piece, behind ten others"
+    assert max(Counter(turn for _, turn in little).values()) <= FEW
+    assert max(Counter(turn for _, turn in much).values()) == 1
+
+
+async def test_no_two_pieces_of_work_share_a_turn() -> None:
+    done: list[tuple[int, int]] = []
+    with counting():
+        works = [asyncio.create_task(pieces(number, 5, done)) for number in range(20)]
+        assert await asyncio.gather(*works) == list(range(20))
     assert len({turn for _, turn in done}) == len(done) == 100
     assert [number for number, _ in done[1:21]] == list(range(20))  # in the order in which they came
 

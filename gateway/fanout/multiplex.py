@@ -22,11 +22,14 @@ from gateway.outage import SeldomLogger
 from gateway.protocol.batch import LINE, Batch, Encoding, Page, Stream
 from gateway.protocol.errors import ProtocolError, StreamGone, StreamNotFound
 from gateway.protocol.offset import NOW, events_between
+from gateway.tasks import turn
 
 logger = logging.getLogger("gateway.fanout.multiplex")
 seldom_logger: Final = SeldomLogger(logger)
 
 READS: Final = 4  # pages that are read for one reader, or held for it, at a time
+FEW: Final = 16  # streams whose turns are short; of more, a reader's turns wait for a turn of the loop
+EACH: Final = 100  # bytes that a stream's turn counts for, at least
 
 Look = Callable[[list[str]], Awaitable[Mapping[str, Stream | None]]]
 """The streams at these paths, in one question; None: it was deleted, and its forks still need it."""
@@ -223,6 +226,8 @@ class Multiplex(WaitingReader):
         if len(new) < 2:
             return
         found = await look([followed.path for followed in new])
+        if len(new) > FEW:
+            await turn(EACH * len(new))
         for followed in new:
             if not followed.gone and not followed.tail.ended:
                 self._settle(followed, found)
@@ -251,6 +256,9 @@ class Multiplex(WaitingReader):
         return await self._next(self._turns)
 
     async def _turns(self) -> Given | None:
+        if len(self._line) > FEW:
+            # A commit to a thousand streams has a thousand lines of everyone who follows them.
+            await turn(EACH * len(self._line))
         if self._failed is not None:
             raise self._failed
         return self._gather() or None

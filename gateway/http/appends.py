@@ -90,7 +90,7 @@ class Appends:
             raise InvalidRequest(f"Content-Type must be {CONTENT_TYPE}.")  # which no page of another origin may send
         limits = self._limits
         body = await limits.bodies.read(scope, request.receive, limits.max_body)
-        asked = await in_turns(appends_in_pieces(body, limits.max_batch or MOST))
+        asked = await in_turns(appends_in_pieces(body, limits.max_batch or MOST), len(body))
         del body
         self.sizes.observe(len(asked))
         outcomes = _Outcomes(len(asked))

@@ -35,7 +35,7 @@ from gateway.protocol.target import Target
 from gateway.protocol.tenants import within
 from gateway.quotas.errors import TooManyStreams
 from gateway.quotas.quotas import client_of, holder
-from gateway.tasks import in_turns
+from gateway.tasks import in_turns, turn
 
 OFFSETS: Final = 256 << 10
 """Bytes of offsets that one response is sent in a second: with many streams, what comes within some ms is one frame."""
@@ -94,12 +94,12 @@ class Following:
         asked = None
         if scope["method"] == "POST":
             body = await self._limits.bodies.read(scope, receive, min(many.MAX_BODY, self._limits.max_body))
-            asked = await in_turns(many.asked_in_pieces(body))
+            asked = await in_turns(many.asked_in_pieces(body), len(body))
         request = many.parse_many(scope["headers"], scope["query_string"], asked)
         members: list[Member] = []
         for place in range(len(request.streams)):
             if place % JUDGED == JUDGED - 1:
-                await asyncio.sleep(0)
+                await turn()
             members.append(await self._judge(scope, request, place))
         wanted = [member for member in members if member.refusal is None and request.start(member.place) != OVER]
         if not wanted:
@@ -207,13 +207,15 @@ class _Response:
                 except (ProtocolError, asyncio.CancelledError):
                     break  # the log is away, or a drain is over: the client comes back (law 9)
                 await self._tell(reader, given, [])
+            if len(reader.followed) > JUDGED:
+                await turn()  # each of them is unfollowed
         await responses.finish(self._send)
 
     async def _tell(self, reader: Multiplex, given: Given | Signal, parts: list[bytes], *, first: bool = False) -> None:
         if not isinstance(given, Signal):
             for followed, what in given:
                 if isinstance(what, Batch) and self._request.fold is not None and followed.encoding is Encoding.JSON:
-                    what = await in_turns(fold_in_pieces(self._request.fold, followed.encoding, what))
+                    what = await in_turns(fold_in_pieces(self._request.fold, followed.encoding, what), len(what.body))
                 parts += self._parts(reader, followed, what)
         if not parts:
             if given is Signal.HEARTBEAT:

@@ -236,7 +236,8 @@ class Reading:
             frame = frames.sse(encoding, batch, b"%d" % cursor, first=first, offset=offset)
         else:
             form = frames.sse_in_pieces if named else frames.messages_in_pieces
-            frame = await in_turns(form(encoding, batch, b"%d" % cursor, first=first, offset=offset))
+            pieces = form(encoding, batch, b"%d" % cursor, first=first, offset=offset)
+            frame = await in_turns(pieces, len(batch.body))
         await responses.piece(send, frame)
 
 
@@ -251,7 +252,7 @@ def lasting(principal: Principal, wanted: float, now: float) -> float:
 
 async def _folded(fold: Fold | None, encoding: Encoding, batch: Batch) -> Batch:
     """A batch as a reader asks for it. Raises InvalidRequest."""
-    return batch if fold is None else await in_turns(fold_in_pieces(fold, encoding, batch))
+    return batch if fold is None else await in_turns(fold_in_pieces(fold, encoding, batch), len(batch.body))
 
 
 _NOTHING: Final = nullcontext()

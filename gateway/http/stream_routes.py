@@ -99,7 +99,9 @@ class StreamRoutes:
         try:
             request = _parse_post(part, path, scope["headers"], body, self._limits.max_batch)
             if request is None:
-                request = await in_turns(append_in_pieces(path, scope["headers"], body, self._limits.max_batch))
+                request = await in_turns(
+                    append_in_pieces(path, scope["headers"], body, self._limits.max_batch), len(body)
+                )
         except InvalidJson:
             await self._refuse_before_json(path)
             raise
@@ -158,7 +160,7 @@ class StreamRoutes:
             request = replace(request, fork=_forked(request.fork, principal_of(scope)))
         if request.body:
             content_type = request.content_type or await self._inherited(request)
-            events = await in_turns(request.events_in_pieces(content_type or DEFAULT_TYPE))
+            events = await in_turns(request.events_in_pieces(content_type or DEFAULT_TYPE), len(body))
             self._limits.check(events)
             request = replace(request, content_type=content_type, events=events)
         created = await self._log.create(request)

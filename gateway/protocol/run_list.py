@@ -54,6 +54,11 @@ def page(records: Iterable[RunRecord], next_cursor: str | None) -> bytes:
     return at_once(page_in_pieces(records, next_cursor))
 
 
+def size(record: RunRecord) -> int:
+    """Bytes that a record has in a page, about."""
+    return 200 + len(record.metadata or b"")
+
+
 def page_in_pieces(records: Iterable[RunRecord], next_cursor: str | None) -> Generator[None, None, bytes]:
     """Makes what `page` makes, and yields after every PIECE bytes."""
     parts, done = [b'{"runs":['], 0  # joined once: a page may have 20 MB

@@ -53,7 +53,7 @@ class Posts:
             await self._pass_on(scope, receive, send)  # what cannot be looked at
             return
         body = await self._bodies.read(scope, receive, self._most)
-        value = await in_turns(value_in_pieces(body))
+        value = await in_turns(value_in_pieces(body), len(body))
         for row, path in fits:
             request = Asked(asked.headers, asked.query, path, value)
             if row.takes(request):
@@ -69,7 +69,7 @@ class Posts:
         self._replays.admit()
         tenant = await self._readers.admit(row, "write", scope)
         if row.alters:
-            body = await in_turns(altered_in_pieces(body, row.drop, row.set))
+            body = await in_turns(altered_in_pieces(body, row.drop, row.set), len(body))
         target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         credential = self._readers.credential(row, asked)
         job = self._beginnings.job(

@@ -39,10 +39,11 @@ from gateway.protocol.tenants import within
 from gateway.quotas.quotas import client_of, holder
 from gateway.runs.live_list import Change, Changes, LiveList, StartAnew
 from gateway.runs.queries import FollowRequest, ListRequest, parse_follow
-from gateway.tasks import in_turns
+from gateway.tasks import in_turns, turn
 
 Parts = list[bytes]
 
+MANY: Final = 50  # runs, of which an `id:` takes some time to be written
 _LIST: Final = Target.of("/runs")
 _ANEW: Final = b'{"anew":true}'
 """The part by which a reader is told to forget what it has: where it stood in the list is not known any more."""
@@ -199,6 +200,8 @@ class _Response:
         if more:
             raise InvalidRequest(f"The list names more than {MOST} runs: narrow it, by status=active for instance.")
         self._live.stand(self._told)
+        if len(found) > MANY:
+            await turn()
         for stream, id, ended in found:
             self._runs[stream] = Run(id, UNBEGUN, ended)
             if not self._follow(stream, self._request.begin):
@@ -208,6 +211,8 @@ class _Response:
         """Follows on where a reader stood, and takes what has come to the list since."""
         positions = self._request.positions
         ids = await self._lists.runs.ids(list(positions), self._tenant)
+        if len(positions) > MANY:
+            await turn()
         parts: Parts = []
         for stream, position in positions.items():
             self._runs[stream] = Run(ids.get(stream, ""), position)
@@ -258,6 +263,8 @@ class _Response:
                         await responses.piece(self._send, HEARTBEAT)
                     events = asyncio.ensure_future(self._reader.next())
                 if parts:
+                    if len(self._runs) > MANY:
+                        await turn()
                     await send_frame(self._send, self._id(), parts)
         finally:
             for waiting in (events, heard):
@@ -310,7 +317,7 @@ class _Response:
 
     async def _events(self, run: Run, followed: Followed, batch: Batch) -> Parts:
         if self._request.fold is not None and followed.encoding is Encoding.JSON:
-            batch = await in_turns(fold_in_pieces(self._request.fold, followed.encoding, batch))
+            batch = await in_turns(fold_in_pieces(self._request.fold, followed.encoding, batch), len(batch.body))
         behind = followed.behind
         run.position = batch.end
         if batch.closed:

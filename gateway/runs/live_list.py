@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol, Self
@@ -22,10 +22,11 @@ from gateway.protocol.batch import News
 from gateway.protocol.changes import Kind, Told
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.record import RunRecord
+from gateway.protocol.run_list import size
 from gateway.protocol.run_path import Part, is_run
 from gateway.protocol.tenants import tenant_of
 from gateway.runs.queries import ListRequest, shows
-from gateway.tasks import end
+from gateway.tasks import end, in_turns
 
 logger = logging.getLogger("gateway.runs.live_list")
 seldom_logger: Final = SeldomLogger(logger)
@@ -34,6 +35,7 @@ PAUSE: Final = 0.02  # seconds between two looks at a tenant's runs, however oft
 ROWS: Final = 500  # runs that one look reads
 RECENT: Final = 2_000  # changes that are kept for readers a little behind
 FRAME: Final = 100  # changes that are given at once
+LITTLE: Final = 16 << 10  # bytes of records that are compared with a reader's filters, or given to it, at once
 MOST_TOLD: Final = 1_000  # new runs of which other Machines are told together; what is beyond they find by themselves
 
 
@@ -66,6 +68,11 @@ class Change:
     stream: int
     record: RunRecord
     told: Told
+
+
+def weight(change: Change) -> int:
+    """Bytes of a change's record, about."""
+    return size(change.record)
 
 
 class Ask(Protocol):
@@ -255,7 +262,7 @@ class LiveList(WaitingReader):
         looks = self._changes.since(told) if self._has_read else None
         if looks is None:
             return await self._look(told)
-        return self._from(told, looks) if looks else None
+        return await self._from(told, looks) if looks else None
 
     async def _look(self, told: Told) -> tuple[list[Change], Told]:
         look = await self._all.ask(self._tenant, told, ROWS)
@@ -264,17 +271,31 @@ class LiveList(WaitingReader):
         found, then = changes(told, look)
         if then.upto is None:
             self.stand(then)
-        return self._shown(found), then
+        return await self._shown(found), then
 
-    def _from(self, told: Told, looks: list[Look]) -> tuple[list[Change], Told]:
+    async def _from(self, told: Told, looks: list[Look]) -> tuple[list[Change], Told]:
         shown: list[Change] = []
         for look in looks:
             found, told = changes(told, look)
-            shown += self._shown(found)
+            shown += await self._shown(found)
         return shown, told
 
-    def _shown(self, found: list[Change]) -> list[Change]:
-        return [change for change in found if shows(self._request, change.kind, change.record)]
+    async def _shown(self, found: list[Change]) -> list[Change]:
+        if not self._request.metadata or sum(map(weight, found)) <= LITTLE:
+            return [change for change in found if shows(self._request, change.kind, change.record)]
+        return await in_turns(self._shown_in_pieces(found))
+
+    def _shown_in_pieces(self, found: list[Change]) -> Generator[None, None, list[Change]]:
+        shown: list[Change] = []
+        done = 0
+        for change in found:
+            if shows(self._request, change.kind, change.record):
+                shown.append(change)
+            done += weight(change)
+            if done > 2 * LITTLE:
+                done = 0
+                yield
+        return shown
 
 
 class StartAnew(Exception):

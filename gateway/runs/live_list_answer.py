@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
-from typing import Protocol
+from typing import Final, Protocol
 
 import orjson
 
@@ -32,8 +32,11 @@ from gateway.protocol.frames import HEARTBEAT, RETRY
 from gateway.protocol.record import RunRecord, to_json
 from gateway.quotas.errors import TooManyStreams
 from gateway.quotas.quotas import client_of, holder
-from gateway.runs.live_list import FRAME, Change, Changes, LiveList, StartAnew
+from gateway.runs.live_list import FRAME, LITTLE, Change, Changes, LiveList, StartAnew, weight
 from gateway.runs.queries import ListRequest, LiveRequest, format_cursor, parse_live
+from gateway.tasks import turn
+
+LARGE: Final = 256 << 10  # bytes of records in one frame, about
 
 
 class Listed(Protocol):
@@ -98,50 +101,54 @@ class _Response:
 
     async def begin(self) -> None:
         """The head, and the list or, for one that comes back, the first changes. Raises while nothing has been sent."""
-        first: list[bytes] | None = None
+        given: tuple[list[Change], Told] | Signal = Signal.OVER
         if self._request.told is not None:
             self._told = self._request.told
-            try:
-                first = await self._next()
-            except (StartAnew, ListTooSlow):
-                first = None
-        pieces = await self._list() if first is None else first
+            with suppress(StartAnew, ListTooSlow):
+                given = await self._reader.next(self._told)
+        first = await self._list() if given is Signal.OVER else b""
         await responses.start(self._send, 200, headers.of_sse(Encoding.JSON))
-        # One that comes back is given a fresh id, for it is not told of what its list does not show.
-        await responses.piece(self._send, RETRY + b"".join(pieces or [self._id() + b"\n"]))
+        if first:
+            await responses.piece(self._send, RETRY + first)
+        elif isinstance(given, Signal) or not given[0]:
+            if not isinstance(given, Signal):
+                self._told = given[1]
+            # One that comes back is given a fresh id, for it is not told of what its list does not show.
+            await responses.piece(self._send, RETRY + self._id() + b"\n")
+        else:
+            await self._give(*given, before=RETRY)
 
     async def run(self) -> None:
         """What comes then, until the response is over."""
         while True:
             try:
-                pieces = await self._next()
+                given = await self._reader.next(self._told)
             except StartAnew:
-                pieces = await self._list()
-            if pieces is None:
+                await responses.piece(self._send, await self._list())
+                continue
+            if given is Signal.OVER:
                 return
-            if pieces:
-                await responses.piece(self._send, b"".join(pieces))
+            if isinstance(given, Signal):
+                await responses.piece(self._send, HEARTBEAT)
+            else:
+                await self._give(*given)
 
-    async def _next(self) -> list[bytes] | None:
-        """The next frames, maybe none; None: the response is over."""
-        given = await self._reader.next(self._told)
-        if given is Signal.OVER:
-            return None
-        if isinstance(given, Signal):
-            return [HEARTBEAT]
-        changes, told = given
-        frames = []
+    async def _give(self, changes: list[Change], told: Told, before: bytes = b"") -> None:
+        """Sends changes, a frame after the other: none is made before the one before it is on its way (law 6)."""
         for some in _frames_of(changes):
+            if sum(map(weight, some)) > LITTLE:
+                await turn()
             self._told = some[-1].told
-            frames.append(self._frame(b'{"changes":[', [_change(each) for each in some], b"]}"))
+            frame = self._frame(b'{"changes":[', [_change(each) for each in some], b"]}")
+            await responses.piece(self._send, before + frame)
+            before = b""
         self._told = told
-        return frames
 
-    async def _list(self) -> list[bytes]:
+    async def _list(self) -> bytes:
         records, end, self._told = await self._listed(self._request.list, self._tenant)
         self._reader.stand(self._told)
         more = b"" if end is None else b',"nextCursor":%b' % orjson.dumps(format_cursor(end))
-        return [self._frame(b'{"list":[', map(to_json, records), b"]%b}" % more)]
+        return self._frame(b'{"list":[', map(to_json, records), b"]%b}" % more)
 
     def _id(self) -> bytes:
         return b"id: %b\n" % self._told.to_bytes(self._request.digest)
@@ -158,10 +165,12 @@ def _change(change: Change) -> bytes:
 def _frames_of(changes: list[Change]) -> Iterator[list[Change]]:
     """Changes for one frame each: those of one run that came together stay together, for they are told together."""
     some: list[Change] = []
+    size = 0
     for change in changes:
-        if len(some) >= FRAME and change.stream != some[-1].stream:
+        if (len(some) >= FRAME or size >= LARGE) and change.stream != some[-1].stream:
             yield some
-            some = []
+            some, size = [], 0
         some.append(change)
+        size += weight(change)
     if some:
         yield some

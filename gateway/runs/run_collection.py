@@ -20,7 +20,7 @@ from gateway.http.following import EventStream
 from gateway.protocol.errors import RunExists
 from gateway.protocol.offset import START, format_offset
 from gateway.protocol.record import STATUSES
-from gateway.protocol.run_list import DEFAULT_LIMIT, MAX_LIMIT, page_in_pieces
+from gateway.protocol.run_list import DEFAULT_LIMIT, MAX_LIMIT, page_in_pieces, size
 from gateway.protocol.tenants import within
 from gateway.runs.bodies import CreateRun, create_in_pieces
 from gateway.runs.foreign_runs import Others
@@ -94,7 +94,8 @@ class RunRoutes:
         """Makes a run and answers with its coordinates, which are all that a reader needs. A repeated request gets the
         answer of the first.
         """
-        asked = await in_turns(create_in_pieces(await self._bodies.read(request.scope, request.receive, MAX_BODY)))
+        body = await self._bodies.read(request.scope, request.receive, MAX_BODY)
+        asked = await in_turns(create_in_pieces(body), len(body))
         id = asked.id or run_id(time.time(), secrets.token_bytes(CHANCE_BYTES))
         principal = principal_of(request.scope)
         if not principal.reaches(f"runs/{id}"):
@@ -120,7 +121,8 @@ class RunRoutes:
         if "live" in request.query_params:
             return EventStream(self._live, request.scope)
         records, end = await self._store.page(parse_list(request.url.query), principal_of(request.scope).tenant)
-        return _json(200, await in_turns(page_in_pieces(records, None if end is None else format_cursor(end))))
+        page = page_in_pieces(records, None if end is None else format_cursor(end))
+        return _json(200, await in_turns(page, sum(map(size, records))))
 
 
 def make_router(routes: RunRoutes, *, beside_others: bool) -> APIRouter:

@@ -28,6 +28,7 @@ from gateway.runs.queries import ListRequest
 from gateway.tasks import in_turns
 
 PIECE: Final = 256 << 10  # characters of metadata that are taken apart in one turn of the loop
+PAGE: Final = 1 << 20  # characters of metadata in a page, which is one client's own and may wait long for it
 
 _CREATE: Final = (
     "SELECT * FROM run_gateway.begin_run($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9::text::jsonb, $10::text::json)"
@@ -178,10 +179,10 @@ class Store:
         statement, arguments = _list_of(request, tenant)
         rows = await self._lists.fetch(tenant, _AS_OF.format(statement), *arguments)
         found = sorted((row for row in rows if row["stream"] is not None), key=lambda row: -row["stream"])
-        page = found[: request.limit]
+        page = _page(found, request.limit)
         told = Told(rows[0]["epoch"], rows[0]["seconds"], Snapshot.of(rows[0]["now"]))
         end = page[-1]["stream"] if len(found) > len(page) else None
-        return await in_turns(_records_in_pieces(page)), end, told
+        return await in_turns(_records_in_pieces(page), _size(page)), end, told
 
     async def named(self, request: ListRequest, tenant: str) -> tuple[list[tuple[int, str, bool]], bool, Told]:
         """The runs that a list names, the newest `limit`: each one's stream, id, and whether it has ended; whether
@@ -209,9 +210,9 @@ class Store:
         rows = await self._lists.fetch(tenant, _AS_OF.format(_CHANGED), tenant, base.end, running, after, most + 1)
         now = Told(rows[0]["epoch"], rows[0]["seconds"], Snapshot.of(rows[0]["now"]))
         found = sorted((row for row in rows if row["stream"] is not None), key=lambda row: row["stream"])
-        found, more = found[:most], len(found) > most
-        records = await in_turns(_records_in_pieces(found))
-        return Look([_row(row, record) for row, record in zip(found, records, strict=True)], now, more)
+        page = _page(found, most)
+        records = await in_turns(_records_in_pieces(page), _size(page))
+        return Look([_row(row, record) for row, record in zip(page, records, strict=True)], now, len(found) > len(page))
 
     async def page(self, request: ListRequest, tenant: str) -> tuple[list[RunRecord], int | None]:
         """A page of records, newest first, without what may be large (input, result, error), and where it ended; None:
@@ -219,8 +220,8 @@ class Store:
         """
         statement, arguments = _list_of(request, tenant)
         rows = await self._lists.fetch(tenant, statement, *arguments)
-        page = rows[: request.limit]
-        records = await in_turns(_records_in_pieces(page))
+        page = _page(rows, request.limit)
+        records = await in_turns(_records_in_pieces(page), _size(page))
         return records, page[-1]["stream"] if len(rows) > len(page) else None
 
     async def tell_of(self, machine: str, runs: Sequence[str]) -> None:
@@ -282,6 +283,21 @@ class Store:
             row = await connection.fetchrow(query, *arguments)
         assert row is not None, "a function's OUT parameters are one row"
         return row
+
+
+def _page(rows: Sequence[asyncpg.Record], most: int) -> Sequence[asyncpg.Record]:
+    """The first rows, at most so many, and fewer where more than PAGE of metadata would be among them."""
+    size = 0
+    for number, row in enumerate(rows[:most]):
+        size += len(row["metadata"] or "")
+        if size > PAGE and number:
+            return rows[:number]
+    return rows[:most]
+
+
+def _size(rows: Sequence[asyncpg.Record]) -> int:
+    """Bytes that rows have as records, about."""
+    return sum(200 + len(row["metadata"] or "") for row in rows)
 
 
 def _records_in_pieces(rows: Sequence[asyncpg.Record]) -> Generator[None, None, list[RunRecord]]:

@@ -17,7 +17,7 @@ from typing import Final
 from gateway.outage import Outage
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import shown
-from gateway.subscriptions.records import Delivery
+from gateway.subscriptions.records import EACH, Delivery
 from gateway.subscriptions.rules import retry_delay
 from gateway.subscriptions.shares import MOST_OF_HOST, Shares, chosen
 from gateway.subscriptions.signing import Keys
@@ -215,7 +215,9 @@ class Dispatcher:
             logger.error("A delivery ended badly; it is made again.", exc_info=task.exception())
 
     async def _attempt(self, delivery: Delivery, keys: Keys) -> None:
-        await turn()  # many are begun at one time, and each describes up to a thousand streams
+        await turn(
+            EACH * len(delivery.links)
+        )  # many are begun at one time, and each describes up to a thousand streams
         outcome, reason = await self._webhooks.deliver(delivery, keys)
         self.attempts[outcome.value] += 1
         try:

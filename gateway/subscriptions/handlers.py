@@ -24,7 +24,7 @@ from gateway.protocol.tenants import tenant_of, within, without
 from gateway.quotas.rates import Rate
 from gateway.subscriptions import http, rules
 from gateway.subscriptions.errors import Code, Refusal
-from gateway.subscriptions.records import Link, Subscription, Type
+from gateway.subscriptions.records import EACH, Link, Subscription, Type
 from gateway.subscriptions.rules import Settlement
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.store import Store
@@ -206,7 +206,7 @@ class Handlers:
             "subscription_id": without(subscription.id),
             "type": subscription.type,
             "pattern": subscription.pattern,
-            "streams": await in_turns(_cursors_in_pieces(subscription.links)),
+            "streams": await in_turns(_cursors_in_pieces(subscription.links), EACH * len(subscription.links)),
             "webhook": await self._webhook(subscription.webhook_url),
             "wake_stream": subscription.wake_stream and without(subscription.wake_stream),
             "lease_ttl_ms": subscription.lease_ttl_ms,

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from gateway.protocol.offset import format_offset
 from gateway.protocol.tenants import without
 from gateway.subscriptions.glob import Glob
 
 Type = Literal["webhook", "pull-wake"]
+
+EACH: Final = 100  # bytes that a link, or a pattern, counts for where work is weighed (`gateway.tasks.in_turns`)
 
 
 @dataclass(frozen=True, slots=True)

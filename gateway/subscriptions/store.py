@@ -28,7 +28,7 @@ from gateway.protocol.json_body import at_once
 from gateway.protocol.tenants import shown, tenant_of, within
 from gateway.subscriptions.errors import Code, LinkingGoesOn, Refusal
 from gateway.subscriptions.glob import Glob
-from gateway.subscriptions.records import Claim, Delivery, Interest, Link, Subscription, Type, Wakes
+from gateway.subscriptions.records import EACH, Claim, Delivery, Interest, Link, Subscription, Type, Wakes
 from gateway.subscriptions.rules import MAX_STREAMS, Settlement, Wanted
 from gateway.tasks import in_turns
 
@@ -170,7 +170,7 @@ class Store:
             row = await connection.fetchrow(_GET, id, MOST_LISTED)
         if row is None:
             raise Refusal(*_NOT_FOUND)
-        return _subscription(row, await in_turns(_links_in_pieces(row["streams"])))
+        return _subscription(row, await in_turns(_links_in_pieces(row["streams"]), len(row["streams"])))
 
     async def of_tenant(self, tenant: str, after: str, most: int) -> list[Subscription]:
         """At most so many of a tenant's subscriptions, by their ids, from behind `after`; without their links."""
@@ -293,18 +293,7 @@ class Store:
             rows = await connection.fetch(
                 "SELECT * FROM run_gateway.claim_webhooks($1, $2, $3)", wanted, timedelta(seconds=hold), MOST_WORK
             )
-        return [
-            Delivery(
-                row["subscription"],
-                row["id"],
-                row["url"],
-                row["wake_id"],
-                row["generation"],
-                row["retry_count"],
-                await in_turns(_links_in_pieces(row["streams"])),
-            )
-            for row in rows
-        ]
+        return await in_turns(_deliveries_in_pieces(rows), sum(len(row["streams"]) for row in rows))
 
     async def delivered(self, delivery: Delivery) -> None:
         """The handler has the wake, and will call back."""
@@ -341,7 +330,7 @@ class Store:
                 return known
             patterns = await connection.fetch("SELECT id, pattern FROM run_gateway.subscriptions")
             explicit = await connection.fetch(_EXPLICIT, MOST_EXPLICIT + 1)
-        return await in_turns(_interest_in_pieces(version, patterns, explicit))
+        return await in_turns(_interest_in_pieces(version, patterns, explicit), EACH * (len(patterns) + len(explicit)))
 
     async def tidy(self, most: int) -> int:
         """Removes links that no longer count. Returns how many rows it touched; 0: there is nothing more to do now.
@@ -440,6 +429,22 @@ def _links_in_pieces(streams: str) -> Generator[None, None, list[Link]]:
         yield
         links[first : first + _PIECE] = [Link(*fields) for fields in links[first : first + _PIECE]]
     return links  # type: ignore[no-any-return]
+
+
+def _deliveries_in_pieces(rows: Sequence[asyncpg.Record]) -> Generator[None, None, list[Delivery]]:
+    deliveries, done = [], 0
+    for row in rows:
+        done += len(row["streams"])
+        if done > _PIECE * EACH:
+            done = 0
+            yield
+        deliveries.append(
+            Delivery(
+                row["subscription"], row["id"], row["url"], row["wake_id"], row["generation"], row["retry_count"],
+                _links(row["streams"]),
+            )
+        )  # fmt: skip
+    return deliveries
 
 
 def _links(streams: str) -> list[Link]:
