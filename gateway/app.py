@@ -38,7 +38,7 @@ from gateway.log.identity import Server
 from gateway.log.listen_address import listening_addresses
 from gateway.log.lists import Lists
 from gateway.log.log import Log
-from gateway.metrics.catalogue import Parts
+from gateway.metrics.catalogue import Parts, Source
 from gateway.metrics.page import Exposition, metrics_router
 from gateway.metrics.siblings import Siblings
 from gateway.owner.flue.agents import Agents, mounts_named
@@ -106,7 +106,14 @@ class Gateway:
         self._hubs = [self._hub, self._flue.hub] if self._flue else [self._hub]
         # What is served from them
         self._subscriptions = self._make_subscriptions()
-        self._streams = StreamRoutes(self._log, self._hub, self._limits, now=time.time, public_url=settings.public_url)
+        self._streams = StreamRoutes(
+            self._log,
+            self._hub,
+            self._limits,
+            now=time.time,
+            public_url=settings.public_url,
+            expect=None if self._log.near is None else self._log.near.replica.told.seen,
+        )
         self._appends = Appends(self._log, self._limits, self._quotas)
         self._runs = self._make_runs()
         self._leaving = False  # a drain follows
@@ -171,6 +178,13 @@ class Gateway:
     def _subscribe(self) -> None:
         """Subscribes to commits: readers first, then the parts that find out what a commit means for others."""
         feed = self._feed
+        if self._log.near is not None:
+            replica = self._log.near.replica
+            for channel in (feed.committed, feed.heard, feed.hinted):
+                channel.subscribe(replica.told.news)
+            feed.created.subscribe(lambda path, _: replica.told.made(path))
+            feed.stood.subscribe(replica.told.seen)
+            feed.missed.subscribe(replica.doubt)
         feed.together = self._hub.together
         feed.committed.subscribe(self._hub.ring, self._runs.heard, self._subscriptions.committed)
         feed.heard.subscribe(self._hub.ring, self._runs.heard)
@@ -192,6 +206,8 @@ class Gateway:
 
     def _switched(self, before: Server, after: Server) -> None:
         """The database is another server now, whose log may lack the end of what was shown here."""
+        if self._log.near is not None:
+            self._log.near.replica.switched()
         shown = self._hub.forget()
         if self._flue is not None:
             self._flue.hub.forget()
@@ -224,6 +240,9 @@ class Gateway:
             stack.push_async_callback(self._end_telling)
             if self._upstream is not None:
                 stack.push_async_callback(self._upstream.close)
+            if self._log.near is not None:
+                stack.push_async_callback(self._log.near.replica.close)
+                await self._log.near.replica.open()
             if self.settings.io_uring:
                 stack.callback(self._broadcast.close)
                 self._broadcast.open()
@@ -283,7 +302,8 @@ class Gateway:
     def _make_hub(self) -> Hub:
         settings, log = self.settings, self._log
         return Hub(
-            read=log.reader.live,
+            read=log.live,
+            fresh=log.fresh,
             positions=log.reader.positions,
             touch=log.reader.touch,
             now=time.time,
@@ -333,6 +353,7 @@ class Gateway:
             sweep_interval=self._sweep_interval,
             others=self._flue,
             lists=self._lists,
+            near=self._log.near,
         )
 
     def _make_relay(self, upstream: Upstream | None) -> Relay | None:
@@ -366,13 +387,17 @@ class Gateway:
             self._limits.readers,
             self._hubs,
             [self._streams.reading, self._flue.reading] if self._flue else [self._streams.reading],
-            [self._log.reader, self._flue] if self._flue else [self._log.reader],
+            self._sources(),
             self._runs.leases,
             self._subscriptions,
             self._relay,
             self._owner,
             self._agents,
         )
+
+    def _sources(self) -> list[Source]:
+        near = [] if self._log.near is None else [self._log.near.there]
+        return [self._log.reader, *near, *([self._flue] if self._flue else [])]
 
     def _make_door(self) -> Door:
         streams: Routes = self._runs.streams

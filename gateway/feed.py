@@ -51,6 +51,8 @@ class Feed:
         """Somebody who need not be believed says so: the log has to be asked."""
         self.created: Final[Channel[[str, int]]] = Channel()
         """This Machine has made a stream: its path and its tail."""
+        self.stood: Final[Channel[[str, int, bool]]] = Channel()
+        """Somebody was told where a stream stands, which has not changed: its path, its tail, whether it is closed."""
         self.doubted: Final[Channel[[list[str]]]] = Channel()
         """Appends to streams at these paths may have been applied or not: the log has to be asked."""
         self.missed: Final[Channel[[]]] = Channel()

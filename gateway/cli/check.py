@@ -21,8 +21,8 @@ _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 def check(database_url: str | None, listen_database_url: str | None, as_json: bool) -> None:
     """Say what would stop a deploy with these settings: address, keys, proxy headers, descriptors, io_uring, the
-    database's rights, encoding, schema, connections and clock, and where LISTEN works. Changes nothing; exit code 1
-    if something would.
+    database's rights, encoding, schema, connections and clock, its replica, and where LISTEN works. Changes nothing;
+    exit code 1 if something would.
     """
     chosen = settings(database_url=database_url, listen_database_url=listen_database_url)
     finish(_check(chosen, as_json))

@@ -52,7 +52,8 @@ Published = Callable[[str, int, int, int], None]
 
 
 class Hub:
-    """The tails of a Machine. `read`, `positions` and `touch` ask the log.
+    """The tails of a Machine. `read`, `positions` and `touch` ask the log. `fresh`: reads of all that is committed;
+    those by `read` may have no more than this Machine was told.
 
     `trusted`: true while a deletion at another Machine is heard of within milliseconds, so that new readers may begin
     from memory. `now` gives seconds since 1970, for cursors; `clock` monotonic seconds, for everything that is
@@ -65,6 +66,7 @@ class Hub:
         self,
         *,
         read: Read,
+        fresh: Read | None = None,
         positions: Positions,
         touch: Touch,
         now: Callable[[], float],
@@ -78,7 +80,7 @@ class Hub:
     ) -> None:
         self.tails: dict[str, Tail] = {}
         self.broadcast: Final = broadcast or Broadcast()
-        self.read: Final = SharedReads(read)
+        self.read: Final = SharedReads(read, fresh)
         self.deadlines: Final = Deadlines(clock)
         self.remembered = 0  # readers who began without a read of the log
         self.missed = 0  # times that the sweep found what no news had told of

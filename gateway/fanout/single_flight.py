@@ -66,20 +66,22 @@ def _wake_all(waiting: list[asyncio.Future[None]]) -> None:
 class SharedReads:
     """Reads that are under way, by path and position. `joined` counts readers that were spared one of their own."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, fresh: Read | None = None) -> None:
         self.joined = 0
         self._read = read
+        self._fresh = fresh or read
         self._under_way: dict[tuple[str, int], Shared] = {}
 
     async def __call__(self, path: str, position: int, *, fresh: bool = False) -> Page:
         """The page after `position`. Raises what the read raises.
 
-        `fresh`: never by a read that began before this call, since that may not see what the caller looks for.
+        `fresh`: by a read of its own, and never by one that began before this call, since that may not see what the
+        caller looks for.
         """
         key = (path, position)
         read = self._under_way.get(key)
         if read is None or fresh:
-            read = self._under_way[key] = Shared(self._read(path, position))
+            read = self._under_way[key] = Shared((self._fresh if fresh else self._read)(path, position))
             read.task.add_done_callback(partial(self._done, key, read))
         else:
             self.joined += 1

@@ -25,8 +25,8 @@ EXPOSED: Final = (
     b" run-cancel-requested"
 )
 _HEADERS: Final = (
-    b"content-type, authorization, if-none-match, last-event-id, stream-seq, stream-ttl, stream-expires-at,"
-    b" stream-closed, stream-forked-from, stream-fork-offset, stream-fork-sub-offset,"
+    b"content-type, authorization, if-none-match, last-event-id, stream-next-offset, stream-seq, stream-ttl,"
+    b" stream-expires-at, stream-closed, stream-forked-from, stream-fork-offset, stream-fork-sub-offset,"
     b" producer-id, producer-epoch, producer-seq, run-lease"
 )
 _ASKED: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:, ?[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")  # RFC 9110 §5.1

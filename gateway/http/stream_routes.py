@@ -61,13 +61,21 @@ class StreamRoutes:
     """A handler for each method, which parses, asks the log or the hub, and answers.
 
     `now` gives seconds since 1970; `public_url` is the address by which clients know this server, if it is set.
+    `expect` is told what a reader expects of a stream: its tail, whether it is closed, and its id, if it is known.
     """
 
     def __init__(
-        self, log: Log, hub: Hub, limits: Limits, now: Callable[[], float], public_url: str | None = None
+        self,
+        log: Log,
+        hub: Hub,
+        limits: Limits,
+        now: Callable[[], float],
+        public_url: str | None = None,
+        expect: Callable[[str, int, bool, int], None] | None = None,
     ) -> None:
         self.reading = Reading(log, hub, limits, now)
         self._public_url = public_url
+        self._expect = expect
         self._log = log
         self._limits = limits
         self._short = sys.maxsize if limits.max_event is None else limits.max_event  # bytes; no event of it is too long
@@ -195,6 +203,10 @@ class StreamRoutes:
     def _read(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         with_tail = without(path).startswith("runs/")
         request = parse_read(path, scope["headers"], scope["query_string"], with_tail=with_tail)
+        if self._expect is not None:
+            bound = principal_of(scope).stream_id or 0
+            if bound or request.seen or request.ended:
+                self._expect(path, request.seen, request.ended, bound)
         return self.reading(request, scope, receive, send)
 
 

@@ -226,7 +226,10 @@ async def hears(connection: LogConnection, open: Callable[[], Awaitable[LogConne
     """
     heard = asyncio.Event()
     nonce = secrets.token_hex(8)
-    await connection.add_listener(_PROBE, lambda *message: heard.set() if message[-1] == nonce else None)
+    try:
+        await connection.add_listener(_PROBE, lambda *message: heard.set() if message[-1] == nonce else None)
+    except asyncpg.ReadOnlySQLTransactionError:
+        return False  # a standby
     other = await open()
     try:
         await other.execute("SELECT pg_notify($1, $2)", _PROBE, nonce)

@@ -15,7 +15,10 @@ from gateway.log.housekeeping import Housekeeping
 from gateway.log.identity import Server
 from gateway.log.lifecycle import Created, Lifecycle
 from gateway.log.listener import Listener
+from gateway.log.lists import Lists
 from gateway.log.reader import Reader
+from gateway.log.replica import Near, Replica
+from gateway.log.told import Told
 from gateway.log.writer import Writer
 from gateway.protocol.batch import News
 from gateway.protocol.create import CreateRequest
@@ -80,8 +83,28 @@ class Log:
         self.append = self.writer.append
         self.submit = self.writer.submit
         self.submit_together = self.writer.submit_together
-        self.read = self.reader.read
         self.stat = self.reader.stat
+        self.near = self._make_near(settings)
+        self.read = self.reader.read if self.near is None else self.near.read
+        """Pages for readers, from where it is near."""
+        self.live = self.reader.live if self.near is None else self.near.live
+        self.fresh = self.reader.live if self.near is None else self.near.fresh
+        """Pages for those who follow a stream; `fresh` ones are the primary's."""
+
+    def _make_near(self, settings: Settings) -> Near | None:
+        if settings.read_database_url is None:
+            return None
+        replica = Replica(
+            settings.read_database_url,
+            self._database,
+            Told(),
+            listens=lambda: self.listens,
+            pool_size=settings.pool_size,
+            statement_timeout=settings.statement_timeout,
+            max_age=settings.connection_max_age,
+        )
+        lists = Lists(replica, most=settings.max_lists, seconds=settings.list_timeout)
+        return Near(replica, self.reader, page_bytes=settings.page_bytes, most=settings.max_reads, lists=lists)
 
     @property
     def listens(self) -> bool:
@@ -94,6 +117,8 @@ class Log:
         self.writer.bytes += created.copied
         if created.new:
             self._feed.created(request.path, created.tail)
+        else:
+            self._feed.stood(request.path, created.tail, created.closed)
         return created
 
     async def delete(self, path: str) -> None:

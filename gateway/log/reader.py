@@ -82,14 +82,16 @@ class Reader:
         rows = await self._rows(path, position, last_events, self._page_bytes, touch, *args, None)
         return _page(path, rows, known)
 
-    async def live(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page:
+    async def live(
+        self, path: str, position: int, *, last_events: int | None = None, recent: int = 0, touch: bool = True
+    ) -> Page:
         """A page for those who go on to follow: smaller, and with the lengths of its events.
 
         One that is close to the tail begins up to `recent` bytes before `position`, for others a little behind.
         Raises StreamNotFound, StreamGone, OffsetGone.
         """
         most = min(self._page_bytes, LIVE_PAGE)
-        return _page(path, await self._rows(path, position, last_events, most, True, None, None, None, recent))
+        return _page(path, await self._rows(path, position, last_events, most, touch, None, None, None, recent))
 
     async def _rows(self, path: str, *args: object) -> list[asyncpg.Record]:
         """The pieces of a page, in order. Each row also describes the stream."""

@@ -383,7 +383,7 @@ class Writer:
                 for (path, entry), verdict, tail, closed, _, _, _ in part:
                     if verdict == "appended":
                         self._show(path, entry, tail, closed, landed)
-            for (_, entry), verdict, tail, closed, epoch, seq, cancel in part:
+            for (path, entry), verdict, tail, closed, epoch, seq, cancel in part:
                 if verdict == "appended":
                     base = tail - len(entry.events)
                     for waiting in entry.waiting:
@@ -393,6 +393,8 @@ class Writer:
                         waiting.settle(Appended(base, False, closed, epoch, seq, cancel))
                         told += 1
                     continue
+                if tail is not None:
+                    self._feed.stood(path, tail, closed)
                 duplicate = verdict == "duplicate"
                 self.outcomes["duplicate" if duplicate else "refused"] += len(entry.waiting)
                 for waiting in entry.waiting:

@@ -194,6 +194,19 @@ METRICS: Final = (
         lambda parts: sum(source.reads for source in parts.sources),
     ),
     Metric(
+        "near_reads",
+        Kind.COUNTER,
+        "Reads of pages, records and lists where READ_DATABASE_URL is set, by where: replica, primary.",
+        lambda parts: None if parts.log.near is None else parts.log.near.reads,
+        "where",
+    ),
+    Metric(
+        "replica_used",
+        Kind.GAUGE,
+        "1: the replica is there, and has what was told a moment ago; 0: all is read at the primary.",
+        lambda parts: None if parts.log.near is None else parts.log.near.replica.used,
+    ),
+    Metric(
         "joined_reads",
         Kind.COUNTER,
         "Reads that shared a page with others who asked for it.",

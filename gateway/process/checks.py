@@ -21,6 +21,8 @@ def check(settings: Settings) -> None:
         raise Misuse(str(error)) from None
     if settings.database_url is None and settings.listen_database_url is not None:
         raise Misuse("LISTEN_DATABASE_URL is set, but DATABASE_URL is not: it has to be the same database")
+    if settings.database_url is None and settings.read_database_url is not None:
+        raise Misuse("READ_DATABASE_URL is set, but DATABASE_URL is not: it has to be a replica of that database")
     _relay(settings)
     _owned(settings)
     if settings.flue:

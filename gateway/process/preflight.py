@@ -5,6 +5,7 @@ Each question has one answer for a person: what is so, and what to do where that
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import resource
@@ -25,6 +26,7 @@ from gateway.log import durability
 from gateway.log.connect import FAULTS, LogConnection, connect, hears
 from gateway.log.listen_address import host_of, listening_addresses
 from gateway.log.migrations import missing, names
+from gateway.log.replica import STATE, WRITTEN
 from gateway.process.checks import check
 from gateway.process.database import CONNECT_TIMEOUT, ENCODINGS, name
 from gateway.process.exit_codes import Failure
@@ -32,6 +34,10 @@ from gateway.settings import BadSetting, Settings
 from gateway.wording import one_line
 
 NAMED: Final = 10  # keys that are named
+BEHIND: Final = 3.0
+"""Seconds that a replica has to come to what the primary has written."""
+
+_PRIMARY: Final = "all would be read at the primary"
 CLOCKS: Final = 1.0
 """Seconds that this clock may differ from the database's without a word: tokens and JWTs are judged by this one."""
 
@@ -156,6 +162,8 @@ async def _database(settings: Settings, url: str) -> AsyncIterator[Finding]:
             except FAULTS as error:
                 yield Finding("fail", f"The database refuses a question: {one_line(error)}.")
         yield await _schema(settings, url)
+        if settings.read_database_url is not None:
+            yield await _replica(connection, settings.read_database_url)
         yield await _listen(settings, url)
     finally:
         connection.terminate()
@@ -237,6 +245,37 @@ async def _listen(settings: Settings, url: str) -> Finding:
         "fail" if settings.require_listen else "warn",
         f"LISTEN does not work at {silent}: the log would be polled. Set LISTEN_DATABASE_URL to {remedy}.",
     )
+
+
+async def _replica(primary: LogConnection, url: str) -> Finding:
+    """Whether the replica is one of this very log, and how far it is behind."""
+    place = _place(url)
+    try:
+        connection = await connect(url, timeout=CONNECT_TIMEOUT, command_timeout=CONNECT_TIMEOUT)
+    except (*FAULTS, ValueError) as error:
+        return Finding("warn", f"The replica at {place} cannot be reached ({one_line(error)}): {_PRIMARY}.")
+    try:
+        log, written = await primary.fetchrow(STATE), await primary.fetchval(WRITTEN)
+        began = time.monotonic()
+        there = await connection.fetchrow(STATE)
+        if log is None or there is None or (there["epoch"], there["incarnation"]) != (log["epoch"], log["incarnation"]):
+            return Finding("warn", f"The server at {place} has another log, or an earlier epoch of it: {_PRIMARY}.")
+        if not there["standby"]:
+            return Finding("warn", f"The server at {place} is no standby, and takes writes: {_PRIMARY}.")
+        while there["replayed"] < written and time.monotonic() < began + BEHIND:
+            await asyncio.sleep(0.01)
+            there = await connection.fetchrow(STATE) or there
+        if there["replayed"] < written:
+            lag = f"{written - there['replayed']:,} bytes behind after {BEHIND:g} s"
+            return Finding("warn", f"The replica at {place} is {lag}: what it lacks is read at the primary.")
+        told = f"The replica at {place} takes no writes, and has all within {time.monotonic() - began:.2f} s."
+        if await primary.fetchval("SELECT current_setting('synchronous_standby_names')"):
+            told += " It should follow a synchronous standby: else it may show what a failover then loses."
+        return Finding("ok", told)
+    except FAULTS as error:
+        return Finding("warn", f"The replica at {place} refuses a question ({one_line(error)}): {_PRIMARY}.")
+    finally:
+        connection.terminate()
 
 
 async def _hears(address: str, url: str) -> bool:

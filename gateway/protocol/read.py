@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl
 from gateway.protocol.accept import accept_of, only_events, prefers_events
 from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.errors import InvalidRequest
-from gateway.protocol.fields import NUMBER, RawHeaders, single_headers
+from gateway.protocol.fields import NUMBER, RawHeaders, is_true, single_headers
 from gateway.protocol.fold import Fold, parse_fold
-from gateway.protocol.offset import MAX_POSITION, NOW, START, parse_offset
+from gateway.protocol.offset import MAX_POSITION, NOW, START, parse_offset, parse_position
 
 
 class Live(Enum):
@@ -36,6 +36,7 @@ for good. Some other clients that accept nothing but event streams give up if no
 MAX_WAIT: Final = 300.0
 """Seconds that a live read may wait for a stream that is not there yet."""
 
+_HEADERS: Final = frozenset((b"last-event-id", b"if-none-match", b"stream-next-offset", b"stream-closed"))
 _LIVE: Final[dict[str | None, Live]] = {None: Live.NO, "long-poll": Live.LONG_POLL, "sse": Live.SSE}
 
 
@@ -45,7 +46,8 @@ class ReadRequest:
 
     `resumed`: an EventSource goes on where it was. `named`: events of an event stream have names; otherwise each comes
     alone, for `onmessage`. `wait`: seconds that a live read waits for a stream that is not there yet. `fold`: how
-    events that there are already are read as fewer.
+    events that there are already are read as fewer. `seen`, `ended`: how much the stream holds at least, and that it is
+    closed, as its client was told with an append.
     """
 
     path: str
@@ -59,6 +61,8 @@ class ReadRequest:
     named: bool = True
     wait: float = 0.0
     fold: Fold | None = None
+    seen: int = START
+    ended: bool = False
 
 
 def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool) -> ReadRequest:
@@ -68,7 +72,7 @@ def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool)
     """
     pairs = _query(query)
     params = dict(pairs)
-    found = single_headers(headers, frozenset((b"last-event-id", b"if-none-match")))
+    found = single_headers(headers, _HEADERS)
     live = _LIVE.get(params.get("live"))
     if live is None:
         raise InvalidRequest("live must be long-poll or sse.")
@@ -98,7 +102,18 @@ def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool)
         named=_named(params.get("named"), live),
         wait=_wait(params.get("wait"), live, only_events(accept) and resumed is None),
         fold=parse_fold(params["fold"]) if "fold" in params else None,
+        seen=_seen(found),
+        ended=is_true(found.get(b"stream-closed")),
     )
+
+
+def _seen(found: dict[bytes, bytes]) -> int:
+    """The offset that its client was given with an append, if it says so. Raises InvalidRequest."""
+    given = found.get(b"stream-next-offset")
+    position = START if given is None else parse_position(given)
+    if position is None:
+        raise InvalidRequest("Stream-Next-Offset must be an offset that was given out.")
+    return position
 
 
 def last_event_id(found: dict[bytes, bytes], pairs: list[tuple[str, str]]) -> bytes | None:

@@ -97,11 +97,11 @@ class RunStreams:
         Raises what a live read raises, rather than say before its time that the run is active.
         """
         principal = principal_of(scope)
-        stream_id, record = await self._store.look(run)
+        stream_id, record = await self._store.look_near(run, principal.stream_id)
         check_stream(principal, stream_id)
         if asked.wait and not record.ended:
             early = await self._reading.until_closed(run, asked.wait, scope, receive)
-            stream_id, record = await self._store.look(run)
+            stream_id, record = await self._store.look_near(run, principal.stream_id)
             check_stream(principal, stream_id)
             if early is not None and not record.ended:
                 raise early

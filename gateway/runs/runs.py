@@ -18,6 +18,7 @@ from gateway.http.reading import Reading
 from gateway.http.routes import Routes
 from gateway.log.database import Database
 from gateway.log.lists import Lists
+from gateway.log.replica import Near
 from gateway.protocol.batch import News
 from gateway.protocol.run_path import control_of, is_run
 from gateway.runs.following_list import FollowedLists
@@ -58,12 +59,13 @@ class Runs:
         sweep_interval: Callable[[], float],
         others: Others | None = None,
         lists: Lists | None = None,
+        near: Near | None = None,
     ) -> None:
         self._hub = hub
         self._sweep_interval = sweep_interval
         self._sweeping: asyncio.Task[None] | None = None
         self._others = others
-        self._store = Store(database, machine=machine, lists=lists)
+        self._store = Store(database, machine=machine, lists=lists, near=near)
         tokens = Tokens(signer, self._store, bodies, others)
         self.streams = RunStreams(streams, self._store, tokens, reading, bodies, feed, hub.readers)
         self.leases = LeaseWatch(self._store.end_lost, feed.committed, database.away)

@@ -16,6 +16,7 @@ import orjson
 
 from gateway.log.database import Database
 from gateway.log.lists import Lists
+from gateway.log.replica import Near
 from gateway.protocol.batch import News, media_type
 from gateway.protocol.changes import KINDS, Snapshot, Told
 from gateway.protocol.errors import PathBlocked, RunEnded, RunExists, RunNotFound, StreamGone
@@ -35,6 +36,9 @@ _CREATE: Final = (
 )
 _RECORD: Final = (
     "SELECT r.*, (SELECT s.id FROM run_gateway.streams s WHERE s.path = $1) AS stream FROM run_gateway.run_record($1) r"
+)
+_WITHOUT_TTL: Final = (  # whose end is told by the clock of the server that is asked
+    f"{_RECORD} WHERE NOT EXISTS (SELECT FROM run_gateway.streams s WHERE s.path = $1 AND s.ttl IS NOT NULL)"
 )
 # Of an event's row, and of a page, Postgres knows the size without reading what is in it.
 _ACTIVITY: Final = """
@@ -116,12 +120,17 @@ class LeaseLook:
 
 
 class Store:
-    """Questions to the database about runs. `machine` names this Machine to the others."""
+    """Questions to the database about runs. `machine` names this Machine to the others. `near`: where records and lists
+    are read, if they are there.
+    """
 
-    def __init__(self, database: Database, *, machine: str, lists: Lists | None = None) -> None:
+    def __init__(
+        self, database: Database, *, machine: str, lists: Lists | None = None, near: Near | None = None
+    ) -> None:
         self._database = database
         self._lists = lists or Lists(database)
         self._machine = machine
+        self._near = near
 
     async def create(self, path: str, run: NewRun) -> tuple[bool, int, int]:
         """Makes a run. Returns whether it is new (False: an equal request made it before), its tail, its stream's id.
@@ -146,11 +155,28 @@ class Store:
             raise RunExists
         if row["verdict"] == "gone":
             raise PathBlocked
+        if self._near is not None:
+            self._near.replica.told.made(path)
         return row["verdict"] == "created", row["tail"], row["stream"]
 
     async def record(self, path: str) -> RunRecord:
         """The record of the run at this path. Raises RunNotFound, StreamGone."""
         return (await self.look(path))[1]
+
+    async def look_near(self, path: str, bound: int | None) -> tuple[int, RunRecord]:
+        """As `look`, where it is near. `bound`: the id of the only stream that its reader may be shown."""
+        near = self._near
+        if near is not None:
+
+            def lacks(row: asyncpg.Record) -> bool:
+                if row["gone"] or row["id"] is None or row["stream"] < (bound or 0):
+                    return True
+                return near.replica.lacks_record(path, row["stream"], row["status"] != "active")
+
+            row = await near.row(path, _WITHOUT_TTL, lacks)
+            if row is not None:
+                return row["stream"], _record(row, row["input"], row["result"], row["error"])
+        return await self.look(path)
 
     async def look(self, path: str) -> tuple[int, RunRecord]:
         """The id of the stream at this path, and the record of the run that it is. Raises RunNotFound, StreamGone."""
@@ -219,7 +245,9 @@ class Store:
         it is the last page. Raises TooManyLists, ListTooSlow.
         """
         statement, arguments = _list_of(request, tenant)
-        rows = await self._lists.fetch(tenant, statement, *arguments)
+        rows = None if self._near is None else await self._near.list(tenant, statement, *arguments)
+        if rows is None:
+            rows = await self._lists.fetch(tenant, statement, *arguments)
         page = _page(rows, request.limit)
         records = await in_turns(_records_in_pieces(page), _size(page))
         return records, page[-1]["stream"] if len(rows) > len(page) else None
@@ -266,6 +294,8 @@ class Store:
             case "ended":
                 raise RunEnded
             case "known":
+                if self._near is not None:  # maybe at another Machine
+                    self._near.replica.told.made(run)
                 return None
         return News(control_of(run), row["tail"], row["tail"], body=row["body"].encode())
 

@@ -12,6 +12,7 @@ UNPREFIXED: Final = frozenset(
         "auth",
         "database_url",
         "listen_database_url",
+        "read_database_url",
         "host",
         "port",
         "public_url",

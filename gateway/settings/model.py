@@ -167,6 +167,12 @@ class Settings(BaseSettings):
         repr=False,
         description="Address of the same Postgres past any PgBouncer, for LISTEN; when empty, DATABASE_URL.",
     )
+    read_database_url: PostgresUrl | None = Field(
+        None,
+        repr=False,
+        description="Address of a replica of that Postgres near this Machine, a standby by streaming replication: what"
+        " it has is read there.",
+    )
     require_listen: bool = Field(
         False,
         description="Whether `serve` refuses to start where LISTEN does not work, so that the log would have to be"

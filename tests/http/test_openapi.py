@@ -67,7 +67,7 @@ def test_a_read_refuses_each_parameter_that_comes_twice(document: dict[str, Any]
     query = parameters(document, route, "get", "query")
     headers = parameters(document, route, "get", "header")
     assert query == {"offset", "live", "cursor", "fold", "named", "wait"} | extra
-    assert headers == {"last-event-id", "if-none-match"}
+    assert headers == {"last-event-id", "if-none-match", "stream-next-offset", "stream-closed"}
     for name in query - {"meta"}:
         with pytest.raises(errors.InvalidRequest):
             parse_read("s", [], f"{name}=1&{name}=1".encode(), with_tail=True)

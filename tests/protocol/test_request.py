@@ -389,6 +389,16 @@ def test_a_tail_means_nothing_where_it_is_not_offered() -> None:
     assert parse_read("s", [], b"tail=0", with_tail=False).last_events is None
 
 
+def test_a_reader_says_what_it_was_acknowledged() -> None:
+    request = read_here({"stream-next-offset": AT_42, "stream-closed": "True"}, b"offset=-1")
+    assert (request.seen, request.ended) == (42, True)
+    request = read_here({"stream-closed": "no"}, b"offset=-1")
+    assert (request.seen, request.ended) == (0, False)
+    for wrong in ("now", "-1", "42", ""):
+        with pytest.raises(InvalidRequest, match="Stream-Next-Offset"):
+            read_here({"stream-next-offset": wrong}, b"offset=-1")
+
+
 def test_an_event_source_resumes_from_its_last_event_id() -> None:
     headers = raw({"last-event-id": AT_42})
     for query in (b"live=sse", b"live=sse&offset=-1", b"live=sse&offset=now", b"live=sse&offset=-1&tail=5"):

@@ -72,7 +72,7 @@ EVENT_STREAM_SCHEMAS: Final[Json] = {
 # Headers and query parameters of requests: their schema, and what they mean.
 REQUEST_FIELDS: Final[dict[str, tuple[Json, str]]] = {
     "Content-Type": (TEXT, "PUT: the stream's type; omitted: application/octet-stream. POST: must be the stream's."),
-    "Stream-Closed": (TRUE, "`true`: the stream is closed, after the body if there is one. Nothing else counts."),
+    "Stream-Closed": (TRUE, "`true`: the stream is closed, after the body if there is one; in a GET, that it was."),
     "Stream-TTL": (COUNT, "Seconds that the stream lives after its last read or write. Not with Stream-Expires-At."),
     "Stream-Expires-At": (DATE, "When the stream ends (RFC 3339). Not together with Stream-TTL."),
     "Stream-Forked-From": (TEXT, "Path of the URL of the stream, on this server, to fork from."),
@@ -86,6 +86,7 @@ REQUEST_FIELDS: Final[dict[str, tuple[Json, str]]] = {
                   "at least every so many seconds, until it promises otherwise. When broken, the run is ended."),
     "Last-Event-ID": (OFFSET, "With `live=sse`: goes before `offset`. A browser's EventSource sends it by itself."),
     "If-None-Match": (TEXT, "The ETag of an answer that the client has; the answer is 304 when it still holds."),
+    "Stream-Next-Offset": (OFFSET, "Of an append that was acknowledged: what is read near has that much."),
     "offset": (TEXT, "Where to start: an offset that was given out, `-1` (the start, as when omitted) or `now`."),
     "live": ({"type": "string", "enum": ["long-poll", "sse"]}, "How to go on at the tail; needs an offset."),
     "cursor": (TEXT, "The last Stream-Cursor; the next one is greater."),
@@ -223,7 +224,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
         "break the silence. It ends after about a minute, to be resumed, and for good when the stream is closed. "
         "A JSON stream's events come as one array. With `text/event-stream` before all other types in `Accept`, it is "
         "an event stream without `live`, and from the start without `offset`.",
-        ("offset", "live", "cursor", "fold", "named", "wait", "Last-Event-ID", "If-None-Match"),
+        ("offset", "live", "cursor", "fold", "named", "wait", "Last-Event-ID", "If-None-Match", "Stream-Next-Offset",
+         "Stream-Closed"),
         {200: Answer("The events, or none yet; with `live=sse`, all that come.", _READ, (*TYPES, "text/event-stream")),
          204: Answer("Long-poll: nothing new.", _POLLED),
          304: Answer("What the client has still holds.", ("ETag",))},
