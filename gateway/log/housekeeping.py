@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final
 
 from gateway.log.database import Database
 from gateway.outage import Outage
-from gateway.protocol.errors import StreamHeld
+from gateway.protocol.errors import StreamHeld, Unavailable
 from gateway.tasks import forever
 
 logger = logging.getLogger("gateway.log.housekeeping")
@@ -28,14 +28,18 @@ HOLD: Final = timedelta(seconds=10)  # for which a Machine that has vanished sti
 PAUSE: Final = 3.0  # times the duration of the step before: the slower the database, the longer it is left alone
 LEAST_PAUSE: Final = 0.002  # seconds
 STREAMS: Final = 1_000  # examined in one step
+SILENCE: Final = timedelta(minutes=5)  # after which, or twice of it, an open stream is packed whatever its length
+WHOLE: Final = 50  # streams packed in one step at most
 
 _STEP: Final = "SELECT CASE WHEN run_gateway.keeps_house($1, $2) THEN run_gateway.{} END"
 _PACK: Final = _STEP.format("pack_page($3, $4, $5, $6)")
+_PACK_WHOLE: Final = _STEP.format("pack_whole($3, $4, $5)")
+_SILENCE: Final = _STEP.format("silence($3)")
 _RETIRE: Final = _STEP.format("retire($3, $4)")
 _RETIRE_RECORDINGS: Final = _STEP.format("retire_next_recordings($3, $4, $5)")
 _FORGET_KEYS: Final = _STEP.format("forget_next_keys($3, $4)")
 _PURGE: Final = _STEP.format("purge($3)")
-_PACKABLE: Final = "SELECT ids, until FROM run_gateway.packable($1, $2, $3)"
+_PACKABLE: Final = "SELECT ids, whole, until FROM run_gateway.packable_v2($1, $2, $3, $4)"
 
 
 class KeptElsewhere(Exception):
@@ -46,7 +50,8 @@ class Housekeeping:
     """The background work of a Machine over its log.
 
     `interval`: seconds between two rounds, give or take a half. `retention`: seconds that a closed stream is kept;
-    `recordings`: those that a recording of the relay is, if it is less.
+    `recordings`: those that a recording of the relay is, if it is less. `silence`: after which, or twice of which,
+    all of an open stream is packed.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Housekeeping:
         pack: bool = True,
         retention: float | None = None,
         recordings: float | None = None,
+        silence: timedelta = SILENCE,
     ) -> None:
         self.packed = 0  # pages
         self.purged = 0  # rows
@@ -67,12 +73,14 @@ class Housekeeping:
         self._pack = pack
         self._retention = retention
         self._recordings = recordings
+        self._silence = silence
         self._outage = Outage(
             logger, "Housekeeping waits for the database (%r).", "Housekeeping goes on.", within=database.away
         )
         self._recording = 0  # that was looked at last
         self._key = b""  # and the key
         self._after = 0  # the stream examined last, so that one that cannot be packed does not block the others
+        self._quiet = 0  # transactions since the silence began that counts in this round
 
     async def run(self) -> None:
         """Rounds, until cancelled."""
@@ -147,16 +155,32 @@ class Housekeeping:
 
     async def pack(self) -> bool:
         """Packs what can be packed of the next streams. Returns whether there are more. Raises what `purge` raises."""
+        if not self._after:
+            self._quiet = int(await self._step(_SILENCE, self._silence))
         async with self._database.acquire() as connection:
-            row = await connection.fetchrow(_PACKABLE, self._after, STREAMS, PAGE_EVENTS + MARGIN)
+            row = await connection.fetchrow(_PACKABLE, self._after, STREAMS, PAGE_EVENTS + MARGIN, self._quiet)
         assert row is not None, "an aggregate is one row"
+        failed = await self._pack_whole(row["whole"] or ())
         for stream in row["ids"] or ():
             self._after = stream
             with suppress(StreamHeld):  # left for another round
                 while await self._step(_PACK, stream, PAGE_BYTES, PAGE_EVENTS, MARGIN):
                     self.packed += 1
         self._after = row["until"] or 0
+        if failed:
+            raise Unavailable(f"{failed} streams cannot be packed. The database's log says why.")
         return row["until"] is not None
+
+    async def _pack_whole(self, streams: Sequence[int]) -> int:
+        """Packs all of these streams. Returns how many cannot be packed. Raises what `purge` raises."""
+        failed = 0
+        while streams:
+            self._after = streams[0]
+            seen, pages, refused = await self._step(_PACK_WHOLE, streams[:WHOLE], PAGE_BYTES, PAGE_EVENTS)
+            streams = streams[seen:]
+            self.packed += pages
+            failed += refused
+        return failed
 
     async def _step(self, statement: str, *arguments: object) -> Any:
         clock = asyncio.get_running_loop().time

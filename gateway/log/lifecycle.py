@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.log.database import Database
+from gateway.log.page_arrays import MANY, Pages
 from gateway.protocol.batch import media_type
 from gateway.protocol.create import DEFAULT_TYPE, CreateRequest
 from gateway.protocol.errors import (
@@ -23,7 +24,10 @@ from gateway.protocol.errors import (
 )
 from gateway.protocol.tenants import tenant_of
 
-_CREATE = "SELECT * FROM run_gateway.make_stream($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+_CREATE = (
+    "SELECT * FROM run_gateway.make_stream_v2("
+    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"
+)
 _DELETE = "SELECT run_gateway.delete_stream($1, $2)"
 _CONTENT_TYPE = "SELECT content_type FROM run_gateway.streams WHERE path = $1"
 
@@ -58,18 +62,32 @@ class Created:
 class Lifecycle:
     """Creating and deleting streams. Each is one transaction; raises Unavailable without a database.
 
-    A stream has at most `max_forks`, and a chain of forks is at most `max_fork_depth` long.
+    A stream has at most `max_forks`, and a chain of forks is at most `max_fork_depth` long. `pack`: events that come in
+    numbers may be written as pages.
     """
 
-    def __init__(self, database: Database, *, machine: str, max_forks: int = 10_000, max_fork_depth: int = 100) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        machine: str,
+        max_forks: int = 10_000,
+        max_fork_depth: int = 100,
+        pack: bool = True,
+    ) -> None:
         self._database = database
         self._machine = machine
+        self._pack = pack
         self._max_forks = max_forks
         self._max_fork_depth = max_fork_depth
 
     async def create(self, request: CreateRequest) -> Created:
         """Creates the stream or confirms it. Raises StreamExists, PathBlocked, SourceNotFound and their like."""
         fork = request.fork
+        events, pages = request.events, Pages()
+        if self._pack and len(events) >= MANY:  # of JSON: a body of another type is one event
+            pages.add(1, b",".join(events), list(map(len, events)), 1)
+            events = ()
         async with self._database.acquire(tenant_of(request.path)) as connection:
             row = await connection.fetchrow(
                 _CREATE,
@@ -83,10 +101,11 @@ class Lifecycle:
                 fork and fork.source,
                 fork and fork.anchor,
                 fork and fork.sub_offset,
-                list(request.events),
+                list(events),
                 request.lease,
                 self._max_fork_depth,
                 self._max_forks,
+                *pages.of_one(),
             )
             assert row is not None, "a function's OUT parameters are one row"
             if row["verdict"] == "content_type" and fork is not None:

@@ -47,7 +47,11 @@ class Log:
         self._database = database
         self._feed = feed
         self._lifecycle = Lifecycle(
-            database, machine=machine, max_forks=settings.max_forks, max_fork_depth=settings.max_fork_depth
+            database,
+            machine=machine,
+            max_forks=settings.max_forks,
+            max_fork_depth=settings.max_fork_depth,
+            pack=settings.pack,
         )
         self.reader = Reader(
             database,

@@ -41,9 +41,13 @@ class Pages:
 
     def arguments(self) -> list[list[int] | list[bytes] | None]:
         """The arguments of the call; NULL where there is no page."""
+        return [self.entries or None, *self.of_one()]
+
+    def of_one(self) -> list[list[int] | list[bytes] | None]:
+        """The arguments where there is one entry only."""
         if not self.entries:
-            return [None] * 5
-        return [self.entries, self.ordinals, self.counts, self.bodies, self.lengths]
+            return [None] * 4
+        return [self.ordinals, self.counts, self.bodies, self.lengths]
 
 
 def _cuts(lengths: list[int]) -> Iterator[tuple[int, int]]:

@@ -389,7 +389,7 @@ class Settings(BaseSettings):
         True,
         description=(
             "Whether events are packed into compressed pages: 64 or more of one request at once, others when they are"
-            " no longer at the tail of an open stream."
+            " no longer at the tail of an open stream, or nothing has followed them for some minutes."
         ),
     )
     housekeeping_interval: Seconds = Field(

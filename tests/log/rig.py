@@ -113,7 +113,7 @@ async def opened(
         database,
         writer,
         Reader(database, page_bytes=page_bytes),
-        Lifecycle(database, machine=machine),
+        Lifecycle(database, machine=machine, pack=pack),
         Housekeeping(database, machine=machine, interval=1),
         feed,
         news,

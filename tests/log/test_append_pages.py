@@ -150,7 +150,7 @@ async def test_whatever_is_written_is_read_from_every_position(database_url: str
                     assert again == replace(result, duplicate=True)
                 assert result.tail == len(written[path])
                 if chance.random() < 0.3:
-                    await pack(look, path)
+                    await chance.choice([pack, pack_whole])(look, path)
                 await places(look, path)
             if n % 2:
                 await log.append(path, close=True)
@@ -180,6 +180,17 @@ async def pack(look: Connection, path: str, events: int = PAGE_EVENTS, margin: i
     ):
         steps += 1
     return steps
+
+
+async def pack_whole(look: Connection, path: str) -> int:
+    """As a stream that is silent is packed."""
+    return int(
+        await look.fetchval(
+            "SELECT p.pages FROM run_gateway.streams s, run_gateway.pack_whole(ARRAY[s.id], $2, $3) p"
+            " WHERE s.path = $1",
+            *(path, PAGE_BYTES, PAGE_EVENTS),
+        )
+    )
 
 
 async def test_a_refusal_writes_no_page_and_its_neighbours_get_theirs(database_url: str) -> None:
@@ -235,6 +246,8 @@ async def test_mixed_writers_and_packing_lose_and_repeat_nothing(database_url: s
             while writing:
                 for path in paths:
                     steps += await pack(packer, path, events=100, margin=20)
+                    if steps % 5 == 0:
+                        await pack_whole(packer, path)
                 await asyncio.sleep(0.01)
             return steps
 

@@ -101,7 +101,7 @@ DECLARE
 BEGIN
     WITH appended AS (
         UPDATE run_gateway.streams s
-           SET tail = s.tail + count, expires_at = run_gateway.slid(s.ttl, s.expires_at),
+           SET tail = s.tail + count, packed = s.packed AND count = 0, expires_at = run_gateway.slid(s.ttl, s.expires_at),
                lease_until = run_gateway.leased_until(s.lease)
          WHERE s.path = ANY (paths) AND run_gateway.live(s)
            AND run_gateway.verdict(
@@ -261,9 +261,10 @@ BEGIN
     END IF;
     -- No join, for which a session that has planned on an empty table might read all of it (OFFSET: one look for `i`).
     UPDATE run_gateway.streams s
-       SET (tail, closed, closed_at, stream_seq, closing_producer, closing_epoch, closing_seq,
+       SET (tail, packed, closed, closed_at, stream_seq, closing_producer, closing_epoch, closing_seq,
             expires_at, lease, lease_until) = (
             SELECT s.tail + counts[e.i],
+                   s.packed AND counts[e.i] = 0,
                    s.closed OR closes[e.i],
                    CASE WHEN closes[e.i] THEN clock_timestamp() END,
                    coalesce(stream_seqs[e.i], s.stream_seq),
@@ -374,6 +375,7 @@ BEGIN
     END IF;
     UPDATE run_gateway.streams AS v
        SET tail = append_one.tail,
+           packed = v.packed AND n = 0,
            closed = closing,
            closed_at = CASE WHEN closing THEN clock_timestamp() END,
            stream_seq = coalesce(append_one.stream_seq, v.stream_seq),
@@ -424,7 +426,7 @@ DECLARE
     moved  boolean;  -- another server wrote this stream last
 BEGIN
     UPDATE run_gateway.streams AS v
-       SET tail = v.tail + n, expires_at = run_gateway.slid(v.ttl, v.expires_at),
+       SET tail = v.tail + n, packed = v.packed AND n = 0, expires_at = run_gateway.slid(v.ttl, v.expires_at),
            lease_until = run_gateway.leased_until(v.lease),
            stream_seq = coalesce(append_alone.stream_seq, v.stream_seq)
      WHERE v.ctid = (SELECT u.ctid FROM run_gateway.streams u

@@ -153,11 +153,13 @@ $$;
 
 -- §5.1 and §4.2: creates a stream or a fork, or confirms that it exists as asked for. A chain of forks is at most
 -- `most_depth` long, and one stream has at most `most_forks`. A run may be given a lease; one that exists keeps its own.
--- `copied`: bytes that were written for a fork that begins in the middle of an append.
-CREATE OR REPLACE FUNCTION run_gateway.make_stream(
+-- `copied`: bytes that were written for a fork that begins in the middle of an append. Its first events are rows, or many of
+-- a JSON stream are pages, as those of run_gateway.add_pages are.
+CREATE OR REPLACE FUNCTION run_gateway.make_stream_v2(
     wanted text, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_expiry timestamptz,
     wanted_expires_header text, wanted_closed boolean, source_path text, anchor bigint, sub_offset bigint, events bytea[],
     wanted_lease integer, most_depth integer, most_forks integer,
+    page_ordinals integer[], page_counts integer[], page_bodies bytea[], page_lengths integer[],
     OUT verdict text, OUT tail bigint, OUT closed boolean, OUT content_type text, OUT copied bigint
 )
 LANGUAGE plpgsql
@@ -263,8 +265,9 @@ BEGIN
         INSERT INTO run_gateway.streams AS n (
             path, content_type, media_type, tail, closed, closed_at, ttl, expires_at, expires_header,
             forked_from, fork_anchor, fork_sub_offset, fork_source, lineage, lineage_ends)
-        SELECT wanted, make_stream.content_type, coalesce(source.media_type, wanted_media_type),
-               at + (prefix IS NOT NULL)::integer + coalesce(cardinality(events), 0), wanted_closed,
+        SELECT wanted, make_stream_v2.content_type, coalesce(source.media_type, wanted_media_type),
+               at + (prefix IS NOT NULL)::integer + coalesce(cardinality(events), 0) + coalesce(cardinality(page_lengths), 0),
+               wanted_closed,
                CASE WHEN wanted_closed THEN clock_timestamp() END,
                x.ttl, CASE WHEN x.ttl IS NOT NULL THEN clock_timestamp() + x.ttl * interval '1 second' ELSE x.expiry END,
                x.header, source_path, CASE WHEN source_path IS NOT NULL THEN cut END,
@@ -296,6 +299,10 @@ BEGIN
     INSERT INTO run_gateway.events (stream, seq, data)
     SELECT s.id, at + e.i, e.data
       FROM unnest(CASE WHEN prefix IS NULL THEN events ELSE prefix || events END) WITH ORDINALITY AS e(data, i);
+    INSERT INTO run_gateway.pages (stream, first, last, body, lengths)
+    SELECT s.id, at + p.ordinal, at + p.ordinal + p.count - 1, p.body, page_lengths[p.until - p.count + 1 : p.until]
+      FROM (SELECT u.*, sum(u.count) OVER (ORDER BY u.i)::integer AS until
+              FROM unnest(page_ordinals, page_counts, page_bodies) WITH ORDINALITY AS u(ordinal, count, body, i)) p;
     IF wanted_closed THEN
         PERFORM run_gateway.end_run(s.id);
     ELSIF wanted_lease IS NOT NULL THEN
@@ -305,6 +312,20 @@ BEGIN
     END IF;
     verdict := 'created';
 END
+$$;
+
+
+-- Until 0.2: as Machines of the version before call it, which send no pages.
+CREATE OR REPLACE FUNCTION run_gateway.make_stream(
+    wanted text, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_expiry timestamptz,
+    wanted_expires_header text, wanted_closed boolean, source_path text, anchor bigint, sub_offset bigint, events bytea[],
+    wanted_lease integer, most_depth integer, most_forks integer,
+    OUT verdict text, OUT tail bigint, OUT closed boolean, OUT content_type text, OUT copied bigint
+)
+LANGUAGE sql AS $$
+    SELECT m.* FROM run_gateway.make_stream_v2(
+        wanted, wanted_content_type, wanted_media_type, wanted_ttl, wanted_expiry, wanted_expires_header, wanted_closed,
+        source_path, anchor, sub_offset, events, wanted_lease, most_depth, most_forks, NULL, NULL, NULL, NULL) m
 $$;
 
 
@@ -336,9 +357,9 @@ CREATE OR REPLACE FUNCTION run_gateway.create_stream(
 LANGUAGE plpgsql AS $$
 BEGIN
     SELECT m.verdict, m.tail, m.closed, m.content_type INTO verdict, tail, closed, content_type
-      FROM run_gateway.make_stream(
+      FROM run_gateway.make_stream_v2(
         wanted, wanted_content_type, wanted_media_type, wanted_ttl, wanted_expiry, wanted_expires_header, wanted_closed,
-        source_path, anchor, sub_offset, events, NULL, 100, 10000) m;
+        source_path, anchor, sub_offset, events, NULL, 100, 10000, NULL, NULL, NULL, NULL) m;
 END
 $$;
 

@@ -84,9 +84,9 @@ CREATE OR REPLACE FUNCTION run_gateway.create_leased_stream(
 LANGUAGE plpgsql AS $$
 BEGIN
     SELECT m.verdict, m.tail, m.closed, m.content_type INTO verdict, tail, closed, content_type
-      FROM run_gateway.make_stream(
+      FROM run_gateway.make_stream_v2(
         wanted, wanted_content_type, wanted_media_type, wanted_ttl, wanted_expiry, wanted_expires_header, wanted_closed,
-        source_path, anchor, sub_offset, events, wanted_lease, 100, 10000) m;
+        source_path, anchor, sub_offset, events, wanted_lease, 100, 10000, NULL, NULL, NULL, NULL) m;
 END
 $$;
 

@@ -57,9 +57,9 @@ BEGIN
         SELECT p.oid::regprocedure AS function, w.patience
           FROM pg_proc p
           JOIN (VALUES ('append_one', '100ms'), ('append_alone', '100ms'), ('append_plain', '100ms'),
-                       ('append_batch', '100ms'), ('make_stream', '2s'), ('create_run', '2s'), ('delete_stream', '2s'),
+                       ('append_batch', '100ms'), ('make_stream_v2', '2s'), ('create_run', '2s'), ('delete_stream', '2s'),
                        ('cancel_run', '2s'), ('open_control', '2s'), ('purge', '2s'), ('retire', '2s'),
-                       ('pack_page', '2s'), ('end_lost_runs', '2s')
+                       ('pack_page', '2s'), ('pack_whole', '2s'), ('end_lost_runs', '2s')
                ) AS w(name, patience) ON w.name = p.proname
          WHERE p.pronamespace = 'run_gateway'::regnamespace
     LOOP
