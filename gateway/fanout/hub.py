@@ -189,7 +189,7 @@ class Hub:
                 tail.opening = None
 
         tail.opening = Shared(read())
-        return await tail.opening.page()
+        return await tail.opening.result()
 
     def observe(self, tail: Tail, page: Page) -> None:
         """Takes note of a page that a follower has read: the first at the end of the log positions the tail."""

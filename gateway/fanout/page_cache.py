@@ -32,8 +32,8 @@ class Pages:
         self._log = log
         self._most = most
         self._kept: OrderedDict[Key, Page] = OrderedDict()
-        self._next: dict[Key, Shared] = {}  # queries that have not begun, which may be joined
-        self._running: dict[Key, Shared] = {}
+        self._next: dict[Key, Shared[Page]] = {}  # queries that have not begun, which may be joined
+        self._running: dict[Key, Shared[Page]] = {}
 
     async def read(self, path: str, position: int) -> Page:
         """The page after a position, as fresh as if it were read now. Raises what the read raises."""
@@ -44,9 +44,9 @@ class Pages:
         else:
             self.joined += 1
         try:
-            return await look.page()
+            return await look.result()
         finally:
-            del look  # see Shared.page
+            del look  # see Shared.result
 
     async def _look(self, key: Key) -> Page:
         running = self._running.get(key)

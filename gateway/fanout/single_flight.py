@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from gateway.protocol.batch import Page
 from gateway.tasks import wake
+
+_T = TypeVar("_T")
 
 
 class Read(Protocol):
@@ -17,20 +19,21 @@ class Read(Protocol):
     async def __call__(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page: ...
 
 
-class Shared:
-    """A read that has begun. A reader that leaves does not cancel it for the others.
+class Shared(Generic[_T]):
+    """A read, or other work for several readers, that has begun.
 
-    Its error goes to the readers that wait for it; without any it is dropped, and asyncio does not complain of it.
-    However many wait for it, only a few go on in one turn of the loop.
+    A reader that leaves does not cancel it for the others. Its error goes to the readers that wait for it; without any
+    it is dropped, and asyncio does not complain of it. However many wait for it, only a few go on in one turn of the
+    loop.
     """
 
-    def __init__(self, read: Coroutine[Any, Any, Page]) -> None:
+    def __init__(self, read: Coroutine[Any, Any, _T]) -> None:
         self._waiting: list[asyncio.Future[None]] = []
         self.task = asyncio.ensure_future(_told(read, self._waiting))
         self.task.add_done_callback(self._ended)
 
-    async def page(self) -> Page:
-        """The page. Raises what the read raises."""
+    async def result(self) -> _T:
+        """The page, or whatever it is. Raises what the read raises."""
         await self.over()
         try:
             return self.task.result()
@@ -44,14 +47,14 @@ class Shared:
             self._waiting.append(waiting)
             await waiting
 
-    def _ended(self, task: asyncio.Task[Page]) -> None:
+    def _ended(self, task: asyncio.Task[_T]) -> None:
         if not task.cancelled():
             task.exception()
         _wake_all(self._waiting)  # of a task that was cancelled before it had begun
 
 
-async def _told(read: Coroutine[Any, Any, Page], waiting: list[asyncio.Future[None]]) -> Page:
-    """The page. Those who wait are woken as it comes, and not a turn of the loop later, when its task has ended."""
+async def _told(read: Coroutine[Any, Any, _T], waiting: list[asyncio.Future[None]]) -> _T:
+    """What is read. Those who wait are woken as it comes, and not a turn of the loop later, when its task has ended."""
     try:
         return await read
     finally:
@@ -70,7 +73,7 @@ class SharedReads:
         self.joined = 0
         self._read = read
         self._fresh = fresh or read
-        self._under_way: dict[tuple[str, int], Shared] = {}
+        self._under_way: dict[tuple[str, int], Shared[Page]] = {}
 
     async def __call__(self, path: str, position: int, *, fresh: bool = False) -> Page:
         """The page after `position`. Raises what the read raises.
@@ -86,14 +89,14 @@ class SharedReads:
         else:
             self.joined += 1
         try:
-            return await read.page()
+            return await read.result()
         finally:
-            del read  # see Shared.page
+            del read  # see Shared.result
 
     def forget(self) -> None:
         """Makes later readers begin reads of their own, instead of joining those under way."""
         self._under_way.clear()
 
-    def _done(self, key: tuple[str, int], read: Shared, _: asyncio.Task[Page]) -> None:
+    def _done(self, key: tuple[str, int], read: Shared[Page], _: asyncio.Task[Page]) -> None:
         if self._under_way.get(key) is read:
             del self._under_way[key]

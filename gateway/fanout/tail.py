@@ -92,7 +92,7 @@ class Tail:
         self.wanted = 0  # the highest position that any news has named: the log is read up to there
         self.filling = False
         self.heard = 0.0  # when the first of the news came that wait for a read, monotonic seconds; 0: none waits
-        self.opening: Shared | None = None  # the first follower's first read
+        self.opening: Shared[Page] | None = None  # the first follower's first read
         self.early: list[News] = []  # news that has come before the read that it goes on from
         self.ring: list[Batch] = []  # no deque: one takes 0.6 kB while it is empty
         self.ring_bytes = 0

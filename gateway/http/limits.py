@@ -36,7 +36,8 @@ class LiveReaders:
 class Limits:
     """Limits of requests: timeouts in seconds, sizes in bytes; None is no limit.
 
-    `pages`: pages of the log, kept in memory while several readers read a long run. `readers`: all live readers.
+    `pages`: pages of the log, kept in memory while several readers read a long run, and `compressed`: their bytes as
+    they are sent in a content coding. `readers`: all live readers.
     `streams`: the live readers of each credential. `bodies`: bodies that are arriving.
     """
 
@@ -44,6 +45,7 @@ class Limits:
     long_poll_timeout: float
     sse_max_age: float
     pages: int = 8 << 20
+    compressed: int = 4 << 20
     max_batch: int | None = None  # events of one request
     max_event: int | None = None
     readers: LiveReaders = field(default_factory=lambda: LiveReaders(10_000))

@@ -19,9 +19,10 @@ from gateway.fanout.deadlines import LATE
 from gateway.fanout.follower import Direct, Follower, Receiver, Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.fanout.page_cache import Pages
-from gateway.http import responses
+from gateway.http import codings, responses
 from gateway.http.limits import Limits
 from gateway.protocol import frames, headers
+from gateway.protocol.accept import accept_encoding_of, coding_for
 from gateway.protocol.batch import Batch, Encoding, Page
 from gateway.protocol.cursor import cursor
 from gateway.protocol.dialect import GATEWAYS, Dialect
@@ -61,6 +62,7 @@ class Reading:
         self._now = now
         self._dialect = dialect
         self._pages = Pages(log, limits.pages)
+        self._compressed = codings.Bodies(limits.compressed)
 
     def __call__(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Raises ProtocolError while nothing has been sent.
@@ -116,25 +118,42 @@ class Reading:
         else:
             page = await self._pages.read(request.path, request.position)
         check_stream(principal_of(scope), page.stream.id)
-        await self._answer(send, request, page)
+        coding = coding_for(accept_encoding_of(scope["headers"]), codings.OFFERED)
+        await self._answer(send, request, page, coding=coding)
 
-    async def _answer(self, send: Send, request: ReadRequest, page: Page, cursor: int | None = None) -> None:
+    async def _answer(
+        self,
+        send: Send,
+        request: ReadRequest,
+        page: Page,
+        cursor: int | None = None,
+        coding: bytes | None = None,
+    ) -> None:
         """A batch as a whole response, or 304 when the client has it already (§10.1)."""
-        stream = page.stream
-        batch = await _folded(request.fold, stream.encoding, page.batch)
+        stream, batch = page.stream, page.batch
         start = request.offset if request.last_events is None else self._dialect.offset(batch.start)
         now = request.position == NOW
-        tag = self._dialect.etag(stream, start, batch.end, batch.closed)
-        if request.if_none_match is not None and not now and headers.etag_matches(request.if_none_match, tag):
-            await responses.respond(send, 304, [(b"etag", tag)])
-            return
         answer = self._dialect.of_batch(stream, batch, start, cursor=cursor, now=now)
+        if request.if_none_match is not None and not now:
+            # Any form of it that the client may be sent: it is we who choose.
+            tag = self._dialect.etag(stream, start, batch.end, batch.closed)
+            for held in (tag, *((headers.coded(tag, coding),) if coding else ())):
+                if headers.etag_matches(request.if_none_match, held):
+                    await responses.respond(send, 304, headers.of_unchanged(answer, held))
+                    return
         if stream.encoding is not Encoding.JSON:
             answer.append(_SANDBOX)
-        if len(batch.body) < SHARED:
-            await responses.respond(send, 200, answer, frames.body(stream.encoding, batch))
-        else:
-            await _in_parts(send, answer, frames.parts(stream.encoding, batch))
+
+        async def parts() -> Sequence[bytes]:
+            return frames.parts(stream.encoding, await _folded(request.fold, stream.encoding, batch))
+
+        if coding is not None and len(batch.body) >= codings.SMALLEST:
+            key = (stream.path, stream.id, batch.start, batch.end, request.fold)
+            body = await self._compressed(key, coding, parts)
+            if body is not None:
+                await responses.respond(send, 200, headers.in_coding(answer, coding), body)
+                return
+        await _whole(send, answer, await parts())
 
     async def _until_closed(self, path: str, seconds: float, scope: Scope, receive: Receive) -> None:
         with (
@@ -304,10 +323,13 @@ def _forget(scope: Scope) -> None:
     scope["method"] = method
 
 
-async def _in_parts(send: Send, answer: Headers, parts: Sequence[bytes]) -> None:
-    """Sends a large body without copying it: all readers of the same page share its bytes."""
+async def _whole(send: Send, answer: Headers, parts: Sequence[bytes]) -> None:
+    """Sends a body. A large one is not copied: all readers of the same page share its bytes."""
+    length = sum(map(len, parts))
+    if length < SHARED:
+        await responses.respond(send, 200, answer, b"".join(parts))
+        return
     await turn()  # each reader has its own
-    length = sum(len(part) for part in parts)
     await responses.start(send, 200, [*answer, (b"content-length", b"%d" % length)])
     for part in parts:
         await responses.piece(send, part)

@@ -19,13 +19,10 @@ LONG_FOR_ALL: Final = {Encoding.TEXT: LONG, Encoding.JSON: 1 << 20, Encoding.BAS
 """The same where one frame is made for all: it costs little more than copies, unless there are lines to make."""
 
 
-def body(encoding: Encoding, batch: Batch) -> bytes:
-    """A batch as the body of a response: JSON streams give an array of all messages (§9.1.5)."""
-    return b"[%b]" % batch.body if encoding is Encoding.JSON else batch.body
-
-
 def parts(encoding: Encoding, batch: Batch) -> tuple[bytes, ...]:
-    """The body of a response in parts, so that the batch's own bytes need not be copied."""
+    """A batch as the body of a response, in parts, so that its own bytes need not be copied: JSON streams give an array
+    of all messages (§9.1.5).
+    """
     return (b"[", batch.body, b"]") if encoding is Encoding.JSON else (batch.body,)
 
 

@@ -16,7 +16,9 @@ NO_STORE: Final = (b"cache-control", b"no-store")
 # the tail of an open stream has to be revalidated, which its ETag makes cheap: a reader must see its own writes.
 _CACHEABLE: Final = (b"cache-control", b"private, max-age=60, stale-while-revalidate=300")
 _REVALIDATE: Final = (b"cache-control", b"private, no-cache")
-_VARY: Final = (b"vary", b"accept")  # who would rather have an event stream gets one at the same URL
+# Of catch-up: who would rather have an event stream gets one at the same URL, and who takes it compressed, that.
+_VARY: Final = (b"vary", b"accept, accept-encoding")
+_OF_UNCHANGED: Final = (b"cache-control", b"vary")
 _TRUE: Final = b"true"
 UP_TO_DATE: Final = (b"stream-up-to-date", _TRUE)
 CLOSED: Final = (b"stream-closed", _TRUE)
@@ -25,6 +27,11 @@ CLOSED: Final = (b"stream-closed", _TRUE)
 def etag(stream: Stream, start: bytes, end: int, closed: bool) -> bytes:
     """`{internal_stream_id}:{start}:{end}` (§10.1), with `:c` once closed, since the answer then has other headers."""
     return b'"%d:%b:%b%b"' % (stream.id, start, format_offset(end), b":c" if closed else b"")
+
+
+def coded(tag: bytes, coding: bytes) -> bytes:
+    """The ETag of the same content in a coding: other bytes, so another strong tag (RFC 9110 §8.8.3)."""
+    return b'%b:%b"' % (tag[:-1], coding)
 
 
 def etag_matches(if_none_match: bytes, tag: bytes) -> bool:
@@ -55,8 +62,9 @@ def of_batch(stream: Stream, batch: Batch, start: bytes, *, cursor: int | None, 
     headers = [
         (b"content-type", content_type_header(stream.content_type)),
         (b"stream-next-offset", format_offset(batch.end)),
-        _VARY,
     ]
+    if cursor is None:
+        headers.append(_VARY)
     if now:
         headers.append(NO_STORE)
     else:
@@ -66,6 +74,19 @@ def of_batch(stream: Stream, batch: Batch, start: bytes, *, cursor: int | None, 
             (b"etag", etag(stream, start, batch.end, batch.closed)),
         ]
     return headers + of_state(batch, cursor)
+
+
+def in_coding(answer: Headers, coding: bytes) -> Headers:
+    """The headers of `of_batch` for the same content in a coding."""
+    return [
+        *((name, coded(value, coding) if name == b"etag" else value) for name, value in answer),
+        (b"content-encoding", coding),
+    ]
+
+
+def of_unchanged(answer: Headers, tag: bytes) -> Headers:
+    """304: what of an answer's headers a cache needs to go on with what it has (RFC 9110 §15.4.5)."""
+    return [(b"etag", tag), *(header for header in answer if header[0] in _OF_UNCHANGED and header != NO_STORE)]
 
 
 def of_state(batch: Batch, cursor: int | None) -> Headers:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.accept import accept_of, only_events, prefers_events
+from gateway.protocol.accept import accept_encoding_of, accept_of, coding_for, only_events, prefers_events
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,36 @@ def test_a_list_may_stand_on_several_lines() -> None:
 def test_any_value_prefers_events_or_not(accept: bytes) -> None:
     assert prefers_events(accept) in (True, False)
     assert not only_events(accept) or prefers_events(accept)
+
+
+@pytest.mark.parametrize(
+    ("accept_encoding", "expected"),
+    [
+        (b"", None),
+        (b"gzip, deflate, br, zstd", b"zstd"),
+        (b"gzip, deflate, br", b"gzip"),
+        (b"GZIP;q=1.0, zstd;q=0.5", b"gzip"),
+        (b"zstd;q=0, gzip;q=0.1", b"gzip"),
+        (b"*", b"zstd"),
+        (b"zstd;q=0, *", b"gzip"),
+        (b"*;q=0", None),
+        (b"identity", None),
+        (b"identity, gzip;q=0.5", None),
+        (b"identity;q=0.5, gzip", b"gzip"),
+        (b"identity;q=0", None),  # nothing that there is would do: so it is as it is
+        (b"gzip;q=0, zstd;q=0.000", None),
+        (b"br, deflate, ,;q=1", None),
+    ],
+)
+def test_the_coding_is_the_one_that_is_wanted_most(accept_encoding: bytes, expected: bytes | None) -> None:
+    assert coding_for(accept_encoding, (b"zstd", b"gzip")) == expected
+
+
+def test_accept_encoding_may_stand_on_several_lines() -> None:
+    headers = [(b"accept-encoding", b"br"), (b"accept", b"x/y"), (b"accept-encoding", b"gzip")]
+    assert accept_encoding_of(headers) == b"br,gzip"
+
+
+@given(st.binary(max_size=60))
+def test_any_accept_encoding_is_read(accept_encoding: bytes) -> None:
+    assert coding_for(accept_encoding, (b"gzip",)) in (b"gzip", None)

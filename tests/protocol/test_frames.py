@@ -236,7 +236,7 @@ def test_a_control_event_follows_every_data_event(counts: list[int]) -> None:
     ],
 )
 def test_a_response_body_is_an_array_of_json_or_plain_bytes(encoding: Encoding, body: bytes, expected: bytes) -> None:
-    assert frames.body(encoding, batch(body, bool(body))) == expected
+    assert b"".join(frames.parts(encoding, batch(body, bool(body)))) == expected
 
 
 @pytest.mark.parametrize(("size", "head"), [(1, b"1\r\n"), (15, b"f\r\n"), (16, b"10\r\n"), (65_536, b"10000\r\n")])
@@ -258,7 +258,7 @@ def test_joined_batches_are_read_as_they_are_read_apart(counts: list[int], encod
     assert (joined.start, joined.end, joined.up_to_date, joined.closed) == (5, position, True, True)
     numbers = [b"%d" % n for n in range(5, position)]
     expected = b"[%b]" % b",".join(numbers) if encoding is Encoding.JSON else b"".join(numbers)
-    assert frames.body(encoding, joined) == expected
+    assert b"".join(frames.parts(encoding, joined)) == expected
 
 
 SIZES = st.lists(st.sampled_from((0, 1, 7, 900, 11_000, 23_999, 31_990, 32_000, 32_001, 70_000)), max_size=9)
@@ -302,11 +302,6 @@ def test_what_is_joined_from_many_notifications_is_split_again() -> None:
     assert [len(json.loads(b"[%b]" % part)) for part in parts] == [first, 100 - first]
     rows_missing = join(Encoding.JSON, [Batch(0, 11, body, False, False), Batch(11, 40, body * 8, True, False)])
     assert cuts(Encoding.JSON, rows_missing, LINE) == [(40, len(rows_missing.body))]
-
-
-@pytest.mark.parametrize("encoding", Encoding)
-def test_a_body_in_parts_is_the_body(encoding: Encoding) -> None:
-    assert b"".join(frames.parts(encoding, batch(b"1"))) == frames.body(encoding, batch(b"1"))
 
 
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4), piece=st.integers(1, 9), first=st.booleans())

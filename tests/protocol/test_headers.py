@@ -33,7 +33,7 @@ def test_head_tells_everything_and_is_never_kept() -> None:
         (
             Batch(0, 42, b"x", True, False),
             {
-                b"vary": b"accept",
+                b"vary": b"accept, accept-encoding",
                 b"cache-control": b"private, no-cache",
                 b"etag": b'"5:-1:0000000000000000_0000000000000042"',
                 b"stream-up-to-date": b"true",
@@ -42,7 +42,7 @@ def test_head_tells_everything_and_is_never_kept() -> None:
         (
             Batch(0, 42, b"x", True, True),
             {
-                b"vary": b"accept",
+                b"vary": b"accept, accept-encoding",
                 b"cache-control": b"private, max-age=60, stale-while-revalidate=300",
                 b"etag": b'"5:-1:0000000000000000_0000000000000042:c"',
                 b"stream-up-to-date": b"true",
@@ -52,7 +52,7 @@ def test_head_tells_everything_and_is_never_kept() -> None:
         (
             Batch(0, 42, b"x", False, False),
             {
-                b"vary": b"accept",
+                b"vary": b"accept, accept-encoding",
                 b"cache-control": b"private, max-age=60, stale-while-revalidate=300",
                 b"etag": b'"5:-1:0000000000000000_0000000000000042"',
             },
@@ -63,7 +63,26 @@ def test_a_read_says_how_far_it_went_and_how_long_that_holds(batch: Batch, expec
     always = {b"content-type": b"text/plain; charset=utf-8", b"stream-next-offset": AT_42}
     assert dict(headers.of_batch(OPEN, batch, b"-1", cursor=None, now=False)) == always | expected
     with_cursor = dict(headers.of_batch(OPEN, batch, b"-1", cursor=17, now=False))
-    assert with_cursor == always | expected | {b"stream-cursor": b"17"}
+    assert b"vary" not in with_cursor, "a long-poll is one whatever else is accepted"
+    assert with_cursor | {b"vary": expected[b"vary"]} == always | expected | {b"stream-cursor": b"17"}
+
+
+def test_another_coding_has_another_tag_and_is_named() -> None:
+    answer = headers.of_batch(OPEN, Batch(0, 42, b"x", False, False), b"-1", cursor=None, now=False)
+    coded = dict(headers.in_coding(answer, b"gzip"))
+    tag = b'"5:-1:0000000000000000_0000000000000042:gzip"'
+    assert coded == dict(answer) | {b"etag": tag, b"content-encoding": b"gzip"}
+    assert tag == headers.coded(headers.etag(OPEN, b"-1", 42, False), b"gzip")
+
+
+def test_an_answer_that_still_holds_goes_on_as_long_again() -> None:
+    answer = headers.of_batch(OPEN, Batch(0, 42, b"x", False, False), b"-1", cursor=None, now=False)
+    assert headers.of_unchanged(answer, b'"tag"') == [
+        (b"etag", b'"tag"'),
+        (b"vary", b"accept, accept-encoding"),
+        (b"cache-control", b"private, max-age=60, stale-while-revalidate=300"),
+    ]
+    assert headers.of_unchanged([headers.NO_STORE], b'"tag"') == [(b"etag", b'"tag"')]
 
 
 def test_where_the_tail_is_now_no_cache_may_keep() -> None:

@@ -119,7 +119,8 @@ RESPONSE_HEADERS: Final[dict[str, tuple[Json, str]]] = {
     "Producer-Received-Seq": (SAFE, "The sequence that came."),
     "Run-Cancel-Requested": (TRUE, "The run has been asked to stop; on every answer to its producer from then on."),
     "ETag": (TEXT, "Names this answer; changes when the stream is closed."),
-    "Vary": (TEXT, "`accept`: an event stream may be at the same URL."),
+    "Vary": (TEXT, "`accept`: an event stream may be at the same URL; `accept-encoding`: it may be compressed."),
+    "Content-Encoding": (TEXT, "How a page of 1 kB or more is compressed, as `Accept-Encoding` has it: zstd or gzip."),
     "Cache-Control": (TEXT, "Private; at the tail of an open stream it is to be asked for again."),
     "Location": ({"type": "string", "format": "uri"}, "The stream's absolute URL."),
     "WWW-Authenticate": (TEXT, "How to be let in, and why not (RFC 6750)."),
@@ -183,7 +184,7 @@ TYPES: Final = ("application/json", "text/plain", "application/octet-stream")
 _WRITTEN: Final = ("Stream-Next-Offset", "Stream-Closed", "Producer-Epoch", "Producer-Seq", "Run-Cancel-Requested")
 _CREATED: Final = ("Content-Type", "Stream-Next-Offset", "Stream-Closed")
 _POLLED: Final = ("Stream-Next-Offset", "Stream-Up-To-Date", "Stream-Closed", "Stream-Cursor", "Cache-Control")
-_READ: Final = (*_POLLED, "Content-Type", "Stream-SSE-Data-Encoding", "ETag", "Vary")
+_READ: Final = (*_POLLED, "Content-Type", "Stream-SSE-Data-Encoding", "ETag", "Vary", "Content-Encoding")
 
 OPERATIONS: Final[dict[str, Operation]] = {
     "put": Operation(
@@ -228,7 +229,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
          "Stream-Closed"),
         {200: Answer("The events, or none yet; with `live=sse`, all that come.", _READ, (*TYPES, "text/event-stream")),
          204: Answer("Long-poll: nothing new.", _POLLED),
-         304: Answer("What the client has still holds.", ("ETag",))},
+         304: Answer("What the client has still holds.", ("ETag", "Vary", "Cache-Control"))},
         (errors.StreamNotFound, errors.RunNotFound, errors.StreamGone, errors.OffsetGone, errors.Draining,
          errors.TooManyReaders, errors.TooManyReads, quota_errors.TooManyStreams),
     ),
