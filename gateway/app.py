@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
-from typing import Final
-
-from fastapi import FastAPI
+from typing import TYPE_CHECKING, Final
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.auth.auth import Auth
@@ -18,47 +17,42 @@ from gateway.auth.gate import principal_of
 from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub, Published
 from gateway.feed import Feed
-from gateway.flue.flue import Flue
 from gateway.http.appends import Appends
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Cors
-from gateway.http.door import Behind, Door, render_refusals
+from gateway.http.door import Behind, Door
 from gateway.http.following import Following
-from gateway.http.following_routes import following_router
-from gateway.http.health import Health, Promise, health_router
+from gateway.http.health import Health, HealthAnswers, Promise
+from gateway.http.later import Later
 from gateway.http.limits import Limits, LiveReaders
-from gateway.http.openapi.appends import appends_router
-from gateway.http.openapi.docs import Document, docs_router
-from gateway.http.openapi.document import describe
 from gateway.http.routes import Routes
 from gateway.http.stream_routes import StreamRoutes
-from gateway.http.upstream import Upstream
 from gateway.log.database import Database
 from gateway.log.identity import Server
 from gateway.log.listen_address import listening_addresses
 from gateway.log.lists import Lists
 from gateway.log.log import Log
 from gateway.metrics.catalogue import Parts, Source
-from gateway.metrics.page import Exposition, metrics_router
-from gateway.metrics.siblings import Siblings
-from gateway.owner.flue.agents import Agents, mounts_named
-from gateway.owner.lives import Lives
-from gateway.owner.owner import Owner
-from gateway.owner.process import Process
-from gateway.owner.rows import Table
-from gateway.owner.rows import rows_of as owned_rows
-from gateway.owner.shared import Alone, Workers
-from gateway.owner.store import Store as OwnerStore
-from gateway.page import page_router
+from gateway.metrics.page import Exposition
 from gateway.quotas import Quotas
-from gateway.relay.configuration import rows_of
-from gateway.relay.relay import Relay
 from gateway.runs import Runs
 from gateway.runs.quota import RunQuota
 from gateway.settings import Settings
 from gateway.subscriptions import Subscriptions
 from gateway.tasks import end, kept, together
 from gateway.wire.descriptors import room_for
+
+# What a Machine needs only where a setting asks for it, or when somebody asks FastAPI for something, is imported where
+# it is made: that halves the time until it is ready.
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from gateway.flue.flue import Flue
+    from gateway.http.upstream import Upstream
+    from gateway.metrics.siblings import Siblings
+    from gateway.owner.flue.agents import Agents
+    from gateway.owner.owner import Owner
+    from gateway.relay.relay import Relay
 
 DRAINING: Final = 0.8  # part of the drain time in which followers are ended; in the rest, their last bytes are sent
 
@@ -117,13 +111,13 @@ class Gateway:
         self._appends = Appends(self._log, self._limits, self._quotas)
         self._runs = self._make_runs()
         self._leaving = False  # a drain follows
-        self._upstream = Upstream(settings.upstream) if settings.upstream else None
+        self._upstream = self._make_upstream()
         self._relay = self._make_relay(self._upstream)
         self._agents = self._make_agents()
         self._owner = self._make_owner(siblings)
         self._subscribe()
         self.metrics = Exposition(self._parts(), siblings)
-        self._api = self._make_api()
+        self.api = Later(self._make_api)
         self._door = self._make_door()
 
     def read_keys_again(self) -> None:
@@ -163,7 +157,7 @@ class Gateway:
             hub.published = published
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self._door if scope["type"] == "http" else self._api)(scope, receive, send)
+        await (self._door if scope["type"] == "http" else self._lifespan)(scope, receive, send)
 
     @property
     def bodies(self) -> Bodies:
@@ -231,8 +225,24 @@ class Gateway:
             durability=None if durability is None else Promise(**asdict(durability)),
         )
 
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI's lifespan protocol. What a part raises ends the server, which logs the message."""
+        await receive()
+        moment = "startup"
+        try:
+            async with self._life():
+                await send({"type": "lifespan.startup.complete"})
+                making = asyncio.ensure_future(self.api())  # nobody has to wait for it who comes a second later
+                await receive()
+                await asyncio.wait([making])
+                moment = "shutdown"
+        except BaseException:
+            await send({"type": f"lifespan.{moment}.failed", "message": traceback.format_exc()})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
     @asynccontextmanager
-    async def _life(self, _: FastAPI) -> AsyncIterator[None]:
+    async def _life(self) -> AsyncIterator[None]:
         """Starts the parts, and stops all that were started, in reverse, whatever one of them raises."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._database.close)
@@ -286,6 +296,8 @@ class Gateway:
         )
 
     def _make_flue(self) -> Flue:
+        from gateway.flue.flue import Flue
+
         return Flue(
             self.settings, self._database, self._limits, self._broadcast, lambda: self._log.listens, self._lists
         )
@@ -356,8 +368,20 @@ class Gateway:
             near=self._log.near,
         )
 
+    def _make_upstream(self) -> Upstream | None:
+        if self.settings.upstream is None:
+            return None
+        from gateway.http.upstream import Upstream
+
+        return Upstream(self.settings.upstream)
+
     def _make_relay(self, upstream: Upstream | None) -> Relay | None:
         settings = self.settings
+        if settings.relay is None and settings.relay_file is None:
+            return None
+        from gateway.relay.configuration import rows_of
+        from gateway.relay.relay import Relay
+
         rows = rows_of(settings.relay, settings.relay_file, settings.relay_credential)
         if upstream is None or not rows:
             return None
@@ -408,7 +432,8 @@ class Gateway:
             quotas=self._quotas,
             cors=self.cors,
             streams=streams,
-            api=self._api,
+            health=HealthAnswers(self.readiness, lambda scope: principal_of(scope).operates),
+            api=self.api,
             behind=self._behind() if self._owner is None else self._owner,
             relayed=(lambda _: False) if self._owner is None else self._owner.admit,
         )
@@ -418,6 +443,10 @@ class Gateway:
         return self.settings.advertised or self.address
 
     def _make_agents(self) -> Agents | None:
+        if self.settings.flue_agents is None:
+            return None
+        from gateway.owner.flue.agents import Agents, mounts_named
+
         settings, mounts = self.settings, mounts_named(self.settings.flue_agents)
         if settings.upstream is None or not mounts:
             return None
@@ -425,6 +454,16 @@ class Gateway:
 
     def _make_owner(self, siblings: Siblings | None) -> Owner | None:
         settings, behind = self.settings, self._behind()
+        if settings.owned is None and self._agents is None:
+            return None
+        from gateway.owner.lives import Lives
+        from gateway.owner.owner import Owner
+        from gateway.owner.process import Process
+        from gateway.owner.rows import Table
+        from gateway.owner.rows import rows_of as owned_rows
+        from gateway.owner.shared import Alone, Workers
+        from gateway.owner.store import Store as OwnerStore
+
         agents = () if self._agents is None else self._agents.rows
         rows = (*agents, *owned_rows(settings.owned, settings.owned_busy))
         if behind is None or settings.upstream is None or not rows:
@@ -450,18 +489,29 @@ class Gateway:
         return lambda scope, receive, send: upstream(scope, receive, send.as_it_is)
 
     def _make_api(self) -> FastAPI:
-        api = FastAPI(title="Run gateway", lifespan=self._life, redirect_slashes=False, openapi_url=None)
+        from fastapi import FastAPI
+
+        from gateway.http.following_routes import following_router
+        from gateway.http.openapi.appends import appends_router
+        from gateway.http.openapi.docs import Document, docs_router
+        from gateway.http.openapi.document import describe
+        from gateway.http.openapi.health import health_router
+        from gateway.http.openapi.refusals import render_refusals
+        from gateway.metrics.route import metrics_router
+        from gateway.page import page_router
+
+        api = FastAPI(title="Run gateway", redirect_slashes=False, openapi_url=None)
         api.openapi = lambda: describe(api, auth=self._auth.on)  # type: ignore[method-assign]
         api.include_router(docs_router(Document(api.openapi)))
         api.include_router(page_router())
-        api.include_router(health_router(self.readiness, lambda scope: principal_of(scope).operates))
+        api.include_router(health_router())
         if self.settings.metrics_port is None:
             api.include_router(metrics_router(self.metrics))
         api.include_router(appends_router(self._appends))
         api.include_router(self._subscriptions.router())
         api.include_router(following_router(self._make_following()))
         if self._flue is not None:
-            api.include_router(self._flue.router(self._runs.list))
+            api.include_router(self._flue.router(self._runs.routes.list))
         api.include_router(self._runs.router())
         render_refusals(api)
         for route in api.router.routes:  # FastAPI makes what it routes by at the first request, which takes 20 ms

@@ -192,7 +192,7 @@ def _route(path: str) -> str:
 
 @contextlib.asynccontextmanager
 async def client_of(running: Running) -> AsyncIterator[Client]:
-    document = running.app._api.openapi()
+    document = running.app.api.now().openapi()
     async with httpx.AsyncClient(
         base_url=running.url, timeout=PATIENCE, limits=httpx.Limits(max_connections=50)
     ) as http:

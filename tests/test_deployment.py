@@ -21,7 +21,7 @@ import yaml  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 
 from gateway.app import Gateway
-from gateway.cli import main
+from gateway.cli import COMMANDS
 from gateway.log.reader import LIVE_PAGE
 from gateway.process.supervisor import GRACE
 from gateway.settings import Settings, load, variable
@@ -94,7 +94,7 @@ def test_the_paths_that_fly_asks_for_are_routes(settings: Settings) -> None:
     asked = {check["path"] for check in SERVICE["checks"]}
     assert "/health" in asked
     settings = settings.model_copy(update={"keys": "agent:write:a-secret-of-sixteen-letters"})
-    assert asked <= set(Gateway(settings, "postgres://nowhere")._api.openapi()["paths"])
+    assert asked <= set(Gateway(settings, "postgres://nowhere").api.now().openapi()["paths"])
 
 
 def test_fly_scrapes_the_port_of_the_metrics(settings: Settings) -> None:
@@ -124,7 +124,7 @@ async def test_the_described_machine_migrates_serves_and_is_healthy(postgres: Po
     await postgres.execute(f"CREATE DATABASE {name}")
     try:
         program, *arguments = FLY["deploy"]["release_command"].split()
-        assert (program, set(arguments) <= set(main.commands)) == ("run-gateway", True)
+        assert (program, set(arguments) <= set(COMMANDS)) == ("run-gateway", True)
         released = await command(*arguments, stdin=b"", **ENV, DATABASE_URL=postgres.dsn(name))
         assert (released.code, released.err) == (0, "")
         secret = "a-secret-of-sixteen-letters"
@@ -336,5 +336,5 @@ def test_systemd_starts_commands_that_there_are() -> None:
     for when in ("ExecStartPre", "ExecStart"):
         program, name = unit["Service"][when].split()
         assert program.endswith("/run-gateway")
-        assert name in main.commands
+        assert name in COMMANDS
     assert load().drain_timeout + 2 * GRACE <= int(unit["Service"]["TimeoutStopSec"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 
 from gateway.app import Gateway
 from gateway.settings import Settings
@@ -51,7 +50,7 @@ async def lived(monkeypatch: pytest.MonkeyPatch, url: str, faulty: str) -> list[
 
         monkeypatch.setattr(owner, method, fault if name == "_runs.start" else stop)
     with pytest.raises(Fault):
-        async with gateway._life(FastAPI()):
+        async with gateway._life():
             pass
     return stopped
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.auth.claims import ClaimNames
 from gateway.auth.errors import ScopeMissing
 from gateway.auth.gate import Gate, Pending
-from gateway.auth.jwks import Jwks
-from gateway.auth.jwt import Jwts, KeySource, Secret
 from gateway.auth.keys import Keys
 from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.auth.read_tokens import Capability
@@ -19,6 +17,10 @@ from gateway.log.database import Database
 from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.target import Target
 from gateway.settings import BadSetting, Settings, variable
+
+if TYPE_CHECKING:
+    from gateway.auth.jwks import Jwks
+    from gateway.auth.jwt import Jwts, KeySource
 
 _CREDENTIALS: Final = {"keys": "keys", "keys_file": "keys", "jwt_secret": "jwt", "jwt_jwks_url": "jwt"}
 """Settings that only count when AUTH has the kind beside them."""
@@ -46,14 +48,14 @@ class Auth:
         """Begins to look after keys that others may change."""
         if self._gate is not None:
             await self._tokens.start()
-            if isinstance(self._source, Jwks):
-                await self._source.start()
+            if (issuer := _issuer(self._source)) is not None:
+                await issuer.start()
 
     async def stop(self) -> None:
         if self._gate is not None:
             await self._tokens.stop()
-            if isinstance(self._source, Jwks):
-                await self._source.stop()
+            if (issuer := _issuer(self._source)) is not None:
+                await issuer.stop()
 
     def admit(self, method: str, target: Target, headers: GivenHeaders, query: bytes) -> Principal | Pending:
         """The principal of a request that is allowed. Raises the refusals of `gate.Gate.admit`."""
@@ -117,7 +119,19 @@ def _trusted(settings: Settings, changed: Callable[[], None]) -> tuple[Keys | No
     )
 
 
+def _issuer(source: KeySource | None) -> Jwks | None:
+    """A source whose keys others may change."""
+    if source is None:
+        return None
+    from gateway.auth.jwks import Jwks
+
+    return source if isinstance(source, Jwks) else None
+
+
 def _source(settings: Settings, changed: Callable[[], None]) -> KeySource:
+    from gateway.auth.jwks import Jwks  # cryptography, and a client of HTTP: only for JWTs
+    from gateway.auth.jwt import Secret
+
     if (settings.jwt_secret is None) == (settings.jwt_jwks_url is None):
         raise BadSetting("AUTH has jwt: set one of GATEWAY_JWT_SECRET and GATEWAY_JWT_JWKS_URL")
     if settings.jwt_secret is not None:
@@ -133,6 +147,8 @@ def _source(settings: Settings, changed: Callable[[], None]) -> KeySource:
 
 
 def _jwts(settings: Settings, source: KeySource) -> Jwts:
+    from gateway.auth.jwt import Jwts
+
     return Jwts(
         source,
         ClaimNames(settings.jwt_scope_claim, settings.jwt_tenant_claim, settings.jwt_runs_claim),

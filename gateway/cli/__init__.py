@@ -34,10 +34,16 @@ COMMANDS: Final = {
 
 
 class _Commands(click.Group):
-    """A group that lists its commands in the order in which a newcomer needs them, and knows what was meant."""
+    """A group that lists its commands in the order in which a newcomer needs them, and knows what was meant. It imports
+    the command that is typed, and no other.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = COMMANDS.get(cmd_name)
+        return None if module is None else _command(cmd_name, module)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -45,7 +51,7 @@ class _Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            meant = difflib.get_close_matches(args[0], self.commands, 1)
+            meant = difflib.get_close_matches(args[0], COMMANDS, 1)
             if not meant:
                 raise
             raise click.UsageError(f"{error.message} Is {meant[0]!r} meant?", ctx) from None
@@ -81,7 +87,3 @@ def _missing(name: str, what: str) -> click.Command:
         raise Failure(f"{name} needs the server, which is not installed: pip install 'run-gateway[server]' (no {what})")
 
     return missing
-
-
-for _name, _module in COMMANDS.items():
-    main.add_command(_command(_name, _module))

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 import orjson
-from fastapi import Request
-from fastapi.responses import Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 
 from gateway.asgi import Scope
 from gateway.auth.gate import check_target, principal_of

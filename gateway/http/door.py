@@ -10,11 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from typing import Any, Final
-
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
-from starlette.exceptions import HTTPException
+from typing import TYPE_CHECKING, Final
 
 from gateway.asgi import App, Receive, Scope, Send, target_of
 from gateway.auth.auth import Auth
@@ -24,6 +20,8 @@ from gateway.auth.rules import ours
 from gateway.http import request_log, responses
 from gateway.http.cors import Cors, is_preflight
 from gateway.http.fast_append import Post
+from gateway.http.health import HEALTH
+from gateway.http.later import Later
 from gateway.http.responses import Sending
 from gateway.http.routes import Routes
 from gateway.protocol.errors import (
@@ -32,12 +30,14 @@ from gateway.protocol.errors import (
     InvalidRequest,
     MethodNotAllowed,
     ProtocolError,
-    RouteNotFound,
 )
 from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.target import Target
 from gateway.quotas import Quotas
 from gateway.quotas.quotas import client_of, open_at
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 MOST_FIELDS: Final = 256
 """Fields of a query, so that nobody takes one apart for long. What is below a route may take fewer."""
@@ -52,8 +52,8 @@ _FREE: Final = nullcontext()
 class Door:
     """The application that the server runs, and what POSTs that come past ASGI are offered to.
 
-    `api` answers what is no stream, `behind` what is not the gateway's own. `relayed` says whether another gateway has
-    let a request in, and counted it.
+    `health` answers HEALTH, `api` all else that is no stream, `behind` what is not the gateway's own. `relayed` says
+    whether another gateway has let a request in, and counted it.
     """
 
     def __init__(
@@ -63,7 +63,8 @@ class Door:
         quotas: Quotas,
         cors: Cors,
         streams: Routes,
-        api: App,
+        health: App,
+        api: Later[FastAPI],
         behind: Behind | None,
         relayed: Callable[[Scope], bool] = lambda _: False,
     ) -> None:
@@ -71,6 +72,7 @@ class Door:
         self._auth = auth
         self._quotas = quotas
         self._streams = streams
+        self._health = health
         self._api = api
         self._behind = behind
         self._relayed = relayed
@@ -87,7 +89,7 @@ class Door:
         except Exception as error:
             if sending.begun:
                 raise  # nothing true can be said any more: the connection is closed
-            await responses.refuse(scope, sending, _refusal_for(scope, error))
+            await responses.refuse(scope, sending, refusal_for(scope, error))
 
     def admit(
         self, method: str, target: Target, headers: GivenHeaders, query: bytes, client: str = ""
@@ -114,7 +116,7 @@ class Door:
         except ProtocolError:
             return False
         except Exception as error:  # noqa: BLE001  logged with its traceback
-            post.refuse(_refusal_for(post.scope, error))
+            post.refuse(refusal_for(post.scope, error))
             return True
 
     @property
@@ -139,9 +141,12 @@ class Door:
         let_in(scope, admitted if isinstance(admitted, Principal) else await admitted())
         if target.stream is not None:
             await self._streams(target, scope, receive, send)
+        elif target.path in HEALTH and method in ("GET", "HEAD"):
+            await self._health(scope, receive, send)
         else:
-            with suppress(Exception):  # Starlette raises once more what `_render_fault` has logged and answered
-                await self._api(scope, receive, send)
+            api = await self._api()
+            with suppress(Exception):  # Starlette raises once more what it has had logged and answered
+                await api(scope, receive, send)
 
     async def _judge(self, admitted: Principal | Pending, method: str, target: Target, client: str) -> Principal:
         principal = admitted if isinstance(admitted, Principal) else await admitted()
@@ -149,18 +154,7 @@ class Door:
         return principal
 
 
-def render_refusals(api: FastAPI) -> None:
-    """FastAPI's own refusals and faults in the one shape of all others."""
-    handlers: dict[type[Exception], Any] = {
-        ProtocolError: _render,
-        HTTPException: _render_http,
-        Exception: _render_fault,
-    }
-    for error, handler in handlers.items():
-        api.add_exception_handler(error, handler)
-
-
-def _refusal_for(scope: Scope, error: Exception) -> ProtocolError:
+def refusal_for(scope: Scope, error: Exception) -> ProtocolError:
     """The refusal for an error: a ProtocolError as it is; for any other only that something went wrong. The log tells
     more.
     """
@@ -168,23 +162,3 @@ def _refusal_for(scope: Scope, error: Exception) -> ProtocolError:
         return error
     request_log.failed(scope, error)
     return InternalFault()
-
-
-async def _render(request: Request, error: ProtocolError) -> Response:
-    (headers, body), status = responses.refusal(request.scope, error), error.status
-    if responses.comes_back(request.scope, error):
-        (headers, body), status = responses.later(), 200
-    response = Response(body, status_code=status)
-    response.raw_headers = [*headers, (b"content-length", b"%d" % len(body))]
-    return response
-
-
-async def _render_fault(request: Request, error: Exception) -> Response:
-    return await _render(request, _refusal_for(request.scope, error))
-
-
-async def _render_http(request: Request, error: HTTPException) -> Response:
-    if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        return await _render(request, MethodNotAllowed(None, [(b"allow", allow.encode())]))
-    return await _render(request, RouteNotFound())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from fastapi.responses import Response
+from starlette.responses import Response
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.auth.errors import CredentialMissing

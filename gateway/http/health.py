@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Final, Literal
 
-from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from gateway.asgi import Scope
+from gateway.asgi import Receive, Scope, Send
+from gateway.http import responses
+from gateway.protocol.headers import JSON
+
+HEALTH: Final = ("/health", "/ready")
 
 
 class Alive(BaseModel):
@@ -50,33 +53,29 @@ class Health(BaseModel):
     )
 
 
-def health_router(readiness: Callable[[], Awaitable[Health]], tells_all: Callable[[Scope], bool]) -> APIRouter:
-    """The two routes. `readiness` asks the parts of this Machine.
-
-    `tells_all`: whether who makes a request may know how the database is set up, its version included.
+class HealthAnswers:
+    """The two answers, straight over ASGI: they are asked for before anything else. `readiness` asks the parts of this
+    Machine. `tells_all`: whether who makes a request may know how the database is set up, its version included.
     """
-    router = APIRouter(tags=["health"])
 
-    @router.get("/health", summary="Is the process alive? Costs no database.")
-    async def health() -> Alive:
-        return Alive()
+    def __init__(self, readiness: Callable[[], Awaitable[Health]], tells_all: Callable[[Scope], bool]) -> None:
+        self._readiness = readiness
+        self._tells_all = tells_all
 
-    @router.get(
-        "/ready",
-        summary="May this Machine be sent requests?",
-        response_model_exclude_none=True,
-        responses={503: {"model": Health, "description": "Draining, or without a database."}},
-    )
-    async def ready(request: Request, response: Response) -> Health:
-        state = await readiness()
-        if not tells_all(request.scope):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A GET or HEAD of one of HEALTH."""
+        if scope["path"] == "/health":
+            await _answer(scope, send, 200, Alive())
+            return
+        state = await self._readiness()
+        if not self._tells_all(scope):
             state.durability = None
-        if state.draining or not state.database:
-            response.status_code = 503
-        return state
+        await _answer(scope, send, 503 if state.draining or not state.database else 200, state)
 
-    # As most monitors ask; the server leaves the body out.
-    router.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
-    router.add_api_route("/ready", ready, methods=["HEAD"], include_in_schema=False)
 
-    return router
+async def _answer(scope: Scope, send: Send, status: int, state: BaseModel) -> None:
+    body = state.model_dump_json(exclude_none=True).encode()
+    if scope["method"] == "HEAD":  # as most monitors ask
+        await responses.head(send, status, [JSON, (b"content-length", b"%d" % len(body))])
+    else:
+        await responses.respond(send, status, [JSON], body)

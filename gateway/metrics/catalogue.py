@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import version
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.counting import Histogram, together
 from gateway.fanout.hub import Hub
@@ -24,11 +24,13 @@ from gateway.log.database import Database
 from gateway.log.listener import Listener
 from gateway.log.log import Log
 from gateway.log.writer import Writer
-from gateway.owner.flue.agents import Agents
-from gateway.owner.owner import Owner
-from gateway.relay.relay import Relay
 from gateway.runs.leases import LeaseWatch
 from gateway.subscriptions import Subscriptions
+
+if TYPE_CHECKING:
+    from gateway.owner.flue.agents import Agents
+    from gateway.owner.owner import Owner
+    from gateway.relay.relay import Relay
 
 PREFIX: Final = "run_gateway_"
 

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from gateway.auth.auth import check as check_auth
-from gateway.owner.errors import BadOwned
-from gateway.owner.flue.agents import mounts_named
-from gateway.owner.rows import rows_of as owned_rows
 from gateway.process.exit_codes import Failure, Misuse
-from gateway.relay.configuration import rows_of
-from gateway.relay.errors import BadRow
 from gateway.settings import BadSetting, Settings
 from gateway.settings.types import is_loopback
 
@@ -23,8 +18,10 @@ def check(settings: Settings) -> None:
         raise Misuse("LISTEN_DATABASE_URL is set, but DATABASE_URL is not: it has to be the same database")
     if settings.database_url is None and settings.read_database_url is not None:
         raise Misuse("READ_DATABASE_URL is set, but DATABASE_URL is not: it has to be a replica of that database")
-    _relay(settings)
-    _owned(settings)
+    if settings.relay is not None or settings.relay_file is not None:
+        _relay(settings)
+    if settings.owned is not None or settings.flue_agents is not None:
+        _owned(settings)
     if settings.flue:
         _flue(settings)
     if settings.traces:
@@ -35,6 +32,9 @@ def check(settings: Settings) -> None:
 
 
 def _relay(settings: Settings) -> None:
+    from gateway.relay.configuration import rows_of
+    from gateway.relay.errors import BadRow
+
     try:
         rows = rows_of(settings.relay, settings.relay_file, settings.relay_credential)
     except BadRow as error:
@@ -53,6 +53,9 @@ def _relay(settings: Settings) -> None:
 
 
 def _owned(settings: Settings) -> None:
+    from gateway.owner.errors import BadOwned
+    from gateway.owner.rows import rows_of as owned_rows
+
     try:
         rows = owned_rows(settings.owned, settings.owned_busy)
     except BadOwned as error:
@@ -72,6 +75,9 @@ def _owned(settings: Settings) -> None:
 
 def _agents(settings: Settings) -> bool:
     """Whether there are agents of a Flue app."""
+    from gateway.owner.errors import BadOwned
+    from gateway.owner.flue.agents import mounts_named
+
     try:
         mounts = mounts_named(settings.flue_agents)
     except BadOwned as error:

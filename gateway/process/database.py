@@ -16,7 +16,6 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import click
 
-from gateway.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from gateway.log import durability
 from gateway.log.address import read
 from gateway.log.connect import FAULTS, connect, hears
@@ -52,6 +51,8 @@ async def database(settings: Settings) -> AsyncIterator[str]:
         _say_what_is_left_out(settings.database_url)
         yield settings.database_url
         return
+    from gateway.embedded import EmbeddedPostgres, EmbeddedPostgresError
+
     click.echo(f"No DATABASE_URL: using an embedded Postgres in {settings.data_dir}")
     postgres = EmbeddedPostgres(settings.data_dir)
     try:

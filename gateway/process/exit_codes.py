@@ -9,8 +9,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from gateway.client import ClientError, NotLetIn
-
 if TYPE_CHECKING:
     from gateway.settings import Settings
 
@@ -46,6 +44,8 @@ def settings(**flags: Any) -> Settings:
 
 def finish(work: Coroutine[Any, Any, None]) -> None:
     """Runs the work of a command, and turns what stops it into an exit code. Raises Failure."""
+    from gateway.client import ClientError, NotLetIn  # which a Machine does without
+
     try:
         asyncio.run(work)
     except NotLetIn as error:

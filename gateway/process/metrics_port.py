@@ -12,13 +12,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import uvicorn
 
-from gateway.http.health import Health, health_router
-from gateway.metrics.page import metrics_app
+from gateway.asgi import App, Receive, Scope, Send
+from gateway.http import responses
+from gateway.http.health import HEALTH, Health, HealthAnswers
+from gateway.protocol.accept import accept_of
+from gateway.protocol.headers import NO_STORE
+
+Expose = Callable[[str], Awaitable[tuple[bytes, str]]]
 
 
 @contextlib.asynccontextmanager
 async def metrics_port(
-    exposition: Callable[[str], Awaitable[tuple[bytes, str]]],
+    exposition: Expose,
     readiness: Callable[[], Awaitable[Health]],
     sockets: list[socket.socket],
 ) -> AsyncIterator[None]:
@@ -26,9 +31,14 @@ async def metrics_port(
     if not sockets:
         yield
         return
-    app = metrics_app(exposition)
-    app.include_router(health_router(readiness, lambda _: True))
-    config = uvicorn.Config(app, ws="none", lifespan="off", access_log=False, log_config=None, server_header=False)
+    config = uvicorn.Config(
+        _application(exposition, HealthAnswers(readiness, lambda _: True)),
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+    )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets))
     try:
@@ -36,6 +46,23 @@ async def metrics_port(
     finally:
         server.should_exit = True
         await serving
+
+
+def _application(exposition: Expose, health: App) -> App:
+    """Nothing but these routes, for a port that the public does not reach."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] not in ("/metrics", *HEALTH):
+            await responses.respond(send, 404, [NO_STORE])
+        elif scope["method"] not in ("GET", "HEAD"):
+            await responses.respond(send, 405, [(b"allow", b"GET, HEAD"), NO_STORE])
+        elif scope["path"] in HEALTH:
+            await health(scope, receive, send)
+        else:
+            text, content_type = await exposition(accept_of(scope["headers"]).decode("latin-1"))
+            await responses.respond(send, 200, [(b"content-type", content_type.encode()), NO_STORE], text)
+
+    return application
 
 
 class _Server(uvicorn.Server):

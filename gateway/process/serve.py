@@ -13,7 +13,6 @@ from gateway.process.database import database, must_be_there, must_listen, say_w
 from gateway.process.flue_app import fit, fit_agents
 from gateway.process.signals import Stop
 from gateway.process.sockets import Sockets, address, bind
-from gateway.process.supervisor import supervise
 from gateway.settings import Settings
 from gateway.wire.descriptors import raise_limit
 
@@ -51,6 +50,8 @@ async def _run(settings: Settings) -> None:
             if settings.require_listen:
                 await must_listen(url, settings.listen_database_url)
             if settings.workers > 1:
+                from gateway.process.supervisor import supervise
+
                 await supervise(settings, url, sockets, stop)
             else:
                 # Imported here, since the web framework takes half a second, and a parent of workers does not need it.

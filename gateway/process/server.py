@@ -13,7 +13,7 @@ import math
 import socket
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 import uvicorn
@@ -23,7 +23,6 @@ from gateway.asgi import App
 from gateway.http.connection import connections
 from gateway.http.replay import Replay
 from gateway.http.request_log import AccessLog
-from gateway.metrics.siblings import Siblings
 from gateway.process.exit_codes import Failure
 from gateway.process.garbage import Garbage
 from gateway.process.logs import identify
@@ -34,6 +33,9 @@ from gateway.process.sockets import Sockets, address, announcement
 from gateway.settings import Settings
 from gateway.wire.descriptors import room_for_connections
 from gateway.wire.server import Server
+
+if TYPE_CHECKING:
+    from gateway.metrics.siblings import Siblings
 
 logger = logging.getLogger("gateway.process.server")
 

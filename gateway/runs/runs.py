@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
-
-from fastapi import APIRouter
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from gateway.fanout.hub import Hub
 from gateway.fanout.multiplex import Look
@@ -26,11 +26,15 @@ from gateway.runs.foreign_runs import Others
 from gateway.runs.leases import LeaseWatch
 from gateway.runs.live_list import Changes, Telling
 from gateway.runs.live_list_answer import LiveLists
-from gateway.runs.run_collection import RunRoutes, make_router
 from gateway.runs.run_routes import RunStreams
 from gateway.runs.store import Store
 from gateway.runs.tokens import Signer, Tokens
 from gateway.tasks import end, kept
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from gateway.runs.run_collection import RunRoutes
 
 
 class Runs:
@@ -72,9 +76,10 @@ class Runs:
         self.changes = Changes(self._store.changes, hub.deadlines, heartbeat)
         self.telling = Telling(self._store.tell_of)
         self.followed = FollowedLists(self.changes, self._store, hub, look, limits, heartbeat, time.time)
-        live = LiveLists(self.changes, self._store.listed, hub, limits, time.time)
-        self._routes = RunRoutes(self._store, signer, bodies, public_url, live, self.created, others)
-        self.list = self._routes.list
+        self._live = LiveLists(self.changes, self._store.listed, hub, limits, time.time)
+        self._signer = signer
+        self._bodies = bodies
+        self._public_url = public_url
 
     def start(self) -> None:
         """Begins to look at leases; without a database it begins when there is one."""
@@ -112,6 +117,17 @@ class Runs:
         if (news.closed or news.deleted) and is_run(news.path):
             self._hub.hint(replace(news, path=control_of(news.path)))
 
+    @cached_property
+    def routes(self) -> RunRoutes:
+        """What answers `/runs` itself."""
+        from gateway.runs.run_collection import RunRoutes
+
+        return RunRoutes(
+            self._store, self._signer, self._bodies, self._public_url, self._live, self.created, self._others
+        )
+
     def router(self) -> APIRouter:
         """`/runs` itself."""
-        return make_router(self._routes, beside_others=self._others is not None)
+        from gateway.runs.run_collection import make_router
+
+        return make_router(self.routes, beside_others=self._others is not None)

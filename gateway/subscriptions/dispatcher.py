@@ -17,6 +17,7 @@ from typing import Final
 from gateway.outage import Outage
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import shown
+from gateway.subscriptions.attempts import TIMEOUT, Deliver, Outcome
 from gateway.subscriptions.records import EACH, Delivery
 from gateway.subscriptions.rules import retry_delay
 from gateway.subscriptions.shares import MOST_OF_HOST, Shares, chosen
@@ -24,7 +25,6 @@ from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.store import Store
 from gateway.subscriptions.waking import Waking
 from gateway.subscriptions.watch import Watch
-from gateway.subscriptions.webhooks import TIMEOUT, Outcome, Webhooks
 from gateway.tasks import end, forever, kept, turn
 
 logger = logging.getLogger("gateway.subscriptions.dispatcher")
@@ -51,7 +51,7 @@ class Dispatcher:
         self,
         store: Store,
         watch: Watch,
-        webhooks: Webhooks,
+        deliver: Deliver,
         keys: Callable[[], Awaitable[Keys]],
         *,
         scan_interval: float,
@@ -59,7 +59,7 @@ class Dispatcher:
     ) -> None:
         self._store = store
         self._watch = watch
-        self._webhooks = webhooks
+        self._ask = deliver
         self._keys = keys
         self._interval = scan_interval
         self._rung = asyncio.Event()
@@ -215,10 +215,9 @@ class Dispatcher:
             logger.error("A delivery ended badly; it is made again.", exc_info=task.exception())
 
     async def _attempt(self, delivery: Delivery, keys: Keys) -> None:
-        await turn(
-            EACH * len(delivery.links)
-        )  # many are begun at one time, and each describes up to a thousand streams
-        outcome, reason = await self._webhooks.deliver(delivery, keys)
+        # Many are begun at one time, and each describes up to a thousand streams.
+        await turn(EACH * len(delivery.links))
+        outcome, reason = await self._ask(delivery, keys)
         self.attempts[outcome.value] += 1
         try:
             match outcome:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any, Final
 
 import orjson
-from fastapi import Request
-from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.http import responses
 from gateway.http.bodies import Bodies
 from gateway.subscriptions.errors import invalid
+
+PREFIX: Final = "/v1/stream/__ds"
 
 MAX_BODY: Final = 256 << 10  # bytes: what is parsed at once must not hold the loop
 

@@ -13,10 +13,8 @@ from gateway.protocol.errors import MethodNotAllowed
 from gateway.subscriptions import schemas
 from gateway.subscriptions.errors import Code, Refusal
 from gateway.subscriptions.handlers import Handlers
-from gateway.subscriptions.http import Preflight
+from gateway.subscriptions.http import PREFIX, Preflight
 from gateway.subscriptions.schemas import body_of
-
-PREFIX: Final = "/v1/stream/__ds"
 
 _ONE: Final = "/subscriptions/{id}"
 _METHODS: Final = ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"]

@@ -9,14 +9,17 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.protocol import base64url
 from gateway.protocol.tenants import without
 from gateway.subscriptions.errors import Code, Refusal
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 # A token is good until its generation or its lease ends. Its own expiry is late, so that it cuts off no worker that has
 # kept a lease alive for hours.
@@ -31,15 +34,30 @@ class Ticket(NamedTuple):
 
 
 class Signer:
-    """A webhook signing key and how it is published."""
+    """A webhook signing key and how it is published. Most Machines never sign: the key is made when it is used."""
 
     def __init__(self, seed: bytes) -> None:
-        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        self._seed = seed
+
+    @cached_property
+    def _key(self) -> Ed25519PrivateKey:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return Ed25519PrivateKey.from_private_bytes(self._seed)
+
+    @cached_property
+    def jwk(self) -> dict[str, str]:
+        """The public key (RFC 8037)."""
         x = base64url.encode(self._key.public_key().public_bytes_raw())
         # A thumbprint (RFC 7638): stable for the life of the key.
         thumbprint = hashlib.sha256(b'{"crv":"Ed25519","kty":"OKP","x":"%b"}' % x.encode()).digest()
-        self.kid = f"ds_{base64url.encode(thumbprint)}"
-        self.jwk = {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": self.kid, "use": "sig", "alg": "EdDSA"}
+        kid = f"ds_{base64url.encode(thumbprint)}"
+        return {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": kid, "use": "sig", "alg": "EdDSA"}
+
+    @property
+    def kid(self) -> str:
+        """Its name."""
+        return self.jwk["kid"]
 
     def sign(self, body: bytes, now: int) -> str:
         """The Webhook-Signature header of a body sent at `now` (Unix seconds)."""

@@ -6,10 +6,8 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
-
-from fastapi import APIRouter
 
 from gateway.http.bodies import Bodies
 from gateway.log.database import Database
@@ -18,15 +16,19 @@ from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.tenants import without
 from gateway.quotas.rates import Rate
+from gateway.subscriptions.attempts import Outcome
 from gateway.subscriptions.dispatcher import Dispatcher
-from gateway.subscriptions.handlers import Handlers
+from gateway.subscriptions.http import PREFIX
 from gateway.subscriptions.keyring import Keyring
 from gateway.subscriptions.records import Delivery
-from gateway.subscriptions.routes import PREFIX, make_router
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.store import MOST_SUBSCRIPTIONS, Store
 from gateway.subscriptions.watch import Watch
-from gateway.subscriptions.webhooks import Webhooks
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from gateway.subscriptions.webhooks import Webhooks
 
 CHANGES: Final = 20.0  # of a tenant's subscriptions in a second, unless the settings say otherwise
 
@@ -66,11 +68,10 @@ class Subscriptions:
 
     async def start(self) -> None:
         """Begins to look after subscriptions; without a database it begins when there is one."""
-        self._webhooks = Webhooks(self._describe, allow_local=self._allow_local)
         self._dispatcher = Dispatcher(
             self._store,
             self._watch,
-            self._webhooks,
+            self._deliver,
             self._keyring.keys,
             scan_interval=self._scan_interval,
             away=self._away,
@@ -119,6 +120,9 @@ class Subscriptions:
 
     def router(self) -> APIRouter:
         """The reserved control APIs, at `/v1/stream/__ds`."""
+        from gateway.subscriptions.handlers import Handlers
+        from gateway.subscriptions.routes import make_router
+
         handlers = Handlers(
             self._store,
             self._keyring.keys,
@@ -143,6 +147,14 @@ class Subscriptions:
     def _ring(self) -> None:
         if self._dispatcher is not None:
             self._dispatcher.ring()
+
+    async def _deliver(self, delivery: Delivery, keys: Keys) -> tuple[Outcome, str]:
+        """Makes an attempt, by a client that most Machines never need."""
+        if self._webhooks is None:
+            from gateway.subscriptions.webhooks import Webhooks
+
+            self._webhooks = Webhooks(self._describe, allow_local=self._allow_local)
+        return await self._webhooks.deliver(delivery, keys)
 
     def _describe(self, delivery: Delivery, keys: Keys) -> dict[str, Any]:
         """A wake as the webhook gets it (§7.1)."""

@@ -11,7 +11,6 @@ import asyncio
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from enum import Enum
 from typing import Any, Final
 
 import httpcore
@@ -19,24 +18,16 @@ import httpx
 import orjson
 
 from gateway.protocol.tenants import tenant_of
+from gateway.subscriptions.attempts import TIMEOUT, Outcome
 from gateway.subscriptions.errors import Refusal
 from gateway.subscriptions.records import Delivery
 from gateway.subscriptions.resolver import Resolver
 from gateway.subscriptions.signing import Keys
 from gateway.subscriptions.targets import check_webhook_url, choose_address
 
-TIMEOUT: Final = 10.0  # seconds for the whole attempt
 _MOST_ANSWER: Final = 64 << 10  # bytes of an answer's body that are read
 _MOST_READ: Final = 192 << 10  # bytes that a connection reads in all
 _FAULTS: Final = httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException
-
-
-class Outcome(Enum):
-    """The outcome of an attempt."""
-
-    DONE = "done"  # the handler has done its work already
-    TAKEN = "taken"  # the handler has the wake, and will call back
-    FAILED = "failed"
 
 
 class Webhooks:

@@ -82,7 +82,7 @@ def of_the_streams() -> Iterator[Door]:
     yield from (Door("POST", f"/runs/{{id}}{part.value}") for part in Part if part is not Part.CONTROL)
 
 
-DOORS = sorted({*of_the_framework(Gateway(load(), "postgres://nowhere")._api), *of_the_streams()})
+DOORS = sorted({*of_the_framework(Gateway(load(), "postgres://nowhere").api.now()), *of_the_streams()})
 
 
 def test_every_route_has_a_rule_and_every_rule_a_route() -> None:

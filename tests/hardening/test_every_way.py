@@ -169,7 +169,7 @@ async def each_is_refused(those: list[Way], ask: Ask, *expected: tuple[int, str]
 
 def test_every_route_and_method_is_one_of_the_ways(database_url: str) -> None:
     with limited(database_url) as gateway:
-        document = gateway.app._api.openapi()
+        document = gateway.app.api.now().openapi()
     described = {
         (method.upper(), route)
         for route, operations in document["paths"].items()

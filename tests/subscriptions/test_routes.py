@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from gateway.auth.gate import let_in
 from gateway.auth.principal import ANONYMOUS, Principal
-from gateway.http.door import render_refusals
+from gateway.http.openapi.refusals import render_refusals
 from gateway.log.database import Database
 from gateway.protocol.errors import Unavailable
 from gateway.subscriptions import Subscriptions

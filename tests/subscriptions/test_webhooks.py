@@ -11,9 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from gateway.subscriptions.attempts import Outcome
 from gateway.subscriptions.records import Delivery, Link
 from gateway.subscriptions.signing import Keys, Signer
-from gateway.subscriptions.webhooks import Outcome, Webhooks
+from gateway.subscriptions.webhooks import Webhooks
 from tests.subscriptions.tools import Received, Receiver, hangs, says
 
 KEYS = Keys([Signer(b"\1" * 32)], b"\2" * 32)

@@ -187,12 +187,13 @@ async def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> Non
 async def die(machine: Subscriptions) -> None:
     """Kills a Machine's part in subscriptions on the spot: nothing is reported, nothing handed over."""
     dispatcher, webhooks = machine._dispatcher, machine._webhooks
-    assert dispatcher is not None and webhooks is not None
+    assert dispatcher is not None
     tasks = [task for task in (dispatcher._task, *dispatcher._deliveries) if task is not None]
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await webhooks.close()
+    if webhooks is not None:  # it has made an attempt
+        await webhooks.close()
 
 
 async def idle(machine: Subscriptions) -> None:
