@@ -273,6 +273,7 @@ async def test_removed_runs_are_forgotten_after_an_hour(a: Client, database: Dat
 async def test_an_eventsource_is_told_to_come_back(database_url: str) -> None:
     with serving(database_url, "direct", max_readers=1) as running:
         async with client_of(running) as client, client.stream("/runs?live=sse") as response:
-            await Follow(response).until(lambda reading: bool(listed(reading)))
+            first = Follow(response)  # held: one that is collected closes its response, which makes room for the other
+            await first.until(lambda reading: bool(listed(reading)))
             answer = await client("GET", "/runs?live=sse", headers={"accept": "text/event-stream"})
             assert answer.status_code == 200 and read(answer.content).retry
