@@ -47,6 +47,7 @@ from gateway.wire.descriptors import room_for
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from gateway.flue.conversations.conversations import Conversations
     from gateway.flue.flue import Flue
     from gateway.http.upstream import Upstream
     from gateway.metrics.siblings import Siblings
@@ -94,10 +95,12 @@ class Gateway:
         self._feed = Feed()
         self._broadcast = Broadcast()
         self._flue = self._make_flue() if settings.flue else None
+        self._conversations = self._make_conversations()
         self._telling: asyncio.Task[None] | None = None
         self._log = self._make_log(listening_addresses(database_url, listen_database_url))
         self._hub = self._make_hub()
-        self._hubs = [self._hub, self._flue.hub] if self._flue else [self._hub]
+        self._flues = [each for each in (self._flue, self._conversations) if each is not None]
+        self._hubs = [self._hub, *(each.hub for each in self._flues)]
         # What is served from them
         self._subscriptions = self._make_subscriptions()
         self._streams = StreamRoutes(
@@ -183,9 +186,9 @@ class Gateway:
         feed.committed.subscribe(self._hub.ring, self._runs.heard, self._subscriptions.committed)
         feed.heard.subscribe(self._hub.ring, self._runs.heard)
         feed.hinted.subscribe(self._hub.hint, self._runs.hinted)
-        if self._flue is not None:
-            feed.heard.subscribe(self._flue.heard)
-            feed.hinted.subscribe(self._flue.hinted)
+        for flue in self._flues:
+            feed.heard.subscribe(flue.told.heard)
+            feed.hinted.subscribe(flue.told.hinted)
         if self._relay is not None:
             for channel in (feed.committed, feed.heard, feed.hinted):
                 channel.subscribe(self._relay.heard)
@@ -205,6 +208,8 @@ class Gateway:
         shown = self._hub.forget()
         if self._flue is not None:
             self._flue.hub.forget()
+        if self._conversations is not None:
+            self._conversations.forget()
         if self._owner is not None:
             self._owner.switched()
         self._log.listener.doubt()
@@ -220,7 +225,7 @@ class Gateway:
             machine="/".join(self.settings.place.values()) or self.machine,
             database=durability is not None,
             news=self._log.listener.news,
-            flue=None if self._flue is None else self._flue.news,
+            flue=next((flue.news for flue in self._flues), None),
             draining=self._leaving or self._hub.draining,
             durability=None if durability is None else Promise(**asdict(durability)),
         )
@@ -266,8 +271,8 @@ class Gateway:
             self._runs.start()
             background = [kept("readers' timer", self._hub.run), kept("housekeeping", self._log.housekeeping.run)]
             stack.push_async_callback(end, *background)
-            if self._flue is not None:
-                stack.push_async_callback(end, *await self._flue.start())
+            for flue in self._flues:
+                stack.push_async_callback(end, *await flue.start())
             stack.push_async_callback(self._log.writer.close)
             if self._relay is not None:
                 await self._relay.start()
@@ -301,6 +306,16 @@ class Gateway:
         return Flue(
             self.settings, self._database, self._limits, self._broadcast, lambda: self._log.listens, self._lists
         )
+
+    def _make_conversations(self) -> Conversations | None:
+        settings = self.settings
+        if not settings.flue_agents or not settings.flue_readers:
+            return None
+        from gateway.flue.conversations.conversations import Conversations
+        from gateway.owner.flue.agents import mounts_named
+
+        mounts = mounts_named(settings.flue_agents)
+        return Conversations(settings, mounts, self._database, self._limits, lambda: self._log.listens)
 
     def _make_log(self, addresses: Sequence[str]) -> Log:
         return Log(
@@ -417,11 +432,12 @@ class Gateway:
             self._relay,
             self._owner,
             self._agents,
+            self._conversations,
         )
 
     def _sources(self) -> list[Source]:
         near = [] if self._log.near is None else [self._log.near.there]
-        return [self._log.reader, *near, *([self._flue] if self._flue else [])]
+        return [self._log.reader, *near, *self._flues]
 
     def _make_door(self) -> Door:
         streams: Routes = self._runs.streams
@@ -434,9 +450,16 @@ class Gateway:
             streams=streams,
             health=HealthAnswers(self.readiness, lambda scope: principal_of(scope).operates),
             api=self.api,
-            behind=self._behind() if self._owner is None else self._owner,
+            behind=self._before_all(),
             relayed=(lambda _: False) if self._owner is None else self._owner.admit,
         )
+
+    def _before_all(self) -> Behind | None:
+        """Who answers what is not the gateway's own, wherever that is answered."""
+        behind = self._behind() if self._owner is None else self._owner
+        if self._conversations is None or behind is None:
+            return behind
+        return self._conversations.readers.before(behind)
 
     def _reached_at(self) -> str:
         """Where gateways of other Machines reach this one."""

@@ -30,7 +30,7 @@ ROOMS = {
     "quotas": {"asgi", "auth", "protocol", "settings"},
     "http": {"asgi", "auth", "counting", "fanout", "log", "protocol", "quotas", "tasks", "wire"},
     "page": {"protocol"},
-    "metrics": {"counting", "fanout", "http", "log", "owner", "relay", "runs", "subscriptions", "tasks"},
+    "metrics": {"counting", "fanout", "flue", "http", "log", "owner", "relay", "runs", "subscriptions", "tasks"},
     "settings": {"wording"},
     "auth": {"asgi", "log", "outage", "protocol", "settings", "tasks", "wording"},
     "flue": {"asgi", "auth", "fanout", "http", "log", "outage", "protocol", "settings", "tasks"},

@@ -26,13 +26,13 @@ def attach(database_url: str | None) -> None:
     from gateway.flue import schema
 
     _finish(database_url, schema.attach)
-    click.echo("Attached: the tables of events and streams tell the gateways of what is new")
+    click.echo("Attached: Flue's tables tell the gateways of what is new")
 
 
 @flue.command()
 @click.option("--database-url", metavar="URL", help="Instead of DATABASE_URL.")
 def detach(database_url: str | None) -> None:
-    """Remove the triggers; runs that are followed are then polled for. It may be repeated."""
+    """Remove the triggers; what is followed is then polled for. It may be repeated."""
     from gateway.flue import schema
 
     _finish(database_url, schema.detach)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Final
 
 from fastapi import APIRouter
@@ -14,24 +13,25 @@ from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub
 from gateway.flue import dialect
 from gateway.flue.listing import ListRuns, make_router
-from gateway.flue.news import PREFIX, How, Triggers
+from gateway.flue.news import How, Told, Triggers
 from gateway.flue.orphans import Orphans
 from gateway.flue.readable import readable
 from gateway.flue.records import Records
 from gateway.flue.routes import FlueRoutes
-from gateway.flue.source import Source, one_line
+from gateway.flue.source import Source
 from gateway.http.limits import Limits
 from gateway.http.reading import Reading
 from gateway.http.routes import Routes
 from gateway.log.database import Database
 from gateway.log.lists import Lists
-from gateway.protocol.batch import News, Stream
+from gateway.protocol.batch import Stream
 from gateway.settings import Settings
 from gateway.tasks import kept
 
-ECHO: Final = 0.02  # seconds after news until a look for events that were committed beside it without notifying
-
-FLOOR: Final = 0.25  # seconds between two such looks, which compare all that is followed here with the log
+TRIGGERS: Final = {
+    "run_gateway_event": "flue_event_stream_entries",
+    "run_gateway_closed": "flue_event_streams",
+}
 
 
 class Flue:
@@ -64,9 +64,8 @@ class Flue:
             away=database.away,
         )
         self.reading = Reading(self._source, self.hub, limits, time.time, dialect.FLUES)
-        self._look: asyncio.TimerHandle | None = None
-        self._looked_at = float("-inf")
-        self._triggers = Triggers(database, on_change=self.hub.look_again)
+        self.told = Told(self.hub)
+        self._triggers = Triggers(database, "runs", TRIGGERS, on_change=self.hub.look_again)
         self._orphans = (
             None
             if settings.flue_orphan_after is None
@@ -103,32 +102,6 @@ class Flue:
     def news(self) -> How:
         """The way in which news of Flue's runs arrives at the moment."""
         return "triggers" if self._triggers.there and self._listens() else "polling"
-
-    def heard(self, news: News) -> None:
-        """News of any stream: that of Flue's runs goes to their own hub."""
-        if news.path.startswith(PREFIX):
-            body = news.body and one_line(news.body)
-            self.hub.ring(replace(news, path=news.path[len(PREFIX) :], body=body))
-            self._look_soon()
-
-    def hinted(self, news: News) -> None:
-        """Takes a hint, as triggers give it that do not know the secret channel: the tail is looked at soon."""
-        if news.path.startswith(PREFIX):
-            self.hub.hint(replace(news, path=news.path[len(PREFIX) :]))
-            self._look_soon()
-
-    def _look_soon(self) -> None:
-        """Looks at all tails soon. Transactions that commit together share one notification: a look finds the events of
-        the others.
-        """
-        if self._look is None and self.hub.tails:
-            loop = asyncio.get_running_loop()
-            self._look = loop.call_at(max(loop.time() + ECHO, self._looked_at + FLOOR), self._look_now)
-
-    def _look_now(self) -> None:
-        self._look = None
-        self._looked_at = asyncio.get_running_loop().time()
-        self.hub.look_again()
 
     async def start(self) -> list[asyncio.Task[None]]:
         """Begins to receive news; the tasks run until they are cancelled. Raises Unavailable."""

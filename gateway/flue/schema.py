@@ -16,6 +16,7 @@ else:
 
 VERSION: Final = "4"  # of Flue 1.0.0-beta.9
 TABLES: Final = ("flue_runs", "flue_event_streams", "flue_event_stream_entries")
+READ: Final = ["flue_conversation_stream_batches", "flue_conversation_fold_checkpoints"]  # of Flue 2.x
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '5s'"  # all others queue behind whoever waits for a table's lock
 
 _READABLE: Final = "SELECT has_table_privilege(to_regclass('flue_meta'), 'SELECT')"  # NULL: there is no such table
@@ -35,9 +36,7 @@ async def check(connection: Connection, *, ends_runs: bool) -> None:
     if await format_of(connection) is not None:
         raise Unfit("this is Flue 2.x, which has conversations and no runs: use GATEWAY_FLUE_AGENTS, not GATEWAY_FLUE")
     tables = ["flue_meta", *TABLES]
-    missing = [row["name"] for row in await connection.fetch(_MISSING, tables)]
-    if missing:
-        raise Unfit(f"no table {', '.join(missing)}: the Flue app makes them when it starts on this database")
+    await _there(connection, tables)
     await _may(connection, tables, ["SELECT"])
     version = await connection.fetchval("SELECT value FROM flue_meta WHERE key = 'schema_version'")
     if version != VERSION:
@@ -46,14 +45,18 @@ async def check(connection: Connection, *, ends_runs: bool) -> None:
         await _may(connection, list(TABLES), ["SELECT", "INSERT", "UPDATE"])
 
 
-async def check_agents(connection: Connection) -> None:
-    """Checks that the tables of a Flue 2.x app may be read, if it has made them already. Raises Unfit."""
+async def check_agents(connection: Connection, *, reads: bool = False) -> None:
+    """Checks that the tables of a Flue 2.x app may be read, if it has made them already. Raises Unfit.
+
+    `reads`: those of what its conversations say, too.
+    """
     if not await connection.fetchval("SELECT to_regclass('flue_meta') IS NOT NULL"):
         return
     await _may(connection, ["flue_meta"], ["SELECT"])
     if await format_of(connection) is None:
         raise Unfit("this is a beta of Flue, which has runs: use GATEWAY_FLUE, not GATEWAY_FLUE_AGENTS")
-    await _may(connection, ["flue_agent_submissions", "flue_conversation_streams"], ["SELECT"])
+    tables = ["flue_agent_submissions", "flue_conversation_streams"]
+    await _may(connection, tables + READ if reads else tables, ["SELECT"])
 
 
 async def format_of(connection: Connection) -> str | None:
@@ -66,6 +69,11 @@ async def format_of(connection: Connection) -> str | None:
 
 async def attach(connection: Connection) -> None:
     """Puts the triggers there, in one transaction. Raises Unfit, and what the driver does."""
+    if await format_of(connection) is not None:
+        await _there(connection, READ)
+        await _may(connection, READ[:1], ["TRIGGER"])
+        await _run(connection, "conversations/attach.sql")
+        return
     await check(connection, ends_runs=False)
     await _may(connection, ["flue_event_streams", "flue_event_stream_entries"], ["TRIGGER"])
     await _run(connection, "attach.sql")
@@ -80,6 +88,12 @@ async def _run(connection: Connection, script: str) -> None:
     async with connection.transaction():
         await connection.execute(_LOCK_TIMEOUT)
         await connection.execute((files(__package__) / script).read_text())
+
+
+async def _there(connection: Connection, tables: list[str]) -> None:
+    missing = [row["name"] for row in await connection.fetch(_MISSING, tables)]
+    if missing:
+        raise Unfit(f"no table {', '.join(missing)}: the Flue app makes them when it starts on this database")
 
 
 async def _may(connection: Connection, tables: list[str], rights: list[str]) -> None:

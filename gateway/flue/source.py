@@ -13,6 +13,7 @@ from typing import Final
 import asyncpg
 
 from gateway.flue.errors import NoSuchRun
+from gateway.flue.news import one_line
 from gateway.flue.readable import Readable
 from gateway.log.database import Database
 from gateway.protocol.batch import JSON_TYPE, Batch, Page, Stream
@@ -20,7 +21,6 @@ from gateway.protocol.batch import JSON_TYPE, Batch, Page, Stream
 PAGE: Final = 100  # events: Flue's own pages
 LIVE_PAGE: Final = 256 << 10  # bytes, which a slow reader may hold in memory, since a page is written at once
 ID: Final = 0  # of all: Flue's streams have no identity but their path, and the gateway's own count from 1
-_ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 
 # The run, its stream, and a page of its events from `start`: the position asked for, or so many events before the
 # tail, or, close to the tail, up to `recent` bytes earlier. The page holds the events that fit, and at least one;
@@ -66,11 +66,6 @@ _STAT: Final = """
 """
 _WORKFLOW: Final = "SELECT workflow_name FROM flue_runs WHERE run_id = $1"
 _POSITIONS: Final = "SELECT path, next_offset, closed FROM flue_event_streams WHERE path = ANY ($1)"
-
-
-def one_line(body: bytes) -> bytes:
-    """Events without line breaks, as an SSE frame needs them. Flue writes none, but JSON allows them between tokens."""
-    return body.translate(_ONE_LINE) if b"\n" in body or b"\r" in body else body
 
 
 class Source:

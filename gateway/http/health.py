@@ -44,7 +44,8 @@ class Health(BaseModel):
     )
     flue: Literal["triggers", "polling"] | None = Field(
         None,
-        description="How news of a Flue app's runs arrives, where GATEWAY_FLUE is on.",
+        description="How news of a Flue app's runs or conversations arrives, where GATEWAY_FLUE is on, or"
+        " GATEWAY_FLUE_READERS is set.",
     )
     draining: bool = Field(description="Whether this Machine is shutting down.")
     durability: Promise | None = Field(

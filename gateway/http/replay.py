@@ -16,6 +16,9 @@ from gateway.http.request_log import appended_to
 
 MOST_BYTES: Final = 1_000_000  # of a body; a larger one cannot be replayed
 
+STAYS: Final = "run_gateway.stays"
+"""The key under which a scope holds True if its answer has to pass by here, so that no proxy may take it elsewhere."""
+
 
 class Replay:
     """Wraps an application: an append is answered with the order to replay it in `region`, if Fly's proxy can do so.

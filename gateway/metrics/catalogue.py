@@ -28,6 +28,7 @@ from gateway.runs.leases import LeaseWatch
 from gateway.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
+    from gateway.flue.conversations.conversations import Conversations
     from gateway.owner.flue.agents import Agents
     from gateway.owner.owner import Owner
     from gateway.relay.relay import Relay
@@ -74,6 +75,7 @@ class Parts:
     relay: Relay | None = None
     owner: Owner | None = None
     agents: Agents | None = None
+    conversations: Conversations | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,6 +391,13 @@ METRICS: Final = (
         Kind.COUNTER,
         "Conversations that this Machine has passed on to another one, since its Flue 2.x app had begun to run them.",
         lambda parts: None if parts.agents is None or parts.agents.following is None else parts.agents.following.passed,
+    ),
+    Metric(
+        "flue_reads",
+        Kind.COUNTER,
+        "Reads of the Flue 2.x app's conversations that came here, by what has answered them: rows, app.",
+        lambda parts: None if parts.conversations is None else parts.conversations.readers.answered,
+        "by",
     ),
     # Subscriptions
     Metric(

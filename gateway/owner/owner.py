@@ -19,7 +19,7 @@ import httpcore
 from gateway.asgi import Receive, Scope
 from gateway.http import informational, responses
 from gateway.http.door import Behind
-from gateway.http.replay import replayable
+from gateway.http.replay import STAYS, replayable
 from gateway.http.responses import Sending
 from gateway.http.upstream import CUT, RELAYED, BadGateway, Upstream
 from gateway.log import shared_secrets
@@ -263,7 +263,7 @@ class Owner:
     async def _there(self, asked: Asked, other: Life, epoch: int) -> bool:
         """Sends the request to another Machine."""
         scope = asked.scope
-        if other.fly is not None and replayable(_told_length(scope)):
+        if other.fly is not None and not scope.get(STAYS) and replayable(_told_length(scope)):
             self.counts.routed["replayed"] += 1
             await responses.respond(asked.send.as_it_is, 503, _replay(other.fly))
             return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gateway.auth.auth import check as check_auth
 from gateway.process.exit_codes import Failure, Misuse
 from gateway.settings import BadSetting, Settings
@@ -20,7 +22,7 @@ def check(settings: Settings) -> None:
         raise Misuse("READ_DATABASE_URL is set, but DATABASE_URL is not: it has to be a replica of that database")
     if settings.relay is not None or settings.relay_file is not None:
         _relay(settings)
-    if settings.owned is not None or settings.flue_agents is not None:
+    if settings.owned is not None or settings.flue_agents is not None or settings.flue_readers is not None:
         _owned(settings)
     if settings.flue:
         _flue(settings)
@@ -82,6 +84,8 @@ def _agents(settings: Settings) -> bool:
         mounts = mounts_named(settings.flue_agents)
     except BadOwned as error:
         raise Misuse(f"GATEWAY_FLUE_AGENTS: {error}") from None
+    if settings.flue_readers:
+        _readers(settings.flue_readers, mounts)
     if not mounts:
         return False
     if settings.upstream is None:
@@ -91,6 +95,15 @@ def _agents(settings: Settings) -> bool:
     if settings.flue:
         raise Misuse("GATEWAY_FLUE is for a beta of Flue, and GATEWAY_FLUE_AGENTS for Flue 2.x: which one is it?")
     return True
+
+
+def _readers(version: str, mounts: Sequence[str]) -> None:
+    from gateway.flue.conversations import VERSION
+
+    if version != VERSION:
+        raise Misuse(f"GATEWAY_FLUE_READERS: it is not known here what Flue {version} answers, only {VERSION}")
+    if not mounts:
+        raise Misuse("GATEWAY_FLUE_READERS is set, but GATEWAY_FLUE_AGENTS is not: where are the agents mounted?")
 
 
 def _flue(settings: Settings) -> None:

@@ -20,11 +20,11 @@ async def fit(url: str, settings: Settings) -> None:
     await with_app(url, lambda connection: check(connection, ends_runs=settings.flue_orphan_after is not None))
 
 
-async def fit_agents(url: str) -> None:
+async def fit_agents(url: str, settings: Settings) -> None:
     """Makes sure that `serve` can look after the conversations of a Flue 2.x app in this database. Raises Failure."""
     from gateway.flue.schema import check_agents
 
-    await with_app(url, check_agents)
+    await with_app(url, lambda connection: check_agents(connection, reads=settings.flue_readers is not None))
 
 
 async def with_app(url: str, work: Callable[[Connection], Awaitable[None]]) -> None:

@@ -193,7 +193,7 @@ async def _flue(connection: LogConnection, settings: Settings) -> Finding:
         if settings.flue:
             await flue.check(connection, ends_runs=settings.flue_orphan_after is not None)
         else:
-            await flue.check_agents(connection)
+            await flue.check_agents(connection, reads=settings.flue_readers is not None)
     except Unfit as error:
         return Finding("fail", f"The database cannot be used as a Flue app's: {error}.")
     return Finding("ok", "The tables of the Flue app can be used.")

@@ -46,7 +46,7 @@ async def _run(settings: Settings) -> None:
             if settings.flue:
                 await fit(url, settings)
             if settings.flue_agents:
-                await fit_agents(url)
+                await fit_agents(url, settings)
             if settings.require_listen:
                 await must_listen(url, settings.listen_database_url)
             if settings.workers > 1:

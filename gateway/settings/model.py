@@ -410,13 +410,19 @@ class Settings(BaseSettings):
     )
     flue_poll_interval: Seconds = Field(
         0.1,
-        description="Seconds between checks of the Flue runs that are followed, where Flue's tables have no triggers.",
+        description="Seconds between checks of what is followed of Flue's runs and conversations, where Flue's tables"
+        " have no triggers.",
     )
 
     flue_agents: str | None = Field(
         None,
         description="Paths at which a Flue 2.x app in the same database mounts its agents, with commas between, such as"
         " `/agents/chat`: each conversation has one owner, as by GATEWAY_OWNED.",
+    )
+    flue_readers: str | None = Field(
+        None,
+        description="Version of @flue/runtime in the app of GATEWAY_FLUE_AGENTS, 2.1.0, if every Machine is to answer"
+        " readers of conversations from its tables; when empty, they go to the owner.",
     )
     flue_authorization: str | None = Field(
         None,

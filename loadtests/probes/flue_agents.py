@@ -19,6 +19,8 @@ from uuid import uuid4
 
 import click
 
+from gateway.flue.news import INTERVAL
+from gateway.flue.schema import attach, detach
 from tests.databases import session_postgres
 from tests.flue2.house import House, furnished
 from tests.flue2.rig import MOUNT, ticks
@@ -35,14 +37,30 @@ async def delays(house: House) -> None:
     places = {"the app of A, without a gateway": f"{a.app.url}{MOUNT}/", "gateway A": a.url(""), "gateway B": b.url("")}
     for place, url in places.items():
         for live in LIVE:
-            id, tag = _id(), _id()
-            await house.clients.send(tag, a.url(id), ticks(60))
-            await house.clients.observe(tag, f"{url}{id}", live)
-            await house.clients.until(tag, "settled", timeout=120)
-            found = [line["at"] - line["out"]["emittedAt"] for line in house.clients.lines(tag) if "out" in line][
-                SKIPPED:
-            ]
-            _tell(f"{place}, {live}", f"{len(found)} outputs: p50 {median(found):.0f} ms, worst {max(found)} ms")
+            await _delay(house, place, url, live)
+
+
+async def rows(house: House) -> None:
+    """The same at the Machine that answers from rows, by polling, and by triggers."""
+    url = house.machines[-1].url("")
+    for live in LIVE:
+        await _delay(house, "gateway C, from rows by polling", url, live)
+    await attach(house.database)
+    await asyncio.sleep(2 * INTERVAL)  # the Machine looks for them
+    for live in LIVE:
+        await _delay(house, "gateway C, from rows by triggers", url, live)
+    await detach(house.database)
+
+
+async def _delay(house: House, place: str, url: str, live: str) -> None:
+    """Of a conversation that A owns, for a reader at `url`."""
+    id, tag = _id(), _id()
+    await house.clients.send(tag, house.machines[0].url(id), ticks(60))
+    await house.clients.observe(tag, f"{url}{id}", live)
+    await house.clients.until(tag, "settled", timeout=120)
+    late = [line["at"] - line["out"]["emittedAt"] for line in house.clients.lines(tag) if "out" in line]
+    found = late[SKIPPED:]
+    _tell(f"{place}, {live}", f"{len(found)} outputs: p50 {median(found):.0f} ms, worst {max(found)} ms")
 
 
 async def turns(house: House) -> None:
@@ -155,6 +173,7 @@ def _id() -> str:
 
 PARTS: Final[dict[str, Callable[[House], Awaitable[None]]]] = {
     "delays": delays,
+    "rows": rows,
     "turns": turns,
     "abort": abort,
     "death": death,

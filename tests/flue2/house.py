@@ -27,7 +27,9 @@ SETTINGS: Final = {
     "GATEWAY_FLUE_AGENTS": MOUNT,
     "GATEWAY_OWNED_LEASE": "2",
     "GATEWAY_DRAIN_TIMEOUT": "2",
+    "GATEWAY_SSE_MAX_AGE": "300",
 }
+READING: Final = {"GATEWAY_FLUE_READERS": "2.1.0"}  # of the last Machine: the others show how it is without
 
 
 @dataclass
@@ -110,9 +112,9 @@ async def furnished(
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(postgres.database())
         machines = []
-        for _ in range(count):  # one after the other: the first makes Flue's tables
+        for at in range(count):  # one after the other: the first makes Flue's tables
             app = await stack.enter_async_context(FlueServer.start(folder, url, env=flue))
-            env = {**settings, "GATEWAY_UPSTREAM": app.url}
+            env = {**settings, **(READING if at == count - 1 else {}), "GATEWAY_UPSTREAM": app.url}
             machines.append(Pair(app, await stack.enter_async_context(Machine.start(url, env=env))))
         clients = await stack.enter_async_context(Clients.start())
         database = await asyncpg.connect(url)

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tests.node import Script
 from tests.tools import flue_app
 
@@ -23,6 +25,33 @@ def built() -> Path:
 def ticks(count: int, interval: float = 0.1) -> str:
     """A message upon which a tool is called so many times, one after the other; each takes `interval` seconds."""
     return json.dumps({"ticks": count, "intervalMs": round(interval * 1000)})
+
+
+@asynccontextmanager
+async def following(url: str) -> AsyncIterator[AsyncIterator[Any]]:
+    """The chunks of one response, which follows a conversation from its start."""
+
+    async def chunks(response: httpx.Response) -> AsyncIterator[Any]:
+        async for line in response.aiter_lines():
+            if line.startswith("data:["):
+                for chunk in json.loads(line.removeprefix("data:")):
+                    yield chunk
+
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=120) as http,
+        http.stream("GET", f"{url}?view=updates&offset=-1&live=sse") as response,
+    ):
+        yield chunks(response)
+
+
+async def until_settled(chunks: AsyncIterator[Any]) -> list[Any]:
+    """Those up to the first settlement; fewer, if the response ends before."""
+    found = []
+    async for chunk in chunks:
+        found.append(chunk)
+        if chunk["type"] == "submission-settled":
+            break
+    return found
 
 
 class Clients:

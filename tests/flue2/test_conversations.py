@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from tests.flue2.house import House
-from tests.flue2.rig import MOUNT, ticks
+from tests.flue2.rig import MOUNT, following, ticks, until_settled
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 LIVE = ("sse", "long-poll")
@@ -92,9 +92,13 @@ async def test_an_idle_server_goes_on_with_what_a_dead_one_left(house: House, id
         await each.app.launch()
     await house.clients.send(id, a.url(id), ticks(40))
     await house.clients.observe(f"{id} read", others[0].url(id))
-    await house.clients.until(f"{id} read", "out", 3)
-    await a.die()
-    assert await house.clients.until(f"{id} read", "settled", timeout=120) == ["completed"]
+    async with following(others[-1].url(id)) as chunks:  # from rows: the one response goes on
+        await house.clients.until(f"{id} read", "out", 3)
+        await anext(chunks)
+        await a.die()
+        assert await house.clients.until(f"{id} read", "settled", timeout=120) == ["completed"]
+        told = await until_settled(chunks)
+    assert [chunk["output"]["i"] for chunk in told if chunk["type"] == "tool-output"] == list(range(1, 41))
     outs = house.clients.said(f"{id} read", "out")
     assert len({out["pid"] for out in outs}) == 2
     assert [out["i"] for out in outs] == list(range(1, 41))

@@ -46,6 +46,8 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"flue_agents": "/chat"}, "GATEWAY_FLUE_AGENTS is set, but GATEWAY_UPSTREAM is not"),
         ({"flue_agents": "/chat", "upstream": "http://h:1"}, "GATEWAY_FLUE_AGENTS is set, but DATABASE_URL is not"),
         ({"flue_agents": "/chat/{id}"}, "GATEWAY_FLUE_AGENTS: /chat/{id}: an agent is named by the path"),
+        ({"flue_readers": "2.1.0"}, "GATEWAY_FLUE_READERS is set, but GATEWAY_FLUE_AGENTS is not"),
+        ({"flue_readers": "2.0.0"}, "GATEWAY_FLUE_READERS: it is not known here what Flue 2.0.0 answers, only 2.1.0"),
         ({"flue_agents": "/chat,/chat"}, "GATEWAY_FLUE_AGENTS: /chat,/chat: an agent stands there twice"),
         (
             {"flue_agents": "/chat", "upstream": "http://h:1", "database_url": URL, "flue": True},
