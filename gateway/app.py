@@ -110,6 +110,7 @@ class Gateway:
             now=time.time,
             public_url=settings.public_url,
             expect=None if self._log.near is None else self._log.near.replica.told.seen,
+            shares=self._auth.public.shares,
         )
         self._appends = Appends(self._log, self._limits, self._quotas)
         self._runs = self._make_runs()

@@ -11,6 +11,7 @@ from gateway.auth.errors import ScopeMissing
 from gateway.auth.gate import Gate, Pending
 from gateway.auth.keys import Keys
 from gateway.auth.principal import ANONYMOUS, Principal
+from gateway.auth.public import PublicRuns
 from gateway.auth.read_tokens import Capability
 from gateway.auth.token_keys import ReadTokens
 from gateway.log.database import Database
@@ -32,12 +33,15 @@ class Auth:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._gate: Gate | None = None
+        self.public = PublicRuns(settings.public_runs.split(",") if settings.public_runs else ())
         if settings.auth == "none":
             return
         self._keys, self._source = _trusted(settings, self._forget)
         self._tokens = ReadTokens(database, (settings.token_secrets or "").split(), self._forget)
         jwts = [] if self._source is None else [_jwts(settings, self._source)]
-        self._gate = Gate(None if self._keys is None else self._keys.find, [self._tokens, *jwts], time.time)
+        self._gate = Gate(
+            None if self._keys is None else self._keys.find, [self._tokens, *jwts], time.time, self.public.opens
+        )
 
     @property
     def on(self) -> bool:

@@ -21,7 +21,7 @@ from gateway.auth.errors import (
     TokenInvalid,
     WrongStream,
 )
-from gateway.auth.principal import ANONYMOUS, NOBODY, Principal
+from gateway.auth.principal import ANONYMOUS, NOBODY, PUBLIC, Principal
 from gateway.auth.rules import Need, may_reach, needed
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.fields import GivenHeaders
@@ -59,12 +59,21 @@ class Verifier(Protocol):
 
 
 class Gate:
-    """Lets requests in or refuses them. `find` knows the keys; `now` gives Unix seconds."""
+    """Lets requests in or refuses them. `find` knows the keys; `now` gives Unix seconds. `public`: what needs no
+    credential, by method, target and query.
+    """
 
-    def __init__(self, find: Find | None, verifiers: list[Verifier], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        find: Find | None,
+        verifiers: list[Verifier],
+        now: Callable[[], float],
+        public: Callable[[str, Target, bytes], bool] = lambda *_: False,
+    ) -> None:
         self._find = find
         self._verifiers = verifiers
         self._now = now
+        self._public = public
         self._verified: OrderedDict[bytes, Principal] = OrderedDict()
 
     def admit(self, method: str, target: Target, headers: GivenHeaders, query: bytes) -> Principal | Pending:
@@ -82,6 +91,8 @@ class Gate:
         except CredentialMissing:
             if need in ("optional", "each"):
                 return NOBODY
+            if self._public(method, target, query):
+                return PUBLIC
             raise
         principal = self._remembered(sha256(token).digest())
         if principal is None:

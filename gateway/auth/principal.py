@@ -54,6 +54,8 @@ class Principal:
 
 ANONYMOUS: Final = Principal("anonymous", SCOPES)
 """Everyone, where AUTH is none."""
+PUBLIC: Final = Principal("public", frozenset[Scope](("read",)))
+"""Whoever reads a run that everybody may read, where AUTH is on, without a credential."""
 NOBODY: Final = Principal("nobody", frozenset())
 """Where AUTH is on: whoever makes a request that needs no credential of the gateway's."""
 

@@ -22,7 +22,7 @@ from gateway.fanout.single_flight import Shared
 SMALLEST: Final = 1024  # bytes of events, below which a packet or two is all that is saved
 MOST_WAITING: Final = 8  # bodies
 MOST_KEPT: Final = 512  # bodies
-LEVEL: Final = 5  # of gzip's nine
+LEVEL: Final = 4  # of gzip's nine: from here on a page gets hardly smaller, and takes longer
 
 Parts = Sequence[bytes]
 Make = Callable[[], Awaitable[Parts]]

@@ -24,11 +24,11 @@ from gateway.http.limits import Limits
 from gateway.protocol import frames, headers
 from gateway.protocol.accept import accept_encoding_of, coding_for
 from gateway.protocol.batch import Batch, Encoding, Page
-from gateway.protocol.cursor import cursor
+from gateway.protocol.cursor import cursor, cursor_at
 from gateway.protocol.dialect import GATEWAYS, Dialect
 from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.fold import Fold, fold_in_pieces
-from gateway.protocol.offset import NOW
+from gateway.protocol.offset import NOW, split
 from gateway.protocol.read import Live, ReadRequest
 from gateway.quotas.errors import TooManyStreams
 from gateway.quotas.quotas import client_of, holder
@@ -50,10 +50,19 @@ class Log(Protocol):
 
 
 class Reading:
-    """Answers reads of `log`, which `hub` follows. `now` gives seconds since 1970."""
+    """Answers reads of `log`, which `hub` follows. `now` gives seconds since 1970. `shares`: whether a cache may give
+    the answer to a request to others, too.
+    """
 
     def __init__(
-        self, log: Log, hub: Hub, limits: Limits, now: Callable[[], float], dialect: Dialect = GATEWAYS
+        self,
+        log: Log,
+        hub: Hub,
+        limits: Limits,
+        now: Callable[[], float],
+        dialect: Dialect = GATEWAYS,
+        *,
+        shares: Callable[[Scope], bool] = lambda _: False,
     ) -> None:
         self.catch_ups = 0  # reads that were answered with what there was
         self._log = log
@@ -61,6 +70,7 @@ class Reading:
         self._limits = limits
         self._now = now
         self._dialect = dialect
+        self._shares = shares
         self._pages = Pages(log, limits.pages)
         self._compressed = codings.Bodies(limits.compressed)
 
@@ -119,21 +129,31 @@ class Reading:
             page = await self._pages.read(request.path, request.position)
         check_stream(principal_of(scope), page.stream.id)
         coding = coding_for(accept_encoding_of(scope["headers"]), codings.OFFERED)
-        await self._answer(send, request, page, coding=coding)
+        shared = request.position != NOW and self._shares(scope)
+        # Whoever goes on to wait shall do so at the address at which all others wait.
+        at = self._cursor(request, page.batch.end, shared) if shared and not page.batch.closed else None
+        await self._answer(send, request, page, at, live=False, shared=shared, coding=coding)
 
     async def _answer(
         self,
         send: Send,
         request: ReadRequest,
         page: Page,
-        cursor: int | None = None,
+        cursor: int | None,
+        *,
+        live: bool,
+        shared: bool,
         coding: bytes | None = None,
     ) -> None:
         """A batch as a whole response, or 304 when the client has it already (§10.1)."""
         stream, batch = page.stream, page.batch
         start = request.offset if request.last_events is None else self._dialect.offset(batch.start)
         now = request.position == NOW
-        answer = self._dialect.of_batch(stream, batch, start, cursor=cursor, now=now)
+        answer = self._dialect.of_batch(stream, batch, start, cursor=cursor if live else None, now=now)
+        if shared:
+            answer = headers.shared(answer, live=live)
+        if not live and cursor is not None:
+            answer.append((b"stream-cursor", b"%d" % cursor))
         if request.if_none_match is not None and not now:
             # Any form of it that the client may be sent: it is we who choose.
             tag = self._dialect.etag(stream, start, batch.end, batch.closed)
@@ -184,14 +204,19 @@ class Reading:
                 page = await self._log.read(request.path, follower.position)
                 check_stream(principal, page.stream.id)
                 batch = page.batch if page.batch.closed or not page.batch.empty else batch
-            jitter = random.random()
-            answer_cursor = cursor(self._now(), request.cursor, jitter)
+            shared = request.position != NOW and self._shares(scope)
             if isinstance(batch, Batch) and not batch.empty:
-                await self._answer(send, request, Page(page.stream, batch), answer_cursor)
+                at = self._cursor(request, batch.end, shared)
+                await self._answer(send, request, Page(page.stream, batch), at, live=True, shared=shared)
             else:
-                closed = isinstance(batch, Batch)
-                nothing = self._dialect.of_nothing_new(follower.position, closed, answer_cursor)
-                await responses.respond(send, 204, nothing)
+                at = self._cursor(request, follower.position, shared)
+                nothing = self._dialect.of_nothing_new(follower.position, isinstance(batch, Batch), at)
+                await responses.respond(send, 204, headers.shared(nothing, live=True) if shared else nothing)
+
+    def _cursor(self, request: ReadRequest, end: int, shared: bool) -> int:
+        if shared:
+            return cursor_at(self._now(), request.cursor, split(end)[1])
+        return cursor(self._now(), request.cursor, random.random())
 
     async def _sse(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> None:
         # What a tail writes to all of its followers at once has names.

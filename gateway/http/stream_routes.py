@@ -72,8 +72,9 @@ class StreamRoutes:
         now: Callable[[], float],
         public_url: str | None = None,
         expect: Callable[[str, int, bool, int], None] | None = None,
+        shares: Callable[[Scope], bool] = lambda _: False,
     ) -> None:
-        self.reading = Reading(log, hub, limits, now)
+        self.reading = Reading(log, hub, limits, now, shares=shares)
         self._public_url = public_url
         self._expect = expect
         self._log = log

@@ -16,6 +16,16 @@ def parse_cursor(token: bytes) -> int | None:
     return int(token) if _CURSOR.fullmatch(token) else None
 
 
+def cursor_at(now: float, client: int | None, count: int) -> int:
+    """The next cursor of an answer that ends behind `count` events, and that a cache gives to others.
+
+    It is greater than the client's own, as the other is, but not by chance: whoever has read as far waits at the same
+    address, whenever they came and whichever Machine answered, so that a cache asks once for all of them.
+    """
+    found = int(now - EPOCH) // INTERVAL + count
+    return found if client is None or client < found else client + 1
+
+
 def cursor(now: float, client: int | None, jitter: float) -> int:
     """The next cursor: that of the time `now` (seconds since 1970), and always greater than the client's own.
 

@@ -12,10 +12,13 @@ Headers = list[tuple[bytes, bytes]]
 
 JSON: Final = (b"content-type", b"application/json")
 NO_STORE: Final = (b"cache-control", b"no-store")
-# Always private: runs hold what agents said to somebody, which no shared cache may keep (§10.1). An answer that ends at
-# the tail of an open stream has to be revalidated, which its ETag makes cheap: a reader must see its own writes.
+# Private: runs hold what agents said to somebody, which no shared cache may keep (§10.1), unless all may read it. An
+# answer that ends at the tail of an open stream has to be revalidated, which its ETag makes cheap: a reader must see
+# its own writes.
 _CACHEABLE: Final = (b"cache-control", b"private, max-age=60, stale-while-revalidate=300")
 _REVALIDATE: Final = (b"cache-control", b"private, no-cache")
+_LONG: Final = (b"cache-control", b"public, max-age=60, stale-while-revalidate=300")
+_SHORT: Final = (b"cache-control", b"public, max-age=1")
 # Of catch-up: who would rather have an event stream gets one at the same URL, and who takes it compressed, that.
 _VARY: Final = (b"vary", b"accept, accept-encoding")
 _OF_UNCHANGED: Final = (b"cache-control", b"vary")
@@ -82,6 +85,16 @@ def in_coding(answer: Headers, coding: bytes) -> Headers:
         *((name, coded(value, coding) if name == b"etag" else value) for name, value in answer),
         (b"content-encoding", coding),
     ]
+
+
+def shared(answer: Headers, *, live: bool) -> Headers:
+    """An answer's headers where a cache may give it to others (§10.1).
+
+    What a long-poll was given never changes, and its reader goes on from there. That nothing came holds for a second,
+    in which all who have waited hear of it; and what was appended since may be missing from catch-up for as long.
+    """
+    kept = {_CACHEABLE: _LONG, _REVALIDATE: _LONG if live else _SHORT, NO_STORE: _SHORT}
+    return [kept.get(header, header) for header in answer]
 
 
 def of_unchanged(answer: Headers, tag: bytes) -> Headers:

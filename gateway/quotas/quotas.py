@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from gateway.asgi import Scope
-from gateway.auth.principal import ANONYMOUS, Principal
+from gateway.auth.principal import ANONYMOUS, PUBLIC, Principal
 from gateway.protocol.target import Target
 from gateway.quotas.errors import TooManyAppends, TooManyCreates, TooManyRequests, TooManyRuns
 from gateway.quotas.rates import Rate
@@ -71,7 +71,7 @@ def client_of(scope: Scope) -> str:
 
 def holder(client: str, principal: Principal) -> str:
     """The holder that an append counts for: the credential or, where none is needed, the client's address."""
-    return client if principal is ANONYMOUS else principal.id
+    return client if principal in (ANONYMOUS, PUBLIC) else principal.id
 
 
 def _share(limit: int | None) -> Share | None:

@@ -23,6 +23,7 @@ from gateway.settings.types import (
     HttpUrl,
     JwksUrl,
     Origin,
+    Patterns,
     PostgresUrl,
     Seconds,
     is_loopback,
@@ -254,6 +255,11 @@ class Settings(BaseSettings):
         repr=False,
         description="Secrets that sign runs' tokens, separated by spaces, the newest first; when empty, a key in the"
         " database.",
+    )
+    public_runs: Patterns | None = Field(
+        None,
+        description="Patterns of runs, with commas between, such as `live-*`, whose events everybody may read without a"
+        " credential, and caches in front keep and share.",
     )
     cors_origins: CorsOrigins | None = Field(
         None,

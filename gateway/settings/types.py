@@ -88,6 +88,13 @@ def _origin(value: str) -> str:
     return value.rstrip("/")
 
 
+def _patterns(value: str) -> str:
+    patterns = [pattern.strip() for pattern in value.split(",")]
+    if not all(patterns) or any("/" in pattern for pattern in patterns):
+        raise ValueError("must be patterns of runs' ids, with commas between, such as live-*")
+    return ",".join(patterns)
+
+
 def _cors_origins(value: str) -> str:
     return value if value in ("*", "none") else ",".join(sorted({_cors_origin(each) for each in value.split(",")}))
 
@@ -123,6 +130,7 @@ PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 JwksUrl = Annotated[str, AfterValidator(_jwks_url)]
 Origin = Annotated[str, AfterValidator(_origin)]
+Patterns = Annotated[str, AfterValidator(_patterns)]  # of runs' ids, with commas between
 CorsOrigins = Annotated[str, AfterValidator(_cors_origins)]  # `*`, `none`, or origins with commas between
 AuthKinds = Annotated[str, AfterValidator(_auth)]  # `none`, or kinds of credentials with commas between
 Duration = Annotated[float, IN_SECONDS]

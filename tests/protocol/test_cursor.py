@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.cursor import EPOCH, cursor, parse_cursor
+from gateway.protocol.cursor import EPOCH, cursor, cursor_at, parse_cursor
 
 TIMES = st.floats(EPOCH, EPOCH + 10**9)
 CHANCE = st.floats(0, 1, exclude_max=True)
@@ -56,3 +56,16 @@ def test_it_is_digits_that_are_understood_when_they_come_back(now: float, client
 @pytest.mark.parametrize("token", [b"", b"abc", b"-1", b"+1", b"1.5", b"1e3", b" 1", b"1\n", b"1" * 16, b"\xb2"])
 def test_what_is_none_of_ours_counts_for_nothing(token: bytes) -> None:
     assert parse_cursor(token) is None
+
+
+@given(st.floats(EPOCH, EPOCH + 10**9), st.integers(0, 10**14), st.integers(0, 10**9))
+def test_a_shared_cursor_is_ahead_of_its_client(now: float, client: int, count: int) -> None:
+    found = cursor_at(now, client, count)
+    assert found > client
+    assert parse_cursor(b"%d" % found) == found
+
+
+@given(st.floats(EPOCH, EPOCH + 10**9), st.integers(0, 10**9), st.integers(1, 99))
+def test_who_has_read_as_far_waits_at_the_same_address(now: float, count: int, more: int) -> None:
+    known = cursor_at(now, None, count)
+    assert cursor_at(now, known, count + more) == cursor_at(now, None, count + more)

@@ -168,3 +168,23 @@ def test_an_end_that_was_told_already_is_not_kept() -> None:
         (b"stream-closed", b"true"),
         (b"cache-control", b"no-store"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("batch", "live", "expected"),
+    [
+        (Batch(0, 42, b"x", False, False), False, b"public, max-age=60, stale-while-revalidate=300"),
+        (Batch(0, 42, b"x", True, True), False, b"public, max-age=60, stale-while-revalidate=300"),
+        (Batch(0, 42, b"x", True, False), False, b"public, max-age=1"),
+        (Batch(0, 42, b"x", True, False), True, b"public, max-age=60, stale-while-revalidate=300"),
+    ],
+)
+def test_what_all_may_read_caches_may_share(batch: Batch, live: bool, expected: bytes) -> None:
+    answer = headers.of_batch(OPEN, batch, b"-1", cursor=17 if live else None, now=False)
+    shared = dict(headers.shared(answer, live=live))
+    assert shared == dict(answer) | {b"cache-control": expected}
+
+
+def test_that_nothing_came_holds_for_a_second() -> None:
+    shared = dict(headers.shared(headers.of_nothing_new(42, False, 17), live=True))
+    assert shared[b"cache-control"] == b"public, max-age=1"

@@ -19,20 +19,24 @@ http {{
     access_log off;
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    {outside}
     server {{ listen 127.0.0.1:{port}; {server} }}
 }}
 """
 
 
 @asynccontextmanager
-async def nginx(folder: Path, server: str) -> AsyncIterator[str]:
-    """Its address. `folder` is its own. Without nginx the test is skipped; in CI it fails."""
+async def nginx(folder: Path, server: str, outside: str = "") -> AsyncIterator[str]:
+    """Its address. `folder` is its own. `outside`: what stands before its server. Without
+    nginx the test is skipped; in CI it fails."""
     program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin") or unavailable(
         "nginx is not installed"
     )
     port = free_port()
     account = "user root;" if os.getuid() == 0 else ""  # else nginx gives its folders away
-    (folder / "nginx.conf").write_text(_TEXT.format(folder=folder, account=account, port=port, server=server))
+    (folder / "nginx.conf").write_text(
+        _TEXT.format(folder=folder, account=account, port=port, server=server, outside=outside)
+    )
     process = await asyncio.create_subprocess_exec(
         program, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log"), stderr=asyncio.subprocess.DEVNULL
     )

@@ -121,7 +121,7 @@ RESPONSE_HEADERS: Final[dict[str, tuple[Json, str]]] = {
     "ETag": (TEXT, "Names this answer; changes when the stream is closed."),
     "Vary": (TEXT, "`accept`: an event stream may be at the same URL; `accept-encoding`: it may be compressed."),
     "Content-Encoding": (TEXT, "How a page of 1 kB or more is compressed, as `Accept-Encoding` has it: zstd or gzip."),
-    "Cache-Control": (TEXT, "Private; at the tail of an open stream it is to be asked for again."),
+    "Cache-Control": (TEXT, "Private, unless all may read it; at the tail of an open stream to be asked for again."),
     "Location": ({"type": "string", "format": "uri"}, "The stream's absolute URL."),
     "WWW-Authenticate": (TEXT, "How to be let in, and why not (RFC 6750)."),
     "Retry-After": ({"type": "integer", "minimum": 1}, "Seconds, different for each client, to wait."),
