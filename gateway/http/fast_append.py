@@ -8,7 +8,7 @@ is refused before the log is asked: nothing has been done with it by then. The a
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import unquote
 
 from uvicorn.config import Config
@@ -18,6 +18,7 @@ from gateway.auth.gate import Pending
 from gateway.auth.principal import Principal
 from gateway.http import responses
 from gateway.http.cors import Cors
+from gateway.http.known_heads import Head, KnownHeads
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.target import Target
@@ -28,6 +29,7 @@ from gateway.wire.transport import DirectProtocol
 
 MOST_BODY: Final = 32 << 10  # bytes; a longer one is read by whoever may refuse it half way
 MOST_URL: Final = 512  # bytes
+SEEKS: Final = 256  # heads in a row that nobody has sent before, after which a connection's are not looked up
 
 # What a path is made of, where nothing in it means something else (RFC 3986, §3.3).
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/%"
@@ -134,13 +136,53 @@ class Door(Protocol):
 class PostProtocol(DirectProtocol):
     """A connection that offers POSTs to the application's `door` before it makes anything for ASGI."""
 
-    __slots__ = ("_door",)
+    heads: ClassVar[KnownHeads] = KnownHeads()
+
+    __slots__ = ("_declined", "_door", "_seeks")
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
         self._door: Door | None = getattr(config.app, "door", None)
         if config.root_path or config.limit_concurrency is not None:
             self._door = None  # uvicorn's own business, which it does for ASGI alone
+        self._declined = False  # the request that comes next goes to ASGI
+        self._seeks = SEEKS  # heads that are looked up yet, if none of them is known: some proxies number each
+
+    def recognised(self, packet: bytes) -> bool:
+        door = self._door
+        if door is None or not self._seeks or self._surplus:
+            return False
+        found = self.heads.find(packet)
+        if found is None:
+            self._seeks -= 1
+            return False
+        self._seeks = SEEKS
+        url, head, body = found
+        target = _target(url) if len(url) <= MOST_URL else None
+        if target is None:
+            return False
+        try:
+            principal = _admitted(door, target, head.headers)
+        except Exception:  # noqa: BLE001  it is raised again while the parser calls, and answered there
+            return False
+        if principal is None:
+            return False
+        self.url = url
+        self.cycle = post = Post(self, target, head.headers, principal, head.keep_alive)  # type: ignore[assignment]
+        post.body = body
+        post.more_body = False
+        self.arrived()
+        self._head = 0
+        if door.take(post):
+            return True
+        self.busy = False
+        self._declined = True
+        return False
+
+    def parsed(self, packet: bytes) -> None:
+        post = self.cycle
+        if isinstance(post, Post) and not post.more_body and self._seeks:
+            self.heads.learn(packet, Head(post.headers, len(post.body), post.keep_alive), post.body)
 
     def on_headers_complete(self) -> None:
         post = self._plain()
@@ -188,6 +230,9 @@ class PostProtocol(DirectProtocol):
         """The request whose head has come, where it may be answered past ASGI."""
         if self._door is None or self.parser.get_method() != b"POST" or self._surplus:
             return None
+        if self._declined:
+            self._declined = False
+            return None
         headers = dict(self.headers)
         keep_alive = self.parser.should_keep_alive()
         if (
@@ -206,11 +251,8 @@ class PostProtocol(DirectProtocol):
         target = _target(self.url)
         if target is None:
             return None
-        try:
-            principal = self._door.admit("POST", target, headers, b"")
-        except ProtocolError:
-            return None
-        if not isinstance(principal, Principal):
+        principal = _admitted(self._door, target, headers)
+        if principal is None:
             return None
         self.left = length
         return Post(self, target, headers, principal, keep_alive)
@@ -224,3 +266,12 @@ class PostProtocol(DirectProtocol):
             super().on_body(post.body)
         if not post.more_body:
             super().on_message_complete()
+
+
+def _admitted(door: Door, target: Target, headers: dict[bytes, bytes]) -> Principal | None:
+    """Who makes the request; None where that is refused, or somebody else has to be asked."""
+    try:
+        principal = door.admit("POST", target, headers, b"")
+    except ProtocolError:
+        return None
+    return principal if isinstance(principal, Principal) else None

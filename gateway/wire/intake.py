@@ -158,26 +158,38 @@ class Intake(HttpToolsProtocol):
             return
         turns.left -= PACKET
         size = len(data)
-        if (
-            (size <= self.left or (self._stage == BETWEEN and data.startswith(b"POST ")))
-            and size <= self.head_limit
-            and size <= TURN
-        ):
-            taken = size
-            self._at_once = 1
-            try:
-                self.parser.feed_data(data)
-            except HttpParserError as error:
-                taken = self._stopped(data, error)
-            self._at_once = self._head = 0
-            if self._stage == IN_HEAD and not self._deaf:
-                taken = self._in_pieces(data)
+        begins = self._stage == BETWEEN and data.startswith(b"POST ")
+        if (begins or size <= self.left) and size <= self.head_limit and size <= TURN:
+            taken = size if begins and self.recognised(data) else self._fed(data)
         else:
             taken = self._parse(data)
         if taken < size:
             self._keep(data[taken:])
         if turns.left < LOW and not turns.begun:
             turns.begin(self.loop)
+
+    def recognised(self, packet: bytes) -> bool:
+        """Takes a packet that begins with a POST, if all of it is known without the parser. False: parse it."""
+        return False
+
+    def parsed(self, packet: bytes) -> None:
+        """The parser has taken a packet as it came."""
+
+    def _fed(self, data: bytes) -> int:
+        """Gives a packet to the parser as it came. Returns how much of it was taken."""
+        taken = len(data)
+        self._at_once = 1
+        try:
+            self.parser.feed_data(data)
+        except HttpParserError as error:
+            taken = self._stopped(data, error)
+        else:
+            if self._at_once == 2:
+                self.parsed(data)
+        self._at_once = self._head = 0
+        if self._stage == IN_HEAD and not self._deaf:
+            taken = self._in_pieces(data)
+        return taken
 
     def _stopped(self, data: bytes, error: HttpParserError) -> int:
         """The parser was stopped in a packet that it was given as it came. Returns how much of it was taken."""

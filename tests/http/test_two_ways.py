@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -108,8 +109,16 @@ def conversations(draw: st.DrawFn) -> list[Piece]:
     return [Piece(piece, draw(events)) for piece in pieces]
 
 
+@st.composite
+def packets(draw: st.DrawFn) -> list[Piece]:
+    """Requests that come in a packet each, mostly once the one before has been answered; some of them come again."""
+    sent = draw(st.lists(requests(), min_size=1, max_size=2))
+    again = draw(st.lists(st.sampled_from(sent), max_size=3))
+    return [Piece(packet, draw(st.sampled_from(["told"] * 8 + ["", "drain"]))) for packet in sent + again]
+
+
 @settings(max_examples=150)
-@given(conversations())
+@given(conversations() | packets())
 def test_nobody_can_tell_which_way_a_post_has_taken(ways: Ways, pieces: list[Piece]) -> None:
     assert ways.talk(pieces, past_asgi=True) == ways.talk(pieces, past_asgi=False)
 
@@ -124,7 +133,8 @@ def plain(target: bytes = b"/runs/a", *headers: bytes) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize("odd", [*[(target,) for target in TARGETS], *[(b"/runs/a", header) for header in ODD]])
 def test_what_is_odd_is_answered_the_same(ways: Ways, odd: tuple[bytes, ...]) -> None:
     head, body = plain(*odd)
-    for pieces in ([Piece(head + body)], [Piece(head), Piece(body)], [Piece(head, "drain"), Piece(body)]):
+    again = [Piece(head + body, "told")] * 3
+    for pieces in ([Piece(head + body)], [Piece(head), Piece(body)], [Piece(head, "drain"), Piece(body)], again):
         assert ways.talk(pieces, past_asgi=True) == ways.talk(pieces, past_asgi=False)
 
 
@@ -154,3 +164,15 @@ def test_a_plain_append_goes_past_asgi_however_it_is_cut(ways: Ways, cut: int) -
     assert heard.past
     assert heard.written.startswith(b"HTTP/1.1 204 ")
     assert [request.path for request in heard.asked] == ["runs/a b"]
+
+
+@pytest.mark.parametrize("first", [b"POST ", b"PATCH ", b"POST  "])
+@pytest.mark.parametrize("target", [b"/runs/b", b"/runs/a?x", b"*", b"/runs/a b"])
+def test_a_head_that_came_before_says_what_it_says(ways: Ways, first: bytes, target: bytes) -> None:
+    """The same headers, twice behind a first line in order, and then behind others, before a body of any length."""
+    head, body = plain()
+    usual = [Piece(head + body, "told")] * 2
+    for version, tail in product((b"1.1", b"1.0"), (b"", b"]", b" POST / HTTP/1.1\r\n\r\n")):
+        other = first + target + b" HTTP/" + version + head[head.index(b"\r\n") :]
+        pieces = [*usual, Piece(other + body + tail, "told"), *usual]
+        assert ways.talk(pieces, past_asgi=True) == ways.talk(pieces, past_asgi=False)
