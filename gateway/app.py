@@ -21,6 +21,7 @@ from gateway.http.appends import Appends
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Cors
 from gateway.http.door import Behind, Door
+from gateway.http.fast_append import Answers
 from gateway.http.following import Following
 from gateway.http.health import Health, HealthAnswers, Promise
 from gateway.http.later import Later
@@ -169,6 +170,11 @@ class Gateway:
         return self._limits.bodies
 
     @property
+    def answers(self) -> Answers:
+        """What sends the answers of one commit in one system call."""
+        return self._hub.broadcast
+
+    @property
     def door(self) -> Door | None:
         """The door for POSTs that come past ASGI (`gateway.http.fast_append`), if they may."""
         return self._door if self._door.past_asgi else None
@@ -183,7 +189,7 @@ class Gateway:
             feed.created.subscribe(lambda path, _: replica.told.made(path))
             feed.stood.subscribe(replica.told.seen)
             feed.missed.subscribe(replica.doubt)
-        feed.together = self._hub.together
+        feed.together, feed.answering = self._hub.together, self._hub.broadcast.together
         feed.committed.subscribe(self._hub.ring, self._runs.heard, self._subscriptions.committed)
         feed.heard.subscribe(self._hub.ring, self._runs.heard)
         feed.hinted.subscribe(self._hub.hint, self._runs.hinted)

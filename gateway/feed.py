@@ -6,7 +6,7 @@ A subscriber that raises is called with the next change all the same, and keeps 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Generic, ParamSpec
 
@@ -16,6 +16,7 @@ from gateway.protocol.batch import News
 logger = logging.getLogger("gateway.feed")
 
 P = ParamSpec("P")
+_FAILED: Final = "Telling %s of a committed change failed; the commit stands."
 
 
 class Channel(Generic[P]):
@@ -33,18 +34,36 @@ class Channel(Generic[P]):
             try:
                 subscriber(*arguments, **named)
             except Exception:
-                name = getattr(subscriber, "__qualname__", subscriber)
-                self._seldom_logger.exception("Telling %s of a committed change failed; the commit stands.", name)
+                self._seldom_logger.exception(_FAILED, _name(subscriber))
+
+
+class Commits(Channel[[News]]):
+    """A channel of changes, several of which may come at one time."""
+
+    def each(self, changes: Sequence[News]) -> None:
+        """Calls each subscriber with all of them, one after the other."""
+        for subscriber in self._subscribers:
+            for change in changes:
+                try:
+                    subscriber(change)
+                except Exception:
+                    self._seldom_logger.exception(_FAILED, _name(subscriber))
+
+
+def _name(subscriber: Callable[..., None]) -> object:
+    return getattr(subscriber, "__qualname__", subscriber)
 
 
 class Feed:
     """The changes of all streams, as one Machine comes to know of them."""
 
     def __init__(self) -> None:
-        self.committed: Final[Channel[[News]]] = Channel()
+        self.committed: Final = Commits()
         """Events were committed, or a stream was closed or deleted, by this Machine."""
         self.together: Callable[[], AbstractContextManager[None]] = nullcontext
         """A block within which several commits are told, without a turn of the loop: readers are sent them at once."""
+        self.answering: Callable[[], AbstractContextManager[None]] = nullcontext
+        """The same for several requests that are told their outcome: their clients are answered at once."""
         self.heard: Final[Channel[[News]]] = Channel()
         """The same by another Machine. A hint (law 2): it may be late, doubled or missing."""
         self.hinted: Final[Channel[[News]]] = Channel()

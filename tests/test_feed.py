@@ -30,6 +30,9 @@ def test_a_subscriber_that_raises_keeps_no_other_from_hearing(broken: int) -> No
     feed.committed(NEWS)
     feed.committed(NEWS)
     assert heard == [0, 1, 2, 0, 1, 2], "the one that raised is told of the next change too"
+    heard.clear()
+    feed.committed.each([NEWS, NEWS])
+    assert heard == [0, 0, 1, 1, 2, 2]
 
 
 def test_each_channel_has_its_own_subscribers() -> None:

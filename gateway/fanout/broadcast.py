@@ -23,7 +23,6 @@ from gateway.outage import SeldomLogger
 
 if TYPE_CHECKING:
     from gateway.fanout.crowd import Crowd
-    from gateway.fanout.follower import Direct, Follower
 
 logger = logging.getLogger("gateway.fanout.broadcast")
 seldom_logger: Final = SeldomLogger(logger)
@@ -47,6 +46,24 @@ class ManySends(Protocol):
     def close(self) -> None: ...
 
 
+class Recipient(Protocol):
+    """Whose connection takes what its socket did not (`spill`), and is ended when it fails."""
+
+    def spill(self, rest: memoryview) -> None: ...
+    def fail(self) -> None: ...
+
+
+class Socket(Protocol):
+    """A connection, as far as it is sent to: see `gateway.fanout.follower.Direct`."""
+
+    def fileno(self) -> int: ...
+    def send(self, data: bytes) -> int: ...
+
+
+class Lone(Recipient, Socket, Protocol):
+    """A connection that nobody follows by. Nothing waits in it for its socket."""
+
+
 class Broadcast:
     """Sends bytes to a crowd: by io_uring, once it is open, where the crowd is large; else to one follower after the
     other.
@@ -67,8 +84,8 @@ class Broadcast:
         self._spent = 0  # of this turn of the loop
         self._next: asyncio.Handle | None = None  # the beginning of the next turn, if it is waited for
         self._crowds: deque[Crowd] = deque()  # to which frames are on their way
-        self._gathered: dict[Follower, bytes] | None = None  # within `together`: what goes to whom at its end
-        self._to: list[Direct] = []  # their connections
+        self._gathered: dict[Recipient, bytes] | None = None  # within `together`: what goes to whom at its end
+        self._to: list[Socket] = []  # their connections
 
     def open(self) -> None:
         """Opens an io_uring, where there is one."""
@@ -98,7 +115,7 @@ class Broadcast:
         if self._uring is None or self._gathered is not None:
             yield
             return
-        gathered: dict[Follower, bytes] = {}
+        gathered: dict[Recipient, bytes] = {}
         self._gathered, self._to = gathered, []
         try:
             yield
@@ -110,6 +127,18 @@ class Broadcast:
                 seldom_logger.exception(_FAILED)
                 for follower in gathered:
                     follower.fail()  # its tail has moved: its client resumes from what has come whole
+
+    def takes(self, connection: Lone, data: bytes) -> bool:
+        """Within `together`: sends `data` to a connection at the end of the block. False: it is to be sent now."""
+        gathered = self._gathered
+        if gathered is None:
+            return False
+        if connection in gathered:
+            gathered[connection] += data
+        else:
+            gathered[connection] = data
+            self._to.append(connection)
+        return True
 
     def __call__(self, crowd: Crowd, data: bytes, start: int) -> None:
         """Sends `data` to all of a crowd: in this turn of the loop, or else later, as one of the crowd's `sendings`.
@@ -133,7 +162,7 @@ class Broadcast:
         else:
             self._send_one_by_one(tuple(crowd.members.items()), repeat(data))
 
-    def _gather(self, gathered: dict[Follower, bytes], crowd: Crowd, data: bytes) -> None:
+    def _gather(self, gathered: dict[Recipient, bytes], crowd: Crowd, data: bytes) -> None:
         for follower, connection in crowd.members.items():
             if follower in gathered:
                 gathered[follower] += data
@@ -141,7 +170,7 @@ class Broadcast:
                 gathered[follower] = data
                 self._to.append(connection)
 
-    def _send_gathered(self, gathered: dict[Follower, bytes], to: list[Direct]) -> None:
+    def _send_gathered(self, gathered: dict[Recipient, bytes], to: list[Socket]) -> None:
         connections, frames = list(zip(gathered, to, strict=True)), list(gathered.values())
         uring = self._uring
         if uring is not None and len(frames) >= self._many:
@@ -193,7 +222,7 @@ class Broadcast:
             crowd.sendings = crowd.sendings[1:]
         return cost
 
-    def _send_one_by_one(self, connections: Sequence[tuple[Follower, Direct]], frames: Iterable[bytes]) -> None:
+    def _send_one_by_one(self, connections: Sequence[tuple[Recipient, Socket]], frames: Iterable[bytes]) -> None:
         for (follower, connection), data in zip(connections, frames, strict=False):
             try:
                 sent = connection.send(data)
@@ -208,7 +237,7 @@ class Broadcast:
 
     def _send_at_once(
         self,
-        connections: Sequence[tuple[Follower, Direct]],
+        connections: Sequence[tuple[Recipient, Socket]],
         frames: Iterable[bytes],
         send: Callable[[], dict[int, int]],
     ) -> None:
@@ -224,7 +253,9 @@ class Broadcast:
             if short:
                 _spill_rest(connections, list(islice(frames, len(connections))), short)
 
-    def _mend(self, connections: Sequence[tuple[Follower, Direct]], frames: Sequence[bytes], broken: BrokenOff) -> None:
+    def _mend(
+        self, connections: Sequence[tuple[Recipient, Socket]], frames: Sequence[bytes], broken: BrokenOff
+    ) -> None:
         """Completes a call that broke off: nothing is sent twice, and no follower is left out."""
         _spill_rest(connections, frames, broken.short)
         for follower, _ in connections[broken.known : broken.taken]:
@@ -233,13 +264,13 @@ class Broadcast:
 
 
 def _spill_rest(
-    connections: Sequence[tuple[Follower, Direct]], frames: Sequence[bytes], short: Mapping[int, int]
+    connections: Sequence[tuple[Recipient, Socket]], frames: Sequence[bytes], short: Mapping[int, int]
 ) -> None:
     for place, sent in short.items():
         _spill(connections[place][0], frames[place], sent)
 
 
-def _spill(follower: Follower, data: bytes, sent: int) -> None:
+def _spill(follower: Recipient, data: bytes, sent: int) -> None:
     try:
         follower.spill(memoryview(data)[sent:])  # no copy: all who are slow share the bytes
     except Exception:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from gateway.outage import SeldomLogger
 
 if TYPE_CHECKING:
+    from gateway.fanout.broadcast import Socket
     from gateway.fanout.follower import Direct, Follower
 
 logger = logging.getLogger("gateway.fanout.crowd")
@@ -181,14 +182,14 @@ class Crowd:
         self._fds = _NONE
 
 
-def descriptors(connections: Collection[Direct]) -> array[int]:
+def descriptors(connections: Collection[Socket]) -> array[int]:
     """The descriptors of the connections' sockets, in their order; -1 for a connection that raises."""
     with suppress(Exception):
         return array("i", [connection.fileno() for connection in connections])
     return array("i", map(_descriptor, connections))
 
 
-def _descriptor(connection: Direct) -> int:
+def _descriptor(connection: Socket) -> int:
     try:
         return connection.fileno()
     except Exception:

@@ -9,7 +9,7 @@ from gateway.auth.rules import ours
 from gateway.http import responses
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Common
-from gateway.http.fast_append import PostProtocol
+from gateway.http.fast_append import ALONE, Answers, PostProtocol
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.target import Target
 from gateway.wire.intake import Turns
@@ -28,13 +28,17 @@ def connections(
     max_connections: int,
     common: Common,
     bodies: Bodies,
+    answers: Answers = ALONE,
 ) -> type[DirectProtocol]:
     """The class of this server's connections.
 
     `request_timeout`: seconds that a request may take to arrive. `send_timeout`: seconds in which a client must read
     some of what waits for it. `max_head`: bytes of a request's line and headers. `max_connections`: open at one time.
     `common`: the headers of an answer to what is no request. `bodies`: the account of bodies that are arriving.
+    `answers`: what sends several answers at once.
     """
+
+    sends = answers
 
     class Connection(PostProtocol):
         __slots__ = ()
@@ -46,6 +50,7 @@ def connections(
         always = PROBES
         spare: ClassVar[dict[DirectProtocol, None]] = {}
         arriving = bodies
+        answers = sends
         turns: ClassVar[Turns] = Turns()
         outflow: ClassVar[Outflow] = Outflow()
 

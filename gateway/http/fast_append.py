@@ -22,7 +22,7 @@ from gateway.http.known_heads import Head, KnownHeads
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.target import Target
-from gateway.wire.answers import whole
+from gateway.wire.answers import no_content, whole
 from gateway.wire.heads import is_host
 from gateway.wire.intake import IN_BODY, WHOLE
 from gateway.wire.transport import DirectProtocol
@@ -115,6 +115,13 @@ class Post:
         self.response_complete = True
         self._connection.answer(status, headers, body, self)
 
+    def accepted(self, offset: bytes) -> None:
+        """As `answer`, to an append of which there is nothing to be said but the offset behind it."""
+        if self.disconnected or self.response_complete:
+            return
+        self.response_complete = True
+        self._connection.accepted(offset, self)
+
     def refuse(self, error: ProtocolError) -> None:
         """A ProtocolError as the response."""
         headers, body = responses.refusal(self.scope, error)
@@ -133,10 +140,27 @@ class Door(Protocol):
     def take(self, post: Post) -> bool: ...
 
 
+class Answers(Protocol):
+    """Sends the answers of one commit at once: as `gateway.fanout.broadcast.Broadcast`."""
+
+    def takes(self, connection: PostProtocol, data: bytes) -> bool: ...
+
+
+class _Alone:
+    """Each answer is sent by itself."""
+
+    def takes(self, connection: PostProtocol, data: bytes) -> bool:
+        return False
+
+
+ALONE: Final = _Alone()
+
+
 class PostProtocol(DirectProtocol):
     """A connection that offers POSTs to the application's `door` before it makes anything for ASGI."""
 
     heads: ClassVar[KnownHeads] = KnownHeads()
+    answers: ClassVar[Answers] = ALONE
 
     __slots__ = ("_declined", "_door", "_seeks")
 
@@ -221,10 +245,35 @@ class PostProtocol(DirectProtocol):
         """Writes a whole response."""
         assert self._door is not None
         head, keep_alive = responses.lines(status, headers, self._door.cors.common(post.headers), body), post.keep_alive
-        self.transport.write(whole(status, self.server_state.default_headers, head, body, keep_alive))
+        data = whole(status, self.server_state.default_headers, head, body, keep_alive)
         if not keep_alive:
+            self.transport.write(data)
             self.transport.close()
+        else:
+            self._send(data)
         self.on_response_complete()
+
+    def accepted(self, offset: bytes, post: Post) -> None:
+        """Writes the answer to a plain append: 204, and the offset behind it."""
+        assert self._door is not None
+        if not post.keep_alive:
+            self.answer(204, [(b"stream-next-offset", offset)], b"", post)
+            return
+        self._send(no_content(self.server_state.default_headers, offset, self._door.cors.common(post.headers).lines))
+        self.on_response_complete()
+
+    def _send(self, data: bytes) -> None:
+        """Sends an answer behind which the connection stays: with others, unless something else waits in it."""
+        if self._ending or self._deaf or self.flow.write_paused or not self.answers.takes(self, data):
+            self.transport.write(data)
+
+    def spill(self, rest: memoryview) -> None:
+        """Takes what the socket had no room for, of an answer that was sent with others."""
+        self.transport.write(rest)
+
+    def fail(self) -> None:
+        """What was sent of an answer is not known."""
+        self.transport.abort()
 
     def _plain(self) -> Post | None:
         """The request whose head has come, where it may be answered past ASGI."""

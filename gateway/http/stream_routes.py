@@ -135,7 +135,10 @@ class StreamRoutes:
 
     def _settle(self, post: Post, request: AppendRequest, outcome: Appended | ProtocolError) -> None:
         if isinstance(outcome, Appended):
-            post.answer(*_appended(request, outcome))
+            if request.producer is None and not outcome.closed and not outcome.cancel_requested:
+                post.accepted(format_offset(outcome.tail))
+            else:
+                post.answer(*_appended(request, outcome))
         elif isinstance(outcome, ContentTypeMismatch):
             explaining = asyncio.ensure_future(self._explain(post, request))
             self._explaining.add(explaining)

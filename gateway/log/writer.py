@@ -66,6 +66,10 @@ def _told(future: asyncio.Future[Appended], outcome: Appended | ProtocolError) -
         future.set_result(outcome)
 
 
+Verdict = tuple[tuple[str, Entry], str, int, bool, int | None, int | None, bool]
+"""A path and its entry; then, as the database has judged them: verdict, tail, closed, known epoch and seq, cancel."""
+
+
 class Part(NamedTuple):
     """A part of a batch that is to be sent again. `without_held`: held rows have left it already."""
 
@@ -380,41 +384,53 @@ class Writer:
             part = verdicts[begin : begin + TOLD]
             # Readers here are told before the writer is: both are durable, and a reader is never behind.
             with self._feed.together():
-                for (path, entry), verdict, tail, closed, _, _, _ in part:
-                    if verdict == "appended":
-                        self._show(path, entry, tail, closed, landed)
-            for (path, entry), verdict, tail, closed, epoch, seq, cancel in part:
-                if verdict == "appended":
-                    base = tail - len(entry.events)
-                    for waiting in entry.waiting:
-                        if told and not told % TOLD:
-                            await asyncio.sleep(0)
-                        base += len(waiting.request.events)
-                        waiting.settle(Appended(base, False, closed, epoch, seq, cancel))
+                self._show(part, landed)
+            outcomes = self._outcomes_of(part)
+            for first in range(0, len(outcomes), TOLD):
+                if told:
+                    await asyncio.sleep(0)
+                with self._feed.answering():
+                    for waiting, outcome in outcomes[first : first + TOLD]:
+                        waiting.settle(outcome)
                         told += 1
-                    continue
-                if tail is not None:
-                    self._feed.stood(path, tail, closed)
-                duplicate = verdict == "duplicate"
-                self.outcomes["duplicate" if duplicate else "refused"] += len(entry.waiting)
-                for waiting in entry.waiting:
-                    if told and not told % TOLD:
-                        await asyncio.sleep(0)
-                    waiting.settle(
-                        Appended(tail, True, closed, epoch, seq, cancel)
-                        if duplicate
-                        else refusal(verdict, waiting.request, tail, epoch, seq)
-                    )
-                    told += 1
         self.commit_requests.observe(told)
 
-    def _show(self, path: str, entry: Entry, tail: int, closed: bool, landed: float) -> None:
-        """Counts what was appended to a stream, and tells its readers of it."""
-        body, count = entry.body, len(entry.events)
-        self.outcomes["appended"] += len(entry.waiting)
-        self.events += count
-        self.bytes += len(body)
-        if count or closed:
-            self._feed.committed(
-                News(path, tail - count + 1, tail, closed, body=body, heard=landed, lengths=entry.lengths)
-            )
+    def _show(self, verdicts: Sequence[Verdict], landed: float) -> None:
+        """Counts what was appended, and tells readers of it."""
+        news: list[News] = []
+        for (path, entry), verdict, tail, closed, _, _, _ in verdicts:
+            if verdict != "appended":
+                continue
+            body, count = entry.body, len(entry.events)
+            self.events += count
+            self.bytes += len(body)
+            if count or closed:
+                news.append(News(path, tail - count + 1, tail, closed, False, body, landed, entry.lengths))
+        self._feed.committed.each(news)
+
+    def _outcomes_of(self, verdicts: Sequence[Verdict]) -> list[tuple[Waiting, Appended | ProtocolError]]:
+        """What each request is to be told; counts them."""
+        outcomes: list[tuple[Waiting, Appended | ProtocolError]] = []
+        appended = 0
+        for (path, entry), verdict, tail, closed, epoch, seq, cancel in verdicts:
+            if verdict == "appended":
+                base = tail - len(entry.events)
+                for waiting in entry.waiting:
+                    base += len(waiting.request.events)
+                    outcomes.append((waiting, Appended(base, False, closed, epoch, seq, cancel)))
+                appended += len(entry.waiting)
+                continue
+            if tail is not None:
+                self._feed.stood(path, tail, closed)
+            duplicate = verdict == "duplicate"
+            self.outcomes["duplicate" if duplicate else "refused"] += len(entry.waiting)
+            for waiting in entry.waiting:
+                outcome = (
+                    Appended(tail, True, closed, epoch, seq, cancel)
+                    if duplicate
+                    else refusal(verdict, waiting.request, tail, epoch, seq)
+                )
+                outcomes.append((waiting, outcome))
+        if appended:
+            self.outcomes["appended"] += appended
+        return outcomes

@@ -116,6 +116,7 @@ def _config(settings: Settings, application: App, app: Gateway) -> uvicorn.Confi
             ),
             common=app.cors.constant,
             bodies=app.bodies,
+            answers=app.answers,
         ),
         loop="uvloop",
         ws="none",

@@ -68,16 +68,27 @@ def own_reason(status: int, reason: bytes) -> dict[str, bytes]:
 
 
 class _Joined:
-    """The lines of the server's own headers, of which uvicorn makes a new list once a second, for the date."""
+    """The lines of the server's own headers, of which uvicorn makes a new list once a second, for the date; and how an
+    answer begins that a plain append gets.
+    """
 
     def __init__(self) -> None:
         self._headers: list[tuple[bytes, bytes]] = []
-        self._lines = b""
+        self._lines = self._accepted = b""
 
     def of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         if headers is not self._headers:
-            self._headers, self._lines = headers, header_lines(headers)
+            self._make(headers)
         return self._lines
+
+    def accepted(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        if headers is not self._headers:
+            self._make(headers)
+        return self._accepted
+
+    def _make(self, headers: list[tuple[bytes, bytes]]) -> None:
+        self._headers, self._lines = headers, header_lines(headers)
+        self._accepted = b"%bstream-next-offset: " % whole(204, headers, b"", b"", True)[: -len(b"\r\n")]
 
 
 def header_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
@@ -92,6 +103,11 @@ def whole(status: int, own: list[tuple[bytes, bytes]], head: bytes, body: bytes,
     """A whole response. `own`: the server's headers; `head`: the other header lines, each with its CRLF."""
     end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
     return b"".join((STATUS_LINE[status], _own.of(own), head, end, body))
+
+
+def no_content(own: list[tuple[bytes, bytes]], offset: bytes, lines: bytes) -> bytes:
+    """`whole` for the most frequent answer: 204, this offset, and the lines that every answer carries."""
+    return b"%b%b\r\n%b\r\n" % (_own.accepted(own), offset, lines)
 
 
 def answer(cycle: Cycle, status: int, head: bytes, body: bytes) -> None:
