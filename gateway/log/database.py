@@ -74,6 +74,7 @@ class Database:
         self._max_age = max_age
         self._patience = patience
         self._turns = Turns(pool_size if pool_size < _ENOUGH else max(2, pool_size - LANES))
+        self._handed_over: list[Pooled] = []  # by those whose turn is over to those whose turn it is now
         self._cached = False
         self._levelled = True  # transactions are READ COMMITTED by themselves
         self._since = 0.0  # connections that were opened before this time are not used any more
@@ -192,18 +193,21 @@ class Database:
         many seconds ago it may have been opened.
         """
         connection: Pooled | None = None
-        turn = False
+        turn = well = False
         try:
             if tenant is not None:
                 async with asyncio.timeout(self._timeout):
                     await self._turns.take(tenant)
                 turn = True
-            connection = await self.take(newer_than=0.0 if at_most is None else self._loop.time() - at_most)
+                connection = self._taken_over()
+            if connection is None:
+                connection = await self.take(newer_than=0.0 if at_most is None else self._loop.time() - at_most)
             if self._levelled:
                 yield connection
             else:
                 async with connection.transaction(isolation="read_committed"):
                     yield connection
+            well = True
         except FAULTS as error:
             self.judge(connection, error)
             raise translated(error) from error
@@ -211,10 +215,27 @@ class Database:
             self.discard(connection)  # it may be in the middle of a statement
             raise
         finally:
-            if connection is not None:
+            if connection is not None and turn and well and self._turns.awaited:
+                self._handed_over.append(connection)
+            elif connection is not None:
                 self._return(connection)
             if turn:
                 self._turns.give_back()
+            while self._handed_over and self._turns.free:
+                self._return(self._handed_over.pop())  # whoever was to have it has gone
+
+    def _taken_over(self) -> Pooled | None:
+        """The connection of whoever has just given back a turn, if somebody waited for one: by the driver's pool it
+        would take four turns of the loop to come here, in which it is of use to nobody.
+        """
+        while self._handed_over:
+            connection = self._handed_over.pop()
+            if self.usable(connection):
+                self.waits.observe(0.0)
+                return connection
+            self.discard(connection)
+            self._return(connection)
+        return None
 
     def _return(self, connection: Pooled) -> None:
         """Gives a connection back without waiting for it, which takes the driver some turns of the loop."""

@@ -23,6 +23,16 @@ class Turns:
         """How many wait."""
         return sum(map(len, self._lines.values()))
 
+    @property
+    def awaited(self) -> bool:
+        """True while somebody waits: whoever gives back a turn gives it to them."""
+        return bool(self._lines)
+
+    @property
+    def free(self) -> int:
+        """How many more may be taken at once."""
+        return self._free
+
     async def take(self, tenant: str) -> None:
         """Returns when it is this tenant's turn. Whoever was given one has to give it back."""
         if self._free:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -82,3 +83,42 @@ async def test_a_roles_limits_do_not_apply_to_the_gateways_sessions(database_url
     async with Database(database_url, pool_size=2, statement_timeout=30) as database:
         assert await ask(database, "SHOW statement_timeout") == "0"
         assert await ask(database, "SHOW idle_session_timeout") == "0"
+
+
+@pytest.mark.parametrize("when", ["before its turn", "as its turn comes"])
+@pytest.mark.parametrize("leaving", [(), (1,), (1, 3), (4,)], ids=str)
+async def test_a_connection_goes_from_hand_to_hand_while_some_wait(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, leaving: tuple[int, ...], when: str
+) -> None:
+    """By the driver's pool it would lie idle for some turns of the loop each time. Whoever leaves holds up nobody."""
+    async with Database(database_url, pool_size=1, statement_timeout=60) as database, asyncio.timeout(60):
+        taken, take = 0, database.take
+
+        async def counted() -> Any:
+            nonlocal taken
+            taken += 1
+            return await take()
+
+        monkeypatch.setattr(database, "take", lambda **_: counted())
+        let = asyncio.Event()
+
+        async def use(number: int) -> object:
+            async with database.acquire(f"tenant{number}") as connection:
+                await let.wait()
+                found: object = await connection.fetchval("SELECT $1::int", number)
+                if number + 1 in leaving and when == "before its turn":
+                    tasks[number + 1].cancel()
+            if number + 1 in leaving and when == "as its turn comes":
+                tasks[number + 1].cancel()
+            return found
+
+        tasks = [asyncio.create_task(use(number)) for number in range(5)]
+        while database._turns.waiting < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        let.set()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [each for each in found if isinstance(each, int)] == [n for n in range(5) if n not in leaving]
+        assert taken == 1, "and then it was handed over"
+        while database.connections != {"busy": 0, "idle": 1}:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert database._turns.free == 1 and not database._turns.awaited and not database._handed_over
