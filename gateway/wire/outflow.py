@@ -24,6 +24,12 @@ TURN: Final = 4 << 20  # bytes that are sent in a turn of the loop, by all conne
 EACH: Final = 8 << 10  # and what a system call counts for, in bytes
 FAIR: Final = 1 << 20  # bytes of one connection at a time
 
+ROOM: Final = 64 << 20
+"""Bytes of answers that may wait for clients to read them, those of one answer to many counted once. While it is more,
+whoever reads nothing is not waited for as long as else: it is memory that nobody else can use."""
+HURRY: Final = 5.0  # seconds that a client has then
+ENOUGH: Final = 16 << 10  # bytes that it has to take in that time, which each line takes that deserves the name
+
 
 class Source(Protocol):
     """A connection that has long data to send."""
@@ -39,10 +45,16 @@ class Outflow:
     """Gives connections their turns to send, one after the other. `turn`: bytes in a turn of the loop."""
 
     def __init__(self, turn: int = TURN) -> None:
+        self.held = 0  # bytes that waited for their clients at the last look, those of one answer to many counted once
         self._turn = turn
         self._spent = 0
         self._waiting: deque[Source] = deque()
         self._next: asyncio.Handle | None = None  # the beginning of the next turn, if it is waited for
+
+    @property
+    def crowded(self) -> bool:
+        """True if too much waits for clients that do not read it."""
+        return self.held > ROOM
 
     def ask(self, source: Source) -> None:
         """Has a connection send: now, if nobody waits and this turn has room, else in one of the next turns."""

@@ -11,6 +11,7 @@ import uvicorn
 
 from gateway.outage import SeldomLogger
 from gateway.wire.accepting import Accepting
+from gateway.wire.outflow import Outflow
 from gateway.wire.transport import DirectProtocol
 
 LOOKS: Final = 250  # connections that are looked at in one turn of the loop; to close one takes 20 µs
@@ -20,6 +21,8 @@ seldom_logger: Final = SeldomLogger(logging.getLogger("gateway.wire.server"))
 
 class Server(uvicorn.Server):
     """Once a second, also while it shuts down, it has every connection look whether its client has kept it waiting."""
+
+    _outflow: Outflow | None = None  # of its connections, once there was one
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if sockets is not None:
@@ -54,16 +57,21 @@ class Server(uvicorn.Server):
         """Gives way after every LOOKS connections: those that came together are too late together."""
         now = asyncio.get_running_loop().time()
         connections = self.server_state.connections
+        waiting: dict[int, int] = {}
         for looked, connection in enumerate(tuple(connections), 1):
             if looked % LOOKS == 0:
                 await asyncio.sleep(0)
             if isinstance(connection, DirectProtocol) and connection in connections:
                 try:
                     connection.lapse(now)
+                    connection.weigh(waiting)
+                    self._outflow = connection.outflow
                 except Exception:
                     # What one connection raises must neither end the server nor keep others from being looked at.
                     seldom_logger.exception("Checking a connection's time-outs failed; the connection was aborted.")
                     connection.abort()
+        if self._outflow is not None:
+            self._outflow.held = sum(waiting.values())
 
     async def _tick(self) -> None:
         while True:

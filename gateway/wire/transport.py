@@ -30,7 +30,7 @@ from gateway.protocol.errors import (
 from gateway.wire.answers import Cycle, whole
 from gateway.wire.heads import body_length, check, target_of, with_host
 from gateway.wire.intake import ANSWER, BETWEEN, IN_HEAD, WHOLE, Intake
-from gateway.wire.outflow import LARGE, LURE, Outflow
+from gateway.wire.outflow import ENOUGH, HURRY, LARGE, LURE, Outflow
 from gateway.wire.slim import Event, has_left, in_kernel
 
 logger = logging.getLogger("gateway.wire.transport")
@@ -144,14 +144,22 @@ class DirectProtocol(Intake):
             self.follower.beat()
 
     def _takes_nothing(self, now: float) -> bool:
-        """True if the client has read nothing of what is sent to it for `send_patience` seconds."""
+        """True if the client has read nothing of what is sent to it for `send_patience` seconds, or next to nothing for
+        HURRY seconds while very much waits for clients.
+        """
         if not self.flow.write_paused:
             self._unsent = None
             return False
         left = self.transport.get_write_buffer_size() + in_kernel(self._socket) + sum(map(len, self._rest or ()))
-        if self._unsent is None or self._unsent[0] != left:
+        hurried = self.outflow.crowded
+        if self._unsent is None or abs(self._unsent[0] - left) >= (ENOUGH if hurried else 1):
             self._unsent = left, now
-        return now - self._unsent[1] > self.send_patience
+        return now - self._unsent[1] > (min(HURRY, self.send_patience) if hurried else self.send_patience)
+
+    def weigh(self, found: dict[int, int]) -> None:
+        """Notes what waits here for the client: sizes of objects by their ids, for one may wait at many connections."""
+        for part in self._rest or ():
+            found[id(part.obj)] = part.nbytes if part.obj is None else len(part.obj)  # type: ignore[arg-type]
 
     def refuse(self, error: ProtocolError, scope: Any | None = None) -> None:
         if self._over or self.transport.is_closing():

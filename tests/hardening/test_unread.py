@@ -1,0 +1,120 @@
+"""Answers that nobody reads: while they are much, whoever takes nothing of theirs is not waited for as long as else."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from gateway.wire import outflow, transport
+from gateway.wire.outflow import Outflow
+from tests.databases import Postgres
+from tests.servers import PATIENCE, Running, serving, until
+
+JSON = {"content-type": "application/json"}
+MB = 1_000_000
+DEAF = 8  # of lists that are asked for at once a tenant has no more
+METADATA = {f"{n:0256}": "v" * 1024 for n in range(32)}
+OWN = {
+    "a record": "/runs/large?meta",
+    "a list": "/runs?limit=500",
+    "a list that lives": "/runs?live=sse&limit=500",
+    "a large event by SSE": "/runs/event?offset=-1&live=sse",
+    "a fold": "/runs/many?offset=-1&fold=nothing:text",
+}
+"""What is made for each who asks."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
+    async with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def gateway(database_of_all: str) -> Iterator[Running]:
+    with serving(database_of_all, "direct") as running:
+        with httpx.Client(base_url=running.url, timeout=PATIENCE, headers=JSON) as http:
+            http.post("/runs", json={"id": "large", "input": "x" * MB}).raise_for_status()
+            for _ in range(30):
+                http.post("/runs", json={"metadata": METADATA}).raise_for_status()
+            for run in ("event", "many"):
+                http.put(f"/runs/{run}").raise_for_status()
+            http.post("/runs/event", content=b'"%b"' % (b"x" * MB)).raise_for_status()
+            events = b",".join([b'{"type":"t","text":"%b"}' % (b"y" * 180)] * 10_000)
+            http.post("/runs/many", content=b"[%b]" % events).raise_for_status()
+        yield running
+
+
+def asking(port: int, target: str) -> socket.socket:
+    """A client that asks, and takes no more than its socket does by itself."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", port))
+    sock.sendall(f"GET {target} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+    return sock
+
+
+def outflow_of(gateway: Running) -> Outflow:
+    connection = next(iter(gateway.server.server_state.connections))
+    assert isinstance(connection, transport.DirectProtocol)
+    return connection.outflow
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system keeps little for each connection; by itself it may take megabytes off the gateway's hands."""
+    made = transport.DirectProtocol.connection_made
+
+    def connection_made(self: transport.DirectProtocol, each: asyncio.Transport) -> None:
+        each.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 << 10)
+        made(self, each)
+
+    monkeypatch.setattr(transport.DirectProtocol, "connection_made", connection_made)
+
+
+@pytest.mark.parametrize("what", OWN)
+async def test_who_reads_nothing_is_let_go_of_when_it_is_much(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """And whoever reads, however slowly, is given all of it."""
+    connections = gateway.server.server_state.connections
+    await until(lambda: not connections)
+    monkeypatch.setattr(outflow, "ROOM", 2 * MB)
+    monkeypatch.setattr(transport, "HURRY", 0.5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1 << 16)
+    writer.write(f"GET {OWN['a record']} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+    size = 0
+    with ExitStack() as stack:
+        for _ in range(DEAF):
+            stack.enter_context(asking(gateway.port, OWN[what]))
+        await until(lambda: len(connections) == DEAF + 1)
+        async with asyncio.timeout(PATIENCE):
+            while len(connections) > 3:  # two of them are not too much
+                size += len(await reader.read(1 << 15))
+                await asyncio.sleep(0.05)
+        while part := await reader.read(1 << 16):
+            size += len(part)
+    writer.close()
+    assert size > MB
+
+
+async def test_one_event_for_all_who_do_not_read_it_is_not_much(gateway: Running) -> None:
+    """It is held once, so nobody is let go of for it."""
+    connections = gateway.server.server_state.connections
+    await until(lambda: not connections and gateway.server._outflow is not None and not gateway.server._outflow.held)
+    url = gateway.url
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, headers=JSON) as http:
+        with ExitStack() as stack:
+            for _ in range(DEAF):
+                stack.enter_context(asking(gateway.port, "/runs/event?offset=now&live=sse"))
+            await until(lambda: gateway.app._hub.followers["following"] == DEAF)
+            (await http.post("/runs/event", content=b'"%b"' % (b"z" * MB))).raise_for_status()
+            await until(lambda: gateway.app._hub.followers["catching_up"] == DEAF)
+            await until(lambda: outflow_of(gateway).held > 0)
+            assert outflow_of(gateway).held < 3 * MB
