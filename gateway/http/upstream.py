@@ -82,6 +82,8 @@ class Peered(Protocol):
 
     def lost(self) -> bool: ...
 
+    def passed(self, size: int) -> None: ...
+
     def writable(self) -> bool: ...
 
     def write(self, data: bytes) -> None: ...
@@ -125,7 +127,7 @@ class Upstream:
         wishes = [value.lower() for name, value in scope["headers"] if name == b"upgrade"]
         if scope["method"] == "GET" and b"websocket" in wishes:
             raise UpgradeNotPassed
-        request = _Request(receive)
+        request = _Request(receive, scope.get("extensions", {}).get(EXTENSION))
         exchange = asyncio.ensure_future(self._exchange(scope, request, send))
         self._open.add(exchange)
         exchange.add_done_callback(self._open.discard)
@@ -198,9 +200,10 @@ class Upstream:
 class _Request:
     """The body of a request as it arrives, and then whether its client is still there."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, connection: Peered | None) -> None:
         self.answered = False  # the head of its answer is on its way to the client
         self._receive = receive
+        self._connection = connection
         self._read = asyncio.Event()
         self._more = True
 
@@ -212,7 +215,10 @@ class _Request:
                 self._read.set()
                 await asyncio.Event().wait()  # until cancelled: this must not be taken for the end of the body
             self._more = message.get("more_body", False)
-            yield message.get("body", b"")
+            piece: bytes = message.get("body", b"")
+            if self._connection is not None:
+                self._connection.passed(len(piece))  # it is kept no longer, and takes nobody's room
+            yield piece
         self._read.set()
 
     async def client_gone(self) -> None:

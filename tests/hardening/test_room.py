@@ -46,6 +46,37 @@ async def test_half_bodies_are_counted_by_whichever_way_they_come(database_url: 
             await until(lambda: not gateway.app.bodies.held)
 
 
+async def test_what_is_passed_on_takes_nobodys_room(database_url: str) -> None:
+    """A body for the application behind the gateway is not kept, however large it is, and however long it takes."""
+    arrived = 0
+
+    async def application(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal arrived
+        while piece := await reader.read(1 << 16):
+            arrived += len(piece)
+        writer.close()
+
+    size, most = 3_000_000, 100_000
+    async with await asyncio.start_server(application, "127.0.0.1") as behind:
+        upstream = f"http://127.0.0.1:{behind.sockets[0].getsockname()[1]}"
+        with serving(database_url, "direct", upstream=upstream, max_pending=most) as gateway:
+            async with asyncio.timeout(PATIENCE):
+                _, uploading = await asyncio.open_connection("127.0.0.1", gateway.port)
+                uploading.write(
+                    b"POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (size + 1) + bytes(size)
+                )
+                await until(lambda: arrived >= size)
+                assert gateway.app.bodies.held < most
+                reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+                writer.write(WAYS["a creation"] + b"Content-Length: 2000\r\n\r\n[" + b" " * 998)
+                await until(lambda: gateway.app.bodies.held > 0)
+                writer.write(b" " * 1_000 + b"]")
+                assert await reader.readuntil(b"\r\n") == b"HTTP/1.1 201 Created\r\n"
+                for each in (uploading, writer):
+                    each.transport.abort()
+            await until(lambda: not gateway.app.bodies.held)
+
+
 def test_room_for_connections_is_what_the_process_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptors, "_limit", lambda: 1_024)
     assert descriptors.room_for_connections(20_000, 10) == 1_024 - 128 - 10
