@@ -6,12 +6,14 @@ comes in between (law 4).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.crowd import BEAT, END, WAKE, Crowd, Waiting, tell
+from gateway.outage import SeldomLogger
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, Encoding, News, Page, Stream, after, join
 from gateway.protocol.offset import format_offset
@@ -19,6 +21,8 @@ from gateway.protocol.text import edge
 
 if TYPE_CHECKING:
     from gateway.fanout.single_flight import Shared
+
+seldom_logger: Final = SeldomLogger(logging.getLogger("gateway.fanout.tail"))
 
 RING_BYTES: Final = 64 << 10  # of recent batches, for readers that are a little behind
 RING_BATCHES: Final = 128
@@ -230,7 +234,7 @@ class Tail:
     def _written(self, batch: Batch) -> list[tuple[Crowd, bytes]]:
         """What is sent to whom, but for those who are given the protocol's frames."""
         assert self.formed is not None, "or else there is nobody"
-        written = [(crowd, form(batch)) for form, crowd in self.formed.items() if crowd.members]
+        written = [(crowd, _formed(form, batch, crowd)) for form, crowd in self.formed.items() if crowd.members]
         return [(crowd, data and frames.chunk(data)) for crowd, data in written]
 
     def _remember(self, batch: Batch) -> None:
@@ -246,6 +250,17 @@ class Tail:
         self.ring_bytes += size
         while self.ring_bytes > RING_BYTES or len(self.ring) > RING_BATCHES:  # what is too large goes too
             self.ring_bytes -= len(self.ring.pop(0).body)
+
+
+def _formed(form: Form, batch: Batch, crowd: Crowd) -> bytes:
+    """A batch in a form. A form that raises ends those who are given it, and nobody else misses the batch (law 6)."""
+    try:
+        return form(batch)
+    except Exception:
+        seldom_logger.exception("Events cannot be written in the form of some readers; these were ended.")
+        for follower in tuple(crowd):
+            follower.fail()
+        return b""
 
 
 def _end_of(encoding: Encoding, batch: Batch) -> Batch:

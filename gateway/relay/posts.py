@@ -66,8 +66,8 @@ class Posts:
         await self._upstream(scope, receive, send)
 
     async def _take(self, row: Row, asked: Asked, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        self._replays.admit()
         tenant = await self._readers.admit(row, "write", scope)
+        self._replays.admit(scope)
         if row.alters:
             body = await in_turns(altered_in_pieces(body, row.drop, row.set), len(body))
         target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")

@@ -18,8 +18,9 @@ from gateway.http.responses import Sending
 from gateway.http.upstream import Upstream
 from gateway.log.database import Database
 from gateway.log.log import Log
+from gateway.outage import SeldomLogger
 from gateway.protocol.batch import News
-from gateway.protocol.errors import ProtocolError, Unavailable
+from gateway.protocol.errors import ProtocolError
 from gateway.protocol.headers import NO_STORE
 from gateway.protocol.tenants import shown
 from gateway.quotas import Quotas
@@ -38,9 +39,10 @@ from gateway.relay.store import Store
 from gateway.relay.table import Table
 from gateway.runs import store as runs
 from gateway.settings import Settings
-from gateway.tasks import end, kept
+from gateway.tasks import end, forever, kept
 
 logger = logging.getLogger("gateway.relay")
+seldom_logger: Final = SeldomLogger(logger)
 
 TICK: Final = 1.0  # seconds between looks at what is recorded here
 TAKEN: Final = 50  # recordings that are taken over at one look
@@ -80,7 +82,7 @@ class Relay:
         self._beginnings = Beginnings(asking, log, self._store, feed, sizes, self._rejoining, self._changed)
         self.counts = self._beginnings.counts
         self._readers = Readers(settings, auth, quotas, asking)
-        self._replays = Replays(hub, limits.readers)
+        self._replays = Replays(hub, limits)
         self._stopping = Stopping(runs.Store(database, machine=machine), feed)
         self._returns = Returns(self._table, self._readers, self._store, self._stopping, self._replays)
         self._posts = Posts(
@@ -112,7 +114,7 @@ class Relay:
     async def start(self) -> None:
         """Begins to look after recordings."""
         self._readers.secret = await self._store.secret()
-        self._watch = kept("relay", self._run)
+        self._watch = kept("relay", lambda: forever("The look at recordings", self._step, lambda: TICK, late=True))
 
     def drain(self) -> None:
         """What is recorded has `relay_drain` seconds to end from now on."""
@@ -189,19 +191,20 @@ class Relay:
     def _changed(self) -> None:
         self._idle.set()
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(TICK)
-            now = time.monotonic()
-            for recorder in self.recorders:
+    async def _step(self) -> None:
+        """Looks at all recordings. Raises Unavailable."""
+        now = time.monotonic()
+        for recorder in self.recorders:
+            try:
                 self._look_at(recorder, now)
-            with suppress(Unavailable):
-                await self._take_over()
-                await self._note_readers(now)
-                for recorder in self.recorders:
-                    if await self._is_left(recorder, now):
-                        await self._stopping(recorder.path, "Nobody reads it.")
-                        recorder.stop("left")
+            except Exception:  # the signs of life of all others go on
+                seldom_logger.exception("Looking at run %s failed; its lease may end it.", shown(recorder.path))
+        await self._take_over()
+        await self._note_readers(now)
+        for recorder in self.recorders:
+            if await self._is_left(recorder, now):
+                await self._stopping(recorder.path, "Nobody reads it.")
+                recorder.stop("left")
 
     async def _take_over(self) -> None:
         """Goes on with recordings whose Machines are gone, and lets go of those that others go on with."""

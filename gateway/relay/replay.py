@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from gateway.asgi import Headers, Receive, Scope, Send, gone
+from gateway.auth.gate import principal_of
 from gateway.fanout.follower import EXTENSION, Follower, Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.http import responses
-from gateway.http.limits import LiveReaders
+from gateway.http.limits import Limits
 from gateway.http.reading import hangup
 from gateway.protocol.batch import Batch, Stream
 from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.frames import HEARTBEAT
 from gateway.protocol.offset import events_between
+from gateway.quotas.errors import TooManyStreams
+from gateway.quotas.quotas import client_of, holder
 from gateway.relay.cursors import Skip
 from gateway.relay.framing import Kind, cut, with_id
 from gateway.relay.ids import frame_id
@@ -76,7 +79,9 @@ class Encoder:
 
 
 def split(kind: Kind, batch: Batch) -> list[bytes]:
-    """The events of a batch: frames, but for the last event of a run, which may be several."""
+    """The events of a batch: frames, but for the last event of a run, which may be several. One for all of them, where
+    they cannot be told apart.
+    """
     count = events_between(batch.start, batch.end)
     if count <= 1:
         return [batch.body] * count
@@ -87,25 +92,29 @@ def split(kind: Kind, batch: Batch) -> list[bytes]:
             at += length
         return events
     frames = cut(kind, batch.body)
-    assert len(frames) >= count, "each event is a frame"
+    if len(frames) < count:
+        return [batch.body]  # somebody else has written into the run, and what is no frame
     return [*frames[: count - 1], b"".join(frames[count - 1 :])]
 
 
 class Replays:
     """All clients of recordings at this Machine."""
 
-    def __init__(self, hub: Hub, readers: LiveReaders) -> None:
+    def __init__(self, hub: Hub, limits: Limits) -> None:
         self._hub = hub
-        self._readers = readers
+        self._readers = limits.readers
+        self._streams = limits.streams
         self._missed: Counter[int] = Counter()
         self._expected: set[str] = set()
 
-    def admit(self) -> None:
-        """Raises Draining, TooManyReaders."""
+    def admit(self, scope: Scope) -> None:
+        """Asked once it is known who makes a request. Raises Draining, TooManyReaders, TooManyStreams."""
         if self._hub.drained:
             raise Draining
         if self._readers.full:
             raise TooManyReaders
+        if self._streams is not None and self._streams.full(_holder(scope)):
+            raise TooManyStreams(f"At most {self._streams.limit} at once.")
 
     @property
     def missed(self) -> list[int]:
@@ -125,9 +134,11 @@ class Replays:
             if not self._missed[stream]:
                 del self._missed[stream]
 
-    def waiting(self) -> AbstractContextManager[None]:
-        """For a client that waits for the first answer: it counts as a reader."""
-        return self._readers.sse
+    @contextmanager
+    def place(self, scope: Scope) -> Iterator[None]:
+        """A reader's place: also for a client that waits for the first answer."""
+        with self._readers.sse, nullcontext() if self._streams is None else self._streams.one(_holder(scope)):
+            yield
 
     @contextmanager
     def expecting(self, path: str) -> Iterator[Callable[[Stream], None]]:
@@ -158,7 +169,7 @@ class Replays:
         # What a client has by its own count is left out for it alone, which no tail can do.
         connection = direct(scope) if way.skip is None else None
         with (
-            self._readers.sse,
+            self.place(scope),
             Follower(self._hub, way.path, connection, encode) as follower,
             hangup(follower, receive, connection),
         ):
@@ -214,6 +225,10 @@ async def _first(follower: Follower, batch: Batch, encode: Encoder) -> tuple[byt
         if isinstance(following, Signal):
             return b"", following
         batch = following
+
+
+def _holder(scope: Scope) -> str:
+    return holder(client_of(scope), principal_of(scope))
 
 
 async def sever(scope: Scope, receive: Receive) -> None:

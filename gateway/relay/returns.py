@@ -121,8 +121,8 @@ class Returns:
         position: int = 0,
     ) -> bool:
         """Answers with a recording, as soon as its upstream has answered. False: nothing has come of it."""
-        self._replays.admit()
-        found = await self._answered(recording, receive)
+        self._replays.admit(scope)
+        found = await self._answered(recording, scope, receive)
         if found is None or found.stream != recording.stream:
             return False
         skip = None if row.cursor is None else row.cursor.skip(row.frames, asked.query)
@@ -132,7 +132,7 @@ class Returns:
         await self._replays(way, 200, head, idle, scope, receive, send)
         return True
 
-    async def _answered(self, recording: Recording, receive: Receive) -> Recording | None:
+    async def _answered(self, recording: Recording, scope: Scope, receive: Receive) -> Recording | None:
         """The recording, once its upstream has answered; None: it has gone. Raises NoRecording for a client that has.
 
         Whoever waits counts as a reader, and all who wait for one recording look together.
@@ -146,7 +146,7 @@ class Returns:
             looking.add_done_callback(lambda _: self._looking.pop(path))
         leaving = asyncio.ensure_future(gone(receive))
         try:
-            with self._replays.waiting():
+            with self._replays.place(scope):
                 await asyncio.wait((looking, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
             leaving.cancel()

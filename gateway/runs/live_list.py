@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol, Self
 
+from gateway.fanout.crowd import WAKE, tell
 from gateway.fanout.deadlines import Deadlines
 from gateway.fanout.follower import Direct, Signal
 from gateway.fanout.waiting import WaitingReader
@@ -144,8 +145,7 @@ class TenantChanges:
             while self._rung and self.readers:
                 self._rung = False
                 if await self._look_once():
-                    for reader in tuple(self.readers):
-                        reader.wake()
+                    tell(tuple(self.readers), WAKE)
                 await asyncio.sleep(PAUSE)
         except ProtocolError:
             self._rung = False  # the next sweep rings again

@@ -29,7 +29,7 @@ from gateway.runs.live_list_answer import LiveLists
 from gateway.runs.run_routes import RunStreams
 from gateway.runs.store import Store
 from gateway.runs.tokens import Signer, Tokens
-from gateway.tasks import end, kept
+from gateway.tasks import end, forever, kept
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -84,7 +84,9 @@ class Runs:
     def start(self) -> None:
         """Begins to look at leases; without a database it begins when there is one."""
         self.leases.start()
-        self._sweeping = kept("live lists", self._sweep)
+        self._sweeping = kept(
+            "live lists", lambda: forever("The sweep of live lists", self._sweep, self._sweep_interval, late=True)
+        )
 
     async def stop(self) -> None:
         await end(self._sweeping)
@@ -93,9 +95,7 @@ class Runs:
 
     async def _sweep(self) -> None:
         """A lost notification makes readers of lists late, never wrong (law 2)."""
-        while True:
-            await asyncio.sleep(self._sweep_interval())
-            self.changes.look_again()
+        self.changes.look_again()
 
     def created(self, path: str) -> None:
         """This Machine has made a stream, which may be a run."""

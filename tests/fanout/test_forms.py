@@ -28,6 +28,14 @@ class Shout:
         return batch.body.upper().replace(self.silent, b"") if self.silent else batch.body.upper()
 
 
+@dataclass(frozen=True)
+class Broken(Shout):
+    """A form that nothing can be written in."""
+
+    def __call__(self, batch: Batch) -> bytes:
+        raise AssertionError("no such frame")
+
+
 class Socket:
     """A connection that takes everything, or nothing while it is full."""
 
@@ -35,6 +43,7 @@ class Socket:
         self.follower: Any = None
         self.sent = b""
         self.full = False
+        self.aborted = False
 
     def send(self, data: bytes) -> int:
         if self.full:
@@ -51,6 +60,9 @@ class Socket:
 
     def lost(self) -> bool:
         return False
+
+    def abort(self) -> None:
+        self.aborted = True
 
 
 async def parked(hub: Hub, socket: Socket, form: Shout | None) -> tuple[Follower, Any]:
@@ -77,6 +89,23 @@ async def test_each_follower_is_sent_its_form() -> None:
         following.cancel()
         follower.__exit__()
     assert hub.followers == {"following": 0, "catching_up": 0}
+
+
+async def test_a_form_that_raises_ends_its_own_followers_alone() -> None:
+    hub = hub_of(Log(0))
+    sockets = [Socket() for _ in range(4)]
+    forms = (Broken(), None, Shout(), Broken())
+    followers = [await parked(hub, socket, form) for socket, form in zip(sockets, forms, strict=True)]
+    hub.ring(News("run", 1, 1, body=EVENT))
+    hub.ring(News("run", 2, 2, body=b"{}"))
+    assert [socket.aborted for socket in sockets] == [True, False, False, True]
+    assert [await asyncio.wait_for(followers[n][1], 10) for n in (0, 3)] == [Signal.OVER] * 2
+    assert [followers[n][0].position for n in (0, 3)] == [0, 0], "law 3"
+    assert sockets[1].sent.count(b"event: data") == 2
+    assert sockets[2].sent == b'11\r\n{"TOKEN":"HELLO"}\r\n2\r\n{}\r\n'
+    assert hub.tails["run"].position == 2
+    for _, following in followers:
+        following.cancel()
 
 
 async def test_what_a_form_leaves_out_is_not_sent_and_is_passed() -> None:

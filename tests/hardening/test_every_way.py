@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -18,10 +19,12 @@ import pytest
 
 from gateway.auth.rules import ROUTES
 from gateway.protocol import json_body
+from gateway.settings import Settings
 from tests.servers import PATIENCE, Running, body_of, client_of, following, serving, until
 
 RUN: Final = "run"
 LIVE: Final = f"/runs/{RUN}?offset=-1&live=sse"
+CHAT: Final = "/api/chat"
 SUBSCRIPTION: Final = "/v1/stream/__ds/subscriptions/{id}"
 
 
@@ -41,6 +44,10 @@ class Way:
     def target(self, name: str = RUN) -> str:
         path = self.route.replace("{id}", name).replace("{path}", name).replace("{path:path}", name)
         return path.replace("{rest:path}", "none") + self.query
+
+    def asked(self, name: str = RUN) -> dict[str, Any]:
+        """What of a request it cannot do without."""
+        return {"content": orjson.dumps({"id": name})} if self.route == CHAT else {}
 
     def content(self, events: bytes) -> dict[str, Any]:
         """A body that appends events, and its type where that is another than the events'."""
@@ -104,26 +111,50 @@ WAYS: Final = [
     Way("GET", "/of-the-application"),
     Way("POST", "/of-the-application"),
 ]
-BEHIND: Final = [  # what passes more than the door has limits of its own: tests/relay/test_limits, tests/owner
+RELAYED: Final = [
+    Way("POST", CHAT, "live stream run"),
+    Way("GET", f"{CHAT}/{{id}}/stream", "live"),
+]
+BEHIND: Final = [  # what passes more than the door has limits of its own, too: tests/relay/test_limits, tests/owner
     Way("GET", "/owned/{id}"),
     Way("POST", "/owned/{id}"),
-    Way("POST", "/api/chat"),
-    Way("GET", "/api/chat/{id}/stream"),
-    Way("POST", "/api/chat/{id}/stop"),
+    *RELAYED,
+    Way("POST", f"{CHAT}/{{id}}/stop"),
 ]
 METHODS: Final = ("get", "head", "put", "post", "patch", "delete")
 
 
 def ways(mark: str = "", *, but: str = "never") -> list[Way]:
-    return [way for way in WAYS if mark in way.marks and but not in way.marks]
+    return [way for way in (*WAYS, *RELAYED) if mark in way.marks and but not in way.marks]
 
 
 @contextmanager
 def limited(database_url: str, **settings: Any) -> Iterator[Running]:
     """A gateway in front of an application that is not there, which a request over a limit does not get to."""
     behind: dict[str, Any] = {"upstream": "http://127.0.0.1:1", "relay": "ai-sdk:/api/chat", "owned": "/owned/{id}"}
-    with serving(database_url, "direct", **behind, **settings) as gateway:
+    with serving(database_url, "direct", **(behind | settings)) as gateway:
         yield gateway
+
+
+@asynccontextmanager
+async def recorded(database_url: str, **settings: Any) -> AsyncIterator[Running]:
+    """A gateway that records an answer of the application, which goes on. Nobody reads it."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {}\n\n")
+        while await reader.read(1 << 16):
+            pass
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as application:
+        upstream = f"http://127.0.0.1:{application.sockets[0].getsockname()[1]}"
+        with limited(database_url, upstream=upstream, relay_drain=0, **settings) as gateway:
+            async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE) as http:
+                async with http.stream("POST", CHAT, **Way("POST", CHAT).asked()) as answered:
+                    assert answered.status_code == 200
+                    await anext(answered.aiter_raw())
+                await until(lambda: not gateway.app._limits.readers.sse.count)
+            yield gateway
 
 
 @asynccontextmanager
@@ -195,6 +226,28 @@ def test_every_route_and_method_is_one_of_the_ways(database_url: str) -> None:
     }, "what else may make a read last?"
 
 
+ELSEWHERE: Final = {  # limits of one way, or of what no request comes by
+    "max_followed": "http/test_many.py",
+    "max_fork_depth": "log/test_removal.py",
+    "max_forks": "log/test_removal.py",
+    "max_head": "http/test_two_ways.py",
+    "max_lists": "hardening/test_lists.py",
+    "max_reads": "hardening/test_turns.py",
+    "max_subscription_changes": "hardening/test_subscriptions.py",
+    "max_subscriptions_per_tenant": "hardening/test_subscriptions.py",
+    "relay_max_duration": "relay/test_ends.py",
+    "relay_max_recordings": "relay/test_limits.py",
+}
+
+
+def test_every_limit_is_tried_here_or_where_it_is_said() -> None:
+    limits = {name for name in Settings.model_fields if "max_" in name and not name.endswith("max_age")}
+    here = {name for name in limits if f"{name}=" in Path(__file__).read_text()}
+    assert here.isdisjoint(ELSEWHERE) and here | set(ELSEWHERE) == limits
+    for name, file in ELSEWHERE.items():
+        assert name in (Path(__file__).parents[1] / file).read_text()
+
+
 # The limits
 
 
@@ -233,31 +286,28 @@ async def test_heads(database_url: str) -> None:
 
 async def test_live_readers_of_a_machine(database_url: str) -> None:
     async def ask(way: Way) -> httpx.Response:
-        return await http.request(way.method, way.target())
+        return await http.request(way.method, way.target(), **way.asked())
 
-    with limited(database_url, max_readers=1) as gateway:
-        async with a_run(gateway) as http, reading(gateway):
-            await each_is_refused(ways("live"), ask, (503, "too_many_readers"))
+    async with recorded(database_url, max_readers=1) as gateway, a_run(gateway) as http, reading(gateway):
+        await each_is_refused(ways("live"), ask, (503, "too_many_readers"))
 
 
 async def test_live_readers_of_a_credential(database_url: str) -> None:
     async def ask(way: Way) -> httpx.Response:
-        return await http.request(way.method, way.target())
+        return await http.request(way.method, way.target(), **way.asked())
 
-    with limited(database_url, max_streams_per_token=1) as gateway:
-        async with a_run(gateway) as http, reading(gateway):
-            await each_is_refused(ways("live"), ask, (429, "too_many_streams"))
+    async with recorded(database_url, max_streams_per_token=1) as gateway, a_run(gateway) as http, reading(gateway):
+        await each_is_refused(ways("live"), ask, (429, "too_many_streams"))
 
 
 async def test_live_readers_of_a_machine_that_drains(database_url: str) -> None:
     async def ask(way: Way) -> httpx.Response:
-        return await http.request(way.method, way.target())
+        return await http.request(way.method, way.target(), **way.asked())
 
-    with limited(database_url) as gateway:
-        async with a_run(gateway) as http:
-            gateway.app.begin_drain()
-            await until(lambda: gateway.app._hub.drained)
-            await each_is_refused(ways("live"), ask, (503, "draining"))
+    async with recorded(database_url) as gateway, a_run(gateway) as http:
+        gateway.app.begin_drain()
+        await until(lambda: gateway.app._hub.drained)
+        await each_is_refused(ways("live"), ask, (503, "draining"))
 
 
 async def test_bodies(database_url: str) -> None:
@@ -335,7 +385,8 @@ async def test_bodies_that_are_arriving_together(database_url: str) -> None:
                         return httpx.Response(100, text="it waits for the rest")
                 return httpx.Response(int(head[9:12]), content=body, headers={"content-type": "application/json"})
 
-            await each_is_refused(ways("body"), ask, (429, "too_many_pending"), (401, "token_invalid"))
+            those = [*ways("body"), Way("POST", CHAT)]
+            await each_is_refused(those, ask, (429, "too_many_pending"), (401, "token_invalid"))
 
 
 @asynccontextmanager
@@ -367,7 +418,7 @@ async def test_appends_of_a_credential(database_url: str) -> None:
 
 async def test_streams_that_a_credential_makes(database_url: str) -> None:
     async def ask(way: Way) -> httpx.Response:
-        return await http.request(way.method, way.target("another"))
+        return await http.request(way.method, way.target("another"), **way.asked("another"))
 
     with limited(database_url, max_creates_per_token=3.001) as gateway:
         async with a_run(gateway) as http:
@@ -379,7 +430,7 @@ async def test_streams_that_a_credential_makes(database_url: str) -> None:
 
 async def test_runs_of_a_tenant(database_url: str) -> None:
     async def ask(way: Way) -> httpx.Response:
-        return await http.request(way.method, way.target("another"))
+        return await http.request(way.method, way.target("another"), **way.asked("another"))
 
     with limited(database_url, max_runs_per_tenant=1) as gateway:
         async with a_run(gateway) as http:

@@ -61,7 +61,9 @@ Way = Callable[[Rude, str], Awaitable[None]]
 TARGETS = (
     "/RUN?offset=-1&live=sse",
     "/RUN?offset=-1&live=sse&fold=type:text",
+    "/RUN?offset=-1&live=sse&named=false",
     "/RUN?offset=now&live=long-poll",
+    "/RUN?meta&wait=60",
     "/v1/stream?live=sse&stream=RUN",
     "/runs?live=sse",
 )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import pytest
 
+from gateway.fanout.deadlines import Deadlines
+from gateway.fanout.follower import Signal
 from gateway.protocol.changes import Kind, Snapshot, Told
 from gateway.protocol.record import RunRecord
-from gateway.runs.live_list import Change, Look, Row, changes
+from gateway.runs.live_list import Change, Changes, LiveList, Look, Row, changes
+from gateway.runs.queries import parse_list
 
 
 @dataclass
@@ -98,3 +103,28 @@ def test_the_changes_of_one_look_end_where_it_was() -> None:
     found, end = changes(before, look)
     assert found[-1].told == end == look.now
     assert isinstance(found[0], Change) and found[0].told.upto == look.now.base
+
+
+async def test_a_reader_that_raises_keeps_no_other_from_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("a reader's fault")
+
+    async def ask(tenant: str, told: Told, most: int) -> Look:
+        return runs.look(told, most)
+
+    runs, before = Runs(random.Random(1)), Told(0, 0, Snapshot(100))
+    all = Changes(ask, Deadlines(lambda: 0.0), 60)
+    with ExitStack() as stack:
+        faulty, *others = (stack.enter_context(LiveList(all, "", parse_list(""))) for _ in range(10))
+        for each in (faulty, *others):
+            each.stand(before)
+        monkeypatch.setattr(faulty, "wake", fail)
+        waiting = [asyncio.ensure_future(each.next(before)) for each in others]
+        await asyncio.sleep(0)
+        runs.begin()
+        runs.commit()
+        all.created("runs/1")
+        async with asyncio.timeout(60):
+            for given in await asyncio.gather(*waiting):
+                assert not isinstance(given, Signal) and [change.kind for change in given[0]] == ["created"]
+            assert await faulty.next(before) is Signal.OVER
