@@ -14,7 +14,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Generator
 from json import JSONDecodeError, JSONDecoder
 from math import isinf
-from typing import Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import orjson
 
@@ -54,13 +54,20 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _finite(number: str) -> None:
-    if isinf(float(number)):
+def _finite(number: str) -> float:
+    value = float(number)
+    if isinf(value):
         raise ValueError("A number is larger than a double may be")  # which few clients could read (RFC 8259 §6)
+    return value
+
+
+def _integer(number: str) -> int:
+    _finite(number)
+    return int(number)
 
 
 # Takes half a surrogate pair, which orjson refuses and RFC 8259 allows.
-_WITH_HALVES: Final = JSONDecoder(parse_int=_finite, parse_float=_finite, parse_constant=_no_constant)
+_WITH_HALVES: Final = JSONDecoder(parse_int=_integer, parse_float=_finite, parse_constant=_no_constant)
 
 
 def messages(body: bytes, *, may_be_empty: bool = False, most: int | None = None) -> list[bytes]:
@@ -329,6 +336,19 @@ class _Members(_Cutting):
 def _opened(brackets: bytearray) -> bytes:
     """JSON that opens the given brackets, and after which a member of the innermost may follow."""
     return bytes(brackets[:-1].replace(b"{", b'{"":') + brackets[-1:])
+
+
+def value_of(text: bytes) -> Any:
+    """The value of a short JSON text, which may hold half a surrogate pair, as JSON.stringify writes it. Raises
+    ValueError.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        try:
+            return _WITH_HALVES.decode(text.decode())
+        except RecursionError:
+            raise ValueError(f"It is nested deeper than {DEPTH} levels.") from None
 
 
 def fault_of(text: bytes) -> str | None:

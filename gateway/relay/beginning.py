@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Final
 
-import orjson
-
 from gateway.asgi import Headers
 from gateway.feed import Feed
 from gateway.http.informational import Told
 from gateway.http.upstream import BadGateway
 from gateway.protocol.batch import Stream
 from gateway.protocol.errors import Unavailable
+from gateway.protocol.json_body import value_of
 from gateway.protocol.run_path import control_of
 from gateway.protocol.tenants import shown, within
 from gateway.relay import answers
@@ -389,6 +388,6 @@ def _found(source: Source, asked: Asked, head: Headers, frame: object) -> str | 
 
 def _value(data: bytes) -> object:
     try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
+        return value_of(data)
+    except ValueError:
         return None

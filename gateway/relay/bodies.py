@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.protocol.errors import ProtocolError
-from gateway.protocol.json_body import members_in_pieces
+from gateway.protocol.json_body import members_in_pieces, value_of
 
 AT_ONCE: Final = 128 << 10  # bytes of JSON that are read in one piece
 MEMBERS: Final = 1_000  # of an object that is taken apart
@@ -44,6 +44,6 @@ def altered_in_pieces(body: bytes, dropped: Sequence[str], more: Mapping[str, An
 
 def _value(text: bytes) -> Any:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return value_of(text)
+    except ValueError:
         return None

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import orjson
-
+from gateway.protocol.json_body import value_of
 from gateway.relay.framing import Kind, data_of, has_data
 from gateway.relay.keys import field
 
@@ -69,8 +68,8 @@ def _up_to(kind: Kind, name: str, number: int) -> Skip:
     def skip(frame: bytes) -> bool:
         nonlocal skipping
         try:
-            own = field(orjson.loads(data_of(kind, frame)), name)
-        except orjson.JSONDecodeError:
+            own = field(value_of(data_of(kind, frame)), name)
+        except ValueError:
             own = None
         if isinstance(own, int):
             skipping = own < number

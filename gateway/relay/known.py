@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
-import orjson
-
+from gateway.protocol.json_body import value_of
 from gateway.relay.framing import Kind, data_of, has_data, last_id
 from gateway.relay.keys import as_key, field
 
@@ -134,6 +133,6 @@ class Overlap:
 
 def _field(data: bytes, name: str) -> object:
     try:
-        return field(orjson.loads(data), name)
-    except orjson.JSONDecodeError:
+        return field(value_of(data), name)
+    except ValueError:
         return None

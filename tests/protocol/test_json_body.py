@@ -464,3 +464,17 @@ def test_what_is_found_quickly_is_what_is_found_in_pieces(value: object) -> None
     for body in (json.dumps(value).encode(), json.dumps(value, separators=(",", ":")).encode()):
         found = json_body.quickly(body, may_be_empty=True)
         assert found is None or found == at_once(in_pieces(body, may_be_empty=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [(b'{"a":[1.5,null]}', {"a": [1.5, None]}), (rb'{"a":"\ud83d"}', {"a": "\ud83d"}), (b" 1 ", 1)],
+)
+def test_a_short_text_is_read_with_half_an_emoji_in_it(text: bytes, value: object) -> None:
+    assert json_body.value_of(text) == value
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"NaN", b"1e999", b'"\xff"', b"[" * 100_000])
+def test_what_is_no_json_has_no_value(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        json_body.value_of(text)

@@ -27,6 +27,13 @@ def test_a_large_body_is_read_as_a_small_one(value: dict[str, Any]) -> None:
     assert at_once(value_in_pieces(large)) == {name: each for name, each in value.items() if name != "a large member"}
 
 
+@pytest.mark.parametrize("more", [{}, {"large": LARGE}], ids=["small", "large"])
+def test_half_an_emoji_in_a_body_hides_nothing(more: dict[str, Any]) -> None:
+    body = json.dumps({**more, "text": "\ud83d", "thread": {"text": "\ud83d", "n": 7, "x": 1.5}}).encode()
+    value = at_once(value_in_pieces(body))
+    assert (value["text"], value["thread"]) == ("\ud83d", {"text": "\ud83d", "n": 7, "x": 1.5})
+
+
 @given(st.dictionaries(st.text(max_size=9), JSON, max_size=9), st.lists(st.text(max_size=9), max_size=3))
 def test_members_are_taken_out(value: dict[str, Any], names: list[str]) -> None:
     left = orjson.loads(at_once(altered_in_pieces(json.dumps(value).encode(), names, {})))

@@ -33,6 +33,11 @@ def test_a_number_is_compared_with_that_of_each_frame() -> None:
     assert left(NUMBER, {"starting_after": "4"}, NUMBERED) == []
 
 
+def test_half_an_emoji_hides_no_number() -> None:
+    frames = [rb'data: {"sequence_number":%d,"delta":"\ud83d"}' % n + b"\n\n" for n in range(3)]
+    assert left(NUMBER, {"starting_after": "1"}, frames) == frames[2:]
+
+
 def test_an_end_without_a_number_is_given_to_who_has_the_rest() -> None:
     lost = b'event: error\ndata: {"type":"error"}\n\n'
     assert left(NUMBER, {"starting_after": "3"}, NUMBERED) == NUMBERED[4:]

@@ -33,6 +33,7 @@ def named(*ids: str) -> list[bytes]:
         ("frames", [b"data: 1\n\n", b"event: x\n\n", b"data: 2\n\n", b"data: 3\n\n"], "2"),
         ("frames", [b"data: 1\n\n"] * 3, None),  # one that has begun at its start would not be noticed
         ("frame:n", [b'data: {"n":%d}\n\n' % n for n in range(4, 7)], "5"),
+        ("frame:n", [rb'data: {"n":%d,"delta":"\ud83d"}' % n + b"\n\n" for n in range(4, 7)], "5"),
         ("frame:n", [b"data: [DONE]\n\n", b"data: x\n\n"], None),
     ],
 )
