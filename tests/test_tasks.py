@@ -12,7 +12,7 @@ import pytest
 
 from gateway.outage import Outage
 from gateway.protocol.errors import Unavailable
-from gateway.tasks import FEW, LITTLE, WOKEN, Bell, end, forever, in_turns, kept, together, wake
+from gateway.tasks import FEW, LITTLE, WOKEN, Bell, end, forever, in_its_turn, in_turns, kept, together, wake
 
 
 async def test_tasks_have_ended_when_end_returns() -> None:
@@ -230,6 +230,26 @@ async def test_a_crowd_that_is_woken_goes_on_a_few_in_each_turn() -> None:
     assert [number for number, _ in went_on] == [number for number in range(1_000) if number % 10]
     assert max(Counter(turn for _, turn in went_on).values()) <= WOKEN
     assert turn >= 900 // WOKEN
+
+
+async def test_large_steps_of_a_crowd_are_fewer_in_each_turn() -> None:
+    """Those who come by themselves, in one turn, and those who are woken, have the same room."""
+    went_on: list[int] = []
+
+    async def step(times: int) -> None:
+        await in_its_turn(times)
+        went_on.append(times)
+
+    future = asyncio.get_running_loop().create_future()
+    waiting = [asyncio.create_task(step(1 + number % 10)) for number in range(500)]
+    waiting[400].cancel()
+    wake(future)
+    most, done = 0, 0
+    while len(went_on) < 499:
+        await asyncio.sleep(0)
+        most, done = max(most, sum(went_on[done:])), len(went_on)
+    assert most <= WOKEN + 9, "the last of a turn may be a large one"
+    assert future.done()
 
 
 async def test_a_few_that_are_woken_go_on_in_the_next_turn() -> None:

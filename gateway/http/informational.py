@@ -1,7 +1,7 @@
 """What an application says before its answer: 103 Early Hints and its kind, which a proxy passes on (RFC 9110 §15.2).
 
 httpcore throws that away. So the bytes that it reads are looked at on their way, and not changed. Before it writes,
-whoever has to allow it is asked.
+whoever has to allow it is asked. Of many that are answered at one time, a few go on in each turn of the loop.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final
 import httpcore
 
 from gateway.asgi import Headers
+from gateway.tasks import in_its_turn
 
 Told = Callable[[bytes, Headers], None]
 
@@ -24,6 +25,13 @@ guard: Final[ContextVar[Callable[[], None] | None]] = ContextVar("guard", defaul
 """Called right before anything of a request is written to the application, in that task. What it raises is raised, and
 the connection is closed.
 """
+
+STEP: Final = 5
+"""Times 0.1 ms that it takes to write a request, or to read an answer's head and pass it on. A thousand connections may
+be made, or answered on, at one time.
+"""
+PIECE: Final = 2
+"""The same of a piece of an answer that has begun."""
 
 _BEGINS: Final = b"HTTP/1.1 1"
 _MOST: Final = 64 << 10  # bytes that are looked at before an answer
@@ -47,7 +55,13 @@ class Backend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        return Stream(await self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
+        inner = await self._inner.connect_tcp(host, port, timeout, local_address, socket_options)
+        try:
+            await in_its_turn(STEP)
+        except BaseException:
+            await inner.aclose()
+            raise
+        return Stream(inner)
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
@@ -62,6 +76,7 @@ class Stream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         data = await self._inner.read(max_bytes, timeout)
+        await in_its_turn(PIECE if self._seen is None else STEP)
         if self._seen is not None:
             self._seen = look(self._seen + data, told.get())
         return data

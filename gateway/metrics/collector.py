@@ -6,7 +6,7 @@ that a counter belongs to one process, and does not go back because another work
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -34,6 +34,16 @@ class Machine(Collector):
         for metric in METRICS:
             yield _family(metric, metric.read(self._parts))
         yield from _PROCESS.collect()
+
+
+class _Merged(Collector):
+    """Families of several workers, each of which is merged when its turn has come."""
+
+    def __init__(self, families: Collection[Sequence[tuple[str, Family]]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Family]:
+        return map(_merged, self._families)
 
 
 class _Given(Collector):
@@ -88,16 +98,21 @@ def load(data: bytes) -> list[Family]:
 
 
 def merge(workers: Mapping[str, Iterable[Family]]) -> Collector:
-    """Merges all workers' families, each sample with its worker's number."""
-    merged: dict[str, Family] = {}
+    """All workers' families, each sample with its worker's number. Each is merged as it is collected."""
+    all: dict[str, list[tuple[str, Family]]] = {}
     for worker, families in sorted(workers.items()):
         for family in families:
-            into = merged.get(family.name)
-            if into is None:
-                into = merged[family.name] = Family(family.name, family.documentation, family.type)
-            for sample in family.samples:
-                into.add_sample(sample.name, {"worker": worker, **sample.labels}, sample.value)
-    return _Given(merged.values())
+            all.setdefault(family.name, []).append((worker, family))
+    return _Merged(all.values())
+
+
+def _merged(those: Sequence[tuple[str, Family]]) -> Family:
+    _, first = those[0]
+    merged = Family(first.name, first.documentation, first.type)
+    for worker, family in those:
+        for sample in family.samples:
+            merged.add_sample(sample.name, {"worker": worker, **sample.labels}, sample.value)
+    return merged
 
 
 def render(collector: Collector, accept: str) -> Generator[None, None, tuple[bytes, str]]:

@@ -15,6 +15,7 @@ from typing import Final
 from prometheus_client import Metric as Family
 
 from gateway.metrics.collector import load
+from gateway.tasks import turn
 
 PATIENCE: Final = 1.0  # seconds that a sibling has to answer; by default Prometheus gives a scrape ten
 SUFFIX: Final = ".metrics"
@@ -56,7 +57,9 @@ class Siblings:
             async with asyncio.timeout(PATIENCE):
                 reader, writer = await asyncio.open_unix_connection(self._path(number))
                 try:
-                    return load(await reader.read())
+                    data = await reader.read()
+                    await turn()  # all of them answer at one time
+                    return load(data)
                 finally:
                     writer.close()
         return None

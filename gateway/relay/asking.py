@@ -23,6 +23,7 @@ from gateway.relay.reading import Reading
 
 HEAD: Final = 100 << 10  # bytes that come before the body, at most: as many as httpcore allows
 HELD: Final = 64 << 10  # bytes that wait for a listener before the upstream has to
+SLICE: Final = 32 << 10  # bytes that a listener is given in one turn of the loop
 _VERSIONS: Final = ("1.0", "1.1")
 _LAST_STATUS: Final = 599  # RFC 9110 §15: what is above is no answer
 _REASON: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -53,6 +54,8 @@ class Answer(asyncio.Protocol):
         self._listener: Listener | None = None
         self._gathered: list[bytes] = []
         self._held = 0
+        self._giving: asyncio.Handle | None = None  # of what is left, in the next turn of the loop
+        self._stopped = False  # its listener cannot take more
         self._interim = False
         self._whole = False
         self._until_eof = False
@@ -89,13 +92,22 @@ class Answer(asyncio.Protocol):
 
     def wait(self) -> None:
         """Reads no further for now."""
+        self._stopped = True
+        self._pause()
+
+    def go_on(self) -> None:
+        """Reads on."""
+        self._stopped = False
+        if self._giving is None:
+            self._resume()
+
+    def _pause(self) -> None:
         if self._reading is not None:
             self._reading.remove(self._descriptor)
         elif self._transport is not None and not self._transport.is_closing() and self._transport.is_reading():
             self._transport.pause_reading()
 
-    def go_on(self) -> None:
-        """Reads on."""
+    def _resume(self) -> None:
         if self._reading is not None:
             self._reading.add(self._descriptor, self._take)
         elif self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
@@ -111,6 +123,7 @@ class Answer(asyncio.Protocol):
     def give_up(self) -> None:
         """Leaves, and tells the listener so."""
         self._end("nobody wants the rest")
+        self._gathered, self._held = [], 0
         self._read_alone()
         if self._transport is not None:
             self._transport.abort()
@@ -214,10 +227,21 @@ class Answer(asyncio.Protocol):
         if self._listener is None:
             if self._held > HELD:
                 self.wait()
-        elif self._gathered:
+        elif self._gathered and self._giving is None:
             data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
             self._gathered, self._held = [], 0
-            self._listener.data(data)
+            if len(data) > SLICE:
+                self._gathered, self._held = [data[SLICE:]], len(data) - SLICE
+                self._giving = asyncio.get_running_loop().call_soon(self._give_on)
+                self._pause()
+            self._listener.data(data[:SLICE])
+
+    def _give_on(self) -> None:
+        self._giving = None
+        self._give()
+        if self._giving is None and not self._stopped:
+            self._resume()
+        self._tell()
 
     def _end(self, fault: str | None) -> None:
         if self._over is not None:
@@ -231,7 +255,7 @@ class Answer(asyncio.Protocol):
             self._transport.close()
 
     def _tell(self) -> None:
-        if self._over is not None and self._listener is not None:
+        if self._over is not None and self._listener is not None and not self._gathered:
             listener, self._listener = self._listener, None
             listener.ended(*self._over)
 

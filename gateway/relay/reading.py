@@ -17,7 +17,8 @@ from typing import Final
 logger = logging.getLogger("gateway.relay")
 
 MOST: Final = 250  # connections that are read from in one turn of the loop; the others have theirs in the next
-SIZE: Final = 128 << 10  # bytes that are read from one of them
+SIZE: Final = 32 << 10  # bytes that are read from one of them: of frames of ten bytes they take 2 ms
+TURN: Final = 96 << 10  # bytes that are read in one turn of the loop
 
 Take = Callable[[bytes, OSError | None], None]
 """Is given what has come; no bytes: its end, or the error that is one."""
@@ -29,6 +30,7 @@ class Reading:
     def __init__(self) -> None:
         self.ring: Callable[[], None] = lambda: None
         self._takes: dict[int, Take] = {}
+        self._left: list[int] = []  # those that have something and were not read in the last turn, the next one last
         self._buffer = memoryview(bytearray(SIZE))
         self._watched = False
 
@@ -55,29 +57,37 @@ class Reading:
         if self._takes.pop(descriptor, None) is not None and self._ready is not None:
             self._ready.unregister(descriptor)
 
-    def read(self) -> None:
-        """Gives out what has come."""
+    def read(self) -> bool:
+        """Gives out what has come, as far as it does not hold the loop. False: there is more, for the next turn."""
         if not self._takes or self._ready is None:
-            return
-        for descriptor, _ in self._ready.poll(0, MOST):
+            return True
+        if not self._left:
+            self._left = [descriptor for descriptor, _ in reversed(self._ready.poll(0, MOST))]
+        whole, room = len(self._left) < MOST, TURN
+        while self._left and room > 0:
+            descriptor = self._left.pop()
             take = self._takes.get(descriptor)
             if take is None:
                 continue  # one that was read before it has had this one removed
             try:
-                self._read(descriptor, take)
+                size = self._read(descriptor, take)
+                room -= size
+                whole = whole and size < SIZE
             except Exception:
                 logger.exception("An upstream's bytes could not be taken; its lease ends the recording.")
                 self.remove(descriptor)
+        return whole and not self._left
 
-    def _read(self, descriptor: int, take: Take) -> None:
+    def _read(self, descriptor: int, take: Take) -> int:
         try:
             size = os.readv(descriptor, (self._buffer,))
         except (BlockingIOError, InterruptedError):
-            return
+            return 0
         except OSError as error:
             take(b"", error)
-        else:
-            take(bytes(self._buffer[:size]), None)
+            return 0
+        take(bytes(self._buffer[:size]), None)
+        return size
 
     def watch(self) -> None:
         """Has `ring` called, once, when something comes."""

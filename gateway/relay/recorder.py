@@ -142,8 +142,7 @@ class Recorder:
         if frames:
             if not self._frames:
                 self._since = self.heard
-            self._frames += frames
-            self._waiting += sum(map(len, frames))
+            self._gather(frames)
             self._send()
         if self._framer.size > self._most:
             self.lose(f"a frame has more than {self._most} bytes")
@@ -159,7 +158,7 @@ class Recorder:
             self.lose(fault)
         elif not self._closing:
             if self._framer.size:  # a last frame without its blank line, which some clients take all the same
-                self._frames.append(self._framer.rest)
+                self._gather([self._framer.rest])
             self._close()
 
     def noted(self) -> None:
@@ -179,7 +178,7 @@ class Recorder:
             self.stopping()
         self._leave()
         if self.row.stopped_frame:
-            self._frames.append(self.row.stopped_frame)
+            self._gather([self.row.stopped_frame])
         self._close()
 
     def lose(self, reason: str) -> None:
@@ -248,6 +247,10 @@ class Recorder:
             self._answer.close()
             self._answer = None
 
+    def _gather(self, frames: Sequence[bytes]) -> None:
+        self._frames += frames
+        self._waiting += sum(map(len, frames))
+
     def _close(self) -> None:
         self._closing = True
         self._send()
@@ -271,7 +274,7 @@ class Recorder:
             return None
         self._round = self._rounds.count
         frames, self._frames = self._frames[:MOST_FRAMES], self._frames[MOST_FRAMES:]
-        self._waiting = sum(map(len, self._frames)) if self._frames else 0
+        self._waiting -= sum(map(len, frames))
         self._sent_since = self._since
         self._number += 1
         self._sent = AppendRequest(

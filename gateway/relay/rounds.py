@@ -22,6 +22,7 @@ logger = logging.getLogger("gateway.relay")
 
 PATIENCE: Final = 0.002  # seconds for which a round waits for the one before
 LONGEST: Final = 0.05  # seconds from one round to the next, where processors are scarce
+TURNS: Final = 8  # of the loop, in which what comes for a round may be read
 _LOOK: Final = 0.1  # seconds between looks at how busy this process is
 _BUSY: Final = 0.7  # of the time, in which it runs or waits for a processor
 _EASY: Final = 0.2
@@ -63,6 +64,7 @@ class Rounds:
         self._next: asyncio.Handle | None = None
         self._began = 0.0  # the latest round, by the loop's clock
         self._landed = True
+        self._turns = 0  # of the loop, in which what has come for the next round is being read
         self._seen = 0  # looks in a row that say that it should be otherwise
         self._looked = 0.0
         self._used = (0.0, 0.0)  # at that time
@@ -98,10 +100,16 @@ class Rounds:
             self._next = self._loop.call_soon(self._begin)  # with whoever joins in this turn of the loop
 
     def _begin(self) -> None:
+        whole = True
         try:
-            self.reading.read()  # those for whom something has come join
+            whole = self.reading.read()  # those for whom something has come join
         finally:
             self._next = None
+        self._turns = 0 if whole else self._turns + 1
+        if 0 < self._turns < TURNS:
+            self._next = self._loop.call_soon(self._begin)  # and those for whom it is read in the next turn
+            return
+        self._turns = 0
         joined, self._joined = self._joined, []
         if not joined:
             self.reading.watch()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Final
 from uuid import uuid4
 
@@ -20,7 +21,22 @@ from loadtests.probes.worst import CROWD, EVENTS, JSON, PATIENCE, Act, House, ca
 MB: Final = 1_000_000
 FRAMES: Final = 200_000  # of an answer, each of 10 bytes
 CHAT: Final = "/api/chat"  # where the relay records
+QUIET: Final = "/api/quiet"  # the same, of answers that are short
+STREAM: Final = "/stream"  # what goes on, of the application
 NEWS: Final = 5_000  # notifications in one transaction
+
+
+_streams: Final[list[asyncio.StreamWriter]] = []
+
+
+@contextmanager
+def _stopped(house: House) -> Iterator[None]:
+    """What is sent in this block is there in the same instant when the Machine goes on."""
+    os.kill(house.machine.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(house.machine.pid, signal.SIGCONT)
 
 
 def _of_instant(name: str, request: str, body: bytes = b"") -> None:
@@ -34,14 +50,11 @@ def _of_instant(name: str, request: str, body: bytes = b"") -> None:
             await asyncio.sleep(1)
 
             async def act() -> None:
-                os.kill(house.machine.pid, signal.SIGSTOP)
-                try:
+                with _stopped(house):
                     for reader in readers:
                         assert reader.transport is not None
                         reader.transport.write(sent)
                     await asyncio.sleep(0.2)
-                finally:
-                    os.kill(house.machine.pid, signal.SIGCONT)
                 await quiet(readers)
 
             yield act
@@ -62,6 +75,26 @@ _of_instant("a refusal", "GET /runs/none")
 _of_instant("a look at /health", "GET /health")
 _of_instant("appends of many streams", "POST /v1/appends", b'{"stream":"none"}\n1\n')
 _of_instant("a request to the application", "GET /of-the-application")
+_of_instant("a conversation's request to the application", "POST /ownedPATH", b"{}")
+_of_instant("a POST of one chat, which is recorded", f"POST {QUIET}", b'{"id":"one"}')
+_of_instant("a POST of a chat without a name", f"POST {QUIET}", b"{}")
+
+
+@case(f"instant: the application sends {CROWD:,} clients a piece of an answer that goes on")
+async def _(house: House) -> AsyncIterator[Act]:
+    before = len(_streams)
+    async with house.readers([STREAM] * CROWD, "") as readers:
+
+        async def act() -> None:
+            with _stopped(house):
+                for writer in _streams[before:]:
+                    writer.write(b"data: %0100d\n\n" % 7)
+                await asyncio.sleep(0.2)
+            await quiet(readers)
+
+        yield act
+    for writer in _streams[before:]:
+        writer.close()
 
 
 @case(f"instant: an event for {CROWD:,} readers of many streams")
@@ -182,10 +215,13 @@ async def _(house: House) -> AsyncIterator[Act]:
 
 async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """An agent server that says everything at once."""
-    head = await reader.read(1 << 16)
-    if head.startswith(b"POST"):
+    target = (await reader.read(1 << 16)).split(b" ", 2)[1].decode()
+    if target in (CHAT, QUIET, STREAM):
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
-        writer.write(b"data: %02d\n\n" % 7 * FRAMES)
+        writer.write(b"data: %02d\n\n" % 7 * (FRAMES if target == CHAT else 1))
+        if target == STREAM:
+            _streams.append(writer)
+            return
     else:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
     async with asyncio.timeout(PATIENCE):

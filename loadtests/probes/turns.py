@@ -22,7 +22,7 @@ import click
 
 from gateway.embedded import EmbeddedPostgres
 from gateway.log.migrations import migrate
-from loadtests.probes.instants import CHAT, agent
+from loadtests.probes.instants import CHAT, QUIET, agent
 from loadtests.probes.worst import CASES, SETTINGS, Case, House
 from loadtests.siege.machine import LONG
 from loadtests.siege.machines import open_machines
@@ -61,7 +61,8 @@ async def _measure(cases: list[Case], times: int, markdown: bool) -> bool:
             await migrate(postgres.dsn)
             server = await asyncio.start_server(agent, "127.0.0.1", 0)
             upstream = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            settings = {**SETTINGS, "GATEWAY_UPSTREAM": upstream, "GATEWAY_RELAY": f"ai-sdk:{CHAT}"}
+            behind = {"GATEWAY_UPSTREAM": upstream, "GATEWAY_RELAY": f"ai-sdk:{CHAT},ai-sdk:{QUIET}"}
+            settings = {**SETTINGS, **behind, "GATEWAY_OWNED": "/owned/runs/{id}"}
             async with server, open_machines(1, postgres.dsn, Path(folder), settings) as (machine,):
                 house = House(machine.machine, postgres.dsn)
                 try:

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from gateway.asgi import Headers
 from gateway.http.upstream import BadGateway
-from gateway.relay.asking import HEAD, Answer
+from gateway.relay.asking import HEAD, SLICE, Answer
 
 
 class Transport:
-    """A connection that is only closed."""
+    """A connection that is closed, or not read from."""
 
     closed = False
+    reading = True
 
     def close(self) -> None:
         self.closed = True
@@ -32,7 +33,13 @@ class Transport:
         return self.closed
 
     def is_reading(self) -> bool:
-        return True
+        return self.reading
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
 
 @dataclass
@@ -233,3 +240,40 @@ def test_a_status_that_http_does_not_have_is_no_answer(status: bytes) -> None:
 def test_what_is_said_before_an_answer_is_told() -> None:
     read = by_us([b"HTTP/1.1 103 Early Hints\r\nlink: </a", b">\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"])
     assert (read.status, read.told) == (204, [b"HTTP/1.1 103 Early Hints"])
+
+
+async def test_much_that_has_come_is_given_in_turns_of_the_loop() -> None:
+    class Slow(Read):
+        most = 0
+
+        def data(self, data: bytes) -> None:
+            super().data(data)
+            self.most = max(self.most, len(data))
+
+    body = bytes(range(256)) * (4 * SLICE // 256)
+    answer, heard = Answer(), Slow()
+    transport: Any = Transport()
+    answer.connection_made(transport)
+    answer.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+    answer.listen(heard)
+    assert heard.body == body[:SLICE]
+    for turn in range(2, 5):
+        assert heard.whole is None and not transport.reading
+        await asyncio.sleep(0)
+        assert heard.body == body[: turn * SLICE]
+    assert (heard.whole, heard.most) == (True, SLICE)
+
+
+async def test_a_cut_answers_listener_is_given_all_before_its_end() -> None:
+    answer, heard = Answer(), Read()
+    transport: Any = Transport()
+    answer.connection_made(transport)
+    answer.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n" + bytes(3 * SLICE))
+    answer.listen(heard)
+    answer.connection_lost(None)
+    ends = []
+    for _ in range(3):
+        ends.append(heard.whole)
+        await asyncio.sleep(0)
+    assert [*ends, heard.whole] == [None, None, False, False]
+    assert len(heard.body) == 3 * SLICE

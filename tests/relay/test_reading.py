@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from gateway.relay.asking import Asking
-from gateway.relay.reading import MOST, SIZE, Reading
+from gateway.relay.reading import MOST, SIZE, TURN, Reading
 from tests.servers import PATIENCE
 
 pytestmark = pytest.mark.skipif(not Reading().possible, reason="this system has no epoll")
@@ -123,10 +123,28 @@ async def test_one_whose_bytes_cannot_be_taken_keeps_no_other(taken: Taken, capl
 async def test_many_are_read_in_turns(taken: Taken) -> None:
     for n in range(MOST + 1):
         taken.connection(f"{n}")[1].send(b"a")
-    taken.reading.read()
+    assert not taken.reading.read()
     assert len(taken.read) == MOST
-    taken.reading.read()
+    assert taken.reading.read()
     assert len(taken.read) == MOST + 1
+
+
+async def test_floods_are_read_in_turns_that_go_round(taken: Taken) -> None:
+    flood = bytes(3 * TURN)
+    for n in range(5):
+        _, there = taken.connection(f"{n}")
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, len(flood))
+        there.setblocking(False)
+        there.send(flood)
+    read = 0
+    for turn in range(1, 5):
+        assert not taken.reading.read(), "there is more"
+        assert sum(map(len, taken.read.values())) - read <= TURN
+        read = sum(map(len, taken.read.values()))
+        assert len(taken.read) >= min(5, 3 * turn), "whoever comes first does not keep the others waiting"
+    while not taken.reading.read():
+        pass
+    assert sum(map(len, taken.read.values())) > read
 
 
 class Heard:

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.protocol.append import AppendRequest
 from gateway.relay.reading import Reading
-from gateway.relay.rounds import LONGEST, PATIENCE, Append, Rounds, use
+from gateway.relay.rounds import LONGEST, PATIENCE, TURNS, Append, Rounds, use
 
 
 class Time:
@@ -112,15 +112,17 @@ class Coming(Reading):
     def __init__(self, rounds: Rounds) -> None:
         super().__init__()
         self.paths: list[str] = []
+        self.most = 100  # that are read in one turn of the loop
         self.watched = False
         self.ring = rounds.reading.ring
         rounds.reading = self
         self._rounds = rounds
 
-    def read(self) -> None:
-        for path in self.paths:
+    def read(self) -> bool:
+        for path in self.paths[: self.most]:
             self._rounds.join(of(path))
-        self.paths.clear()
+        del self.paths[: self.most]
+        return not self.paths
 
     def watch(self) -> None:
         self.watched = True
@@ -135,6 +137,29 @@ def test_a_round_has_what_has_come_until_it_begins() -> None:
     coming.paths += ["b"]
     time.pass_by(0)
     assert appended == [["a", "b"]]
+
+
+def test_a_round_waits_for_what_is_read_in_the_next_turns() -> None:
+    rounds, time, appended = rounds_of()
+    coming = Coming(rounds)
+    coming.paths, coming.most = ["a", "b", "c"], 1
+    coming.ring()
+    for _ in range(2):
+        time.pass_by(0)
+        assert not appended
+    time.pass_by(0)
+    assert appended == [["a", "b", "c"]]
+
+
+def test_a_round_does_not_wait_for_whoever_never_ends() -> None:
+    rounds, time, appended = rounds_of()
+    coming = Coming(rounds)
+    coming.paths, coming.most = ["x"] * 1_000, 1
+    coming.ring()
+    for _ in range(20):
+        time.pass_by(PATIENCE)
+    assert len(appended) >= 2
+    assert {len(each) for each in appended} == {TURNS}
 
 
 def test_while_rounds_go_on_nobody_has_to_be_woken() -> None:
