@@ -41,6 +41,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=
 )
 @click.option("--machine-module", default="gateway.cli", show_default=True, help="Run in place of run-gateway.")
 @click.option("--flue", type=_FOLDER, default=None, help="Of a built Flue app, whose servers write runs and fail, too.")
+@click.option("--chore", "chores", multiple=True, metavar="NAME", help="Only chores of this name, as the table has it.")
 @click.option("--relay", is_flag=True, help="Also: runs that the relay records, of an agent server that breaks off.")
 @click.option("--logs", type=click.Path(path_type=Path), default=None, help="A folder for what the Machines print.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
@@ -49,7 +50,8 @@ def main(
     seed: int | None, seconds: float, minutes: float | None, rolling: bool, failovers: bool, lagging: bool,
     only: tuple[str, ...], pause: float,
     machines: int, runs: int, readers: int, patience: float, retention: float,
-    machine_module: str, flue: Path | None, relay: bool, logs: Path | None, markdown: bool, as_json: bool,
+    machine_module: str, flue: Path | None, chores: tuple[str, ...], relay: bool,
+    logs: Path | None, markdown: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """See what the gateway survives.
 
@@ -76,6 +78,7 @@ def main(
         retention=retention,
         program=machine_module,
         flue=flue,
+        chores=chores,
         relay=relay,
         logs=logs,
         database_url=os.environ.get("DATABASE_URL"),

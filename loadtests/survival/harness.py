@@ -47,6 +47,7 @@ class Plan:
     retention: float
     program: str
     flue: Path | None  # the folder of a built app
+    chores: Sequence[str]  # that are done beside the runs; none: all
     relay: bool
     only: Sequence[str]  # kinds of faults; none: all that can be here
     logs: Path | None
@@ -76,7 +77,12 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                 LaggingStage(*cast, calm=calm)
                 if plan.lagging
                 else Stage(
-                    *cast, database=database, patience=plan.patience, retention=plan.retention, upstream=upstream
+                    *cast,
+                    database=database,
+                    patience=plan.patience,
+                    retention=plan.retention,
+                    upstream=upstream,
+                    only=plan.chores,
                 )
             )
             nemesis = Nemesis(fleet, app, stage.paths, tell, calm, over.set)

@@ -76,6 +76,7 @@ class Stage:
     patience: float = PATIENCE  # seconds in which what a chore waits for has to happen
     retention: float | None = None  # the Machines' setting
     upstream: Upstream | None = None  # behind their relay
+    only: Sequence[str] = ()  # names of chores; none: all
     seen: Seen = field(default_factory=Seen)
     chores: list[Chore] = field(default_factory=list)
     runs: int = 0
@@ -115,10 +116,11 @@ class Stage:
         async with asyncio.TaskGroup() as tasks:
             if self.database is not None:
                 kept = () if self.retention is None else (partial(Retention, self.retention),)
-                self.chores = [
+                chores = [
                     kind(http, self.doors, self.database, self._chance(), self.findings, self.patience, self._pulse)
                     for kind in (*CHORES, *kept)
                 ]
+                self.chores = [chore for chore in chores if not self.only or chore.name in self.only]
             for chore in self.chores:
                 tasks.create_task(self._do(chore))
             for number in range(scenes):

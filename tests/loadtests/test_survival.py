@@ -65,19 +65,25 @@ async def test_a_gateway_with_a_law_broken_on_purpose_is_found_out(broken: str, 
 
 
 async def test_a_log_with_a_promise_broken_is_found_out() -> None:
+    early = "ended less than 2 s after a COMMIT"
+    # The chore that the promise is about, alone, and what it finds: whichever it comes to first.
     said = {
-        "counts_from_call": "was committed, and a reader is answered 404",
-        "lease_from_call": "ended less than 2 s after a COMMIT",
-        "deaf_wakes": "has work, and nobody was woken",
-        "retires_open": "is open, and gone",
+        "counts_from_call": ("transaction", ("was committed, and a reader is answered 404", early)),
+        "lease_from_call": ("transaction", (early,)),
+        "deaf_wakes": ("wakes", ("has work, and nobody was woken",)),
+        "retires_open": ("retention", ("is open, and gone",)),
     }
-    calm = ("--rolling", "--seconds", "60", "--patience", "8", "--retention", "12", "--runs", "1", "--readers", "1")
+    # It stops as soon as something is found. A busy machine needs more rounds for that, and has as many as it needs.
+    calm = ("--rolling", "--seconds", "300", "--patience", "8", "--retention", "12", "--runs", "1", "--readers", "1")
     reports = await asyncio.gather(
-        *(survival(*calm, "--machine-module", f"tests.loadtests.broken.{broken}") for broken in said)
+        *(
+            survival(*calm, "--chore", chore, "--machine-module", f"tests.loadtests.broken.{broken}")
+            for broken, (chore, _) in said.items()
+        )
     )
-    for sentence, (code, report) in zip(said.values(), reports, strict=True):
+    for (_, sentences), (code, report) in zip(said.values(), reports, strict=True):
         assert code == 1
-        assert any(sentence in note for note in report["notes"]), report["notes"]
+        assert any(sentence in note for note in report["notes"] for sentence in sentences), report["notes"]
 
 
 async def test_takeovers_lose_nothing_or_tell_what_they_lost() -> None:
