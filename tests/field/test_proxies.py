@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -153,6 +153,7 @@ async def test_where_no_machine_answers_a_page_is_told_to_come_back(
 async def test_pages_outlive_a_rolling_restart_and_a_kill(
     name: str, count: int, database_url: str, tmp_path: Path
 ) -> None:
+    """While events are written: also as a Machine ends, and until there is one again."""
     npm_ci(CLIENTS)
     program(name)
     async with Machine.start(database_url) as a, Machine.start(database_url) as b:
@@ -163,20 +164,28 @@ async def test_pages_outlive_a_rolling_restart_and_a_kill(
             page = json.dumps({"url": f"{url}/runs/r?offset=-1&live=sse", "count": PAGES})
             async with Script.start(CLIENTS / "pages.mjs", page) as pages:
 
-                async def go_on() -> None:
-                    await writer.write(5, close=False)
+                async def written(*meanwhile: Callable[[], Awaitable[object]]) -> None:
+                    """Events are written before this, meanwhile and after it, and all of them reach all pages."""
+                    before, over = writer.acknowledged, False
+                    async with asyncio.TaskGroup() as tasks:
+
+                        async def write() -> None:
+                            while not over or writer.acknowledged < before + 5:
+                                await writer.write(1, pause=0.02, close=False)
+
+                        tasks.create_task(write())
+                        for step in meanwhile:
+                            await step()
+                        over = True
                     await pages.until(lambda lines: all(len(of(page, lines)) == writer.acknowledged for page in every))
 
-                await go_on()
+                await written()
                 for machine in machines:
-                    await machine.restart()
-                    await go_on()
+                    await written(machine.restart)
                 for machine in machines:
-                    await machine.kill()
+                    await written(machine.kill, *([] if count > 1 else [machine.launch]))
                     if count > 1:
-                        await go_on()
-                    await machine.launch()
-                    await go_on()
+                        await written(machine.launch)
                 await writer.write(1)
                 lines = await pages.end()
     for page_number in every:

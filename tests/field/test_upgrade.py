@@ -61,7 +61,7 @@ async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 def gateway(database_of_all: str, upstream: str) -> Iterator[Running]:
-    with serving(database_of_all, "direct", upstream=upstream) as running:
+    with serving(database_of_all, "direct", upstream=upstream, relay="ai-sdk:/chat", owned="/owned/{id}") as running:
         yield running
 
 
@@ -105,6 +105,8 @@ WAYS = {
     "many appends": ("POST", "/v1/appends", '{"stream":"runs/ID"}\n' + EVENT + "\n", "/runs/ID", f"[{EVENT}]", PUT),
     "many streams": ("POST", "/v1/stream?live=sse", '{"streams":["runs/ID"]}', "/runs/ID", "[]", END),
     "the upstream": ("POST", "/app", "E-ID", "/runs/none", "not_found"),
+    "the relay": ("POST", "/chat", '{"id":"ID"}', "/runs/none", "not_found"),
+    "an owner": ("POST", "/owned/ID", "E-ID", "/runs/none", "not_found"),
 }
 
 
