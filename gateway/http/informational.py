@@ -27,10 +27,10 @@ the connection is closed.
 """
 
 STEP: Final = 5
-"""Times 0.1 ms that it takes to write a request, or to read an answer's head and pass it on. A thousand connections may
-be made, or answered on, at one time.
+"""Times 0.1 ms that it takes to begin a request, to write it, or to read its answer's head and pass that on. A thousand
+connections may be made, or answered on, at one time.
 """
-PIECE: Final = 2
+PIECE: Final = 4
 """The same of a piece of an answer that has begun."""
 
 _BEGINS: Final = b"HTTP/1.1 1"

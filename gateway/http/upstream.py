@@ -24,6 +24,7 @@ from gateway.http.claims import is_claim
 from gateway.http.pools import Pools
 from gateway.http.request_log import request as named
 from gateway.protocol.errors import MalformedHttp, ProtocolError
+from gateway.tasks import in_its_turn
 from gateway.wire.answers import header_lines, own_reason
 
 logger = logging.getLogger("gateway.http.upstream")
@@ -151,6 +152,7 @@ class Upstream:
             await _cut_short(scope, receive)
 
     async def _exchange(self, scope: Scope, request: _Request, send: Send) -> None:
+        await in_its_turn(informational.STEP)
         target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         url = httpcore.URL(scheme=self._scheme, host=self._host, port=self._port, target=target)
         headers = forwarded(scope)
