@@ -174,7 +174,7 @@ class _Pace:
 
 
 _gates: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Gate, _Gate]]] = WeakKeyDictionary()
-_paces: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Pace]] = WeakKeyDictionary()
+_paces: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Pace, _Pace]]] = WeakKeyDictionary()
 
 
 def _gate(size: int | None) -> _Gate:
@@ -188,28 +188,28 @@ def _gate(size: int | None) -> _Gate:
     return gates[size is not None and size <= LITTLE]
 
 
-def _pace() -> _Pace:
+def _pace(*, large: bool) -> _Pace:
+    """The pace of small steps, or of large ones, for which the small ones do not wait."""
     loop = asyncio.get_running_loop()
-    pace = _paces.get(loop)
-    if pace is None:
-        pace = _paces[loop] = _Pace()
-    return pace
+    paces = _paces.get(loop)
+    if paces is None:
+        paces = _paces[loop] = _Pace(), _Pace()
+    return paces[large]
 
 
-def wake(future: asyncio.Future[None], times: int = 1) -> None:
+def wake(future: asyncio.Future[None]) -> None:
     """Has the task that waits for a future go on: now, or in one of the next turns of the loop.
 
-    What has a thousand tasks go on at one time would else have all of them do their next step in one turn. `times`: how
-    many times 0.1 ms that step takes.
+    What has a thousand tasks go on at one time would else have all of them do their next step in one turn.
     """
-    _pace()(future, times)
+    _pace(large=False)(future)
 
 
 async def in_its_turn(times: int) -> None:
     """Goes on when this turn of the loop, or one of the next, has room for a step of `times` 0.1 ms. For a task that
     somebody else wakes, as the sockets of a library do.
     """
-    pace = _pace()
+    pace = _pace(large=True)
     if not pace.has_room(times):
         place = asyncio.get_running_loop().create_future()
         pace(place, times)
