@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -61,7 +62,8 @@ async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 def gateway(database_of_all: str, upstream: str) -> Iterator[Running]:
-    with serving(database_of_all, "direct", upstream=upstream, relay="ai-sdk:/chat", owned="/owned/{id}") as running:
+    behind: dict[str, Any] = {"upstream": upstream, "relay": "ai-sdk:/chat", "owned": "/owned/{id}"}
+    with serving(database_of_all, "direct", max_subscription_changes=1_000, **behind) as running:
         yield running
 
 
@@ -95,6 +97,8 @@ class Way:
 
 PUT = "PUT /runs/ID HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"
 EVENT = '{"type":"run_end"}'
+SUBSCRIPTION = "/v1/stream/__ds/subscriptions/ID"
+SUBSCRIBED = '{"type":"pull-wake","pattern":"ID/*","wake_stream":"ID-w"}'
 END = PUT.replace("Content-Length", "Stream-Closed: true\r\nContent-Length")
 WAYS = {
     "an append": ("POST", "/runs/ID", EVENT, "/runs/ID", f"[{EVENT}]", PUT),
@@ -104,6 +108,14 @@ WAYS = {
     "a cancel": ("POST", "/runs/ID/cancel", '{"reason":"R-ID"}', "/runs/ID/control", "R-ID", PUT),
     "many appends": ("POST", "/v1/appends", '{"stream":"runs/ID"}\n' + EVENT + "\n", "/runs/ID", f"[{EVENT}]", PUT),
     "many streams": ("POST", "/v1/stream?live=sse", '{"streams":["runs/ID"]}', "/runs/ID", "[]", END),
+    "a subscription": (
+        "PUT",
+        SUBSCRIPTION,
+        SUBSCRIBED,
+        SUBSCRIPTION,
+        "ID-w",
+        PUT.replace("/runs/ID", "/v1/stream/ID-w"),
+    ),
     "the upstream": ("POST", "/app", "E-ID", "/runs/none", "not_found"),
     "the relay": ("POST", "/chat", '{"id":"ID"}', "/runs/none", "not_found"),
     "an owner": ("POST", "/owned/ID", "E-ID", "/runs/none", "not_found"),
@@ -153,7 +165,7 @@ async def test_who_wishes_for_another_protocol_is_done_as_asked(
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["by length", "in chunks"])
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", [name for name in WAYS if name != "a subscription"])
 async def test_the_packets_of_such_a_request_make_no_difference(gateway: Running, name: str, chunked: bool) -> None:
     length = len(Way(*WAYS[name]).sent(H2C, chunked=chunked))
     ways = [(at, Way(*WAYS[name])) for at in range(1, length)]
