@@ -21,6 +21,7 @@ import orjson
 from gateway.protocol.errors import BatchTooLarge, InvalidJson
 
 PIECE: Final = 16 << 10  # bytes of a long body that are judged at once
+MUCH: Final = 8 * PIECE  # bytes in which there is no place to cut a piece: mostly they are no JSON
 TOKENS: Final = 512  # brackets and commas that are looked at, one by one, at once
 SHORT: Final = 4 << 10  # bytes of a body that is no long one, whatever it holds
 QUICK: Final = 64 << 10  # bytes of a body that may be looked at as a whole, where that tells all
@@ -191,8 +192,8 @@ def _objects(array: bytes, value: list[object]) -> list[bytes] | None:
 class _Cutting:
     """A body on its way to being cut into events at the commas of its outermost array, if it is one.
 
-    It is judged piece by piece. A piece ends at a comma, at any depth; it is valid when it is within the brackets that
-    are open where it begins and where it ends: so all pieces are valid when the body is, and only then.
+    It is judged piece by piece. A piece ends at a comma or a bracket, at any depth; it is valid when it is within the
+    brackets that are open where it begins and where it ends: so all pieces are valid when the body is, and only then.
     """
 
     def __init__(self, body: bytes, most: int | None) -> None:
@@ -233,6 +234,8 @@ class _Cutting:
                     break
             if stop < end and at == stop and stop - began == PIECE:
                 self._monotonous(began, stop)
+            if at - self._begin > MUCH:
+                self._look(at)
             yield
         self._judge(end)
         return self._events if self._array else [body]
@@ -254,8 +257,24 @@ class _Cutting:
             self._event(at)
         if at - self._begin >= PIECE and self._open:
             self._judge(at)
-            self._begin, self._before = at + 1, [_opened(self._open)]
-            self._first = len(self._events) + (len(self._open) > 1)
+            self._cut(at + 1, _opened(self._open))
+
+    def _cut(self, at: int, before: bytes) -> None:
+        """The next piece begins here, behind what stands for all that was before it."""
+        self._begin, self._before = at, [before]
+        self._first = len(self._events) + (len(self._open) > 1)
+
+    def _look(self, at: int) -> None:
+        """Looks for a fault in what has had no comma and no bracket for long. Raises InvalidJson."""
+        text = ""
+        try:
+            text = b"".join((*self._before, self._body[self._begin : at])).decode()
+            _WITH_HALVES.decode(text)
+        except JSONDecodeError as error:
+            if error.pos < len(text) - 2 * PIECE:  # else it is only that the text is not whole
+                raise self._refused(f"{error.msg} at line {error.lineno}, column {error.colno}.") from None
+        except ValueError:
+            return  # what it is that is wrong is told when it is judged
 
     def _brackets(self, token: bytes, end: int) -> None:
         """Brackets that all open, or all close, with the space between them and after them."""
@@ -265,12 +284,18 @@ class _Cutting:
             open_ += brackets
             if len(open_) > DEPTH:
                 raise InvalidJson(f"It is nested deeper than {DEPTH} levels.")
+            if end - self._begin >= PIECE:
+                self._judge(end, open_[::-1].translate(_CLOSING))
+                self._cut(end, _opened(open_))
             return
         if self._array and len(brackets) >= len(open_) > 0:
             closing = [found.start() for found in _CLOSES.finditer(token)][len(open_) - 1] + end - len(token)
             if self._events or self._body[self._start : closing].strip(_SPACE):
                 self._event(closing)
         del open_[max(0, len(open_) - len(brackets)) :]
+        if len(open_) > 1 and end - self._begin >= PIECE:
+            self._judge(end, open_[::-1].translate(_CLOSING))
+            self._cut(end, _opened(open_) + (b"0" if open_[-1:] == b"[" else b'"":0'))
 
     def _event(self, end: int) -> None:
         if self._most is not None and len(self._events) == self._most:
@@ -300,10 +325,13 @@ class _Cutting:
         self._begin = at  # at the last quote: what is judged is an empty string
         return at + 1
 
-    def _judge(self, end: int) -> None:
-        """Judges a piece up to a comma at `end`, or up to the end of the body. Raises InvalidJson."""
-        closed = b""
-        if end < len(self._body):  # the comma belongs to it, or else nothing but space could stand before it
+    def _judge(self, end: int, closed: bytes = b"") -> None:
+        """Judges a piece up to a comma at `end`, or up to the end of the body; or behind a bracket, with the brackets
+        that are `closed` then. Raises InvalidJson.
+        """
+        if (
+            end < len(self._body) and not closed
+        ):  # the comma belongs to it, or else nothing but space could stand before it
             closed = (b",0" if self._open[-1:] == b"[" else b',"":0') + self._open[::-1].translate(_CLOSING)
         text = b"".join((*self._before, self._body[self._begin : end], closed))
         fault = fault_of(text)
@@ -329,7 +357,10 @@ class _Cutting:
 class _Members(_Cutting):
     """The members of an object that was judged, cut like the events of an array."""
 
-    def _judge(self, end: int) -> None:
+    def _judge(self, end: int, closed: bytes = b"") -> None:
+        pass
+
+    def _look(self, at: int) -> None:
         pass
 
 

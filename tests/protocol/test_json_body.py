@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -48,6 +49,7 @@ def taken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ca
         return messages
     monkeypatch.setattr(json_body, "PIECE", 7)
     monkeypatch.setattr(json_body, "TOKENS", 2)
+    monkeypatch.setattr(json_body, "MUCH", 21)
     return lambda body, **how: json_body.at_once(json_body.in_pieces(body, **how))
 
 
@@ -478,3 +480,28 @@ def test_a_short_text_is_read_with_half_an_emoji_in_it(text: bytes, value: objec
 def test_what_is_no_json_has_no_value(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         json_body.value_of(text)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[%b]" % (b'"' * (40 * PIECE)),
+        b"[]" * (20 * PIECE),
+        b'{"%b":' % (b"a" * (PIECE - 100)) * 40 + b"1" + b"}" * 40,
+        b"[%b%b]" % (b"[" * 900, b" ]" * 900 * 40),
+        b"[%b" % (b'{"a":[ ' * 400 + b"1" + b" ]}" * 400 + b",") * 40,
+        b'["a"%b]' % ("é".encode() * (20 * PIECE)),
+    ],
+)
+def test_what_has_no_comma_is_judged_in_pieces_too(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[int] = []
+    fault_of = json_body.fault_of
+
+    def counted(text: bytes) -> str | None:
+        judged.append(len(text))
+        return fault_of(text)
+
+    monkeypatch.setattr(json_body, "fault_of", counted)
+    with suppress(InvalidJson):
+        at_once(in_pieces(body))
+    assert max(judged, default=0) < 4 * PIECE
