@@ -285,16 +285,18 @@ class _Cutting:
             if len(open_) > DEPTH:
                 raise InvalidJson(f"It is nested deeper than {DEPTH} levels.")
             if end - self._begin >= PIECE:
-                self._judge(end, open_[::-1].translate(_CLOSING))
+                self._judge(end, bytes(open_[::-1].translate(_CLOSING)))
                 self._cut(end, _opened(open_))
             return
         if self._array and len(brackets) >= len(open_) > 0:
             closing = [found.start() for found in _CLOSES.finditer(token)][len(open_) - 1] + end - len(token)
             if self._events or self._body[self._start : closing].strip(_SPACE):
                 self._event(closing)
+        if len(brackets) > len(open_):
+            self._judge(end)  # more are closed than were opened
         del open_[max(0, len(open_) - len(brackets)) :]
         if len(open_) > 1 and end - self._begin >= PIECE:
-            self._judge(end, open_[::-1].translate(_CLOSING))
+            self._judge(end, bytes(open_[::-1].translate(_CLOSING)))
             self._cut(end, _opened(open_) + (b"0" if open_[-1:] == b"[" else b'"":0'))
 
     def _event(self, end: int) -> None:

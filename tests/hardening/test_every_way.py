@@ -220,6 +220,8 @@ def test_every_route_and_method_is_one_of_the_ways(database_url: str) -> None:
         "named",
         "Last-Event-ID",
         "If-None-Match",
+        "Stream-Next-Offset",
+        "Stream-Closed",
         "tail",
         "meta",
         "wait",
