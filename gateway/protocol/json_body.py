@@ -331,9 +331,8 @@ class _Cutting:
         """Judges a piece up to a comma at `end`, or up to the end of the body; or behind a bracket, with the brackets
         that are `closed` then. Raises InvalidJson.
         """
-        if (
-            end < len(self._body) and not closed
-        ):  # the comma belongs to it, or else nothing but space could stand before it
+        if end < len(self._body) and not closed:
+            # The comma belongs to it, or else nothing but space could stand before it.
             closed = (b",0" if self._open[-1:] == b"[" else b',"":0') + self._open[::-1].translate(_CLOSING)
         text = b"".join((*self._before, self._body[self._begin : end], closed))
         fault = fault_of(text)

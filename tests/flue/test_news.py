@@ -12,14 +12,10 @@ import asyncpg
 import httpx
 import pytest
 
-from gateway.fanout.broadcast import Broadcast
 from gateway.flue import schema
-from gateway.flue.flue import FLOOR, Flue
-from gateway.flue.news import PREFIX
-from gateway.http.limits import Limits
+from gateway.flue.news import FLOOR, PREFIX, Told
 from gateway.log.listener import parse_news
 from gateway.protocol.batch import News
-from gateway.settings import Settings
 from tests.databases import Postgres
 from tests.event_source import read
 from tests.flue.app import App, event
@@ -193,24 +189,21 @@ async def _news(machine: Running) -> str:
         return str((await http.get("/ready")).json()["flue"])
 
 
-async def test_however_much_is_told_looks_at_all_tails_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    defaults: dict[str, Any] = {}
-    database = cast("Any", SimpleNamespace(away=None))
-    flue = Flue(Settings(**defaults), database, Limits(1 << 20, 5, 20), Broadcast(), lambda: True)
+async def test_however_much_is_told_looks_at_all_tails_are_few() -> None:
     looks: list[None] = []
-    monkeypatch.setattr(flue.hub, "look_again", lambda: looks.append(None))
-    flue.hub.follow("r")
+    hub = SimpleNamespace(tails={"r": None}, ring=lambda _: None, look_again=lambda: looks.append(None))
+    told = Told(cast("Any", hub))
 
     def hear(many: int) -> asyncio.TimerHandle:
         for n in range(many):
-            flue.heard(News(f"{PREFIX}r", n + 1, n + 1, body=b"{}"))
-        assert flue._look is not None
-        return flue._look
+            told.heard(News(f"{PREFIX}r", n + 1, n + 1, body=b"{}"))
+        assert told._look is not None
+        return told._look
 
     first = hear(1_000)
     assert hear(1_000) is first, "one look is due, and no more"
     async with asyncio.timeout(60):
         while len(looks) < 3:
             await asyncio.sleep(0)
-            assert hear(1).when() >= flue._looked_at + FLOOR
-    flue._look.cancel()  # type: ignore[union-attr]
+            assert hear(1).when() >= told._looked_at + FLOOR
+    hear(1).cancel()
