@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.log.database import Database
 from gateway.log.page_arrays import MANY, Pages
@@ -23,6 +25,8 @@ from gateway.protocol.errors import (
     TooManyForks,
 )
 from gateway.protocol.tenants import tenant_of
+
+_LARGE: Final = 1 << 20  # bytes of a new stream, from which on each step of sending them is a turn of the loop
 
 _CREATE = (
     "SELECT * FROM run_gateway.make_stream_v2("
@@ -86,8 +90,13 @@ class Lifecycle:
         fork = request.fork
         events, pages = request.events, Pages()
         if self._pack and len(events) >= MANY:  # of JSON: a body of another type is one event
-            pages.add(1, b",".join(events), list(map(len, events)), 1)
+            body = b",".join(events)
+            if len(body) > _LARGE:
+                await asyncio.sleep(0)
+            pages.add(1, body, list(map(len, events)), 1)
             events = ()
+            if len(body) > _LARGE:
+                await asyncio.sleep(0)
         async with self._database.acquire(tenant_of(request.path)) as connection:
             row = await connection.fetchrow(
                 _CREATE,

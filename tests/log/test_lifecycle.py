@@ -6,12 +6,14 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from gateway.log.housekeeping import KeptElsewhere
 from gateway.log.lifecycle import Created
 from gateway.log.listener import parse_news
+from gateway.log.page_arrays import MANY, Pages
 from gateway.protocol import errors
 from gateway.protocol.append import Producer
 from gateway.protocol.batch import News
@@ -474,3 +476,35 @@ async def test_machines_purge_at_once_without_conflicts(database_url: str) -> No
         assert [type(result) for result in done if result is not None] <= [KeptElsewhere] * 2
         await purge(one if done[0] is None or done[2] is None else other)
         assert await rows(database_url) == {"streams": 0, "events": 0, "pages": 0, "producers": 0}
+
+
+@pytest.mark.parametrize(("size", "shared"), [(100, True), (20_000, False)])
+async def test_a_large_stream_is_made_in_several_turns_of_the_loop(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, size: int, shared: bool
+) -> None:
+    cut, turn, turns = Pages.add, 0, list[int]()
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        if len(turns) < 2:
+            asyncio.get_running_loop().call_soon(count)
+
+    def add(pages: Pages, *arguments: Any) -> None:
+        turns.append(turn)
+        cut(pages, *arguments)
+
+    async with opened(database_url) as log:
+        acquire = log.lifecycle._database.acquire
+
+        def acquired(*arguments: Any) -> Any:
+            turns.append(turn)
+            return acquire(*arguments)
+
+        monkeypatch.setattr(Pages, "add", add)
+        monkeypatch.setattr(log.lifecycle._database, "acquire", acquired)
+        body = b"[%b]" % b",".join([b'"%b"' % (b"x" * size)] * MANY)
+        count()
+        await log.create("s", body=body)
+        assert (turns[0] == turns[1]) is shared
+        assert b"[%b]" % await log.content("s") == body
