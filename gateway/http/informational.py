@@ -26,7 +26,7 @@ guard: Final[ContextVar[Callable[[], None] | None]] = ContextVar("guard", defaul
 the connection is closed.
 """
 
-STEP: Final = 5
+STEP: Final = 10
 """Times 0.1 ms that it takes to begin a request, to write it, or to read its answer's head and pass that on. A thousand
 connections may be made, or answered on, at one time.
 """
