@@ -37,7 +37,7 @@ _BREATH: Final = 0.05  # seconds between two turns: on a busy log it looks some 
 _LEISURE: Final = 20  # looking for idle subscriptions may take one part in so many of the time
 _TIDY_INTERVAL: Final = 300.0  # seconds, give or take a half
 _TIDY_SOON: Final = 30.0
-_TIDY_ROWS: Final = 5_000
+_TIDY_ROWS: Final = 1_000  # looked at in one step: among a million links, tens of milliseconds
 _LONGEST_PAUSE: Final = 10.0  # seconds between looks, however long they take
 _PARTING: Final = 2.0  # seconds that attempts have to end at shutdown
 

@@ -36,7 +36,7 @@ logger = logging.getLogger("gateway.subscriptions.store")
 
 MOST_LISTED: Final = 10_000  # streams that one answer lists
 MOST_WORK: Final = 1_000  # streams that one wake tells of; those left over are the next wake's
-_TIDY_STEPS: Final = 20  # in a row, while there is nothing to do
+_TIDY_STEPS: Final = 100  # in a row, while there is nothing to do
 MOST_EXPLICIT: Final = 1_000  # explicit paths of each tenant that a Machine keeps in memory
 MOST_SUBSCRIPTIONS: Final = 1_000  # of a tenant, unless the settings say otherwise
 _LINK_ROWS: Final = 2_000  # paths that are looked at in one step of linking
@@ -44,7 +44,7 @@ _LONGEST_LINKING: Final = 30.0  # seconds for which a request waits for it
 _PATIENCE: Final = 5.0  # seconds for a row that somebody else holds
 _STEP_BACK: Final = 0.05, 0.25  # seconds for which it is left to them, at least and at most
 _PIECE: Final = 1_000  # patterns, or links, that are taken apart in one turn of the loop
-_SEEK_LINKS: Final = 2_000  # that are asked for work in one step
+_SEEK_LINKS: Final = 1_000  # that are asked for work in one step
 _SEEKING: Final = 0.05  # seconds after which no other step follows at once
 _QUIET: Final = 1.0  # seconds between two lines that tell of lost wakes
 

@@ -59,10 +59,14 @@ BEGIN ATOMIC
                WHERE NOT w.rests AND w.tail >= enough AND w.tail - run_gateway.packed_until(w.id, w.lineage_ends) >= enough),
            array_agg(w.id) FILTER (WHERE w.rests), max(w.id)
       FROM (SELECT v.id, v.tail, v.lineage_ends,
-                   v.closed OR v.gone OR coalesce(run_gateway.rests(v.xmin, silence), false) OR coalesce((
-                       SELECT run_gateway.rests(e.xmin, silence) FROM run_gateway.events e
-                        WHERE silence IS NOT NULL AND e.stream = v.id AND e.seq = v.tail), false) AS rests
-              FROM (SELECT s.id, s.closed, s.gone, s.tail, s.lineage_ends, s.xmin FROM run_gateway.streams s
+                   CASE WHEN v.closed OR v.gone THEN true
+                        WHEN silence IS NULL THEN false
+                        WHEN run_gateway.rests(v.xmin, silence) THEN true
+                        WHEN num_nonnulls(v.ttl, v.lease) > 0 THEN coalesce((
+                            SELECT run_gateway.rests(e.xmin, silence) FROM run_gateway.events e
+                             WHERE e.stream = v.id AND e.seq = v.tail), false)
+                        ELSE false END AS rests
+              FROM (SELECT s.id, s.closed, s.gone, s.tail, s.lineage_ends, s.xmin, s.ttl, s.lease FROM run_gateway.streams s
                      WHERE NOT s.packed AND s.path IS NOT NULL AND s.id > after ORDER BY s.id LIMIT most) v OFFSET 0) w;
 END;
 
