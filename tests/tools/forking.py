@@ -20,12 +20,33 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
 
+from gateway.cli import COMMANDS
+
 IMPORTED: Final = (
     "gateway.cli.serve",
     "gateway.embedded",
     "gateway.process.server",
     "gateway.process.worker",
-    # What these import as they run:
+    # What these import as they run, if they are asked for it:
+    *(f"gateway.cli.{module}" for module in sorted({*COMMANDS.values()})),
+    "gateway.auth.jwks",
+    "gateway.flue.flue",
+    "gateway.http.following_routes",
+    "gateway.http.openapi.appends",
+    "gateway.http.openapi.docs",
+    "gateway.http.openapi.document",
+    "gateway.http.openapi.health",
+    "gateway.http.openapi.refusals",
+    "gateway.metrics.route",
+    "gateway.metrics.siblings",
+    "gateway.owner.flue.agents",
+    "gateway.owner.owner",
+    "gateway.page",
+    "gateway.process.supervisor",
+    "gateway.relay.relay",
+    "gateway.runs.run_collection",
+    "gateway.subscriptions.routes",
+    "gateway.subscriptions.webhooks",
     "anyio._backends._asyncio",
     "encodings.idna",
     "pydantic.v1",
