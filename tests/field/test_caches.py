@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -17,13 +16,11 @@ import pytest
 
 from gateway.asgi import Receive, Scope, Send
 from tests.http.answers import at
-from tests.manual import manual
 from tests.servers import PATIENCE, Running, serving, until
-from tests.tools.nginx import nginx
+from tests.tools.nginx import cached, nginx
 
 JSON = {"content-type": "application/json"}
 READERS, EVENTS = 40, 5
-TEXT = re.search(r"```nginx\n(proxy_cache_path.*?)```", manual("http"), re.DOTALL)
 
 
 class Counted:
@@ -61,12 +58,8 @@ def gateway(database_url: str, request: pytest.FixtureRequest, counted: list[Cou
 
 @asynccontextmanager
 async def cache(folder: Path, gateway: Running) -> AsyncIterator[str]:
-    """The manual's lines of nginx, with our ports and folder in them."""
-    assert TEXT is not None
-    text = TEXT[1].replace("/var/cache/nginx/runs", str(folder / "kept"))
-    text = text.replace("http://run_gateway", gateway.url)
-    outside, server = text.split("server {\n", 1)
-    server = re.sub(r" *listen 80;\n", "", server.rstrip().removesuffix("}"))
+    """nginx before the gateway; its address."""
+    server, outside = cached(gateway.url, folder)
     async with nginx(folder, server, outside) as url:
         yield url
 

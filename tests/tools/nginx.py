@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from tests.machines import free_port
+from tests.manual import manual
 from tests.node import unavailable
 
 _TEXT: Final = """daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; {account}
-events {{ }}
+events {{ worker_connections {connections}; }}
 http {{
     access_log off;
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
@@ -25,8 +27,17 @@ http {{
 """
 
 
+def cached(gateway: str, folder: Path) -> tuple[str, str]:
+    """The cache that the manual puts in front of a gateway: what its server says, and what stands before that."""
+    found = re.search(r"```nginx\n(proxy_cache_path.*?)```", manual("http"), re.DOTALL)
+    assert found is not None
+    text = found[1].replace("/var/cache/nginx/runs", str(folder / "kept")).replace("http://run_gateway", gateway)
+    outside, server = text.split("server {\n", 1)
+    return re.sub(r" *listen 80;\n", "", server.rstrip().removesuffix("}")), outside
+
+
 @asynccontextmanager
-async def nginx(folder: Path, server: str, outside: str = "") -> AsyncIterator[str]:
+async def nginx(folder: Path, server: str, outside: str = "", *, connections: int = 512) -> AsyncIterator[str]:
     """Its address. `folder` is its own. `outside`: what stands before its server. Without
     nginx the test is skipped; in CI it fails."""
     program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin") or unavailable(
@@ -35,7 +46,7 @@ async def nginx(folder: Path, server: str, outside: str = "") -> AsyncIterator[s
     port = free_port()
     account = "user root;" if os.getuid() == 0 else ""  # else nginx gives its folders away
     (folder / "nginx.conf").write_text(
-        _TEXT.format(folder=folder, account=account, port=port, server=server, outside=outside)
+        _TEXT.format(folder=folder, account=account, port=port, server=server, outside=outside, connections=connections)
     )
     process = await asyncio.create_subprocess_exec(
         program, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log"), stderr=asyncio.subprocess.DEVNULL

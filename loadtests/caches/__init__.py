@@ -1,0 +1,1 @@
+"""Whether a cache in front carries readers without end."""
