@@ -124,6 +124,17 @@ async def test_fly_takes_small_requests_to_the_owner(database_url: str, tmp_path
         assert {answer.json()["pid"] for answer in relayed} == {a.pid}
 
 
+async def test_fly_takes_no_reader_whose_answer_is_learnt_from(database_url: str, tmp_path: Path) -> None:
+    async with scene(database_url, tmp_path) as those:
+        reads = {"FLY_MACHINE_ID": "bbb", "GATEWAY_FLUE_AGENTS": "/chat", "GATEWAY_FLUE_READERS": "2.1.0"}
+        a, b = await those.house({"FLY_MACHINE_ID": "aaa"}), await those.house(reads)
+        await a.say("flown")
+        answers = [
+            await b.http.get(path, headers={"fly-request-id": "1"}) for path in ("/chat/flown", "/chat/flown/events")
+        ]
+        assert (answers[0].json()["pid"], answers[1].headers["fly-replay"]) == (a.pid, "instance=aaa")
+
+
 async def test_an_owner_that_another_cannot_reach_stays_the_owner(database_url: str, tmp_path: Path) -> None:
     """Gateways are cut off from each other, and none from the database: nobody takes over."""
     async with scene(database_url, tmp_path) as those, Proxy("http://127.0.0.1:1") as proxy:

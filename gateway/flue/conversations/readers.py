@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.asgi import Message, Receive, Scope
+from gateway.asgi import Headers, Message, Receive, Scope
 from gateway.fanout.follower import Follower, Signal
 from gateway.fanout.hub import Hub
 from gateway.flue.conversations import wire
@@ -71,7 +71,6 @@ class Readers:
             if known is None and asked.live:
                 known = await self._ask(inner, scope, receive, who, conversation)
             if known is not None and await self._from_rows(conversation, known, asked, receive, send):
-                self.answered["rows"] += 1
                 return
             self.answered["app"] += 1
             passing = _Passing(send)
@@ -163,10 +162,9 @@ class Readers:
         conversation = await self._source.read(path)
         _check(conversation.id, known)
         if asked.view is View.HISTORY:
-            headers, body = wire.of_history(conversation.tail), conversation.history()
-            await responses.respond(send.as_it_is, 200, [*headers, *known.headers], body)
+            await self._respond(send, known, wire.of_history(conversation.tail), conversation.history())
         else:
-            await _respond(send, known, conversation.page(asked.position).batch)
+            await self._updates(send, known, conversation.page(asked.position).batch)
 
     async def _follow(self, path: str, known: Answered, asked: Asked, receive: Receive, send: Sending) -> None:
         if self._hub.drained:
@@ -192,10 +190,11 @@ class Readers:
         if follower.tail.ended:
             raise Gone
         nothing = Batch(follower.position, follower.position, b"", True, False)
-        await _respond(send, known, batch if isinstance(batch, Batch) else nothing)
+        await self._updates(send, known, batch if isinstance(batch, Batch) else nothing)
 
     async def _events(self, follower: Follower, known: Answered, first: Batch, send: Sending) -> None:
         clock = asyncio.get_running_loop().time
+        self.answered["rows"] += 1
         await responses.start(send.as_it_is, 200, [*wire.of_events(), *known.headers])
         await responses.piece(send.as_it_is, wire.first_event(known.incarnation))
         batch: Batch | Signal = first
@@ -213,6 +212,13 @@ class Readers:
             except (ProtocolError, asyncio.CancelledError):
                 break  # it ends cleanly, and its client comes back (law 9)
         await responses.finish(send.as_it_is)
+
+    async def _updates(self, send: Sending, known: Answered, batch: Batch) -> None:
+        await self._respond(send, known, wire.of_updates(batch), wire.updates(known.incarnation, batch))
+
+    async def _respond(self, send: Sending, known: Answered, headers: Headers, body: bytes) -> None:
+        self.answered["rows"] += 1
+        await responses.respond(send.as_it_is, 200, [*headers, *known.headers], body)
 
 
 class _Passing(Sending):
@@ -240,11 +246,6 @@ class _Passing(Sending):
             if not message.get("more_body", False):
                 self.claim = self._answer.claim()
         await self._of.as_it_is(message)
-
-
-async def _respond(send: Sending, known: Answered, batch: Batch) -> None:
-    headers = [*wire.of_updates(batch), *known.headers]
-    await responses.respond(send.as_it_is, 200, headers, wire.updates(known.incarnation, batch))
 
 
 def _check(id: int, known: Answered) -> None:

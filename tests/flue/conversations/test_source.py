@@ -90,6 +90,9 @@ async def test_what_is_not_there_is_gone(connection: Connection, source: Source,
     await write(connection, path, CHAT.batches[7:8], 7)
     await connection.execute("UPDATE flue_conversation_streams SET next_offset = $2 WHERE path = $1", path, 36)
     assert (await source.read(path)).tail == 36  # whatever it was, it is there again
+    await connection.execute("UPDATE flue_conversation_streams SET next_offset = $2 WHERE path = $1", path, 40)
+    with pytest.raises(Gone):
+        await source.read(path)
 
 
 async def test_another_stream_in_its_place_is_read_anew(connection: Connection, source: Source, path: str) -> None:
