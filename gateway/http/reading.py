@@ -173,6 +173,9 @@ class Reading:
             if body is not None:
                 await responses.respond(send, 200, headers.in_coding(answer, coding), body)
                 return
+        if request.fold is not None:  # its own: all of it is counted among what waits (`gateway.wire.outflow`)
+            await responses.respond(send, 200, answer, b"".join(await parts()))
+            return
         await _whole(send, answer, await parts())
 
     async def _until_closed(self, path: str, seconds: float, scope: Scope, receive: Receive) -> None:
