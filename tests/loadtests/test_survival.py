@@ -13,6 +13,8 @@ from tests.loadtests.survival import faults, survival
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Machines are frozen, and read from /proc")
 
+RELAYED = ("--relay", "--seconds", "8", "--runs", "4", "--readers", "3", "--only", schedule.KILL, "--pause", "3")
+
 
 async def test_machines_readers_and_writers_survive_every_fault_once() -> None:
     code, report = await survival("--seed", "4", "--seconds", "19")
@@ -25,15 +27,20 @@ async def test_machines_readers_and_writers_survive_every_fault_once() -> None:
 
 
 async def test_relayed_runs_survive_kills_and_cuts() -> None:
-    calm = ("--relay", "--seconds", "8", "--runs", "4", "--readers", "3", "--only", schedule.KILL, "--pause", "3")
-    (code, report), (broken_code, broken) = await asyncio.gather(
-        survival(*calm), survival(*calm, "--machine-module", "tests.loadtests.broken.no_overlap")
-    )
+    code, report = await survival(*RELAYED)
     assert report["notes"] == []
     assert code == 0
     relayed, rejoined, _ = report["of these relayed; asked for the rest; lost"].split("; ")
     assert "0" not in (relayed, rejoined)
-    assert broken_code == 1 and broken["repeated"] != "0", broken["notes"]
+
+
+async def test_a_relay_that_repeats_frames_is_found_out() -> None:
+    # Whether a recording is gone on with in so few seconds is a matter of luck; of a few tries one has to find it.
+    for _ in range(4):
+        code, report = await survival(*RELAYED, "--machine-module", "tests.loadtests.broken.no_overlap")
+        if report["repeated"] != "0":
+            break
+    assert code == 1 and report["repeated"] != "0", report["notes"]
 
 
 async def test_a_rolling_deploy_cuts_nobody_off() -> None:
