@@ -174,8 +174,8 @@ END
 $$;
 
 
--- Packs the next page of all that a stream has, and marks the stream when that was the last one. It holds the stream's
--- row, as an append does, so that the mark is true. A few events take the page before them with them, unless that is four
+-- Packs the next page of all that a stream has, and marks the stream when that was the last one. It holds the row of an open
+-- one, as an append does, so that the mark is true. A few events take the page before them with them, unless that is four
 -- times as much: a stream that says a little after each silence is a few pages, and none of its events is written again and
 -- again. Whether there is more; NULL when there was nothing to pack, or somebody holds the row.
 CREATE OR REPLACE FUNCTION run_gateway.pack_rest(wanted bigint, page_bytes bigint, page_events integer) RETURNS boolean
@@ -193,12 +193,16 @@ DECLARE
 BEGIN
     SELECT v.tail, v.media_type, v.lineage_ends INTO s FROM run_gateway.streams v
      WHERE v.id = wanted AND NOT v.packed AND v.path IS NOT NULL FOR NO KEY UPDATE SKIP LOCKED;
-    IF NOT FOUND THEN
-        RETURN NULL;
+    IF NOT FOUND THEN  -- nobody appends to one that has ended, whoever holds it
+        SELECT v.tail, v.media_type, v.lineage_ends INTO s FROM run_gateway.streams v
+         WHERE v.id = wanted AND NOT v.packed AND v.path IS NOT NULL AND (v.closed OR v.gone) FOR KEY SHARE SKIP LOCKED;
+        IF NOT FOUND THEN
+            RETURN NULL;
+        END IF;
     END IF;
     since := run_gateway.packed_until(wanted, s.lineage_ends);
     IF since = s.tail THEN
-        UPDATE run_gateway.streams v SET packed = true WHERE v.id = wanted;
+        PERFORM run_gateway.mark_packed(wanted);
         RETURN NULL;
     END IF;
     separator := run_gateway.separator(s.media_type);
@@ -225,9 +229,7 @@ BEGIN
         n := n + before.n;
     END LOOP;
     INSERT INTO run_gateway.pages (stream, first, last, body, lengths) VALUES (wanted, since + 1, upto, rest.body, rest.lengths);
-    IF upto = s.tail THEN
-        UPDATE run_gateway.streams v SET packed = true WHERE v.id = wanted;
-    END IF;
+    PERFORM run_gateway.mark_packed(wanted) WHERE upto = s.tail;
     RETURN upto < s.tail;
 END
 $$;
