@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.auth.auth import Auth
+from gateway.auth.errors import WrongStream
 from gateway.auth.gate import principal_of
 from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub, Published
@@ -281,15 +282,15 @@ class Gateway:
             for flue in self._flues:
                 stack.push_async_callback(end, *await flue.start())
             stack.push_async_callback(self._log.writer.close)
-            if self._relay is not None:
-                await self._relay.start()
-                stack.push_async_callback(self._relay.stop)
             if self._owner is not None:
                 stack.push_async_callback(self._owner.stop)
                 await self._owner.start()
                 if self._agents is not None:
                     stack.push_async_callback(self._agents.stop)
                     self._agents.start(self._owner, self._reached_at)
+            if self._relay is not None:  # ends before the owner: what it records keeps conversations here
+                await self._relay.start()
+                stack.push_async_callback(self._relay.stop)
             yield
 
     # The parts, made from the settings
@@ -463,7 +464,7 @@ class Gateway:
 
     def _before_all(self) -> Behind | None:
         """Who answers what is not the gateway's own, wherever that is answered."""
-        behind = self._behind() if self._owner is None else self._owner
+        behind = self._outermost()
         if self._conversations is None or behind is None:
             return behind
         return self._conversations.readers.before(behind)
@@ -486,6 +487,7 @@ class Gateway:
         settings, behind = self.settings, self._behind()
         if settings.owned is None and self._agents is None:
             return None
+        from gateway.owner.inheriting import nothing_recorded
         from gateway.owner.lives import Lives
         from gateway.owner.owner import Owner
         from gateway.owner.process import Process
@@ -509,7 +511,25 @@ class Gateway:
         )
         if self._agents is not None:
             behind = self._agents.before(behind)
-        return Owner(Table(rows), lives, self._database, store, behind, settings.upstream)
+        recorded = nothing_recorded if self._relay is None else self._relay.unfinished
+        admit = self._tenant_of if settings.owned_auth else None
+        owner = Owner(Table(rows), lives, self._database, store, behind, settings.upstream, recorded, admit)
+        if self._relay is not None:
+            self._relay.owners = owner
+        return owner
+
+    async def _tenant_of(self, scope: Scope, writes: bool) -> str:
+        """Of a request of a conversation. Raises what the gate raises."""
+        principal = await self._auth.behind(scope, "write" if writes else "read")
+        if principal.bound:
+            raise WrongStream("It is for some runs only.")
+        return principal.tenant
+
+    def _outermost(self) -> Behind | None:
+        """The same, at any Machine: what is recorded, then the owner."""
+        if self._owner is None:
+            return self._behind()
+        return self._owner if self._relay is None else self._relay.before(self._owner)
 
     def _behind(self) -> Behind | None:
         """Who answers what is not the gateway's own, at this Machine."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
+from gateway.asgi import Scope
 from gateway.auth.claims import ClaimNames
 from gateway.auth.errors import ScopeMissing
 from gateway.auth.gate import Gate, Pending
@@ -22,6 +23,9 @@ from gateway.settings import BadSetting, Settings, variable
 if TYPE_CHECKING:
     from gateway.auth.jwks import Jwks
     from gateway.auth.jwt import Jwts, KeySource
+
+Behind = Literal["write", "read", "control"]
+"""What a request to the application behind the gateway may need here."""
 
 _CREDENTIALS: Final = {"keys": "keys", "keys_file": "keys", "jwt_secret": "jwt", "jwt_jwks_url": "jwt"}
 """Settings that only count when AUTH has the kind beside them."""
@@ -65,6 +69,13 @@ class Auth:
         """The principal of a request that is allowed. Raises the refusals of `gate.Gate.admit`."""
         return ANONYMOUS if self._gate is None else self._gate.admit(method, target, headers, query)
 
+    async def behind(self, scope: Scope, need: Behind, run: str | None = None) -> Principal:
+        """Who makes a request to the application behind the gateway which needs this right here as well, as for runs:
+        for `run`, or for any one. Raises what `admit` and what it returns raise.
+        """
+        admitted = self.admit(*_as_asked_of_us(need, run), scope["headers"], scope["query_string"])
+        return admitted if isinstance(admitted, Principal) else await admitted()
+
     def read_again(self) -> None:
         """Takes the keys that the file holds now."""
         if self._gate is not None and self._keys is not None:
@@ -98,6 +109,17 @@ class Auth:
     def _forget(self) -> None:
         if self._gate is not None:
             self._gate.forget()
+
+
+def _as_asked_of_us(need: Behind, run: str | None) -> tuple[str, Target]:
+    """The request to the gateway itself that needs the same right; where the run is not known yet, for any one."""
+    match need:
+        case "write":
+            return "POST", Target.of("/runs")
+        case "read":
+            return "GET", Target.of("/runs" if run is None else f"/runs/{run}")
+        case "control":
+            return "POST", Target.of(f"/runs/{run or 'any'}/cancel")
 
 
 def check(settings: Settings) -> None:

@@ -7,7 +7,8 @@ whoever has to allow it is asked. Of many that are answered at one time, a few g
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -42,10 +43,11 @@ _SWITCHING: Final = b"101"  # is an answer
 
 
 class Backend(httpcore.AsyncNetworkBackend):
-    """httpcore's own, whose streams are looked at."""
+    """httpcore's own, whose streams are looked at. `options`: of sockets, as setsockopt takes them."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Sequence[tuple[int, int, int]] = ()) -> None:
         self._inner = httpcore.AnyIOBackend()
+        self._options = options
 
     async def connect_tcp(
         self,
@@ -61,7 +63,12 @@ class Backend(httpcore.AsyncNetworkBackend):
         except BaseException:
             await inner.aclose()
             raise
-        return Stream(inner)
+        stream = Stream(inner)
+        sock = stream.get_extra_info("socket")
+        with suppress(OSError):
+            for option in self._options if sock is not None else ():
+                sock.setsockopt(*option)
+        return stream
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
@@ -95,7 +102,10 @@ class Stream(httpcore.AsyncNetworkStream):
         return Stream(await self._inner.start_tls(*arguments, **more))
 
     def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
+        try:
+            return self._inner.get_extra_info(info)
+        except (AttributeError, OSError):  # anyio's, of a connection that has been reset: to read it tells
+            return True if info == "is_readable" else None
 
 
 def look(seen: bytes, tell: Told | None) -> bytes | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -95,9 +95,9 @@ class Peered(Protocol):
 
 
 class Upstream:
-    """Another server as an ASGI application. `origin` is such as `http://127.0.0.1:3000`."""
+    """Another server as an ASGI application. `origin` is such as `http://127.0.0.1:3000`. `options`: of its sockets."""
 
-    def __init__(self, origin: str) -> None:
+    def __init__(self, origin: str, options: Sequence[tuple[int, int, int]] = ()) -> None:
         url = urlsplit(origin)
         self._scheme = url.scheme.encode()
         self._host = (url.hostname or "").encode("idna")
@@ -109,7 +109,7 @@ class Upstream:
                 max_connections=None,  # one for each request: the gateway limits those itself
                 max_keepalive_connections=IDLE_CONNECTIONS,
                 keepalive_expiry=IDLE,
-                network_backend=informational.Backend(),
+                network_backend=informational.Backend(options),
             )
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from gateway.owner.lives import Lives, clock
+from gateway.owner.lives import Lives
 from gateway.owner.rows import PAGE, Work
 from gateway.owner.store import Held, Store
 from gateway.owner.under_way import UnderWay
@@ -21,7 +21,6 @@ from gateway.protocol.errors import ProtocolError
 logger = logging.getLogger("gateway.owner")
 
 PAUSE: Final = 0.25  # seconds between two rounds
-MOMENT: Final = 5.0  # seconds for which writes wait, at most, while it is found out what is idle
 _FIRST: Final = b""
 
 
@@ -39,16 +38,17 @@ class Handing:
         """Gives away all that this Machine owns, within so many seconds; what is left is freed when its life ends."""
         if not self._lives.shared.drain():
             return  # other workers go on with it
-        until = clock() + seconds
         left = 0
-        while clock() < until:
-            with suppress(ProtocolError):
-                self._lives.hurry()
-                await self._lives.news(1.0)
-                left = await self._round()
-                if not left:
-                    break
-            await asyncio.sleep(PAUSE)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):  # also where the database says nothing
+                while True:
+                    with suppress(ProtocolError):
+                        self._lives.hurry()
+                        await self._lives.news(1.0)
+                        left = await self._round()
+                        if not left:
+                            break
+                    await asyncio.sleep(PAUSE)
         level = logging.WARNING if left else logging.INFO
         logger.log(level, "Of what this Machine owned, %d were given away, and %d were still busy.", self.given, left)
 
@@ -78,7 +78,10 @@ class Handing:
         it has. Raises Unavailable.
         """
         with self._giving([digest]) as chosen:
-            passed = bool(chosen) and await self._store.pass_on(digest, life, to)
+            try:
+                passed = bool(chosen) and await self._store.pass_on(digest, life, to)
+            finally:
+                self._lives.shared.pass_on()  # before anybody writes again
         if passed:
             self._under_way.move(digest)
         return passed

@@ -7,7 +7,7 @@ comes to what no Machine saw end, too.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from gateway.owner.lives import Lives
@@ -17,14 +17,24 @@ from gateway.protocol.errors import ProtocolError
 
 logger = logging.getLogger("gateway.owner")
 
+Recorded = Callable[[Sequence[bytes]], Awaitable[Collection[bytes]]]
+
 FAULTS: Final = 3  # in a row of tries, until the application has time to come to itself
 
 
-class Inheriting:
-    """`work`: what is known of rows' work, by their names."""
+async def nothing_recorded(_: Sequence[bytes]) -> Collection[bytes]:
+    """Where there is no relay."""
+    return ()
 
-    def __init__(self, lives: Lives, store: Store, work: Mapping[str, Work]) -> None:
+
+class Inheriting:
+    """`work`: what is known of rows' work, by their names. `recorded`: of these conversations, those that somebody has
+    to own so that a recording of theirs goes on. Raises ProtocolError.
+    """
+
+    def __init__(self, lives: Lives, store: Store, work: Mapping[str, Work], recorded: Recorded) -> None:
         self.revived = 0
+        self._recorded = recorded
         self._lives = lives
         self._store = store
         self._work = work
@@ -49,12 +59,13 @@ class Inheriting:
 
     async def _settle_row(self, name: str, those: Sequence[Held], dead: int, heir: int) -> None:
         work = self._work.get(name)
-        if work is not None:
-            ids = {held.id: held.digest for held in those}
-            busy = [id for id in await work.busy(list(ids)) if id in ids]
-            if busy:
-                got = await self._store.adopt([ids[id] for id in busy], dead, heir)
-                self._pending.append((name, [id for id in busy if ids[id] in got]))
+        working = set[bytes]() if work is None else set(await work.busy(list({held.id for held in those})))
+        recorded = await self._recorded([held.digest for held in those])
+        busy = [held for held in those if held.id in working or held.digest in recorded]
+        if busy:
+            got = await self._store.adopt([held.digest for held in busy], dead, heir)
+            if work is not None:
+                self._pending.append((name, [each.id for each in busy if each.id in working and each.digest in got]))
         await self._store.give_back([held.digest for held in those], dead)
         await self._revive()
 

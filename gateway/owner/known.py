@@ -50,6 +50,11 @@ class Known:
         """The database may be another one."""
         self._known.clear()
 
+    def doubt_all(self) -> None:
+        """As `doubt`, for all."""
+        for digest in list(self._known):
+            self.doubt(digest)
+
     def doubt(self, digest: bytes) -> None:
         """It is to be asked anew; only where nobody can be asked is it still the last that was known."""
         found = self._known.get(digest)

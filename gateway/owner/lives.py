@@ -83,8 +83,9 @@ class Lives:
         await end(self._task)
         life = self._lose()
         if life is not None and self.shared.drain():
-            with suppress(ProtocolError):
-                await self._end(life)
+            with suppress(ProtocolError, TimeoutError):  # then others count its lease
+                async with asyncio.timeout(self.lease / 2):
+                    await self._end(life)
         await self._store.close()
         self._process.close()
         self.shared.close()

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import httpcore
@@ -19,6 +20,7 @@ import httpcore
 from gateway.asgi import Receive, Scope
 from gateway.http import informational, responses
 from gateway.http.door import Behind
+from gateway.http.owned import HELD
 from gateway.http.replay import STAYS, replayable
 from gateway.http.responses import Sending
 from gateway.http.upstream import CUT, RELAYED, BadGateway, Upstream
@@ -27,11 +29,12 @@ from gateway.log.database import Database
 from gateway.owner import order as orders
 from gateway.owner.errors import NoOwner, NotOwner, OwnerLost, OwnerMoved, OwnerSilent
 from gateway.owner.handing import Handing
-from gateway.owner.inheriting import Inheriting
+from gateway.owner.inheriting import Inheriting, Recorded
 from gateway.owner.known import Known
 from gateway.owner.lives import Lives, clock
 from gateway.owner.order import Order
-from gateway.owner.passing import UNSENT, Asked, Guard, Late, Moved, OfAnother
+from gateway.owner.passing import READS, UNSENT, Asked, Guard, Holding, Late, Moved, OfAnother, watched
+from gateway.owner.questions import Questions
 from gateway.owner.rows import Key, Table
 from gateway.owner.rules import Owned
 from gateway.owner.store import Life, Store
@@ -52,6 +55,12 @@ SECRETS: Final = 15.0
 MOVES: Final = 1.0
 """Seconds between two looks whether what is read here has come to be owned elsewhere."""
 
+TENANT: Final = b"run-gateway-tenant"
+"""The header that tells the application whose conversation it is, where AUTH is asked."""
+
+Admit = Callable[[Scope, bool], Awaitable[str]]
+"""The tenant of a request that is let in; whether it writes. Raises ProtocolError."""
+
 _ORDER: Final = "run_gateway.owner"
 
 
@@ -66,10 +75,20 @@ class Counts:
 
 
 class Owner:
-    """`inner` answers what is for this Machine's application, which is at `origin`."""
+    """`inner` answers what is for this Machine's application, which is at `origin`. `recorded`: see Inheriting.
+    `admit`: who may, if not the application alone says so.
+    """
 
     def __init__(
-        self, table: Table, lives: Lives, database: Database, store: Store, inner: Behind, origin: str
+        self,
+        table: Table,
+        lives: Lives,
+        database: Database,
+        store: Store,
+        inner: Behind,
+        origin: str,
+        recorded: Recorded,
+        admit: Admit | None = None,
     ) -> None:
         self.counts = Counts()
         self.lives = lives
@@ -78,11 +97,14 @@ class Owner:
         self._database = database
         self._store = store
         self._inner = inner
+        self._admit = admit
         self._pool = httpcore.AsyncConnectionPool()
         work = {row.name: each for row in table.rows if (each := work_of(row, origin, self._pool)) is not None}
         self.handing = Handing(lives, store, self.under_way, work)
-        self.inheriting = Inheriting(lives, store, work)
+        self.inheriting = Inheriting(lives, store, work, recorded)
         self._known = Known(clock)
+        self._questions = Questions(self._known)
+        self._passed = lives.shared.passed
         self._keys: Sequence[bytes] = ()
         self._ways: dict[int, Upstream] = {}  # to other Machines, by their lives
         self._closing: set[asyncio.Task[None]] = set()
@@ -117,6 +139,7 @@ class Owner:
     def switched(self) -> None:
         """Another database server has taken over."""
         self._known.forget_all()
+        self._questions.doubt_all()
         self.lives.switched()
 
     def admit(self, scope: Scope) -> bool:
@@ -144,6 +167,10 @@ class Owner:
                 raise _not_owner()  # a gateway with other rows has sent it
             await self._inner(scope, receive, send)
             return
+        if self._admit is not None:
+            tenant = await self._admit(scope, scope["method"] not in READS)  # an order says nothing of it: asked anew
+            scope["headers"] = [each for each in scope["headers"] if each[0] != TENANT] + [(TENANT, tenant.encode())]
+            key = key.of_tenant(tenant)
         asked = Asked(key, scope, Tape(receive), send)
         order: Order | None = scope.get(_ORDER)
         async with self.under_way.writing(key.digest) if asked.writes else nullcontext():
@@ -160,6 +187,20 @@ class Owner:
         owned = await (self._own(key, life) if self.lives.can_take else self._store.owner(key))
         return owned is not None and owned.life == life
 
+    @property
+    def life(self) -> int | None:
+        """By which this Machine owns; None: it owns nothing."""
+        return self.lives.life
+
+    async def hold(self, key: bytes, lost: Callable[[], None]) -> tuple[Holding, Callable[[], None]] | None:
+        """Keeps a conversation of this Machine, as `http.owned.Owners` has it."""
+        async with self.under_way.writing(key):
+            life = self.lives.life
+            if life is None:
+                return None
+            held = Holding(key, life, self.lives, self.under_way)
+            return held, held.keep(lost)
+
     async def owners(self, keys: Sequence[Key]) -> Mapping[bytes, Owned]:
         """Who owns these, by their digests. Raises Unavailable."""
         return await self._store.owners([key.digest for key in keys])
@@ -170,13 +211,15 @@ class Owner:
         Raises Unavailable.
         """
         life = self.lives.life
-        passed = life is not None and await self.handing.pass_on(key.digest, life, to)
-        self.doubt(key)
-        return passed
+        try:
+            return life is not None and await self.handing.pass_on(key.digest, life, to)
+        finally:
+            self.doubt(key)  # also where the database's answer was lost
 
     def doubt(self, key: Key) -> None:
         """Who owns this conversation has to be asked again."""
         self._known.doubt(key.digest)
+        self._questions.doubt(key.digest)
 
     async def _receive(self, asked: Asked, order: Order) -> None:
         """A request that another gateway has sent here. Raises NotOwner before anything reaches the application."""
@@ -204,7 +247,7 @@ class Owner:
         while not await self._try(asked) and not asked.send.begun:
             if not asked.tape.rewind():
                 raise OwnerMoved
-            self._known.doubt(asked.key.digest)
+            self.doubt(asked.key)
             tries += 1
             if tries > AT_ONCE or asked.silent:
                 asked.silent = False
@@ -245,8 +288,11 @@ class Owner:
         token = informational.guard.set(guard)
         try:
             with self.under_way.answering(life, None if asked.writes else asked.key.digest) as cut:
-                await self._inner({**asked.scope, CUT: cut}, asked.tape, asked.out)
-                if not cut.done():
+                scope = {**asked.scope, CUT: cut}
+                if guard is not None and life is not None:
+                    scope[HELD] = Holding(asked.key.digest, life, self.lives, self.under_way)
+                await self._inner(scope, asked.tape, asked.out)
+                if asked.out.whole or not cut.done():
                     return True
         except Late:
             self.counts.late += 1
@@ -296,22 +342,25 @@ class Owner:
     async def _ask(self, asked: Asked, *, take: bool) -> Owned | None:
         """Who has the conversation; `take`: this Machine, if nobody has it. Raises Unavailable."""
         key, life, draining = asked.key, self.lives.life, self.lives.draining
-        owned = self._known.get(key.digest, None if draining else life, fresh=draining or asked.large)
+        if self._passed != self.lives.shared.passed:  # by another worker: what it was is ours no more
+            self._passed = self.lives.shared.passed
+            self._known.doubt_all()
+            self._questions.doubt_all()
+        fresh = draining or asked.large
+        owned = self._known.get(key.digest, None if draining else life, fresh=fresh)
         if owned is not None:
             return owned
+        taker = life if take else None
+        ask = partial(self._store.owner, key) if taker is None else partial(self._own, key, taker)
         try:
-            if take and life is not None:
-                owned = await self._own(key, life)
-            else:
-                owned = await self._store.owner(key)
+            if fresh:
+                return await ask()
+            return await self._questions(key.digest, taker, ask)
         except Unavailable:
             owned = None if asked.writes else self._known.last(key.digest)
             if owned is None:
                 raise
             return owned
-        if owned is not None:
-            self._known.note(key.digest, owned)
-        return owned
 
     async def _own(self, key: Key, life: int) -> Owned | None:
         found = await self._store.own(key, life)
@@ -334,7 +383,7 @@ class Owner:
 
     async def _move(self) -> None:
         """Readers who are at this Machine's application, and whose conversation has another owner, have to go there."""
-        life = self.lives.life
+        life = None if self.lives.draining else self.lives.life
         doubtful = [each for each in self.under_way.reads if self._known.get(each, life, fresh=True) is None]
         for digest, owned in (await self._store.owners(doubtful) if doubtful else {}).items():
             if owned.life != self.lives.life:
@@ -355,7 +404,7 @@ class Owner:
     def _way(self, other: Life) -> Upstream:
         way = self._ways.get(other.life)
         if way is None:
-            way = self._ways[other.life] = Upstream(other.address)
+            way = self._ways[other.life] = Upstream(other.address, watched(self.lives.lease + PATIENCE))
         return way
 
     def _leave(self, life: int) -> None:

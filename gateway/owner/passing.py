@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from typing import Final
 
 import httpcore
@@ -15,6 +17,7 @@ from gateway.owner.errors import NotOwner
 from gateway.owner.lives import Lives
 from gateway.owner.rows import Key
 from gateway.owner.tape import MOST, Tape
+from gateway.owner.under_way import UnderWay
 
 READS: Final = ("GET", "HEAD")
 
@@ -75,18 +78,41 @@ class Guard:
         self.begun = True
 
 
-class Noting(Sending):
-    """The local application's answers, which may not look like those of a gateway. `events`: it is an event stream."""
+class Holding:
+    """A conversation that is being written to by this life (`gateway.http.owned.Held`)."""
 
-    __slots__ = ("_of", "events")
+    __slots__ = ("_life", "_lives", "_under_way", "key")
+
+    def __init__(self, key: bytes, life: int, lives: Lives, under_way: UnderWay) -> None:
+        self.key = key
+        self._life = life
+        self._lives = lives
+        self._under_way = under_way
+
+    def keep(self, lost: Callable[[], None]) -> Callable[[], None]:
+        return self._under_way.keep(self._life, self.key, lost)
+
+    def guard(self) -> Guard:
+        return Guard(self._lives, self._life)
+
+
+class Noting(Sending):
+    """The local application's answers, which may not look like those of a gateway. `events`: it is an event stream;
+    `whole`: all of it was sent.
+    """
+
+    __slots__ = ("_of", "events", "whole")
 
     def __init__(self, of: Sending) -> None:
         super().__init__(of.send, responses.NOTHING)
         self.events = False
+        self.whole = False
         self._of = of
 
     async def as_it_is(self, message: Message) -> None:
         self.begun = True
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.whole = True
         if message["type"] == "http.response.start":
             self.note(message)
             message["headers"] = [each for each in message["headers"] if each[0].lower() != orders.HEADER]
@@ -98,6 +124,16 @@ class Noting(Sending):
             name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
             for name, value in message["headers"]
         )
+
+
+def watched(seconds: float) -> list[tuple[int, int, int]]:
+    """Options of a socket by which a connection fails when nothing has come back over it for about so many seconds."""
+    part = max(1, int(seconds / 3))
+    told = {"TCP_KEEPIDLE": part, "TCP_KEEPINTVL": part, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": int(seconds * 1000)}
+    options = [
+        (socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in told.items() if hasattr(socket, name)
+    ]
+    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *options]
 
 
 class OfAnother:

@@ -99,6 +99,10 @@ class Key:
         text = b"\0".join([tenant.encode(), row.name.encode(), _alike(id) if row.find is None else id])
         return cls(row, id, hashlib.sha256(text).digest(), tenant)
 
+    def of_tenant(self, tenant: str) -> Key:
+        """The conversation of this id that a tenant has. Where the application is known, and knows none: this one."""
+        return self if self.row.find is not None else Key.of(self.row, self.id, tenant)
+
     def __str__(self) -> str:
         return f"{self.row.name} {self.id.decode(errors='replace')}"
 

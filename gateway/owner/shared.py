@@ -26,6 +26,7 @@ _MACHINE: Final = slice(0, 16)
 _DRAINING: Final = 16
 _COUNT: Final = struct.Struct("=Q")
 _COUNT_AT: Final = 24
+_PASSED_AT: Final = 32
 _ENDED_AT: Final = 64  # the lives that were ended last, in a ring
 _ENDED: Final = struct.Struct(f"={(_SIZE - _ENDED_AT) // 8}Q")
 _RING: Final = (_SIZE - _ENDED_AT) // 8
@@ -39,6 +40,7 @@ class Alone:
     def __init__(self) -> None:
         self.machine = uuid4()
         self.draining = False
+        self.passed = 0  # conversations that were given to a Machine by this one
         self.ended: set[int] = set()
 
     def drain(self) -> bool:
@@ -49,6 +51,10 @@ class Alone:
     def end(self, life: int) -> None:
         """From now on nobody here sends anything by this life."""
         self.ended.add(life)
+
+    def pass_on(self) -> None:
+        """A conversation was given to another Machine, or may have been: whoever has asked before has to ask again."""
+        self.passed += 1
 
     def hold(self, digest: bytes) -> bool:
         """Holds a conversation for a write. False: another worker is just giving it away."""
@@ -99,6 +105,18 @@ class Workers(Alone):
             self._ended = set(_ENDED.unpack_from(self._memory, _ENDED_AT))
             self._seen = count
         return self._ended
+
+    @property
+    def passed(self) -> int:  # type: ignore[override]
+        passed: int = _COUNT.unpack_from(self._memory, _PASSED_AT)[0]
+        return passed
+
+    def pass_on(self) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_EX, 1, _WRITER)  # held for a moment
+        try:
+            _COUNT.pack_into(self._memory, _PASSED_AT, self.passed + 1)
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _WRITER)
 
     def drain(self) -> bool:
         return self.draining  # said by who began the workers: one that ends alone gives nothing away

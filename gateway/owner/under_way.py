@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
 
@@ -32,6 +32,14 @@ class UnderWay:
     @asynccontextmanager
     async def writing(self, digest: bytes) -> AsyncIterator[None]:
         """A write that may reach the local application. Waits while the conversation is being given away."""
+        await self.hold(digest)
+        try:
+            yield
+        finally:
+            self.release(digest)
+
+    async def hold(self, digest: bytes) -> None:
+        """Begins a write, which `release` ends. Waits while the conversation is being given away."""
         while digest not in self.writes:
             event = self.giving.get(digest)
             if event is not None:
@@ -41,13 +49,27 @@ class UnderWay:
             else:
                 await asyncio.sleep(HELD)  # no worker tells another
         self.writes[digest] += 1
-        try:
-            yield
-        finally:
-            self.writes[digest] -= 1
-            if not self.writes[digest]:
-                del self.writes[digest]
-                self._shared.release(digest)
+
+    def release(self, digest: bytes) -> None:
+        """Ends a write."""
+        self.writes[digest] -= 1
+        if not self.writes[digest]:
+            del self.writes[digest]
+            self._shared.release(digest)
+
+    def keep(self, life: int, digest: bytes, lost: Callable[[], None]) -> Callable[[], None]:
+        """Counts one write more beside one that is under way, until what is returned is called. `lost`: see `end`."""
+        self.writes[digest] += 1
+        end: Cut = asyncio.get_running_loop().create_future()
+        end.add_done_callback(lambda _: None if end.cancelled() else lost())
+        _add(self._lives, life, end)
+
+        def let_go() -> None:
+            if _discard(self._lives, life, end):
+                end.cancel()
+            self.release(digest)
+
+        return let_go
 
     @contextmanager
     def answering(self, life: int | None, digest: bytes | None) -> Iterator[Cut]:
@@ -64,7 +86,7 @@ class UnderWay:
                 _discard(self.reads, digest, cut)
 
     def end(self, life: int) -> None:
-        """Leaves what this life answers."""
+        """Leaves what this life answers, and tells whoever keeps something by it that it is lost."""
         _leave(self._lives.pop(life, set()))
 
     def move(self, digest: bytes) -> None:
@@ -76,12 +98,15 @@ def _add(those: dict[_K, set[Cut]], key: _K, cut: Cut) -> None:
     those.setdefault(key, set()).add(cut)
 
 
-def _discard(those: dict[_K, set[Cut]], key: _K, cut: Cut) -> None:
+def _discard(those: dict[_K, set[Cut]], key: _K, cut: Cut) -> bool:
+    """Whether it was there still."""
     found = those.get(key)
-    if found is not None:
-        found.discard(cut)
-        if not found:
-            del those[key]
+    if found is None or cut not in found:
+        return False
+    found.discard(cut)
+    if not found:
+        del those[key]
+    return True
 
 
 def _leave(cuts: set[Cut]) -> None:

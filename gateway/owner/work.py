@@ -12,6 +12,7 @@ import httpcore
 from gateway.http.upstream import CONNECT_TIMEOUT, BadGateway
 from gateway.owner.rows import Row, Work, filled
 
+MOMENT: Final = 5.0  # seconds for which writes wait, at most, while the application is asked what is idle
 TIMEOUT: Final = 10.0  # seconds for an answer
 AT_ONCE: Final = 16  # questions
 
@@ -28,13 +29,19 @@ class Asked:
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def busy(self, ids: Sequence[bytes]) -> Collection[bytes]:
-        """Those for which the path `busy` answers 200, or 5xx: a conversation for which it fails keeps none of the
-        others. Raises BadGateway.
+        """Those for which the path `busy` answers 200, or 5xx, or nothing for a MOMENT: a conversation for which it
+        fails keeps none of the others. Raises BadGateway.
         """
         path = self._row.busy
         assert path is not None, "a row without one has no work"
-        answers = await asyncio.gather(*(self._ask(filled(path, id)) for id in ids))
-        return [id for id, status in zip(ids, answers, strict=True) if status == 200 or status >= 500]
+        asking = {id: asyncio.ensure_future(self._ask(filled(path, id))) for id in ids}
+        try:
+            await asyncio.wait(asking.values(), timeout=MOMENT)
+            return [id for id, each in asking.items() if not each.done() or _works(each.result())]
+        finally:
+            for each in asking.values():
+                each.cancel()
+            await asyncio.gather(*asking.values(), return_exceptions=True)
 
     async def revive(self, ids: Sequence[bytes]) -> None:
         """Asks for the path `wake` of each. Raises BadGateway."""
@@ -54,6 +61,10 @@ class Asked:
                 return answer.status
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
             raise BadGateway from error
+
+
+def _works(status: int) -> bool:
+    return status == 200 or status >= 500
 
 
 def work_of(row: Row, origin: str, pool: httpcore.AsyncConnectionPool) -> Work | None:

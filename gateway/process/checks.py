@@ -66,6 +66,13 @@ def _owned(settings: Settings) -> None:
         return
     if settings.upstream is None:
         raise Misuse("GATEWAY_OWNED is set, but GATEWAY_UPSTREAM is not: which application has these conversations?")
+    if settings.owned_auth and settings.auth == "none":
+        raise Misuse("GATEWAY_OWNED_AUTH is set, but AUTH is not: by which credentials are clients let in?")
+    if settings.relay_recorders is not None:
+        raise Misuse(
+            "GATEWAY_RELAY_RECORDERS and GATEWAY_OWNED are both set: the Machine that owns a conversation records its"
+            " answers, so there are no others to pass them to"
+        )
     if settings.advertise is None and ":" in (settings.fly_private_ip or "") and ":" not in settings.host:
         raise Misuse(f"HOST={settings.host} is not where other Machines reach this one on Fly: set HOST=::")
     if settings.advertised is None and settings.host in ("0.0.0.0", "::"):  # noqa: S104  where others come from

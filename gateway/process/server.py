@@ -13,6 +13,7 @@ import math
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -60,6 +61,7 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
     server = _Server(_config(settings, application, app), ready=announcement(address(sockets[0])))
 
     handing: asyncio.Task[None] | None = None
+    left = settings.longest_drain
 
     def drain() -> None:
         if settings.drain_delay and server.started:
@@ -76,14 +78,21 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
         elif handing is None:
             logger.info("Giving away conversations, as soon as each is idle, for %g s at most.", settings.handing_over)
             handing = asyncio.ensure_future(app.hand_over())
-            handing.add_done_callback(lambda _: end())
+            handing.add_done_callback(partial(handed_over, time.monotonic()))
+
+    def handed_over(began: float, _: object) -> None:
+        """What is recorded has had its time to end meanwhile."""
+        nonlocal left
+        left = max(settings.drain_timeout, left - (time.monotonic() - began))
+        server.config.timeout_graceful_shutdown = math.ceil(left + LATE)
+        end()
 
     def end() -> None:
         logger.info("Draining: what is open has %g s to end.", settings.drain_timeout)
         server.should_exit = True
         if server.started:
             app.begin_drain()
-            asyncio.get_running_loop().call_later(settings.longest_drain, app.end_drain)
+            asyncio.get_running_loop().call_later(left, app.end_drain)
 
     def force() -> None:
         server.should_exit = server.force_exit = True

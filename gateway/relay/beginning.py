@@ -11,12 +11,14 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, repeat
 from typing import Final
 
 from gateway.asgi import Headers
 from gateway.feed import Feed
 from gateway.http.informational import Told
+from gateway.http.owned import Held, Owners
 from gateway.http.upstream import BadGateway
 from gateway.protocol.batch import Stream
 from gateway.protocol.errors import Unavailable
@@ -39,12 +41,16 @@ from gateway.runs.ids import CHANCE_BYTES
 
 logger = logging.getLogger("gateway.relay")
 
+_FREE: Final = lambda: None  # noqa: E731  nobody has to be told
 FIRST: Final = 1 << 20  # bytes of an answer in which a key of its first frame is looked for
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A POST that is to be recorded. `path`: of its run, as it is stored. `key`: the one that is in the request."""
+    """A POST that is to be recorded. `path`: of its run, as it is stored. `key`: the one that is in the request.
+
+    `held`: the conversation that it writes to, where those have owners.
+    """
 
     row: Row
     asked: Asked
@@ -55,6 +61,7 @@ class Job:
     credential: bytes
     path: str
     key: str | None
+    held: Held | None
 
     @property
     def run(self) -> str:
@@ -112,7 +119,8 @@ class Beginnings:
         self._changed = changed
         self._asked: dict[str, asyncio.Task[Begun | Answer]] = {}  # of which the upstream is asked, by their paths
         self._noting: set[asyncio.Task[None]] = set()
-        self._places: set[str] = set()  # paths of POSTs that are taken, until they are recorded to their end
+        # Of POSTs that are taken, until they are recorded to their end: what lets go of their conversations, by paths.
+        self._places: dict[str, Callable[[], None]] = {}
 
     def job(
         self,
@@ -122,13 +130,15 @@ class Beginnings:
         credential: bytes,
         secret: bytes,
         request: tuple[bytes, Headers, bytes],
+        held: Held | None = None,
     ) -> Job:
         """A POST that this row takes. `request`: target, headers and body as the upstream is to have them."""
         target, headers, body = request
         run = new_run(time.time(), secrets.token_bytes(CHANCE_BYTES), credential, secret)
         key = None if row.key is None or not row.key.in_request else asked.find(row.key)
         headers = answers.asked(headers, len(body))
-        return Job(row, asked, target, headers, body, tenant, credential, within(tenant, f"runs/{run}"), key)
+        path = within(tenant, f"runs/{run}")
+        return Job(row, asked, target, headers, body, tenant, credential, path, key, held)
 
     def admit(self, job: Job) -> None:
         """Gives a POST a place, before anything is done for it: what is recorded stays when its client leaves, so the
@@ -136,12 +146,12 @@ class Beginnings:
         """
         if len(self._places) >= self._sizes.most:
             raise TooManyRecordings(f"At most {self._sizes.most} at once.")
-        self._places.add(job.path)
+        self._places[job.path] = _FREE if job.held is None else job.held.keep(partial(self._lost, job.path))
 
     def leave(self, job: Job) -> None:
         """Takes the place back, unless the upstream is asked, or recorded, for this POST: see `_done`."""
         if job.path not in self._asked and job.path not in self.recorders:
-            self._places.discard(job.path)
+            self._let_go(job.path)
 
     @property
     def room(self) -> int:
@@ -152,13 +162,16 @@ class Beginnings:
         """Nothing more is recorded."""
         self._rounds.reading.close()
 
-    def take(self, taken: Taken, row: Row) -> None:
-        """Goes on with the recording of a Machine that is no more."""
+    async def take(self, taken: Taken, row: Row, owners: Owners | None) -> None:
+        """Goes on with the recording of a Machine that is no more. `owners`: of conversations, where those have any."""
+        held = let_go = None
+        if taken.conversation is not None and owners is not None:
+            held, let_go = await owners.hold(taken.conversation, partial(self._lost, taken.path)) or (None, None)
         contact = Contact.read(taken.rejoin)
-        recorder = self._recorder(taken.path, taken.stream, row, taken.generation)
+        recorder = self._recorder(taken.path, taken.stream, row, taken.generation, held)
         recorder.cancels = taken.cancels
         recorder.began -= taken.age
-        self._places.add(taken.path)
+        self._places[taken.path] = let_go or _FREE
         self._rejoining.prepare(recorder, contact)
         if taken.cancel_requested:
             recorder.stop()
@@ -170,7 +183,7 @@ class Beginnings:
         assert job.key is not None, "only a key that is in the request can be claimed"
         claim = await self._store.claim(job.digest(job.key), self._new(job), attach=job.row.attach, grace=job.row.grace)
         if claim.own:
-            self._recorder(job.path, claim.stream, job.row).cancels = job.row.cancels(job.asked.body)
+            self._recorder(job.path, claim.stream, job.row, held=job.held).cancels = job.row.cancels(job.asked.body)
         return claim
 
     async def begin(self, job: Job, stream: int | None, told: Told | None) -> Begun | Answer:
@@ -236,7 +249,7 @@ class Beginnings:
                 await noting  # a Machine that goes on with it does not know the head
         else:
             stream = await self._store.begin(self._new(job), head)
-            recorder = self._recorder(job.path, stream, job.row)
+            recorder = self._recorder(job.path, stream, job.row, held=job.held)
             recorder.cancels = job.row.cancels(job.asked.body)
             if key is not None:
                 await self._store.name(job.digest(key), stream)
@@ -260,7 +273,8 @@ class Beginnings:
             return
         for pause in chain(AGAIN, repeat(AGAIN[-1])):  # the upstream has answered: it is asked no second time
             try:
-                await self._store.keep(recorder.stream, contact.kept(job.row.rejoin), recorder.cancels)
+                conversation = None if job.held is None else job.held.key
+                await self._store.keep(recorder.stream, contact.kept(job.row.rejoin), recorder.cancels, conversation)
             except Unavailable:
                 await asyncio.sleep(pause)
             else:
@@ -283,7 +297,7 @@ class Beginnings:
         finally:
             recorder.noted()
 
-    def _recorder(self, path: str, stream: int, row: Row, generation: int = 0) -> Recorder:
+    def _recorder(self, path: str, stream: int, row: Row, generation: int = 0, held: Held | None = None) -> Recorder:
         recorder = Recorder(
             path,
             stream,
@@ -298,6 +312,7 @@ class Beginnings:
             done=self._done,
             generation=generation,
         )
+        recorder.held = held
         self.recorders[path] = recorder
         self.by_control[control_of(path)] = recorder
         return recorder
@@ -306,10 +321,19 @@ class Beginnings:
         self.recorders.pop(recorder.path, None)
         self.by_control.pop(control_of(recorder.path), None)
         if recorder.path not in self._asked:
-            self._places.discard(recorder.path)
+            self._let_go(recorder.path)
         if recorder.again is not None:
             self._rejoining.forget(recorder)
         self._changed()
+
+    def _let_go(self, path: str) -> None:
+        self._places.pop(path, _FREE)()
+
+    def _lost(self, path: str) -> None:
+        """Another Machine owns the conversation from now on, or nobody does: the rest is its next owner's."""
+        recorder = self.recorders.get(path)
+        if recorder is not None:
+            recorder.hand_over("this Machine no longer owns its conversation")
 
     async def _release(self, job: Job, stream: int) -> None:
         """Nothing is recorded: the claim has to go, or else its lease ends it."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from gateway.asgi import Message, Receive, Scope, Send, gone
 from gateway.http import responses
 from gateway.http.bodies import Bodies, plain
+from gateway.http.owned import HELD
 from gateway.http.upstream import BadGateway, Upstream, begin, forwarded, passed_on, returned
 from gateway.relay.asking import Answer
 from gateway.relay.beginning import Beginnings, Begun, Job
@@ -72,9 +73,8 @@ class Posts:
             body = await in_turns(altered_in_pieces(body, row.drop, row.set), len(body))
         target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         credential = self._readers.credential(row, asked)
-        job = self._beginnings.job(
-            row, asked, tenant, credential, self._readers.secret, (target, forwarded(scope), body)
-        )
+        request = target, forwarded(scope), body
+        job = self._beginnings.job(row, asked, tenant, credential, self._readers.secret, request, scope.get(HELD))
         self._beginnings.admit(job)
         try:
             await self._begin(job, row, asked, scope, receive, send)

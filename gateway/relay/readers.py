@@ -4,10 +4,10 @@ gateway's own credential. Of what somebody may not come back to, they are not to
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 from gateway.asgi import Scope
-from gateway.auth.auth import Auth
+from gateway.auth.auth import Auth, Behind
 from gateway.auth.errors import WrongStream
 from gateway.auth.gate import let_in
 from gateway.auth.principal import ANONYMOUS, Principal
@@ -27,7 +27,7 @@ HIDDEN: Final = "~relay"
 """The tenant of recordings where everybody is let in from elsewhere: at `/runs` nobody would be asked for anything. No
 credential can be for this one."""
 
-Need = Literal["write", "read", "control"]
+Need = Behind
 
 
 class Readers:
@@ -48,8 +48,7 @@ class Readers:
         principal: Principal = ANONYMOUS
         tenant = self._tenant
         if self._auth.on and not row.credential and row.authorize is None:
-            admitted = self._auth.admit(*_as_asked_of_us(need, run), scope["headers"], scope["query_string"])
-            principal = admitted if isinstance(admitted, Principal) else await admitted()
+            principal = await self._auth.behind(scope, need, run)
             if need == "write" and principal.bound:
                 raise WrongStream("It is for some runs only, and this is to be a new one.")
             tenant = principal.tenant
@@ -81,14 +80,3 @@ class Readers:
         answer = await self._asking(row.authorize.method, target, headers, b"")
         answer.close()
         return 200 <= answer.status < 300
-
-
-def _as_asked_of_us(need: Need, run: str | None) -> tuple[str, Target]:
-    """The request to the gateway itself that needs the same right; where the run is not known yet, for any one."""
-    match need:
-        case "write":
-            return "POST", Target.of("/runs")
-        case "read":
-            return "GET", Target.of("/runs" if run is None else f"/runs/{run}")
-        case "control":
-            return "POST", Target.of(f"/runs/{run or 'any'}/cancel")

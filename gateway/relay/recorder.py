@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from gateway.counting import SECONDS, Histogram
 from gateway.feed import Feed
+from gateway.http.owned import Held
 from gateway.log.appends import Appended, Settle
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.errors import ProtocolError, StreamSeqConflict, TooManyPending, Unavailable
@@ -85,6 +86,7 @@ class Recorder:
         self.generation = generation
         self.again: Callable[[str], None] | None = None  # asks for the rest, where the upstream can go on with it
         self.stopping: Callable[[], None] | None = None  # tells the upstream, where it can be told to stop
+        self.held: Held | None = None  # the conversation that it belongs to, where those have owners
         self.noting = False  # the head of the answer is on its way to the database: until then there is no end
         self._log = log
         self._rounds = rounds

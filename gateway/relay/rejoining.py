@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+from gateway.http import informational
 from gateway.http.upstream import BadGateway
 from gateway.protocol.batch import Page
 from gateway.protocol.errors import StreamGone, StreamNotFound, TooManyReads, Unavailable
@@ -138,10 +139,11 @@ class Rejoining:
                 return known
 
     def _stop(self, recorder: Recorder, cancel: tuple[str, str], contact: Contact) -> None:
-        self._send(self._tell_to_stop(recorder.path, cancel, contact))
+        self._send(self._tell_to_stop(recorder, cancel, contact))
 
-    async def _tell_to_stop(self, path: str, cancel: tuple[str, str], contact: Contact) -> None:
-        method, target = cancel
+    async def _tell_to_stop(self, recorder: Recorder, cancel: tuple[str, str], contact: Contact) -> None:
+        method, target, path = *cancel, recorder.path
+        informational.guard.set(None if recorder.held is None else recorder.held.guard())
         headers = [*contact.headers, (b"content-length", b"0")]
         try:
             async with asyncio.timeout(TOLD):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from gateway.asgi import Receive, Scope
@@ -13,9 +15,11 @@ from gateway.auth.auth import Auth
 from gateway.fanout.hub import Hub
 from gateway.feed import Feed
 from gateway.http import responses
+from gateway.http.door import Behind
 from gateway.http.limits import Limits
+from gateway.http.owned import Owners
 from gateway.http.responses import Sending
-from gateway.http.upstream import Upstream
+from gateway.http.upstream import RELAYED, Upstream
 from gateway.log.database import Database
 from gateway.log.log import Log
 from gateway.outage import SeldomLogger
@@ -36,7 +40,7 @@ from gateway.relay.replay import Replays, sever
 from gateway.relay.returns import Returns, Stopping
 from gateway.relay.rows import Row
 from gateway.relay.store import Store
-from gateway.relay.table import Table
+from gateway.relay.table import Fit, Table
 from gateway.runs import store as runs
 from gateway.settings import Settings
 from gateway.tasks import end, forever, kept
@@ -74,6 +78,7 @@ class Relay:
         self._store = Store(database, machine=machine)
         self._idle = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
+        self.owners: Owners | None = None  # of conversations, where those have any
         self._until = 0.0  # when a drain is over
         self._noted = 0.0  # when others were told last which recordings have readers here
         asking = Asking(settings.upstream)
@@ -117,7 +122,9 @@ class Relay:
         self._watch = kept("relay", lambda: forever("The look at recordings", self._step, lambda: TICK, late=True))
 
     def drain(self) -> None:
-        """What is recorded has `relay_drain` seconds to end from now on."""
+        """What is recorded has `relay_drain` seconds to end, from the first call on."""
+        if self._until:
+            return
         self._until = time.monotonic() + self._settings.relay_drain
         if self._beginnings.recorders:
             logger.info("Recordings that have %g s to end: %d.", self._settings.relay_drain, len(self.recorders))
@@ -156,8 +163,26 @@ class Relay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Sending) -> None:
         """Answers a request that is not for the gateway itself. Raises ProtocolError while nothing has been sent."""
+        await self._guarded(partial(self._answer, scope, receive, send), scope, receive, send)
+
+    def before(self, owner: Behind) -> Behind:
+        """In front of owners of conversations: what is recorded is in the log, and clients come back to it, and stop
+        it, at whichever Machine they are. All else goes to its owner, who records it.
+        """
+
+        async def answer(scope: Scope, receive: Receive, send: Sending) -> None:
+            come_back = partial(self._come_back, scope, receive, send, anywhere=True)
+            if RELAYED in scope or not await self._guarded(come_back, scope, receive, send):
+                await owner(scope, receive, send)
+
+        return answer
+
+    async def _guarded(
+        self, answer: Callable[[], Awaitable[bool]], scope: Scope, receive: Receive, send: Sending
+    ) -> bool:
+        """Whether there was an answer. Raises ProtocolError while nothing has been sent."""
         try:
-            await self._answer(scope, receive, send)
+            return await answer()
         except ProtocolError as error:
             if send.begun or not responses.comes_back(scope, error):
                 raise
@@ -165,28 +190,34 @@ class Relay:
             responses.refusal(scope, error)
             await responses.start(send.as_it_is, 200, [(b"content-type", b"text/event-stream"), NO_STORE])
             await sever(scope, receive)
+            return True
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Sending) -> None:
-        method = scope["method"]
-        if self._table.concerns(method):
-            raw_path: str = scope["raw_path"].decode("latin-1")
-            query = query_of(scope["query_string"])
-            asked = Asked(scope["headers"], query, {})
-            returns, out = self._returns, send.as_it_is
-            if await returns.by_id(asked, raw_path, scope, receive, out):
-                return
-            if await returns.by_key(asked, raw_path, scope, receive, out):
-                return
-            if await returns.stop(asked, raw_path, scope, out):
-                return
-            starts = self._table.starts(method, raw_path, query)
-            if starts and self._recorders is not None:
-                await self._recorders(scope, receive, send.as_it_is)
-                return
-            if starts:
-                await self._posts(starts, asked, scope, receive, out)
-                return
-        await self._upstream(scope, receive, send.as_it_is)
+    async def _come_back(self, scope: Scope, receive: Receive, send: Sending, *, anywhere: bool = False) -> bool:
+        """Whether a client was answered that comes back to a recording, or stops one."""
+        if not self._table.concerns(scope["method"]):
+            return False
+        raw_path, asked = _url(scope)
+        returns, out = self._returns, send.as_it_is
+        return (
+            await returns.by_id(asked, raw_path, scope, receive, out, anywhere=anywhere)
+            or await returns.by_key(asked, raw_path, scope, receive, out, anywhere=anywhere)
+            or await returns.stop(asked, raw_path, scope, out, anywhere=anywhere)
+        )
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Sending) -> bool:
+        if await self._come_back(scope, receive, send):
+            return True
+        starts: list[Fit] = []
+        if self._table.concerns(scope["method"]):
+            raw_path, asked = _url(scope)
+            starts = self._table.starts(scope["method"], raw_path, asked.query)
+        if not starts:
+            await self._upstream(scope, receive, send.as_it_is)
+        elif self._recorders is not None:
+            await self._recorders(scope, receive, send.as_it_is)
+        else:
+            await self._posts(starts, asked, scope, receive, send.as_it_is)
+        return True
 
     def _changed(self) -> None:
         self._idle.set()
@@ -218,8 +249,13 @@ class Relay:
                 own[stream].let_go()
         room = min(TAKEN, self._beginnings.room)
         if room > 0 and not self._until:
-            for taken in await self._store.take(rows, room):
-                self._beginnings.take(taken, self._table.named[taken.relay])
+            life = None if self.owners is None else self.owners.life
+            for taken in await self._store.take(rows, room, life):
+                await self._beginnings.take(taken, self._table.named[taken.relay], self.owners)
+
+    async def unfinished(self, conversations: Sequence[bytes]) -> set[bytes]:
+        """Those of which a recording has not ended with which its next owner can go on. Raises Unavailable."""
+        return await self._store.unfinished(conversations)
 
     async def _note_readers(self, now: float) -> None:
         """Says to whoever records them that recordings have readers here."""
@@ -246,3 +282,9 @@ class Relay:
             recorder.lose(f"its upstream has been silent for {settings.relay_silence:g} s")
         else:
             recorder.tick(now)
+
+
+def _url(scope: Scope) -> tuple[str, Asked]:
+    """The path as it came, and the request as rows look at it."""
+    query = query_of(scope["query_string"])
+    return scope["raw_path"].decode("latin-1"), Asked(scope["headers"], query, {})

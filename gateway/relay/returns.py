@@ -46,7 +46,10 @@ class Stopping:
 
 
 class Returns:
-    """All ways back. Each method says whether it has answered: if not, nothing was sent."""
+    """All ways back. Each method says whether it has answered: if not, nothing was sent.
+
+    `anywhere`: only by rows of which the upstream need not be asked who may.
+    """
 
     def __init__(self, table: Table, readers: Readers, store: Store, stopping: Stopping, replays: Replays) -> None:
         self._table = table
@@ -56,14 +59,16 @@ class Returns:
         self._replays = replays
         self._looking: dict[str, asyncio.Task[Recording | None]] = {}
 
-    async def by_id(self, asked: Asked, raw_path: str, scope: Scope, receive: Receive, send: Send) -> bool:
+    async def by_id(
+        self, asked: Asked, raw_path: str, scope: Scope, receive: Receive, send: Send, *, anywhere: bool = False
+    ) -> bool:
         """A client that says by an id of ours what it has."""
         text = next((value for name, value in asked.headers if name == b"last-event-id"), None)
         place = None if text is None else parse_frame_id(text)
         if place is None:
             return False
         for row in self._table.rows:
-            if not row.ids:
+            if not row.ids or (anywhere and row.authorize is not None):
                 continue
             placed = _placed(row, asked, scope["method"], raw_path)
             if not self._readers.owns(row, placed, place.run):
@@ -77,11 +82,13 @@ class Returns:
                 return True
         return False
 
-    async def by_key(self, asked: Asked, raw_path: str, scope: Scope, receive: Receive, send: Send) -> bool:
+    async def by_key(
+        self, asked: Asked, raw_path: str, scope: Scope, receive: Receive, send: Send, *, anywhere: bool = False
+    ) -> bool:
         """A client that names a run, or its key, in the URL."""
         idle: int | None = None
         for fit in self._table.resumes(scope["method"], raw_path, asked.query, asked.headers):
-            if fit.path.keys().isdisjoint(("run", "key")):
+            if fit.path.keys().isdisjoint(("run", "key")) or (anywhere and fit.row.authorize is not None):
                 continue
             found = await self._find(fit, "read", asked, scope, fit.row.grace)
             while found is not None:
@@ -97,9 +104,11 @@ class Returns:
         await responses.respond(send, idle, [])
         return True
 
-    async def stop(self, asked: Asked, raw_path: str, scope: Scope, send: Send) -> bool:
+    async def stop(self, asked: Asked, raw_path: str, scope: Scope, send: Send, *, anywhere: bool = False) -> bool:
         """Somebody who asks for the end of a run: by its control stream, which is heard wherever it is recorded."""
         for fit in self._table.stops(scope["method"], raw_path, asked.query):
+            if anywhere and fit.row.authorize is not None:
+                continue
             found = await self._find(fit, "control", asked, scope, None)
             if found is None:
                 continue

@@ -28,15 +28,21 @@ _NAME: Final = "SELECT run_gateway.name_recording($1, $2)"
 _ANSWER: Final = "UPDATE run_gateway.recordings SET head = $2 WHERE stream = $1"
 _RELEASE: Final = "SELECT run_gateway.release_recording($1, $2, $3)"
 _LOSE: Final = "SELECT tail, body FROM run_gateway.lose_recording($1, $2, $3, $4)"
-_KEEP: Final = "UPDATE run_gateway.recordings SET rejoin = $2::text::json, cancels = $3 WHERE stream = $1"
+_KEEP: Final = """
+    UPDATE run_gateway.recordings SET rejoin = $2::text::json, cancels = $3, conversation = $4 WHERE stream = $1
+"""
 _FORGET: Final = """
     UPDATE run_gateway.recordings SET rejoin = NULL
      WHERE stream = $1 AND EXISTS (SELECT FROM run_gateway.streams s WHERE s.id = $1 AND s.closed)
 """
 _HAND_OVER: Final = "SELECT run_gateway.hand_over_recording($1, $2)"
 _TAKE: Final = """
-    SELECT path, stream, relay, generation, rejoin::text AS rejoin, cancels, cancel_requested, age
-      FROM run_gateway.take_recordings($1, $2)
+    SELECT path, stream, relay, generation, rejoin::text AS rejoin, cancels, cancel_requested, age, conversation
+      FROM run_gateway.take_recordings($1, $2, $3)
+"""
+_UNFINISHED: Final = """
+    SELECT DISTINCT r.conversation FROM run_gateway.recordings r JOIN run_gateway.streams s ON s.id = r.stream
+     WHERE r.conversation = ANY ($1) AND r.rejoin IS NOT NULL AND NOT s.closed AND NOT s.gone
 """
 _TAKEN: Final = """
     SELECT r.stream FROM unnest($1::bigint[], $2::integer[]) AS e(stream, generation)
@@ -110,7 +116,7 @@ class Recording:
 @dataclass(frozen=True, slots=True)
 class Taken:
     """A recording that this Machine goes on with. `rejoin`: what is kept of its `Contact`. `age`: seconds since its run
-    began. `generation`: how often it has been taken over.
+    began. `generation`: how often it has been taken over. `conversation`: the key of the one that it belongs to.
     """
 
     path: str
@@ -121,6 +127,7 @@ class Taken:
     cancels: bool
     cancel_requested: bool
     age: float
+    conversation: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +190,10 @@ class Store:
         body = row["body"]
         return News(path, row["tail"] + (body is None), row["tail"], closed=True, body=(body or "").encode())
 
-    async def keep(self, stream: int, rejoin: str, cancels: bool) -> None:
-        """Notes how any Machine can go on with a recording."""
+    async def keep(self, stream: int, rejoin: str, cancels: bool, conversation: bytes | None = None) -> None:
+        """Notes how any Machine can go on with a recording; with one of a `conversation`, the owner of that alone."""
         async with self._database.acquire() as connection:
-            await connection.execute(_KEEP, stream, rejoin, cancels)
+            await connection.execute(_KEEP, stream, rejoin, cancels, conversation)
 
     async def forget(self, stream: int) -> None:
         """Forgets that again, if its run has ended."""
@@ -198,11 +205,17 @@ class Store:
         async with self._database.acquire() as connection:
             return bool(await connection.fetchval(_HAND_OVER, stream, generation))
 
-    async def take(self, relays: Sequence[str], most: int) -> list[Taken]:
-        """Takes over what is offered of these rows."""
+    async def take(self, relays: Sequence[str], most: int, life: int | None = None) -> list[Taken]:
+        """Takes over what is offered of these rows. `life`: by which this Machine owns conversations."""
         async with self._database.acquire() as connection:
-            rows = await connection.fetch(_TAKE, list(relays), most)
+            rows = await connection.fetch(_TAKE, list(relays), most, life)
         return [Taken(**row) for row in rows]
+
+    async def unfinished(self, conversations: Sequence[bytes]) -> set[bytes]:
+        """Those of which a recording has not ended with which its next owner can go on."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(_UNFINISHED, list(conversations))
+        return {row["conversation"] for row in rows}
 
     async def taken(self, generations: Mapping[int, int]) -> list[int]:
         """Those of these recordings, by their streams, that somebody else has taken over."""

@@ -148,6 +148,11 @@ class Settings(BaseSettings):
         description="Path below a conversation, such as `busy`, that a draining Machine asks its application for before"
         " it gives the conversation away: 200 while it is worked on.",
     )
+    owned_auth: bool = Field(
+        False,
+        description="Whether requests of conversations need a credential of AUTH, too, `write` for those that write and"
+        " else `read`, and each tenant's conversations are its own.",
+    )
     owned_drain: Duration = Field(
         280.0,
         ge=0,

@@ -43,6 +43,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=
 @click.option("--flue", type=_FOLDER, default=None, help="Of a built Flue app, whose servers write runs and fail, too.")
 @click.option("--chore", "chores", multiple=True, metavar="NAME", help="Only chores of this name, as the table has it.")
 @click.option("--relay", is_flag=True, help="Also: runs that the relay records, of an agent server that breaks off.")
+@click.option("--owned", is_flag=True, help="Conversations in place of runs, each with one owner; an app a Machine.")
 @click.option("--logs", type=click.Path(path_type=Path), default=None, help="A folder for what the Machines print.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
@@ -50,7 +51,7 @@ def main(
     seed: int | None, seconds: float, minutes: float | None, rolling: bool, failovers: bool, lagging: bool,
     only: tuple[str, ...], pause: float,
     machines: int, runs: int, readers: int, patience: float, retention: float,
-    machine_module: str, flue: Path | None, chores: tuple[str, ...], relay: bool,
+    machine_module: str, flue: Path | None, chores: tuple[str, ...], relay: bool, owned: bool,
     logs: Path | None, markdown: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """See what the gateway survives.
@@ -62,6 +63,8 @@ def main(
         raise click.UsageError("--failovers, --lagging, --rolling and --flue are for runs of their own.")
     if relay and (lagging or rolling):
         raise click.UsageError("--relay is for faults that lose nothing which was acknowledged.")
+    if owned and (lagging or relay):
+        raise click.UsageError("--owned has applications of its own, and its owners are in the database.")
     plan = Plan(
         seed=random.randrange(1 << 32) if seed is None else seed,
         seconds=seconds if minutes is None else 60 * minutes,
@@ -80,6 +83,7 @@ def main(
         flue=flue,
         chores=chores,
         relay=relay,
+        owned=owned,
         logs=logs,
         database_url=os.environ.get("DATABASE_URL"),
     )

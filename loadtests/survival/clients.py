@@ -39,6 +39,10 @@ class Seen:
     relayed: int = 0  # runs of the relay's
     rejoined: int = 0  # times that the rest of one was asked for
     lost: int = 0  # of these runs ended as lost
+    talks: int = 0  # conversations that have an owner
+    taken: int = 0  # messages of these that an application took
+    owners: int = 0  # epochs of these
+    waits: list[float] = field(default_factory=list)  # seconds until their messages were answered
     told: int = 0  # readers that what they had been given was lost
     rewound: int = 0  # writers that what they had been acknowledged was
     forgotten: int = 0  # events of these

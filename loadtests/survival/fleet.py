@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from gateway.process.machine import Machine, MachineFailed
 from loadtests.survival import schedule
+from loadtests.survival.houses import House
 from loadtests.survival.ledger import EXITS, Findings
 from tests.tools.clock import LIBRARY, Clock
 from tests.tools.database import Database
@@ -63,11 +64,16 @@ def frozen(process: Process) -> Iterator[None]:
 class Site:
     """One Machine and its ways. Only one fault at a time ends or freezes its process."""
 
-    def __init__(self, machine: Machine, front: Proxy, back: Proxy, findings: Findings, exits: list[float]) -> None:
+    def __init__(
+        self, machine: Machine, front: Proxy, back: Proxy, findings: Findings, exits: list[float],
+        house: House | None = None,
+    ) -> None:  # fmt: skip
         self.machine = machine
         self.front = front
         self.back = back
+        self.house = house
         self.busy = asyncio.Lock()
+        self.linked = asyncio.Lock()  # held by what cuts its database off
         self._findings = findings
         self._exits = exits
 
@@ -75,6 +81,8 @@ class Site:
         """Starts the process. Raises MachineFailed."""
         await launch(self.machine, MachineFailed)
         self.front.target = self.machine.url
+        if self.house is not None:
+            self.house.between.target = self.machine.url
 
     async def terminate(self, number: signal.Signals = signal.SIGTERM) -> None:
         """SIGTERM or SIGINT, and the time until it has ended by itself."""
@@ -136,18 +144,21 @@ class Fleet:
 
 @asynccontextmanager
 async def open_fleet(
-    database: Database, folder: Path, count: int, program: str, env: Mapping[str, str] | None = None
-) -> AsyncIterator[Fleet]:
-    """So many Machines, ended with the block. `folder` is for what they need."""
+    database: Database, folder: Path, count: int, program: str, env: Mapping[str, str] | None = None,
+    houses: Sequence[House] = (),
+) -> AsyncIterator[Fleet]:  # fmt: skip
+    """So many Machines, ended with the block. `folder` is for what they need. `houses`: of one for each."""
     findings, exits = Findings(), list[float]()
     async with AsyncExitStack() as stack:
-        clock = Clock(folder / "clock") if LIBRARY is not None else None
+        clock = Clock(folder / "clock") if LIBRARY is not None and not houses else None
         pooler = await stack.enter_async_context(PgBouncer.start(database.url)) if PROGRAM is not None else None
         sites = []
         for number in range(count):
             front = await stack.enter_async_context(Proxy("http://127.0.0.1:9"))
             back = await stack.enter_async_context(Proxy(database.socket))
             settings = {**SETTINGS, "DATABASE_URL": database.through(back.port), **(env or {})}
+            house = houses[number] if houses else None
+            settings |= {} if house is None else house.settings
             if number == 0 and clock is not None:
                 settings |= clock.env
             if number == 1 and pooler is not None:
@@ -155,7 +166,7 @@ async def open_fleet(
                 settings["LISTEN_DATABASE_URL"] = database.url
             machine = Machine(settings, program)
             stack.push_async_callback(machine.kill)
-            sites.append(Site(machine, front, back, findings, exits))
+            sites.append(Site(machine, front, back, findings, exits, house))
         async with asyncio.TaskGroup() as tasks:
             for site in sites:
                 tasks.create_task(site.start())

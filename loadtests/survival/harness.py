@@ -15,6 +15,7 @@ from loadtests.survival import flue, relayed, schedule
 from loadtests.survival.calm import Calm
 from loadtests.survival.cluster import open_cluster
 from loadtests.survival.fleet import open_fleet
+from loadtests.survival.houses import open_houses
 from loadtests.survival.lagging import LaggingStage
 from loadtests.survival.ledger import CUT_OFF, GROWTH, Findings
 from loadtests.survival.nemesis import Nemesis
@@ -49,6 +50,7 @@ class Plan:
     flue: Path | None  # the folder of a built app
     chores: Sequence[str]  # that are done beside the runs; none: all
     relay: bool
+    owned: bool
     only: Sequence[str]  # kinds of faults; none: all that can be here
     logs: Path | None
     database_url: str | None
@@ -66,8 +68,14 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
             _open_database(plan, Path(folder) / "postgres") as database,
             nullcontext() if plan.flue is None else flue.open_app(plan.flue, database) as app,
             nullcontext() if not plan.relay else open_upstream(random.Random(plan.seed)) as upstream,
+            nullcontext() if not plan.owned else open_houses(database, Path(folder), plan.machines) as houses,
             open_fleet(
-                database, Path(folder), plan.machines, plan.program, _settings(plan, upstream, Path(folder))
+                database,
+                Path(folder),
+                plan.machines,
+                plan.program,
+                _settings(plan, upstream, Path(folder)),
+                () if houses is None else houses.all,
             ) as fleet,
         ):
             over = asyncio.Event()
@@ -83,6 +91,7 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                     retention=plan.retention,
                     upstream=upstream,
                     only=plan.chores,
+                    houses=houses,
                 )
             )
             nemesis = Nemesis(fleet, app, stage.paths, tell, calm, over.set)
@@ -97,6 +106,8 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                 await _until(playing, over)
                 if attack.done():  # else a Machine may be ended just now
                     fleet.miss()
+                if houses is not None and not fleet.findings.counts:
+                    fleet.findings.include(await houses.judge())  # once more, as all Machines are there again
             finally:
                 if plan.logs is not None:
                     fleet.tell(plan.logs)
@@ -136,7 +147,10 @@ def _open_database(plan: Plan, folder: Path) -> AbstractAsyncContextManager[Data
 async def _attack(plan: Plan, nemesis: Nemesis, left_out: Container[str]) -> None:
     if not plan.rolling:
         kinds = [kind for kind in schedule.KINDS if kind not in left_out]
+        if plan.owned:
+            kinds = [kind for kind in kinds if kind not in schedule.NOT_OF_OWNED]
         kinds += schedule.OF_FLUE if plan.flue else ()
+        kinds += schedule.OF_OWNED if plan.owned else ()
         kinds += schedule.OF_CLUSTER if plan.failovers else ()
         kinds += schedule.OF_LAGGING if plan.lagging else ()
         kinds = [kind for kind in kinds if plan.asks_for(kind)]

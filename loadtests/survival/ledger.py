@@ -21,8 +21,9 @@ STUCK = "stuck"  # a reader or a writer that did not come to its end
 CUT_OFF = "cut off"  # responses that broke off in the middle of a deploy
 WRONG = "wrong answers"  # statuses that no fault excuses
 EXITS = "wrong exits"  # of Machines: by themselves, too late, or with an exit code
+OWNERS = "two owners"  # writes to a conversation that reached an application which did not own it
 GROWTH = "growth"  # of a Machine's memory or descriptors
-KINDS = (LOST, REPEATED, REORDERED, INVENTED, EARLY, OFFSETS, STUCK, CUT_OFF, WRONG, EXITS, GROWTH)
+KINDS = (LOST, REPEATED, REORDERED, INVENTED, EARLY, OFFSETS, STUCK, CUT_OFF, WRONG, EXITS, OWNERS, GROWTH)
 
 STRANGE = -1  # the number of what is no event of this run
 LAST = -2  # of what the gateway appends to a run whose writer has died

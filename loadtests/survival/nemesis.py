@@ -16,6 +16,7 @@ from loadtests.survival.cluster import Cluster
 from loadtests.survival.fleet import Fleet, Site, frozen, launch
 from loadtests.survival.flue import App
 from loadtests.survival.flue import Site as FlueSite
+from loadtests.survival.houses import LEASE, House
 from loadtests.survival.ledger import WRONG
 from loadtests.survival.probe import Probe, open_probe
 from loadtests.survival.schedule import Fault
@@ -80,6 +81,13 @@ class Nemesis:
             schedule.FAILOVER: self._fail_over,
             schedule.HANDOVER: self._hand_over,
             schedule.LAGGING: self._lag,
+        }
+        self._faults |= {
+            schedule.KILL_APP: self._kill_app,
+            schedule.FREEZE_APP: self._freeze_app,
+            schedule.OVERTAKE: self._overtake,
+            schedule.APART: self._cut_between,
+            schedule.SILENCE_APART: self._silence_between,
         }
         self._faults_of_flue = {
             schedule.KILL_FLUE: self._kill_flue,
@@ -160,11 +168,13 @@ class Nemesis:
             await asyncio.sleep(seconds)
 
     async def _cut_database(self, site: Site, seconds: float) -> None:
-        await _cut(site.back, seconds)
+        async with site.linked:
+            await _cut(site.back, seconds)
 
     async def _silence_database(self, site: Site, seconds: float) -> None:
-        with site.back.silence():
-            await asyncio.sleep(seconds)
+        async with site.linked:
+            with site.back.silence():
+                await asyncio.sleep(seconds)
 
     async def _restart(self, _: Site, __: float) -> None:
         async with self._restarting:
@@ -248,6 +258,28 @@ class Nemesis:
         assert isinstance(database, Cluster), "its faults are drawn where there is one"
         return database
 
+    async def _kill_app(self, site: Site, seconds: float) -> None:
+        async with site.busy:
+            await _house(site).app.kill()
+            await asyncio.sleep(seconds)
+            await _house(site).launch()
+
+    async def _freeze_app(self, site: Site, seconds: float) -> None:
+        """What has been written to it reaches it late, and nobody can tell: so its gateway is left in peace."""
+        async with site.busy, site.linked, self._pooling, self._restarting:
+            with frozen(_house(site).app):
+                await asyncio.sleep(seconds)
+
+    async def _overtake(self, site: Site, seconds: float) -> None:
+        await self._freeze(site, LEASE + 3 + seconds)  # until others have counted it, and taken over
+
+    async def _cut_between(self, site: Site, seconds: float) -> None:
+        await _cut(_house(site).between, seconds)
+
+    async def _silence_between(self, site: Site, seconds: float) -> None:
+        with _house(site).between.silence():
+            await asyncio.sleep(seconds)
+
     async def _kill_flue(self, app: App, fault: Fault) -> None:
         async with _one_of(app, fault) as site:
             await site.server.kill()
@@ -287,6 +319,11 @@ async def _one_of(app: App, fault: Fault) -> AsyncIterator[FlueSite]:
     site = app.sites[fault.machine % len(app.sites)]
     async with site.busy:
         yield site
+
+
+def _house(site: Site) -> House:
+    assert site.house is not None, "its faults are drawn where there is one"
+    return site.house
 
 
 async def _cut(way: Proxy, seconds: float) -> None:

@@ -62,6 +62,13 @@ class Report:
         if self.seen.relayed:
             counts = (self.seen.relayed, self.seen.rejoined, self.seen.lost)
             yield "of these relayed; asked for the rest; lost", "; ".join(f"{count:,}" for count in counts)
+        if self.seen.talks:
+            counts = (self.seen.talks, self.seen.taken, self.seen.owners)
+            yield "conversations; messages taken; owners one after the other", "; ".join(f"{n:,}" for n in counts)
+            yield (
+                "from a message to its answer, p99; longest",
+                "; ".join(f"{at(self.seen.waits, quantile):.2f} s" for quantile in (0.99, 1)),
+            )
         for chore, rounds in self.chores.items():
             yield f"rounds of {chore}", f"{rounds:,}"
         yield "readers", f"{self.readers:,}"

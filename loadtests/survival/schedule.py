@@ -28,6 +28,11 @@ TERMINATE_FLUE = "terminate a Flue server"
 FREEZE_FLUE = "freeze a Flue server"
 CUT_FLUE = "cut a Flue server's database off"
 DETACH = "detach Flue's triggers"
+KILL_APP = "kill an application"
+FREEZE_APP = "freeze an application"
+OVERTAKE = "freeze a Machine for longer than its lease"
+APART = "cut gateways off from each other"
+SILENCE_APART = "gateways half-open to each other"
 FAILOVER = "lose the primary"
 HANDOVER = "hand over to the standby"
 LAGGING = "lose the primary, with a lagging standby"
@@ -39,6 +44,13 @@ KINDS = (
     RESTART, CRASH, FULL, POOLER, LISTENERS, BACKENDS, BLOCK,
 )  # fmt: skip
 OF_FLUE = (KILL_FLUE, TERMINATE_FLUE, FREEZE_FLUE, CUT_FLUE, DETACH)
+OF_OWNED = (KILL_APP, FREEZE_APP, OVERTAKE, APART, SILENCE_APART)
+NOT_OF_OWNED = (
+    TEAR,
+    BLOCK,
+    LISTENERS,
+    CLOCK,
+)  # only runs would notice; of CLOCK see README.md
 OF_CLUSTER = (FAILOVER, HANDOVER)
 OF_LAGGING = (LAGGING,) * 3  # as often as three others
 

@@ -14,15 +14,18 @@ from typing import Protocol
 
 import httpx
 
+from loadtests.survival import talks
 from loadtests.survival.chores import CHORES, Chore
 from loadtests.survival.clients import Seen
 from loadtests.survival.fates import Cancelled, Dying
 from loadtests.survival.flue import App, FlueRun
+from loadtests.survival.houses import Houses
 from loadtests.survival.ledger import STUCK, WRONG, Findings, Read
 from loadtests.survival.pulse import Pulse
 from loadtests.survival.readers import MODES, Reader, Run, beginning
 from loadtests.survival.relayed import RelayedReader, RelayedRun
 from loadtests.survival.retention import Retention
+from loadtests.survival.talks import Talk
 from loadtests.survival.upstream import ABLE, PLAIN, Upstream
 from loadtests.survival.writers import Writer
 from tests.tools.database import Database
@@ -77,6 +80,7 @@ class Stage:
     retention: float | None = None  # the Machines' setting
     upstream: Upstream | None = None  # behind their relay
     only: Sequence[str] = ()  # names of chores; none: all
+    houses: Houses | None = None  # with applications whose conversations are played in place of runs
     seen: Seen = field(default_factory=Seen)
     chores: list[Chore] = field(default_factory=list)
     runs: int = 0
@@ -114,6 +118,10 @@ class Stage:
 
     async def _play_all(self, http: httpx.AsyncClient, scenes: int) -> None:
         async with asyncio.TaskGroup() as tasks:
+            for _ in range(scenes if self.houses is not None else 0):
+                tasks.create_task(self._play(http, self._owned))
+            if self.houses is not None:
+                return
             if self.database is not None:
                 kept = () if self.retention is None else (partial(Retention, self.retention),)
                 chores = [
@@ -156,7 +164,7 @@ class Stage:
         try:
             async with self._pulse.patience(scene.seconds + PATIENCE), asyncio.TaskGroup() as tasks:
                 await scene.create()
-                for number in range(self.readers):
+                for number in range(0 if isinstance(scene, Talk) else self.readers):
                     reader: Reader | RelayedReader
                     if isinstance(scene, RelayedRun):
                         reader = scene.reader(self._chance(), asks=number == 0)
@@ -212,6 +220,10 @@ class Stage:
         assert self.upstream is not None, "it is asked for where there is one"
         seconds, (kind, breaks) = self.rng.uniform(*LASTS), next(self._answers)
         return RelayedRun(http, self.doors, self.upstream, self._chance(), self.seen, seconds, kind, breaks)
+
+    def _owned(self, http: httpx.AsyncClient) -> Talk:
+        assert self.houses is not None, "it is asked for where there are some"
+        return Talk(http, self.doors, self.houses, self._chance(), self.seen, self.rng.uniform(*talks.LASTS))
 
     def _chance(self) -> random.Random:
         return random.Random(self.rng.random())

@@ -43,6 +43,21 @@ async def test_a_relay_that_repeats_frames_is_found_out() -> None:
     assert code == 1 and report["repeated"] != "0", report["notes"]
 
 
+async def test_a_conversation_never_has_two_owners() -> None:
+    """Nor late writes of one that was frozen for longer than its lease; an owner that ignores it is found out."""
+    calm = ("--owned", "--seconds", "5", "--pause", "2.5", "--runs", "6", "--only", schedule.OVERTAKE)
+    broken = (*calm, "--machine-module", "tests.loadtests.broken.overstays")
+    (code, report), (broken_code, found) = await asyncio.gather(survival(*calm), survival(*broken))
+    assert report["notes"] == []
+    assert code == 0
+    talks, taken, owners = map(int, report["conversations; messages taken; owners one after the other"].split("; "))
+    assert taken > talks and owners > talks
+    for _ in range(3):  # what is frozen may own nothing just then
+        if broken_code == 0:
+            broken_code, found = await survival(*broken)
+    assert broken_code == 1 and found["two owners"] != "0", found["notes"]
+
+
 async def test_a_rolling_deploy_cuts_nobody_off() -> None:
     code, report = await survival("--rolling", "--seconds", "1")
     assert report["notes"] == []

@@ -9,6 +9,9 @@ of the journal, which all servers of a test share: that is how two owners of one
     GET  /chat/ID          the session, as JSON; 404 where this server has none
     GET  /chat/ID/events   the session's messages by SSE: those that are there, and those that come
     GET  /chat/ID/busy     200 while a tool runs, else 204
+    POST /chat/ID/answer   an answer by SSE: a frame with an id for each text that was and is said to the session, at
+                           any server, until "end"; as of an agent whose work is in a database
+    GET  /chat/ID/answer   the rest of it, after Last-Event-ID
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ class Session:
 class Chat:
     def __init__(self, journal: str) -> None:
         self._sessions: dict[str, Session] = {}
+        self._path = journal
         self._journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -59,8 +63,11 @@ class Chat:
         if len(parts) < 3 or parts[1] != "chat":
             await _answer(send, 200, {"pid": os.getpid()})
             return
-        name, rest = unquote(parts[2]), "/".join(parts[3:])
-        if method == "POST":
+        tenant = dict(scope["headers"]).get(b"run-gateway-tenant", b"").decode()
+        name, rest = f"{tenant}{unquote(parts[2])}", "/".join(parts[3:])
+        if rest in ("answer", "lone"):
+            await self._answer(name, method, scope, receive, send)
+        elif method == "POST":
             await self._write(name, rest, scope, receive, send)
         elif name not in self._sessions:
             await _answer(send, 404, {"pid": os.getpid(), "error": "no such session"})
@@ -77,7 +84,7 @@ class Chat:
         if body is None:
             self._note("broken", name)
             return
-        self._note("written", name, text=body[:80].decode(errors="replace"))
+        self._note("written", name, text=body[:80].decode(errors="replace"), said=rest == "")
         session = self._sessions.setdefault(name, Session())
         if rest == "abort":
             if session.tool is not None:
@@ -116,6 +123,30 @@ class Chat:
             waiting = asyncio.ensure_future(news.wait())
             await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
+
+    async def _answer(self, name: str, method: str, scope: Any, receive: Receive, send: Send) -> None:
+        self._note("asked" if method == "POST" else "asked again", name)
+        await _body(receive)
+        last = dict(scope["headers"]).get(b"last-event-id", b"0")
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        gone = asyncio.ensure_future(_gone(receive))
+        sent, texts = int(last), [""]
+        while not gone.done() and texts[-1] != "end":
+            texts = self._said(name) or [""]
+            frames = [b"id: %d\ndata: %b\n\n" % each for each in enumerate(map(str.encode, texts), 1)][sent:]
+            if texts != [""] and frames:
+                sent = len(texts)
+                await send({"type": "http.response.body", "body": b"".join(frames), "more_body": True})
+            await asyncio.sleep(0.05)
+        if not gone.done():
+            gone.cancel()
+            await send({"type": "http.response.body", "body": b""})
+
+    def _said(self, name: str) -> list[str]:
+        """What was said to a session, to any of the servers."""
+        with open(self._path) as journal:
+            lines = [json.loads(line) for line in journal if line.endswith("\n")]
+        return [json.loads(line["text"])["text"] for line in lines if line["id"] == name and line.get("said")]
 
     def _note(self, what: str, name: str, **more: object) -> None:
         line = {"at": time.clock_gettime(time.CLOCK_MONOTONIC), "pid": os.getpid(), "id": name, "what": what, **more}

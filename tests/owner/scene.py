@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,41 +18,11 @@ from typing import Any, Final
 import httpx
 
 from tests.machines import Machine
+from tests.owner.apps import App
 
 LEASE: Final = 2
 OWNED: Final = "/chat/{id}"
 SETTINGS: Final = {"GATEWAY_OWNED": OWNED, "GATEWAY_OWNED_LEASE": str(LEASE), "GATEWAY_HOUSEKEEPING_INTERVAL": "3600"}
-
-
-class App:
-    """A chat server as a process, which may be killed and begun anew on its port."""
-
-    def __init__(self, journal: Path) -> None:
-        self.port = 0
-        self._journal = journal
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def launch(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.owner.chat", str(self.port), str(self._journal),
-            stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        assert self._process.stdout is not None, "a pipe"
-        self.port = int(await self._process.stdout.readline())
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None, "launched"
-        return self._process.pid
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    async def kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signal.SIGKILL)
-            await self._process.wait()
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from gateway.http.upstream import BadGateway
 from gateway.log.database import Database
-from gateway.owner.inheriting import Inheriting
+from gateway.owner.inheriting import Inheriting, nothing_recorded
 from gateway.owner.rows import Key, Row
 from gateway.owner.store import Store
 
@@ -62,7 +62,7 @@ async def left(store: Store) -> int:
 async def test_what_one_conversation_fails_keeps_no_other(store: Store) -> None:
     heir, work = await left(store), Working()
     lives: Any = SimpleNamespace(life=heir, can_take=True)
-    inheriting = Inheriting(lives, store, {ROW.name: work})
+    inheriting = Inheriting(lives, store, {ROW.name: work}, nothing_recorded)
     for _ in range(2):
         await inheriting()
     assert work.revived == {b"one", b"two"}
@@ -72,7 +72,7 @@ async def test_what_one_conversation_fails_keeps_no_other(store: Store) -> None:
 async def test_an_heir_whose_application_was_away_goes_on(store: Store) -> None:
     heir, work = await left(store), Working(faults=1)
     lives: Any = SimpleNamespace(life=heir, can_take=True)
-    inheriting = Inheriting(lives, store, {ROW.name: work})
+    inheriting = Inheriting(lives, store, {ROW.name: work}, nothing_recorded)
     with pytest.raises(BadGateway):
         await inheriting()
     for _ in range(2):

@@ -29,6 +29,11 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"listen_database_url": URL}, "LISTEN_DATABASE_URL is set, but DATABASE_URL is not"),
         ({"owned": "/chat/{id}"}, "GATEWAY_OWNED is set, but GATEWAY_UPSTREAM is not"),
         ({"owned": "/chat", "upstream": "http://h:1"}, "GATEWAY_OWNED: /chat: a row is a path with"),
+        ({"owned": "/c/{id}", "upstream": "http://h:1", "owned_auth": True}, "GATEWAY_OWNED_AUTH is set, but AUTH"),
+        (
+            {"owned": "/c/{id}", "upstream": "http://h:1", "relay_recorders": "http://r:1"},
+            "GATEWAY_RELAY_RECORDERS and GATEWAY_OWNED are both set",
+        ),
         (
             {
                 "owned": "/chat/{id}",

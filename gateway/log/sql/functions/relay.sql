@@ -185,10 +185,11 @@ $$;
 
 -- Takes over what is offered of these rows of the relay. Each is given to one; whoever recorded it before can append
 -- nothing more, since the numbers of the appends of each generation are higher than those of the one before. `age`: in
--- seconds, since its run began.
-CREATE OR REPLACE FUNCTION run_gateway.take_recordings(relays text[], most integer)
+-- seconds, since its run began. `taker`: the life by which the Machine owns conversations; a recording of one is taken by
+-- its owner alone, whose application it is that can go on with it.
+CREATE OR REPLACE FUNCTION run_gateway.take_recordings(relays text[], most integer, taker bigint)
 RETURNS TABLE (path text, stream bigint, relay text, generation integer, rejoin json, cancels boolean,
-               cancel_requested boolean, age double precision)
+               cancel_requested boolean, age double precision, conversation bytea)
 LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
@@ -197,15 +198,18 @@ DECLARE
 BEGIN
     FOR offered IN
         SELECT r.stream FROM run_gateway.recordings r
-         WHERE r.offered_at IS NOT NULL AND r.relay = ANY (relays) ORDER BY r.offered_at LIMIT most
+         WHERE r.offered_at IS NOT NULL AND r.relay = ANY (relays)
+           AND (r.conversation IS NULL OR EXISTS (
+                SELECT FROM run_gateway.owner_of(r.conversation) o WHERE o.life = taker))
+         ORDER BY r.offered_at LIMIT most
     LOOP
         SELECT s.path, s.id, s.cancel_requested INTO path, stream, cancel_requested FROM run_gateway.streams s
          WHERE s.id = offered AND s.path IS NOT NULL AND NOT s.closed AND NOT s.gone FOR NO KEY UPDATE SKIP LOCKED;
         CONTINUE WHEN NOT FOUND;
         UPDATE run_gateway.recordings r SET offered_at = NULL, generation = r.generation + 1
          WHERE r.stream = offered AND r.offered_at IS NOT NULL AND r.rejoin IS NOT NULL
-        RETURNING r.relay, r.generation, r.rejoin, r.cancels
-             INTO relay, generation, rejoin, cancels;
+        RETURNING r.relay, r.generation, r.rejoin, r.cancels, r.conversation
+             INTO relay, generation, rejoin, cancels, conversation;
         CONTINUE WHEN NOT FOUND;
         UPDATE run_gateway.streams s
            SET lease_until = run_gateway.leased_until(s.lease), stream_seq = lpad(generation::text, 4, '0') || repeat('0', 12)
@@ -215,6 +219,17 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 END
+$$;
+
+
+-- Until 0.2: as Machines of the version before call it, which know of no conversations.
+CREATE OR REPLACE FUNCTION run_gateway.take_recordings(relays text[], most integer)
+RETURNS TABLE (path text, stream bigint, relay text, generation integer, rejoin json, cancels boolean,
+               cancel_requested boolean, age double precision)
+LANGUAGE sql
+AS $$
+    SELECT t.path, t.stream, t.relay, t.generation, t.rejoin, t.cancels, t.cancel_requested, t.age
+      FROM run_gateway.take_recordings(relays, most, NULL) t
 $$;
 
 
