@@ -67,6 +67,12 @@ async def cache(folder: Path, gateway: Running) -> AsyncIterator[str]:
 OWN = {"authorization": "Bearer " + "k" * 32}
 
 
+def owner_of(gateway: Running) -> httpx.AsyncClient:
+    """A writer, with a connection for each request: the server here ends one that has waited for five seconds."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE, headers=OWN, limits=limits)
+
+
 async def follow(http: httpx.AsyncClient, run: str, late: asyncio.Event | None = None) -> list[int]:
     """Reads a run as the protocol's clients do: catch-up, and then long-polls, until it is closed."""
     if late is not None:
@@ -91,7 +97,7 @@ async def test_all_readers_of_a_public_run_cost_as_much_as_one(
     async with (
         cache(tmp_path, gateway) as url,
         httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits) as http,
-        httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE, headers=OWN) as owner,
+        owner_of(gateway) as owner,
     ):
         await owner.put("/runs/live-1", headers=JSON)
         late = asyncio.Event()
@@ -111,7 +117,7 @@ async def test_what_is_not_for_all_is_never_shared(gateway: Running, counted: li
     async with (
         cache(tmp_path, gateway) as url,
         httpx.AsyncClient(base_url=url, timeout=PATIENCE) as http,
-        httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE, headers=OWN) as owner,
+        owner_of(gateway) as owner,
     ):
         for run in ("live-1", "mine"):
             await owner.put(f"/runs/{run}", headers=JSON | {"stream-closed": "true"}, content="[1]")
