@@ -206,7 +206,8 @@ class Gateway:
         feed.missed.subscribe(*(hub.look_again for hub in self._hubs), self._runs.changes.look_again)
         listener = self._log.listener
         self._runs.changes.begun = listener.tell_of_lists
-        listener.lists = lambda: bool(self._runs.changes.tenants)
+        # Of runs that are made others tell where a list is followed, and where a replica may not have them yet.
+        listener.lists = lambda: bool(self._runs.changes.tenants) or self._log.near is not None
         self._runs.telling.machine = lambda: listener.machine if listener.others_list else None
 
     def _switched(self, before: Server, after: Server) -> None:

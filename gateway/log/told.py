@@ -70,7 +70,7 @@ class Told:
     def news(self, news: News) -> None:
         """Takes news of a stream, by this Machine or another one. Never raises."""
         new, path = self._new, news.path
-        if news.deleted or not (news.last or news.closed):
+        if news.deleted or (news.last < 1 and not news.closed):
             new.add_change(path)
         else:
             new.add(path, (0, news.last, news.closed))

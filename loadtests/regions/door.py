@@ -1,24 +1,32 @@
-"""Postgres' door in a region: a port of the namespace that leads to its socket, which knows no namespaces.
+"""A way from one network into another: a port of one region that leads to an address as seen from another.
 
-`python -m loadtests.regions.door PID ADDRESS PORT SOCKET`, until it is ended.
+`python -m loadtests.regions.door FROM ADDRESS PORT TO TARGET`, until it is ended. FROM and TO are processes, in whose
+networks it listens and connects, or `here`. A target is `unix:/path` or `tcp://address:port`. Prints the port.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 from loadtests.regions.network import enter
 from tests.tools.proxy import Proxy
 
+HERE = "here"
 
-async def _main(address: str, port: int, socket: str) -> None:
-    async with Proxy(f"unix:{socket}", host=address, port=port):
-        print("open", flush=True)
+
+async def _main(place: str, address: str, port: int, other: str, target: str) -> None:
+    here = os.getppid()
+    if place != HERE:
+        enter(int(place))
+    async with Proxy(target, host=address, port=port) as proxy:
+        if (place, other) != (HERE, HERE):
+            enter(here if other == HERE else int(other))  # sockets that are there already stay where they are
+        print(proxy.port, flush=True)
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    pid, address, port, socket = sys.argv[1:]
-    enter(int(pid))
-    asyncio.run(_main(address, int(port), socket))
+    place, address, port, other, target = sys.argv[1:]
+    asyncio.run(_main(place, address, int(port), other, target))

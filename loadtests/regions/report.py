@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from loadtests.regions.residents import Measured
 from loadtests.survival.report import at
 
+NEAR = 15.0  # milliseconds for a read where there is a replica, or half as much again as where Postgres is
 MOST_ROUND_TRIPS = 1.5  # an append or a read takes one, and what else it needs is far less than another
 
 
@@ -29,6 +30,7 @@ class Report:
     cost: Cost
     carried: int
     dropped: int
+    replicas: frozenset[str] = frozenset()  # regions that have one
 
     @property
     def far(self) -> list[str]:
@@ -39,13 +41,25 @@ class Report:
         """Where more than one round trip was needed."""
         for region in self.far:
             measured = self.measured[region]
-            for what, values in (("an append", measured.appends), ("a read", measured.reads)):
+            far = [("an append", measured.appends)]
+            if region in self.replicas:
+                beside = next(iter(self.measured.values()))
+                for what, values, others in [
+                    ("a read", measured.reads, beside.reads),
+                    *((what, values, beside.quiet.get(what, ())) for what, values in measured.quiet.items()),
+                ]:
+                    if at(values, 0.5) > max(NEAR, 1.5 * at(others, 0.5)):
+                        yield f"{what} in {region} took {at(values, 0.5):.0f} ms beside a replica"
+            else:
+                far.append(("a read", measured.reads))
+            for what, values in far:
                 count = at(values, 0.5) / self.round_trips[region]
                 if count > MOST_ROUND_TRIPS:
                     yield f"{what} in {region} took {count:.1f} round trips to Postgres"
 
     def text(self) -> str:
-        return "\n\n".join([_table(self._regions()), _table(self._deliveries()), "\n".join(self._costs())])
+        tables = [self._regions(), self._reads(), self._deliveries()]
+        return "\n\n".join([*map(_table, tables), "\n".join(self._costs())])
 
     def _regions(self) -> Iterator[Sequence[str]]:
         yield "region", "round trip", "append p50", "p99", "round trips", "read p50", "p99", "round trips", \
@@ -56,6 +70,15 @@ class Report:
                 trips = f"{at(values, 0.5) / self.round_trips[region]:.2f}" if region in self.far else "–"
                 row += [f"{at(values, 0.5):.1f} ms", f"{at(values, 0.99):.0f} ms", trips]
             yield [*row, f"{measured.first_append:.0f} ms", f"{measured.first_read:.0f} ms"]
+
+    def _reads(self) -> Iterator[Sequence[str]]:
+        """Of runs that nobody follows there."""
+        names = list(next(iter(self.measured.values())).quiet)
+        yield "region", "replica", *(f"{name}, p50 (p99)" for name in names)
+        for region, measured in self.measured.items():
+            times = [measured.quiet[name] for name in names]
+            row = (f"{at(values, 0.5):.1f} ms ({at(values, 0.99):.0f})" for values in times)
+            yield region, "yes" if region in self.replicas else "no", *row
 
     def _deliveries(self) -> Iterator[Sequence[str]]:
         yield ["written in \\ read in, p50 (p99)", *self.measured]
@@ -74,6 +97,19 @@ class Report:
             f"{self.cost.connections} connections"
         )
         yield f"packets between regions: {self.carried:,}, and {self.dropped:,} lost"
+
+
+def rates_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Events a second, by region and way."""
+    ways = list(next(iter(rows.values())))
+    first = next(iter(rows.values()))
+
+    def lines() -> Iterator[Sequence[str]]:
+        yield ["events a second", *ways]
+        for region, rates in rows.items():
+            yield [region, *(f"{rates[way]:,.0f} ({rates[way] / first[way]:.2f} ×)" for way in ways)]
+
+    return _table(lines())
 
 
 def _table(rows: Iterator[Sequence[str]]) -> str:

@@ -18,6 +18,7 @@ from loadtests.people.continuity import Lines, Watch
 from loadtests.regions.network import enter
 
 TIMEOUT = httpx.Timeout(20.0)
+QUIET = "-quiet"  # in the name of a run beside each of them, that nobody follows
 RETRY = 0.1  # seconds until somebody looks again for a run that is not there yet
 
 
@@ -43,6 +44,7 @@ class Measured:
     appends: list[float] = field(default_factory=list)
     reads: list[float] = field(default_factory=list)
     deliveries: dict[str, list[float]] = field(default_factory=dict)  # by the region that wrote
+    quiet: dict[str, list[float]] = field(default_factory=dict)  # reads of runs that nobody follows, by what is read
     events: int = 0
 
 
@@ -60,6 +62,7 @@ class Residents:
     async def live(self) -> None:
         """From the creation of the region's run until everybody has read all runs to their end."""
         await self._request("PUT")
+        await self._request("PUT", run=f"{self._run}{QUIET}")
         self.measured.first_append = await self._append()
         self.measured.first_read = await self._read()
         async with asyncio.TaskGroup() as tasks:
@@ -72,9 +75,43 @@ class Residents:
         end = time.monotonic() + self._orders.seconds
         while time.monotonic() < end:
             self.measured.appends.append(await self._append())
+            await self._request("POST", f'{{"n":{self._n}}}', run=f"{self._run}{QUIET}")
             self.measured.reads.append(await self._read())
+            await self._look(random.choice(list(self._orders.runs.values())))
             await asyncio.sleep(random.expovariate(self._orders.pace))
         await self._append(last=True)
+
+    async def _look(self, run: str) -> None:
+        """As people do who come for a moment: a run that nobody follows here is opened, and gone on with; its record,
+        and the list.
+        """
+        quiet = f"{run}{QUIET}"
+        offset = await self._open("first page", quiet, "-1")
+        if offset is not None:
+            await self._open("resume", quiet, offset)
+            await self._get("record", f"{self._orders.url}/runs/{quiet}?meta")
+            await self._get("list", f"{self._orders.url}/runs?limit=20")
+
+    async def _open(self, what: str, run: str, offset: str) -> str | None:
+        """Takes the time until the first frame is there. Returns the offset in it; None: there is no such run yet."""
+        began = time.perf_counter()
+        query = {"offset": offset, "live": "sse"}
+        async with self._http.stream("GET", self._url(run), params=query) as response:
+            if response.status_code == 404:
+                return None
+            assert response.status_code == 200, response.status_code
+            async for line in response.aiter_lines():
+                if line.startswith("data:") and "streamNextOffset" in line:
+                    self.measured.quiet.setdefault(what, []).append(1000 * (time.perf_counter() - began))
+                    next_offset: str = json.loads(line.removeprefix("data:"))["streamNextOffset"]
+                    return next_offset
+        raise AssertionError("an event stream begins with where it stands")
+
+    async def _get(self, what: str, url: str) -> None:
+        began = time.perf_counter()
+        response = await self._http.get(url)
+        assert response.status_code == 200, response.text
+        self.measured.quiet.setdefault(what, []).append(1000 * (time.perf_counter() - began))
 
     async def _append(self, *, last: bool = False) -> float:
         event = {"run": self._run, "n": self._n, "at": time.time(), "end": last}
@@ -90,9 +127,11 @@ class Residents:
         assert response.status_code == 200, response.text
         return 1000 * (time.perf_counter() - began)
 
-    async def _request(self, method: str, body: str = "", headers: dict[str, str] | None = None) -> httpx.Response:
+    async def _request(
+        self, method: str, body: str = "", headers: dict[str, str] | None = None, run: str | None = None
+    ) -> httpx.Response:
         told = {"content-type": "application/json", **(headers or {})}
-        response = await self._http.request(method, self._url(self._run), content=body.encode(), headers=told)
+        response = await self._http.request(method, self._url(run or self._run), content=body.encode(), headers=told)
         assert response.status_code in (200, 201, 204), response.text
         return response
 

@@ -1,7 +1,7 @@
 """`python -m loadtests.survival`: Machines, writers and readers under faults; exit code 1 when not all was survived.
 
-Postgres is one of its own, or a new database on the server of DATABASE_URL, which is then not restarted. `--failovers`
-and `--lagging` take Debian's Postgres, as a primary with a standby.
+Postgres is one of its own, or a new database on the server of DATABASE_URL, which is then not restarted. `--failovers`,
+`--lagging` and `--replica` take Debian's Postgres, as a primary with a standby.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=
 @click.option("--rolling", is_flag=True, help="Rolling deploys instead of faults: no response may break off.")
 @click.option("--failovers", is_flag=True, help="Also: a synchronous standby takes over, by force and by arrangement.")
 @click.option("--lagging", is_flag=True, help="Also: a standby takes over that lacks the last events.")
+@click.option("--replica", is_flag=True, help="Also: a replica that Machines read at is paused, cut off and promoted.")
 @click.option("--only", multiple=True, metavar="FAULT", help="Only faults of this kind, as the table names it.")
 @click.option("--pause", default=PAUSE, show_default=True, help="Seconds from one fault to the next, on average.")
 @click.option("--machines", type=click.IntRange(2), default=3, show_default=True)
@@ -49,7 +50,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def main(
     seed: int | None, seconds: float, minutes: float | None, rolling: bool, failovers: bool, lagging: bool,
-    only: tuple[str, ...], pause: float,
+    replica: bool, only: tuple[str, ...], pause: float,
     machines: int, runs: int, readers: int, patience: float, retention: float,
     machine_module: str, flue: Path | None, chores: tuple[str, ...], relay: bool, owned: bool,
     logs: Path | None, markdown: bool, as_json: bool,
@@ -61,6 +62,8 @@ def main(
     """
     if (failovers or lagging) and (rolling or flue or failovers is lagging):
         raise click.UsageError("--failovers, --lagging, --rolling and --flue are for runs of their own.")
+    if replica and (lagging or rolling or flue):
+        raise click.UsageError("--replica goes with --failovers alone.")
     if relay and (lagging or rolling):
         raise click.UsageError("--relay is for faults that lose nothing which was acknowledged.")
     if owned and (lagging or relay):
@@ -74,6 +77,7 @@ def main(
         rolling=rolling,
         failovers=failovers,
         lagging=lagging,
+        replica=replica,
         only=only,
         pause=pause,
         soak=minutes is not None,

@@ -168,9 +168,12 @@ class Transaction(Chore):
 
 
 class Lists(Chore):
-    """Runs are made at several Machines, and listed page by page while others are made."""
+    """Runs are made at several Machines, and listed page by page while others are made. `late`: seconds that another
+    Machine's may take to be in a list.
+    """
 
     name = "lists"
+    late = 0.0
 
     async def _round(self, name: str) -> bool:
         async with asyncio.TaskGroup() as tasks:
@@ -178,6 +181,7 @@ class Lists(Chore):
                 tasks.create_task(self._make(name, n))
         more = asyncio.create_task(self._make(name, 5))
         listed: list[str] = []
+        await asyncio.sleep(self.late)
         query = {"metadata.round": name, "limit": "2"}
         try:
             while True:

@@ -1,6 +1,9 @@
 """A Postgres with a standby, both at one address: it is lost, handed over, or lost while the standby lags.
 
-Law: after each act one server answers at the address, on a timeline of its own, and another one follows it.
+There may be a replica that is read, at an address of its own: it is paused, and promoted.
+
+Law: after each act one server answers at the address, on a timeline of its own, another one follows it, and the replica
+follows that one.
 """
 
 from __future__ import annotations
@@ -16,13 +19,33 @@ from tests.tools.database import Database
 from tests.tools.proxy import Proxy
 
 _WRITTEN = 5.0  # seconds in which somebody appends, if there is anybody
+# What a Machine would do that took it for the log: an event for each open stream, and the end of the others.
+_STRANGE = """
+    WITH strange AS (DELETE FROM run_gateway.streams WHERE closed AND fork_source IS NULL RETURNING id)
+    SELECT count(run_gateway.append_one(
+               s.path, s.media_type, false, NULL, NULL, NULL, NULL, ARRAY['{"n":666}'::bytea], NULL))
+      FROM run_gateway.streams s WHERE NOT s.closed
+"""
 _EVENTS = "SELECT coalesce(sum(tail), 0) FROM run_gateway.streams"
 
 
 class Cluster(Database):
-    """`synchronous`: what was acknowledged is at the standby, too. `way` is the address, which stays the same."""
+    """`synchronous`: what was acknowledged is at the standby, too. `way` is the address, which stays the same; `near`
+    that of the replica, if there is one.
+    """
 
-    def __init__(self, all_of_them: Servers, way: Proxy, primary: Server, standby: Server, synchronous: bool) -> None:
+    def __init__(
+        self,
+        all_of_them: Servers,
+        way: Proxy,
+        primary: Server,
+        standby: Server,
+        synchronous: bool,
+        near: Proxy | None = None,
+        replica: Server | None = None,
+    ) -> None:
+        self.near = near
+        self._replica = replica
         super().__init__(f"postgresql://postgres@127.0.0.1:{way.port}/postgres", None)
         self._servers = all_of_them
         self._way = way
@@ -60,7 +83,31 @@ class Cluster(Database):
 
     async def has_follower(self) -> None:
         """Gives the server at the address a standby, in place of the one that it was."""
+        if self._replica is not None:
+            await self._replica.stop_following()  # or else it would be the one that confirms
         self._standby = await self._servers.standby(self._primary, synchronous=self._synchronous)
+        if self._replica is not None:
+            await self._replica.follow(self._standby)
+
+    async def pause_replica(self, seconds: float) -> None:
+        """It lags for so long."""
+        assert self._replica is not None, "it is paused where there is one"
+        replica = self._replica
+        await replica.fetchval("SELECT pg_wal_replay_pause()")
+        await asyncio.sleep(seconds)
+        await replica.fetchval("SELECT pg_wal_replay_resume()")
+
+    async def promote_replica(self, seconds: float) -> None:
+        """By mistake: it is nobody's primary, and somebody writes there. In the end there is another one."""
+        assert self._replica is not None and self.near is not None, "it is promoted where there is one"
+        replica = self._replica
+        await replica.promote()
+        await replica.fetchval(_STRANGE)
+        await asyncio.sleep(seconds)
+        self._replica = await self._servers.standby(self._standby)
+        self.near.target = f"tcp://127.0.0.1:{self._replica.port}"
+        self.near.cut()
+        self._servers.forget(replica)
 
     async def _promote(self) -> None:
         await self._standby.promote()
@@ -71,11 +118,16 @@ class Cluster(Database):
 
 
 @asynccontextmanager
-async def open_cluster(*, synchronous: bool) -> AsyncIterator[Cluster]:
-    """Over Debian's Postgres, migrated, gone afterwards."""
+async def open_cluster(*, synchronous: bool, replica: bool = False) -> AsyncIterator[Cluster]:
+    """Over Debian's Postgres, migrated, gone afterwards. `replica`: there is one, which follows the standby."""
     async with servers() as all_of_them:
         primary = await all_of_them.primary()
         await migrate(primary.url)
         standby = await all_of_them.standby(primary, synchronous=synchronous)
         async with Proxy(f"tcp://127.0.0.1:{primary.port}") as way:
-            yield Cluster(all_of_them, way, primary, standby, synchronous)
+            if not replica:
+                yield Cluster(all_of_them, way, primary, standby, synchronous)
+                return
+            read = await all_of_them.standby(standby)
+            async with Proxy(f"tcp://127.0.0.1:{read.port}") as near:
+                yield Cluster(all_of_them, way, primary, standby, synchronous, near, read)

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from loadtests.survival import flue, relayed, schedule
 from loadtests.survival.calm import Calm
-from loadtests.survival.cluster import open_cluster
+from loadtests.survival.chores import CHORES, Chore, Lists
+from loadtests.survival.cluster import Cluster, open_cluster
 from loadtests.survival.fleet import open_fleet
+from loadtests.survival.fresh import Fresh, LateLists
 from loadtests.survival.houses import open_houses
 from loadtests.survival.lagging import LaggingStage
 from loadtests.survival.ledger import CUT_OFF, GROWTH, Findings
@@ -31,7 +33,8 @@ SETTLING = 1.5  # seconds of traffic before and after a deploy
 @dataclass(frozen=True)
 class Plan:
     """What is asked for. `soak`: the last Machine's process is spared, and must stay as it was. `failovers`: Postgres
-    has a synchronous standby, which takes over; `lagging`: it is none, and what it lacks is lost.
+    has a synchronous standby, which takes over; `lagging`: it is none, and what it lacks is lost. `replica`: Machines
+    read at another one.
     """
 
     seed: int
@@ -43,6 +46,7 @@ class Plan:
     rolling: bool
     failovers: bool
     lagging: bool
+    replica: bool
     soak: bool
     patience: float
     retention: float
@@ -74,7 +78,7 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                 Path(folder),
                 plan.machines,
                 plan.program,
-                _settings(plan, upstream, Path(folder)),
+                _settings(plan, database, upstream, Path(folder)),
                 () if houses is None else houses.all,
             ) as fleet,
         ):
@@ -92,6 +96,7 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                     upstream=upstream,
                     only=plan.chores,
                     houses=houses,
+                    kinds=_chores(plan),
                 )
             )
             nemesis = Nemesis(fleet, app, stage.paths, tell, calm, over.set)
@@ -133,14 +138,22 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
             )
 
 
-def _settings(plan: Plan, upstream: Upstream | None, folder: Path) -> Mapping[str, str]:
-    more = {} if upstream is None else relayed.settings(upstream, folder)
+def _chores(plan: Plan) -> Sequence[type[Chore]]:
+    if not plan.replica:
+        return CHORES
+    return *(LateLists if kind is Lists else kind for kind in CHORES), Fresh
+
+
+def _settings(plan: Plan, database: Database, upstream: Upstream | None, folder: Path) -> Mapping[str, str]:
+    more = {} if upstream is None else dict(relayed.settings(upstream, folder))
+    if isinstance(database, Cluster) and database.near is not None:
+        more["READ_DATABASE_URL"] = database.through(database.near.port)
     return {"GATEWAY_RETENTION": str(plan.retention), **(flue.SETTINGS if plan.flue else {}), **more}
 
 
 def _open_database(plan: Plan, folder: Path) -> AbstractAsyncContextManager[Database]:
-    if plan.failovers or plan.lagging:
-        return open_cluster(synchronous=not plan.lagging)
+    if plan.failovers or plan.lagging or plan.replica:
+        return open_cluster(synchronous=not plan.lagging, replica=plan.replica)
     return open_database(plan.database_url, folder)
 
 
@@ -153,6 +166,7 @@ async def _attack(plan: Plan, nemesis: Nemesis, left_out: Container[str]) -> Non
         kinds += schedule.OF_OWNED if plan.owned else ()
         kinds += schedule.OF_CLUSTER if plan.failovers else ()
         kinds += schedule.OF_LAGGING if plan.lagging else ()
+        kinds += schedule.OF_REPLICA if plan.replica else ()
         kinds = [kind for kind in kinds if plan.asks_for(kind)]
         spared = plan.machines - 1 if plan.soak else None
         await nemesis.play(schedule.draw(plan.seed, plan.seconds, kinds, plan.machines, spared, plan.pause))

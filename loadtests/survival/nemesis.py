@@ -57,6 +57,7 @@ class Nemesis:
         self._tell = tell
         self._restarting = asyncio.Lock()
         self._taking_over = asyncio.Lock()
+        self._replacing = asyncio.Lock()
         self._setting = asyncio.Lock()
         self._pooling = asyncio.Lock()
         self._detaching = asyncio.Lock()
@@ -81,6 +82,10 @@ class Nemesis:
             schedule.FAILOVER: self._fail_over,
             schedule.HANDOVER: self._hand_over,
             schedule.LAGGING: self._lag,
+            schedule.PAUSE_REPLICA: self._pause_replica,
+            schedule.CUT_REPLICA: self._cut_replica,
+            schedule.SILENCE_REPLICA: self._silence_replica,
+            schedule.PROMOTE_REPLICA: self._promote_replica,
         }
         self._faults |= {
             schedule.KILL_APP: self._kill_app,
@@ -237,6 +242,27 @@ class Nemesis:
             if await self._take_over(partial(lag, probe)):
                 await probe.judge()
                 self.probes += 1
+
+    async def _pause_replica(self, _: Site, seconds: float) -> None:
+        async with self._replacing:
+            await self._cluster.pause_replica(seconds)
+
+    async def _cut_replica(self, _: Site, seconds: float) -> None:
+        await _cut(self._near, seconds)
+
+    async def _silence_replica(self, _: Site, seconds: float) -> None:
+        with self._near.silence():
+            await asyncio.sleep(seconds)
+
+    async def _promote_replica(self, _: Site, seconds: float) -> None:
+        async with self._replacing, self._taking_over:
+            await self._cluster.promote_replica(seconds)
+
+    @property
+    def _near(self) -> Proxy:
+        near = self._cluster.near
+        assert near is not None, "its faults are drawn where there is one"
+        return near
 
     async def _take_over(self, act: Callable[[], Awaitable[None]]) -> bool:
         """By another server, which then gets a standby of its own. False: there is none, and nothing was done."""

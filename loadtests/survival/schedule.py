@@ -36,6 +36,10 @@ SILENCE_APART = "gateways half-open to each other"
 FAILOVER = "lose the primary"
 HANDOVER = "hand over to the standby"
 LAGGING = "lose the primary, with a lagging standby"
+PAUSE_REPLICA = "pause the replica"
+CUT_REPLICA = "cut the replica off"
+SILENCE_REPLICA = "replica half-open"
+PROMOTE_REPLICA = "promote the replica"
 
 ENDING = (KILL, TERMINATE, INTERRUPT)  # what a Machine's process does not outlive
 KINDS = (
@@ -53,6 +57,7 @@ NOT_OF_OWNED = (
 )  # only runs would notice; of CLOCK see README.md
 OF_CLUSTER = (FAILOVER, HANDOVER)
 OF_LAGGING = (LAGGING,) * 3  # as often as three others
+OF_REPLICA = (PAUSE_REPLICA, CUT_REPLICA, SILENCE_REPLICA, PROMOTE_REPLICA)
 
 LONGEST = 10.0  # seconds that a fault lasts
 PAUSE = 1.5  # seconds between the beginnings of two, on average; less where that is too long for one of each kind

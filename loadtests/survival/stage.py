@@ -81,6 +81,7 @@ class Stage:
     upstream: Upstream | None = None  # behind their relay
     only: Sequence[str] = ()  # names of chores; none: all
     houses: Houses | None = None  # with applications whose conversations are played in place of runs
+    kinds: Sequence[type[Chore]] = CHORES  # that are done beside
     seen: Seen = field(default_factory=Seen)
     chores: list[Chore] = field(default_factory=list)
     runs: int = 0
@@ -126,7 +127,7 @@ class Stage:
                 kept = () if self.retention is None else (partial(Retention, self.retention),)
                 chores = [
                     kind(http, self.doors, self.database, self._chance(), self.findings, self.patience, self._pulse)
-                    for kind in (*CHORES, *kept)
+                    for kind in (*self.kinds, *kept)
                 ]
                 self.chores = [chore for chore in chores if not self.only or chore.name in self.only]
             for chore in self.chores:

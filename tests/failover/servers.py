@@ -58,6 +58,11 @@ class Server:
         self._process = _postgres(self._folder, self._env)
         await until(self, "SELECT true")
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "it runs"
+        return self._process.pid
+
     async def fetchval(self, statement: str) -> Any:
         connection = await asyncpg.connect(self.url, timeout=5)
         try:
@@ -115,6 +120,10 @@ class Server:
         """A standby that gets nothing any more, and does not know it."""
         await self.configure(primary_conninfo="")
         await until(self, "SELECT count(*) = 0 FROM pg_stat_wal_receiver")
+
+    async def follow(self, other: Server) -> None:
+        """As a standby: of another server, which may be one itself."""
+        await self.configure(primary_conninfo=f"host=127.0.0.1 port={other.port} user=postgres")
 
     async def archive(self) -> None:
         """Returns when the archive has all that was written by now."""

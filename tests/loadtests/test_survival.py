@@ -110,21 +110,32 @@ async def test_a_log_with_a_promise_broken_is_found_out() -> None:
 
 async def test_takeovers_lose_nothing_or_tell_what_they_lost() -> None:
     calm = ("--seconds", "6", "--runs", "2", "--readers", "4")
-    (over_code, over), (back_code, back) = await asyncio.gather(
+    near = [argument for kind in schedule.OF_REPLICA for argument in ("--only", kind)]
+    (over_code, over), (back_code, back), (near_code, beside) = await asyncio.gather(
         survival("--failovers", "--only", schedule.FAILOVER, "--only", schedule.HANDOVER, *calm),
         survival("--lagging", "--only", schedule.LAGGING, *calm),
+        survival("--replica", *near, *calm, "--seconds", "10"),
     )
     assert (over["notes"], over_code, back["notes"], back_code) == ([], 0, [], 0)
+    assert (beside["notes"], near_code) == ([], 0)
+    assert faults(beside) >= set(schedule.OF_REPLICA)
     assert faults(over) >= set(schedule.OF_CLUSTER) and schedule.LAGGING in faults(back)
     assert back["takeovers that were certain to lose an event"] != "0"
 
 
-async def test_takeovers_that_nobody_notices_are_found_out() -> None:
-    """Whoever comes back with the offset of a lost event is given another one, or is up to date."""
-    code, report = await survival(
-        *("--lagging", "--only", schedule.LAGGING, "--seconds", "6", "--runs", "1", "--readers", "1"),
-        *("--machine-module", "tests.loadtests.broken.epochless"),
+async def test_takeovers_and_lags_that_nobody_notices_are_found_out() -> None:
+    """Whoever comes back with the offset of a lost event is given another one, or is up to date. And whoever reads what
+    was just acknowledged is given what a replica has of it.
+    """
+    calm = ("--runs", "1", "--readers", "1", "--machine-module")
+    (code, report), (stale_code, stale) = await asyncio.gather(
+        survival("--lagging", "--only", schedule.LAGGING, "--seconds", "6", *calm, "tests.loadtests.broken.epochless"),
+        survival(
+            "--replica", "--only", schedule.PAUSE_REPLICA, "--seconds", "30", *calm, "tests.loadtests.broken.stale"
+        ),
     )
+    assert stale_code == 1
+    assert any("and is read as" in note for note in stale["notes"]), stale["notes"]
     assert code == 1
     assert any("comes back to what is lost, and is answered 200" in note for note in report["notes"]), report["notes"]
 

@@ -40,7 +40,7 @@ def test_an_end_that_was_told_has_to_be_there() -> None:
     assert told.lacks_list("") and not told.lacks_list("other")
 
 
-@pytest.mark.parametrize("news", [News(RUN, 0, 0, deleted=True), News(RUN, 0, 0)])
+@pytest.mark.parametrize("news", [News(RUN, 0, 0, deleted=True), News(RUN, 0, 0), News(RUN, 0, -1)])
 def test_of_another_stream_at_its_path_nothing_is_known(news: News) -> None:
     told = Told()
     told.news(news)
