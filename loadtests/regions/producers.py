@@ -18,7 +18,8 @@ from gateway.client import Run
 from loadtests.regions.network import enter
 
 RUNS = 10
-EVENTS = 400  # of each run
+EVENTS = 200  # of each run
+PACE = 0.05  # seconds between two of them
 IN_FLIGHT = (8, 64)  # POSTs of one event each, of as many runs
 POSTS = 6  # of each of those
 TEXT = "x" * 60
@@ -26,20 +27,26 @@ JSON = {"content-type": "application/json"}
 
 
 async def emitted(url: str) -> float:
-    """By the Python client: runs of one process, whose events go together while a request is under way."""
+    """By the Python client: runs of one process, whose events go together while a request is under way. From the first
+    event until all are in the log.
+    """
+    begun = asyncio.Barrier(RUNS)
     began = 0.0
 
-    async def record(number: int) -> None:
+    async def record(number: int) -> float:
+        nonlocal began
         async with Run(f"{url}/runs/rate-{secrets.token_hex(4)}-{number}") as run:
+            await begun.wait()
+            began = began or time.perf_counter()
             for n in range(EVENTS):
                 await run.emit({"n": n, "text": TEXT})
+                await asyncio.sleep(max(0.0, began + (n + 1) * PACE - time.perf_counter()))
             await run.flush()
+            return time.perf_counter()
 
-    began = time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
-        for number in range(RUNS):
-            tasks.create_task(record(number))
-    return RUNS * EVENTS / (time.perf_counter() - began)
+        ends = [tasks.create_task(record(number)) for number in range(RUNS)]
+    return RUNS * EVENTS / (max(end.result() for end in ends) - began)
 
 
 async def posted(url: str, in_flight: int) -> float:
