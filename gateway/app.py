@@ -468,7 +468,8 @@ class Gateway:
         behind = self._outermost()
         if self._conversations is None or behind is None:
             return behind
-        return self._conversations.readers.before(behind)
+        admit = (lambda scope: self._tenant_of(scope, False)) if self.settings.owned_auth else None
+        return self._conversations.readers.before(behind, admit)
 
     def _reached_at(self) -> str:
         """Where gateways of other Machines reach this one."""

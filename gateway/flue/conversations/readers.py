@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from gateway.asgi import Headers, Message, Receive, Scope
@@ -56,8 +56,10 @@ class Readers:
         self._search = asyncio.Lock()
         self._look_at: dict[str, float] = {}  # when such a name may be looked for again
 
-    def before(self, inner: Behind) -> Behind:
-        """Answers readers instead of `inner`, where that is surely what it would answer."""
+    def before(self, inner: Behind, admit: Callable[[Scope], Awaitable[object]] | None = None) -> Behind:
+        """Answers readers instead of `inner`, where that is surely what it would answer. `admit`: raises what the gate
+        raises, if not the app alone says who may read.
+        """
 
         async def answer(scope: Scope, receive: Receive, send: Sending) -> None:
             conversation = self._find(scope)
@@ -65,6 +67,8 @@ class Readers:
             if conversation is None or asked is None:
                 await inner(scope, receive, send)
                 return
+            if admit is not None:
+                await admit(scope)  # a credential may be good no more since the app was asked
             who = client(scope, scope["raw_path"])
             scope[STAYS] = True  # or else nobody here sees what the app answers
             known = self._memory.get(who)

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from gateway.asgi import Scope
+from gateway.auth.errors import TokenExpired
 from gateway.flue import schema
 from gateway.flue.conversations.source import Source
 from gateway.flue.conversations.wire import FIRST_PAGE
@@ -48,6 +50,20 @@ async def test_the_second_answer_is_from_rows(there: Room) -> None:
     assert await there.ask().whole() == first
     await there.ask("view=updates&offset=-1").whole()
     assert (there.app.asked, there.by) == ([b""], {"rows": 2, "app": 1})
+
+
+@pytest.mark.parametrize("query", ["", SSE])
+async def test_a_credential_that_is_good_no_more_reads_no_rows(there: Room, query: str) -> None:
+    await there.ask().whole()
+    known = {"rows": 0, "app": 1}
+
+    async def refuse(scope: Scope) -> None:
+        raise TokenExpired
+
+    there.behind = there.conversations.readers.before(there.app, refuse)
+    with pytest.raises(TokenExpired):
+        await there.ask(query).task
+    assert there.by == known and len(there.app.asked) == 1
 
 
 @pytest.mark.parametrize("query", ["", "view=updates&offset=-1", SSE])
