@@ -29,7 +29,6 @@ from gateway.protocol import headers, many
 from gateway.protocol.batch import Batch, Encoding
 from gateway.protocol.composite import OVER, UNBEGUN, Composite
 from gateway.protocol.errors import Draining, InvalidRequest, ProtocolError, TooManyFollowed, TooManyReaders
-from gateway.protocol.fold import fold_in_pieces
 from gateway.protocol.frames import HEARTBEAT
 from gateway.protocol.target import Target
 from gateway.protocol.tenants import within
@@ -80,6 +79,7 @@ class Following:
         self._hub = hub
         self._look = look
         self._limits = limits
+        self.folding = limits.folding
         self._admit = admit
         self._heartbeat = heartbeat
         self._now = now
@@ -188,6 +188,7 @@ class _Response:
         self._members = members
         self._connection = direct(scope)
         self._send = send
+        self._folding = following.folding
         self._offset = Composite(request.digest, request.positions or [UNBEGUN] * len(members))
 
     async def run(self, wanted: list[Member], hub: Hub, look: Look, heartbeat: float, receive: Receive) -> None:
@@ -202,6 +203,7 @@ class _Response:
             refused = [many.refused(member.path, member.refusal) for member in self._members if member.refusal]
             await self._tell(reader, given, refused, first=True)
             while reader.followed and given is not Signal.OVER:
+                del given  # so that no page is kept in memory while this waits
                 try:
                     given = await reader.next()
                 except (ProtocolError, asyncio.CancelledError):
@@ -215,7 +217,7 @@ class _Response:
         if not isinstance(given, Signal):
             for followed, what in given:
                 if isinstance(what, Batch) and self._request.fold is not None and followed.encoding is Encoding.JSON:
-                    what = await in_turns(fold_in_pieces(self._request.fold, followed.encoding, what), len(what.body))
+                    what = await self._folding.live(self._request.fold, followed.path, followed.encoding, what)
                 parts += self._parts(reader, followed, what)
         if not parts:
             if given is Signal.HEARTBEAT:

@@ -8,6 +8,7 @@ from typing import Final
 
 from gateway.counting import Inside
 from gateway.http.bodies import Bodies
+from gateway.http.folding import Folding
 from gateway.protocol.errors import EventTooLarge
 from gateway.quotas.shares import Share
 
@@ -38,7 +39,8 @@ class Limits:
 
     `pages`: pages of the log, kept in memory while several readers read a long run, and `compressed`: their bytes as
     they are sent in a content coding. `readers`: all live readers.
-    `streams`: the live readers of each credential. `bodies`: bodies that are arriving.
+    `streams`: the live readers of each credential. `bodies`: bodies that are arriving. `folding`: folds
+    that are being made.
     """
 
     max_body: int
@@ -51,6 +53,7 @@ class Limits:
     readers: LiveReaders = field(default_factory=lambda: LiveReaders(10_000))
     streams: Share | None = None
     bodies: Bodies = field(default_factory=lambda: Bodies(64 << 20))
+    folding: Folding = field(default_factory=Folding)
 
     def check(self, events: Sequence[bytes]) -> None:
         """Checks the size of events to be appended. Raises EventTooLarge."""

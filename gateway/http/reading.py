@@ -20,6 +20,7 @@ from gateway.fanout.follower import Direct, Follower, Receiver, Signal, direct
 from gateway.fanout.hub import Hub
 from gateway.fanout.page_cache import Pages
 from gateway.http import codings, responses
+from gateway.http.folding import folded
 from gateway.http.limits import Limits
 from gateway.protocol import frames, headers
 from gateway.protocol.accept import accept_encoding_of, coding_for
@@ -27,7 +28,6 @@ from gateway.protocol.batch import Batch, Encoding, Page
 from gateway.protocol.cursor import cursor, cursor_at
 from gateway.protocol.dialect import GATEWAYS, Dialect
 from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
-from gateway.protocol.fold import Fold, fold_in_pieces
 from gateway.protocol.offset import NOW, split
 from gateway.protocol.read import Live, ReadRequest
 from gateway.quotas.errors import TooManyStreams
@@ -73,6 +73,7 @@ class Reading:
         self._shares = shares
         self._pages = Pages(log, limits.pages)
         self._compressed = codings.Bodies(limits.compressed)
+        self._folding = limits.folding
 
     def __call__(self, request: ReadRequest, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Raises ProtocolError while nothing has been sent.
@@ -80,7 +81,7 @@ class Reading:
         No coroutine of its own: it would be held by every reader that follows.
         """
         if request.live is Live.NO:
-            return self._plain(request, scope, send)
+            return (self._plain if request.fold is None else self._plain_fold)(request, scope, send)
         self._admit()
         live = self._long_poll if request.live is Live.LONG_POLL else self._sse
         reading = live(request, scope, receive, send)
@@ -134,6 +135,10 @@ class Reading:
         at = self._cursor(request, page.batch.end, shared) if shared and not page.batch.closed else None
         await self._answer(send, request, page, at, live=False, shared=shared, coding=coding)
 
+    async def _plain_fold(self, request: ReadRequest, scope: Scope, send: Send) -> None:
+        async with self._folding.turn(request.path):
+            await self._plain(request, scope, send)
+
     async def _answer(
         self,
         send: Send,
@@ -165,7 +170,9 @@ class Reading:
             answer.append(_SANDBOX)
 
         async def parts() -> Sequence[bytes]:
-            return frames.parts(stream.encoding, await _folded(request.fold, stream.encoding, batch))
+            own = (stream.encoding, batch)
+            what = self._folding.live(request.fold, stream.path, *own) if live else folded(request.fold, *own)
+            return frames.parts(stream.encoding, await what)
 
         if coding is not None and len(batch.body) >= codings.SMALLEST:
             key = (stream.path, stream.id, batch.start, batch.end, request.fold)
@@ -249,7 +256,7 @@ class Reading:
                 if isinstance(batch, Signal):
                     await responses.piece(send, frames.HEARTBEAT)
                     continue
-                batch = await _folded(fold, encoding, batch)
+                batch = await self._folding.live(fold, follower.tail.path, encoding, batch)
                 await self._send(send, named, encoding, batch, self._hub.cursor(follower.tail))
                 closed = batch.closed
                 del batch  # so that no page is kept in memory while this waits
@@ -265,7 +272,7 @@ class Reading:
         check_stream(principal, page.stream.id)
         follower.expire(lasting(principal, self._limits.sse_max_age * random.uniform(1, 1.2), self._now()))
         encoding = page.stream.encoding
-        batch = await _folded(request.fold, encoding, page.batch)
+        batch = await self._folding.live(request.fold, request.path, encoding, page.batch)
         if request.resumed and batch.empty and batch.closed:
             await responses.respond(send, 204, headers.of_end(self._dialect.offset(batch.end)))
             return None
@@ -295,11 +302,6 @@ def lasting(principal: Principal, wanted: float, now: float) -> float:
     if principal.expires is None:
         return wanted
     return max(0.0, min(wanted, principal.expires - now - LATE))
-
-
-async def _folded(fold: Fold | None, encoding: Encoding, batch: Batch) -> Batch:
-    """A batch as a reader asks for it. Raises InvalidRequest."""
-    return batch if fold is None else await in_turns(fold_in_pieces(fold, encoding, batch), len(batch.body))
 
 
 _NOTHING: Final = nullcontext()

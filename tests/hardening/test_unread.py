@@ -6,11 +6,14 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 
+from gateway.http.folding import EACH
+from gateway.http.reading import Reading
 from gateway.wire import outflow, transport
 from gateway.wire.outflow import Outflow
 from tests.databases import Postgres
@@ -118,3 +121,27 @@ async def test_one_event_for_all_who_do_not_read_it_is_not_much(gateway: Running
             await until(lambda: gateway.app._hub.followers["catching_up"] == DEAF)
             await until(lambda: outflow_of(gateway).held > 0)
             assert outflow_of(gateway).held < 3 * MB
+
+
+async def test_of_folds_that_are_asked_for_at_once_few_are_made(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its own, and those who wait hold no page."""
+    inside = most = 0
+    plain = Reading._plain
+
+    async def counted(self: Reading, *arguments: Any) -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        try:
+            await plain(self, *arguments)
+        finally:
+            inside -= 1
+
+    monkeypatch.setattr(Reading, "_plain", counted)
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE) as http:
+        folds = [http.get(f"/runs/many?offset=-1&fold=type,n{n}:text") for n in range(DEAF)]
+        answers = await asyncio.gather(*folds)
+    assert most == EACH
+    assert all(len(answer.json()) == 1 for answer in answers)
