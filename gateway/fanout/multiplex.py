@@ -3,6 +3,7 @@
 Nothing is queued for it (law 6). A stream that has something new takes one place in a line; what it has is fetched
 when its turn comes, and while the connection is not full: from its tail's memory, or by a read of the log that all
 readers of that stream share. Turns go round, a page each, and no more than READS pages are read or held at a time.
+Of a connection that is full, no LARGE page is held: it is read again when there is room, one page at a time.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ logger = logging.getLogger("gateway.fanout.multiplex")
 seldom_logger: Final = SeldomLogger(logger)
 
 READS: Final = 4  # pages that are read for one reader, or held for it, at a time
+LARGE: Final = 128 << 10  # bytes of a page that holds an event larger than pages are
 FEW: Final = 16  # streams whose turns are short; of more, a reader's turns wait for a turn of the loop
 EACH: Final = 100  # bytes that a stream's turn counts for, at least
 
@@ -186,6 +188,7 @@ class Multiplex(WaitingReader):
         self._line: deque[Followed] = deque()
         self._lacking: deque[Followed] = deque()
         self._pages = 0  # that are being read, or held
+        self._most = READS  # of them
         self._failed: ProtocolError | None = None
         self._reads: set[asyncio.Task[None]] = set()
 
@@ -253,6 +256,11 @@ class Multiplex(WaitingReader):
 
         Raises what a read of the log raises that concerns all of them.
         """
+        if self.writable:
+            self._most = READS
+        else:
+            self._most = 1  # it takes them more slowly than they are read
+            self._let_go_of_large()
         return await self._next(self._turns)
 
     async def _turns(self) -> Given | None:
@@ -289,7 +297,7 @@ class Multiplex(WaitingReader):
         return given
 
     def _read_some(self) -> None:
-        while self._lacking and self._pages < READS:
+        while self._lacking and self._pages < self._most and self.writable:
             followed = self._lacking.popleft()
             if followed.gone:
                 continue
@@ -315,7 +323,18 @@ class Multiplex(WaitingReader):
             self.let_go()
         if followed.took is not None:
             self.line_up(followed)
+        if not self.writable:
+            self._let_go_of_large()
         self._read_some()
+
+    def _let_go_of_large(self) -> None:
+        """Large pages that are held are read again, when the connection is not full any more."""
+        for followed in tuple(self._line) if self._pages else ():
+            if isinstance(followed.took, Batch) and len(followed.took.body) > LARGE:
+                followed.took = None
+                self.let_go()
+                self._line.remove(followed)
+                self._lacking.append(followed)
 
     # What the streams call
 

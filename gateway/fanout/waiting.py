@@ -51,10 +51,15 @@ class WaitingReader:
         """Has it end in `after` seconds, or within a second or so on a Machine that is draining."""
         self.slot = self._deadlines.schedule(self, self._deadlines.time_for(after))
 
+    @property
+    def writable(self) -> bool:
+        """True if the connection takes more at once, as far as that is known."""
+        return self._direct is None or self._direct.writable()
+
     async def _next(self, look: Callable[[], Awaitable[Given | None]]) -> Given | Signal:
         """What `look` finds, at each ring until there is something; or a signal. Raises what `look` raises."""
         while not self._over:
-            if self._direct is not None and not self._direct.writable():
+            if self._direct is not None and not self.writable:
                 await self._direct.drain()  # nothing is fetched for a reader that does not read (law 6)
                 continue
             given = await look()

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 
 from gateway.fanout.hub import Hub
-from gateway.fanout.multiplex import READS, Multiplex
+from gateway.fanout.multiplex import LARGE, READS, Multiplex
 from gateway.protocol.batch import LINE, Batch, Page, Stream
 from tests.fanout.simulated import Connection
 from tests.fanout.simulation_of_many import SimulationOfMany
@@ -36,7 +36,8 @@ async def test_each_stream_comes_once_and_in_order_in_any_run(block: int) -> Non
 class Pages:
     """Streams of three pages each, read at once; `asked` has the reads in their order."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = LINE) -> None:
+        self.size = size
         self.asked: list[tuple[str, int]] = []
         self.under_way = self.most = 0
 
@@ -47,7 +48,7 @@ class Pages:
         await asyncio.sleep(0)
         self.under_way -= 1
         end = min(position + 1, 3)
-        body = b'"%b"' % (b"x" * LINE) if end > position else b""
+        body = b'"%b"' % (b"x" * self.size) if end > position else b""
         return Page(Stream(1, path, "application/json", 3, True), Batch(position, end, body, end == 3, end == 3))
 
     async def nothing(self, paths: Iterable[str]) -> None: ...
@@ -99,3 +100,44 @@ async def test_nothing_is_fetched_for_a_reader_that_does_not_read() -> None:
         assert not log.asked and not waiting.done()
         connection.empty()
         assert await waiting
+
+
+@pytest.mark.parametrize("turns", [10, 0], ids=["held", "being read"])
+async def test_no_large_page_is_held_for_who_reads_nothing(turns: int) -> None:
+    """It is read again, and nothing is lost or given twice. `turns` of the loop pass until the connection is full."""
+    log = Pages(LARGE)
+    hub = Hub(
+        read=log.read, positions=log.positions, touch=log.nothing, now=lambda: 0, clock=lambda: 0.0, heartbeat=9,
+        sweep_interval=lambda: 9,
+    )  # fmt: skip
+    connection = Connection(random.Random(1))
+    ends: dict[str, list[int]] = {f"runs/{place}": [] for place in range(5)}
+    with Multiplex(hub, 60, connection) as reader:
+        for place, path in enumerate(ends):
+            reader.follow(path, place, 0)
+        while reader.followed:
+            given = await reader.next()
+            assert isinstance(given, list)
+            for followed, what in given:
+                assert isinstance(what, Batch)
+                ends[followed.path].append(what.end)
+                if what.closed:
+                    reader.unfollow(followed)
+            del given
+            await settle(turns)
+            connection.fill()
+            waiting = asyncio.ensure_future(reader.next())
+            await settle(10)
+            asked = len(log.asked)
+            await settle(10)
+            assert len(log.asked) == asked, "nothing is read for it"
+            assert all(followed.took is None for followed in reader.followed)
+            waiting.cancel()
+            connection.empty()
+    assert all(each == [1, 2, 3] for each in ends.values())
+    assert not hub.tails
+
+
+async def settle(turns: int) -> None:
+    for _ in range(turns):
+        await asyncio.sleep(0)
