@@ -143,5 +143,5 @@ async def test_of_folds_that_are_asked_for_at_once_few_are_made(
     async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE) as http:
         folds = [http.get(f"/runs/many?offset=-1&fold=type,n{n}:text") for n in range(DEAF)]
         answers = await asyncio.gather(*folds)
-    assert most == EACH
+    assert most <= EACH
     assert all(len(answer.json()) == 1 for answer in answers)
