@@ -361,9 +361,6 @@ class _Members(_Cutting):
     def _judge(self, end: int, closed: bytes = b"") -> None:
         pass
 
-    def _look(self, at: int) -> None:
-        pass
-
 
 def _opened(brackets: bytearray) -> bytes:
     """JSON that opens the given brackets, and after which a member of the innermost may follow."""

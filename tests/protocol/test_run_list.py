@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,7 @@ from gateway.protocol.run_list import (
     page_in_pieces,
     parse_limit,
     parse_status,
+    size,
 )
 
 RUN = RunRecord("a", "active", "2026-11-23T02:02:03.144Z")
@@ -47,6 +49,12 @@ def test_a_cursor_comes_back_as_it_was_given_out() -> None:
 def test_only_the_last_page_has_no_cursor() -> None:
     assert page([], None) == b'{"runs":[]}'
     assert page([RUN, RUN], "next") == b'{"runs":[%b,%b],"nextCursor":"next"}' % (BYTES, BYTES)
+
+
+def test_the_size_of_a_record_is_near_what_it_takes() -> None:
+    for metadata in (None, b'{"a":"%b"}' % (b"a" * 5_000)):
+        record = replace(RUN, metadata=metadata)
+        assert abs(size(record) - len(page([record], None))) < 200
 
 
 def test_a_large_page_is_written_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
