@@ -187,7 +187,10 @@ def _page(path: str, rows: list[asyncpg.Record], known: Page | None = None) -> P
     lengths = row["lengths"] if len(rows) == 1 else [each for some in rows for each in some["lengths"] or ()] or None
     at_tail = until >= stream.tail
     before = row["before"] or b""
-    return Page(stream, Batch(row["start"], until, body, at_tail, at_tail and stream.closed, lengths, before=before))
+    batch = Batch(row["start"], until, body, at_tail, at_tail and stream.closed, lengths, before=before)
+    if known is not None and row["same"] and batch == known.batch:
+        batch = known.batch  # with what was made of it, as a fold
+    return Page(stream, batch)
 
 
 def _stream(row: asyncpg.Record, path: str) -> Stream:

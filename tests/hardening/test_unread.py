@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from gateway.http.folding import EACH
 from gateway.http.reading import Reading
+from gateway.protocol import fold
 from gateway.wire import outflow, transport
 from gateway.wire.outflow import Outflow
 from tests.databases import Postgres
@@ -145,3 +146,20 @@ async def test_of_folds_that_are_asked_for_at_once_few_are_made(
         answers = await asyncio.gather(*folds)
     assert most <= EACH
     assert all(len(answer.json()) == 1 for answer in answers)
+
+
+async def test_a_fold_that_many_ask_for_is_made_once(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By those whose turns come first; all who come after them are given theirs."""
+    made: list[object] = []
+    folding = fold._Folding
+
+    def counted(*arguments: Any) -> fold._Folding:
+        made.append(arguments)
+        return folding(*arguments)
+
+    monkeypatch.setattr(fold, "_Folding", counted)
+    plain = {"accept-encoding": "identity"}
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE, headers=plain) as http:
+        answers = await asyncio.gather(*[http.get("/runs/many?offset=-1&fold=type,once:text") for _ in range(4 * EACH)])
+    assert len(made) <= EACH
+    assert len({answer.content for answer in answers}) == 1
