@@ -63,7 +63,8 @@ class Flue:
             broadcast=broadcast,
             away=database.away,
         )
-        self.reading = Reading(self._source, self.hub, limits, time.time, dialect.FLUES)
+        # Not compressed: Flue's SDK loses a whole run that comes a moment behind the head of its answer.
+        self.reading = Reading(self._source, self.hub, limits, time.time, dialect.FLUES, offered=())
         self.told = Told(self.hub)
         self._triggers = Triggers(database, "runs", TRIGGERS, on_change=self.hub.look_again)
         self._orphans = (

@@ -51,7 +51,7 @@ class Log(Protocol):
 
 class Reading:
     """Answers reads of `log`, which `hub` follows. `now` gives seconds since 1970. `shares`: whether a cache may give
-    the answer to a request to others, too.
+    the answer to a request to others, too. `offered`: the codings in which catch-up may come.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Reading:
         dialect: Dialect = GATEWAYS,
         *,
         shares: Callable[[Scope], bool] = lambda _: False,
+        offered: Sequence[bytes] = codings.OFFERED,
     ) -> None:
         self.catch_ups = 0  # reads that were answered with what there was
         self._log = log
@@ -71,6 +72,7 @@ class Reading:
         self._now = now
         self._dialect = dialect
         self._shares = shares
+        self._offered = offered
         self._pages = Pages(log, limits.pages)
         self._compressed = codings.Bodies(limits.compressed)
         self._folding = limits.folding
@@ -129,7 +131,7 @@ class Reading:
         else:
             page = await self._pages.read(request.path, request.position)
         check_stream(principal_of(scope), page.stream.id)
-        coding = coding_for(accept_encoding_of(scope["headers"]), codings.OFFERED)
+        coding = coding_for(accept_encoding_of(scope["headers"]), self._offered)
         shared = request.position != NOW and self._shares(scope)
         # Whoever goes on to wait shall do so at the address at which all others wait.
         at = self._cursor(request, page.batch.end, shared) if shared and not page.batch.closed else None
