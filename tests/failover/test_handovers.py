@@ -52,7 +52,7 @@ async def test_a_managed_handover_is_a_pause() -> None:
             refused = running.app._log.writer.outcomes["refused"]
             while running.app._log.writer.outcomes["refused"] == refused:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-            primary.shut_down()
+            await asyncio.to_thread(primary.shut_down)
             await standby.promote()
             await standby.configure(default_transaction_read_only="off")
             proxy.target = f"tcp://127.0.0.1:{standby.port}"
