@@ -27,7 +27,8 @@ async def survival(*arguments: str) -> tuple[int | None, dict[str, Any]]:
         await process.wait()
         raise
     assert out, err.decode()
-    return process.returncode, json.loads(out)
+    # A Postgres that is repaired prints its prompt before.
+    return process.returncode, json.loads(out[out.index(b"{") :])
 
 
 def faults(report: dict[str, Any]) -> set[str]:
