@@ -44,6 +44,7 @@ class Chore:
         patience: float, pulse: Pulse,
     ) -> None:  # fmt: skip
         self.rounds = 0
+        self._tries = 0
         self._http = http
         self._doors = list(doors)
         self._database = database
@@ -84,9 +85,11 @@ class Chore:
         also: Sequence[int] = (),
         headers: dict[str, str] | None = None,
     ) -> httpx.Response:
-        """The answer of whichever Machine gives one: a success, or one of `also`."""
+        """The answer of whichever Machine gives one: a success, or one of `also`. `_tries`: how often one was asked."""
         sent = b"" if body is None else json.dumps(body).encode()
+        self._tries = 0
         while True:
+            self._tries += 1
             url = self._rng.choice(self._doors) + path
             try:
                 response = await self._http.request(
@@ -208,6 +211,7 @@ class Wakes(Chore):
     """A worker that is woken by pull-wake, whose wake stream is deleted and made again."""
 
     name = "wakes"
+    _late = False  # whether a DELETE may still arrive
 
     async def _round(self, name: str) -> bool:
         await self._make(f"{name}-wake")
@@ -216,6 +220,7 @@ class Wakes(Chore):
         await self._ask("PUT", subscription, asked)
         await self._make(f"{name}/a")
         await self._ask("DELETE", f"/v1/stream/{name}-wake", also=(404,))
+        self._late = self._tries > 1  # one that was given up may still arrive, and delete what is made below
         await self._ask("POST", f"/v1/stream/{name}/a", {"n": 0})
         await asyncio.sleep(self._rng.uniform(0, 2))  # a wake is tried meanwhile, and cannot be written
         await self._make(f"{name}-wake")
@@ -229,7 +234,12 @@ class Wakes(Chore):
         await self._ask("PUT", f"/v1/stream/{path}")
 
     async def _woken(self, name: str) -> bool:
-        return (await self._ask("GET", f"/v1/stream/{name}-wake?offset=-1")).content != b"[]"
+        also = (404,) if self._late else ()
+        answer = await self._ask("GET", f"/v1/stream/{name}-wake?offset=-1", also=also)
+        if answer.status_code == 404:
+            await self._make(f"{name}-wake")
+            return False
+        return answer.content != b"[]"
 
 
 class Hooks(Chore):

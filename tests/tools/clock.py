@@ -20,6 +20,8 @@ class Clock:
             "FAKETIME_TIMESTAMP_FILE": str(file),
             "FAKETIME_CACHE_DURATION": "1",  # seconds until a change is noticed
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            # Its mend for an old libc has timed waits return at once: threads that want Python's lock would spin.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         }
 
     def set(self, seconds: int) -> None:
