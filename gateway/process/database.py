@@ -31,8 +31,11 @@ CONNECT_TIMEOUT = 10.0
 PAUSE = 0.5
 """Seconds between one attempt to reach the database and the next."""
 
-ENCODINGS = ("UTF8", "SQL_ASCII")
+_ENCODINGS = ("UTF8", "SQL_ASCII")
 """Encodings that keep every event as it came; SQL_ASCII looks at no byte."""
+
+OLDEST = 15
+"""The oldest major version of Postgres that this is tried with."""
 
 _PASSING = (
     OSError,  # nobody listens, no answer in time, a name that is not known yet
@@ -139,7 +142,7 @@ async def _answers(url: str, patience: float) -> None:
     until, told = clock() + patience, ""
     while True:
         try:
-            encoding = await _ask(url)
+            fault = await _ask(url)
         except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             reason = one_line(error)
             if not isinstance(error, _PASSING) or clock() >= until:
@@ -152,22 +155,31 @@ async def _answers(url: str, patience: float) -> None:
         await asyncio.sleep(min(PAUSE, max(0.0, until - clock())))
     if told:
         logger.info("The database %s answers.", name(url))
-    if encoding not in ENCODINGS:
-        raise Failure(
-            f"the database {name(url)} has the encoding {encoding}, which lacks most characters: events need a database"
-            " that was created with ENCODING 'UTF8'"
+    if fault is not None:
+        raise Failure(f"the database {name(url)} {fault}")
+
+
+def unfit(major: int, encoding: str) -> str | None:
+    """Why the log cannot be in a database of this version and encoding, in words that follow its name; None: it can."""
+    if major < OLDEST:
+        return f"is of Postgres {major}: the log needs Postgres {OLDEST} or later"
+    if encoding not in _ENCODINGS:
+        return (
+            f"has the encoding {encoding}, which lacks most characters: events need a database that was created with"
+            " ENCODING 'UTF8'"
         )
+    return None
 
 
-async def _ask(url: str) -> str:
-    """Asks anything at all, and returns the encoding of the database."""
+async def _ask(url: str) -> str | None:
+    """Asks anything at all, and returns why the log cannot be in this database; None: it can."""
     connection = await connect(url, timeout=CONNECT_TIMEOUT)
     try:
         # A pooler takes clients without a server; and it may give the halves of a prepared statement different ones.
         await connection.execute("SELECT 1", timeout=CONNECT_TIMEOUT)
-        encoding: str = connection.get_settings().server_encoding  # every server says so when a connection begins
+        fault = unfit(connection.get_server_version().major, connection.get_settings().server_encoding)
         await connection.close(timeout=CONNECT_TIMEOUT)
-        return encoding
+        return fault
     finally:
         connection.terminate()
 

@@ -28,7 +28,7 @@ from gateway.log.listen_address import host_of, listening_addresses
 from gateway.log.migrations import missing, names
 from gateway.log.replica import STATE, WRITTEN
 from gateway.process.checks import check
-from gateway.process.database import CONNECT_TIMEOUT, ENCODINGS, name
+from gateway.process.database import CONNECT_TIMEOUT, name, unfit
 from gateway.process.exit_codes import Failure
 from gateway.settings import BadSetting, Settings
 from gateway.wording import one_line
@@ -170,9 +170,9 @@ async def _database(settings: Settings, url: str) -> AsyncIterator[Finding]:
 
 
 async def _server(connection: LogConnection, _: Settings) -> Finding:
-    encoding = connection.get_settings().server_encoding
-    if encoding not in ENCODINGS:
-        return Finding("fail", f"The database has the encoding {encoding}; events need one with ENCODING 'UTF8'.")
+    fault = unfit(connection.get_server_version().major, connection.get_settings().server_encoding)
+    if fault is not None:
+        return Finding("fail", f"The database {fault}.")
     promise = await durability.ask(connection)
     return (
         Finding("warn", " ".join(promise.warnings)) if promise.warnings else Finding("ok", f"The database: {promise}.")

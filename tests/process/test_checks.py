@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.process.checks import check
+from gateway.process.database import unfit
 from gateway.process.exit_codes import Failure, Misuse
 from gateway.settings import Settings, load, variable
 from tests.cli.commands import command
@@ -88,3 +89,17 @@ async def test_serve_refuses_them_before_it_starts_a_database(tmp_path: Path) ->
     assert (refused.code, refused.out) == (2, "")
     assert re.fullmatch(r"run-gateway: .*\n", refused.err)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("major", "encoding", "words"),
+    [
+        (15, "UTF8", None),
+        (18, "SQL_ASCII", None),
+        (14, "UTF8", "is of Postgres 14: the log needs Postgres 15 or later"),
+        (15, "LATIN1", "has the encoding LATIN1, which lacks most characters"),
+    ],
+)
+def test_a_database_that_cannot_hold_the_log_is_refused(major: int, encoding: str, words: str | None) -> None:
+    fault = unfit(major, encoding)
+    assert fault is None if words is None else fault is not None and words in fault
