@@ -338,3 +338,4 @@ def test_systemd_starts_commands_that_there_are() -> None:
         assert program.endswith("/run-gateway")
         assert name in COMMANDS
     assert load().drain_timeout + 2 * GRACE <= int(unit["Service"]["TimeoutStopSec"])
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0", "or else it stays ended where its database comes late"
