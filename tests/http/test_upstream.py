@@ -17,9 +17,11 @@ import pytest_asyncio
 import uvicorn
 
 from gateway.asgi import Headers, Receive, Scope, Send
+from gateway.auth.rules import LEFT, ROUTES
 from gateway.http.upstream import forwarded, returned
 from tests.databases import Postgres
 from tests.machines import Machine, free_port
+from tests.manual import manual
 from tests.servers import PATIENCE, Running, body_of, serving, until
 
 LARGE = 14 << 20
@@ -141,6 +143,13 @@ async def test_what_is_ours_does_not_go_there(http: httpx.AsyncClient, applicati
     before = len(application.requests)
     assert (await http.get(path)).status_code in (200, 404)
     assert len(application.requests) == before
+
+
+def test_the_manual_names_each_path_that_is_ours() -> None:
+    told = manual("http").split("## In front of an application")[1].split("\n\n")[1]
+    for route in (*ROUTES, *LEFT):
+        first = "/".join(route.split("/")[: 3 if route.startswith("/v1/") else 2])
+        assert f"`{first}`" in told, route
 
 
 @pytest.mark.parametrize(
