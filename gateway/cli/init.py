@@ -32,7 +32,7 @@ FLY: Final = "fly.run-gateway.toml"
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """An app that answers POSTs with streams: the preset of the relay for it, where it answers, and its usual port.
+    """An app that answers requests with streams: the preset of the relay for it, where it answers, and its usual port.
     `why`: by what it was recognised; `sure`: its path was found, and not assumed.
     """
 
@@ -61,9 +61,11 @@ def recognise(folder: Path) -> App | None:
         return App("langgraph", "/", 2024, "it needs langgraph-api")
     for package in ("fastapi", "starlette", "litestar", "flask", "aiohttp"):
         if package in needed:
-            preset = "ag-ui" if any(name.startswith("ag-ui") for name in needed) else "sse"
-            found = _at(folder, App(preset, "", 8000, f"it needs {package}", sure=False))
-            return found if found.sure else None
+            posts = "ag-ui" if any(name.startswith("ag-ui") for name in needed) else "sse"
+            for preset, *how in ((posts, "post"), ("event-source", "get"), (posts, "post", True)):
+                if found := _streaming(folder, *how):
+                    return App(preset, found.pop(), 8000, f"it needs {package}") if len(found) == 1 else None
+            return None
     return None
 
 
@@ -88,6 +90,12 @@ def _python(folder: Path) -> set[str]:
 
 def _at(folder: Path, app: App) -> App:
     """The app with the path of the one route that streams, if there is one and no more."""
+    found = _streaming(folder, "post") or _streaming(folder, "post", all_posts=True)
+    return App(app.preset, found.pop(), app.port, app.why) if len(found) == 1 else app
+
+
+def _streaming(folder: Path, method: str, all_posts: bool = False) -> set[str]:
+    """The paths of the routes of this method that stream. `all_posts`: or are in a source that does."""
     found: set[str] = set()
     for name, text in _sources(folder):
         if not _STREAMS.search(text):
@@ -95,23 +103,18 @@ def _at(folder: Path, app: App) -> App:
         route = _ROUTE.search(name)
         if route is not None:
             found.add("/" + route[1])
-        found.update(_posts(text))
-    if len(found) != 1:
-        return app
-    (path,) = found
-    return App(app.preset, path, app.port, app.why)
+        found.update(_routes(text, method, all_posts))
+    return found
 
 
-def _posts(text: str) -> set[str]:
-    """The paths of POSTs in a source that streams: those behind which it does, before the next route; or else all."""
-    found: dict[str, bool] = {}
+def _routes(text: str, method: str, all_posts: bool) -> Iterator[str]:
+    """The paths of a method's routes in a source that streams: those behind which it does, before the next route."""
     routes = list(_ROUTES.finditer(text))
     ends = [*(route.start() for route in routes[1:]), len(text)]
     for route, end in zip(routes, ends, strict=False):
-        method, path = route.groups()
-        if method == "post" and not re.search("[{:]", path):
-            found[path] = _STREAMS.search(text, route.end(), end) is not None
-    return {path for path, streams in found.items() if streams} or set(found)
+        plain = route[1] == method and not re.search("[{:]", route[2])
+        if plain and (all_posts or _STREAMS.search(text, route.end(), end)):
+            yield route[2]
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, str]]:
@@ -247,7 +250,8 @@ def init(folder: Path, fly: bool) -> None:
             f"what streams in {folder} could not be told from package.json, langgraph.json, pyproject.toml and"
             " requirements.txt, so nothing was written. GATEWAY_RELAY=PRESET:/PATH says it: gateway/relay/README.md"
         )
-    click.echo(f"{app.why}: taken for {app.preset} at POST {app.path}, on port {app.port}.")
+    method = "GET" if app.preset == "event-source" else "POST"
+    click.echo(f"{app.why}: taken for {app.preset} at {method} {app.path}, on port {app.port}.")
     if not app.sure:
         click.echo("No route that streams was found, or several: look whether that is its path.")
     for name, text in files(app).items():
@@ -260,4 +264,5 @@ def init(folder: Path, fly: bool) -> None:
             click.echo(f"{name} is there already: left as it is.")
         else:
             click.echo(f"{name} written.")
+    click.echo(f"How its clients come back: run-gateway relay check --relay {app.relay}")
     click.echo(f"Now: set -a; . ./{ENV}; run-gateway serve — and open http://127.0.0.1:8080 instead of :{app.port}.")

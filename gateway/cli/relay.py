@@ -78,17 +78,18 @@ def try_(
     for row, path in table.starts(method.upper(), raw_path, asked.query):
         request = Asked(asked.headers, asked.query, path, asked.body)
         if row.takes(request):
-            asyncio.run(_try(row, request, origin, target, body, frames))
+            asyncio.run(_try(row, request, origin, method.upper(), target, body, frames))
             return
     raise Failure(f"no row takes {method.upper()} {target}: it would be passed on, and leave no run")
 
 
-async def _try(row: Row, asked: Asked, origin: str, target: str, body: bytes, most: int) -> None:
+async def _try(row: Row, asked: Asked, origin: str, method: str, target: str, body: bytes, most: int) -> None:
     click.echo(f"row     {row.name}")
     body = at_once(altered_in_pieces(body, row.drop, row.set)) if row.alters else body
     host = (b"host", origin.partition("://")[2].encode())
     try:
-        answer = await Asking(origin)("POST", target.encode(), [host, *headers_for(asked.headers, len(body))], body)
+        headers = [host, *headers_for(asked.headers, None if method == "GET" else len(body))]
+        answer = await Asking(origin)(method, target.encode(), headers, body)
     except ProtocolError as error:
         raise Failure(f"{error.message} {error.details or ''}") from None
     click.echo(f"answer  {answer.status}")
@@ -96,6 +97,7 @@ async def _try(row: Row, asked: Asked, origin: str, target: str, body: bytes, mo
         answer.close()
         raise Failure("this answer would be passed on as it is, and leave no run")
     key = asked.find(row.key) if row.key and row.key.in_request else None
+    key = key or (RUN if row.keyless else None)
     if row.key is not None and row.key.place == "response":
         key = in_answer(row.key, answer.headers)
     shown = await _frames(row, answer, most)

@@ -41,12 +41,15 @@ _NDJSON: Final = frozenset(
 )
 
 
-def asked(headers: Headers, length: int) -> Headers:
-    """A request's headers for the upstream, whose answer has to come as it is: in no coding, and from its start."""
+def asked(headers: Headers, length: int | None) -> Headers:
+    """A request's headers for the upstream, whose answer has to come as it is: in no coding, and from its start.
+
+    `length`: of its body; None: it has none.
+    """
     return [
         *(each for each in headers if each[0] not in _NOT_ASKED),
         (b"accept-encoding", b"identity"),
-        (b"content-length", b"%d" % length),
+        *([] if length is None else [(b"content-length", b"%d" % length)]),
     ]
 
 

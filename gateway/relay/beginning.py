@@ -47,13 +47,14 @@ FIRST: Final = 1 << 20  # bytes of an answer in which a key of its first frame i
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A POST that is to be recorded. `path`: of its run, as it is stored. `key`: the one that is in the request.
+    """A request that is to be recorded. `path`: of its run, as it is stored. `key`: the one that is in the request.
 
     `held`: the conversation that it writes to, where those have owners.
     """
 
     row: Row
     asked: Asked
+    method: str
     target: bytes
     headers: Headers
     body: bytes
@@ -129,16 +130,16 @@ class Beginnings:
         tenant: str,
         credential: bytes,
         secret: bytes,
-        request: tuple[bytes, Headers, bytes],
+        request: tuple[str, bytes, Headers, bytes],
         held: Held | None = None,
     ) -> Job:
-        """A POST that this row takes. `request`: target, headers and body as the upstream is to have them."""
-        target, headers, body = request
+        """A request that this row takes: its method, and target, headers and body as the upstream is to have them."""
+        method, target, headers, body = request
         run = new_run(time.time(), secrets.token_bytes(CHANCE_BYTES), credential, secret)
         key = None if row.key is None or not row.key.in_request else asked.find(row.key)
-        headers = answers.asked(headers, len(body))
+        headers = answers.asked(headers, None if method == "GET" else len(body))
         path = within(tenant, f"runs/{run}")
-        return Job(row, asked, target, headers, body, tenant, credential, path, key, held)
+        return Job(row, asked, method, target, headers, body, tenant, credential, path, key, held)
 
     def admit(self, job: Job) -> None:
         """Gives a POST a place, before anything is done for it: what is recorded stays when its client leaves, so the
@@ -212,7 +213,7 @@ class Beginnings:
 
     async def _begin(self, job: Job, stream: int | None, told: Told | None) -> Begun | Answer:
         try:
-            answer = await self._asking("POST", job.target, job.headers, job.body, told)
+            answer = await self._asking(job.method, job.target, job.headers, job.body, told)
         except BaseException as error:
             if isinstance(error, BadGateway):
                 logger.warning("The upstream failed (%s).", error.details or type(error.__cause__).__name__)
@@ -237,6 +238,8 @@ class Beginnings:
             frame, first = await _first_frame(job.row, answer)
         if job.row.key is not None and not job.row.key.in_request:
             key = _found(job.row.key, job.asked, answer.headers, frame)
+        if key is None and job.row.keyless:
+            key = job.run
         values = {"run": job.run, **({} if key is None else {"key": key})}
         head = answers.replayed(job.row, answer.headers, values)
         if stream is not None:

@@ -94,11 +94,12 @@ def table() -> str:
     for name in presets():
         row = _preset(f"{name}:/PATH")
         ways = [str(pattern) for pattern in row.resume]
+        same = "the same GET" if row.by_get else "the same POST"
         if row.attach:
-            ways.append("the same POST")
+            ways.append(same)
         starts = "<br>".join(f"`{pattern}`" for pattern in row.start)
-        back = "<br>".join(way if way == "the same POST" else f"`{way}`" for way in ways)
-        key = "" if row.key is None else f"`{row.key}`"
+        back = "<br>".join(way if way == same else f"`{way}`" for way in ways)
+        key = "" if row.key is None else f"`{row.key}`" + (", or the run's id" if row.keyless else "")
         stop = "" if row.stop is None else f"`{row.stop}`"
         rejoin = "" if row.rejoin is None else f"`{row.rejoin.ask}`"
         lines.append(f"| `{name}` | {starts} | {key} | {back} | {'yes' if row.ids else ''} | {stop} | {rejoin} |")

@@ -39,9 +39,11 @@ def _key(row: Row) -> str:
     where = f"{row.key}"
     if not row.key.in_request:
         return f"{where}, known as soon as the upstream has answered"
+    what = "a GET" if row.by_get else "a POST"
+    without = "is recorded under its run's id" if row.keyless else "is passed on"
     if row.attach:
-        return f"{where}; a POST without it is passed on, and one with a known key is given that run's answer"
-    return f"{where}; a POST without it is passed on, and each with it starts a run: the newest is come back to"
+        return f"{where}; {what} without it {without}, and one with a known key is given that run's answer"
+    return f"{where}; {what} without it {without}, and each with it starts a run: the newest is come back to"
 
 
 def _from(row: Row) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from gateway.asgi import Message, Receive, Scope, Send, gone
@@ -21,6 +22,8 @@ from gateway.relay.rows import Row
 from gateway.relay.store import Store
 from gateway.relay.table import Fit
 from gateway.tasks import in_turns
+
+logger = logging.getLogger("gateway.relay")
 
 
 class Posts:
@@ -45,13 +48,15 @@ class Posts:
         self._upstream = upstream
         self._bodies = bodies
         self._most = most
+        self._told = set[str]()  # rows of which the log has said that they do not record all
 
     async def __call__(self, fits: Sequence[Fit], asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a POST to which these rows' patterns fit. Raises ProtocolError while nothing has been sent."""
         coding = (header(asked.headers, "content-encoding") or "").encode()
         length = header(asked.headers, "content-length") or "0"
         if not plain(coding) or int(length) > self._most:
-            await self._pass_on(scope, receive, send)  # what cannot be looked at
+            why = "its body is compressed, or larger than GATEWAY_MAX_BODY"
+            await self._pass_on(fits[0].row, why, scope, receive, send)
             return
         body = await self._bodies.read(scope, receive, self._most)
         value = await in_turns(value_in_pieces(body), len(body))
@@ -60,10 +65,24 @@ class Posts:
             if row.takes(request):
                 await self._take(row, request, body, scope, receive, send)
                 return
-        await self._pass_on(scope, _again(body, receive), send)
+        receive = _again(body, receive)
+        wanting = next((row for row, path in fits if row.wants(Asked(asked.headers, asked.query, path, value))), None)
+        if wanting is None:
+            await self._upstream(scope, receive, send)
+        else:
+            await self._pass_on(wanting, f"it has no key at {wanting.key}", scope, receive, send)
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass_on(self, row: Row, why: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on what this row would record, if it were not for this. The log says so once for each row."""
         self._beginnings.counts.unrecorded += 1
+        if row.name not in self._told:
+            self._told.add(row.name)
+            logger.warning(
+                "A POST for the relay's row %s is passed on without being recorded: %s. Its client cannot come back to"
+                " the answer. Further ones are only counted, in run_gateway_unrecorded_posts_total.",
+                row.name,
+                why,
+            )
         await self._upstream(scope, receive, send)
 
     async def _take(self, row: Row, asked: Asked, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +92,7 @@ class Posts:
             body = await in_turns(altered_in_pieces(body, row.drop, row.set), len(body))
         target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         credential = self._readers.credential(row, asked)
-        request = target, forwarded(scope), body
+        request = scope["method"], target, forwarded(scope), body
         job = self._beginnings.job(row, asked, tenant, credential, self._readers.secret, request, scope.get(HELD))
         self._beginnings.admit(job)
         try:

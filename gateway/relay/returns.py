@@ -78,9 +78,17 @@ class Returns:
             if recording is None or recording.relay != row.name:
                 continue
             if await self._readers.allowed(row, placed, place.run, None, scope):
-                await self.replay(row, recording, asked, scope, receive, send, position=place.position)
+                # An EventSource that has everything comes back for ever, unless it is told that there is no more.
+                over = 204 if row.by_get and scope["method"] == "GET" else None
+                await self.replay(row, recording, asked, scope, receive, send, position=place.position, over=over)
                 return True
+        if not anywhere and self._starts_again(scope["method"], raw_path, asked):
+            await responses.respond(send, 204, [])  # the run is no more: this is not to start another one
+            return True
         return False
+
+    def _starts_again(self, method: str, raw_path: str, asked: Asked) -> bool:
+        return method == "GET" and bool(self._table.starts(method, raw_path, asked.query))
 
     async def by_key(
         self, asked: Asked, raw_path: str, scope: Scope, receive: Receive, send: Send, *, anywhere: bool = False
@@ -128,17 +136,22 @@ class Returns:
         send: Send,
         *,
         position: int = 0,
+        over: int | None = None,
     ) -> bool:
-        """Answers with a recording, as soon as its upstream has answered. False: nothing has come of it."""
+        """Answers with a recording, as soon as its upstream has answered. False: nothing has come of it.
+
+        `over`: the status where it has ended and the client has all of it.
+        """
         self._replays.admit(scope)
         found = await self._answered(recording, scope, receive)
         if found is None or found.stream != recording.stream:
             return False
         skip = None if row.cursor is None else row.cursor.skip(row.frames, asked.query)
-        idle = row.idle if skip is not None and isinstance(row.idle, int) else None
+        if skip is not None and isinstance(row.idle, int):
+            over = row.idle
         way = way_to(row, found.path, position=position, skip=skip)
         head = answers.unanswered(row, {"run": found.run}) if found.head is None else found.head
-        await self._replays(way, 200, head, idle, scope, receive, send)
+        await self._replays(way, 200, head, over, scope, receive, send)
         return True
 
     async def _answered(self, recording: Recording, scope: Scope, receive: Receive) -> Recording | None:

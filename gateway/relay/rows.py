@@ -97,11 +97,13 @@ class Row(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
     """What the row is called, and the workflow name of its runs."""
     start: Annotated[tuple[APattern, ...], Several, Field(min_length=1, strict=False)]
-    """The POSTs whose answers are recorded."""
+    """The POSTs, or the GETs of an EventSource, whose answers are recorded."""
     when: dict[str, Scalar] = {}
     """Fields that the body has to have, with their values."""
     key: ASource | None = None
     """Where the name is under which clients come back."""
+    keyless: bool = False
+    """Whether a POST without its key is recorded too. Its key is the run's id, which `answer` can tell its client."""
     attach: bool = False
     """Whether a POST with a known key is given that run's answer, and starts nothing."""
     frames: Kind = "sse"
@@ -181,10 +183,14 @@ class Row(BaseModel):
                     )
         if self.authorize is not None and (unknown := self.authorize.names - self._found - known):
             raise ValueError(f"authorize has {{{min(unknown)}}}, which start does not find")
-        if any(pattern.method != "POST" for pattern in self.start):
-            raise ValueError("start must be a POST")
+        if any(pattern.method not in ("POST", "GET") for pattern in self.start):
+            raise ValueError("start must be a POST or a GET")
+        if self.by_get and self.needs_body:
+            raise ValueError("start has a GET, which has no body to look at")
         if self.attach and (self.key is None or not self.key.in_request):
             raise ValueError("attach needs a key that is in the request")
+        if self.keyless and (self.key is None or not self.key.in_request):
+            raise ValueError("keyless needs a key that is in the request")
         if any(not source.in_request for source in self.credential):
             raise ValueError("credential must be in the request")
         if taken := _RESERVED & self.values.keys():
@@ -193,6 +199,13 @@ class Row(BaseModel):
             if asked is not None and (unknown := asked.names - self._named):
                 raise ValueError(f"{name} has {{{min(unknown)}}}, which nothing gives a value")
         return self
+
+    @property
+    def by_get(self) -> bool:
+        """Whether an EventSource starts its runs: it comes back by itself after every end, and must not start another
+        one so.
+        """
+        return any(pattern.method == "GET" for pattern in self.start)
 
     @property
     def alters(self) -> bool:
@@ -246,11 +259,14 @@ class Row(BaseModel):
         """Whether the answer's first frame tells something."""
         return any(source.place == "frame" for source in self._sources)
 
+    def wants(self, asked: Asked) -> bool:
+        """Whether a POST that fits `start` is to be recorded, if it has its key."""
+        return all(field(asked.body, name) == value for name, value in self.when.items())
+
     def takes(self, asked: Asked) -> bool:
-        """Whether a POST that fits `start` is recorded: its body is so, and its key is there."""
-        if any(field(asked.body, name) != value for name, value in self.when.items()):
-            return False
-        return self.key is None or not self.key.in_request or asked.find(self.key) is not None
+        """Whether a POST that fits `start` is recorded."""
+        named = self.key is None or not self.key.in_request or self.keyless or asked.find(self.key) is not None
+        return named and self.wants(asked)
 
     def cancels(self, body: object) -> bool:
         """Whether this run is cancelled when no reader is left."""

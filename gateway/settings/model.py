@@ -82,8 +82,8 @@ class Settings(BaseSettings):
 
     relay: str | None = Field(
         None,
-        description="Presets of the relay with their paths, such as `ai-sdk:/api/chat`, with commas between: POSTs to"
-        " UPSTREAM whose streaming answers are recorded as runs.",
+        description="Presets of the relay with their paths, such as `ai-sdk:/api/chat`, with commas between: requests"
+        " to UPSTREAM whose streaming answers are recorded as runs.",
     )
     relay_file: Path | None = Field(None, description="File of the relay's own rows, in TOML.")
     relay_recorders: Origin | None = Field(

@@ -80,6 +80,12 @@ OTHER = "@app.post('/login')\nasync def login(): return 1"
             8000,
             True,
         ),
+        (
+            {"pyproject_dot_toml": FASTAPI, "main_dot_py": f"{OTHER}\n{STREAMS.replace('post', 'get')}\n{OTHER}"},
+            "event-source:/answer",
+            8000,
+            True,
+        ),
         ({"requirements_dot_txt": "fastapi==1\nag-ui-protocol", "src__a_dot_py": STREAMS}, "ag-ui:/answer", 8000, True),
     ],
 )
@@ -102,6 +108,7 @@ def test_an_app_is_known_by_its_files(
         {"pyproject_dot_toml": FASTAPI},
         {"pyproject_dot_toml": FASTAPI, "main_dot_py": STREAMS + STREAMS.replace("answer", "other")},
         {"pyproject_dot_toml": FASTAPI, "main_dot_py": STREAMS.replace("/answer", "/a/{id}")},
+        {"pyproject_dot_toml": FASTAPI, "main_dot_py": "@app.get('/')\n" + STREAMS.replace("/answer", "/a/{id}")},
     ],
 )
 def test_of_what_cannot_be_told_nothing_is_written(contents: dict[str, str], tmp_path: Path) -> None:
@@ -126,7 +133,7 @@ def test_it_says_what_it_did_and_overwrites_nothing(tmp_path: Path) -> None:
     assert (at / ENV).read_text() == written
 
 
-@pytest.mark.parametrize("relay", ["ai-sdk", "tanstack", "ag-ui", "langgraph", "sse"])
+@pytest.mark.parametrize("relay", ["ai-sdk", "tanstack", "ag-ui", "langgraph", "sse", "event-source"])
 def test_the_gateway_takes_what_is_written(relay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     written = files(App(relay, "/" if relay == "langgraph" else "/api/chat", 3000, ""))
     compose: Any = yaml.safe_load(written[COMPOSE])

@@ -87,6 +87,12 @@ def test_a_row_whose_key_is_not_there_takes_nothing() -> None:
     assert not row.takes(Asked([], {}, {}, {"id": ""})) and not row.takes(Asked([], {}, {}))
 
 
+def test_a_row_without_need_of_its_key_takes_what_has_none() -> None:
+    row = read_row({"name": "x", "start": "POST /x", "key": "body:id", "keyless": True, "when": {"a": 1}}, "row 1")
+    assert row.takes(Asked([], {}, {}, {"a": 1}))
+    assert not row.takes(Asked([], {}, {}, {"id": "c"})) and not row.wants(Asked([], {}, {}, {"id": "c"}))
+
+
 def test_rows_that_say_nothing_of_it_get_the_credential() -> None:
     (row,) = rows_of("ai-sdk:/api/chat", None, "header:authorization, cookie:session")
     assert [str(source) for source in row.credential] == ["header:authorization", "cookie:session"]
@@ -97,7 +103,9 @@ def test_rows_that_say_nothing_of_it_get_the_credential() -> None:
     [
         ("start = 'POST /x'", "start is not known here; rows stand under"),
         ("[[relay]]\nkey = 'body:id'", "row 1 (relay-1): start is missing"),
-        ("[[relay]]\nname = 'a'\nstart = 'GET /x'", "row 1 (a): start must be a POST"),
+        ("[[relay]]\nname = 'a'\nstart = 'PUT /x'", "row 1 (a): start must be a POST or a GET"),
+        ("[[relay]]\nstart = 'GET /x'\nkey = 'body:id'", "start has a GET, which has no body to look at"),
+        ("[[relay]]\nstart = 'POST /x'\nkey = 'response:id'\nkeyless = true", "keyless needs a key that is in the"),
         ("[[relay]]\nstart = 'POST x'", "start 'POST x' must be a method and a path"),
         ("[[relay]]\nstart = 'POST /x'\nkey = 'id'", "key 'id' must be a place and a name"),
         ("[[relay]]\nstart = 'POST /x'\nresume = 'GET /x/{key}'", "neither {key} nor {run} says which run"),
