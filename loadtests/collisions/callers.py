@@ -51,7 +51,10 @@ PAUSE = 1.6 * TTL  # seconds, at most, of a transaction
 PAGES = (200, 3_000, 1 << 20)  # bytes
 
 _REFUSALS = ("P0002", "55000", "22023")  # no such stream; it takes no such event; no such stream can be made
-_MAKE = "SELECT * FROM run_gateway.make_stream($1, $2, $3, $4, NULL, NULL, $5, $6, $7, NULL, $8, NULL, 100, 10000)"
+_MAKE = (
+    "SELECT * FROM run_gateway.make_stream_v2($1, $2, $3, $4, NULL, NULL, $5, $6, $7, NULL, $8, NULL, 100, 10000,"
+    " NULL, NULL, NULL, NULL)"
+)
 _BEGIN_RUN = "SELECT * FROM run_gateway.begin_run($1, '\\x00', $2, $2, NULL, $3, NULL, NULL, NULL, NULL)"
 _READ = "SELECT * FROM run_gateway.read_page($1, $2, NULL, $3, $4)"
 _CLAIM = "SELECT * FROM run_gateway.claim_subscription($1, $2, 100)"
@@ -481,6 +484,6 @@ async def _row(connection: Connection, query: str, *arguments: Any) -> Any:
 
 
 SUBSCRIBE = (
-    "SELECT run_gateway.create_subscription($1, 'pull-wake', $2, $3, $4, '{}', NULL, $5, $6, NULL, 'hash')",
+    "SELECT run_gateway.begin_subscription($1, 'pull-wake', $2, $3, $4, '{}', NULL, $5, $6, NULL, 'hash', 1000)",
     SUBSCRIPTION, "/plain/*", "plain", "^/plain/[^/]+$", WAKES, timedelta(seconds=0.5),
 )  # fmt: skip

@@ -211,12 +211,6 @@ async def test_the_last_event_is_counted_on_from_the_one_before(app: App) -> Non
     assert [each["eventIndex"] for each in await events(app)] == [7, 8]
 
 
-async def test_a_machine_of_an_earlier_version_ends_runs_too(app: App) -> None:
-    await app.begin("r")
-    for ended in ([], ["r"]):
-        assert await app.connection.fetchval("SELECT run_gateway.flue_end_silent(0, 100)") == ended
-
-
 async def test_a_server_that_died_before_any_event_leaves_nothing_open(app: App) -> None:
     await app.admit(RECORD)
     await look(app)

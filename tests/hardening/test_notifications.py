@@ -232,7 +232,7 @@ async def test_machines_of_this_version_and_the_last_hear_each_other(
             await told(f"{machines[0].app.machine}\nruns/{id}\n1\n1\nopen")
             reads = machines[1].app._log.reader.reads
             await before.execute(
-                "CALL run_gateway.append($1, $2, $3, $4, $5, NULL, NULL)",
+                "CALL run_gateway.append($1, $2, $3, $4, $5, NULL, NULL, NULL)",
                 "before", f"runs/{id}", "application/json", [b'"of before"'], '"of before"',
             )  # fmt: skip
             await reader.until(lambda reading: payloads(reading) == ["of this", "of before"])

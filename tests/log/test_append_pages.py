@@ -272,21 +272,6 @@ async def test_where_packing_is_off_no_page_is_written(database_url: str) -> Non
         assert await log.content("s") == b",".join([b"1"] * 200)
 
 
-async def test_machines_of_the_version_before_go_on_writing_rows(database_url: str) -> None:
-    async with opened(database_url) as log, connected(database_url) as look:
-        await log.create("s")
-        await log.append("s", *[b"1"] * 80)
-        row = await look.fetchrow(
-            "CALL run_gateway.append('old', ARRAY['s'], ARRAY['application/json'], ARRAY[2], ARRAY[false], NULL, NULL,"
-            " NULL, NULL, ARRAY[1, 1], ARRAY[1, 2], ARRAY['2', '3']::bytea[], NULL, NULL,"
-            " NULL, NULL, NULL, NULL, NULL, NULL)"
-        )
-        assert row is not None
-        assert (row["verdicts"], row["tails"]) == (["appended"], [82])
-        assert await places(look, "s") == [(1, 80)]
-        assert (await log.content("s")).endswith(b"1,2,3")
-
-
 async def test_rows_that_were_packed_meanwhile_are_not_packed_twice(database_url: str) -> None:
     """It does not happen while packing waits for more rows than go into a page; should it, nothing is changed."""
     async with opened(database_url) as log, connected(database_url) as packer, connected(database_url) as look:

@@ -333,15 +333,3 @@ async def test_batches_of_both_kinds_never_deadlock(database_url: str) -> None:
         total = sum(await asyncio.gather(*(write(number) for number in range(4))))
         assert await look.fetchval("SELECT sum(tail) FROM run_gateway.streams") == total
         assert await look.fetchval("SELECT count(*) FROM run_gateway.events") == total
-
-
-async def test_machines_of_before_append_alone_as_they_did(database_url: str) -> None:
-    async with opened(database_url) as log, connected(database_url) as connection:
-        await log.create("a")
-        row = await connection.fetchrow(
-            "CALL run_gateway.append('=m', 'a', 'application/json', ARRAY['1'::bytea, '2'::bytea], '1,2', NULL, NULL)"
-        )
-        assert row is not None and row["tail"] == 2
-        assert (
-            await connection.fetchval("SELECT tail FROM run_gateway.append_alone('a', 'application/json', '{3}')") == 3
-        )

@@ -118,8 +118,8 @@ async def test_the_longest_path_fits_the_index_whatever_it_is_made_of(database_u
         check_path(path + "x")
     async with opened(database_url) as log, connected(database_url) as look:
         await look.execute(
-            "SELECT run_gateway.create_subscription("
-            " $1, 'pull-wake', NULL, NULL, NULL, ARRAY[$2], NULL, 'w', '1 min', '', '')",
+            "SELECT run_gateway.begin_subscription("
+            " $1, 'pull-wake', NULL, NULL, NULL, ARRAY[$2], NULL, 'w', '1 min', '', '', 1000)",
             "s",
             within("t" * 64, path),
         )

@@ -309,7 +309,7 @@ async def test_what_is_packed_is_looked_at_no_more(database_url: str) -> None:
         assert log.housekeeping.packed == 2
         left = await look.fetch("SELECT path FROM run_gateway.streams WHERE NOT packed")
         assert [row["path"] for row in left] == ["s0"]
-        assert await look.fetchval("SELECT ids FROM run_gateway.packable(0, 100, 10)") is None
+        assert await look.fetchval("SELECT ids FROM run_gateway.packable_v2(0, 100, 10, 1000)") is None
 
 
 async def test_it_can_be_turned_off_and_what_is_packed_stays_readable(database_url: str) -> None:

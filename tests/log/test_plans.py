@@ -103,14 +103,13 @@ CALLS: dict[str, tuple[str, tuple[object, ...]]] = {
     "streams": (reader._STREAMS, ([TTL, RUN, "none"],)),
     "positions": (reader._POSITIONS, ([TTL, RUN, "none"],)),
     "touch": ("SELECT run_gateway.touch($1)", ([TTL, "s/2", RUN, "none"],)),
-    "held": ("SELECT run_gateway.held($1)", ([TTL, RUN],)),
+    "held": ("SELECT run_gateway.held($1, '{f,f}', '{f,f}')", ([TTL, RUN],)),
     "purge": ("SELECT run_gateway.purge(100)", ()),
     "retire": ("SELECT run_gateway.retire($1, 5)", (timedelta(hours=1),)),
     "retire recordings": ("SELECT run_gateway.retire_next_recordings(10, '1 hour', 50)", ()),
     "forget keys": ("SELECT run_gateway.forget_next_keys('', 50)", ()),
     "silence": ("SELECT run_gateway.silence('5 minutes')", ()),
     "packable": ("SELECT run_gateway.packable_v2(0, 10, 1500, 1000)", ()),
-    "packable, to the version before": ("SELECT run_gateway.packable(0, 10, 1500)", ()),
     "pack what is silent": ("SELECT run_gateway.pack_whole(ARRAY[$1, $2]::bigint[], 65536, 1000)", (1, OPEN + 1)),
     "pack": ("SELECT run_gateway.pack_page($1, 65536, 1000, 500)", (OPEN + 1,)),
     "leases": ("SELECT run_gateway.end_lost_runs('m', 500, true)", ()),
@@ -122,7 +121,6 @@ CALLS: dict[str, tuple[str, tuple[object, ...]]] = {
     "work": ("SELECT * FROM run_gateway.work_of($1, 10)", ([TTL, RUN],)),
     "seek": ("SELECT run_gateway.seek_work(1, 's/1', 50)", ()),
     "overdue": ("SELECT run_gateway.overdue_subscriptions(true, 10)", ()),
-    "neglected, to the version before": ("SELECT run_gateway.neglected_subscriptions(true, 10)", ()),
     "first pending": ("SELECT run_gateway.first_pending(1)", ()),
     "wake one": ("SELECT run_gateway.wake_unless(1, NULL, NULL)", ()),
     "wake one, by its trigger": ("SELECT run_gateway.wake_unless(1, $1, NULL)", (TTL,)),
@@ -163,7 +161,7 @@ CALLS: dict[str, tuple[str, tuple[object, ...]]] = {
     "forget a recording": (relay._FORGET, (1,)),
     "recordings of conversations": (relay._UNFINISHED, ([b"1", b"2"],)),
     "hand a recording over": ("SELECT run_gateway.hand_over_recording(1, 0)", ()),
-    "take recordings": ("SELECT run_gateway.take_recordings('{r}', 10)", ()),
+    "take recordings": ("SELECT run_gateway.take_recordings('{r}', 10, 1)", ()),
     "taken recordings": (relay._TAKEN, ([1, 2], [0, 0])),
     "find a recording": (relay._FIND, (b"1", timedelta(1))),
     "look for a recording": (relay._LOOK, (RUN, timedelta(1))),
@@ -193,7 +191,7 @@ CALLS: dict[str, tuple[str, tuple[object, ...]]] = {
     "tidy": ("SELECT run_gateway.tidy_next(1, 's/1', 10)", ()),
 }
 OF_LINKS: Final = {
-    *("neglected, to the version before", "first pending", "wake one", "wake one, by its trigger"),
+    *("first pending", "wake one", "wake one, by its trigger"),
     *("work of a wake", "links of a subscription", "claim", "subscription", "wake several"),
 }
 # What reads no table that grows with streams: one row of each Machine, key, life or subscription, or nothing at all.

@@ -299,24 +299,6 @@ async def test_a_silence_is_told_from_two_marks(database_url: str) -> None:
         assert await silence() < everything, "the clock was set back"
 
 
-async def test_the_version_before_packs_what_it_knows(database_url: str) -> None:
-    async with opened(database_url) as log, connected(database_url) as look:
-        await log.create("open", body=b"[1,2]")
-        await log.create("ended", body=b"[1,2]", closed=True)
-        ended = (await log.reader.stat("ended")).id
-        row = await look.fetchrow("SELECT ids, until FROM run_gateway.packable(0, 10, 1500)")
-        assert row is not None
-        assert row["ids"] == [ended]
-        assert row["until"] == ended
-        made = await look.fetchrow(
-            "SELECT verdict, tail FROM run_gateway.make_stream('s', 'application/json', 'application/json', NULL, NULL,"
-            " NULL, false, NULL, NULL, NULL, ARRAY['1', '2']::bytea[], NULL, 100, 10000)"
-        )
-        assert made is not None
-        assert tuple(made) == ("created", 2)
-        assert await log.content("s") == b"1,2"
-
-
 async def test_what_a_put_brings_is_a_page_if_it_is_much(database_url: str) -> None:
     async with opened(database_url) as log, connected(database_url) as look:
         for path, count, closed in (("few", MANY - 1, False), ("many", MANY, False), ("more", 2_500, False),

@@ -17,7 +17,7 @@ BEFORE = 600  # appends while the snapshot is open: some forty pages of one row'
 JSON = "application/json"
 OF = f"'{{r,s}}', '{{{JSON},{JSON}}}', '{{1,1}}', '{{false,false}}', NULL"
 EVENTS = "'{1,2}', '{1,1}', '{1,1}', NULL"
-PLAIN = f"CALL run_gateway.append(NULL, {OF}, NULL, NULL, NULL, {EVENTS}{', NULL' * 12})"
+PLAIN = f"CALL run_gateway.append(NULL, {OF}, NULL, NULL, NULL, {EVENTS}{', NULL' * 13})"
 PRODUCED = f"SELECT * FROM run_gateway.append_batch({OF}, '{{p,p}}', '{{0,0}}', ARRAY[$1::bigint, $1], {EVENTS})"
 WAYS = {
     "alone": "SELECT run_gateway.append_alone('s', 'application/json', '{1}', NULL)",

@@ -121,7 +121,7 @@ async def test_an_expired_stream_is_not_there_for_an_older_transaction(database_
 @pytest.mark.parametrize(
     "append",
     [
-        "CALL run_gateway.append(NULL, 's', 'application/json', '{1}'::bytea[], '', NULL, NULL)",
+        "CALL run_gateway.append(NULL, 's', 'application/json', '{1}'::bytea[], '', NULL, NULL, NULL)",
         "SELECT run_gateway.append('s', '1')",
     ],
 )

@@ -393,34 +393,6 @@ async def test_a_look_uses_the_index_however_many_leases_there_are(database_url:
         assert "leases_check_at" in plan[1][0]
 
 
-async def test_machines_of_the_version_before_get_words_that_they_know(database_url: str) -> None:
-    call = (
-        "CALL run_gateway.append('old', $1, $2, $3, $4, NULL, $5, $6, $7, $8, $3, $9, NULL,"
-        " NULL, NULL, NULL, NULL, NULL)"
-    )
-    async with opened(database_url) as log, connected(database_url) as old:
-
-        async def ask(*requests: tuple[str, str | None, int | None, int | None]) -> list[str]:
-            count = len(requests)
-            paths, producers, epochs, seqs = (list(column) for column in zip(*requests, strict=True))
-            arguments = [paths, [JSON_TYPE] * count, [1] * count, [False] * count, producers, epochs, seqs]
-            row = await old.fetchrow(call, *arguments, list(range(1, count + 1)), [b"1"] * count)
-            assert row is not None
-            assert len(row) == 5
-            verdicts: list[str] = row["verdicts"]
-            return verdicts
-
-        await leased(log, "runs/a", "runs/b")
-        assert await ask(("runs/a", "p", 0, 0), ("runs/b", None, None, None)) == ["appended"] * 2
-        await due(log, broken=False)
-        assert (await Store(log.database, machine="new").end_lost(9, again=True)).ended == [], "it keeps a lease too"
-        await due(log, broken=True)
-        await Store(log.database, machine="new").end_lost(9, again=True)
-        assert await ask(("runs/a", "p", 0, 1), ("runs/b", None, None, None)) == ["stale_epoch", "closed"]
-        assert await ask(("runs/a", "p", 0, 1)) == ["stale_epoch"]
-        assert await ask(("runs/b", None, None, None)) == ["closed"]
-
-
 @pytest.mark.parametrize("seed", range(4))
 async def test_no_zombie_is_heard_after_the_fence(database_url: str, seed: int) -> None:
     """250 runs a seed: producers that append, retry, close and beat while their runs are being ended."""

@@ -122,25 +122,6 @@ async def finished(store: Store) -> bool:
     return not await store.unlinked(10)
 
 
-async def test_what_the_version_before_creates_is_linked_all_the_same(
-    store: Store, streams: Streams, database_url: str
-) -> None:
-    await streams.create("runs/old", b"1")
-    async with held(database_url, "SELECT run_gateway.create('runs/open')"):
-        assert (
-            await streams.value(
-                "SELECT run_gateway.create_subscription("
-                "'s', 'pull-wake', 'runs/*', 'runs', '^/+runs/+[^/]+/*$', '{x}', NULL, 'wake', '30 s', NULL, '')"
-            )
-            == "created"
-        )
-        await streams.create("x", b"1")
-    await link(store)
-    assert cursors(await store.get("s")) == {"runs/old": 1, "runs/open": -1, "x": 0}
-    assert await streams.value("SELECT run_gateway.add_subscription_streams('s', '{y}')")
-    assert not await streams.value("SELECT run_gateway.add_subscription_streams('none', '{y}')")
-
-
 @pytest.mark.parametrize(
     ("pattern", "path"),
     [

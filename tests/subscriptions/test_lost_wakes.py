@@ -142,15 +142,6 @@ async def test_a_wake_stream_that_its_forks_keep_is_refused(store: Store, stream
     await refused(Code.WAKE_STREAM_REJECTED, store.create("s", pull_wake()))
 
 
-async def test_the_version_before_is_told_a_verdict_that_it_knows(streams: Streams) -> None:
-    await closed(streams)
-    verdict = await streams.value(
-        "SELECT run_gateway.create_subscription("
-        "'s', 'pull-wake', 'a', 'a', '^/+a/*$', '{}', NULL, 'wake', '1 s', NULL, '')"
-    )
-    assert verdict == "conflict"
-
-
 async def test_an_error_names_streams_as_its_tenant_does(store: Store, streams: Streams) -> None:
     await store.create("acme\x1fs", pull_wake().within("acme"))
     await streams.create("acme\x1fruns/1", b"1")

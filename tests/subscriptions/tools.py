@@ -16,7 +16,10 @@ from gateway.log.database import Database
 from gateway.subscriptions import Subscriptions
 from gateway.subscriptions.rules import Wanted, parse_create
 
-_CREATE = "SELECT * FROM run_gateway.create_stream($1, $2, $2, NULL, NULL, NULL, $3, $4, NULL, NULL, $5)"
+_CREATE = (
+    "SELECT * FROM run_gateway.make_stream_v2($1, $2, $2, NULL, NULL, NULL, $3, $4, NULL, NULL, $5, NULL, 100, 10000,"
+    " NULL, NULL, NULL, NULL)"
+)
 
 
 def wanted(**fields: Any) -> Wanted:

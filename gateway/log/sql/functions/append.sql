@@ -456,18 +456,6 @@ END
 $$;
 
 
--- Until 0.2: as Machines of the version before call it.
-CREATE OR REPLACE FUNCTION run_gateway.append_alone(
-    path text, media_type text, events bytea[], OUT tail bigint, OUT cancel_requested boolean
-)
-LANGUAGE plpgsql AS $$
-BEGIN
-    SELECT a.tail, a.cancel_requested INTO tail, cancel_requested
-      FROM run_gateway.append_alone(path, media_type, events, NULL) a;
-END
-$$;
-
-
 -- Many events of one request, written as the pages that they would be packed into later: a third of what rows cost. A
 -- stream's pages are its oldest events (pack.sql): when there are a few small rows before these, they go into the page as
 -- well, and when there are more, these become rows like them. `entries` and `ordinals` say where a page begins: at which event of
@@ -653,82 +641,6 @@ BEGIN
         EXCEPTION WHEN OTHERS THEN
             NULL;  -- as above
         END;
-    END IF;
-END
-$$;
-
-
--- Until 0.2: as Machines of the version before call it, who name no Stream-Seq here.
-CREATE OR REPLACE PROCEDURE run_gateway.append(
-    IN machine text, IN path text, IN media_type text, IN events bytea[], IN body text,
-    OUT tail bigint, OUT cancel_requested boolean
-)
-LANGUAGE plpgsql AS $$
-BEGIN
-    CALL run_gateway.append(machine, path, media_type, events, body, NULL::text, tail, cancel_requested);
-END
-$$;
-
-
--- Until 0.2: as Machines of the version before call it, who tell of one stream at a time.
-CREATE OR REPLACE PROCEDURE run_gateway.append(
-    IN machine text,
-    IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],
-    IN producers text[], IN epochs bigint[], IN seqs bigint[],
-    IN event_entries integer[], IN event_ordinals integer[], IN events bytea[], IN bodies text[], IN leases integer[],
-    IN page_entries integer[], IN page_ordinals integer[], IN page_counts integer[], IN page_bodies bytea[],
-    IN page_lengths integer[],
-    OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[],
-    OUT cancels boolean[]
-)
-LANGUAGE plpgsql AS $$
-BEGIN
-    CALL run_gateway.append(
-        machine, paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs, event_entries,
-        event_ordinals, events, bodies, leases, page_entries, page_ordinals, page_counts, page_bodies, page_lengths,
-        NULL::integer[], verdicts, tails, closed, known_epochs, known_seqs, cancels);
-END
-$$;
-
-
--- Until 0.2: as those before that call it, who send no pages.
-CREATE OR REPLACE PROCEDURE run_gateway.append(
-    IN machine text,
-    IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],
-    IN producers text[], IN epochs bigint[], IN seqs bigint[],
-    IN event_entries integer[], IN event_ordinals integer[], IN events bytea[], IN bodies text[], IN leases integer[],
-    OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[],
-    OUT cancels boolean[]
-)
-LANGUAGE plpgsql AS $$
-BEGIN
-    CALL run_gateway.append(
-        machine, paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs, event_entries,
-        event_ordinals, events, bodies, leases, NULL::integer[], NULL::integer[], NULL::integer[], NULL::bytea[],
-        NULL::integer[], verdicts, tails, closed, known_epochs, known_seqs, cancels);
-END
-$$;
-
-
--- Until 0.2: as those before that call it, who know no leases.
-CREATE OR REPLACE PROCEDURE run_gateway.append(
-    IN machine text,
-    IN paths text[], IN media_types text[], IN counts integer[], IN closes boolean[], IN stream_seqs text[],
-    IN producers text[], IN epochs bigint[], IN seqs bigint[],
-    IN event_entries integer[], IN event_ordinals integer[], IN events bytea[], IN bodies text[],
-    OUT verdicts text[], OUT tails bigint[], OUT closed boolean[], OUT known_epochs bigint[], OUT known_seqs bigint[]
-)
-LANGUAGE plpgsql AS $$
-DECLARE
-    cancels boolean[];
-BEGIN
-    CALL run_gateway.append(
-        machine, paths, media_types, counts, closes, stream_seqs, producers, epochs, seqs, event_entries,
-        event_ordinals, events, bodies, NULL::integer[], verdicts, tails, closed, known_epochs, known_seqs, cancels);
-    IF 'lost' = ANY (verdicts) THEN
-        SELECT pg_catalog.array_agg(CASE WHEN v.verdict <> 'lost' THEN v.verdict WHEN v.producer IS NULL THEN 'closed'
-                              ELSE 'stale_epoch' END ORDER BY v.i)
-          INTO verdicts FROM unnest(verdicts, producers) WITH ORDINALITY AS v(verdict, producer, i);
     END IF;
 END
 $$;

@@ -53,11 +53,6 @@ END
 $$;
 
 
--- Until 0.2: as Machines of the version before call it.
-CREATE OR REPLACE FUNCTION run_gateway.flue_end_silent(silence double precision, most integer, OUT ended text[])
-LANGUAGE sql AS $$ SELECT run_gateway.flue_end_silent(silence, most, '{}') $$;
-
-
 -- Ends one run as Flue itself would: its last event, `closed`, its record. Only while it is open, has just `tail`
 -- events and nobody else is writing to it: the stream's row is locked, as by each of Flue's own appends, and an append
 -- that comes later finds the stream closed. What its last event or its record says of its end is kept.

@@ -315,20 +315,6 @@ END
 $$;
 
 
--- Until 0.2: as Machines of the version before call it, which send no pages.
-CREATE OR REPLACE FUNCTION run_gateway.make_stream(
-    wanted text, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_expiry timestamptz,
-    wanted_expires_header text, wanted_closed boolean, source_path text, anchor bigint, sub_offset bigint, events bytea[],
-    wanted_lease integer, most_depth integer, most_forks integer,
-    OUT verdict text, OUT tail bigint, OUT closed boolean, OUT content_type text, OUT copied bigint
-)
-LANGUAGE sql AS $$
-    SELECT m.* FROM run_gateway.make_stream_v2(
-        wanted, wanted_content_type, wanted_media_type, wanted_ttl, wanted_expiry, wanted_expires_header, wanted_closed,
-        source_path, anchor, sub_offset, events, wanted_lease, most_depth, most_forks, NULL, NULL, NULL, NULL) m
-$$;
-
-
 -- Whether a stream stands at the end of a chain of at least so many forks.
 CREATE OR REPLACE FUNCTION run_gateway.is_deep(wanted bigint, most integer) RETURNS boolean
 LANGUAGE plpgsql
@@ -344,22 +330,6 @@ BEGIN
         END IF;
     END LOOP;
     RETURN true;
-END
-$$;
-
-
--- Until 0.2: as Machines of the version before call it, which know no limits of forks.
-CREATE OR REPLACE FUNCTION run_gateway.create_stream(
-    wanted text, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_expiry timestamptz,
-    wanted_expires_header text, wanted_closed boolean, source_path text, anchor bigint, sub_offset bigint, events bytea[],
-    OUT verdict text, OUT tail bigint, OUT closed boolean, OUT content_type text
-)
-LANGUAGE plpgsql AS $$
-BEGIN
-    SELECT m.verdict, m.tail, m.closed, m.content_type INTO verdict, tail, closed, content_type
-      FROM run_gateway.make_stream_v2(
-        wanted, wanted_content_type, wanted_media_type, wanted_ttl, wanted_expiry, wanted_expires_header, wanted_closed,
-        source_path, anchor, sub_offset, events, NULL, 100, 10000, NULL, NULL, NULL, NULL) m;
 END
 $$;
 

@@ -219,32 +219,6 @@ END
 $$;
 
 
--- Until 0.2: as Machines of the version before call it. It links what is there; one of this version sees to the rest.
-CREATE OR REPLACE FUNCTION run_gateway.create_subscription(
-    new_id text, new_type text, new_pattern text, new_head text, new_regex text, paths text[], new_url text,
-    new_wake_stream text, new_lease_ttl interval, new_description text, new_hash text
-) RETURNS text
-LANGUAGE plpgsql AS $$
-DECLARE
-    b record;
-    s run_gateway.subscriptions;
-    n text := '1';
-BEGIN
-    SELECT * INTO b FROM run_gateway.begin_subscription(
-        new_id, new_type, new_pattern, new_head, new_regex, paths, new_url, new_wake_stream, new_lease_ttl,
-        new_description, new_hash, 2147483647);
-    IF b.verdict = 'created' AND new_pattern IS NOT NULL THEN
-        SELECT * INTO s FROM run_gateway.subscriptions v WHERE v.number = b.number;
-        WHILE n IS NOT NULL LOOP
-            n := run_gateway.link_range(s, n, NULL);
-        END LOOP;
-        UPDATE run_gateway.subscriptions v SET linking = '3' WHERE v.number = b.number;
-    END IF;
-    RETURN CASE WHEN starts_with(b.verdict, 'wake_stream') THEN 'conflict' ELSE b.verdict END;
-END
-$$;
-
-
 -- Links at the present tail what is not linked yet (§6.4).
 CREATE OR REPLACE FUNCTION run_gateway.link_explicitly(s run_gateway.subscriptions, paths text[]) RETURNS void
 LANGUAGE sql BEGIN ATOMIC
@@ -287,11 +261,6 @@ BEGIN
     END IF;
 END
 $$;
-
-
--- Until 0.2: as Machines of the version before call it.
-CREATE OR REPLACE FUNCTION run_gateway.add_subscription_streams(wanted text, paths text[]) RETURNS boolean
-LANGUAGE sql AS $$ SELECT a.verdict = 'added' FROM run_gateway.add_explicit_streams(wanted, paths, 2147483647) a $$;
 
 
 -- Takes the explicit link away; a glob link stays (§6.4).

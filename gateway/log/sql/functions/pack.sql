@@ -71,14 +71,6 @@ BEGIN ATOMIC
 END;
 
 
--- Until 0.2: as Machines of the version before call it, which pack no stream that is open and short.
-CREATE OR REPLACE FUNCTION run_gateway.packable(after bigint, most integer, enough bigint, OUT ids bigint[], OUT until bigint)
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT p.ids || p.whole, p.until FROM run_gateway.packable_v2(after, most, enough, NULL) p;
-END;
-
-
 -- Notes that all of a stream is packed; another time, if somebody holds its row.
 CREATE OR REPLACE FUNCTION run_gateway.mark_packed(wanted bigint) RETURNS void
 LANGUAGE sql BEGIN ATOMIC

@@ -3,7 +3,7 @@
 
 
 -- Makes a run of an answer that is there, or is still waited for (`head` NULL). Its path holds chance, so that nobody else
--- makes a stream there: hence no more than the rows that make_stream and create_run would write, in one statement.
+-- makes a stream there: hence no more than the rows that make_stream_v2 and create_run would write, in one statement.
 CREATE OR REPLACE FUNCTION run_gateway.begin_recording(
     wanted text, relay text, content_type text, media_type text, lease integer, workflow_name text, input json,
     lost_event json, head text[], OUT stream bigint
@@ -222,17 +222,6 @@ END
 $$;
 
 
--- Until 0.2: as Machines of the version before call it, which know of no conversations.
-CREATE OR REPLACE FUNCTION run_gateway.take_recordings(relays text[], most integer)
-RETURNS TABLE (path text, stream bigint, relay text, generation integer, rejoin json, cancels boolean,
-               cancel_requested boolean, age double precision)
-LANGUAGE sql
-AS $$
-    SELECT t.path, t.stream, t.relay, t.generation, t.rejoin, t.cancels, t.cancel_requested, t.age
-      FROM run_gateway.take_recordings(relays, most, NULL) t
-$$;
-
-
 -- Of the next `most` recordings after one, takes away those that ended long enough ago, and forgets those whose streams have
 -- gone by other ways. Returns the last one that was looked at; 0 after the end.
 CREATE OR REPLACE FUNCTION run_gateway.retire_next_recordings(after bigint, keep interval, most integer) RETURNS bigint
@@ -282,37 +271,5 @@ BEGIN
           LEFT JOIN run_gateway.recordings r ON r.stream = o.stream
          WHERE r.stream IS NULL AND o.stream <> 0 FOR UPDATE OF o SKIP LOCKED));
     RETURN coalesce(keys[most], '');
-END
-$$;
-
-
--- Until 0.2: as Machines of the version before call it.
-CREATE OR REPLACE FUNCTION run_gateway.retire_recordings(keep interval, most integer) RETURNS bigint
-LANGUAGE plpgsql AS $$
-DECLARE
-    this    timestamptz := clock_timestamp();
-    since   timestamptz := this - keep;
-    doomed  bigint;
-    removed bigint := 0;
-BEGIN
-    FOR doomed IN
-        SELECT r.stream FROM run_gateway.recordings r JOIN run_gateway.streams s ON s.id = r.stream
-         WHERE s.closed_at < since AND s.path IS NOT NULL AND NOT s.gone
-         ORDER BY r.stream LIMIT 20 * most
-    LOOP
-        removed := removed + run_gateway.try_away(doomed, false)::integer;
-        EXIT WHEN removed >= most OR clock_timestamp() > this + interval '1 second';
-    END LOOP;
-    IF removed = 0 THEN
-        DELETE FROM run_gateway.recordings r WHERE r.stream IN (
-            SELECT o.stream FROM run_gateway.recordings o
-              LEFT JOIN run_gateway.streams s ON s.id = o.stream AND s.path IS NOT NULL
-             WHERE s.id IS NULL LIMIT 1000);
-        DELETE FROM run_gateway.recording_keys k WHERE k.key IN (
-            SELECT o.key FROM run_gateway.recording_keys o
-              LEFT JOIN run_gateway.recordings r ON r.stream = o.stream
-             WHERE r.stream IS NULL AND o.stream <> 0 LIMIT 1000 FOR UPDATE OF o SKIP LOCKED);
-    END IF;
-    RETURN removed;
 END
 $$;

@@ -42,9 +42,9 @@ CREATE OR REPLACE FUNCTION run_gateway.create_run(
 )
 LANGUAGE plpgsql AS $$
 BEGIN
-    SELECT c.verdict, c.tail INTO verdict, tail FROM run_gateway.create_leased_stream(
+    SELECT c.verdict, c.tail INTO verdict, tail FROM run_gateway.make_stream_v2(
         wanted, wanted_content_type, wanted_media_type, wanted_ttl, NULL, NULL, false, NULL, NULL, NULL, '{}',
-        wanted_lease) c;
+        wanted_lease, 0, 0, NULL, NULL, NULL, NULL) c;
     IF verdict = 'created' THEN
         UPDATE run_gateway.runs r
            SET request = digest, workflow_name = new_workflow_name, input = new_input, metadata = new_metadata,
@@ -69,24 +69,7 @@ BEGIN
     SELECT c.verdict, c.tail INTO verdict, tail FROM run_gateway.create_run(
         wanted, digest, wanted_content_type, wanted_media_type, wanted_ttl, wanted_lease, new_workflow_name, new_input,
         new_metadata, new_lost_event) c;
-    SELECT s.id INTO stream FROM run_gateway.streams s WHERE s.path = wanted;  -- locked by create_stream
-END
-$$;
-
-
--- Until 0.2: create_stream for a run with a lease, as Machines of the version before call it.
-CREATE OR REPLACE FUNCTION run_gateway.create_leased_stream(
-    wanted text, wanted_content_type text, wanted_media_type text, wanted_ttl bigint, wanted_expiry timestamptz,
-    wanted_expires_header text, wanted_closed boolean, source_path text, anchor bigint, sub_offset bigint, events bytea[],
-    wanted_lease integer,
-    OUT verdict text, OUT tail bigint, OUT closed boolean, OUT content_type text
-)
-LANGUAGE plpgsql AS $$
-BEGIN
-    SELECT m.verdict, m.tail, m.closed, m.content_type INTO verdict, tail, closed, content_type
-      FROM run_gateway.make_stream_v2(
-        wanted, wanted_content_type, wanted_media_type, wanted_ttl, wanted_expiry, wanted_expires_header, wanted_closed,
-        source_path, anchor, sub_offset, events, wanted_lease, 100, 10000, NULL, NULL, NULL, NULL) m;
+    SELECT s.id INTO stream FROM run_gateway.streams s WHERE s.path = wanted;  -- locked by make_stream_v2
 END
 $$;
 

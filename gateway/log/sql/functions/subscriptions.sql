@@ -340,18 +340,6 @@ LANGUAGE sql STABLE BEGIN ATOMIC
 END;
 
 
--- Until 0.2: as Machines of the version before call it.
-CREATE OR REPLACE FUNCTION run_gateway.neglected_subscriptions(idle boolean, most integer) RETURNS SETOF bigint
-LANGUAGE sql STABLE BEGIN ATOMIC
-    SELECT s.number FROM run_gateway.subscriptions s
-     WHERE CASE WHEN s.lease_until IS NOT NULL THEN s.lease_until <= clock_timestamp()
-                ELSE idle AND (s.wake_id IS NULL OR run_gateway.is_untold(s))
-                     AND (s.next_attempt_at IS NULL OR s.next_attempt_at <= clock_timestamp())
-                     AND run_gateway.first_pending(s.number) IS NOT NULL END
-     LIMIT most;
-END;
-
-
 -- Webhook deliveries that are due: first ones, retries, and those of Machines that died on the way. The caller has
 -- `hold` to deliver each and report. The lease outlasts the attempt: a handler that answers at last has not failed.
 CREATE OR REPLACE FUNCTION run_gateway.due_deliveries(hold interval, most integer, most_streams integer)
@@ -416,18 +404,6 @@ END
 $$;
 
 
--- Until 0.2: as Machines of the version before call it.
-CREATE OR REPLACE FUNCTION run_gateway.claim_deliveries(hold interval, most integer, most_streams integer)
-RETURNS TABLE (subscription bigint, id text, url text, wake_id text, generation bigint, retry_count integer,
-               streams jsonb)
-LANGUAGE sql AS $$
-    SELECT d.subscription, d.id, d.url, d.wake_id, d.generation, d.retry_count,
-           (SELECT coalesce(jsonb_agg(l.link - 5 ORDER BY l.i), '[]')
-              FROM jsonb_array_elements(d.streams) WITH ORDINALITY AS l(link, i))
-      FROM run_gateway.due_deliveries(hold, most, most_streams) d
-$$;
-
-
 -- The attempt is over: the handler has the wake and its lease begins (`retry_in` NULL), or the next attempt is due
 -- after that time. Until then the wake stays in flight, so its lease is made to outlast the wait.
 CREATE OR REPLACE FUNCTION run_gateway.report_delivery(wanted bigint, wanted_wake text, failed boolean, retry_in interval) RETURNS void
@@ -460,13 +436,6 @@ BEGIN
     END IF;
 END
 $$;
-
-
--- Until 0.2: as Machines of the version before call it.
-CREATE OR REPLACE FUNCTION run_gateway.finish_delivery(
-    wanted bigint, wanted_wake text, paths text[], positions bigint[], OUT next_wake boolean, OUT lost_event text
-)
-LANGUAGE sql AS $$ SELECT * FROM run_gateway.finish_delivery(wanted, wanted_wake, paths, positions, NULL) $$;
 
 
 -- These are noted no more, unless there is work.
@@ -665,8 +634,3 @@ BEGIN
     touched := touched + n;
 END
 $$;
-
-
--- Until 0.2: as Machines of the version before call it.
-CREATE OR REPLACE FUNCTION run_gateway.tidy_links(most integer) RETURNS bigint
-LANGUAGE sql AS $$ SELECT t.touched FROM run_gateway.tidy_next(0, '', most) t $$;

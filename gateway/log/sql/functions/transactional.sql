@@ -204,8 +204,9 @@ BEGIN
             path, sha256(convert_to(jsonb_build_array(content_type, ttl, lease, workflow_name, input, metadata)::text, 'UTF8')),
             content_type, media_type, ttl, lease, workflow_name, input::json, metadata, NULL) c;
     ELSE
-        SELECT c.verdict INTO verdict FROM run_gateway.create_stream(
-            path, content_type, media_type, ttl, NULL, NULL, false, NULL, NULL, NULL, '{}') c;
+        SELECT c.verdict INTO verdict FROM run_gateway.make_stream_v2(
+            path, content_type, media_type, ttl, NULL, NULL, false, NULL, NULL, NULL, '{}', NULL, 0, 0, NULL, NULL, NULL,
+            NULL) c;
     END IF;
     IF verdict = 'created' THEN
         PERFORM run_gateway.count_from_commit(s.id, s.ttl, s.lease) FROM run_gateway.streams s WHERE s.path = "create".path;

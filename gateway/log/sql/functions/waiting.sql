@@ -2,22 +2,6 @@
 -- all other functions: making one anew forgets its settings.
 
 
--- Until 0.2: as Machines of the version before call it. Those of the paths whose streams cannot be locked at this moment.
-CREATE OR REPLACE FUNCTION run_gateway.held(paths text[]) RETURNS text[]
-LANGUAGE plpgsql
-SET enable_seqscan = off SET lock_timeout = '100ms'
-AS $$
-DECLARE
-    free text[];
-BEGIN
-    SELECT coalesce(array_agg(f.path), '{}') INTO free
-      FROM (SELECT s.path FROM run_gateway.streams s WHERE s.path = ANY (paths) FOR NO KEY UPDATE SKIP LOCKED) f;
-    RETURN (SELECT coalesce(array_agg(s.path), '{}') FROM run_gateway.streams s
-             WHERE s.path = ANY (paths) AND s.path <> ALL (free));
-END
-$$;
-
-
 -- Those of the paths whose requests have to wait: for the row of the stream, or for another that they write to as well.
 -- `closes`: the request closes its stream, so it ends the run's record, lease and control stream; `leases`: it has one.
 CREATE OR REPLACE FUNCTION run_gateway.held(paths text[], closes boolean[], leases boolean[]) RETURNS text[]
