@@ -94,9 +94,12 @@ class Listener:
         await ready.wait()
 
     @property
-    def alone(self) -> bool:
-        """True if no other Machine listens, so that none has to be notified. Doubt means no."""
-        return not self._others and self._knows_others and not self._before
+    def notified_by(self) -> str | None:
+        """This Machine's name in its notifications; None: no other Machine listens, so that none has to be notified.
+        Where that is in doubt, they are.
+        """
+        alone = not self._others and self._knows_others and not self._before
+        return None if alone else self.machine
 
     @property
     def others_list(self) -> bool:

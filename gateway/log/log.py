@@ -68,8 +68,7 @@ class Log:
         )
         self.writer = Writer(
             database,
-            machine=lambda: None if self.listener.alone else self.listener.machine,
-            together=lambda: self.listener.together,
+            others=self.listener,
             lanes=LANES,
             timeout=settings.append_timeout,
             max_pending=settings.max_pending,

@@ -10,9 +10,9 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import asyncpg
 
@@ -77,24 +77,34 @@ class Part(NamedTuple):
     without_held: bool = False
 
 
+class Others(Protocol):
+    """The other Machines, as far as appends need to know of them: `Listener` of `gateway.log.listener`."""
+
+    @property
+    def notified_by(self) -> str | None:
+        """This Machine's name in its notifications; None: there is no other Machine to notify."""
+
+    @property
+    def together(self) -> bool:
+        """True if all of them read notifications of several streams."""
+
+
 class Writer:
     """Appends of a Machine, on `lanes` connections of its own.
 
     `timeout`: seconds within which a request is sent to the database, or else refused; and as many that the database
     has for a batch, whose outcome counts as unknown then. `pack`: events that come in numbers may be written as pages.
-    `machine` names this Machine to the others, or is None while there are no others. `together`: whether they can be
-    told of several streams at a time. `feed` is given every committed change, and every unknown outcome.
+    `feed` is given every committed change, and every unknown outcome.
     """
 
     def __init__(
         self,
         database: Database,
         *,
-        machine: Callable[[], str | None],
+        others: Others,
         lanes: int,
         timeout: float,
         max_pending: int,
-        together: Callable[[], bool] = lambda: False,
         pack: bool = True,
         feed: Feed,
     ) -> None:
@@ -103,8 +113,7 @@ class Writer:
         self.bytes = 0
         self.commit_requests = Histogram(SIZES)
         self.commit_seconds = Histogram(SECONDS)
-        self._machine = machine
-        self._together = together
+        self._others = others
         self._max_pending = max_pending
         self._pack = pack
         self._feed = feed
@@ -247,7 +256,7 @@ class Writer:
         """
         began = time.monotonic()
         try:
-            row = await self._ask(entries, lane, self._machine())
+            row = await self._ask(entries, lane, self._others.notified_by)
         except StreamHeld:
             return await self._without_held(entries, lane, all_held=without_held)
         except (NotSent, NotWritable) as error:
@@ -285,7 +294,7 @@ class Writer:
             row = await lane.fetchrow(CALL_ALONE, machine, *alone)
             if row["tail"] is not None:
                 return accepted_alone(row)
-        arrays = arguments(entries, told=told, together=self._together(), pack=self._pack)
+        arrays = arguments(entries, told=told, together=self._others.together, pack=self._pack)
         if large:
             await asyncio.sleep(0)
         return await lane.fetchrow(CALL, machine, *arrays)

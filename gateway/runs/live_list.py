@@ -19,7 +19,6 @@ from gateway.fanout.deadlines import Deadlines
 from gateway.fanout.follower import Direct, Signal
 from gateway.fanout.waiting import WaitingReader
 from gateway.outage import SeldomLogger
-from gateway.protocol.batch import News
 from gateway.protocol.changes import Kind, Told
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.record import RunRecord
@@ -197,30 +196,19 @@ class Changes:
 
     # News
 
-    def heard(self, news: News) -> None:
-        """Rings if news may be of a run that has begun, has ended, is removed or has been asked to stop."""
-        if not self.tenants:
-            return
-        if news.closed or news.deleted or news.first <= 1:
-            self._ring(news.path)
-
-    def created(self, path: str) -> None:
-        """This Machine has made a stream."""
-        if self.tenants:
-            self._ring(path)
+    def ring(self, path: str) -> None:
+        """Has readers look, if this is the path of a run, or of a run's control stream."""
+        tenant = self.tenants.get(tenant_of(path)) if self.tenants else None
+        if tenant is not None and is_run(path.removesuffix(Part.CONTROL.value)):
+            tenant.ring()
 
     def doubted(self, paths: list[str]) -> None:
         for path in paths:
-            self._ring(path)
+            self.ring(path)
 
     def look_again(self) -> None:
         """News may have been missed."""
         for tenant in self.tenants.values():
-            tenant.ring()
-
-    def _ring(self, path: str) -> None:
-        tenant = self.tenants.get(tenant_of(path))
-        if tenant is not None and is_run(path.removesuffix(Part.CONTROL.value)):
             tenant.ring()
 
 

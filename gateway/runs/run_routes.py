@@ -13,7 +13,6 @@ from gateway.auth.gate import check_stream, let_in, principal_of
 from gateway.feed import Feed
 from gateway.http import responses
 from gateway.http.bodies import Bodies
-from gateway.http.fast_append import Post
 from gateway.http.reading import Reading
 from gateway.http.routes import Routes
 from gateway.protocol.errors import MethodNotAllowed, StreamNotFound
@@ -51,6 +50,8 @@ class RunStreams:
         feed: Feed,
         readers: Callable[[str], int],
     ) -> None:
+        self.append: Final = streams.append
+        """Appends as to any stream: see Routes."""
         self._streams = streams
         self._store = store
         self._tokens = tokens
@@ -71,10 +72,6 @@ class RunStreams:
             if asked is not None:
                 return self._meta(_stored(target, scope), asked, scope, receive, send)
         return self._streams(target, scope, receive, send)
-
-    def append(self, post: Post) -> bool:
-        """Appends as to any stream: see Routes."""
-        return self._streams.append(post)
 
     def _below(self, part: Part, target: Target, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         method = scope["method"]

@@ -100,22 +100,27 @@ class Runs:
     def created(self, path: str) -> None:
         """This Machine has made a stream, which may be a run."""
         if is_run(path):
-            self.changes.created(path)
+            self.changes.ring(path)
             self.telling.tell(path)
 
     def heard(self, news: News) -> None:
-        """Takes news of a run: when it is closed or deleted, so is its control stream, and that stream's readers look
-        again. Readers of lists look again, too.
-        """
-        self.changes.heard(news)
-        if (news.closed or news.deleted) and is_run(news.path):
+        """Takes news of a run. When it is closed or deleted, so is its control stream, whose readers look again."""
+        if self._ends(news):
             self._hub.look_again([control_of(news.path)])
 
     def hinted(self, news: News) -> None:
         """Takes a hint of a run: its control stream's readers have the log asked."""
-        self.changes.heard(news)
-        if (news.closed or news.deleted) and is_run(news.path):
+        if self._ends(news):
             self._hub.hint(replace(news, path=control_of(news.path)))
+
+    def _ends(self, news: News) -> bool:
+        """True if news says that a run is closed or deleted. Lists look again at what may change them: an end, a first
+        event, and a request to stop.
+        """
+        ended = news.closed or news.deleted
+        if ended or news.first <= 1:
+            self.changes.ring(news.path)
+        return ended and is_run(news.path)
 
     @cached_property
     def routes(self) -> RunRoutes:

@@ -95,7 +95,7 @@ class Subscriptions:
         if news.deleted:
             if self._dispatcher is not None:
                 self._dispatcher.tidy_soon()
-        elif news.last >= news.first:
+        elif news.last >= news.first and not self._watch.idle:
             self.appended(news.path)
 
     def created(self, path: str, tail: int) -> None:

@@ -23,6 +23,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.interest: Interest | None = None
+        self.idle = True  # nobody subscribes to anything
         self.overflowed = False  # more paths were gathered than are kept, so that everything has to be looked at
         self._answers: dict[str, bool] = {}
         self._gathered: set[str] = set()
@@ -32,11 +33,12 @@ class Watch:
         """Replaces the paths and patterns that are subscribed to."""
         if interest is not self.interest:
             self.interest = interest
+            self.idle = not interest.subscriptions
             self._answers.clear()
 
     def notice(self, path: str) -> bool:
         """Takes note of an append. Returns whether it may concern a subscription."""
-        if self.interest is None or not self.interest.subscriptions:
+        if self.interest is None or self.idle:
             return False
         answer = self._answers.get(path)
         if answer is None:

@@ -37,6 +37,7 @@ from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import JSON_TYPE
 from gateway.protocol.create import CreateRequest
 from loadtests.bench.processes import cpu, memory, peak, reset_peak
+from tests.log.rig import Others
 
 BATCH: Final = 5_000  # events of one append
 RUN_ID: Final = re.compile(rb"run_[0-9A-Z]{26}")
@@ -86,7 +87,7 @@ class Store:
         async with _database(self.url) as database:
             lifecycle = Lifecycle(database, machine="loadtest")
             writer = Writer(
-                database, machine=lambda: None, lanes=1, timeout=60, max_pending=1 << 30, pack=False,
+                database, others=Others(), lanes=1, timeout=60, max_pending=1 << 30, pack=False,
                 feed=Feed(),
             )  # fmt: skip
             for run in range(len(self.checksums)):

@@ -25,6 +25,14 @@ JSON = "application/json"
 
 
 @dataclass
+class Others:
+    """Other Machines: see `gateway.log.writer`."""
+
+    notified_by: str | None = None
+    together: bool = False
+
+
+@dataclass
 class Log:
     """One Machine's way to the log. `news` is what its own readers heard, `doubts` what it could not know."""
 
@@ -101,8 +109,7 @@ async def opened(
     feed.doubted.subscribe(doubts.extend)
     writer = Writer(
         database,
-        machine=lambda: machine,
-        together=lambda: together,
+        others=Others(machine, together),
         lanes=lanes,
         timeout=timeout,
         max_pending=max_pending,

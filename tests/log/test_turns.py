@@ -16,6 +16,7 @@ from gateway.log.appends import CALL, CALL_ALONE
 from gateway.log.writer import TOLD, Writer
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.errors import NotSent, StreamHeld, Unavailable
+from tests.log.rig import Others
 
 
 class Database:
@@ -45,7 +46,7 @@ async def test_the_next_batch_is_sent_before_the_last_is_answered() -> None:
     feed.committed.subscribe(lambda news: said.append(f"told {news.path}"))
     writer = Writer(
         cast("Any", database),
-        machine=lambda: None,
+        others=Others(),
         lanes=2,
         timeout=60,
         max_pending=1 << 20,
@@ -108,7 +109,7 @@ class Rows:
 def writer_of(rows: Rows, timeout: float = 60) -> Writer:
     return Writer(
         cast("Any", rows),
-        machine=lambda: None,
+        others=Others(),
         lanes=3,
         timeout=timeout,
         max_pending=1 << 20,

@@ -123,7 +123,7 @@ async def test_a_reader_that_raises_keeps_no_other_from_looking(monkeypatch: pyt
         await asyncio.sleep(0)
         runs.begin()
         runs.commit()
-        all.created("runs/1")
+        all.ring("runs/1")
         async with asyncio.timeout(60):
             for given in await asyncio.gather(*waiting):
                 assert not isinstance(given, Signal) and [change.kind for change in given[0]] == ["created"]
