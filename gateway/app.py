@@ -111,7 +111,7 @@ class Gateway:
             self._limits,
             now=time.time,
             public_url=settings.public_url,
-            expect=None if self._log.near is None else self._log.near.replica.told.seen,
+            expect=None if self._log.near is None else self._log.near.replica.watermarks.seen,
             shares=self._auth.public.shares,
         )
         self._appends = Appends(self._log, self._limits, self._quotas)
@@ -186,9 +186,9 @@ class Gateway:
         if self._log.near is not None:
             replica = self._log.near.replica
             for channel in (feed.committed, feed.heard, feed.hinted):
-                channel.subscribe(replica.told.news)
-            feed.created.subscribe(lambda path, _: replica.told.made(path))
-            feed.stood.subscribe(replica.told.seen)
+                channel.subscribe(replica.watermarks.news)
+            feed.created.subscribe(lambda path, _: replica.watermarks.made(path))
+            feed.stood.subscribe(replica.watermarks.seen)
             feed.missed.subscribe(replica.doubt)
         feed.together, feed.answering = self._hub.together, self._hub.broadcast.together
         feed.committed.subscribe(self._hub.ring, self._runs.heard, self._subscriptions.committed)

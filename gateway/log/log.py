@@ -16,9 +16,10 @@ from gateway.log.identity import Server
 from gateway.log.lifecycle import Created, Lifecycle
 from gateway.log.listener import Listener
 from gateway.log.lists import Lists
+from gateway.log.near import Near
 from gateway.log.reader import Reader
-from gateway.log.replica import Near, Replica
-from gateway.log.told import Told
+from gateway.log.replica import Replica
+from gateway.log.watermarks import Watermarks
 from gateway.log.writer import Writer
 from gateway.protocol.batch import News
 from gateway.protocol.create import CreateRequest
@@ -100,7 +101,7 @@ class Log:
         replica = Replica(
             settings.read_database_url,
             self._database,
-            Told(),
+            Watermarks(),
             listens=lambda: self.listens,
             pool_size=settings.pool_size,
             statement_timeout=settings.statement_timeout,

@@ -1,15 +1,14 @@
-"""A replica of the database near this Machine: what is read there is never behind what its reader may expect.
+"""A replica of the database near this Machine, and whether it has caught up with what a reader may expect.
 
-Law. A replica costs latency, and nothing else. It is asked for what it has to show, and what it shows counts only if
+Law. A replica costs latency, and nothing else. A page from it counts only if
 
-- it is a standby of this very log: its epoch and incarnation are the primary's;
-- it has replayed what the primary had written at the last look, and so what this Machine had been told by then;
-- it has what this Machine has been told since (`gateway.log.told`): tails, ends, what was made and deleted;
-- a stream has no TTL, which a read prolongs at the primary;
-- LISTEN works, and for an open stream that look was a moment ago, so that nothing can be missing for long that other
-  Machines have committed.
+- the replica is a standby of this very log: its epoch and incarnation are the primary's;
+- it has replayed what the primary had written at the last look, and so what this Machine knew of by then;
+- it has reached the watermarks of what this Machine has come to know of since (`gateway.log.watermarks`);
+- the stream has no TTL, which a read prolongs at the primary;
+- LISTEN works and, for an open stream, that look was a moment ago: no commit of another Machine is missing for long.
 
-Everything else is read at the primary: what is not there, what is gone, and whatever fails.
+`gateway.log.near` reads everything else at the primary.
 """
 
 from __future__ import annotations
@@ -17,31 +16,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
 from gateway.log.connect import FAULTS, LOSSES, LogConnection
 from gateway.log.database import Database
-from gateway.log.lists import Lists
-from gateway.log.reader import Reader
-from gateway.log.told import Told
+from gateway.log.watermarks import Watermarks
 from gateway.outage import Outage
-from gateway.protocol.batch import Page, Stream
-from gateway.protocol.errors import (
-    ListTooSlow,
-    OffsetGone,
-    StreamGone,
-    StreamNotFound,
-    TooManyLists,
-    TooManyReads,
-    Unavailable,
-)
+from gateway.protocol.batch import Stream
+from gateway.protocol.errors import Unavailable
 from gateway.protocol.offset import split
-from gateway.protocol.tenants import tenant_of
 from gateway.tasks import end, forever, kept
 
 if TYPE_CHECKING:
@@ -50,32 +37,31 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gateway.log.replica")
 
 BEAT: Final = 0.1  # seconds between looks at the replica
-IDLE: Final = 1.0  # seconds between looks at the primary, when nothing was told meanwhile
+IDLE: Final = 1.0  # seconds between looks at the primary, while there are no watermarks to prove
 SOON: Final = 0.5  # seconds for the replica to say what it is
 CURRENT: Final = 3.0  # seconds since the look at the primary that the replica has proved, for streams that are open
 BEHIND: Final = 60.0  # seconds that a look may wait for its proof, for streams that are closed: those are only deleted
 
-# How much the primary has written to its log of changes, in bytes; what a replica is, and how much of that it has.
+# Bytes of WAL that the primary has written; what a replica is, and how many of them it has replayed.
 WRITTEN: Final = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint"
 STATE: Final = """
     SELECT pg_is_in_recovery() AS standby, (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint AS replayed,
            pg_postmaster_start_time()::text || coalesce(inet_server_addr()::text, '') AS server, s.epoch, s.incarnation
       FROM run_gateway.server s WHERE s.one
 """
-_FINAL: Final = (TooManyReads, TooManyLists, ListTooSlow)  # refusals that hold, wherever it is read
 
 
 class Replica(Database):
-    """The pool of the replica. A connection is given out only while the replica has what was told up to the last look.
+    """The replica's pool. It gives out a connection only while the replica has what the last look asked for.
 
-    `primary` has the log. `listens`: whether news of other Machines arrives.
+    `primary`: the database that has the log. `listens`: whether LISTEN works.
     """
 
     def __init__(
         self,
         dsn: str,
         primary: Database,
-        told: Told,
+        watermarks: Watermarks,
         *,
         listens: Callable[[], bool],
         pool_size: int,
@@ -83,7 +69,7 @@ class Replica(Database):
         max_age: float,
     ) -> None:
         super().__init__(dsn, pool_size=pool_size, statement_timeout=statement_timeout, max_age=max_age)
-        self.told = told
+        self.watermarks = watermarks
         self._unused = Outage(
             logger,
             "The replica near this Machine is not used (%s): what would be read there is read at the primary.",
@@ -96,7 +82,7 @@ class Replica(Database):
         self._listens = listens
         self._opened = False
         self._ready = False  # it was itself when it was asked last
-        self._replayed: int | None = None  # bytes of the primary's log of changes that a reader may expect
+        self._replayed: int | None = None  # bytes of the primary's WAL that a reader may expect
         self._proved_at = float("-inf")  # when the primary was asked for them
         self._proved_by = ""  # the server that had them
         self._look: tuple[int, float] | None = None  # the bytes that are to be proved, and when they were asked for
@@ -104,7 +90,7 @@ class Replica(Database):
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Begins to look for the replica, which need not be there."""
+        """Begins to look for the replica, which may come later."""
         self._loop = asyncio.get_running_loop()
         self._tasks = [
             kept("replica", lambda: forever("Looking at the replica", self._look_there, lambda: BEAT)),
@@ -116,51 +102,51 @@ class Replica(Database):
         await super().close()
 
     def doubt(self) -> None:
-        """Anything may have happened to the log: the replica has to prove that it has it."""
-        self.told.doubt()
+        """Notes that anything may have been committed: the replica has to prove anew that it has caught up."""
+        self.watermarks.doubt()
 
     def switched(self) -> None:
-        """The log is on another server, whose log of changes counts anew."""
-        self.told.doubt()
+        """Notes that the log is on another server, which counts its WAL anew."""
+        self.watermarks.doubt()
         self._replayed = self._look = None
         self._proved_at = self._asked_at = float("-inf")
 
     @property
     def current(self) -> bool:
-        """True if nothing can be missing that another Machine has committed for long."""
+        """True if no commit of another Machine can be missing for long."""
         return self._listens() and time.monotonic() - self._proved_at < CURRENT
 
     @property
     def near(self) -> bool:
-        """True if it may be asked."""
+        """True if the replica may be asked."""
         return self._ready and self._replayed is not None
 
     @property
     def used(self) -> bool:
-        """True if it may be asked, and has been heard of just now."""
+        """True if the replica may be asked, also for open streams."""
         return self.near and self.current
 
     def lacks(self, stream: Stream) -> bool:
-        """Whether a stream, as the replica shows it, is less than its reader may expect."""
+        """True if the replica shows less of a stream than its reader may expect."""
         server = self.primary.server
         if stream.ttl is not None or server is None or split(stream.tail)[0] > server.epoch:
             return True
         if stream.closed and self.primary.away.lasts:
-            return stream.path in self.told.deleted  # nobody knows better
-        return not (self.current or (stream.closed and self._proves_soon)) or self.told.lacks(stream)
+            return stream.path in self.watermarks.deleted  # nobody knows better
+        return not (self.current or (stream.closed and self._proves_soon)) or self.watermarks.exceed(stream)
 
     def lacks_record(self, path: str, id: int, ended: bool) -> bool:
-        """The same of a run's record."""
-        return not (self.current or (ended and self._proves_soon)) or self.told.lacks_record(path, id, ended)
+        """True if the replica's record of a run may be older than its reader may expect."""
+        return not (self.current or (ended and self._proves_soon)) or self.watermarks.exceed_record(path, id, ended)
 
     @property
     def _proves_soon(self) -> bool:
-        """True unless it is known to be far behind."""
+        """True unless the replica is known to be far behind."""
         return self._listens() and (self._look is None or time.monotonic() - self._look[1] < BEHIND)
 
     @asynccontextmanager
     async def acquire(self, tenant: str | None = None, *, at_most: float | None = None) -> AsyncIterator[Pooled]:
-        """A connection whose next statement sees what was told up to the last look. Raises Unavailable."""
+        """A connection whose next statement sees what the last look asked for. Raises Unavailable."""
         if not self.near:
             raise Unavailable
         async with super().acquire(tenant, at_most=at_most) as connection:
@@ -168,7 +154,7 @@ class Replica(Database):
             if self._replayed is None:
                 raise Unavailable
             yield connection
-        # Another replica at this address may have proved more meanwhile, which is told no more.
+        # Another replica at this address may have proved more meanwhile, whose watermarks are forgotten by now.
         if self._replayed is None or (server != self._proved_by and replayed < self._replayed):
             raise Unavailable
 
@@ -181,7 +167,7 @@ class Replica(Database):
         super().judge(connection, error)
 
     async def meet(self, connection: LogConnection) -> None:
-        """Nothing is asked of a new connection: each use asks, and `identify` may write."""
+        """Does nothing: each use of a connection asks, and `identify` may write."""
 
     async def _open(self) -> None:
         await super()._open()
@@ -207,8 +193,8 @@ class Replica(Database):
                 self._unused.end()
 
     async def _ask(self, connection: Pooled) -> tuple[str, int]:
-        """Asks what the replica is, before it is asked for anything else: what it shows then is no earlier. Returns
-        which server it is, and what it has replayed. Raises Unavailable.
+        """Asks what the replica is and how far it has replayed, before anything is read there: a later read shows no
+        less. Returns the server and its bytes of WAL. Raises Unavailable.
         """
         row = await connection.fetchrow(STATE, timeout=SOON)
         server = self.primary.server
@@ -221,21 +207,21 @@ class Replica(Database):
         if self._look is not None and row["replayed"] >= self._look[0]:
             self._replayed, self._proved_at = self._look
             self._proved_by, self._look = row["server"], None
-            self.told.proved()
+            self.watermarks.proved()
         if self._replayed is not None and row["replayed"] < self._replayed:
             raise Unavailable("it is behind")
         return row["server"], row["replayed"]
 
     async def _look_at_primary(self) -> None:
-        """Asks how far the primary's log of changes goes: a replica that has as much has what was told until now."""
+        """Asks how far the primary's WAL goes: a replica that has replayed it has reached all watermarks until now."""
         if self._look is not None or not self._ready:
             return
         asked_at = time.monotonic()
-        if self.told.nothing and asked_at - self._asked_at < IDLE:
+        if self.watermarks.none and asked_at - self._asked_at < IDLE:
             return
         switches = self.primary.switches
         self._asked_at = asked_at
-        self.told.turn()
+        self.watermarks.turn()
         async with self.primary.acquire() as connection:
             try:
                 written: int = await connection.fetchval(WRITTEN)
@@ -244,96 +230,3 @@ class Replica(Database):
                 return
         if switches == self.primary.switches:
             self._look = written, asked_at
-
-
-class Near:
-    """Reads where it is near: at the replica, if it has what the reader may expect, and else at the primary.
-
-    `reader` asks the primary; `lists` and `there` ask the replica. `reads` counts where pages, records and lists were
-    read.
-    """
-
-    def __init__(self, replica: Replica, reader: Reader, *, page_bytes: int, most: int, lists: Lists) -> None:
-        self.reads = Counter[str](replica=0, primary=0)
-        self.replica = replica
-        self._reader = reader
-        self.there = Reader(replica, page_bytes=page_bytes, most=most)
-        self._lists = lists
-
-    async def read(
-        self, path: str, position: int, *, last_events: int | None = None, known: Page | None = None
-    ) -> Page:
-        """As `Reader.read`."""
-        return await self._page(
-            lambda: self.there.read(path, position, last_events=last_events, touch=False, known=known),
-            lambda: self._reader.read(path, position, last_events=last_events, known=known),
-        )
-
-    async def live(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page:
-        """As `Reader.live`."""
-        return await self._page(
-            lambda: self.there.live(path, position, last_events=last_events, recent=recent, touch=False),
-            lambda: self._reader.live(path, position, last_events=last_events, recent=recent),
-        )
-
-    async def fresh(self, path: str, position: int, *, last_events: int | None = None, recent: int = 0) -> Page:
-        """As `Reader.live`, from the primary."""
-        page = await self._reader.live(path, position, last_events=last_events, recent=recent)
-        return self._shown(page)
-
-    async def row(self, path: str, statement: str, lacks: Callable[[asyncpg.Record], bool]) -> asyncpg.Record | None:
-        """The row that a statement gives of the stream at a path; None: the primary has to be asked."""
-        row = None
-        with suppress(Unavailable):
-            async with self.replica.acquire(tenant_of(path)) as connection:
-                row = await connection.fetchrow(statement, path)
-        if row is not None and lacks(row):
-            row = None
-        self._count(row is not None)
-        return row
-
-    async def list(self, tenant: str, statement: str, *arguments: object) -> list[asyncpg.Record] | None:
-        """The rows of a page of a tenant's runs; None: the primary has to be asked.
-
-        Raises TooManyLists, ListTooSlow.
-        """
-        rows = None
-        if self.replica.current and not self.replica.told.lacks_list(tenant):
-            try:
-                rows = await self._lists.fetch(tenant, statement, *arguments)
-            except _FINAL:
-                raise
-            except Unavailable:
-                pass
-        self._count(rows is not None)
-        return rows
-
-    async def _page(self, there: Callable[[], Awaitable[Page]], here: Callable[[], Awaitable[Page]]) -> Page:
-        page, switches = None, self.replica.primary.switches
-        try:
-            page = await there()
-        except _FINAL:
-            raise
-        except (Unavailable, StreamNotFound, StreamGone, OffsetGone):
-            pass
-        near = page is not None and not self.replica.lacks(page.stream)
-        self._count(near)
-        if page is not None and near:
-            return self._shown(page)
-        try:
-            return self._shown(await here())
-        except OffsetGone:
-            # A replica may show a commit a moment before the primary does, which is no loss.
-            if page is None or (await self._reader.stat(page.stream.path)).id != page.stream.id:
-                raise
-            if self.replica.primary.switches != switches:
-                raise
-            return self._shown(page)
-
-    def _shown(self, page: Page) -> Page:
-        stream = page.stream
-        self.replica.told.seen(stream.path, stream.tail, stream.closed, stream.id)
-        return page
-
-    def _count(self, near: bool) -> None:
-        self.reads["replica" if near else "primary"] += 1

@@ -18,7 +18,7 @@ from gateway.http.reading import Reading
 from gateway.http.routes import Routes
 from gateway.log.database import Database
 from gateway.log.lists import Lists
-from gateway.log.replica import Near
+from gateway.log.near import Near
 from gateway.protocol.batch import News
 from gateway.protocol.run_path import control_of, is_run
 from gateway.runs.following_list import FollowedLists

@@ -16,7 +16,7 @@ import orjson
 
 from gateway.log.database import Database
 from gateway.log.lists import Lists
-from gateway.log.replica import Near
+from gateway.log.near import Near
 from gateway.protocol.batch import News, media_type
 from gateway.protocol.changes import KINDS, Snapshot, Told
 from gateway.protocol.errors import PathBlocked, RunEnded, RunExists, RunNotFound, StreamGone
@@ -156,7 +156,7 @@ class Store:
         if row["verdict"] == "gone":
             raise PathBlocked
         if self._near is not None:
-            self._near.replica.told.made(path)
+            self._near.replica.watermarks.made(path)
         return row["verdict"] == "created", row["tail"], row["stream"]
 
     async def record(self, path: str) -> RunRecord:
@@ -295,7 +295,7 @@ class Store:
                 raise RunEnded
             case "known":
                 if self._near is not None:  # maybe at another Machine
-                    self._near.replica.told.made(run)
+                    self._near.replica.watermarks.made(run)
                 return None
         return News(control_of(run), row["tail"], row["tail"], body=row["body"].encode())
 

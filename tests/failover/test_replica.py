@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from gateway.log.migrations import migrate
-from gateway.log.replica import Near
+from gateway.log.near import Near
 from tests.cli.commands import command
 from tests.failover.servers import Server, servers, until
 from tests.faults.network import distant
@@ -33,7 +33,7 @@ def near_of(running: Running) -> Near:
 async def used(running: Running) -> None:
     """Returns when the replica has everything, and is asked."""
     near = near_of(running)
-    while not (near.replica.near and near.replica.current and near.replica.told.nothing):  # noqa: ASYNC110
+    while not (near.replica.near and near.replica.current and near.replica.watermarks.none):  # noqa: ASYNC110
         await asyncio.sleep(0.02)
 
 

@@ -1,11 +1,12 @@
-"""What the replica has is shown, though this Machine was told more."""
+"""Shows what the replica has, though this Machine knows of more."""
 
 from __future__ import annotations
 
 from unittest.mock import patch
 
 from gateway.cli import main
-from gateway.log.told import Told
+from gateway.log.watermarks import Watermarks
 
-patch.multiple(Told, lacks=lambda *_: False, lacks_record=lambda *_: False, lacks_list=lambda *_: False).start()
+for name in ("exceed", "exceed_record", "exceed_list"):
+    patch.object(Watermarks, name, lambda *_: False).start()
 main(prog_name="run-gateway")
