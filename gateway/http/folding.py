@@ -1,6 +1,6 @@
-"""Whose turn it is to have events folded, which takes several times the memory of the events while it lasts.
+"""Turns for folding events, which takes several times the memory of the events while it lasts.
 
-Few are made at a time: of all tenants, and fewer of one, so that a tenant whose folds wait for the log does not keep
+Few folds are made at a time, and fewer of one tenant, so that a tenant whose folds wait for the log does not keep
 others from theirs.
 """
 

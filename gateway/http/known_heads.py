@@ -19,7 +19,7 @@ _END: Final = b"\r\n\r\n"
 
 
 class Head(NamedTuple):
-    """What a head says behind its first line. `length`: bytes of the body."""
+    """A parsed head without its first line. `length`: bytes of the body."""
 
     headers: dict[bytes, bytes]
     length: int
@@ -33,8 +33,8 @@ class KnownHeads:
         self._heads: OrderedDict[bytes, Head] = OrderedDict()
 
     def find(self, packet: bytes) -> tuple[bytes, Head, bytes] | None:
-        """What stands where its URL does, the head and the body of a packet that is one whole POST with a known head.
-        None: it has to be parsed.
+        """The URL, the head and the body of a packet that is one whole POST with a known head; None: it has to be
+        parsed.
         """
         line, end = packet.find(_LINE), packet.find(_END)
         head = self._heads.get(packet[line:end])
@@ -43,7 +43,7 @@ class KnownHeads:
         return packet[5 : line - 9], head, packet[end + 4 :]
 
     def learn(self, packet: bytes, head: Head, body: bytes) -> None:
-        """Takes note of what the parser has read of a packet that was one whole POST."""
+        """Remembers what the parser has read of a packet that was one whole POST."""
         line, end = packet.find(_LINE), packet.find(_END)
         if end - line > LONGEST or len(head.headers) > FIELDS:
             return

@@ -1,7 +1,7 @@
-"""A Machine that drains gives away what it owns, conversation by conversation, as soon as nothing is done for it.
+"""Hands over the conversations of a Machine that drains, each as soon as nothing is done for it.
 
-While one is being given away, writes to it wait: between the look whether it is busy and the moment in which it is
-nobody's, none may reach the application.
+While a conversation is handed over, writes to it wait: none may reach the application between the look whether it is
+busy and the moment in which nobody owns it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _FIRST: Final = b""
 
 
 class Handing:
-    """`work`: what is known of rows' work, by their names."""
+    """The handing over of a Machine's conversations. `work`: what tells of the work of a row's conversations, by the
+    row's name.
+    """
 
     def __init__(self, lives: Lives, store: Store, under_way: UnderWay, work: Mapping[str, Work]) -> None:
         self.given = 0
@@ -88,7 +90,7 @@ class Handing:
 
     @contextmanager
     def _giving(self, digests: Sequence[bytes]) -> Iterator[Collection[bytes]]:
-        """Those of them for which no request that writes is under way. Requests that write wait meanwhile."""
+        """The conversations among these to which no request writes; those that come while the block runs wait."""
         shared, writes, giving = self._lives.shared, self._under_way.writes, self._under_way.giving
         chosen = {each for each in digests if each not in writes and each not in giving and shared.seize(each)}
         event = asyncio.Event()

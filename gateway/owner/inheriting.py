@@ -1,7 +1,8 @@
-"""What an ended life has left: one Machine frees it, and goes on with what was busy, where the rows say how.
+"""Inherits the conversations of an ended life: one Machine frees them, and goes on with those that were busy, where
+their rows say how.
 
-An ended life has one heir at a time, by a row in the database; if that ends before it is done, another one is. So it
-comes to what no Machine saw end, too.
+An ended life has one heir at a time, by a row in the database; if the heir ends before it is done, another Machine is
+the heir. So a life whose end no Machine saw is inherited, too.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ FAULTS: Final = 3  # in a row of tries, until the application has time to come t
 
 
 async def nothing_recorded(_: Sequence[bytes]) -> Collection[bytes]:
-    """Where there is no relay."""
+    """Stands in for the relay where there is none: no recording has to go on."""
     return ()
 
 
 class Inheriting:
-    """`work`: what is known of rows' work, by their names. `recorded`: of these conversations, those that somebody has
-    to own so that a recording of theirs goes on. Raises ProtocolError.
+    """The inheriting of lives. `work`: what tells of the work of a row's conversations, by the row's name. `recorded`:
+    of these conversations, those that somebody has to own so that a recording of theirs goes on. Raises ProtocolError.
     """
 
     def __init__(self, lives: Lives, store: Store, work: Mapping[str, Work], recorded: Recorded) -> None:

@@ -1,4 +1,4 @@
-"""What a worker knows of who has which key, so that the database is not asked for each request."""
+"""A worker's cache of owners by their keys, so that not every request asks the database."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ class Known:
         return None if found is None else found[0]
 
     def note(self, digest: bytes, owned: Owned) -> None:
-        """The database has just said so."""
+        """Notes what the database has just answered."""
         self._known[digest] = owned, self._clock()
         self._known.move_to_end(digest)
         if len(self._known) > MOST:
             self._known.popitem(last=False)
 
     def forget_all(self) -> None:
-        """The database may be another one."""
+        """Forgets all owners: the database may be another one."""
         self._known.clear()
 
     def doubt_all(self) -> None:
-        """As `doubt`, for all."""
+        """Doubts all owners: see `doubt`."""
         for digest in list(self._known):
             self.doubt(digest)
 
     def doubt(self, digest: bytes) -> None:
-        """It is to be asked anew; only where nobody can be asked is it still the last that was known."""
+        """Has a key's owner be asked for anew. The old answer is kept for `last`, in case that the database is away."""
         found = self._known.get(digest)
         if found is not None:
             self._known[digest] = found[0], None

@@ -1,4 +1,4 @@
-"""This Machine's life, for which it beats, and what it knows of the others'."""
+"""The life of this Machine, which goes on as long as it beats, and the lives of the others, as far as it knows them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ def clock() -> float:
 
 
 class Lives:
-    """`shared`: what this process shares with other workers; `address`: where other gateways reach the Machine.
+    """The lives that one process knows. `shared`: what it shares with other workers of its Machine; `address`: where
+    other gateways reach the Machine.
 
-    `ended` is told each life that is no more, this Machine's own as well, when nothing is sent by it any more.
+    `ended` is called with each life that has ended, this Machine's own as well, as soon as nothing is sent by it any
+    more.
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class Lives:
         return life not in self.others or self._watch.suspect(life)
 
     def hurry(self) -> None:
-        """Has the next beat come now."""
+        """Beats now, and not when the next beat is due."""
         self._hurry.set()
 
     async def news(self, seconds: float) -> None:
@@ -213,7 +215,7 @@ class Lives:
         self.begun += 1
 
     def _lose(self) -> int | None:
-        """Nothing is sent by this life from here on."""
+        """Ends this life for itself: nothing is sent by it from here on."""
         life, self.life, self._until = self.life, None, NEVER
         if life is not None:
             self.ended(life)

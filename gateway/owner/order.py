@@ -1,4 +1,4 @@
-"""The header by which one gateway sends a request to the owner's: it says to which life, and that a gateway says so.
+"""The header of a request that one gateway sends to the owner's: it names the life, and proves that a gateway wrote it.
 
 Pure. It is bound to the request's method and target and to one life of one Machine, and it is worth nothing after that.
 There is no time in it: clocks of Machines may differ.
@@ -23,7 +23,9 @@ _PURPOSE: Final = b"run-gateway owner v1"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """To answer as `life`, which owns the conversation since `epoch`; 0: to take it, if nobody has it."""
+    """The order to answer as `life`, which owns the conversation since `epoch`; 0: to take the conversation, if nobody
+    owns it.
+    """
 
     life: int
     epoch: int

@@ -66,7 +66,7 @@ _ORDER: Final = "run_gateway.owner"
 
 @dataclass
 class Counts:
-    """What has become of requests of conversations, and of conversations."""
+    """Counts of requests by the way that they took, and of conversations by why they were taken."""
 
     routed: dict[str, int] = field(default_factory=lambda: {"local": 0, "relayed": 0, "replayed": 0, "received": 0})
     takes: dict[str, int] = field(default_factory=lambda: {"nobody": 0, "dead": 0})
@@ -75,8 +75,9 @@ class Counts:
 
 
 class Owner:
-    """`inner` answers what is for this Machine's application, which is at `origin`. `recorded`: see Inheriting.
-    `admit`: who may, if not the application alone says so.
+    """The owners of conversations, asked before the application behind the gateway. `inner` answers what is for this
+    Machine's application, which is at `origin`. `recorded`: see Inheriting. `admit`: lets requests in, where not the
+    application alone decides.
     """
 
     def __init__(
@@ -177,7 +178,8 @@ class Owner:
             await (self._route(asked) if order is None else self._receive(asked, order))
 
     async def take(self, key: Key) -> bool:
-        """Has this Machine own a conversation, unless another one that is alive does. Whether it owns it now.
+        """Takes a conversation for this Machine, unless another living one owns it. Returns whether this Machine owns
+        it now.
 
         Raises Unavailable.
         """
@@ -189,7 +191,7 @@ class Owner:
 
     @property
     def life(self) -> int | None:
-        """By which this Machine owns; None: it owns nothing."""
+        """The life by which this Machine owns conversations; None: it owns none."""
         return self.lives.life
 
     async def hold(self, key: bytes, lost: Callable[[], None]) -> tuple[Holding, Callable[[], None]] | None:
@@ -202,11 +204,11 @@ class Owner:
             return held, held.keep(lost)
 
     async def owners(self, keys: Sequence[Key]) -> Mapping[bytes, Owned]:
-        """Who owns these, by their digests. Raises Unavailable."""
+        """The owners of these conversations, by their digests. Raises Unavailable."""
         return await self._store.owners([key.digest for key in keys])
 
     async def pass_on(self, key: Key, to: int) -> bool:
-        """Gives a conversation of this Machine to another life, whose application works on it. Whether it has.
+        """Gives a conversation of this Machine to another life, whose application works on it. Returns whether it did.
 
         Raises Unavailable.
         """
@@ -217,12 +219,14 @@ class Owner:
             self.doubt(key)  # also where the database's answer was lost
 
     def doubt(self, key: Key) -> None:
-        """Who owns this conversation has to be asked again."""
+        """Has the next request ask again who owns this conversation."""
         self._known.doubt(key.digest)
         self._questions.doubt(key.digest)
 
     async def _receive(self, asked: Asked, order: Order) -> None:
-        """A request that another gateway has sent here. Raises NotOwner before anything reaches the application."""
+        """Answers a request that another gateway has sent here. Raises NotOwner before anything reaches the
+        application.
+        """
         self.counts.routed["received"] += 1
         until = clock() + self.lives.lease + PATIENCE
         while order.life == self.lives.life:
@@ -273,7 +277,7 @@ class Owner:
         return await self._there(asked, other, owned.epoch)
 
     async def _elsewhere(self, asked: Asked) -> bool:
-        """Nobody has the conversation, and this Machine may not take it: has another one take it."""
+        """Sends the request to a Machine that may take the conversation: nobody owns it, and this Machine may not."""
         others = sorted(self.lives.healthy(), key=lambda life: life.life)
         if others:
             return await self._there(asked, others[asked.key.digest[0] % len(others)], 0)
@@ -331,7 +335,9 @@ class Owner:
         return await self._cut(asked, asked.writes)
 
     async def _cut(self, asked: Asked, may_have_been_carried_out: bool) -> bool:
-        """What becomes of a request whose way was cut, and whether that is its answer. Raises OwnerLost."""
+        """Ends a request whose way was cut, if its answer has begun. Returns whether it has; if not, the request may be
+        sent again. Raises OwnerLost.
+        """
         if asked.send.begun:
             await asked.leave()
             return True
@@ -340,7 +346,7 @@ class Owner:
         return False
 
     async def _ask(self, asked: Asked, *, take: bool) -> Owned | None:
-        """Who has the conversation; `take`: this Machine, if nobody has it. Raises Unavailable."""
+        """Asks who owns the conversation. `take`: this Machine takes it, if nobody does. Raises Unavailable."""
         key, life, draining = asked.key, self.lives.life, self.lives.draining
         if self._passed != self.lives.shared.passed:  # by another worker: what it was is ours no more
             self._passed = self.lives.shared.passed

@@ -1,4 +1,4 @@
-"""How a request of a conversation is carried to its place: to the local application or to another gateway."""
+"""Carries a request of a conversation to its place: to the local application or to another gateway."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Asked:
 
 
 class Guard:
-    """Asked before each write to the local application. `begun`: something has been written."""
+    """The guard that is asked before each write to the local application. `begun`: something has been written."""
 
     __slots__ = ("_life", "_lives", "begun")
 

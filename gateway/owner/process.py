@@ -1,4 +1,4 @@
-"""Which process is the application: a word that changes when another process takes its place.
+"""The identity of the application's process: a word that changes when another process takes its place.
 
 Where the application is on this host, that is the kernel's number of the socket on which it listens, which anybody may
 ask for (Linux, sock_diag(7)) and which is another one for another process. Elsewhere it is only known whether the

@@ -1,4 +1,4 @@
-"""Questions who has a key that are under way: of many who ask the same at once, one asks the database."""
+"""Questions under way of who owns a key: of many requests that ask at once, one asks the database."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Ask = Callable[[], Coroutine[None, None, Owned | None]]
 
 
 class Questions:
-    """What they find out is noted in `known`, unless it was doubted before it came."""
+    """The questions under way. Answers are noted in `known`, except those that were doubted before they came."""
 
     def __init__(self, known: Known) -> None:
         self._known = known
         self._under_way: dict[bytes, dict[int | None, asyncio.Task[Owned | None]]] = {}
 
     async def __call__(self, digest: bytes, taker: int | None, ask: Ask) -> Owned | None:
-        """Asks, or waits for the answer of who asks already. `taker`: the life that is to have it; None: nobody.
+        """Asks, or waits for the answer of a question under way. `taker`: the life that takes the key; None: none does.
 
         Raises what `ask` raises.
         """
@@ -31,7 +31,7 @@ class Questions:
         return await asyncio.shield(task)
 
     def doubt(self, digest: bytes) -> None:
-        """Nobody waits for answers any more that are on their way."""
+        """Has the next request ask anew, and not wait for an answer that is on its way."""
         self._under_way.pop(digest, None)
 
     def doubt_all(self) -> None:

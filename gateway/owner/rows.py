@@ -1,4 +1,4 @@
-"""Which requests belong to one conversation: rows such as `/agents/chat/{id}`, and the id that a path names.
+"""The requests that belong to one conversation: rows such as `/agents/chat/{id}`, and the id that a path names.
 
 Pure. A row takes its path and everything below it. Other spellings of a path, which a lenient application takes for the
 same, are taken as well: they would else be a way past the owner. So have ids that some application may take for each
@@ -30,17 +30,17 @@ _LOST: Final = re.compile("\ufffd+")  # what was no UTF-8, in decoders that put 
 
 
 class Work(Protocol):
-    """What is known of a row's conversations beyond their requests."""
+    """The work of a row's conversations, beyond their requests."""
 
     async def busy(self, ids: Sequence[bytes]) -> Collection[bytes]:
-        """Those of these conversations that are being worked on, or were when their owner died. Up to `PAGE` are asked
-        about at once. Raises ProtocolError, upon which it is asked again.
+        """The conversations among these that are being worked on, or were when their owner died. At most `PAGE` at
+        once. Raises ProtocolError, and then is called again.
         """
         ...
 
     async def revive(self, ids: Sequence[bytes]) -> None:
-        """This Machine owns these now, which were busy when their owner died: has its application go on with them.
-        Raises ProtocolError, upon which it is done again.
+        """Has this Machine's application go on with these conversations, which were busy when their owner died. Raises
+        ProtocolError, and then is called again.
         """
         ...
 
@@ -168,7 +168,7 @@ def _segments(raw_path: bytes) -> tuple[bytes, ...]:
 
 
 def _alike(id: bytes) -> bytes:
-    """What ids have in common that some application takes for each other."""
+    """The form that ids share which some application takes for one another."""
     if _PLAIN.fullmatch(id):
         return id.lower()
     text = unquote_to_bytes(id).decode(errors="replace")  # some decode twice

@@ -30,8 +30,8 @@ class _Sight:
 
 @dataclass(slots=True)
 class Watch:
-    """What a Machine has seen of the others' beats. Silence is counted from the answer of one look to the asking of the
-    next: a beat that is seen was sent before the answer, and one that is still the last was so when it was asked.
+    """A Machine's view of the others' beats. Silence is counted from the answer of one look to the asking of the next:
+    a beat that is seen was sent before the answer, and one that is still the last was so when it was asked.
 
     Of a long time between two looks only a part counts: this Machine was stopped or without a database then, as others
     may have been, and they are to have their chance.
@@ -42,7 +42,7 @@ class Watch:
     _seen: dict[int, _Sight] = field(default_factory=dict)
 
     def look(self, asked: float, answered: float, beats: Mapping[int, tuple[int, float]]) -> None:
-        """Has seen lives, with their numbers of beats, and for how long each may believe in itself after one."""
+        """Takes in a look at the lives: their numbers of beats, and how long each may believe in itself after one."""
         passed = 0.0 if self._answered is None else min(max(0.0, asked - self._answered), self.lease / 2)
         self._answered = answered
         seen: dict[int, _Sight] = {}
@@ -64,16 +64,16 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """Who has a key."""
+    """The owner of a key."""
 
     life: int
     epoch: int
 
 
 def own(owned: Owned | None, taker: int, alive: Container[int], draining: Container[int], epoch: int) -> Owned | None:
-    """Who has a key after a life has asked for it. None: nobody.
+    """The owner of a key after a life has asked for it; None: nobody.
 
-    `owned`: who had it. `alive`: lives that have not ended. `epoch`: a number that none has had yet.
+    `owned`: the owner before. `alive`: lives that have not ended. `epoch`: a number that none has had yet.
     """
     if owned is not None and owned.life in alive:
         return owned

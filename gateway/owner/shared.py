@@ -1,9 +1,9 @@
-"""What the workers of one Machine share, who own together, since they share the application.
+"""The state that the workers of one Machine share. They own together, since they share the application.
 
-Each of them beats for the life and believes by its own beats. What one of them does for all has to be known to all
-before it is done: that the Machine drains, and that a life was ended from here. These stand in a small file that all
-have in memory. A write holds a lock on its conversation's byte of that file, which the kernel gives back when a worker
-dies: so a conversation is given away only when no worker has a write of it.
+Each of them beats for the life and believes by its own beats. What one worker does for all is known to all before it is
+done: that the Machine drains, and that a life was ended from here. These stand in a small file that all have in memory.
+A write holds a lock on its conversation's byte of that file, which the kernel gives back when a worker dies: so a
+conversation is given away only when no worker has a write of it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Alone:
 
 
 class Workers(Alone):
-    """One of several workers, which meet in `folder`."""
+    """A worker of several, which meet in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._file = os.open(folder / _NAME, os.O_RDWR)

@@ -1,4 +1,4 @@
-"""Everything that is asked of the database about owners."""
+"""The database's part in owners: lives, keys and what is left of them."""
 
 from __future__ import annotations
 
@@ -92,14 +92,14 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a beat has found: whether the own life goes on, and all lives."""
+    """The answer to a beat: whether the own life goes on, and all lives."""
 
     alive: bool
     lives: dict[int, Life]
 
 
 class Store:
-    """`lease`: seconds; no statement about lives may take longer than a part of it."""
+    """The statements about owners. `lease`: seconds; no statement about lives may take longer than a part of it."""
 
     def __init__(self, database: Database, lease: float) -> None:
         self._database = database
@@ -127,7 +127,7 @@ class Store:
             return await connection.fetchval(_END, life, beats) is not None
 
     async def own(self, key: Key, taker: int) -> tuple[Owned, bool, int | None] | None:
-        """Who has a key once this life has asked for it, whether that is new, and who had it before; None: nobody.
+        """Asks for a key. Returns its owner after that, whether that is new, and the owner before; None: nobody.
 
         Raises Unavailable.
         """
@@ -136,13 +136,13 @@ class Store:
         return None if row is None else (Owned(row["life"], row["epoch"]), row["taken"], row["from_life"])
 
     async def owner(self, key: Key) -> Owned | None:
-        """Who has a key; None: nobody. Raises Unavailable."""
+        """The owner of a key; None: nobody. Raises Unavailable."""
         async with self._database.acquire(key.tenant) as connection:
             row = await connection.fetchrow(_OWNER, key.digest)
         return None if row is None else Owned(row["life"], row["epoch"])
 
     async def owners(self, digests: Sequence[bytes]) -> dict[bytes, Owned]:
-        """Who has these keys. Raises Unavailable."""
+        """The owners of these keys. Raises Unavailable."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(_OWNERS, digests)
         return {row["key"]: Owned(row["life"], row["epoch"]) for row in rows}
@@ -179,6 +179,6 @@ class Store:
         return {row["key"]: Owned(heir, row["epoch"]) for row in rows}
 
     async def settle(self, dead: int, heir: int) -> None:
-        """Nothing is left of an ended life. Raises Unavailable."""
+        """Removes an ended life, of which nothing is left. Raises Unavailable."""
         async with self._database.acquire() as connection:
             await connection.execute(_SETTLE, dead, heir)

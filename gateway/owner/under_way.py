@@ -1,4 +1,4 @@
-"""What is under way here, by conversation: writes, which keep it from being given away, and reads, which are moved."""
+"""Requests under way, by conversation: writes keep it from being given away, reads are moved with it."""
 
 from __future__ import annotations
 

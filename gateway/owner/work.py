@@ -1,4 +1,4 @@
-"""What an application says of its conversations itself, at paths that a row names."""
+"""The work of conversations, as the application itself tells it at paths that a row names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Asked:
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def busy(self, ids: Sequence[bytes]) -> Collection[bytes]:
-        """Those for which the path `busy` answers 200, or 5xx, or nothing for a MOMENT: a conversation for which it
+        """The conversations for which the path `busy` answers 200, or 5xx, or nothing for a MOMENT. One for which it
         fails keeps none of the others. Raises BadGateway.
         """
         path = self._row.busy
@@ -68,7 +68,7 @@ def _works(status: int) -> bool:
 
 
 def work_of(row: Row, origin: str, pool: httpcore.AsyncConnectionPool) -> Work | None:
-    """What knows of a row's work; None: nothing does, and its open requests are all that is known."""
+    """The port to a row's work; None: its open requests are all that is known."""
     if row.work is not None:
         return row.work
     return None if row.busy is None else Asked(row, origin, pool)

@@ -1,4 +1,4 @@
-"""Quotas as the application uses them: made from the settings, and asked as soon as a request's principal is known."""
+"""The quotas of a Machine, made from the settings, and asked as soon as a request's principal is known."""
 
 from __future__ import annotations
 

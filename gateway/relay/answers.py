@@ -92,7 +92,7 @@ def replayed(row: Row, headers: Headers, values: Mapping[str, str]) -> Headers:
 
 
 def unanswered(row: Row, values: Mapping[str, str]) -> Headers:
-    """The same for a recording that has ended before there was an answer."""
+    """The headers for a recording that has ended before there was an answer."""
     head = [(b"content-type", row.media_type.encode()), (b"cache-control", b"no-cache, no-transform")]
     return replayed(row, head, values)
 

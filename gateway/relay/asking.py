@@ -1,4 +1,4 @@
-"""One question to the upstream, on a connection of its own: nothing of it is repeated, and to close it is to leave.
+"""A request to the upstream on a connection of its own: it is sent once, and to close the connection is to leave it.
 
 The answer's bytes are given to a listener in the turn of the loop in which they come, without a task or a queue. The
 listener says when it cannot take more; then nothing is read, and the upstream has to wait. What comes behind the answer
@@ -30,7 +30,7 @@ _REASON: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Listener(Protocol):
-    """Is given an answer: its bytes as they come, and its end. `fault`: why it is not whole; None: it is."""
+    """Takes an answer: its bytes as they come, and its end. `fault`: why it is not whole; None: it is."""
 
     def data(self, data: bytes) -> None: ...
     def ended(self, fault: str | None) -> None: ...
@@ -80,7 +80,7 @@ class Answer(asyncio.Protocol):
         self._listener = None
 
     def read_with(self, reading: Reading) -> None:
-        """Is read together with others from now on, where that is possible."""
+        """Has this answer read together with others from now on, where that is possible."""
         transport = self._transport
         if transport is None or transport.is_closing() or not reading.possible or self._over is not None:
             return
@@ -147,7 +147,7 @@ class Answer(asyncio.Protocol):
             self.close()
 
     def _read_alone(self) -> None:
-        """Before its descriptor is another connection's."""
+        """Leaves the common reading, before the descriptor becomes another connection's."""
         if self._reading is not None:
             self._reading.remove(self._descriptor)
             self._reading = None
@@ -293,7 +293,7 @@ class _Queue:
 
 
 class Asking:
-    """Where the upstream is. `origin` is such as `http://127.0.0.1:3000`; nothing else is ever asked."""
+    """Requests to the upstream at `origin`, such as `http://127.0.0.1:3000`; nothing else is ever asked."""
 
     def __init__(self, origin: str) -> None:
         url = urlsplit(origin)

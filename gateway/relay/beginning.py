@@ -1,4 +1,4 @@
-"""A POST becomes a recording: its key is claimed, the upstream is asked, and its answer is recorded or passed on.
+"""Begins recordings: a POST's key is claimed, the upstream is asked, and its answer is recorded or passed on.
 
 Once the upstream is asked, nothing of this depends on whether the client who has asked is still there.
 """
@@ -87,7 +87,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What recordings may have: bytes of a frame, seconds of a lease; and how many of them there may be at once."""
+    """The limits of recordings: bytes of a frame, seconds of a lease, and how many there may be at once."""
 
     frame: int
     lease: int
@@ -156,11 +156,11 @@ class Beginnings:
 
     @property
     def room(self) -> int:
-        """How many more may be recorded here."""
+        """The number of recordings for which there is still room here."""
         return self._sizes.most - len(self._places)
 
     def close(self) -> None:
-        """Nothing more is recorded."""
+        """Ends: no recording begins from now on."""
         self._rounds.reading.close()
 
     async def take(self, taken: Taken, row: Row, owners: Owners | None) -> None:
@@ -339,7 +339,7 @@ class Beginnings:
             recorder.hand_over("this Machine no longer owns its conversation")
 
     async def _release(self, job: Job, stream: int) -> None:
-        """Nothing is recorded: the claim has to go, or else its lease ends it."""
+        """Gives back a claim of which nothing is recorded; where that fails, its lease ends it."""
         assert job.key is not None, "or it would not have been claimed"
         recorder = self.recorders.get(job.path)
         if recorder is not None:
@@ -366,7 +366,7 @@ class Beginnings:
 
 
 def _unwanted(task: asyncio.Task[Begun | Answer]) -> None:
-    """Whoever has asked is not there any more: what is not recorded need not be read."""
+    """Closes an answer that is not recorded, and whose client has gone."""
     if not task.cancelled() and task.exception() is None and isinstance(outcome := task.result(), Answer):
         outcome.close()
 
@@ -407,7 +407,7 @@ class _First:
 
 
 def _found(source: Source, asked: Asked, head: Headers, frame: object) -> str | None:
-    """What is there, in a POST or its answer. `frame`: the JSON of the answer's first one."""
+    """The value of a source, in a POST or its answer. `frame`: the JSON of the answer's first frame."""
     if source.place == "response":
         return in_answer(source, head)
     return as_key(field(frame, source.name)) if source.place == "frame" else asked.find(source)

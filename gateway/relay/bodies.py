@@ -19,8 +19,8 @@ MEMBERS: Final = 1_000  # of an object that is taken apart
 
 
 def value_in_pieces(body: bytes) -> Generator[None, None, Any]:
-    """What rows look at of a JSON body. Of one that is large, its large members are left out. None: it is no JSON, or a
-    large one that is no object.
+    """Parses as much of a JSON body as rows look at: of a large one, without its large members. None: it is no JSON, or
+    large and no object.
     """
     if len(body) <= AT_ONCE:
         return _value(body)

@@ -24,7 +24,7 @@ def presets() -> Mapping[str, Mapping[str, Any]]:
 
 
 def rows_of(relay: str | None, file: Path | None, credential: str | None = None) -> tuple[Row, ...]:
-    """All rows, in the order in which they are tried: presets first. Raises BadRow.
+    """Parses all rows, in the order in which they are tried: presets first. Raises BadRow.
 
     `relay`: such as `ai-sdk:/api/chat,ag-ui:/agent`. `credential`: sources with commas between, for those rows that say
     nothing of who may come back.

@@ -1,4 +1,4 @@
-"""How the upstream is spoken to again about an answer that it is making: asked for the rest of it, or told to stop.
+"""The way to speak to the upstream again about an answer that it is making: to ask for the rest of it, or to stop it.
 
 Pure. All of it is known when the answer has begun. The database keeps it for other Machines, but of the client's
 headers those alone that the row names.
@@ -43,14 +43,14 @@ class Contact:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """What `kept` has written."""
+        """Reads what `kept` has written."""
         kept: dict[str, Any] = orjson.loads(text)
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in kept["headers"]]
         stop = kept["cancel"]
         return cls(kept["rest"], None if stop is None else (stop[0], stop[1]), [*headers, *answers.questioned([])])
 
     def kept(self, rejoin: Rejoin) -> str:
-        """As the database has it."""
+        """The contact as the database keeps it."""
         named = {*rejoin.send, _ALWAYS}
         headers = [
             (name.decode("latin-1"), value.decode("latin-1"))

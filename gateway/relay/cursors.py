@@ -1,4 +1,4 @@
-"""How far a client has come, when it says so by a number and not by an id of ours.
+"""A client's position, where it gives a number and not an id of ours.
 
 Pure. `startIndex = frames`: the query's field is the number of frames with data that it has. `starting_after >
 sequence_number`: it has those whose own number, a field of their JSON, is not larger than the query's.
@@ -38,7 +38,7 @@ class Cursor:
         return Cursor(form[1], form[2])
 
     def skip(self, kind: Kind, query: Mapping[str, str]) -> Skip | None:
-        """What this client has already; None: it begins at the start."""
+        """The position up to which this client has all; None: it begins at the start."""
         given = query.get(self.parameter, "")
         if _NUMBER.fullmatch(given) is None:
             return None

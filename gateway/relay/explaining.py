@@ -1,4 +1,4 @@
-"""What a row will do, in words, for `run-gateway relay check` and `try`. Pure."""
+"""The words for what a row will do, for `run-gateway relay check` and `try`. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gateway.relay.rows import Rejoin, Row
 
 
 def explain(row: Row) -> list[tuple[str, str]]:
-    """What there is to say of a row: what about, and the words."""
+    """Explains a row: pairs of a subject and the words."""
     media = "text/event-stream" if row.frames == "sse" else "NDJSON"
     starts = " and ".join(str(pattern) for pattern in row.start)
     when = "".join(f", {name} is {value!r}" for name, value in row.when.items())

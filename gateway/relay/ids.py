@@ -23,7 +23,7 @@ _LARGEST: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a client that sends this id has: everything of this run up to this position."""
+    """The place of a client that sends this id: it has everything of this run up to this position."""
 
     run: str
     position: int
@@ -35,7 +35,7 @@ def frame_id(run: str, position: int) -> bytes:
 
 
 def parse_frame_id(text: bytes) -> Place | None:
-    """What an id says; None: it is none of ours."""
+    """Parses an id; None: it is none of ours."""
     found = _FRAME.fullmatch(text.strip())
     if found is None or int(found[2]) > _LARGEST:
         return None

@@ -1,4 +1,4 @@
-"""Where something of a request or of its answer is: a run's key, or a client's credential.
+"""Sources of a value in a request or its answer: of a run's key, or of a client's credential.
 
 Pure. `body:id` is a field of the JSON body (`body:thread.id` one inside another), `header:x-run-id` a header of the
 request, `query:runId` and `path:thread` parts of its URL, `cookie:session` a cookie; `response:location` a header of
@@ -24,7 +24,7 @@ _PATHS: Final = ("location", "content-location")  # headers that hold a URL, of 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place, and the name there."""
+    """A source: a place, and the name there."""
 
     place: Place
     name: str
@@ -57,7 +57,7 @@ class Asked:
     body: Any = None
 
     def find(self, source: Source) -> str | None:
-        """What is there; None: nothing, or nothing that can be a key."""
+        """The value at this source; None: there is none, or none that can be a key."""
         match source.place:
             case "body":
                 return as_key(field(self.body, source.name))
@@ -73,7 +73,7 @@ class Asked:
 
 
 def in_answer(source: Source, headers: Headers) -> str | None:
-    """What a header of the answer holds. Of one that holds a URL, its path alone: clients may add a query."""
+    """The value of a header of the answer; of a URL the path alone, since clients may add a query."""
     value = header(headers, source.name)
     if value is not None and source.name in _PATHS:
         value = urlsplit(value).path

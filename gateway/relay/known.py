@@ -19,12 +19,12 @@ _FORM: Final = re.compile(r"id|frames|frame:(\S+)")
 
 
 class NotTheSame(Exception):
-    """What the upstream sends again is not what is recorded; the message follows a subject."""
+    """Raised where the upstream sends again something else than what is recorded; the message follows a subject."""
 
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """By what an upstream is told which frame was the last: its `id`, the number of `frames` with data, or a field."""
+    """The name of the last frame for the upstream: its `id`, the number of `frames` with data, or a field."""
 
     by: str
 
@@ -63,7 +63,8 @@ class Known:
         self._names.append(name)
 
     def begin(self) -> tuple[str | None, Overlap]:
-        """After which frame the upstream is to begin, None: at its start; and the overlap that has to come then.
+        """Finds the frame after which the upstream is asked to begin (None: at its start), and the overlap that has to
+        come then.
 
         At least one frame of the log has to come again. Several frames may have one name (LangGraph's have, within a
         millisecond), of which the upstream may leave out all: so it is told one that none of the later ones has.
@@ -84,7 +85,7 @@ class Known:
         return self._marks
 
     def mark(self, frame: bytes) -> bytes:
-        """By what a frame is known again: the number that the upstream promises for it, or else its bytes."""
+        """The mark by which a frame is recognised: the number that the upstream promises for it, or else its bytes."""
         return self._read(frame)[0]
 
     def _read(self, frame: bytes) -> tuple[bytes, str | None]:
@@ -100,7 +101,9 @@ class Known:
 
 
 class Overlap:
-    """What an upstream sends again, compared with the log. `over`: all of that has come; what comes now is new."""
+    """The comparison of what an upstream sends again with the log. `over`: all of the log has come again; from now on
+    frames are new.
+    """
 
     def __init__(self, known: Known, first: int) -> None:
         self._known = known
@@ -121,7 +124,7 @@ class Overlap:
         self._at += 1
 
     def _begins(self, mark: bytes) -> int:
-        """Where the upstream begins: where it was asked to, or earlier, if there is no doubt about it."""
+        """The place where the upstream begins: the one that it was asked for, or an earlier one without any doubt."""
         marks = self._known.marks
         if marks[self._first] == mark:
             return self._first

@@ -73,13 +73,13 @@ class Pattern:
 
     @property
     def names(self) -> frozenset[str]:
-        """Of its placeholders."""
+        """The names of its placeholders."""
         parts = (*self.segments, *(part for _, part in self.query))
         own = frozenset(part.text for part in parts if part.placeholder)
         return own if self.whole is None else own | {self.whole}
 
     def match(self, method: str, raw_path: str, query: Mapping[str, str]) -> dict[str, str] | None:
-        """What the placeholders stand for in a request; None: it does not fit.
+        """Matches a request: the values of the placeholders; None: it does not fit.
 
         `raw_path`: as it came, escaped. `query`: its fields, of several of one name the last.
         """

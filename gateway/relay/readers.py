@@ -1,5 +1,5 @@
-"""Who may come back to a recording: whoever has the credential of its POST, whom the upstream lets in, or who has the
-gateway's own credential. Of what somebody may not come back to, they are not told that it is there.
+"""Access to recordings: for a client that has the credential of the POST, that the upstream lets in, or that has the
+gateway's own credential. A client without access is not told that there is a recording.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Need = Behind
 
 
 class Readers:
-    """What is asked of whoever makes a request that a row is for. `secret`: what marks of credentials are made with."""
+    """The checks of clients that come back. `secret`: makes the marks of credentials."""
 
     def __init__(self, settings: Settings, auth: Auth, quotas: Quotas, asking: Asking) -> None:
         self.secret = b""
@@ -58,7 +58,7 @@ class Readers:
         return tenant
 
     def credential(self, row: Row, asked: Asked) -> bytes:
-        """What tells this client apart from others."""
+        """The credential that tells this client from others."""
         return credential_of(row.telling, asked, self.secret)
 
     def owns(self, row: Row, asked: Asked, run: str) -> bool:

@@ -1,4 +1,4 @@
-"""What upstreams send, read for all recordings together: when a round begins, and not whenever something has come.
+"""Reads what upstreams send for all recordings together: when a round begins, and not whenever something has come.
 
 To be woken for a frame takes more of a processor than to read it. So as long as rounds go on, nobody is woken; after
 that, something that comes rings once. An answer over TLS is read as it comes: its bytes are another's first.
@@ -90,13 +90,13 @@ class Reading:
         return size
 
     def watch(self) -> None:
-        """Has `ring` called, once, when something comes."""
+        """Calls `ring`, once, when something comes."""
         if not self._watched and self._takes and self._ready is not None:
             self._watched = True
             asyncio.get_running_loop().add_reader(self._ready.fileno(), self._rings)
 
     def close(self) -> None:
-        """Nothing more is read."""
+        """Ends: nothing is read from now on."""
         if self._ready is not None:
             self._unwatch()
             self._takes.clear()

@@ -37,14 +37,14 @@ AGAIN: Final[Sequence[float]] = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before an 
 
 
 class Log(Protocol):
-    """What a recorder asks of the log."""
+    """The port of a recorder to the log."""
 
     def submit(self, request: AppendRequest, settle: Settle) -> None: ...
     def submit_together(self, requests: Sequence[tuple[AppendRequest, Settle]]) -> None: ...
 
 
 class Counts:
-    """What all recorders of a Machine count. `delay`: seconds from a frame's arrival to its commit."""
+    """The counts of all recorders of a Machine. `delay`: seconds from a frame's arrival to its commit."""
 
     def __init__(self) -> None:
         self.frames = 0
@@ -164,13 +164,13 @@ class Recorder:
             self._close()
 
     def noted(self) -> None:
-        """Those who come back are told of the answer: it may end."""
+        """Notes that the answer's head is stored, where clients that come back find it: from now on the run may end."""
         self.noting = False
         self._send()
 
     def stop(self, why: str = "stopped") -> None:
-        """Somebody has asked for it: the upstream is left, and the run ends with the row's frame. `why`: or everybody
-        has `left`.
+        """Stops the recording: leaves the upstream, and ends the run with the row's frame. `why`: it was asked for, or
+        every reader has `left`.
         """
         if self._closing or self.over or self._fault is not None:
             return
@@ -270,7 +270,7 @@ class Recorder:
             self._losing = self._loop.create_task(self._lose(self._fault))
 
     def _append(self) -> tuple[AppendRequest, Settle] | None:
-        """What has gathered, as an append."""
+        """The append of the frames that have gathered."""
         self._joined = False
         if self.over:
             return None

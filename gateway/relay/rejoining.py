@@ -39,8 +39,8 @@ Read = Callable[[str, int], Awaitable[Page]]
 
 
 class Rejoining:
-    """All that is gone on with at this Machine. `most`: bytes that one frame may have. `patience`: seconds in which the
-    upstream has to be back, and to have sent again what is in the log.
+    """The recordings that go on at this Machine after a loss. `most`: bytes that one frame may have. `patience`:
+    seconds in which the upstream has to be back, and to have sent again what is in the log.
     """
 
     def __init__(self, asking: Asking, read: Read, store: Store, most: int, patience: float) -> None:
@@ -53,7 +53,7 @@ class Rejoining:
         self._errands = set[asyncio.Task[None]]()
 
     def prepare(self, recorder: Recorder, contact: Contact) -> None:
-        """Has a recorder go on, and have the upstream stop, by this contact."""
+        """Gives a recorder its ways to go on and to have the upstream stop, by this contact."""
         if contact.rest is not None:
             recorder.again = partial(self._begin, recorder, contact)
         if contact.cancel is not None:
@@ -127,7 +127,7 @@ class Rejoining:
             raise NotTheSame(f"cannot go on with it ({answer.status})")
 
     async def _known(self, recorder: Recorder) -> Known:
-        """What is in the log of this recording."""
+        """Reads the frames of this recording from the log."""
         assert recorder.row.rejoin is not None, "or nothing would be gone on with"
         known, position = Known(recorder.row.frames, recorder.row.rejoin.last), 0
         while True:

@@ -1,4 +1,4 @@
-"""The relay as the application uses it: in front of the upstream, for the requests that a row is for."""
+"""The relay, in front of the upstream, for the requests that a row is for."""
 
 from __future__ import annotations
 
@@ -103,17 +103,17 @@ class Relay:
 
     @property
     def recorders(self) -> list[Recorder]:
-        """What is recorded here."""
+        """The recordings under way at this Machine."""
         return list(self._beginnings.recorders.values())
 
     @property
     def unread(self) -> int:
-        """How many of these nobody follows here."""
+        """The number of them that nobody follows here."""
         return sum(not self._replays.has_readers(path) for path in self._beginnings.recorders)
 
     @property
     def rejoined(self) -> int:
-        """How many recordings went on here after a connection, or a Machine, was lost."""
+        """The number of recordings that went on here after a connection, or a Machine, was lost."""
         return self._rejoining.rejoined
 
     async def start(self) -> None:
@@ -122,7 +122,7 @@ class Relay:
         self._watch = kept("relay", lambda: forever("The look at recordings", self._step, lambda: TICK, late=True))
 
     def drain(self) -> None:
-        """What is recorded has `relay_drain` seconds to end, from the first call on."""
+        """Begins the drain: recordings have `relay_drain` seconds to end, from the first call on."""
         if self._until:
             return
         self._until = time.monotonic() + self._settings.relay_drain
@@ -156,7 +156,7 @@ class Relay:
         return not self._beginnings.recorders
 
     def heard(self, news: News) -> None:
-        """Somebody has written to a run's control stream: it may be a cancel."""
+        """Takes news of a run's control stream, which may be a cancel."""
         recorder = self._beginnings.by_control.get(news.path)
         if recorder is not None and not news.deleted:
             recorder.ask()
@@ -166,8 +166,8 @@ class Relay:
         await self._guarded(partial(self._answer, scope, receive, send), scope, receive, send)
 
     def before(self, owner: Behind) -> Behind:
-        """In front of owners of conversations: what is recorded is in the log, and clients come back to it, and stop
-        it, at whichever Machine they are. All else goes to its owner, who records it.
+        """Answers in front of owners of conversations: recordings are in the log, so clients come back to them, and
+        stop them, at any Machine. Every other request goes to the owner, which records the answer.
         """
 
         async def answer(scope: Scope, receive: Receive, send: Sending) -> None:
@@ -254,7 +254,7 @@ class Relay:
                 await self._beginnings.take(taken, self._table.named[taken.relay], self.owners)
 
     async def unfinished(self, conversations: Sequence[bytes]) -> set[bytes]:
-        """Those of which a recording has not ended with which its next owner can go on. Raises Unavailable."""
+        """The conversations with an unfinished recording with which the next owner can go on. Raises Unavailable."""
         return await self._store.unfinished(conversations)
 
     async def _note_readers(self, now: float) -> None:

@@ -1,4 +1,5 @@
-"""Gives a client a recording from any place on: the upstream's frames as they are, live as soon as it has caught up.
+"""Replays a recording to a client from any place on: the upstream's frames as they are, live as soon as it has caught
+up.
 
 A response ends cleanly only where the recording does. Whatever else ends it cuts the connection, for many clients take
 a clean end for the whole answer. Nothing of ours stands between the frames but comments, where those do no harm.
@@ -34,7 +35,7 @@ from gateway.relay.ids import frame_id
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a client comes to a recording: where it begins, and what it has already. `ids`: it is given ids.
+    """A client's way into a recording: where it begins, and what it has already. `ids`: it is given ids.
 
     `moved`: it is sent to another Machine when this one is to end, since it goes on by itself from where it was.
     `missed`: a recording that nobody reads any more may be cancelled.
@@ -98,7 +99,7 @@ def split(kind: Kind, batch: Batch) -> list[bytes]:
 
 
 class Replays:
-    """All clients of recordings at this Machine."""
+    """The replays at this Machine, one for each client."""
 
     def __init__(self, hub: Hub, limits: Limits) -> None:
         self._hub = hub

@@ -46,7 +46,7 @@ class Stopping:
 
 
 class Returns:
-    """All ways back. Each method says whether it has answered: if not, nothing was sent.
+    """The ways back to a recording. Each method returns whether it has answered: if not, nothing was sent.
 
     `anywhere`: only by rows of which the upstream need not be asked who may.
     """
@@ -113,7 +113,7 @@ class Returns:
         return True
 
     async def stop(self, asked: Asked, raw_path: str, scope: Scope, send: Send, *, anywhere: bool = False) -> bool:
-        """Somebody who asks for the end of a run: by its control stream, which is heard wherever it is recorded."""
+        """Asks for the end of a run by its control stream, which the Machine that records it hears."""
         for fit in self._table.stops(scope["method"], raw_path, asked.query):
             if anywhere and fit.row.authorize is not None:
                 continue
@@ -207,7 +207,7 @@ class Returns:
 
 
 def way_to(row: Row, path: str, *, position: int = 0, skip: Skip | None = None) -> Way:
-    """How a client of this row is given the recording at a path."""
+    """The way of a client of this row into the recording at a path."""
     return Way(
         path=path,
         run=path.rpartition("/")[2],

@@ -1,4 +1,4 @@
-"""When recordings append: in rounds, so that what all recordings of a Machine have at one time is one transaction.
+"""Rounds of appends: what all recordings of a Machine have at one time is one transaction.
 
 The next round begins when the one before is durable, or PATIENCE after it began. Where there is too little processor
 for that, one begins every LONGEST. Then a recording has several frames in each, and every frame costs a third, here and
@@ -34,7 +34,7 @@ Use = tuple[float, float]
 
 
 def use() -> Use:
-    """Of this process (its main thread, where the loop is). Where the system does not tell, nothing was waited for."""
+    """The use of processors by the loop's thread. Where the system does not tell how long it has waited, it is 0."""
     try:
         with open("/proc/self/schedstat") as told:
             ran, waited, _ = told.read().split()
@@ -47,10 +47,9 @@ Append = tuple[AppendRequest, Settle]
 
 
 class Rounds:
-    """Appends what those have who have joined, by one call of `submit`. `use`: of processors, by this process.
+    """The rounds of a Machine, each of them one call of `submit`. `use`: of processors, by this process.
 
-    `count`: of the rounds so far, which is the number of the latest one. `spacing`: seconds from the beginning of one
-    to that of the next, at least.
+    `count`: the number of the latest round. `spacing`: seconds from the beginning of one to that of the next, at least.
     """
 
     def __init__(self, submit: Callable[[Sequence[Append]], None], use: Callable[[], Use] = use) -> None:
@@ -74,7 +73,7 @@ class Rounds:
         return asyncio.get_running_loop()
 
     def join(self, gathered: Callable[[], Append | None]) -> None:
-        """Has appended what `gathered` gives when the next round begins."""
+        """Joins the next round, which appends what `gathered` gives when it begins."""
         self._joined.append(gathered)
         if self._next is None:
             self._plan()

@@ -1,4 +1,4 @@
-"""One row of the relay: which requests are recorded, how their clients find back, and what they are told at an end.
+"""A row of the relay: which requests are recorded, how their clients come back, and how a recording ends for them.
 
 Pure. A row is written in TOML, `[[relay]]`; its fields are those of Row. What cannot be meant is a BadRow.
 """
@@ -53,7 +53,7 @@ Scalar = bool | int | float | str
 
 
 class Rejoin(BaseModel):
-    """How an upstream that can go on with its answers is asked for the rest of one, by whichever Machine."""
+    """The request by which any Machine asks an upstream for the rest of an answer."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -209,7 +209,7 @@ class Row(BaseModel):
 
     @property
     def alters(self) -> bool:
-        """Whether the upstream gets another body than the client has sent."""
+        """True if the upstream gets another body than the client has sent."""
         return bool(self.drop or self.set)
 
     @property
@@ -218,20 +218,20 @@ class Row(BaseModel):
 
     @property
     def telling(self) -> tuple[Source, ...]:
-        """What tells a POST's client apart from others: its credential, and where it was let in. Who is let in at
-        another place may not come back to what was asked at this one.
+        """The sources of a client's mark: its credential, and where it was let in. A client that is let in at another
+        place may not come back to what was asked at this one.
         """
         asked = frozenset[str]() if self.authorize is None else self.authorize.names
         return (*self.credential, *(Source("path", name) for name in sorted(asked & self._found)))
 
     @property
     def _found(self) -> frozenset[str]:
-        """What a POST's path has names for."""
+        """The placeholders of a POST's path."""
         return frozenset[str]().union(*(pattern.names for pattern in self.start))
 
     @property
     def _named(self) -> frozenset[str]:
-        """What has a name once the upstream has answered."""
+        """The placeholders that have a value once the upstream has answered."""
         return self._found | self.values.keys() | {_OURS} | ({"key"} if self.key is not None else set())
 
     @property
@@ -248,7 +248,7 @@ class Row(BaseModel):
 
     @property
     def needs_body(self) -> bool:
-        """Whether the body tells if a POST matches, or what becomes of it."""
+        """True if the body tells whether a POST matches, or what becomes of it."""
         places = [
             source.place for source in (*self.credential, *self.values.values(), *((self.key,) if self.key else ()))
         ]
@@ -256,7 +256,7 @@ class Row(BaseModel):
 
     @property
     def needs_frame(self) -> bool:
-        """Whether the answer's first frame tells something."""
+        """True if the answer's first frame has a value that the row needs."""
         return any(source.place == "frame" for source in self._sources)
 
     def wants(self, asked: Asked) -> bool:

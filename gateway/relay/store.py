@@ -84,7 +84,7 @@ class New:
 
     @property
     def arguments(self) -> tuple[object, ...]:
-        """As the functions take them, which both make a run."""
+        """The arguments of the functions that make a run."""
         return (
             self.path,
             self.relay,
@@ -99,7 +99,7 @@ class New:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One that is there. `head`: headers of its answer; None: the upstream has not answered yet."""
+    """A recording that exists. `head`: headers of its answer; None: the upstream has not answered yet."""
 
     stream: int
     path: str
@@ -132,7 +132,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What has come of a claim: the recording at `path`, which is `own` or that of somebody who came before."""
+    """The outcome of a claim: the recording at `path`, which is `own` or that of an earlier client."""
 
     path: str
     stream: int
@@ -147,7 +147,7 @@ class Store:
         self._machine = machine
 
     async def secret(self) -> bytes:
-        """What marks of clients' credentials are made with, the same at all Machines."""
+        """The secret of the marks of clients' credentials, which all Machines share."""
         async with self._database.acquire() as connection:
             secret: bytes = await connection.fetchval(_MARKS)
         return secret
@@ -166,7 +166,7 @@ class Store:
         return Claim(row["path"], row["stream"], row["path"] == new.path)
 
     async def name(self, key: bytes, stream: int) -> None:
-        """Has a key lead to this recording."""
+        """Makes a key lead to this recording."""
         async with self._database.acquire() as connection:
             await connection.execute(_NAME, key, stream)
 
@@ -212,13 +212,13 @@ class Store:
         return [Taken(**row) for row in rows]
 
     async def unfinished(self, conversations: Sequence[bytes]) -> set[bytes]:
-        """Those of which a recording has not ended with which its next owner can go on."""
+        """The conversations with an unfinished recording with which the next owner can go on."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(_UNFINISHED, list(conversations))
         return {row["conversation"] for row in rows}
 
     async def taken(self, generations: Mapping[int, int]) -> list[int]:
-        """Those of these recordings, by their streams, that somebody else has taken over."""
+        """The recordings among these, by their streams, that another Machine has taken over."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(_TAKEN, list(generations), list(generations.values()))
         return [row["stream"] for row in rows]

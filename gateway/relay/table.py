@@ -1,4 +1,4 @@
-"""Which rows a request may be for, by its method and its URL: all that fit, in the order in which they stand. Pure."""
+"""The rows that fit a request by its method and URL, in the order in which they stand. Pure."""
 
 from __future__ import annotations
 

@@ -57,7 +57,9 @@ class Outflow:
         return self.held > ROOM
 
     def ask(self, source: Source) -> None:
-        """Has a connection send: now, if nobody waits and this turn has room, else in one of the next turns."""
+        """Sends the next part of a connection's data: now, if no other waits and this turn has room, else in one of the
+        next turns.
+        """
         if self._next is None:
             self._next = asyncio.get_running_loop().call_soon(self._begin)
         if self._waiting or self._spent >= self._turn:
@@ -66,7 +68,7 @@ class Outflow:
             self._pour(source)
 
     def later(self, source: Source) -> None:
-        """Has a connection send when those who wait have had their turns."""
+        """Gives a connection its turn behind those that wait."""
         self._waiting.append(source)
         if self._next is None:
             self._next = asyncio.get_running_loop().call_soon(self._begin)
@@ -83,7 +85,7 @@ class Outflow:
             self._next = asyncio.get_running_loop().call_soon(self._begin)
 
     def _pour(self, source: Source) -> None:
-        """What one connection raises is nobody else's trouble."""
+        """Sends the next part of a connection's data. One that raises ends itself, and nobody else."""
         try:
             self._spent += EACH + source.pour(FAIR)
         except Exception:

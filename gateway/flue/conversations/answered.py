@@ -1,4 +1,4 @@
-"""Which clients the app has answered for which conversation: only they are answered from rows. Pure.
+"""The clients that the app has answered for a conversation: only they are answered from rows. Pure.
 
 A client is known by all that its requests say of it: its address and its headers, but for those that are known to say
 something else. So credentials need not be known. What an app's own layers add to its answers is remembered, and added
@@ -54,7 +54,7 @@ _OFFSET: Final = re.compile(rb"0{16}_([0-9]{16})")
 
 
 def client(scope: Scope, conversation: bytes) -> bytes:
-    """What stands for the client of a request, and for the conversation that it asks for."""
+    """The digest of a request's client and of the conversation that it asks for."""
     told = sorted(header for header in scope["headers"] if header[0] not in _SAYS_NOT_WHO)
     digest = blake2b(repr((scope["client"] and scope["client"][0], conversation, told)).encode(), digest_size=16)
     return digest.digest()
@@ -62,26 +62,26 @@ def client(scope: Scope, conversation: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What the app has answered a client: the incarnation of the stream, and what it puts on all of its answers."""
+    """The app's answer to a client: the incarnation of the stream, and the headers of all of its answers."""
 
     incarnation: str
     headers: Headers
 
 
 class Memory:
-    """What is remembered of all clients. `clock`: steady seconds."""
+    """The answers that are remembered of all clients. `clock`: steady seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[float, Answered]] = OrderedDict()
 
     def get(self, client: bytes) -> Answered | None:
-        """What the app has answered lately."""
+        """The app's latest answer to a client; None: there was none lately."""
         found = self._known.get(client)
         return found[1] if found is not None and self._clock() < found[0] else None
 
     def note(self, client: bytes, answered: Answered | None) -> None:
-        """The app has just answered so; None: in another way."""
+        """Notes that the app has just answered so; None: in another way."""
         self._known.pop(client, None)
         if answered is not None:
             self._known[client] = self._clock() + LASTS, answered
@@ -89,18 +89,18 @@ class Memory:
                 self._known.popitem(last=False)
 
     def forget(self) -> None:
-        """The database may be another one."""
+        """Forgets all answers: the database may be another one."""
         self._known.clear()
 
 
 def digest(body: bytes) -> bytes:
-    """What stands for a body."""
+    """The digest of a body."""
     return blake2b(body, digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What an answer says: of which incarnation it is, up to which position, with which body (its `digest`)."""
+    """The claim of an answer: its incarnation, the position up to which it goes, and the `digest` of its body."""
 
     answered: Answered
     end: int
@@ -135,7 +135,7 @@ class Answer:
         self._last = (self._last + data[-NAME:])[-NAME:]
 
     def claim(self) -> Claim | None:
-        """What it says, when it has come whole; None if that is nothing, as where it only says that nothing is new."""
+        """The claim of an answer that has come whole; None if it makes none, as one that says that nothing is new."""
         named = _UPDATES.match(self._first)
         if named is None and _HISTORY.match(self._first):
             named = _HISTORYS_END.search(self._last)

@@ -1,4 +1,5 @@
-"""What readers of `?view=updates` are sent of a batch, as Flue 2.1.0 makes it (`conversation-public.ts`). Pure.
+"""The chunks that readers of `?view=updates` are sent of a batch, as Flue 2.1.0 makes them (`conversation-public.ts`).
+Pure.
 
 The order of an object's keys is Flue's own, so that the bytes are.
 """

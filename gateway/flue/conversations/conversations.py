@@ -1,4 +1,6 @@
-"""The room as the application uses it: made from the settings, started, and put in front of the way to the app."""
+"""The conversations of a Flue 2.x app, read on one Machine: made from the settings, and put in front of the way to the
+app.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a reader is not answered from rows."""
+"""The reasons why a reader is not answered from rows."""
 
 from __future__ import annotations
 

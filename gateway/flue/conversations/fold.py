@@ -34,7 +34,9 @@ class Block:
 
 @dataclass(slots=True)
 class Step:
-    """What a model has said at one go; a response to a message has one or more. `parent`: the entry before it."""
+    """A step of a response: what a model has said at one go. A response to a message has one or more. `parent`: the
+    entry before it.
+    """
 
     id: str
     parent: str | None
@@ -242,7 +244,7 @@ class Fold:
             parts[name] = DataPart(anchor, record["data"])
 
     def _unseen(self, record: Record) -> None:
-        """Nothing of it is shown."""
+        """Applies a record of which nothing is shown."""
 
 
 def merged(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

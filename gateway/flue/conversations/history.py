@@ -1,4 +1,4 @@
-"""What readers of `?view=history` are shown, as Flue 2.1.0 makes it (`conversation-projections.ts`). Pure.
+"""The history that readers of `?view=history` are shown, as Flue 2.1.0 makes it (`conversation-projections.ts`). Pure.
 
 The order of an object's keys is Flue's own, so that the bytes are.
 """
@@ -41,7 +41,7 @@ def snapshot(fold: Fold, seq: int) -> Shown:
 
 
 def settlement(fold: Fold, record: Record) -> Shown:
-    """How a submission has ended."""
+    """The outcome of a submission."""
     answered = fold.answered_by(record)
     return {
         "submissionId": record["submissionId"],
@@ -85,7 +85,7 @@ def whose(submission: str | None, turn: str | None) -> Shown:
 
 
 def outcome(record: Record) -> Shown:
-    """What has come of a tool call."""
+    """The outcome of a tool call."""
     lasted = {"durationMs": record["durationMs"]} if "durationMs" in record else {}
     content = record["content"]
     if record["isError"]:

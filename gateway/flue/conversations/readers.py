@@ -97,7 +97,7 @@ class Readers:
     async def _ask(
         self, inner: Behind, scope: Scope, receive: Receive, who: bytes, conversation: tuple[str, str]
     ) -> Answered | None:
-        """Has the app say to this client how the conversation began. Raises ProtocolError."""
+        """Asks the app, in this client's name, how the conversation began. Raises ProtocolError."""
         passing = _Passing(Sending(_nowhere, responses.NOTHING))
         await inner({**scope, "query_string": wire.FIRST_PAGE}, receive, passing)
         await self._learn(who, conversation, Asked(View.UPDATES), passing)
@@ -143,7 +143,7 @@ class Readers:
         return True
 
     async def _path(self, mount: str, id: str, incarnation: str) -> str:
-        """Where Flue's tables have it. Raises Gone, Unavailable."""
+        """The path of a conversation in Flue's tables. Raises Gone, Unavailable."""
         agent = self._agents.get(mount)
         if agent is None:
             async with self._search:
@@ -259,4 +259,4 @@ def _check(id: int, known: Answered) -> None:
 
 
 async def _nowhere(_: Message) -> None:
-    """Nobody waits for it."""
+    """Swallows an answer that nobody waits for."""

@@ -55,7 +55,9 @@ _NAMED: Final = "SELECT path FROM flue_conversation_streams WHERE incarnation = 
 
 
 class Source:
-    """All methods raise Unavailable when there is no database, and Unreadable for what the app has to be asked."""
+    """Reads of Flue's conversations. All methods raise Unavailable when there is no database, and Unreadable for what
+    the app has to be asked.
+    """
 
     def __init__(self, database: Database) -> None:
         self.reads = 0
@@ -95,13 +97,13 @@ class Source:
         """Does nothing: no conversation expires."""
 
     async def path_of(self, incarnation: str) -> str | None:
-        """Where the stream of this incarnation is. All streams are looked through."""
+        """The path of the stream of this incarnation, found by looking through all streams."""
         async with self._database.acquire() as connection:
             path: str | None = await connection.fetchval(_NAMED, incarnation)
         return path
 
     def forget(self) -> None:
-        """The database is another one."""
+        """Forgets all conversations: the database is another one."""
         self._kept.clear()
         self._unreadable.clear()
         self._size = 0

@@ -21,7 +21,7 @@ _NO_STORE: Final = [(b"cache-control", b"no-store"), (b"content-type", b"applica
 
 
 class View(Enum):
-    """How a conversation is asked for."""
+    """The view of a conversation that is asked for."""
 
     HISTORY = "history"
     UPDATES = "updates"
@@ -42,7 +42,7 @@ class Asked:
 
 
 def parse(query: bytes) -> Asked | None:
-    """What a query asks for; None if it is for the app to say."""
+    """Parses a query; None: the app has to answer it."""
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
@@ -82,12 +82,12 @@ def updates(incarnation: str, batch: Batch) -> bytes:
 
 
 def first_event(incarnation: str) -> bytes:
-    """What each event stream begins with."""
+    """The event with which each event stream begins."""
     return b"event: data\ndata:[%b]\n\n" % _checkpoint(incarnation)
 
 
 def events(batch: Batch) -> bytes:
-    """What is sent of a batch."""
+    """The events of a batch."""
     chunks = shown(batch)
     data = b"event: data\ndata:[%b]\n\n" % chunks if chunks else b""
     up_to_date = b',"upToDate":true' if batch.up_to_date else b""

@@ -60,7 +60,7 @@ class Agents:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """Of the table of owners."""
+        """The rows of the table of owners."""
         return tuple(self._rows.values())
 
     def start(self, owner: Owner, place: Callable[[], str]) -> None:
@@ -86,11 +86,11 @@ class Agents:
         return answer
 
     async def busy(self, ids: Sequence[bytes]) -> Collection[bytes]:
-        """Those of these conversations that have something to do, as Flue's table says. Raises Unavailable."""
+        """The conversations among `keys` that have something to do, by Flue's own table. Raises Unavailable."""
         return await self._submissions.busy(ids)
 
     async def revive(self, ids: Sequence[bytes]) -> None:
-        """Nothing: Flue's leases pass later than those of Machines, and `Recovery` sees when they have."""
+        """Does nothing: Flue's leases pass later than those of Machines, and `Recovery` sees when they have."""
 
     async def _run(self, look: Callable[[], Awaitable[None]]) -> None:
         pause = partial(random.uniform, 0.75 * LOOK, 1.25 * LOOK)

@@ -1,6 +1,6 @@
-"""Conversations belong to the Machine whose app runs them, also where Flue has chosen another one than the owner.
+"""Moves each conversation to the Machine whose app runs it, where Flue has chosen another Machine than the owner.
 
-Nothing is known here of HTTP and of SQL.
+Knows no HTTP and no SQL.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from gateway.owner.rules import Owned
 
 
 class Owners(Protocol):
-    """As `gateway.owner.owner.Owner`. All raise Unavailable."""
+    """The port to `gateway.owner.owner.Owner`. All methods raise Unavailable."""
 
     async def owners(self, keys: Sequence[Key]) -> Mapping[bytes, Owned]:
-        """Who owns these, by their digests."""
+        """The owners of these conversations, by their digests."""
         ...
 
     async def take(self, key: Key) -> bool:
-        """Has this Machine own a conversation, unless another one that is alive does."""
+        """Takes a conversation for this Machine, unless another living one owns it."""
         ...
 
     async def pass_on(self, key: Key, to: int) -> bool:
@@ -29,7 +29,7 @@ class Owners(Protocol):
         ...
 
     def doubt(self, key: Key) -> None:
-        """Who owns a conversation has to be asked again."""
+        """Has the next request ask again who owns a conversation."""
         ...
 
 

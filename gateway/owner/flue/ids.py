@@ -1,5 +1,5 @@
-"""Which conversation a request of a Flue 2.x app is about, as the app itself finds it: two paths that it takes for one
-conversation are one here, or it would have two owners.
+"""The conversation that a request of a Flue 2.x app is about, found as the app finds it: two paths that the app takes
+for one conversation are one here, or it would have two owners.
 
 Pure. A path goes there through three hands: @hono/node-server 2.0.3 (`buildUrl`) makes a URL of it, as the WHATWG's URL
 standard has it; Hono 4.12 (`getPath`) decodes what no reserved character stands for, and splits it at the slashes; its

@@ -1,4 +1,4 @@
-"""Which Machine's app runs a conversation, as Flue's tables say: they are read, and never written to.
+"""The Machine whose app runs a conversation, by Flue's tables, which are only read.
 
 Flue has one queue for all its servers: any of them may run a message that another one was given (it does, if it looks
 in the moment between), and an app may give a conversation a message itself. The conversation lives where it is run.
@@ -41,7 +41,7 @@ class Running:
 
 
 class Processes:
-    """Those of the app in this database."""
+    """The processes of the Flue app in this database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -58,7 +58,7 @@ class Processes:
         return owner is not None
 
     async def running(self) -> list[Running]:
-        """What is run at the moment by processes that are known. Raises Unavailable."""
+        """The conversations that known processes run at the moment. Raises Unavailable."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(_RUNNING)
         found = ((session(row["session_key"]), row["life"]) for row in rows)

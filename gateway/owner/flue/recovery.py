@@ -1,6 +1,7 @@
-"""After a Machine has died: its conversations that have something to do get another owner, whose app is woken.
+"""Recovers the conversations of a Machine that has died: those with something to do get another owner, whose app is
+woken.
 
-Every Machine looks; the database gives each conversation to one of them. Nothing is known here of HTTP and of SQL.
+Every Machine looks; the database gives each conversation to one of them. Knows no HTTP and no SQL.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Recovery:
 
 
 def mounts_of(agent: str, mounts: Sequence[str]) -> Sequence[str]:
-    """Where an agent is likely to be mounted: where its name stands (`Triage`: `/agents/triage`), else at each."""
+    """The mounts at which an agent may be: the one of its name (`Triage`: `/agents/triage`), else at each."""
     named = [mount for mount in mounts if _plain(mount.rpartition("/")[2]) == _plain(agent)]
     return named or mounts
 

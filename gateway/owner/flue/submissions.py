@@ -1,4 +1,4 @@
-"""What a Flue 2.x app has to do, as its table of submissions says: read, and never written to.
+"""The work of a Flue 2.x app, by its table of submissions, which is only read.
 
 A submission is a message: queued, then run by one process of the app, which renews its lease. No process of Flue's
 looks after the leases of others unless it has been given something to do itself; hence `stranded`.
@@ -52,7 +52,7 @@ class Stranded:
 
 
 class Submissions:
-    """Those of the app in this database."""
+    """The submissions of the Flue app in this database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -66,7 +66,7 @@ class Submissions:
         return self._there
 
     async def busy(self, ids: Iterable[bytes]) -> Collection[bytes]:
-        """Those of these conversations that have something to do. One of another agent with the same id counts.
+        """The conversations among these that have something to do; one of another agent with the same id counts.
 
         Raises Unavailable.
         """

@@ -1,4 +1,5 @@
-"""Has an idle Flue 2.x app look after the submissions whose process is gone, which by itself it would not do.
+"""Wakes an idle Flue 2.x app, so that it looks after the submissions whose process is gone, which by itself it would
+not do.
 
 Flue 2.1.0 starts its loop when it admits a message, and looks at others' leases each 15 s from then on; an abort that
 finds something queued has it look at once. No request starts it and does nothing else. The nearest is this pair, to a
@@ -70,8 +71,8 @@ class Waker:
         return False
 
     async def touch(self, id: str) -> bool:
-        """Has the app touch a conversation of the gateway's own, without giving it anything: a message for an instance
-        of it that there never was, which is refused. Whether the app did.
+        """Sends a message for an instance that there never was, of a conversation of the gateway's own: the app touches
+        the conversation and refuses the message. Returns whether it did.
         """
         try:
             async with httpcore.AsyncConnectionPool() as http:

@@ -185,7 +185,6 @@ class BlockingRun(_Recorded):
         self._run = run
         self._portal = portal
         self._recording: Recording
-        self._raised = False
 
     def emit(self, event: object, default: Default | None = None) -> None:
         """As `Run.emit`; waits only when too much waits already."""
@@ -216,7 +215,6 @@ class BlockingRun(_Recorded):
 
     def _check(self) -> None:
         if self._recording.why is not None:
-            self._raised = True
             raise self._recording.why
 
     def _enter(self) -> None:
