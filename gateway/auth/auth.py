@@ -70,8 +70,8 @@ class Auth:
         return ANONYMOUS if self._gate is None else self._gate.admit(method, target, headers, query)
 
     async def behind(self, scope: Scope, need: Behind, run: str | None = None) -> Principal:
-        """Who makes a request to the application behind the gateway which needs this right here as well, as for runs:
-        for `run`, or for any one. Raises what `admit` and what it returns raise.
+        """Admits a request to the application behind the gateway that needs a right to runs here: to `run`, or to any
+        one. Raises what `admit` and what it returns raise.
         """
         admitted = self.admit(*_as_asked_of_us(need, run), scope["headers"], scope["query_string"])
         return admitted if isinstance(admitted, Principal) else await admitted()

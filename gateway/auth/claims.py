@@ -20,7 +20,7 @@ _SUBJECT: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class ClaimNames:
-    """Which claims say what. `tenant` None: everybody is of the default tenant; otherwise the claim is required."""
+    """The names of claims. `tenant` None: everybody is of the default tenant; otherwise the claim is required."""
 
     scopes: str = "scope"
     tenant: str | None = None

@@ -100,7 +100,7 @@ class Gate:
         return self._let_in(principal, in_url, need, method, target)
 
     def forget(self) -> None:
-        """Has every signature checked again, because other keys are trusted than before."""
+        """Forgets all verified tokens, because other keys are trusted than before."""
         self._verified.clear()
 
     async def _verify(

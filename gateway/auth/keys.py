@@ -36,7 +36,7 @@ class Keys:
 
     @property
     def names(self) -> list[str]:
-        """Whose they are."""
+        """The names of their owners."""
         return sorted({_owner(principal) for principal in self._by_digest.values()})
 
     def find(self, digest: bytes) -> Principal | None:

@@ -1,4 +1,4 @@
-"""Which scope each route needs: one table. The tests try every route with every kind of credential by it.
+"""The scope that each route needs, in one table. The tests try every route with every kind of credential by it.
 
 While AUTH is on, a route that is not in the table is 404 for everyone. So a forgotten one is closed, and fails a test.
 """

@@ -1,5 +1,5 @@
-"""How many tokens are valid, as far as that is known: Machines keep no token, and each tells the database once a minute
-how many it has made. For who is about to revoke them all.
+"""Counts of valid tokens, for an operator who is about to revoke them all. Machines keep no token; each tells the
+database once a minute how many it has made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _VALID: Final = (
 
 
 class TokenCounts:
-    """Of the tokens that one Machine has made since it last told."""
+    """Counts the tokens that one Machine has made since it last told."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -54,6 +54,6 @@ async def valid(database: Database) -> int:
 
 
 async def forget(database: Database) -> None:
-    """They have all been revoked. Raises Unavailable."""
+    """Forgets all counts: the tokens have been revoked. Raises Unavailable."""
     async with database.acquire() as connection:
         await connection.execute("DELETE FROM run_gateway.token_counts")

@@ -76,7 +76,7 @@ class ReadTokens:
         return (await self.signer())(capability)
 
     async def signer(self) -> Callable[[Capability], str]:
-        """What makes tokens, by the newest key."""
+        """The function that makes tokens, by the newest key."""
         if not self._keys:
             await self._look()
         key = self._keys[-1]

@@ -115,7 +115,7 @@ class _Events:
 
 
 def _size() -> int | None:
-    """How many bytes stdin holds, if it is a file."""
+    """The bytes that stdin holds, if it is a file."""
     status = os.fstat(0)
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 

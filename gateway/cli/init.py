@@ -134,7 +134,7 @@ def _sources(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def files(app: App) -> dict[str, str]:
-    """What is written for an app, by its names."""
+    """The files that are written for an app, by their names."""
     credential = "header:authorization" if app.preset in ("langgraph", "sse") else "header:cookie"
     return {
         ENV: _ENV.format(relay=app.relay, port=app.port),

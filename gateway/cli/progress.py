@@ -1,4 +1,4 @@
-"""How far a command has come, on a terminal's last line, for work that takes longer than a moment."""
+"""Shows how far a command has come, on a terminal's last line, for work that takes longer than a moment."""
 
 from __future__ import annotations
 

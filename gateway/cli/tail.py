@@ -56,7 +56,7 @@ def _is_json(head: Mapping[str, str]) -> bool:
 
 
 def _between(offset: str, tail: str) -> int | None:
-    """How much there is to read of the past; None where these are not offsets of the gateway's own."""
+    """The size of the past that is to be read; None where these are not offsets of the gateway's own."""
     start = 0 if offset == "-1" else parse_position(offset.encode())
     end = parse_position(tail.encode())
     return None if start is None or end is None else max(0, events_between(start, end))

@@ -16,7 +16,7 @@ HEALTHY: Final = 1.0  # seconds of a connection that has worked
 
 
 async def watch(http: Session, url: str, asked: dict[str, str]) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """What happened to a run, and its record: `listed` for those that were there. Never ends.
+    """Yields what happened to a run, and its record: `listed` for those that were there. Never ends.
 
     Raises ClientError for what no patience helps.
     """

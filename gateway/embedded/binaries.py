@@ -1,4 +1,4 @@
-"""Which postgres and initdb to run: those of the package, else those of the system, if they really run.
+"""Finds postgres and initdb: those of the package, else those of the system, if they really run.
 
 The package may be installed below a closed folder such as /root, which the account that Postgres has to run as cannot
 enter, and whose mode is not ours to change. For root alone there is a copy where every user can run it.

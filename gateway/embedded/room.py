@@ -33,7 +33,7 @@ class Room:
         self._tight: bool | None = None  # None: nobody has looked, and an earlier gateway may have left it so
 
     def look(self, postmaster: int) -> None:
-        """Has Postgres take no writes while there is too little room. Raises OSError."""
+        """Makes Postgres refuse writes while there is too little room. Raises OSError."""
         free = self._free()
         tight = free < (ENOUGH if self._tight else FLOOR)
         if tight is self._tight:

@@ -42,7 +42,7 @@ def one_line(body: bytes) -> bytes:
 
 
 class Told:
-    """What triggers tell, for a hub of Flue's streams."""
+    """The news that triggers tell, for a hub of Flue's streams."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub

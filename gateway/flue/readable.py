@@ -1,4 +1,4 @@
-"""Which workflows' runs may be read here. In Flue the app's own middleware decides that, which is not asked here."""
+"""The workflows whose runs may be read here. In Flue the app's own middleware decides that, which is not asked here."""
 
 from __future__ import annotations
 

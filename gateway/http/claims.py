@@ -1,4 +1,4 @@
-"""Which headers of a request are claims: what a proxy tells of its client, and anybody else may write as well.
+"""The headers of a request that are claims: what a proxy tells of its client, and anybody else may write as well.
 
 Pure. The names are those of RFC 7239, of RFC 9440, and of the proxies and networks that people stand in front of their
 applications. An application that reads one of them takes its value for the word of whoever is in front of it.

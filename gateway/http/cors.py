@@ -1,4 +1,4 @@
-"""Which pages of other origins may read answers (the Fetch standard, §3.3), and what every answer carries (§12.7).
+"""The policy for pages of other origins (the Fetch standard, §3.3), and the headers that every answer carries (§12.7).
 
 Pages that may read may also write. What they may do is decided by a credential in a header or in the address, never by
 a cookie, so no page can act in the name of the person who looks at it.

@@ -116,7 +116,7 @@ class Post:
         self._connection.answer(status, headers, body, self)
 
     def accepted(self, offset: bytes) -> None:
-        """As `answer`, to an append of which there is nothing to be said but the offset behind it."""
+        """Answers an append of which there is nothing to say but the offset behind it."""
         if self.disconnected or self.response_complete:
             return
         self.response_complete = True
@@ -272,7 +272,7 @@ class PostProtocol(DirectProtocol):
         self.transport.write(rest)
 
     def fail(self) -> None:
-        """What was sent of an answer is not known."""
+        """Ends the connection: how much of an answer was sent is not known."""
         self.transport.abort()
 
     def _plain(self) -> Post | None:
@@ -318,7 +318,7 @@ class PostProtocol(DirectProtocol):
 
 
 def _admitted(door: Door, target: Target, headers: dict[bytes, bytes]) -> Principal | None:
-    """Who makes the request; None where that is refused, or somebody else has to be asked."""
+    """The principal of the request; None: it is refused, or a database or an issuer has to be asked."""
     try:
         principal = door.admit("POST", target, headers, b"")
     except ProtocolError:

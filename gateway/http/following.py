@@ -178,7 +178,7 @@ def _holder(scope: Scope) -> str:
 
 
 class _Response:
-    """One response: its streams, and the offset of all of them."""
+    """A response: its streams, and the offset of all of them."""
 
     def __init__(
         self, following: Following, request: many.ManyRequest, members: list[Member], scope: Scope, send: Send

@@ -1,4 +1,4 @@
-"""What an application says before its answer: 103 Early Hints and its kind, which a proxy passes on (RFC 9110 §15.2).
+"""Informational responses of an application: 103 Early Hints and its kind, which a proxy passes on (RFC 9110 §15.2).
 
 httpcore throws that away. So the bytes that it reads are looked at on their way, and not changed. Before it writes,
 whoever has to allow it is asked. Of many that are answered at one time, a few go on in each turn of the loop.

@@ -1,4 +1,4 @@
-"""What is made when it is first needed, since what it is made of takes longer to import than all else."""
+"""Makes a part when it is first needed, since its imports take longer than all others."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Later(Generic[_T]):
         self._making = Lock()
 
     async def __call__(self) -> _T:
-        """What is made, by now at the latest. Raises what `make` raises, and then the next call tries again."""
+        """The part, made by now at the latest. Raises what `make` raises, and then the next call tries again."""
         return self._made if self._made is not None else await asyncio.to_thread(self.now)
 
     def now(self) -> _T:
-        """The same, without a loop."""
+        """The part, for callers without a loop."""
         with self._making:
             if self._made is None:
                 self._made = self._make()

@@ -1,4 +1,4 @@
-"""What has one owner among the Machines, as parts that go on beyond a request see it.
+"""The port to conversations that one Machine owns, for parts that go on beyond a request.
 
 A recording writes to a conversation for as long as it lasts, whether or not its client is still there. So the owner is
 asked to count it, and tells it when this Machine owns the conversation no more.
@@ -20,22 +20,22 @@ class Held(Protocol):
     def key(self) -> bytes: ...
 
     def keep(self, lost: Callable[[], None]) -> Callable[[], None]:
-        """Has the conversation count as being written to from now on, so that it is not given away. `lost` is called
-        when this Machine owns it no more. Returns what lets go of it.
+        """Keeps the conversation from being given away, as if it were being written to. `lost` is called when this
+        Machine owns it no more. Returns the function that lets go of it.
         """
         ...
 
     def guard(self) -> Callable[[], None]:
-        """To be called right before something is written to the application for it: raises if that is too late."""
+        """Is called right before each write to the application: raises if that is too late."""
         ...
 
 
 class Owners(Protocol):
-    """Who owns what."""
+    """The owners of conversations."""
 
     @property
     def life(self) -> int | None:
-        """By which this Machine owns; None: it owns nothing."""
+        """The life by which this Machine owns conversations; None: it owns none."""
         ...
 
     async def hold(self, key: bytes, lost: Callable[[], None]) -> tuple[Held, Callable[[], None]] | None:

@@ -17,7 +17,7 @@ SHARE: Final = 64  # requests of one pool under way at a time
 
 
 class Pools:
-    """As many pools, made by `make`, as it takes."""
+    """Pools of connections, made by `make` as they are needed."""
 
     def __init__(self, make: Callable[[], httpcore.AsyncConnectionPool]) -> None:
         self._make = make
@@ -25,7 +25,7 @@ class Pools:
 
     @asynccontextmanager
     async def stream(self, *request: Any, **more: Any) -> AsyncIterator[httpcore.Response]:
-        """As httpcore's own, by the first pool that has room. Raises what that raises."""
+        """Sends a request by the first pool that has room, as httpcore's own. Raises what that raises."""
         pool = next((pool for pool, busy in self._pools.items() if busy < SHARE), None)
         if pool is None:
             pool = self._make()

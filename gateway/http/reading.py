@@ -1,4 +1,4 @@
-"""All modes of reading (§5.6-5.8): catch-up, long-poll, event stream. One loop serves those that wait (law 4).
+"""The modes of reading (§5.6-5.8): catch-up, long-poll, event stream. One loop serves those that wait (law 4).
 
 A Reading serves the readers of one log, in that log's dialect of the protocol. A Machine may have several.
 """

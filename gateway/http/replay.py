@@ -1,4 +1,4 @@
-"""Has Fly's proxy send appends on to the primary region (`fly-replay`), if a setting asks for it.
+"""Tells Fly's proxy to replay appends in the primary region (`fly-replay`), if a setting asks for it.
 
 A commit takes one round trip to the database from whichever Machine, so a single append gains nothing. But the appends
 of several regions then share commits, and far Machines need fewer connections to the database.

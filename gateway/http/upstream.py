@@ -230,7 +230,7 @@ class _Request:
             pass
 
     def forgo(self) -> None:
-        """There is no body, or no need for the rest of it."""
+        """Leaves the rest of the body unread: there is none, or it is not needed."""
         self._read.set()
 
 

@@ -164,7 +164,7 @@ def _tls(trust: Trust) -> ssl.SSLContext | None:
 
 
 def _keep_alive(connection: Connection, asked: dict[str, int]) -> None:
-    """Has the kernel notice a peer that vanished, even if nothing is sent."""
+    """Makes the kernel notice a peer that vanished, even if nothing is sent."""
     sock = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return

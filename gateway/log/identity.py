@@ -1,4 +1,5 @@
-"""Which log a connection leads to. After a failover another server answers, whose log may have gone on differently.
+"""The identity of the log behind a connection. After a failover another server answers, whose log may have gone on
+differently.
 
 The log says so itself (log/sql/functions/epochs.sql): each takeover begins an epoch. Here it is only compared: a later
 epoch replaces what is known, an earlier one belongs to a server that has been overtaken.

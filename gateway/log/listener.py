@@ -312,8 +312,8 @@ class Listener:
 
 
 def _parted(payload: str) -> tuple[str, bool, str]:
-    """Who says it, whether it is a sign of life, and what more that says. An event may look like one; its path is
-    between it and the Machine's name.
+    """Splits a payload: the Machine's name, whether it is a sign of life, and what that says besides. An event may look
+    like one; its path is between it and the Machine's name.
     """
     machine, ping, said = payload.partition(_PING)
     return machine, bool(ping) and "\n" not in machine, said

@@ -27,7 +27,7 @@ class LongWork:
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn."""
+        """The pieces of work that wait for their turn."""
         return self._turns.waiting
 
     @asynccontextmanager

@@ -148,7 +148,7 @@ class Reader:
         )
 
     async def streams(self, paths: Iterable[str]) -> dict[str, Stream | None]:
-        """Those of the paths at which there is a stream; None: it was deleted, and its forks still need it."""
+        """The streams at these paths, where there are any; None: it was deleted, and its forks still need it."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(_STREAMS, list(paths))
         return {row["path"]: None if row["gone"] else _stream(row, row["path"]) for row in rows}

@@ -1,6 +1,6 @@
-"""Whose turn it is, where only so many may be at something at once: it goes round by tenant (law 11).
+"""Turns, where only so many may be at something at once: they go round by tenant (law 11).
 
-One line for all would have everybody wait for as many as one tenant sends.
+With one line for all, everybody would wait for as many as one tenant sends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Turns:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of requests that wait."""
         return sum(map(len, self._lines.values()))
 
     @property
@@ -30,7 +30,7 @@ class Turns:
 
     @property
     def free(self) -> int:
-        """How many more may be taken at once."""
+        """The number of turns that are free."""
         return self._free
 
     async def take(self, tenant: str) -> None:
@@ -50,7 +50,7 @@ class Turns:
             raise
 
     def give_back(self) -> None:
-        """Somebody's turn is over: it goes to whoever has waited longest of the tenant that is next."""
+        """Ends a turn, which goes to the request that has waited longest of the tenant that is next."""
         while self._lines:
             tenant, line = self._lines.popitem(last=False)
             turn, _ = line.popitem(last=False)

@@ -25,7 +25,7 @@ _PROCESS = ProcessCollector(registry=None)  # memory, CPU, descriptors, from /pr
 
 
 class Machine(Collector):
-    """All metrics of this process."""
+    """The metrics of this process."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -98,7 +98,7 @@ def load(data: bytes) -> list[Family]:
 
 
 def merge(workers: Mapping[str, Iterable[Family]]) -> Collector:
-    """All workers' families, each sample with its worker's number. Each is merged as it is collected."""
+    """Merges the families of all workers, each sample with its worker's number. Each is merged as it is collected."""
     all: dict[str, list[tuple[str, Family]]] = {}
     for worker, families in sorted(workers.items()):
         for family in families:

@@ -34,7 +34,7 @@ class Garbage:
         self._calm = 0  # ticks in a row that came in time
 
     def begin(self, now: float) -> None:
-        """What exists by now stays for ever. `now`: seconds of a clock that never goes back."""
+        """Begins: all objects that exist by now stay for ever. `now`: seconds of a clock that never goes back."""
         gc.callbacks.append(self._freeze)
         gc.set_threshold(YOUNG, TWICE, _NEVER)
         self._look(now)

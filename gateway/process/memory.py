@@ -45,8 +45,8 @@ class Memory:
             self._libc.mallopt(_TRIM_THRESHOLD, KEPT)
 
     def give_back(self) -> None:
-        """Has glibc give back what it has free, if the process has grown by KEPT since the last time, or FREED is free
-        that was not. After a burst it is the latter that tells: what was used is free, and still in memory.
+        """Makes glibc give back what it has free, if the process has grown by KEPT since the last time, or FREED is
+        free that was not. After a burst it is the latter that tells: what was used is free, and still in memory.
 
         It takes about a tenth of a millisecond for each MiB that goes back.
         """

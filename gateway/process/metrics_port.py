@@ -49,7 +49,7 @@ async def metrics_port(
 
 
 def _application(exposition: Expose, health: App) -> App:
-    """Nothing but these routes, for a port that the public does not reach."""
+    """An application of these routes alone, for a port that the public does not reach."""
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] not in ("/metrics", *HEALTH):

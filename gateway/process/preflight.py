@@ -1,4 +1,4 @@
-"""What would stop a deploy, or have a Machine do less than it could: asked before one is started. Changes nothing.
+"""Looks for what would stop a deploy, or have a Machine do less than it could, before one is started. Changes nothing.
 
 Each question has one answer for a person: what is so, and what to do where that is not enough.
 """
@@ -55,7 +55,7 @@ _RIGHTS: Final = """
 
 
 class Finding(NamedTuple):
-    """One answer. `fail`: `serve` would refuse to start, or not work; `warn`: it would do less than it could."""
+    """An answer. `fail`: `serve` would refuse to start, or not work; `warn`: it would do less than it could."""
 
     verdict: Literal["ok", "warn", "fail"]
     text: str

@@ -81,7 +81,7 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
             handing.add_done_callback(partial(handed_over, time.monotonic()))
 
     def handed_over(began: float, _: object) -> None:
-        """What is recorded has had its time to end meanwhile."""
+        """Notes that recordings have had their time to end."""
         nonlocal left
         left = max(settings.drain_timeout, left - (time.monotonic() - began))
         server.config.timeout_graceful_shutdown = math.ceil(left + LATE)

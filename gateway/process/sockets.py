@@ -87,7 +87,7 @@ def address(sock: socket.socket) -> str:
 
 
 def announcement(address: str) -> str:
-    """What is printed when a Machine listens: one line; and, at a terminal, what a person may do now."""
+    """The lines that are printed when a Machine listens: one; and, at a terminal, what a person may do now."""
     line = f"Listening on {address}"
     if not sys.stdout.isatty():
         return line

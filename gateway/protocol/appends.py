@@ -32,7 +32,9 @@ _STREAMS: Final = "/v1/stream/"
 
 
 class Asked:
-    """One append. `refused`: why it cannot be one; else there are a `target`, and a `request` without its path."""
+    """An append of a request with many. `refused`: why it cannot be one; else there are a `target`, and a `request`
+    without its path.
+    """
 
     __slots__ = ("refused", "request", "target")
 

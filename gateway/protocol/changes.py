@@ -1,4 +1,4 @@
-"""What a reader of a live list has been told, so that it goes on there at any Machine.
+"""The place of a reader of a live list: what it was told, so that it goes on there at any Machine.
 
 Changes have no numbers: transactions do not commit in the order of any number that they are given (law 5). Instead each
 change has its transaction, and what a reader was told is a snapshot of Postgres (pg_current_snapshot): all that had
@@ -59,7 +59,8 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a reader was told: all that `base` sees; and of what `upto` sees, the changes of streams up to `stream`.
+    """A reader's place: it was told all that `base` sees; and of what `upto` sees, the changes of streams up to
+    `stream`.
 
     `epoch`: of the log (offset.py), since another server has other transactions. `at`: when, in seconds since 1970 by
     the database's clock.
@@ -81,22 +82,22 @@ class Told:
         return self.epoch == epoch and now - KEPT < self.at <= now + KEPT
 
     def numbers(self) -> list[int]:
-        """What `told_of` reads."""
+        """The numbers that `told_of` reads."""
         rest = [] if self.upto is None else [*self.upto.numbers(), self.stream]
         return [self.epoch, self.at, *self.base.numbers(), *rest]
 
     def to_bytes(self, of: bytes) -> bytes:
-        """As an `id:`, for the list whose digest is `of`."""
+        """Writes the place as an `id:`, for the list whose digest is `of`."""
         return base64url.encode(of + b"".join(map(varint, self.numbers()))).encode()
 
 
 def digest(query: Iterable[str]) -> bytes:
-    """What an id is bound to: the filters of the list."""
+    """The digest that an id is bound to: of the filters of the list."""
     return sha256("\n".join(query).encode()).digest()[:_DIGEST]
 
 
 def parse_told(text: bytes, of: bytes) -> Told | None:
-    """What `Told.to_bytes` wrote; None: it is none of this list."""
+    """Parses what `Told.to_bytes` wrote; None: it is none of this list."""
     try:
         data = base64url.decode(text.decode("ascii"))
         if data[:_DIGEST] != of:
@@ -107,7 +108,7 @@ def parse_told(text: bytes, of: bytes) -> Told | None:
 
 
 def told_of(numbers: list[int]) -> Told | None:
-    """What has these numbers; None: nothing has."""
+    """The place with these numbers; None: there is none."""
     try:
         epoch, at, *rest = numbers
         base, rest = _snapshot(rest)

@@ -32,7 +32,7 @@ _OVER: Final = re.compile(rb"\x00+")  # of all numbers, only zero ends with a ze
 
 
 def digest(names: Iterable[str]) -> bytes:
-    """What an offset is bound to: the streams that are followed, in their order."""
+    """The digest that an offset is bound to: of the streams that are followed, in their order."""
     return sha256("\n".join(names).encode()).digest()[:_DIGEST]
 
 

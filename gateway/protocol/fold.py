@@ -172,7 +172,7 @@ class _Folding:
         last.end = self._position
 
     def _look(self, event: bytes) -> tuple[bytes | None, dict[str, bytes]]:
-        """What has to be equal, and the texts as JSON writes them; None: it is folded with no other."""
+        """Finds what has to be equal, and the texts as JSON writes them; None: the event is folded with no other."""
         try:
             value = orjson.loads(event)
         except orjson.JSONDecodeError:  # half of a surrogate pair, or nested too deep

@@ -21,7 +21,7 @@ _MOST_EPOCHS: Final = 64
 
 
 def write(of: bytes, told: Told, positions: Mapping[int, int]) -> bytes:
-    """As an `id:`, for the list whose digest is `of`. `positions`: by the numbers of the runs' streams."""
+    """Writes an `id:`, for the list whose digest is `of`. `positions`: by the numbers of the runs' streams."""
     epochs = sorted({0, *(split(position)[0] for position in positions.values() if position >= 0)})
     written, before = [], 0
     for stream in sorted(positions):
@@ -38,7 +38,7 @@ def write(of: bytes, told: Told, positions: Mapping[int, int]) -> bytes:
 
 
 def parse(text: bytes, of: bytes, most: int) -> tuple[Told, dict[int, int]] | None:
-    """What `write` wrote of at most so many runs; None: it is none of this list."""
+    """Parses what `write` wrote of at most so many runs; None: it is none of this list."""
     try:
         data = base64url.decode(text.decode("ascii"))
         if data[:_DIGEST] != of:

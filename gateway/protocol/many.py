@@ -41,7 +41,7 @@ _STREAM: Final = frozenset(("stream", "offset", "token"))
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One of the streams that are asked for, from `position` on, which may be NOW. `token`: of its own."""
+    """A stream that is asked for, from `position` on, which may be NOW. `token`: of its own."""
 
     path: str
     position: int
@@ -149,7 +149,7 @@ def _positions(offset: bytes, of: bytes, count: int) -> list[int] | None:
 
 
 def _start(offset: object) -> int:
-    """Where a stream is begun; UNBEGUN: where the request says for all of them."""
+    """The position at which a stream is begun; UNBEGUN: where the request says for all of them."""
     if offset is None:
         return UNBEGUN
     position = parse_offset(offset.encode("latin-1", "replace")) if isinstance(offset, str) else None
@@ -188,8 +188,8 @@ def _check(paths: Sequence[str]) -> None:
 
 
 def parts(path: str, encoding: Encoding, batch: Batch, behind: int) -> list[bytes]:
-    """What one stream has to tell: its events, and where it stands then. `behind`: events that follow in the log, as
-    far as is known. Several, where its line would be longer than LINE.
+    """The parts for one stream: its events, and where it stands then. `behind`: events that follow in the log, as far
+    as is known. Several, where its line would be longer than LINE.
     """
     name = orjson.dumps(path)
     if batch.closed:

@@ -119,7 +119,7 @@ class FollowedLists:
 
 
 class _Places:
-    """What the streams of one response are counted by: all that this worker follows, and its credential's."""
+    """The counters of one response's streams: all that this worker follows, and its credential's."""
 
     def __init__(self, limits: Limits, who: str) -> None:
         self._readers = limits.readers
@@ -154,7 +154,7 @@ class _Places:
 
 
 class _Response:
-    """One response: the runs of which something may still have to be told, by their streams' numbers."""
+    """A response: the runs of which something may still have to be told, by their streams' numbers."""
 
     def __init__(
         self,
@@ -243,7 +243,7 @@ class _Response:
             self._places.give_back()
 
     async def run(self) -> None:
-        """What comes then, until the response is over."""
+        """Sends what comes then, until the response is over."""
         events = asyncio.ensure_future(self._reader.next())
         heard = asyncio.ensure_future(self._live.next(self._told))
         try:

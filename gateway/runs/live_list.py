@@ -197,7 +197,7 @@ class Changes:
     # News
 
     def ring(self, path: str) -> None:
-        """Has readers look, if this is the path of a run, or of a run's control stream."""
+        """Makes readers look, if this is the path of a run or of a run's control stream."""
         tenant = self.tenants.get(tenant_of(path)) if self.tenants else None
         if tenant is not None and is_run(path.removesuffix(Part.CONTROL.value)):
             tenant.ring()

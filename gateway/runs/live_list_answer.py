@@ -89,7 +89,7 @@ class LiveLists:
 
 
 class _Response:
-    """One response, and what its reader was told."""
+    """A response, and what its reader was told."""
 
     def __init__(self, listed: Listed, request: LiveRequest, tenant: str, reader: LiveList, send: Send) -> None:
         self._listed = listed
@@ -119,7 +119,7 @@ class _Response:
             await self._give(*given, before=RETRY)
 
     async def run(self) -> None:
-        """What comes then, until the response is over."""
+        """Sends what comes then, until the response is over."""
         while True:
             try:
                 given = await self._reader.next(self._told)
@@ -154,7 +154,7 @@ class _Response:
         return b"id: %b\n" % self._told.to_bytes(self._request.digest)
 
     def _frame(self, before: bytes, parts: Iterable[bytes], after: bytes) -> bytes:
-        """One event, with a line for each part."""
+        """An event, with a line for each part."""
         return b"%bdata:%b%b%b\n\n" % (self._id(), before, b",\ndata:".join(parts), after)
 
 

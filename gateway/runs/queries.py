@@ -53,7 +53,7 @@ class MetaRequest:
 
 
 def parse_meta(query: bytes) -> MetaRequest | None:
-    """What a GET of `?meta` asks for; None: it is a GET of the stream. Of its values `activity` alone has a meaning."""
+    """Parses a GET of `?meta`; None: it is a GET of the stream. Of its values `activity` alone has a meaning."""
     params = _query(query.decode("latin-1"))
     if "meta" not in params:
         return None
@@ -106,7 +106,7 @@ def parse_live(query: str, headers: dict[bytes, bytes]) -> LiveRequest:
 
 @dataclass(frozen=True, slots=True)
 class FollowRequest:
-    """All runs that a list names, followed. `positions`: where a reader that comes back stands in each run's stream,
+    """A request to follow all runs of a list. `positions`: where a reader that comes back stands in each run's stream,
     and `told` what it was told of the list; None: it is new. `begin`: where the first ones are begun, which may be NOW.
     """
 

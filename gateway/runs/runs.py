@@ -98,7 +98,7 @@ class Runs:
         self.changes.look_again()
 
     def created(self, path: str) -> None:
-        """This Machine has made a stream, which may be a run."""
+        """Takes a stream that this Machine has made, which may be a run."""
         if is_run(path):
             self.changes.ring(path)
             self.telling.tell(path)
@@ -124,7 +124,7 @@ class Runs:
 
     @cached_property
     def routes(self) -> RunRoutes:
-        """What answers `/runs` itself."""
+        """The routes of `/runs` itself."""
         from gateway.runs.run_collection import RunRoutes
 
         return RunRoutes(

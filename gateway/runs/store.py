@@ -164,7 +164,9 @@ class Store:
         return (await self.look(path))[1]
 
     async def look_near(self, path: str, bound: int | None) -> tuple[int, RunRecord]:
-        """As `look`, where it is near. `bound`: the id of the only stream that its reader may be shown."""
+        """Looks as `look` does, at the replica where that is near. `bound`: the id of the only stream that its reader
+        may be shown.
+        """
         near = self._near
         if near is not None:
 
@@ -189,7 +191,7 @@ class Store:
         return row["stream"], _record(row, row["input"], row["result"], row["error"])
 
     async def activity(self, stream: int, tenant: str) -> dict[str, str | int]:
-        """What a run's stream holds, and the last sign of life of a producer with a lease. Raises TooManyLists,
+        """The size of a run's stream, and the last sign of life of a producer with a lease. Raises TooManyLists,
         ListTooSlow.
         """
         rows = await self._lists.fetch(tenant, _ACTIVITY, stream)

@@ -1,4 +1,4 @@
-"""All settings, read once from the environment and frozen.
+"""The settings, read once from the environment and frozen.
 
 It knows names, types, bounds and words for people. It opens nothing and checks nothing outside itself: whether a
 database answers or a port is free is for the parts that use it.

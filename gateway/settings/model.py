@@ -485,7 +485,7 @@ class Settings(BaseSettings):
 
     @property
     def recordings(self) -> int:
-        """How many answers may be recorded at once: none without a relay."""
+        """The number of answers that may be recorded at once: none without a relay."""
         return 0 if self.relay is None and self.relay_file is None else self.relay_max_recordings
 
     @property

@@ -1,4 +1,4 @@
-"""What a Machine does for subscriptions by itself: it looks for work, wakes subscriptions, and delivers webhooks.
+"""The dispatcher of a Machine looks for work of subscriptions, wakes them, and delivers webhooks.
 
 It keeps nothing that another Machine would miss: only hints (which paths were appended to) and the attempts that it is
 making. When a Machine dies, others make its attempts again as soon as their time is up.
@@ -100,7 +100,7 @@ class Dispatcher:
                     await self._store.give_back(under_way[task])
 
     def ring(self) -> None:
-        """There may be a delivery to make."""
+        """Looks for deliveries to make, soon."""
         self._may_deliver = True
         self._rung.set()
 
@@ -155,7 +155,7 @@ class Dispatcher:
             await self._deliver()
 
     async def _round(self, now: float) -> None:
-        """What is done every `scan_interval`, with or without a hint: this takes over what a dead Machine has left."""
+        """Does a round every `scan_interval`, with or without a hint: it takes over what a dead Machine has left."""
         self._watch.learn(await self._store.interest(self._watch.interest))
         if now >= self._tidy_at:
             await self._tidy()

@@ -1,5 +1,5 @@
-"""Which addresses are of the public Internet: a table of our own, since what Python's `ipaddress` takes for global
-depends on its version, and leaves some inner networks out.
+"""The addresses of the public Internet: a table of our own, since what Python's `ipaddress` takes for global depends on
+its version, and leaves some inner networks out.
 
 Pure. Sources: IANA's registries of special-purpose addresses, IPv4 and IPv6 (RFC 6890 and its updates).
 """

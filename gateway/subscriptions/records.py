@@ -75,7 +75,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Wakes:
-    """What came of waking many. `held`: subscriptions that somebody holds, or their wake stream. `late`: those left."""
+    """The outcome of waking many. `held`: subscriptions that somebody holds, or their wake stream. `late`: the rest."""
 
     woken: int
     held: Sequence[int]

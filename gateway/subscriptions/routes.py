@@ -22,7 +22,7 @@ _TOKEN: Final = [Depends(HTTPBearer(auto_error=False, description="The token of 
 
 
 def make_router(handlers: Handlers) -> APIRouter:
-    """All routes, and 404 for every other path: the whole prefix is reserved (§6)."""
+    """Makes all routes, and 404 for every other path: the whole prefix is reserved (§6)."""
     router = APIRouter(prefix=PREFIX, tags=["subscriptions"])
     _add_subscription_routes(router, handlers)
     _add_stream_routes(router, handlers)

@@ -142,7 +142,7 @@ class Store:
             raise LinkingGoesOn from None
 
     async def link_next(self, number: int, tenant: str) -> bool:
-        """One step in linking a subscription. Returns whether there is one more to make now. Raises Unavailable."""
+        """Links a subscription a step further. Returns whether another step is to be made now. Raises Unavailable."""
         async with self._work.turn(tenant), self._database.acquire(tenant) as connection:
             return bool(await connection.fetchval("SELECT run_gateway.link_next($1, $2)", number, _LINK_ROWS) == "more")
 
@@ -288,7 +288,9 @@ class Store:
         return [(row["subscription"], row["tenant"], row["host"]) for row in rows]
 
     async def claim_deliveries(self, hold: float, wanted: Sequence[int]) -> list[Delivery]:
-        """Those that are still due. This Machine is to make each, and report on it within `hold` seconds."""
+        """Claims the deliveries that are still due. This Machine is to make each, and report on it within `hold`
+        seconds.
+        """
         async with self._database.acquire() as connection:
             rows = await connection.fetch(
                 "SELECT * FROM run_gateway.claim_webhooks($1, $2, $3)", wanted, timedelta(seconds=hold), MOST_WORK
@@ -304,7 +306,7 @@ class Store:
         await self._report(delivery, failed=True, retry_in=retry_in)
 
     async def give_back(self, delivery: Delivery) -> None:
-        """This Machine will not make it: another one may at once."""
+        """Gives back a delivery that this Machine will not make: another one may, immediately."""
         await self._report(delivery, failed=False, retry_in=0)
 
     async def finished(self, delivery: Delivery) -> bool:
@@ -322,7 +324,7 @@ class Store:
         return bool(row["next_wake"])
 
     async def interest(self, known: Interest | None) -> Interest:
-        """What is subscribed to; `known` itself while nothing has changed since."""
+        """The paths and patterns that are subscribed to; `known` itself while nothing has changed since."""
         async with self._database.acquire() as connection:
             # The version is read first, so that what is read after it is at least as new.
             version = await connection.fetchval("SELECT version FROM run_gateway.subscription_changes")
@@ -371,7 +373,7 @@ class Store:
             )
 
     async def _patiently(self, query: str, id: str, *arguments: Any) -> asyncpg.Record:
-        """The same, tried again while somebody else's transaction is in the way. Raises StreamHeld in the end."""
+        """Runs a statement again while another transaction is in the way. Raises StreamHeld in the end."""
         until = time.monotonic() + _PATIENCE
         while True:
             try:

@@ -1,4 +1,4 @@
-"""What an answer leads to: the links of the OpenAPI document (OpenAPI 3.1 §4.8.20). Tests walk along them."""
+"""The links of the OpenAPI document (OpenAPI 3.1 §4.8.20): what an answer leads to. Tests walk along them."""
 
 from __future__ import annotations
 

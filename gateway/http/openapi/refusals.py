@@ -14,7 +14,7 @@ from gateway.protocol.errors import MethodNotAllowed, ProtocolError, RouteNotFou
 
 
 def render_refusals(api: FastAPI) -> None:
-    """Has an application refuse so."""
+    """Makes an application refuse so."""
     handlers: dict[type[Exception], Any] = {
         ProtocolError: _render,
         HTTPException: _render_http,

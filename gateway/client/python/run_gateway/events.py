@@ -53,7 +53,7 @@ def _has_nan(value: object, default: Default | None) -> bool:
 
 
 def _known(default: Default | None) -> Default:
-    """What orjson knows by itself, for json."""
+    """Encodes for `json` what orjson knows by itself."""
 
     def known(value: Any) -> Any:
         if isinstance(value, datetime | date | time):

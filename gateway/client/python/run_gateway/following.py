@@ -20,7 +20,7 @@ _Step = tuple[list[Any], str, bool]
 
 
 class Following:
-    """What `follow` returns: `async for event in …`, or `for event in …` where there is no loop."""
+    """The events that `follow` returns: `async for event in …`, or `for event in …` where there is no loop."""
 
     def __init__(self, url: str, offset: str, token: str | None, session: Session | None) -> None:
         self.url = checked(url)
@@ -33,7 +33,7 @@ class Following:
 
     @property
     def offset(self) -> str:
-        """Where it is: what `follow(url, offset=…)` goes on from, after the last event that was given.
+        """The offset that `follow(url, offset=…)` goes on from, after the last event that was given.
 
         It is an offset of the stream and, among the events that came with one offset, `+` and how many were given.
         """

@@ -26,7 +26,7 @@ BEAT: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is recorded where. `content`: the body of `POST /runs`."""
+    """The plan of a recording: what is recorded where. `content`: the body of `POST /runs`."""
 
     base: str
     url: str
@@ -75,7 +75,7 @@ class Recording:
             raise RunEnded(f"{self._plan.url}: the run has ended ({status}): record another one, under another id")
 
     def put(self, text: bytes) -> None:
-        """Has an event sent, with whatever else comes up while a request is under way. Raises ClientError."""
+        """Sends an event, with whatever else comes up while a request is under way. Raises ClientError."""
         if self._sender.done() or self._ending:
             raise self.why or ClientError(f"{self._plan.url}: the run has been left")
         self._waiting.append(text)
@@ -92,7 +92,7 @@ class Recording:
             await self._room.wait()
 
     def leave(self) -> None:
-        """Nothing more will be put, and nobody interrupted."""
+        """Ends the recording: nothing more is put, and nobody is interrupted."""
         self._ending = True
         self._news.set()
 

@@ -19,7 +19,7 @@ from run_gateway.sharing import PATIENCE, sharing
 
 
 class Emitted:
-    """What `emit` returns. The event is on its way; awaiting this waits only when too much waits already."""
+    """The result of `emit`. The event is on its way; awaiting this waits only when too much waits already."""
 
     __slots__ = ("_recording",)
 
@@ -32,7 +32,7 @@ class Emitted:
 
 
 class _Recorded:
-    """What both forms of a run have: where it is, and its result."""
+    """The part that both forms of a run share: where it is, and its result."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -49,7 +49,7 @@ class _Recorded:
 
     @property
     def result(self) -> Any:
-        """What came of it: set it, and the record has it when the block has ended. Raises TypeError, ValueError."""
+        """The run's result: set it, and the record has it when the block has ended. Raises TypeError, ValueError."""
         raise AttributeError("a run's result can be set here, and is in its record: get_run(run.url)")
 
     @result.setter
@@ -120,7 +120,7 @@ class Run(_Recorded):
             raise why
 
     def emit(self, event: object, default: Default | None = None) -> Emitted:
-        """Has an event sent, with whatever else comes up while a request is under way: `await run.emit(event)`.
+        """Sends an event, with whatever else comes up while a request is under way: `await run.emit(event)`.
 
         JSON, and what orjson takes: datetime, UUID, dataclasses, enums, pydantic's models. `default` turns what is none
         of these into what is. Raises TypeError for what is no JSON and ValueError for NaN, and then the run goes on
@@ -135,7 +135,7 @@ class Run(_Recorded):
 
     @property
     def coordinates(self) -> dict[str, str]:
-        """What a reader needs: runId, streamUrl, offset and, if the gateway asks who comes, a token."""
+        """The coordinates that a reader needs: runId, streamUrl, offset and, if the gateway asks who comes, a token."""
         return self._recording.coordinates
 
     @property

@@ -49,7 +49,7 @@ class Answer(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of an append, by a request of its own or by one of many. `headers` have lower-case names."""
+    """The outcome of an append, by a request of its own or by one of many. `headers` have lower-case names."""
 
     url: str
     status: int
@@ -64,7 +64,9 @@ def _silent(_: Trouble) -> None:
 
 @dataclass(slots=True)
 class Shared:
-    """What all sessions of one HTTP client know: gateways that have answered, and the appends that go together."""
+    """The state that all sessions of one HTTP client share: gateways that have answered, and the appends that go
+    together.
+    """
 
     answered: set[str] = field(default_factory=set)
     waiting: bool = False
@@ -166,19 +168,18 @@ class _Tries:
         self.origin = f"{parts.scheme}://{parts.netloc}"
         self.doubtful = False
         self._session = session
-        self._what = f"{method} {url}"
         self._url = url
         self._method = method
         self._backoff = session.backoff()
         self._began = asyncio.get_running_loop().time()
 
     async def lost(self, error: httpx.RequestError) -> None:
-        """There was no answer. Waits, or raises GaveUp."""
+        """Notes that there was no answer. Waits, or raises GaveUp."""
         self.doubtful |= not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
         await self._wait(one_line(error), 0.0)
 
     async def failed(self, said: str, status: int, floor: float) -> None:
-        """There was an answer that may pass. Waits, or raises GaveUp."""
+        """Notes an answer that tells of trouble that may pass. Waits, or raises GaveUp."""
         self.doubtful |= status != 429
         await self._wait(said, floor)
 

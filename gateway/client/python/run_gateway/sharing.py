@@ -1,4 +1,4 @@
-"""One HTTP client for everything in a loop that shows the same token, there as long as somebody uses it.
+"""Shares one HTTP client among everything in a loop that shows one token, as long as it is used.
 
 So a thousand runs in one process share their connections, and their appends go together.
 """

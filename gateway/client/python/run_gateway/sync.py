@@ -1,4 +1,4 @@
-"""The same, for code without a loop: each returns when it is done, and raises what the other raises."""
+"""The client's functions for code without a loop: each returns when it is done, and raises what its namesake raises."""
 
 from __future__ import annotations
 

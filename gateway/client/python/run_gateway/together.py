@@ -42,7 +42,7 @@ _ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
 class Alone(Exception):
-    """This append has to be a request of its own: the gateway does not take it together with others."""
+    """Raised for an append that has to be a request of its own: the gateway does not take it together with others."""
 
 
 class Told(NamedTuple):
