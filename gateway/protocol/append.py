@@ -53,18 +53,11 @@ class AppendRequest:
         return not self.close and self.producer is None and self.stream_seq is None and self.lease is None
 
 
-def parse_append(path: str, headers: GivenHeaders, body: bytes, most: int | None = None) -> AppendRequest:
-    """A POST of at most so many events as an AppendRequest. Raises InvalidRequest, BatchTooLarge, or InvalidJson for a
-    body in JSON mode.
-    """
-    request = _parse_head(path, headers, body)
-    if request.media_type is not None:
-        request.events = json_body.messages(body, most=most) if request.media_type == JSON_TYPE else [body]
-    return request
-
-
 def append_at_once(path: str, headers: GivenHeaders, body: bytes, most: int | None = None) -> AppendRequest | None:
-    """Parses like `parse_append`. None: that may take long, so it has to be done in pieces."""
+    """A POST of at most so many events as an AppendRequest; None: parsing it may take long, and is done in pieces.
+
+    Raises InvalidRequest, BatchTooLarge, or InvalidJson for a body in JSON mode.
+    """
     request = _parse_head(path, headers, body)
     if request.media_type == JSON_TYPE:
         events = json_body.quickly(body, most=most)
@@ -81,7 +74,7 @@ def append_at_once(path: str, headers: GivenHeaders, body: bytes, most: int | No
 def append_in_pieces(
     path: str, headers: GivenHeaders, body: bytes, most: int | None = None
 ) -> Generator[None, None, AppendRequest]:
-    """Parses like `parse_append`, and yields after each piece of a long body."""
+    """Parses as `append_at_once` does, and yields after each piece of a long body."""
     request = _parse_head(path, headers, body)
     if request.media_type == JSON_TYPE:
         request.events = yield from json_body.in_pieces(body, most=most)

@@ -19,6 +19,7 @@ from gateway.protocol.headers import etag_matches
 from gateway.protocol.offset import format_offset, parse_offset, parse_position
 from gateway.protocol.target import Target
 from gateway.runs import bodies, queries
+from tests.protocol.parsing import parse_append
 
 # What is close to what is meant gets further than noise does.
 VALUES = st.one_of(
@@ -56,7 +57,7 @@ BODIES = st.binary(max_size=60) | st.sampled_from(
 PATHS = st.text(max_size=40) | st.sampled_from(["runs/a", "runs/a/control", "runs/a/heartbeat", "runs/", "a" * 2000])
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
-    "append": lambda draw: append.parse_append(draw(PATHS), draw(HEADERS), draw(BODIES)),
+    "append": lambda draw: parse_append(draw(PATHS), draw(HEADERS), draw(BODIES)),
     "create": lambda draw: json_body.at_once(
         create.parse_create(draw(PATHS), draw(HEADERS), draw(BODIES)).events_in_pieces("application/json")
     ),
@@ -86,7 +87,7 @@ def test_it_is_understood_or_refused(parser: str, data: st.DataObject) -> None:
 @given(HEADERS, BODIES)
 def test_what_an_append_was_understood_as_is_what_it_said(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     with suppress(ProtocolError):
-        understood = append.parse_append("runs/a", headers, body)
+        understood = parse_append("runs/a", headers, body)
         said = dict(headers)
         if understood.producer is not None:
             assert said[b"producer-id"].decode("latin-1") == understood.producer.id

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol import json_body
-from gateway.protocol.append import UNNUMBERED, AppendRequest, Producer, parse_append, parse_heartbeat
+from gateway.protocol.append import UNNUMBERED, AppendRequest, Producer, parse_heartbeat
 from gateway.protocol.appends import MOST_HEAD, TURN, Asked, appends_in_pieces
 from gateway.protocol.errors import BatchTooLarge, InvalidJson, InvalidRequest, ProtocolError
+from tests.protocol.parsing import parse_append
 
 
 def parse(body: bytes, most: int = 100) -> list[Asked]:

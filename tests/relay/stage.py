@@ -35,11 +35,6 @@ PATHS: Final = {
 RELAY: Final = ",".join(f"{preset}:{path}" for preset, path in PATHS.items())
 
 
-def preset_of(client: str) -> str:
-    """The row by which this client's answers are recorded."""
-    return client.removesuffix("-python")
-
-
 @dataclass
 class Answer:
     """One client's answer under way. `before`: what it had of it when it came back where it was."""
