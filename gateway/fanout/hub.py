@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Final
 
 from gateway.counting import SECONDS, Histogram
 from gateway.fanout.broadcast import Broadcast
+from gateway.fanout.comparison import Comparison, Positions
 from gateway.fanout.crowd import END, WAKE, tell
 from gateway.fanout.deadlines import TICK, Deadlines
 from gateway.fanout.single_flight import Read, Shared, SharedReads
@@ -33,16 +33,11 @@ logger = logging.getLogger("gateway.fanout.hub")
 seldom_logger: Final = SeldomLogger(logger)
 
 RECENT: Final = 16 << 10  # bytes before its position that the first reader of a tail fetches for all who come with it
-HINT_PAUSE: Final = 0.02  # seconds between two looks at what somebody says has changed
 KEEP: Final = 5.0  # seconds between touches of a stream that would expire; a third of its TTL, where that is less
-COMPARED: Final = 1_000  # tails of which the log is asked at one time
 BEATS: Final = 500  # tails that are sent a heartbeat in one turn of the loop
 ROUNDS: Final = 2  # how often a newcomer waits for another newcomer's first read, before it reads for itself
 
 _NOT_COUNTED: Final = "A batch was delivered, but counting or tracing it failed."
-
-Positions = Callable[[Iterable[str]], Awaitable[dict[str, tuple[int, int, bool]]]]
-"""Id, tail and closed of those of the paths at which there is a stream."""
 
 Touch = Callable[[Iterable[str]], Awaitable[None]]
 """Keeps streams from expiring, for they are being read (§5.1)."""
@@ -83,13 +78,11 @@ class Hub:
         self.read: Final = SharedReads(read, fresh)
         self.deadlines: Final = Deadlines(clock)
         self.remembered = 0  # readers who began without a read of the log
-        self.missed = 0  # times that the sweep found what no news had told of
         self.delivered = 0  # frames written to sockets
         self.delivery_seconds = Histogram(SECONDS)  # from hearing of a commit to having written it to all sockets
         self.published: Published | None = None
         self._delivering: dict[float, int] | None = None  # within `together`: how many streams' news, by when it came
         self._read_log = read
-        self._positions = positions
         self._touch = touch
         self._now = now
         self._clock = clock
@@ -101,14 +94,13 @@ class Hub:
         self._tasks: set[asyncio.Task[None]] = set()
         self._keep_at: dict[Tail, float] = {}  # tails of streams with a TTL, and when each is to be touched next
         self._look = asyncio.Event()
-        self._hinted: set[Tail] = set()
-        self._looking_into: asyncio.Task[None] | None = None
         self._outage = Outage(
             logger,
             "The log cannot be read (%r); followers wait until it can.",
             "The log can be read again.",
             within=away,
         )
+        self.comparison: Final = Comparison(positions, behind=self._want, replaced=self._drop, outage=self._outage)
 
     @property
     def followers(self) -> dict[str, int]:
@@ -278,11 +270,7 @@ class Hub:
                 seldom_logger.exception(_NOT_COUNTED)
 
     def hint(self, news: News) -> None:
-        """Takes news from a source that cannot be trusted: the log is asked whether the stream has changed.
-
-        However many hints come, one question is under way at a time, for all streams together, with a pause between
-        two.
-        """
+        """Takes news from a source that cannot be trusted: the log is asked whether the stream has changed."""
         tail = self.tails.get(news.path)
         if tail is None:
             return
@@ -290,24 +278,7 @@ class Hub:
             tell(tuple(tail.waiting), WAKE)
         if tail.position is not None and 0 < news.last <= tail.position and (tail.closed or not news.closed):
             return  # it is known already
-        self._hinted.add(tail)
-        if self._looking_into is None:
-            self._looking_into = self._spawn(self._look_into_hints())
-
-    async def _look_into_hints(self) -> None:
-        try:
-            while self._hinted:
-                hinted = {tail for tail in self._hinted if tail.users and not tail.ended}
-                self._hinted = {tail for tail in hinted if tail.position is None}  # as long as it is being read
-                if hinted := hinted - self._hinted:
-                    await self._compare(hinted)
-                await asyncio.sleep(HINT_PAUSE)
-        except ProtocolError as error:
-            self._outage.begin(error.__cause__)  # the next sweep finds it
-        except Exception:
-            seldom_logger.exception("Looking into hints failed; the next sweep compares all streams with the log.")
-        finally:
-            self._looking_into = None
+        self.comparison.hint(tail)
 
     def created(self, path: str) -> None:
         """Takes the news that a stream was made at this path: a stream followed here before has expired, and is no
@@ -469,6 +440,7 @@ class Hub:
             await forever("The timer of readers", self._on_tick, lambda: TICK, late=True)
         finally:
             await end(*self._tasks)
+            await self.comparison.stop()
 
     async def _on_tick(self) -> None:
         for _ in self.ticking():  # not by `in_turns`: heartbeats wait for nobody's large bodies
@@ -510,41 +482,8 @@ class Hub:
             seldom_logger.exception("Prolonging the TTL of streams with readers failed; the next touch tries again.")
 
     async def sweep(self) -> None:
-        """Compares every tail with the log: lost news makes readers late, never wrong. Raises Unavailable."""
-        tails = [tail for tail in self.tails.values() if tail.position is not None]  # of closed ones there are few
-        if not tails:
-            return
-        doubted = [tail for tail in tails if tail.doubted]
-        self.missed += await self._compare(tails)
-        for tail in doubted:
-            tail.doubted = False  # of one that was dropped it does not matter
-
-    async def _compare(self, tails: Collection[Tail]) -> int:
-        """Compares tails with the log's positions, and reads on where the log has more. Returns how many tails were
-        behind without a read under way. Raises Unavailable.
-
-        It asks for COMPARED of them at a time, so that neither the answer nor what is done with it holds the loop.
-        """
-        some = iter(tails)
-        behind = 0
-        while asked := list(islice(some, COMPARED)):
-            behind += await self._compare_some(asked)
-        return behind
-
-    async def _compare_some(self, tails: Sequence[Tail]) -> int:
-        before = [(tail, tail.position or 0, tail.closed) for tail in tails]
-        known = await self._positions([tail.path for tail in tails])
-        self._outage.end()
-        behind = 0
-        for tail, position, was_closed in before:
-            assert tail.stream is not None and tail.position is not None
-            id, last, closed = known.get(tail.path, (None, 0, False))
-            if id != tail.stream.id or last < position or (was_closed and not closed):
-                self._drop(tail)  # another stream, or a log that has gone back: what was remembered is not so
-            elif last > tail.position or (closed and not tail.closed):
-                behind += not tail.filling
-                self._want(tail, last)
-        return behind
+        """Compares every tail with the log. Raises Unavailable."""
+        await self.comparison.sweep(tuple(self.tails.values()))
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(work)

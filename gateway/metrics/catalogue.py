@@ -257,7 +257,7 @@ METRICS: Final = (
         "missed_news",
         Kind.COUNTER,
         "Times that the sweep found what no notification had told of.",
-        lambda parts: sum(hub.missed for hub in parts.hubs),
+        lambda parts: sum(hub.comparison.missed for hub in parts.hubs),
     ),
     Metric(
         "lost_runs",

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.fanout import hub as module
+from gateway.fanout import comparison
 from gateway.fanout.follower import Follower, Receiver, Signal
 from gateway.fanout.hub import BEATS, Hub
 from gateway.fanout.page_cache import Pages
@@ -221,7 +221,7 @@ async def test_a_deleted_closed_stream_is_forgotten_despite_readers() -> None:
         await hub.sweep()
         assert (await next_one.begin(0)).batch.closed
         assert log.reads == 1
-        hub._positions = hub_of(log)._positions
+        hub.comparison._positions = hub_of(log).comparison._positions
         await hub.sweep()
         assert not hub.tails
 
@@ -276,7 +276,7 @@ async def test_a_log_that_cannot_be_read_is_logged_once_and_its_return(
             raise Unavailable
         return dict.fromkeys(paths, (1, 100, False))
 
-    hub._positions = positions
+    hub.comparison._positions = positions
     with followers(hub, 1) as (follower,):
         await follower.begin(100)
         running = asyncio.create_task(hub.run())
@@ -445,7 +445,7 @@ async def test_a_defect_ends_neither_the_sweeps_nor_the_timer(caplog: pytest.Log
         return 1_800_000_000
 
     timers: list[Hub] = []
-    hub._positions = positions
+    hub.comparison._positions = positions
     with followers(hub, 1) as (follower,):
         await follower.begin(100)
         hub._now = now
@@ -566,7 +566,7 @@ async def test_hints_lead_to_one_question_at_a_time() -> None:
         await answer.wait()
         return {"run": (1, log.tail, False)}
 
-    hub._positions = positions
+    hub.comparison._positions = positions
     with followers(hub, 1) as (follower,):
         await follower.begin(0)
         reads = log.reads
@@ -585,7 +585,7 @@ async def test_hints_lead_to_one_question_at_a_time() -> None:
         assert (batch.start, batch.end) == (1, 2), "what is there is read, and nothing else is believed"
         assert not hub.tails["run"].ended
         async with asyncio.timeout(60):
-            while hub._looking_into is not None:  # noqa: ASYNC110
+            while hub.comparison._looking is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert asked == [["run"]] * 2
         assert log.reads <= reads + 2
@@ -656,7 +656,7 @@ async def test_of_a_new_stream_what_no_news_has_brought_is_read() -> None:
 
 
 async def test_the_sweep_asks_for_some_tails_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "COMPARED", 3)
+    monkeypatch.setattr(comparison, "COMPARED", 3)
     hub = hub_of(Log(1))
     asked: list[int] = []
 
@@ -665,13 +665,13 @@ async def test_the_sweep_asks_for_some_tails_at_a_time(monkeypatch: pytest.Monke
         asked.append(len(found))
         return dict.fromkeys(found, (1, 2, False))  # one more than is known here
 
-    hub._positions = positions
+    hub.comparison._positions = positions
     with ExitStack() as stack:
         for number in range(10):
             await stack.enter_context(Follower(hub, f"run{number}")).begin(0)
         await hub.sweep()
         assert asked == [3, 3, 3, 1]
-        assert hub.missed == 10, "none is left out"
+        assert hub.comparison.missed == 10, "none is left out"
 
 
 @pytest.mark.parametrize("how", ["told", "closed", "deleted"])

@@ -219,7 +219,7 @@ async def test_half_an_emoji_goes_every_way(http: httpx.AsyncClient, elsewhere: 
         everything = b",".join([HALF, *page, HALF])
         seen = await reader.end()
         assert b",".join([event.data[1:-1].encode() for event in seen.events if event.type == "data"]) == everything
-        assert elsewhere.app._hub.missed == 0
+        assert elsewhere.app._hub.comparison.missed == 0
         for answer in (await http.get(run), await other("GET", run)):
             assert answer.content == b"[%b]" % everything
         assert page[-1] in (await http.get(run, params=live)).content
