@@ -208,7 +208,7 @@ class Gateway:
         self._runs.changes.begun = listener.tell_of_lists
         # Of runs that are made others tell where a list is followed, and where a replica may not have them yet.
         listener.lists = lambda: bool(self._runs.changes.tenants) or self._log.near is not None
-        self._runs.telling.machine = lambda: listener.machine if listener.others_list else None
+        self._runs.announcements.machine = lambda: listener.machine if listener.others_list else None
 
     def _switched(self, before: Server, after: Server) -> None:
         """The database is another server now, whose log may lack the end of what was shown here."""

@@ -26,7 +26,7 @@ from gateway.protocol.run_list import size
 from gateway.protocol.run_path import Part, is_run
 from gateway.protocol.tenants import tenant_of
 from gateway.runs.queries import ListRequest, shows
-from gateway.tasks import end, in_turns
+from gateway.tasks import in_turns
 
 logger = logging.getLogger("gateway.runs.live_list")
 seldom_logger: Final = SeldomLogger(logger)
@@ -36,7 +36,6 @@ ROWS: Final = 500  # runs that one look reads
 RECENT: Final = 2_000  # changes that are kept for readers a little behind
 FRAME: Final = 100  # changes that are given at once
 LITTLE: Final = 16 << 10  # bytes of records that are compared with a reader's filters, or given to it, at once
-MOST_TOLD: Final = 1_000  # new runs of which other Machines are told together; what is beyond they find by themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,41 +287,3 @@ class LiveList(WaitingReader):
 
 class StartAnew(Exception):
     """The changes after a reader's offset cannot be found: the log is on another server, or it was too long ago."""
-
-
-class Telling:
-    """Tells other Machines of runs that this one has made. Events and ends notify by themselves; a creation does not,
-    so other Machines would show new runs at their next sweep only.
-
-    `machine`: this Machine's name, as others are to read it; None: nobody has to be told.
-    """
-
-    def __init__(self, tell: Callable[[str, Sequence[str]], Awaitable[None]]) -> None:
-        self.machine: Callable[[], str | None] = lambda: None
-        self._tell = tell
-        self._made: list[str] = []
-        self._telling: asyncio.Task[None] | None = None
-
-    def tell(self, run: str) -> None:
-        """Never waits: those that come meanwhile are told together."""
-        if self.machine() is None or len(self._made) >= MOST_TOLD:
-            return
-        self._made.append(run)
-        if self._telling is None:
-            self._telling = asyncio.ensure_future(self._run())
-
-    async def _run(self) -> None:
-        try:
-            while self._made and (machine := self.machine()) is not None:
-                made, self._made = self._made, []
-                await self._tell(machine, made)
-        except ProtocolError as error:
-            logger.info("Other Machines' lists show new runs by their next sweep: %r.", error)
-        except Exception:
-            seldom_logger.exception("Telling of new runs failed; other Machines' lists show them by their next sweep.")
-        finally:
-            self._made = []
-            self._telling = None
-
-    async def stop(self) -> None:
-        await end(self._telling)

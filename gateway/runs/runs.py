@@ -21,10 +21,11 @@ from gateway.log.lists import Lists
 from gateway.log.near import Near
 from gateway.protocol.batch import News
 from gateway.protocol.run_path import control_of, is_run
+from gateway.runs.announcements import Announcements
 from gateway.runs.following_list import FollowedLists
 from gateway.runs.foreign_runs import Others
 from gateway.runs.leases import LeaseWatch
-from gateway.runs.live_list import Changes, Telling
+from gateway.runs.live_list import Changes
 from gateway.runs.live_list_answer import LiveLists
 from gateway.runs.run_routes import RunStreams
 from gateway.runs.store import Store
@@ -74,7 +75,7 @@ class Runs:
         self.streams = RunStreams(streams, self._store, tokens, reading, bodies, feed, hub.readers)
         self.leases = LeaseWatch(self._store.end_lost, feed.committed, database.away)
         self.changes = Changes(self._store.changes, hub.deadlines, heartbeat)
-        self.telling = Telling(self._store.tell_of)
+        self.announcements = Announcements(self._store.tell_of)
         self.followed = FollowedLists(self.changes, self._store, hub, look, limits, heartbeat, time.time)
         self._live = LiveLists(self.changes, self._store.listed, hub, limits, time.time)
         self._signer = signer
@@ -90,7 +91,7 @@ class Runs:
 
     async def stop(self) -> None:
         await end(self._sweeping)
-        await self.telling.stop()
+        await self.announcements.stop()
         await self.leases.stop()
 
     async def _sweep(self) -> None:
@@ -101,7 +102,7 @@ class Runs:
         """Takes a stream that this Machine has made, which may be a run."""
         if is_run(path):
             self.changes.ring(path)
-            self.telling.tell(path)
+            self.announcements.announce(path)
 
     def heard(self, news: News) -> None:
         """Takes news of a run. When it is closed or deleted, so is its control stream, whose readers look again."""
