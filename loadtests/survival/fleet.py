@@ -150,7 +150,7 @@ async def open_fleet(
     """So many Machines, ended with the block. `folder` is for what they need. `houses`: of one for each."""
     findings, exits = Findings(), list[float]()
     async with AsyncExitStack() as stack:
-        clock = Clock(folder / "clock") if LIBRARY is not None and not houses else None
+        clock = Clock(folder / "clock") if LIBRARY is not None else None
         pooler = await stack.enter_async_context(PgBouncer.start(database.url)) if PROGRAM is not None else None
         sites = []
         for number in range(count):

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.tools.clock import LIBRARY
+from tests.tools.clock import FAKED, LIBRARY
 
 
 def unless_ci(reason: str) -> NoReturn:
@@ -82,4 +82,4 @@ def faked_clock(offset: str) -> dict[str, str]:
     """The environment of a process whose wall clock is off by `+10m` or `-10m`, and not its monotonic one."""
     if LIBRARY is None:
         unless_ci("faketime is not installed")
-    return {"LD_PRELOAD": str(LIBRARY), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    return {**FAKED, "FAKETIME": offset}

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 LIBRARY = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+FAKED: Final[Mapping[str, str]] = {
+    "LD_PRELOAD": str(LIBRARY),
+    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    # Its mend for an old libc has timed waits return at once: threads that want Python's lock spin, and little is done.
+    "FAKETIME_FORCE_MONOTONIC_FIX": "0",
+}
+"""What every process is started with whose wall clock is another one."""
 
 
 class Clock:
@@ -16,12 +24,9 @@ class Clock:
         self._file = file
         self.set(0)
         self.env: Mapping[str, str] = {
-            "LD_PRELOAD": str(LIBRARY),
+            **FAKED,
             "FAKETIME_TIMESTAMP_FILE": str(file),
             "FAKETIME_CACHE_DURATION": "1",  # seconds until a change is noticed
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            # Its mend for an old libc has timed waits return at once: threads that want Python's lock would spin.
-            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         }
 
     def set(self, seconds: int) -> None:
