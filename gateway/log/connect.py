@@ -234,7 +234,8 @@ async def hears(connection: LogConnection, open: Callable[[], Awaitable[LogConne
     try:
         await other.execute("SELECT pg_notify($1, $2)", _PROBE, nonce)
         with suppress(TimeoutError):
-            await asyncio.wait_for(heard.wait(), _ECHO)
+            async with asyncio.timeout(_ECHO):
+                await heard.wait()
     finally:
         other.terminate()
     return heard.is_set()

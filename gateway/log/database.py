@@ -138,7 +138,8 @@ class Database:
         await end(self._probing)
         if self._pool is not None:
             try:
-                await asyncio.wait_for(self._pool.close(), timeout=2)
+                async with asyncio.timeout(2):
+                    await self._pool.close()
             except TimeoutError:
                 self._pool.terminate()
 

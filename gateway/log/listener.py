@@ -233,7 +233,8 @@ class Listener:
                 self._doubt.clear()
                 await self._database.meet(connection)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._echo.wait(), _ECHO_TIMEOUT)
+                async with asyncio.timeout(_ECHO_TIMEOUT):
+                    await self._echo.wait()
                 return True
         return False
 

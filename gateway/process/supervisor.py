@@ -108,7 +108,8 @@ class _Supervisor:
             pause = 0.0 if clock() - began > STEADY else min(max(0.1, pause * 2), LONGEST_PAUSE)
             logger.error("worker %d %s; another one starts in %.1f s", number, reason, pause)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._draining.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._draining.wait()
                 return
 
     async def _run(self, number: int) -> str:

@@ -125,3 +125,20 @@ def test_an_event_that_looks_like_a_sign_of_life_is_none() -> None:
     others.say(f"=m\n*\n{len(body) + 16}\nruns/a\n3\n4\nopen\n{body}")
     assert [each.body for each in others.news] == [body.encode()] * 2
     assert not others.listener._others
+
+
+async def test_a_listener_ends_though_its_echo_has_just_come() -> None:
+    listener = Others().listener
+    pinged = asyncio.Event()
+
+    async def ping() -> None:
+        pinged.set()
+
+    listener._ping = ping  # type: ignore[method-assign]
+    asking = asyncio.create_task(listener._echoes(None))  # type: ignore[arg-type]  # no server is asked
+    await pinged.wait()
+    await asyncio.sleep(0)
+    listener._echo.set()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
