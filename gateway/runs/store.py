@@ -68,19 +68,26 @@ _TELL_OF: Final = """
         $1, ARRAY(SELECT concat_ws(chr(10), $1::text, p, 0, -1, 'open') FROM unnest($2::text[]) AS p))
 """
 _END_LOST: Final = "SELECT * FROM run_gateway.end_lost_runs($1, $2, $3)"
+# One way is left to Postgres: along an index that begins with the tenant, and from each run to its stream. Without
+# OFFSET it may merge the runs with all streams, from the newest down to where the page begins. With `tenant = $1` it
+# may sort by the stream alone, and walk through other tenants' runs until it comes to this one's.
 _LIST: Final = """
     SELECT r.stream, r.id, r.workflow_name, r.status, r.started_at, r.ended_at, r.is_error,
            run_gateway.milliseconds(r.started_at, r.ended_at) AS duration_ms, r.metadata, r.cancel_requested_at, s.lease
-      FROM run_gateway.runs r JOIN run_gateway.streams s ON s.id = r.stream
-     WHERE r.tenant = $1 AND run_gateway.live(s)"""
+      FROM run_gateway.runs r
+     CROSS JOIN LATERAL (
+            SELECT v.lease FROM run_gateway.streams v WHERE v.id = r.stream AND run_gateway.live(v) OFFSET 0) s
+     WHERE r.tenant >= $1 AND r.tenant <= $1"""
+_NEWEST_FIRST: Final = " ORDER BY r.tenant DESC, r.stream DESC"
 
 _LAST: Final = "coalesce(r.ended_by, r.cancelled_by, r.created_by)"  # the transaction of a run's last change
 _CHANGES: Final = """
     SELECT r.stream, r.id, r.workflow_name, r.status, r.started_at, r.ended_at, r.is_error,
            run_gateway.milliseconds(r.started_at, r.ended_at) AS duration_ms, r.metadata, r.cancel_requested_at,
-           s.lease, r.created_by::text::bigint AS created, r.cancelled_by::text::bigint AS cancelled,
+           (SELECT s.lease FROM run_gateway.streams s WHERE s.id = r.stream) AS lease,
+           r.created_by::text::bigint AS created, r.cancelled_by::text::bigint AS cancelled,
            r.ended_by::text::bigint AS ended, NULL::bigint AS removed
-      FROM run_gateway.runs r LEFT JOIN run_gateway.streams s ON s.id = r.stream
+      FROM run_gateway.runs r
      WHERE r.tenant = $1 AND r.stream > $4 AND """
 _REMOVALS: Final = """
     SELECT d.stream, d.id, d.workflow_name, d.status, d.started_at, d.ended_at, d.is_error,
@@ -360,7 +367,7 @@ def _list_of(request: ListRequest, tenant: str) -> tuple[str, list[str | int]]:
         statement += f" AND ({' OR '.join(f'r.metadata @> ${number}::text::jsonb' for number in numbers)})"
         arguments += alternatives
     arguments.append(request.limit + 1)
-    return statement + f" ORDER BY r.stream DESC LIMIT ${len(arguments)}", arguments
+    return f"{statement}{_NEWEST_FIRST} LIMIT ${len(arguments)}", arguments
 
 
 def _row(row: asyncpg.Record, record: RunRecord) -> Row:

@@ -8,7 +8,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,7 @@ from gateway.process.machine import Machine
 from loadtests.bench.lab import compile_tool
 from loadtests.bench.postgres import Postgres
 from loadtests.grown.fill import Shape, fill
-from loadtests.grown.measures import GOAL, MEASURES, Measure
+from loadtests.grown.measures import GOAL, MEASURES, Measure, Taken
 from loadtests.grown.places import Place
 from loadtests.grown.upkeep import UPKEEP, Disturbed, disturb
 
@@ -45,21 +45,20 @@ class Report:
     """What was found, as lines of Markdown."""
 
     def __init__(self) -> None:
-        self.values: dict[Measure, list[tuple[float, float]]] = {measure: [] for measure in MEASURES}
+        self.taken: dict[Measure, list[tuple[Taken, Taken]]] = {measure: [] for measure in MEASURES}
         self.disturbed: list[tuple[str, Disturbed]] = []
         self.notes: list[str] = []
 
     def lines(self, shapes: Sequence[Shape]) -> Iterator[str]:
         small, grown = shapes
-        yield f"| what | {small.events:,} events | {grown.events:,} events | ratio (range) | goal | reached |"
-        yield "|---|---|---|---|---|---|"
-        for measure, values in self.values.items():
-            ratios = sorted(a / b if measure.more else b / a for a, b in values)
-            ratio = statistics.median(ratios)
-            a, b = (statistics.median(column) for column in zip(*values, strict=True))
+        yield f"| what | {small.events:,} events | {grown.events:,} events | ratio (range) | goal | reached | its CPU |"
+        yield "|---|---|---|---|---|---|---|"
+        for measure, taken in self.taken.items():
+            few, many = ([one.value for one in column] for column in zip(*taken, strict=True))
+            ratio, told = _ratio(zip(many, few, strict=True) if measure.more else zip(few, many, strict=True))
             yield (
-                f"| {measure.name} | {a:,.3g} {measure.unit} | {b:,.3g} {measure.unit} | {ratio:.2f}"
-                f" ({ratios[0]:.2f}–{ratios[-1]:.2f}) | ≤ {GOAL} × | {'yes' if ratio <= GOAL else '**no**'} |"
+                f"| {measure.name} | {figure(few)} {measure.unit} | {figure(many)} {measure.unit} | {told}"
+                f" | ≤ {GOAL} × | {'yes' if ratio <= GOAL else '**no**'} | {_cpu(taken)} |"
             )
         yield ""
         yield "| beside appends | place | it came to | append p50 before, during | p99 before, during |"
@@ -69,6 +68,24 @@ class Report:
             yield f"| {found.name} | {place} | {found.figure} | {a:.2f}, {c:.2f} ms | {b:.1f}, {d:.1f} ms |"
         yield ""
         yield from self.notes
+
+
+def figure(values: Iterable[float]) -> str:
+    """Their median, in three digits."""
+    value = statistics.median(values)
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def _ratio(pairs: Iterable[tuple[float, float]]) -> tuple[float, str]:
+    """The median of the ratios of the second to the first, and what is told of it."""
+    ratios = sorted(b / a for a, b in pairs)
+    ratio = statistics.median(ratios)
+    return ratio, f"{ratio:.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+
+
+def _cpu(taken: Sequence[tuple[Taken, Taken]]) -> str:
+    a, b = ([one.cpu for one in column] for column in zip(*taken, strict=True))
+    return f"{figure(a)} and {figure(b)} ms: {_ratio(zip(a, b, strict=True))[1]}"
 
 
 @asynccontextmanager
@@ -105,12 +122,11 @@ async def measure(folder: Path, shapes: Sequence[Shape], rounds: int, upkeep: bo
             for table, size in await look.fetch(SIZES, BIG):
                 report.notes.append(f"{table}: {size / 1e6:,.0f} MB, {size / grown.shape.events:.2f} bytes an event")
             scans = {table: count for table, count in await look.fetch(SCANS, BIG)}  # noqa: C416  (records are no pairs)
-            for each in range(rounds):
-                for one in MEASURES:
-                    order = (small, grown) if each % 2 == 0 else (grown, small)
-                    values = {place.name: await one.take(place) for place in order}
-                    report.values[one].append((values["small"], values["grown"]))
-                    tell(f"{one.name}: {values['small']:.4g} and {values['grown']:.4g} {one.unit}")
+            for one in MEASURES * rounds:
+                taken = await _in_turn(one, small, grown)
+                report.taken[one].append(taken)
+                values = " and ".join(f"{each.value:.4g} ({each.cpu:.4g} ms)" for each in taken)
+                tell(f"{one.name} (its CPU): {values} {one.unit}")
             await look.execute("SELECT pg_stat_clear_snapshot()")
             await asyncio.sleep(2)  # until all sessions have told theirs
             after = {table: count for table, count in await look.fetch(SCANS, BIG)}  # noqa: C416
@@ -128,19 +144,37 @@ async def measure(folder: Path, shapes: Sequence[Shape], rounds: int, upkeep: bo
     return report
 
 
+async def _in_turn(measure: Measure, small: Place, grown: Place) -> tuple[Taken, Taken]:
+    """Of each twice, so that a machine that becomes busier meanwhile favours neither."""
+    first, second, third, fourth = [await measure.take(place) for place in (small, grown, grown, small)]
+    return _mean(first, fourth), _mean(second, third)
+
+
+def _mean(a: Taken, b: Taken) -> Taken:
+    return Taken((a.value + b.value) / 2, (a.cpu + b.cpu) / 2)
+
+
 def slow(log: Path, when: str, mark: int = 0) -> list[str]:
-    """The statements that took longer than SLOW while both Machines served, as the server's log has them."""
+    """The statements that took longer than SLOW while both Machines served, as the server's log has them, and where.
+
+    What is slow in the small one, too, waits for the machine.
+    """
     with log.open(errors="replace") as lines:
         lines.seek(mark)
         text = lines.read()
-    found = re.findall(r"bench_\d (\S*) LOG:  duration: ([\d.]+) ms  (?:execute \S+|statement): (.{0,60})", text)
-    worst: dict[str, list[float]] = {}
-    for _, took, statement in found:
+    found = re.findall(r"bench_(\d) \S* LOG:  duration: ([\d.]+) ms  (?:execute \S+|statement): (.{0,60})", text)
+    worst: dict[tuple[str, str], list[float]] = {}
+    for number, took, statement in found:
         if not statement.startswith(
             ("VACUUM", "COPY", "CREATE", "CHECKPOINT", "ALTER", "DROP", "UPDATE run_gateway.leases")
         ):
-            worst.setdefault(" ".join(statement.split()), []).append(float(took))
-    return [f"{when}: over {SLOW} ms {len(took)} times, {max(took):.0f} ms: `{said}`" for said, took in worst.items()]
+            worst.setdefault((" ".join(statement.split()), "small" if number == "1" else "grown"), []).append(
+                float(took)
+            )
+    return [
+        f"{when}: over {SLOW} ms {len(took)} times, {max(took):.0f} ms, in the {place} one: `{said}`"
+        for (said, place), took in sorted(worst.items())
+    ]
 
 
 @click.command(help=__doc__)

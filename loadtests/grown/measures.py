@@ -1,4 +1,8 @@
-"""What is measured, each in one place: a number, which is compared with that of the other place."""
+"""What is measured, each in one place: two numbers, which are compared with those of the other place.
+
+The one is what a client sees. The other is the processors' time that an operation costs the Machine and its sessions:
+other work on the machine changes it little, and it lacks what is waited for.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,26 @@ from datetime import timedelta
 from typing import Final
 
 from gateway.log.housekeeping import MARGIN, PAGE_EVENTS, STREAMS
+from loadtests.bench.clients.load import Written
 from loadtests.grown.fill import LONG, LONG_EVENTS
-from loadtests.grown.places import Place
+from loadtests.grown.places import Place, used
 
 SECONDS: Final = 3.0  # of appends, after a third of that as a warm-up
 READS: Final = 200
 CALLS: Final = 30
+WOKEN: Final = 30  # of the two hundred of the small place, six times
 GOAL: Final = 1.3
+
+
+@dataclass(frozen=True)
+class Taken:
+    """`cpu`: milliseconds of an operation."""
+
+    value: float
+    cpu: float
+
+
+Take = Callable[[Place], Awaitable[Taken]]
 
 
 @dataclass(frozen=True)
@@ -26,35 +43,40 @@ class Measure:
 
     name: str
     unit: str
-    take: Callable[[Place], Awaitable[float]]
+    take: Take
     more: bool = False
 
 
-async def append_alone(place: Place) -> float:
-    async with place.appending(1, 1) as writers:
-        await asyncio.sleep(SECONDS / 3)
-        await writers.mark()
-        await asyncio.sleep(SECONDS)
-        return (await writers.stop()).latency.milliseconds(0.5)
+def written(connections: int, runs: int, value: Callable[[Written], float]) -> Take:
+    """What is told of one-event POSTs."""
+
+    async def take(place: Place) -> Taken:
+        async with place.appending(connections, runs) as writers:
+            await asyncio.sleep(SECONDS / 3)
+            pids = await place.processes()
+            await writers.mark()
+            before = used(pids)
+            await asyncio.sleep(SECONDS)
+            cpu = used(pids) - before
+            done = await writers.stop()
+            return Taken(value(done), cpu / done.events)
+
+    return take
 
 
-async def append_rate(place: Place) -> float:
-    async with place.appending(64, 1_000) as writers:
-        await asyncio.sleep(SECONDS / 3)
-        await writers.mark()
-        await asyncio.sleep(SECONDS)
-        done = await writers.stop()
-        return done.events / done.seconds
+async def woken(place: Place) -> Taken:
+    pids = await place.processes()
+    before = used(pids)
+    done = await place.woken(WOKEN)
+    return Taken(done.latency.milliseconds(0.5), (used(pids) - before) / WOKEN)
 
 
-async def woken(place: Place) -> float:
-    return (await place.woken(50)).latency.milliseconds(0.5)
-
-
-async def catch_up(place: Place) -> float:
+async def catch_up(place: Place) -> Taken:
     """MB a second of one reader, who reads all of a long run."""
     target, size, offset, closed = f"/runs/long-{place.chance.randrange(1, LONG)}", 0, "-1", False
+    pids = await place.processes()
     async with place.client() as connection:
+        before = used(pids)
         began = time.perf_counter()
         while not closed:
             headers, body = await place.get(*connection, f"{target}?offset={offset}")
@@ -62,60 +84,56 @@ async def catch_up(place: Place) -> float:
             offset = headers["stream-next-offset"]
             closed = headers.get("stream-closed") == "true"
         seconds = time.perf_counter() - began
+    cpu = used(pids) - before
     assert int(offset[-16:]) == LONG_EVENTS
-    return size / seconds / 1e6
+    return Taken(size / seconds / 1e6, cpu)
 
 
-def reads(target: Callable[[Place], str]) -> Callable[[Place], Awaitable[float]]:
+def reads(target: Callable[[Place], str]) -> Take:
     """The median of READS requests, in milliseconds."""
 
-    async def take(place: Place) -> float:
+    async def take(place: Place) -> Taken:
         took = []
+        pids = await place.processes()
         async with place.client() as connection:
+            before = used(pids)
             for _ in range(READS):
                 began = time.perf_counter()
                 await place.get(*connection, target(place))
                 took.append(time.perf_counter() - began)
-        return statistics.median(took) * 1e3
+            cpu = used(pids) - before
+        return Taken(statistics.median(took) * 1e3, cpu / READS)
 
     return take
 
 
-def calls(statement: str, arguments: Callable[[Place], tuple[object, ...]]) -> Callable[[Place], Awaitable[float]]:
-    """The median of CALLS of a statement whose changes are taken back, in milliseconds."""
+def calls(statement: str, arguments: Callable[[Place], tuple[object, ...]], before: str = "SELECT") -> Take:
+    """The median of CALLS of a statement, in milliseconds. `before`: what is done before each; both are taken back."""
 
-    async def take(place: Place) -> float:
-        took = []
+    async def take(place: Place) -> Taken:
+        took, cpu = [], []
         async with place.connected() as connection:
+            pids = [connection.get_server_pid()]
             for _ in range(CALLS):
                 given = arguments(place)
                 transaction = connection.transaction()
                 await transaction.start()
-                began = time.perf_counter()
+                await connection.execute(before)
+                idle, began = used(pids), time.perf_counter()
                 await connection.fetch(statement, *given)
                 took.append(time.perf_counter() - began)
+                cpu.append(used(pids) - idle)
                 await transaction.rollback()
-        return statistics.median(took) * 1e3
+        return Taken(statistics.median(took) * 1e3, statistics.median(cpu))
 
     return take
 
 
-async def lease_sweep(place: Place) -> float:
-    """A look at twenty leases that are due, of runs that are alive."""
-    took = []
-    async with place.connected() as connection:
-        for _ in range(CALLS):
-            transaction = connection.transaction()
-            await transaction.start()
-            await connection.execute(
-                "UPDATE run_gateway.leases SET check_at = now() - interval '1 second' WHERE stream IN"
-                " (SELECT stream FROM run_gateway.leases ORDER BY stream LIMIT 20)"
-            )
-            began = time.perf_counter()
-            await connection.fetch("SELECT * FROM run_gateway.end_lost_runs('m', 500, true)")
-            took.append(time.perf_counter() - began)
-            await transaction.rollback()
-    return statistics.median(took) * 1e3
+# Twenty leases that are due, of runs that are alive.
+DUE: Final = """
+    UPDATE run_gateway.leases SET check_at = now() - interval '1 second' WHERE stream IN
+           (SELECT stream FROM run_gateway.leases ORDER BY stream LIMIT 20)
+"""
 
 
 def _some(place: Place) -> list[str]:
@@ -128,8 +146,10 @@ def _user(place: Place) -> str:
 
 
 MEASURES: Final = (
-    Measure("append acknowledged, one connection, p50", "ms", append_alone),
-    Measure("one-event POSTs a second, 64 connections", "", append_rate, more=True),
+    Measure("append acknowledged, one connection, p50", "ms", written(
+        1, 1, lambda done: done.latency.milliseconds(0.5))),
+    Measure("one-event POSTs a second, 64 connections", "", written(
+        64, 1_000, lambda done: done.events / done.seconds), more=True),
     Measure("append to a run that was silent and packed, p50", "ms", woken),
     Measure(f"catch-up of {LONG_EVENTS:,} packed events", "MB/s", catch_up, more=True),
     Measure("first page of any run, p50", "ms", reads(lambda place: f"{place.old()}?offset=-1")),
@@ -139,7 +159,8 @@ MEASURES: Final = (
     Measure("list by workflow", "ms", reads(lambda p: f"/runs?workflowName=flow-{p.chance.randrange(20)}&limit=20")),
     Measure("list of a user", "ms", reads(_user)),
     Measure("list of a plan, active", "ms", reads(lambda _: "/runs?metadata.plan=pro&status=active&limit=20")),
-    Measure("lease sweep, 20 due", "ms", lease_sweep),
+    Measure("lease sweep, 20 due", "ms", calls(
+        "SELECT * FROM run_gateway.end_lost_runs('m', 500, true)", lambda _: (), DUE)),
     Measure("subscriptions' matching, of 50 runs", "ms", calls(
         "SELECT * FROM run_gateway.work_of($1, 10)", lambda place: (_some(place),))),
     Measure("look for what can be packed", "ms", calls(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,26 @@ import asyncpg
 from gateway.process.machine import Machine
 from loadtests.bench.clients.load import Writers, Written
 from loadtests.bench.clients.program import Program
+from loadtests.bench.processes import family
 from loadtests.grown.fill import Shape
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
+
+_BACKENDS = """
+    SELECT array_agg(pid) FROM pg_stat_activity
+     WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+
+
+def used(pids: Iterable[int]) -> float:
+    """Milliseconds that the threads of these processes have had a processor; see proc_pid_schedstat(5)."""
+    nanoseconds = 0
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with suppress(OSError):  # it has ended
+                nanoseconds += int(thread.read_text().split()[0])
+    return nanoseconds / 1e6
 
 
 @dataclass
@@ -34,6 +50,11 @@ class Place:
     chance: random.Random = field(default_factory=lambda: random.Random(20))
     used: int = 0  # runs that were made for measures
     woke: int = 1  # the next run of the past, by tens, to be appended to
+
+    async def processes(self) -> list[int]:
+        """The Machine, and the sessions of its database."""
+        async with self.connected() as look:
+            return [*family([self.machine.pid]), *(await look.fetchval(_BACKENDS) or ())]
 
     def old(self) -> str:
         """The path of any run of the past that has ended."""

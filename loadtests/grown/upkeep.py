@@ -20,7 +20,11 @@ RATE: Final = 4.0  # events a second of each of RUNS runs
 RUNS: Final = 64
 DUMPING: Final = 60.0  # seconds
 COPIED: Final = "SELECT max(tuples_processed) FROM pg_stat_progress_copy WHERE relid = 'run_gateway.pages'::regclass"
-HOUSE: Final = "DELETE FROM run_gateway.migrations WHERE name IN ($1, $2)"
+UNDO: Final = """
+    ALTER TABLE run_gateway.housekeeping DROP COLUMN quiet_before, DROP COLUMN quiet_next, DROP COLUMN quiet_since;
+    ALTER TABLE run_gateway.recordings DROP COLUMN conversation;
+    DELETE FROM run_gateway.migrations WHERE name IN ('0025_silence.sql', '0026_conversations.sql');
+"""
 
 
 @dataclass(frozen=True)
@@ -88,16 +92,13 @@ async def dump(place: Place) -> str:
 
 
 async def migrate(place: Place) -> str:
-    """All functions, and the last change of tables, anew."""
+    """All functions, and the last changes of tables, anew."""
     async with place.connected() as connection:
-        await connection.execute(
-            "ALTER TABLE run_gateway.housekeeping"
-            " DROP COLUMN quiet_before, DROP COLUMN quiet_next, DROP COLUMN quiet_since"
-        )
-        await connection.execute(HOUSE, "0025_silence.sql", migrations.functions())
+        await connection.execute(UNDO)
+        await connection.execute("DELETE FROM run_gateway.migrations WHERE name = $1", migrations.functions())
     began = time.perf_counter()
     applied = await migrations.migrate(place.url)
-    assert len(applied) == 2
+    assert len(applied) == 3
     return f"{time.perf_counter() - began:.2f} s"
 
 
