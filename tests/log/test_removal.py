@@ -75,6 +75,48 @@ async def test_what_is_held_is_left_out_and_nothing_else(database_url: str) -> N
         assert await database.fetchval("SELECT forks FROM run_gateway.streams WHERE path = 'source'") == 0
 
 
+SLOW = """
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.06); RETURN NULL; END $$;
+    CREATE TRIGGER slow AFTER UPDATE ON run_gateway.{} FOR EACH STATEMENT EXECUTE FUNCTION slow();
+"""
+
+
+async def test_a_slow_database_gets_on_with_what_expires(database_url: str) -> None:
+    """Each step ends with the first few, and is followed by another until nothing is due."""
+    async with opened(database_url) as log, connected(database_url) as database:
+        await database.execute("""
+            INSERT INTO run_gateway.streams (path, content_type, media_type, ttl, expires_at)
+            SELECT i::text, 'text/plain', 'text/plain', 60,
+                   clock_timestamp() + CASE WHEN i > 1100 THEN '-1 s' ELSE '1 minute' END::interval
+              FROM generate_series(1, 1103) i;
+            INSERT INTO run_gateway.expiries (stream, check_at)
+            SELECT id, clock_timestamp() - interval '1 minute' + id * interval '1 ms' FROM run_gateway.streams;
+        """)
+        await database.execute(SLOW.format("expiries"))
+        steps = 0
+        while await log.housekeeping.purge():
+            steps += 1
+        assert steps >= 3 + 3, "five hundred are looked at in a step, and one is taken away"
+        assert await database.fetchval("SELECT count(*) FROM run_gateway.expiries WHERE check_at < now()") == 0
+        assert await database.fetchval("SELECT count(*) FROM run_gateway.streams") == 1_100
+
+
+async def test_a_slow_database_gets_on_with_recordings(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as database:
+        for path in ("a", "b", "c"):
+            await log.create(path, closed=True)
+        await database.execute(
+            "INSERT INTO run_gateway.recordings (stream, relay) SELECT id, 'r' FROM run_gateway.streams"
+        )
+        streams = await database.fetchval("SELECT array_agg(id ORDER BY id) FROM run_gateway.streams")
+        await database.execute(SLOW.format("streams"))
+        after, seen = 0, []
+        while after := await database.fetchval("SELECT run_gateway.retire_next_recordings($1, '0 s', 50)", after):
+            seen.append(after)
+        assert seen == streams, "one in each step"
+        assert await database.fetchval(PATHS) == []
+
+
 async def test_closed_streams_that_are_held_keep_no_others(database_url: str) -> None:
     async with opened(database_url) as log, connected(database_url) as database:
         for path in ("a", "b", "c"):

@@ -408,7 +408,7 @@ BEGIN
     END LOOP;
     DELETE FROM run_gateway.removed_runs d WHERE (d.removed_by, d.stream) IN (
         SELECT v.removed_by, v.stream
-          FROM (SELECT * FROM run_gateway.removed_runs o ORDER BY o.removed_by, o.stream LIMIT most) v
+          FROM (SELECT * FROM run_gateway.removed_runs o ORDER BY o.removed_by, o.stream LIMIT least(most, 1000)) v
          WHERE v.removed_at < since);
     GET DIAGNOSTICS n = ROW_COUNT;
     removed := removed + n;
@@ -430,32 +430,40 @@ $$;
 
 
 -- Takes away up to `most` streams that have expired, and moves on the look at those that have not, but were to be looked
--- at by now. One that is held, or cannot be taken away, is looked at again later. Returns how many were taken away.
+-- at by now. One that is held, or cannot be taken away, is looked at again later. A step is short, as in retire. Returns how
+-- many were taken away, and 1 if none was, but others were moved on and there may be more: call again while it is not zero.
 CREATE OR REPLACE FUNCTION run_gateway.expire(most integer) RETURNS bigint
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     this    timestamptz := clock_timestamp();
+    until   timestamptz := this + interval '0.05 seconds';
     due     bigint[];
     doomed  bigint;
     removed bigint := 0;
+    moved   bigint := 0;
+    n       bigint;
     gone    boolean;
 BEGIN
     LOOP
         due := ARRAY(SELECT e.stream FROM run_gateway.expiries e WHERE e.check_at < this
-                      ORDER BY e.check_at LIMIT 5000 FOR UPDATE SKIP LOCKED);
+                      ORDER BY e.check_at LIMIT 500 FOR UPDATE SKIP LOCKED);
         DELETE FROM run_gateway.expiries e
          WHERE e.stream = ANY (due) AND NOT EXISTS (
             SELECT FROM run_gateway.streams s
              WHERE s.id = e.stream AND s.path IS NOT NULL AND NOT s.gone AND s.expires_at IS NOT NULL);
+        GET DIAGNOSTICS n = ROW_COUNT;
+        moved := moved + n;
         UPDATE run_gateway.expiries e SET check_at = greatest(s.expires_at, e.kept_until)
           FROM run_gateway.streams s
          WHERE e.stream = ANY (due) AND s.id = e.stream AND greatest(s.expires_at, e.kept_until) > this;
+        GET DIAGNOSTICS n = ROW_COUNT;
+        moved := moved + n;
         FOR doomed IN
             SELECT e.stream FROM run_gateway.expiries e WHERE e.stream = ANY (due) AND e.check_at < this ORDER BY e.check_at
         LOOP
-            EXIT WHEN removed >= most OR clock_timestamp() > this + interval '1 second';
+            EXIT WHEN removed >= most OR removed + moved > 0 AND clock_timestamp() > until;
             -- Asked once more under the row's lock, for a sign of life may just have been committed.
             PERFORM 1 FROM run_gateway.streams s WHERE s.id = doomed FOR UPDATE SKIP LOCKED;
             gone := FOUND AND NOT EXISTS (SELECT FROM run_gateway.streams s WHERE s.id = doomed AND run_gateway.live(s))
@@ -463,9 +471,13 @@ BEGIN
             removed := removed + gone::integer;
             IF NOT gone THEN
                 UPDATE run_gateway.expiries e SET check_at = this + interval '5 seconds' WHERE e.stream = doomed;
+                moved := moved + 1;
             END IF;
         END LOOP;
-        EXIT WHEN cardinality(due) < 5000 OR removed >= most OR clock_timestamp() > this + interval '1 second';
+        IF removed >= most OR removed + moved > 0 AND clock_timestamp() > until THEN
+            RETURN greatest(removed, 1);
+        END IF;
+        EXIT WHEN cardinality(due) < 500;
     END LOOP;
     RETURN removed;
 END

@@ -248,7 +248,8 @@ BEGIN
         IF each.forgotten THEN
             DELETE FROM run_gateway.recordings r WHERE r.stream = each.stream;
         END IF;
-        IF removed >= 50 OR clock_timestamp() > this + interval '1 second' THEN   -- see try_away
+        IF removed >= 50 OR removed > 0 AND clock_timestamp() > this + interval '0.05 seconds'   -- see try_away, retire
+           OR clock_timestamp() > this + interval '1 second' THEN
             RETURN each.stream;
         END IF;
     END LOOP;
