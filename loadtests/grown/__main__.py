@@ -29,6 +29,10 @@ SMALL: Final = 2_000  # runs of the other place
 SLOW: Final = 100  # milliseconds that no statement may take but those that a person starts
 # A server for a database of this size has more memory than the embedded one asks for.
 SERVER: Final = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
+# No housekeeping but what is measured, and no new connection in the middle of it, each of which comes with a heartbeat.
+ENVIRONMENT: Final = {
+    "GATEWAY_LOG_LEVEL": "warning", "GATEWAY_HOUSEKEEPING_INTERVAL": "3600", "GATEWAY_HEARTBEAT": "600",
+}  # fmt: skip
 BIG: Final = ("streams", "events", "pages", "runs", "producers", "leases", "expiries", "subscription_links")
 SCANS: Final = "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname = ANY ($1)"
 SIZES: Final = """
@@ -105,9 +109,7 @@ async def places(folder: Path, shapes: Sequence[Shape], report: Report) -> Async
             began = time.perf_counter()
             await fill(url, shape, tell)
             report.notes.append(f"{shape.events:,} events in {shape.runs:,} runs: {time.perf_counter() - began:.0f} s")
-            env = {"DATABASE_URL": url, "GATEWAY_LOG_LEVEL": "warning", "GATEWAY_HOUSEKEEPING_INTERVAL": "3600"}
-            machine = Machine(env)
-            found.append(Place(name, url, shape, writers, dumper, machine))
+            found.append(Place(name, url, shape, writers, dumper, Machine({"DATABASE_URL": url, **ENVIRONMENT})))
         await postgres.execute("SELECT pg_reload_conf()")
         for place in found:
             await place.machine.launch()

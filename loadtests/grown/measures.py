@@ -17,7 +17,7 @@ from typing import Final
 from gateway.log.housekeeping import MARGIN, PAGE_EVENTS, STREAMS
 from loadtests.bench.clients.load import Written
 from loadtests.grown.fill import LONG, LONG_EVENTS
-from loadtests.grown.places import Place, used
+from loadtests.grown.places import Place, spent, used
 
 SECONDS: Final = 3.0  # of appends, after a third of that as a warm-up
 READS: Final = 200
@@ -57,7 +57,7 @@ def written(connections: int, runs: int, value: Callable[[Written], float]) -> T
             await writers.mark()
             before = used(pids)
             await asyncio.sleep(SECONDS)
-            cpu = used(pids) - before
+            cpu = spent(before)
             done = await writers.stop()
             return Taken(value(done), cpu / done.events)
 
@@ -68,7 +68,7 @@ async def woken(place: Place) -> Taken:
     pids = await place.processes()
     before = used(pids)
     done = await place.woken(WOKEN)
-    return Taken(done.latency.milliseconds(0.5), (used(pids) - before) / WOKEN)
+    return Taken(done.latency.milliseconds(0.5), spent(before) / WOKEN)
 
 
 async def catch_up(place: Place) -> Taken:
@@ -84,7 +84,7 @@ async def catch_up(place: Place) -> Taken:
             offset = headers["stream-next-offset"]
             closed = headers.get("stream-closed") == "true"
         seconds = time.perf_counter() - began
-    cpu = used(pids) - before
+    cpu = spent(before)
     assert int(offset[-16:]) == LONG_EVENTS
     return Taken(size / seconds / 1e6, cpu)
 
@@ -101,7 +101,7 @@ def reads(target: Callable[[Place], str]) -> Take:
                 began = time.perf_counter()
                 await place.get(*connection, target(place))
                 took.append(time.perf_counter() - began)
-            cpu = used(pids) - before
+            cpu = spent(before)
         return Taken(statistics.median(took) * 1e3, cpu / READS)
 
     return take
@@ -122,7 +122,7 @@ def calls(statement: str, arguments: Callable[[Place], tuple[object, ...]], befo
                 idle, began = used(pids), time.perf_counter()
                 await connection.fetch(statement, *given)
                 took.append(time.perf_counter() - began)
-                cpu.append(used(pids) - idle)
+                cpu.append(spent(idle))
                 await transaction.rollback()
         return Taken(statistics.median(took) * 1e3, statistics.median(cpu))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,14 +27,19 @@ _BACKENDS = """
 """
 
 
-def used(pids: Iterable[int]) -> float:
-    """Milliseconds that the threads of these processes have had a processor; see proc_pid_schedstat(5)."""
-    nanoseconds = 0
+def used(pids: Iterable[int]) -> dict[int, int]:
+    """Nanoseconds that the threads of these processes have had a processor; see proc_pid_schedstat(5)."""
+    found: dict[int, int] = {}
     for pid in pids:
         for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
             with suppress(OSError):  # it has ended
-                nanoseconds += int(thread.read_text().split()[0])
-    return nanoseconds / 1e6
+                found[pid] = found.get(pid, 0) + int(thread.read_text().split()[0])
+    return found
+
+
+def spent(before: Mapping[int, int]) -> float:
+    """Milliseconds of those that have not ended since then."""
+    return sum(now - before[pid] for pid, now in used(before).items()) / 1e6
 
 
 @dataclass
