@@ -59,8 +59,6 @@ if TYPE_CHECKING:
 
 DRAINING: Final = 0.8  # part of the drain time in which followers are ended; in the rest, their last bytes are sent
 
-_NOWHERE: Final[Scope] = {"type": "http", "method": "GET", "path": "/", "root_path": "", "headers": []}
-
 
 class Gateway:
     """A Machine over a migrated database, as an ASGI application.
@@ -541,31 +539,14 @@ class Gateway:
         return lambda scope, receive, send: upstream(scope, receive, send.as_it_is)
 
     def _make_api(self) -> FastAPI:
-        from fastapi import FastAPI
+        from gateway.api import make_api
 
-        from gateway.http.following_routes import following_router
-        from gateway.http.openapi.appends import appends_router
-        from gateway.http.openapi.docs import Document, docs_router
-        from gateway.http.openapi.document import describe
-        from gateway.http.openapi.health import health_router
-        from gateway.http.openapi.refusals import render_refusals
-        from gateway.metrics.route import metrics_router
-        from gateway.page import page_router
-
-        api = FastAPI(title="Run gateway", redirect_slashes=False, openapi_url=None)
-        api.openapi = lambda: describe(api, auth=self._auth.on)  # type: ignore[method-assign]
-        api.include_router(docs_router(Document(api.openapi)))
-        api.include_router(page_router())
-        api.include_router(health_router())
-        if self.settings.metrics_port is None:
-            api.include_router(metrics_router(self.metrics))
-        api.include_router(appends_router(self._appends))
-        api.include_router(self._subscriptions.router())
-        api.include_router(following_router(self._make_following()))
-        if self._flue is not None:
-            api.include_router(self._flue.router(self._runs.routes.list))
-        api.include_router(self._runs.router())
-        render_refusals(api)
-        for route in api.router.routes:  # FastAPI makes what it routes by at the first request, which takes 20 ms
-            route.matches(_NOWHERE)
-        return api
+        return make_api(
+            auth=self._auth,
+            metrics=self.metrics if self.settings.metrics_port is None else None,
+            appends=self._appends,
+            subscriptions=self._subscriptions,
+            following=self._make_following(),
+            flue=self._flue,
+            runs=self._runs,
+        )

@@ -55,6 +55,7 @@ ROOMS = {
     },
     "owner": {"asgi", "http", "log", "outage", "protocol", "settings", "tasks"},
     "tracing": {"asgi", "auth", "http", "protocol"},
+    "api": {"asgi", "auth", "flue", "http", "metrics", "page", "runs", "subscriptions"},
     "client": {"protocol", "wording"},
 }
 
