@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.asgi import Receive, Scope, Send
 from gateway.auth.auth import Auth
-from gateway.auth.errors import WrongStream
 from gateway.auth.gate import principal_of
+from gateway.behind import Application
 from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub, Published
 from gateway.feed import Feed
 from gateway.http.appends import Appends
 from gateway.http.bodies import Bodies
 from gateway.http.cors import Cors
-from gateway.http.door import Behind, Door
+from gateway.http.door import Door
 from gateway.http.fast_append import Answers
 from gateway.http.following import Following
 from gateway.http.health import Health, HealthAnswers, Promise
@@ -49,13 +49,8 @@ from gateway.wire.descriptors import room_for
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from gateway.flue.conversations.conversations import Conversations
     from gateway.flue.flue import Flue
-    from gateway.http.upstream import Upstream
     from gateway.metrics.siblings import Siblings
-    from gateway.owner.flue.agents import Agents
-    from gateway.owner.owner import Owner
-    from gateway.relay.relay import Relay
 
 DRAINING: Final = 0.8  # part of the drain time in which followers are ended; in the rest, their last bytes are sent
 
@@ -95,12 +90,9 @@ class Gateway:
         self._feed = Feed()
         self._broadcast = Broadcast()
         self._flue = self._make_flue() if settings.flue else None
-        self._conversations = self._make_conversations()
         self._telling: asyncio.Task[None] | None = None
         self._log = self._make_log(listening_addresses(database_url, listen_database_url))
         self._hub = self._make_hub()
-        self._flues = [each for each in (self._flue, self._conversations) if each is not None]
-        self._hubs = [self._hub, *(each.hub for each in self._flues)]
         # What is served from them
         self._subscriptions = self._make_subscriptions()
         self._streams = StreamRoutes(
@@ -115,10 +107,9 @@ class Gateway:
         self._appends = Appends(self._log, self._limits, self._quotas)
         self._runs = self._make_runs()
         self._leaving = False  # a drain follows
-        self._upstream = self._make_upstream()
-        self._relay = self._make_relay(self._upstream)
-        self._agents = self._make_agents()
-        self._owner = self._make_owner(siblings)
+        self._application = self._make_application(siblings)
+        self._flues = [each for each in (self._flue, self._application.conversations) if each is not None]
+        self._hubs = [self._hub, *(each.hub for each in self._flues)]
         self._subscribe()
         self.metrics = Exposition(self._parts(), siblings)
         self.api = Later(self._make_api)
@@ -136,24 +127,19 @@ class Gateway:
         """Ends what is open, cleanly and spread over the drain time; `/ready` turns 503 immediately."""
         for hub in self._hubs:
             hub.drain(self.settings.drain_timeout * DRAINING)
-        if self._relay is not None:
-            self._relay.drain()
+        self._application.drain()
 
     def end_drain(self) -> None:
         """Cuts what is still passed on of the application's answers."""
-        for behind in (self._upstream, self._owner):
-            if behind is not None:
-                behind.end()
+        self._application.cut()
 
     async def hand_over(self) -> None:
         """Before a drain: gives to other Machines what this one owns, as soon as it is idle. All else goes on, but
         `/ready` is 503.
         """
-        if self._owner is not None:
+        if self._application.owner is not None:
             self._leaving = True
-            if self._relay is not None:
-                self._relay.drain()  # what is recorded has its time from now on
-            await self._owner.hand_over(self.settings.owned_drain)
+            await self._application.hand_over()
 
     def observe(self, published: Published) -> None:
         """Has `published` called for each batch that is written to followers here, for traces."""
@@ -195,9 +181,9 @@ class Gateway:
         for flue in self._flues:
             feed.heard.subscribe(flue.told.heard)
             feed.hinted.subscribe(flue.told.hinted)
-        if self._relay is not None:
+        if self._application.relay is not None:
             for channel in (feed.committed, feed.heard, feed.hinted):
-                channel.subscribe(self._relay.heard)
+                channel.subscribe(self._application.relay.heard)
         feed.created.subscribe(lambda path, _: self._hub.created(path), self._subscriptions.created)
         feed.created.subscribe(lambda path, _: self._runs.created(path))
         feed.doubted.subscribe(self._hub.look_again, self._runs.changes.doubted)
@@ -215,10 +201,7 @@ class Gateway:
         shown = self._hub.forget()
         if self._flue is not None:
             self._flue.hub.forget()
-        if self._conversations is not None:
-            self._conversations.forget()
-        if self._owner is not None:
-            self._owner.switched()
+        self._application.switched()
         self._log.listener.doubt()
         self._telling = asyncio.ensure_future(self._log.tell_of_switch(before, after, shown))
 
@@ -256,12 +239,13 @@ class Gateway:
     @asynccontextmanager
     async def _life(self) -> AsyncIterator[None]:
         """Starts the parts, and stops all that were started, in reverse, whatever one of them raises."""
+        application = self._application
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._database.close)
             await self._database.open()
             stack.push_async_callback(self._end_telling)
-            if self._upstream is not None:
-                stack.push_async_callback(self._upstream.close)
+            if application.upstream is not None:
+                stack.push_async_callback(application.upstream.close)
             if self._log.near is not None:
                 stack.push_async_callback(self._log.near.replica.close)
                 await self._log.near.replica.open()
@@ -281,15 +265,15 @@ class Gateway:
             for flue in self._flues:
                 stack.push_async_callback(end, *await flue.start())
             stack.push_async_callback(self._log.writer.close)
-            if self._owner is not None:
-                stack.push_async_callback(self._owner.stop)
-                await self._owner.start()
-                if self._agents is not None:
-                    stack.push_async_callback(self._agents.stop)
-                    self._agents.start(self._owner, self._reached_at)
-            if self._relay is not None:  # ends before the owner: what it records keeps conversations here
-                await self._relay.start()
-                stack.push_async_callback(self._relay.stop)
+            if application.owner is not None:
+                stack.push_async_callback(application.owner.stop)
+                await application.owner.start()
+                if application.agents is not None:
+                    stack.push_async_callback(application.agents.stop)
+                    application.agents.start(application.owner, application.reached_at)
+            if application.relay is not None:  # ends before the owner: what it records keeps conversations here
+                await application.relay.start()
+                stack.push_async_callback(application.relay.stop)
             yield
 
     # The parts, made from the settings
@@ -313,16 +297,6 @@ class Gateway:
         return Flue(
             self.settings, self._database, self._limits, self._broadcast, lambda: self._log.listens, self._lists
         )
-
-    def _make_conversations(self) -> Conversations | None:
-        settings = self.settings
-        if not settings.flue_agents or not settings.flue_readers:
-            return None
-        from gateway.flue.conversations.conversations import Conversations
-        from gateway.owner.flue.agents import mounts_named
-
-        mounts = mounts_named(settings.flue_agents)
-        return Conversations(settings, mounts, self._database, self._limits, lambda: self._log.listens)
 
     def _make_log(self, addresses: Sequence[str]) -> Log:
         return Log(
@@ -390,26 +364,9 @@ class Gateway:
             near=self._log.near,
         )
 
-    def _make_upstream(self) -> Upstream | None:
-        if self.settings.upstream is None:
-            return None
-        from gateway.http.upstream import Upstream
-
-        return Upstream(self.settings.upstream)
-
-    def _make_relay(self, upstream: Upstream | None) -> Relay | None:
-        settings = self.settings
-        if settings.relay is None and settings.relay_file is None:
-            return None
-        from gateway.relay.configuration import rows_of
-        from gateway.relay.relay import Relay
-
-        rows = rows_of(settings.relay, settings.relay_file, settings.relay_credential)
-        if upstream is None or not rows:
-            return None
-        return Relay(
-            rows,
-            settings,
+    def _make_application(self, siblings: Siblings | None) -> Application:
+        return Application(
+            self.settings,
             self._database,
             self._log,
             self._hub,
@@ -417,8 +374,9 @@ class Gateway:
             self._limits,
             self._auth,
             self._quotas,
-            upstream,
-            self.machine,
+            machine=self.machine,
+            reached_at=lambda: self.settings.advertised or self.address,
+            siblings=siblings,
         )
 
     def _parts(self) -> Parts:
@@ -436,10 +394,10 @@ class Gateway:
             self._sources(),
             self._runs.leases,
             self._subscriptions,
-            self._relay,
-            self._owner,
-            self._agents,
-            self._conversations,
+            self._application.relay,
+            self._application.owner,
+            self._application.agents,
+            self._application.conversations,
         )
 
     def _sources(self) -> list[Source]:
@@ -457,86 +415,9 @@ class Gateway:
             streams=streams,
             health=HealthAnswers(self.readiness, lambda scope: principal_of(scope).operates),
             api=self.api,
-            behind=self._before_all(),
-            relayed=(lambda _: False) if self._owner is None else self._owner.admit,
+            behind=self._application.answers,
+            relayed=self._application.relayed,
         )
-
-    def _before_all(self) -> Behind | None:
-        """Who answers what is not the gateway's own, wherever that is answered."""
-        behind = self._outermost()
-        if self._conversations is None or behind is None:
-            return behind
-        admit = (lambda scope: self._tenant_of(scope, False)) if self.settings.owned_auth else None
-        return self._conversations.readers.before(behind, admit)
-
-    def _reached_at(self) -> str:
-        """Where gateways of other Machines reach this one."""
-        return self.settings.advertised or self.address
-
-    def _make_agents(self) -> Agents | None:
-        if self.settings.flue_agents is None:
-            return None
-        from gateway.owner.flue.agents import Agents, mounts_named
-
-        settings, mounts = self.settings, mounts_named(self.settings.flue_agents)
-        if settings.upstream is None or not mounts:
-            return None
-        return Agents(mounts, settings.upstream, self._database, settings.flue_authorization)
-
-    def _make_owner(self, siblings: Siblings | None) -> Owner | None:
-        settings, behind = self.settings, self._behind()
-        if settings.owned is None and self._agents is None:
-            return None
-        from gateway.owner.inheriting import nothing_recorded
-        from gateway.owner.lives import Lives
-        from gateway.owner.owner import Owner
-        from gateway.owner.process import Process
-        from gateway.owner.rows import Table
-        from gateway.owner.rows import rows_of as owned_rows
-        from gateway.owner.shared import Alone, Workers
-        from gateway.owner.store import Store as OwnerStore
-
-        agents = () if self._agents is None else self._agents.rows
-        rows = (*agents, *owned_rows(settings.owned, settings.owned_busy))
-        if behind is None or settings.upstream is None or not rows:
-            return None
-        store = OwnerStore(self._database, settings.owned_lease)
-        lives = Lives(
-            store,
-            Process(settings.upstream),
-            settings.owned_lease,
-            Alone() if siblings is None else Workers(siblings.folder),
-            self._reached_at,
-            settings.fly_machine_id,
-        )
-        if self._agents is not None:
-            behind = self._agents.before(behind)
-        recorded = nothing_recorded if self._relay is None else self._relay.unfinished
-        admit = self._tenant_of if settings.owned_auth else None
-        owner = Owner(Table(rows), lives, self._database, store, behind, settings.upstream, recorded, admit)
-        if self._relay is not None:
-            self._relay.owners = owner
-        return owner
-
-    async def _tenant_of(self, scope: Scope, writes: bool) -> str:
-        """Of a request of a conversation. Raises what the gate raises."""
-        principal = await self._auth.behind(scope, "write" if writes else "read")
-        if principal.bound:
-            raise WrongStream("It is for some runs only.")
-        return principal.tenant
-
-    def _outermost(self) -> Behind | None:
-        """The same, at any Machine: what is recorded, then the owner."""
-        if self._owner is None:
-            return self._behind()
-        return self._owner if self._relay is None else self._relay.before(self._owner)
-
-    def _behind(self) -> Behind | None:
-        """Who answers what is not the gateway's own, at this Machine."""
-        upstream = self._upstream
-        if self._relay is not None or upstream is None:
-            return self._relay
-        return lambda scope, receive, send: upstream(scope, receive, send.as_it_is)
 
     def _make_api(self) -> FastAPI:
         from gateway.api import make_api

@@ -55,6 +55,9 @@ ROOMS = {
     },
     "owner": {"asgi", "http", "log", "outage", "protocol", "settings", "tasks"},
     "tracing": {"asgi", "auth", "http", "protocol"},
+    "behind": {
+        *("asgi", "auth", "fanout", "feed", "flue", "http", "log", "metrics", "owner", "quotas", "relay", "settings"),
+    },
     "api": {"asgi", "auth", "flue", "http", "metrics", "page", "runs", "subscriptions"},
     "client": {"protocol", "wording"},
 }

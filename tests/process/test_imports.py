@@ -47,9 +47,10 @@ async def test_a_command_imports_no_other_command() -> None:
 
 def test_what_a_setting_asks_for_is_there() -> None:
     relaying = Gateway(load(upstream="http://127.0.0.1:1", relay="ai-sdk:/chat", owned="/agents/{id}"), "postgres://no")
-    assert relaying._relay is not None and relaying._owner is not None
+    assert relaying._application.relay is not None and relaying._application.owner is not None
     plain = Gateway(load(), "postgres://no")
-    assert (plain._relay, plain._owner, plain._upstream) == (None, None, None)
+    behind = plain._application
+    assert (behind.relay, behind.owner, behind.upstream) == (None, None, None)
 
 
 async def test_what_is_made_later_is_made_once_for_all() -> None:

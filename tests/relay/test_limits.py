@@ -73,8 +73,8 @@ async def test_clients_that_leave_keep_their_places(house: House) -> None:
 
 async def test_who_waits_for_the_first_answer_is_a_reader(house: House) -> None:
     readers = house.one.app._limits.readers
-    assert house.one.app._relay is not None
-    returns = house.one.app._relay._returns
+    assert house.one.app._application.relay is not None
+    returns = house.one.app._application.relay._returns
     async with asking(house.other.url, "POST", "/any", {"x-run-id": "slow"}, {}) as first:
         call = await house.agent.call()
         waiting = [asyncio.ensure_future(_wait(house, number)) for number in range(MOST)]

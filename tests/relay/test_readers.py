@@ -178,7 +178,7 @@ async def test_a_run_that_everybody_has_left_is_cancelled_if_it_says(house: Hous
 
 @in_module
 async def test_a_reader_at_another_machine_keeps_a_run(house: House) -> None:
-    relay, other = house.one.app._relay, house.other.app._relay
+    relay, other = house.one.app._application.relay, house.other.app._application.relay
     assert relay is not None and other is not None
 
     async with asking(house.one.url, "POST", "/kept", body={"id": "kept"}) as response:

@@ -274,7 +274,7 @@ async def test_a_stop_before_the_upstream_has_answered_ends_the_run(house: House
 
 
 async def test_an_answer_whose_head_is_noted_late_is_recorded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = house.one.app._relay._store  # type: ignore[union-attr]
+    store = house.one.app._application.relay._store  # type: ignore[union-attr]
     note, away = store.answered, asyncio.Event()
 
     async def answered(stream: int, head: Headers) -> None:
