@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -63,9 +65,20 @@ ROOMS = {
 }
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """Parsed once for all tests here."""
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
     """The full names of the modules that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    return frozenset(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -73,6 +86,14 @@ def imports(path: Path) -> Iterator[str]:
             assert node.module is not None
             # `from gateway import log` names a room as well.
             yield from (f"gateway.{alias.name}" for alias in node.names) if node.module == "gateway" else [node.module]
+
+
+def sources(folder: Path) -> Iterator[Path]:
+    """All files of Python in it but those that npm has brought."""
+    for at, folders, names in os.walk(folder):
+        if "node_modules" in folders:
+            folders.remove("node_modules")
+        yield from (Path(at, name) for name in names if name.endswith(".py"))
 
 
 def files(room: str) -> list[Path]:
@@ -110,7 +131,7 @@ def test_the_protocol_imports_only_the_stdlib_and_orjson() -> None:
 )
 def test_the_protocol_touches_no_clock_chance_or_outside_world(module: str) -> None:
     for path in files("protocol"):
-        assert module not in set(imports(path)), path.name
+        assert module not in imports(path), path.name
         assert f"{module}(" not in path.read_text(), path.name
 
 
@@ -118,7 +139,7 @@ def test_only_what_runs_a_machine_wires_the_application() -> None:
     wrong = [
         str(path.relative_to(HOUSE))
         for path in HOUSE.rglob("*.py")
-        if "gateway.app" in set(imports(path)) and path.relative_to(HOUSE).parts[0] != "process"
+        if "gateway.app" in imports(path) and path.relative_to(HOUSE).parts[0] != "process"
     ]
     assert not wrong
 
@@ -156,9 +177,8 @@ def test_tests_take_their_tools_from_tests_not_loadtests() -> None:
     }  # these try what is in loadtests
     wrong = [
         str(path.relative_to(tests))
-        for path in tests.rglob("*.py")
-        if "node_modules" not in path.parts
-        and any(name.split(".")[0] == "loadtests" for name in imports(path))
+        for path in sources(tests)
+        if any(name.split(".")[0] == "loadtests" for name in imports(path))
         and not any(path.is_relative_to(tests / one) for one in testers)
     ]
     assert not wrong
@@ -179,7 +199,7 @@ def test_what_a_url_names_is_found_in_one_place() -> None:
         f"{path.relative_to(HOUSE)}: {ast.unparse(node)}"
         for path in HOUSE.rglob("*.py")
         if path != HOUSE / "protocol" / "target.py" and "openapi" not in str(path)  # which tells templates apart
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in ("startswith", "removeprefix", "fullmatch")
@@ -192,7 +212,7 @@ def test_what_is_raised_becomes_a_refusal_at_the_door_alone() -> None:
     callers = {
         path.relative_to(HOUSE).as_posix()
         for path in HOUSE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "responses.refuse"
     }
     assert len(callers) == 1, callers
@@ -203,7 +223,7 @@ def test_a_refusal_gets_its_one_shape_in_one_place() -> None:
         path.relative_to(HOUSE).as_posix()
         for path in HOUSE.rglob("*.py")
         if "openapi" not in path.parts  # whose examples show it
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.Dict) and ast.unparse(node).startswith("{'error': {")
     }
     assert bodies == {"http/responses.py"}
@@ -213,9 +233,9 @@ def test_the_name_of_a_test_is_a_sentence_of_60_characters() -> None:
     tests = HOUSE.parent / "tests"
     long = [
         f"{path.relative_to(tests)}: {node.name}"
-        for path in tests.rglob("test_*.py")
-        if "node_modules" not in path.parts
-        for node in ast.walk(ast.parse(path.read_text()))
+        for path in sources(tests)
+        if path.name.startswith("test_")
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
         if len(node.name) > 60
     ]
