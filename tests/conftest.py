@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -19,12 +20,15 @@ from hypothesis import HealthCheck, settings
 from tests.databases import OwnPostgres, Postgres, folder, session_postgres
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Children inherit an ignored SIGINT, as a shell gives it to background jobs; but tests send them one."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # Some hundred processes are started here: they compile the house once, and not each for itself.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # pytest-xdist would begin with the files that have most tests. It asks where it hands them out, which is not where
+    # they are collected.
+    config.option.loadscopereorder = False
     _take_any_time()
     _make_one_ssl_context()
 
@@ -32,33 +36,53 @@ def pytest_configure() -> None:
 # What takes longest begins first, or else one process would still be at it when the others have nothing left to do.
 LONG: Final = (
     "loadtests/test_survival.py",
-    "test_machines.py",
-    "clients/test_event_source.py",
-    "runs/test_leases.py",
-    "clients/test_javascript_client.py",
-    "log/test_collisions.py",
-    "loadtests/test_regions.py",
-    "embedded/test_crashes.py",
     "flue2/",
-    "flue/real/",
-    "owner/test_rolling.py",
-    "owner/test_handing.py",
-    "owner/test_takeover.py",
-    "field/test_proxies.py",
+    "failover/test_handovers.py",
+    "loadtests/test_siege.py",
     "conformance/",
+    "test_machines.py",
+    "hardening/test_pipelining.py",
+    "flue/real/",
+    "log/test_append_ways.py",
+    "failover/",
+    "relay/test_clients.py",
+    "log/test_collisions.py",
+    "field/test_proxies.py",
+    "loadtests/test_regions.py",
+    "test_image.py",
+    "client/test_package.py",
+    "hardening/test_rings.py",
+    "process/test_workers.py",
+    "process/test_garbage.py",
+    "auth/test_many.py",
+    "http/test_connections.py",
+    "hardening/test_bytes.py",
     "hardening/test_schema.py",
+    "field/test_upgrade.py",
+    "faults/",
+    "clients/",
+    "owner/",
+    "embedded/",
+    "test_machines_many.py",
+    "runs/",
+    "relay/",
 )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The order in which `pytest -n` hands out files."""
-    config.option.loadscopereorder = False  # pytest-xdist would begin with the files that have most tests
 
     def place(item: pytest.Item) -> int:
         name = item.path.relative_to(Path(__file__).parent).as_posix()
         return next((at for at, long in enumerate(LONG) if name.startswith(long)), len(LONG))
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """What 6,500 tests are made of stays for ever: no look for rings of references goes over it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _take_any_time() -> None:

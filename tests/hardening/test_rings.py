@@ -45,7 +45,6 @@ def looking() -> Iterator[Callable[[], Counter[str]]]:
         yield look
     finally:
         gc.set_debug(0)
-        gc.unfreeze()
         gc.enable()
 
 

@@ -16,6 +16,14 @@ class Ring:
         self.itself = self
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> Iterator[None]:
+    """Afterwards, what was there before, as tests/conftest.py has it."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def garbage() -> Iterator[Garbage]:
     garbage = Garbage(period=0.1)
