@@ -22,7 +22,7 @@ def free_port() -> int:
 class Machine(Executed):
     """A `run-gateway serve` process with `url`, `port`, `pid`, `log`, `kill`, `terminate`, `wait`."""
 
-    _executed = False
+    executed = False  # begun by an interpreter of its own, as an operator begins it, and not forked from one
 
     @classmethod
     @asynccontextmanager
@@ -31,15 +31,13 @@ class Machine(Executed):
     ) -> AsyncIterator[Machine]:
         """A Machine over this database; None is the embedded one, in the GATEWAY_DATA_DIR of env.
 
-        `executed`: begun by an interpreter of its own, as an operator begins it, and not forked from one.
-
         It drains within a second, unless env says otherwise: live responses end spread over the drain time.
         """
         settings = {"PORT": str(port), "GATEWAY_DRAIN_TIMEOUT": "1", **(env or {})}
         if database_url is not None:
             settings["DATABASE_URL"] = database_url
         machine = cls(settings)
-        machine._executed = executed
+        machine.executed = executed
         try:
             await machine.launch()
             yield machine
@@ -57,6 +55,6 @@ class Machine(Executed):
         await self.launch()
 
     async def _begun(self, program: str, env: Mapping[str, str]) -> Process:
-        if can_fork(env) and not self._executed:
+        if can_fork(env) and not self.executed:
             return await fork(program, ["serve"], env)
         return await super()._begun(program, env)

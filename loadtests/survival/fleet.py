@@ -10,10 +10,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from gateway.process.machine import Machine, MachineFailed
+from gateway.process.machine import MachineFailed
 from loadtests.survival import schedule
 from loadtests.survival.houses import House
 from loadtests.survival.ledger import EXITS, Findings
+from tests.machines import Machine
 from tests.tools.clock import LIBRARY, Clock
 from tests.tools.database import Database
 from tests.tools.pgbouncer import PROGRAM, PgBouncer
@@ -145,12 +146,14 @@ class Fleet:
 @asynccontextmanager
 async def open_fleet(
     database: Database, folder: Path, count: int, program: str, env: Mapping[str, str] | None = None,
-    houses: Sequence[House] = (),
+    houses: Sequence[House] = (), *, clocked: bool = True, executed: bool = False,
 ) -> AsyncIterator[Fleet]:  # fmt: skip
-    """So many Machines, ended with the block. `folder` is for what they need. `houses`: of one for each."""
+    """So many Machines, ended with the block. `folder` is for what they need. `houses`: of one for each. `clocked`: the
+    first has a clock of its own. `executed`: each has an interpreter of its own, and none is forked.
+    """
     findings, exits = Findings(), list[float]()
     async with AsyncExitStack() as stack:
-        clock = Clock(folder / "clock") if LIBRARY is not None else None
+        clock = Clock(folder / "clock") if LIBRARY is not None and clocked else None
         pooler = await stack.enter_async_context(PgBouncer.start(database.url)) if PROGRAM is not None else None
         sites = []
         for number in range(count):
@@ -165,6 +168,7 @@ async def open_fleet(
                 back.target = f"tcp://127.0.0.1:{pooler.port}"
                 settings["LISTEN_DATABASE_URL"] = database.url
             machine = Machine(settings, program)
+            machine.executed = executed
             stack.push_async_callback(machine.kill)
             sites.append(Site(machine, front, back, findings, exits, house))
         async with asyncio.TaskGroup() as tasks:

@@ -80,6 +80,8 @@ async def survive(plan: Plan, tell: Callable[[str], None]) -> Report:
                 plan.program,
                 _settings(plan, database, upstream, Path(folder)),
                 () if houses is None else houses.all,
+                clocked=not plan.rolling and plan.asks_for(schedule.CLOCK),
+                executed=plan.soak,
             ) as fleet,
         ):
             over = asyncio.Event()

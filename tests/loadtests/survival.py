@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from typing import Any
+
+from tests.tools.forks import fork_with_pipes
 
 PATIENCE = 400.0
 
 
 async def survival(*arguments: str) -> tuple[int | None, dict[str, Any]]:
     """The exit code and the report of one run with a Postgres of its own."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "loadtests.survival", "--json", *arguments,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"},
-    )  # fmt: skip
+    env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    process = await fork_with_pipes("loadtests.survival", ["--json", *arguments], env, forks=True)
     try:
         async with asyncio.timeout(PATIENCE):
             out, err = await process.communicate()

@@ -1,7 +1,8 @@
 """`python -P -m tests.tools.forking FD`: a process that has imported the house, and forks for who asks at that socket.
 
 It has no thread and no event loop, so a child of it is what a new interpreter is after its imports. A child has the
-descriptors, environment, folder and arguments that it is given, and a session of its own; it ends when this ends.
+descriptors, environment, folder and arguments that it is given, and a session of its own; it ends when this ends. One
+that forks processes itself has a process like this one for it, which is forked, too.
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ def main(asked: socket.socket) -> None:
         import_module(name)
     gc.collect()
     gc.freeze()
+    serve(asked)
+
+
+def serve(asked: socket.socket) -> None:
+    """The same, when everything has been imported."""
     bell, ring = os.pipe()
     asking = asked.fileno()
     os.set_blocking(ring, False)
@@ -110,10 +116,30 @@ def _become(wanted: dict[str, Any], given: list[int]) -> None:
     os.environ.clear()
     os.environ.update(wanted["env"])
     time.tzset()
+    if wanted["forks"] and _lend():
+        return
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through="PYTHONUNBUFFERED" in os.environ)  # type: ignore[union-attr]
     sys.argv[:] = ["-c", *wanted["arguments"]]
     runpy.run_module(wanted["module"], run_name="__main__", alter_sys=True)
+
+
+def _lend() -> bool:
+    """Gives this process one that forks for it; true in that one, when nobody can ask it any more."""
+    from tests.tools.forks import SERVER, pair  # which knows this module
+
+    ours, theirs = pair()
+    if os.fork():
+        theirs.close()
+        SERVER.lend(ours)
+        return False
+    ours.close()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in range(2):
+        os.dup2(nothing, number)
+    os.close(nothing)
+    serve(theirs)
+    return True
 
 
 if __name__ == "__main__":

@@ -90,21 +90,25 @@ async def fork(module: str, arguments: Sequence[str], env: Mapping[str, str]) ->
     return process
 
 
-async def fork_with_pipes(module: str, arguments: Sequence[str], env: Mapping[str, str]) -> Forked:
-    """The same with a pipe for each of stdin, stdout and stderr."""
+async def fork_with_pipes(
+    module: str, arguments: Sequence[str], env: Mapping[str, str], *, forks: bool = False
+) -> Forked:
+    """The same with a pipe for each of stdin, stdout and stderr. `forks`: it will ask for forks itself."""
     (in_end, into), (out, out_end), (err, err_end) = os.pipe(), os.pipe(), os.pipe()
-    process = await _forked(module, arguments, env, [in_end, out_end, err_end])
+    process = await _forked(module, arguments, env, [in_end, out_end, err_end], forks=forks)
     process.stdin = await _writing(into)
     process.stdout, process.stderr = await _reading(out), await _reading(err)
     return process
 
 
-async def _forked(module: str, arguments: Sequence[str], env: Mapping[str, str], given: list[int]) -> Forked:
+async def _forked(
+    module: str, arguments: Sequence[str], env: Mapping[str, str], given: list[int], *, forks: bool = False
+) -> Forked:
     """Closes what it gives to the child."""
     status, status_end = os.pipe()
-    wanted = {"module": module, "arguments": list(arguments), "env": dict(env), "folder": os.getcwd()}
+    wanted = {"module": module, "arguments": list(arguments), "env": dict(env), "folder": os.getcwd(), "forks": forks}
     try:
-        process = Forked(_SERVER.ask(wanted, [*given, status_end]))
+        process = Forked(SERVER.ask(wanted, [*given, status_end]))
     finally:
         for descriptor in {*given, status_end}:
             os.close(descriptor)
@@ -128,6 +132,14 @@ async def _writing(descriptor: int) -> asyncio.StreamWriter:
     return asyncio.StreamWriter(transport, protocol, None, loop)
 
 
+def pair() -> tuple[socket.socket, socket.socket]:
+    """The two ends by which a process that forks is asked."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MOST)
+    return ends
+
+
 class _Server:
     """The process that forks, begun when it is first asked, and ended with this one."""
 
@@ -147,12 +159,14 @@ class _Server:
         assert pid, "the process that forks has ended: what it said is above"
         return int(pid)
 
+    def lend(self, ours: socket.socket) -> None:
+        """One that is there already, and ends when this process does."""
+        self._socket = ours
+
     def _begun(self) -> socket.socket:
         if self._socket is None:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours, theirs = pair()
             with theirs:
-                for end in (ours, theirs):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MOST)
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "tests.tools.forking", str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
@@ -169,4 +183,4 @@ class _Server:
         self._process.wait()
 
 
-_SERVER: Final = _Server()
+SERVER: Final = _Server()
