@@ -57,6 +57,10 @@ RELAYED: Final = "run_gateway.relayed"
 """The key under which a scope holds True if another gateway has sent the request on: its headers are as the upstream is
 to get them.
 """
+MOST_ROUNDS: Final = 8
+"""Gateways that a request may pass one after the other: relays and pools of recorders may stand behind each other."""
+_LOOP: Final = (b"cdn-loop", b"run-gateway")  # RFC 8586: what each of them adds, and nobody takes away
+
 CUT: Final = "run_gateway.cut"
 """The key under which a scope may hold a future: when it is done, the upstream is left, and the answer has no end."""
 
@@ -66,6 +70,13 @@ class BadGateway(ProtocolError):
 
     status = 502
     type = "bad_gateway"
+
+
+class GoesRound(ProtocolError):
+    """The request goes round in a circle: the application behind the gateway is this or another gateway."""
+
+    status = 508
+    type = "loop_detected"
 
 
 class UpgradeNotPassed(ProtocolError):
@@ -238,13 +249,16 @@ def forwarded(scope: Scope) -> Headers:
     """A request's headers as the upstream gets them: untouched, without the connection's own, with X-Forwarded-*.
 
     What a trusted proxy says of its client is passed on. From any other sender it is a claim, which is replaced by what
-    the gateway knows.
+    the gateway knows. Raises GoesRound.
     """
     headers = _end_to_end(scope["headers"])
     if scope.get(RELAYED):
         if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
             headers.append((b"transfer-encoding", b"chunked"))
         return headers
+    if sum([value.count(_LOOP[1]) for name, value in headers if name == _LOOP[0]]) >= MOST_ROUNDS:
+        raise GoesRound(f"It has passed {MOST_ROUNDS} gateways. GATEWAY_UPSTREAM leads back here.")
+    headers.append(_LOOP)
     peer, trusted = _peer(scope)
     if not trusted:
         headers = [header for header in headers if not is_claim(header[0])]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from gateway.auth.auth import check as check_auth
 from gateway.process.exit_codes import Failure, Misuse
-from gateway.settings import BadSetting, Settings
+from gateway.settings import BadSetting, Settings, variable
 from gateway.settings.types import is_loopback
 
 
@@ -20,10 +21,16 @@ def check(settings: Settings) -> None:
         raise Misuse("LISTEN_DATABASE_URL is set, but DATABASE_URL is not: it has to be the same database")
     if settings.database_url is None and settings.read_database_url is not None:
         raise Misuse("READ_DATABASE_URL is set, but DATABASE_URL is not: it has to be a replica of that database")
+    if settings.metrics_port == settings.port and settings.port:
+        raise Misuse(f"GATEWAY_METRICS_PORT and PORT are both {settings.port}: metrics need a port of their own")
+    if settings.upstream is not None and _itself(settings, settings.upstream):
+        raise Misuse(f"GATEWAY_UPSTREAM={settings.upstream} is this gateway itself: where is the application?")
     if settings.relay is not None or settings.relay_file is not None:
         _relay(settings)
     if settings.owned is not None or settings.flue_agents is not None or settings.flue_readers is not None:
         _owned(settings)
+    if settings.relay is None and settings.relay_file is None:
+        _no_relay(settings)
     if settings.flue:
         _flue(settings)
     if settings.traces:
@@ -31,6 +38,17 @@ def check(settings: Settings) -> None:
             import gateway.tracing.export  # noqa: F401  heavy, and only there with an extra
         except ImportError as error:
             raise Failure(f"GATEWAY_TRACES needs the extra otel ({error})") from None
+
+
+def _itself(settings: Settings, upstream: str) -> bool:
+    """Whether a request to this origin would come here, as far as can be told without asking for names."""
+    url = urlsplit(upstream)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    everywhere = settings.host in ("0.0.0.0", "::", "")  # noqa: S104  all addresses of this host
+    host = url.hostname or ""
+    return port == settings.port and (
+        host == settings.host or (is_loopback(host) and (everywhere or is_loopback(settings.host)))
+    )
 
 
 def _relay(settings: Settings) -> None:
@@ -52,6 +70,12 @@ def _relay(settings: Settings) -> None:
                 " GATEWAY_RELAY_CREDENTIAL what tells clients apart, such as header:authorization or cookie:session;"
                 " or give the row `authorize`; or set AUTH"
             )
+
+
+def _no_relay(settings: Settings) -> None:
+    for name in ("relay_recorders", "relay_credential"):
+        if getattr(settings, name) is not None:
+            raise Misuse(f"{variable(name)} is set, but neither GATEWAY_RELAY nor GATEWAY_RELAY_FILE has a row for it")
 
 
 def _owned(settings: Settings) -> None:

@@ -9,14 +9,20 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Final
 
 import uvicorn
 
 from gateway.asgi import App, Receive, Scope, Send
 from gateway.http import responses
 from gateway.http.health import HEALTH, Health, HealthAnswers
+from gateway.process.exit_codes import Failure
+from gateway.process.sockets import address
 from gateway.protocol.accept import accept_of
 from gateway.protocol.headers import NO_STORE
+
+BACKLOG: Final = 128
+"""Connections that may wait: Prometheus opens one."""
 
 Expose = Callable[[str], Awaitable[tuple[bytes, str]]]
 
@@ -35,11 +41,17 @@ async def metrics_port(
         _application(exposition, HealthAnswers(readiness, lambda _: True)),
         ws="none",
         lifespan="off",
+        backlog=BACKLOG,
         access_log=False,
         log_config=None,
         server_header=False,
     )
     server = _Server(config)
+    for sock in sockets:
+        try:
+            sock.listen(BACKLOG)  # here, since the loop says nothing of a port that another process has
+        except OSError as error:
+            raise Failure(f"cannot listen on {address(sock)} for metrics: {error.strerror}") from error
     serving = asyncio.create_task(server.serve(sockets))
     try:
         yield

@@ -30,7 +30,7 @@ from gateway.process.logs import identify
 from gateway.process.memory import Memory
 from gateway.process.metrics_port import metrics_port
 from gateway.process.signals import Stop
-from gateway.process.sockets import Sockets, address, announcement
+from gateway.process.sockets import Sockets, address, announcement, check_listening
 from gateway.settings import Settings
 from gateway.wire.descriptors import room_for_connections
 from gateway.wire.server import Server
@@ -180,6 +180,7 @@ class _Server(Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        check_listening(sockets or ())
         self._garbage.begin(time.monotonic())
         if not self.should_exit:
             click.echo(self._ready)

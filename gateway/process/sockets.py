@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -66,6 +68,14 @@ def bind(host: str, port: int) -> list[socket.socket]:
             sockets.append(sock)
         undo.pop_all()
     return sockets
+
+
+def check_listening(sockets: Sequence[socket.socket]) -> None:
+    """Raises OSError if another process, which had bound the same port in the same moment, was quicker to listen on it:
+    uvloop closes the socket then, and says nothing.
+    """
+    if any(sock.fileno() < 0 for sock in sockets):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _bind(sock: socket.socket, address: tuple[str | int, ...]) -> None:

@@ -26,7 +26,7 @@ from gateway.http import cors
 from gateway.http.openapi import document as openapi
 from gateway.http.openapi import stream_operations as operations
 from gateway.http.openapi.docs import Document, docs_router
-from gateway.http.upstream import BadGateway, UpgradeNotPassed
+from gateway.http.upstream import BadGateway, GoesRound, UpgradeNotPassed
 from gateway.owner.errors import NoOwner, NotOwner, OwnerLost, OwnerMoved, OwnerSilent
 from gateway.protocol import errors
 from gateway.protocol.append import APPEND_HEADERS
@@ -93,6 +93,7 @@ def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[s
         errors.RequestTimeout,
         errors.TooManyConnections,
         BadGateway,
+        GoesRound,
         UpgradeNotPassed,
         NoRecording,
         TooManyRecordings,

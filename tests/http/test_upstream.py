@@ -18,7 +18,7 @@ import uvicorn
 
 from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.auth.rules import LEFT, ROUTES
-from gateway.http.upstream import forwarded, returned
+from gateway.http.upstream import MOST_ROUNDS, forwarded, returned
 from tests.databases import Postgres
 from tests.machines import Machine, free_port
 from tests.manual import manual
@@ -291,6 +291,31 @@ def scope_of(*headers: tuple[bytes, bytes], **more: Any) -> Scope:
     return {"headers": list(headers), "client": ("10.0.0.9", 1), "scheme": "https", "server": ("h", 80), **more}
 
 
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_request_that_goes_round_is_refused(database_of_all: str) -> None:
+    port = free_port()
+    with serving(database_of_all, "direct", upstream=f"http://127.0.0.1:{port}") as running:
+
+        async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal passed
+            passed += 1
+            there, back = await asyncio.open_connection("127.0.0.1", running.port)
+            back.write(await reader.readuntil(b"\r\n\r\n"))
+            while data := await there.read(1 << 16):
+                writer.write(data)
+            back.close()
+            writer.close()
+
+        passed = 0
+        async with (
+            await asyncio.start_server(pipe, "127.0.0.1", port),
+            httpx.AsyncClient(base_url=running.url) as client,
+        ):
+            answer = await client.get("/x", headers={"connection": "close"})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (508, "loop_detected")
+    assert passed == MOST_ROUNDS
+
+
 def test_what_is_about_one_connection_ends_with_it() -> None:
     given = forwarded(
         scope_of(
@@ -307,6 +332,7 @@ def test_what_is_about_one_connection_ends_with_it() -> None:
     assert given == [
         (b"host", b"app"),
         (b"cookie", b"a=b"),
+        (b"cdn-loop", b"run-gateway"),
         (b"transfer-encoding", b"chunked"),
         (b"x-forwarded-for", b"10.0.0.9"),  # who says otherwise is no proxy that is trusted
         (b"x-forwarded-proto", b"https"),

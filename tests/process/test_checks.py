@@ -28,6 +28,11 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     ("flags", "words"),
     [
         ({"listen_database_url": URL}, "LISTEN_DATABASE_URL is set, but DATABASE_URL is not"),
+        ({"metrics_port": 8080}, "GATEWAY_METRICS_PORT and PORT are both 8080"),
+        ({"upstream": "http://127.0.0.1:8080"}, "GATEWAY_UPSTREAM=http://127.0.0.1:8080 is this gateway itself"),
+        ({"upstream": "http://localhost:80", "port": 80}, "is this gateway itself"),
+        ({"relay_recorders": "http://h:1"}, "GATEWAY_RELAY_RECORDERS is set, but neither GATEWAY_RELAY nor"),
+        ({"relay_credential": "cookie:a"}, "GATEWAY_RELAY_CREDENTIAL is set, but neither GATEWAY_RELAY nor"),
         ({"owned": "/chat/{id}"}, "GATEWAY_OWNED is set, but GATEWAY_UPSTREAM is not"),
         ({"owned": "/chat", "upstream": "http://h:1"}, "GATEWAY_OWNED: /chat: a row is a path with"),
         ({"owned": "/c/{id}", "upstream": "http://h:1", "owned_auth": True}, "GATEWAY_OWNED_AUTH is set, but AUTH"),
