@@ -79,6 +79,8 @@ def test_an_empty_variable_is_none_at_all(monkeypatch: pytest.MonkeyPatch) -> No
         ("GATEWAY_PAGE_BYTES", "1023", "should be greater than or equal to 1024"),
         ("GATEWAY_POOL_SIZE", "0", "should be greater than or equal to 1"),
         ("GATEWAY_MIGRATE", "perhaps", "should be a valid boolean"),
+        ("GATEWAY_RETENTION", "7 days", "must be a number, or one with its unit, such as 250ms, 90s, 5min, 12h or 7d"),
+        ("GATEWAY_MAX_BODY", "10mb", "must be a number, or one with its unit, such as 64KiB or 10MB"),
         ("GATEWAY_LOG_LEVEL", "loud", "should be 'debug', 'info', 'warning' or 'error'"),
     ],
 )
@@ -90,6 +92,12 @@ def test_a_bad_value_is_one_line_that_names_the_variable(
         load()
     assert str(refused.value).startswith(f"{name}='{value}' {words}")
     assert "\n" not in str(refused.value)
+
+
+def test_a_level_may_be_written_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_LOG_LEVEL", "INFO")
+    monkeypatch.setenv("GATEWAY_LOG_FORMAT", "JSON")
+    assert (load().log_level, load().log_format) == ("info", "json")
 
 
 def test_a_bad_flag_is_named_as_it_was_typed() -> None:

@@ -22,6 +22,7 @@ from gateway.settings.types import (
     Duration,
     HttpUrl,
     JwksUrl,
+    LowerCase,
     Origin,
     Patterns,
     PostgresUrl,
@@ -442,10 +443,10 @@ class Settings(BaseSettings):
         " left, where its agents ask for one.",
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], LowerCase] = Field(
         "info", description="Least level of what is logged to stderr."
     )
-    log_format: Literal["auto", "json", "text"] = Field(
+    log_format: Annotated[Literal["auto", "json", "text"], LowerCase] = Field(
         "auto",
         description="Form of the log's lines: json, text, or auto, which is text at a terminal and json elsewhere.",
     )

@@ -107,12 +107,20 @@ def _cors_origin(value: str) -> str:
     return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
 
 
-def _with_unit(pattern: re.Pattern[str], units: Mapping[str, float]) -> BeforeValidator:
-    """Turns a number with one of these units after it into the number of the smallest; all else stays as it is."""
+def _with_unit(pattern: re.Pattern[str], units: Mapping[str, float], such_as: str) -> BeforeValidator:
+    """Turns a number with one of these units after it into the number of the smallest; numbers stay as they are."""
 
     def number(value: object) -> object:
-        given = pattern.fullmatch(value.strip()) if isinstance(value, str) else None
-        return value if given is None else float(given[1]) * units[given[2]]
+        if not isinstance(value, str):
+            return value
+        given = pattern.fullmatch(value.strip())
+        if given is not None:
+            return float(given[1]) * units[given[2]]
+        try:
+            float(value)
+        except ValueError:
+            raise ValueError(f"must be a number, or one with its unit, such as {such_as}") from None
+        return value
 
     return BeforeValidator(number)
 
@@ -121,9 +129,9 @@ _SIZES: Final = {
     "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": KIB, "MiB": MIB, "GiB": 1024 * MIB,
 }  # bytes  # fmt: skip
 
-IN_SECONDS: Final = _with_unit(DURATION, DURATIONS)
+IN_SECONDS: Final = _with_unit(DURATION, DURATIONS, "250ms, 90s, 5min, 12h or 7d")
 """A time may have its unit with it: 90s, 5min, 12h, 7d."""
-IN_BYTES: Final = _with_unit(re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(_SIZES)})"), _SIZES)
+IN_BYTES: Final = _with_unit(re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(_SIZES)})"), _SIZES, "64KiB or 10MB")
 """A size may have its unit with it: 64KiB, 10MB."""
 
 PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
@@ -133,6 +141,8 @@ Origin = Annotated[str, AfterValidator(_origin)]
 Patterns = Annotated[str, AfterValidator(_patterns)]  # of runs' ids, with commas between
 CorsOrigins = Annotated[str, AfterValidator(_cors_origins)]  # `*`, `none`, or origins with commas between
 AuthKinds = Annotated[str, AfterValidator(_auth)]  # `none`, or kinds of credentials with commas between
+LowerCase: Final = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+"""A word that people also write in capitals, as LOG_LEVEL=INFO."""
 Duration = Annotated[float, IN_SECONDS]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), IN_SECONDS]
 Bytes = Annotated[int, IN_BYTES]

@@ -293,7 +293,7 @@ def scope_of(*headers: tuple[bytes, bytes], **more: Any) -> Scope:
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_request_that_goes_round_is_refused(database_of_all: str) -> None:
-    port = free_port()
+    port, passed = free_port(), 0
     with serving(database_of_all, "direct", upstream=f"http://127.0.0.1:{port}") as running:
 
         async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -306,7 +306,6 @@ async def test_a_request_that_goes_round_is_refused(database_of_all: str) -> Non
             back.close()
             writer.close()
 
-        passed = 0
         async with (
             await asyncio.start_server(pipe, "127.0.0.1", port),
             httpx.AsyncClient(base_url=running.url) as client,

@@ -47,7 +47,7 @@ def test_who_is_later_at_a_port_is_told() -> None:
         with pytest.raises(OSError, match="Address already in use"):
             check_listening([first, second])
         with pytest.raises(Failure, match=f"cannot listen on http://127.0.0.1:{port} for metrics: Address already"):
-            async with metrics_port(None, None, [third]):  # type: ignore[arg-type]  it comes to no scrape
+            async with metrics_port(None, None, [third]):  # type: ignore[arg-type]  # it comes to no scrape
                 pass
         server.close()
 
