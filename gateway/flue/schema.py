@@ -72,11 +72,11 @@ async def attach(connection: Connection) -> None:
     if await format_of(connection) is not None:
         await _there(connection, READ)
         await _may(connection, READ[:1], ["TRIGGER"])
-        await _run(connection, "conversations/attach.sql")
+        await _run(connection, "tell.sql", "conversations/attach.sql")
         return
     await check(connection, ends_runs=False)
     await _may(connection, ["flue_event_streams", "flue_event_stream_entries"], ["TRIGGER"])
-    await _run(connection, "attach.sql")
+    await _run(connection, "tell.sql", "attach.sql")
 
 
 async def detach(connection: Connection) -> None:
@@ -84,10 +84,11 @@ async def detach(connection: Connection) -> None:
     await _run(connection, "detach.sql")
 
 
-async def _run(connection: Connection, script: str) -> None:
+async def _run(connection: Connection, *scripts: str) -> None:
     async with connection.transaction():
         await connection.execute(_LOCK_TIMEOUT)
-        await connection.execute((files(__package__) / script).read_text())
+        for script in scripts:
+            await connection.execute((files(__package__) / script).read_text())
 
 
 async def _there(connection: Connection, tables: list[str]) -> None:

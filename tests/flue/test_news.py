@@ -48,7 +48,8 @@ async def test_attach_and_detach_may_be_repeated_and_leave_nothing(url: str, con
     for _ in range(2):
         await schema.detach(connection)
         assert await triggers() == 0
-    assert await connection.fetchval("SELECT count(*) FROM pg_proc WHERE proname IN ('flue_event', 'flue_closed')") == 0
+    left = "SELECT count(*) FROM pg_proc WHERE proname = ANY ($1)"
+    assert await connection.fetchval(left, ["flue_tell", "flue_event", "flue_closed", "flue_batch"]) == 0
 
 
 @pytest.mark.parametrize("change", [schema.attach, schema.detach])
