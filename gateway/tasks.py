@@ -130,8 +130,8 @@ class _Gate:
 
 
 class _Pace:
-    """Has at most WOKEN of those who wait for futures go on in one turn of the loop, in the order of their calls; fewer
-    where the next step of each takes `times` as long.
+    """Wakes at most WOKEN tasks that wait for futures in one turn of the loop, in the order of their calls; fewer where
+    the next step of each takes `times` as long.
     """
 
     def __init__(self) -> None:
@@ -198,9 +198,9 @@ def _pace(*, large: bool) -> _Pace:
 
 
 def wake(future: asyncio.Future[None]) -> None:
-    """Has the task that waits for a future go on: now, or in one of the next turns of the loop.
+    """Wakes the task that waits for a future: now, or in one of the next turns of the loop.
 
-    What has a thousand tasks go on at one time would else have all of them do their next step in one turn.
+    Where a thousand tasks are woken at one time, all of them would else do their next step in one turn.
     """
     _pace(large=False)(future)
 
@@ -217,7 +217,7 @@ async def in_its_turn(times: int) -> None:
 
 
 class Bell:
-    """What one task waits for: as an asyncio.Event, except that the task goes on by `wake`."""
+    """An event that one task waits for: an asyncio.Event, except that the task is woken by `wake`."""
 
     __slots__ = ("_rung", "_waiter")
 
@@ -226,7 +226,7 @@ class Bell:
         self._waiter: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
-        """Has the task go on, now or as soon as it waits."""
+        """Wakes the task, now or as soon as it waits."""
         self._rung = True
         waiter, self._waiter = self._waiter, None
         if waiter is not None:

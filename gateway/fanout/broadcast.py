@@ -47,7 +47,7 @@ class ManySends(Protocol):
 
 
 class Recipient(Protocol):
-    """Whose connection takes what its socket did not (`spill`), and is ended when it fails."""
+    """A connection that takes what its socket did not (`spill`), and is ended when it fails."""
 
     def spill(self, rest: memoryview) -> None: ...
     def fail(self) -> None: ...
@@ -107,7 +107,7 @@ class Broadcast:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is sent to small crowds within this block goes out at its end, in one system call.
+        """Sends what small crowds are given within this block at its end, in one system call.
 
         Nothing may be awaited in the block: those who leave a crowd meanwhile were given what they are about to be
         sent.

@@ -94,7 +94,7 @@ class Sending:
         return self._frames[0] if self._frames else b""
 
     def let_go(self, count: int) -> None:
-        """Has so many of those who are due leave the crowd, for good, from where they stand."""
+        """Lets so many of those who are due leave the crowd, for good, from where they stand."""
         leaving = list(islice(self.due, count))
         tell(leaving, WAKE)
         for follower in leaving:
@@ -154,7 +154,7 @@ class Crowd:
             tell(tuple(self.members), END)
 
     def add(self, start: int, frame: bytes, backlog: int) -> None:
-        """Has a frame wait for its turn; or everybody fetch it, if more than `backlog` bytes wait behind the first."""
+        """Keeps a frame for its turn. With more than `backlog` bytes behind the first, followers fetch them instead."""
         behind = self.sendings[1:]
         if not behind or not behind[-1].takes(frame, self._joined):
             self.sendings += (Sending(start, frame, dict(self.members), self._joined),)

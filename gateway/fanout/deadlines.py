@@ -40,7 +40,7 @@ class Deadlines:
         self._last_tick = int(clock() / TICK)
 
     def schedule(self, follower: Ending, after: float) -> int:
-        """Has a follower end in `after` seconds; returns the slot, which `unschedule` takes."""
+        """Schedules a follower's end in `after` seconds; returns the slot, which `unschedule` takes."""
         slot = int((self._clock() + after) / TICK) + 1
         self._slots.setdefault(slot, set()).add(follower)
         return slot

@@ -141,7 +141,7 @@ class Follower:
                 self._leave()
 
     def expire(self, after: float) -> None:
-        """Has it end in `after` seconds, or within a second or so on a Machine that is draining."""
+        """Schedules its end in `after` seconds, or within a second or so on a Machine that is draining."""
         deadlines = self._hub.deadlines
         self.slot = deadlines.schedule(self, deadlines.time_for(after))
 

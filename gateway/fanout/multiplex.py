@@ -51,7 +51,7 @@ class Turn(Enum):
 
 
 class Followed:
-    """One of the streams of a Multiplex, read up to `position`. `place`: by which its reader knows it."""
+    """A stream of a Multiplex, read up to `position`. `place`: by which its reader knows it."""
 
     __slots__ = (
         "_check",
@@ -87,12 +87,12 @@ class Followed:
     # What its tail calls
 
     def wake(self) -> None:
-        """There is something new."""
+        """Notes that there is something new."""
         self.tail.waiting.discard(self)
         self.turns.line_up(self)
 
     def beat(self) -> None:
-        """Nothing was sent for long on this stream, which says nothing of the others."""
+        """Does nothing: that this stream was silent for long says nothing of the others."""
 
     def end(self) -> None:
         """The stream is gone, or is another one; its turn finds out which."""

@@ -54,7 +54,9 @@ class Shared(Generic[_T]):
 
 
 async def _told(read: Coroutine[Any, Any, _T], waiting: list[asyncio.Future[None]]) -> _T:
-    """What is read. Those who wait are woken as it comes, and not a turn of the loop later, when its task has ended."""
+    """The result of the read. Those who wait are woken as it comes, and not a turn of the loop later, when its task has
+    ended.
+    """
     try:
         return await read
     finally:

@@ -31,7 +31,7 @@ EARLY: Final = 32  # news that may wait for a read that is under way, each of at
 
 
 class Form(Protocol):
-    """How batches are written to followers that are not given the protocol's frames. Equal forms are written once.
+    """The form of batches for followers that are not given the protocol's frames. Equal forms are written once.
 
     `heartbeat`: what is sent when nothing was for long; none, if it is empty.
     """
@@ -172,7 +172,7 @@ class Tail:
         return None if batch is None else Page(stream, batch)
 
     def since(self, position: int) -> Batch | None:
-        """All events after `position`, from memory; None when memory does not reach back so far."""
+        """The events after `position`, from memory; None when memory does not reach back so far."""
         if self.position is None or position > self.position:
             return None
         up_to_date = self.closed or self.wanted <= self.position  # as far as any news tells
@@ -217,7 +217,7 @@ class Tail:
 
     @property
     def crowds(self) -> list[Crowd]:
-        """All followers that are written to."""
+        """The crowds of all followers that are written to."""
         return [self.direct, *self.formed.values()] if self.formed else [self.direct]
 
     def crowd(self, form: Form | None) -> Crowd:
@@ -232,7 +232,7 @@ class Tail:
         return crowd
 
     def _written(self, batch: Batch) -> list[tuple[Crowd, bytes]]:
-        """What is sent to whom, but for those who are given the protocol's frames."""
+        """The frames by crowd, but for the crowd that is given the protocol's own."""
         assert self.formed is not None, "or else there is nobody"
         written = [(crowd, _formed(form, batch, crowd)) for form, crowd in self.formed.items() if crowd.members]
         return [(crowd, data and frames.chunk(data)) for crowd, data in written]

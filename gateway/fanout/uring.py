@@ -162,7 +162,7 @@ class Uring:
         return self._short(sent, lengths) | dict.fromkeys(range(sent, count), 0)
 
     def _submit(self, count: int) -> int:
-        """Has the kernel go through the first entries. It takes fewer, if any, when it is out of memory."""
+        """Submits the first entries to the kernel. It takes fewer, if any, when it is out of memory."""
         tail = self._tail[0]
         at = tail % SENDS
         to_end = min(count, SENDS - at)

@@ -48,7 +48,7 @@ class WaitingReader:
         self._deadlines.unschedule(self, self.slot)
 
     def expire(self, after: float) -> None:
-        """Has it end in `after` seconds, or within a second or so on a Machine that is draining."""
+        """Schedules its end in `after` seconds, or within a second or so on a Machine that is draining."""
         self.slot = self._deadlines.schedule(self, self._deadlines.time_for(after))
 
     @property
@@ -57,7 +57,7 @@ class WaitingReader:
         return self._direct is None or self._direct.writable()
 
     async def _next(self, look: Callable[[], Awaitable[Given | None]]) -> Given | Signal:
-        """What `look` finds, at each ring until there is something; or a signal. Raises what `look` raises."""
+        """Looks at each ring until there is something, and gives that; or a signal. Raises what `look` raises."""
         while not self._over:
             if self._direct is not None and not self.writable:
                 await self._direct.drain()  # nothing is fetched for a reader that does not read (law 6)
@@ -80,7 +80,7 @@ class WaitingReader:
         return not self._beaten
 
     def wake(self) -> None:
-        """There may be something new, or room for it: `next` looks."""
+        """Has `next` look: there may be something new, or room for it."""
         self._bell.ring()
 
     def beat(self) -> None:

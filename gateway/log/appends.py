@@ -112,7 +112,7 @@ class Entry:
 
     @property
     def body(self) -> bytes:
-        """All events as they travel (gateway.protocol.batch). Read it once no more are added."""
+        """The events as they travel (gateway.protocol.batch). Read it once no more are added."""
         if self._body is None:
             self._body = self.events[0] if len(self.events) == 1 else self.separator.join(self.events)
         return self._body
@@ -175,7 +175,7 @@ def arguments(entries: dict[str, Entry], *, told: bool, together: bool, pack: bo
 
 
 def _shared_out(entries: dict[str, Entry], bodies: list[str | None]) -> list[int]:
-    """In which notification each stream's news is. Takes events out of `bodies` that fit into none with their path."""
+    """Assigns each stream's news to a notification. Takes events out of `bodies` that fit into none with their path."""
     numbers, number, room = [], 0, NEWS
     for place, (path, entry) in enumerate(entries.items()):
         size = len(path.encode()) + _AROUND

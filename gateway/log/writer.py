@@ -418,7 +418,7 @@ class Writer:
         self._feed.committed.each(news)
 
     def _outcomes_of(self, verdicts: Sequence[Verdict]) -> list[tuple[Waiting, Appended | ProtocolError]]:
-        """What each request is to be told; counts them."""
+        """The outcome of each request; counts them."""
         outcomes: list[tuple[Waiting, Appended | ProtocolError]] = []
         appended = 0
         for (path, entry), verdict, tail, closed, epoch, seq, cancel in verdicts:

@@ -151,7 +151,7 @@ METRICS: Final = (
     Metric(
         "followed_streams",
         Kind.GAUGE,
-        "Streams that are followed by responses of many.",
+        "Streams that are followed by responses that follow many.",
         lambda parts: parts.readers.followed,
     ),
     Metric(
@@ -207,7 +207,7 @@ METRICS: Final = (
     Metric(
         "replica_used",
         Kind.GAUGE,
-        "1: the replica is there, and has what was told a moment ago; 0: all is read at the primary.",
+        "1: the replica is used, and has caught up with all that is known here; 0: all is read at the primary.",
         lambda parts: None if parts.log.near is None else parts.log.near.replica.used,
     ),
     Metric(
@@ -256,7 +256,7 @@ METRICS: Final = (
     Metric(
         "missed_news",
         Kind.COUNTER,
-        "Times that the sweep found what no notification had told of.",
+        "Streams that the sweep found behind the log, of which no notification had told.",
         lambda parts: sum(hub.comparison.missed for hub in parts.hubs),
     ),
     Metric(
@@ -275,7 +275,7 @@ METRICS: Final = (
     Metric(
         "recordings_without_readers",
         Kind.GAUGE,
-        "Those of them that nobody follows at this Machine.",
+        "Recordings that nobody follows at this Machine.",
         lambda parts: None if parts.relay is None else parts.relay.unread,
     ),
     Metric(

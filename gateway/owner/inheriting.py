@@ -84,4 +84,6 @@ class Inheriting:
                 continue
             self._pending.pop(0)
             self.revived += len(ids)
-            logger.info("Of a Machine that ended, this one goes on with %d conversations of %s.", len(ids), name)
+            logger.info(
+                "%d conversations of %s go on at this Machine: the one that owned them has ended.", len(ids), name
+            )

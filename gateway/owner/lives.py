@@ -196,7 +196,10 @@ class Lives:
             self._away = None
             over = word != self._app
         if over and self.life is not None:
-            logger.warning("The application behind the gateway is another process now, or none: it owns nothing.")
+            logger.warning(
+                "The application behind the gateway is another process now, or none: this Machine owns no conversation"
+                " until it has begun a new life."
+            )
             life = self._lose()
             assert life is not None
             await self._end(life)

@@ -127,7 +127,7 @@ class Relay:
             return
         self._until = time.monotonic() + self._settings.relay_drain
         if self._beginnings.recorders:
-            logger.info("Recordings that have %g s to end: %d.", self._settings.relay_drain, len(self.recorders))
+            logger.info("Draining: %d recordings have %g s to end.", len(self.recorders), self._settings.relay_drain)
 
     async def stop(self) -> None:
         """Waits for what is recorded here. What is left then is ended as lost: its upstream's connection ends with this

@@ -20,7 +20,7 @@ Make = Callable[..., asyncio.Protocol]
 
 
 class Accepting:
-    """In the place of a server's protocol class: it makes the connection that it is asked for, and accepts others."""
+    """Stands in for a server's protocol class: it makes the connection that it is asked for, and accepts others."""
 
     def __init__(self, make: Make, listening: Sequence[socket.socket]) -> None:
         self._make = make

@@ -62,7 +62,9 @@ class _Phrased:
 
 
 def own_reason(status: int, reason: bytes) -> dict[str, bytes]:
-    """What a head's message holds besides: this phrase, unless it is the standard's, or one that HTTP does not have."""
+    """The fields that a head's message has besides: this phrase, unless it is the standard's, or one that HTTP does not
+    have.
+    """
     known = STATUS_LINE.get(status) == b"HTTP/1.1 %d %b\r\n" % (status, reason)
     return {} if known or not _REASON.fullmatch(reason) else {"reason": reason}
 

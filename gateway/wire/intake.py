@@ -77,7 +77,7 @@ class Turns:
         self._waiting: deque[Intake] = deque()
 
     def ask(self, connection: Intake) -> None:
-        """Has a connection go on with what waits there."""
+        """Lets a connection go on with what waits there."""
         self._waiting.append(connection)
         if not self.begun:
             self.begin(connection.loop)
@@ -215,7 +215,7 @@ class Intake(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
     def _keep(self, data: bytes) -> None:
-        """Has bytes wait for their turn."""
+        """Keeps bytes for their turn."""
         if self._deaf:
             return
         if self._behind:

@@ -20,7 +20,9 @@ seldom_logger: Final = SeldomLogger(logging.getLogger("gateway.wire.server"))
 
 
 class Server(uvicorn.Server):
-    """Once a second, also while it shuts down, it has every connection look whether its client has kept it waiting."""
+    """The server. Once a second, also while it shuts down, every connection looks whether its client has kept it
+    waiting.
+    """
 
     _outflow: Outflow | None = None  # of its connections, once there was one
 

@@ -243,7 +243,7 @@ class DirectProtocol(Intake):
             self.close()
 
     def begin(self) -> None:
-        """Has the application answer the request over ASGI, or refuses it."""
+        """Begins the application's answer to the request over ASGI, or refuses it."""
         method, version, headers = self.parser.get_method(), self.parser.get_http_version(), self.headers
         try:
             if method == b"CONNECT":
@@ -367,7 +367,7 @@ class DirectProtocol(Intake):
             self.outflow.later(self)  # there is room by now
 
     def _poured(self) -> None:
-        """Nothing is left that the transport has not been given."""
+        """Goes on when the transport has been given everything."""
         self._rest = None
         then, self._then = self._then, None
         if then is not None:
