@@ -110,6 +110,7 @@ class Upstream:
 
     def __init__(self, origin: str, options: Sequence[tuple[int, int, int]] = ()) -> None:
         url = urlsplit(origin)
+        self._origin = origin
         self._scheme = url.scheme.encode()
         self._host = (url.hostname or "").encode("idna")
         self._port = url.port
@@ -159,7 +160,7 @@ class Upstream:
             del exchange, task, ends  # or what it failed with, which knows this frame, would know itself
         if ended and not request.answered:
             raise BadGateway
-        if ended:
+        if ended or request.broken:
             await _cut_short(scope, receive)
 
     async def _exchange(self, scope: Scope, request: _Request, send: Send) -> None:
@@ -199,13 +200,15 @@ class Upstream:
                 await once()  # a kept connection may have ended in the moment in which it was used again
         except _FAULTS as error:
             told = named(scope) if started else named(scope) | {"status": BadGateway.status}
-            logger.warning("The upstream failed (%s).", type(error).__name__, extra={"request": told})
+            logger.warning("The upstream %s failed (%s).", self._origin, type(error).__name__, extra={"request": told})
             if started:
-                return  # without a proper end, so that the client can tell that it is cut off
+                request.broken = True
+                return
             raise BadGateway from error
         except httpcore.LocalProtocolError as error:
             if started:
-                return  # what was left of the request's body is not what its length says
+                request.broken = True  # what was left of the request's body is not what its length says
+                return
             raise MalformedHttp("A header of the request cannot be passed on.") from error
         await responses.finish(send)
 
@@ -215,6 +218,7 @@ class _Request:
 
     def __init__(self, receive: Receive, connection: Peered | None) -> None:
         self.answered = False  # the head of its answer is on its way to the client
+        self.broken = False  # the rest of that will not come, which its client has to see
         self._receive = receive
         self._connection = connection
         self._read = asyncio.Event()

@@ -216,7 +216,7 @@ class Beginnings:
             answer = await self._asking(job.method, job.target, job.headers, job.body, told)
         except BaseException as error:
             if isinstance(error, BadGateway):
-                logger.warning("The upstream failed (%s).", error.details or type(error.__cause__).__name__)
+                logger.warning("The upstream has not answered (%s).", error.details or type(error.__cause__).__name__)
             if stream is not None and not isinstance(error, asyncio.CancelledError):
                 await self._release(job, stream)
             raise

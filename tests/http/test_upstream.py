@@ -236,9 +236,13 @@ async def test_answers_without_a_body_have_none(http: httpx.AsyncClient) -> None
     assert (await http.get("/health")).status_code == 200, "the connection is as good as before"
 
 
-async def test_an_answer_that_breaks_off_does_not_look_whole(http: httpx.AsyncClient) -> None:
+async def test_an_answer_that_breaks_off_does_not_look_whole(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
         await http.get("/cut")
+    assert caplog.text.count("failed (RemoteProtocolError)") == 1
+    assert "without completing" not in caplog.text, "as if it were a defect of ours"
 
 
 async def test_a_websocket_is_refused_clearly(gateway: Running) -> None:
