@@ -241,7 +241,7 @@ def _checked(model: type[_Asked], values: dict[str, object]) -> _Asked:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise InvalidRequest("; ".join(map(_explain, error.errors()))) from None
+        raise InvalidRequest("; ".join(map(_explain, error.errors())) + ".") from None
 
 
 def _explain(fault: ErrorDetails) -> str:

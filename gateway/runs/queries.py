@@ -82,7 +82,8 @@ def parse_list(query: str) -> ListRequest:
         _before(params.pop("cursor", None)),
     )
     if params:
-        raise InvalidRequest(f"Runs cannot be listed by {', '.join(sorted(params))}.")
+        known = "status, workflowName, metadata.NAME, limit and cursor"
+        raise InvalidRequest(f"Runs are listed by {known}, and not by {', '.join(sorted(params))}.")
     if "\0" in query or "%00" in query:
         raise InvalidRequest("The query holds a NUL.")
     return request
