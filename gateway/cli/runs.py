@@ -219,7 +219,7 @@ async def _ask(
 def _row(record: dict[str, Any]) -> str:
     metadata = " ".join(f"{name}={value}" for name, value in record.get("metadata", {}).items())
     columns = (record["runId"], record["status"], record.get("workflowName", "-"), record["startedAt"], _took(record))
-    return "  ".join([f"{columns[0]:<28}", f"{columns[1]:<9}", f"{columns[2]:<16}", *columns[3:], metadata]).rstrip()
+    return "  ".join([f"{columns[0]:<30}", f"{columns[1]:<9}", f"{columns[2]:<16}", *columns[3:], metadata]).rstrip()
 
 
 def _took(record: dict[str, Any]) -> str:

@@ -65,6 +65,17 @@ class Durability:
         return said
 
 
+READ_ONLY: Final = (
+    "The database takes no writes, since it is a standby or default_transaction_read_only is on: appends are answered"
+    " 503, and reads go on."
+)
+
+
+async def is_read_only(connection: Connection | Pooled) -> bool:
+    """Whether a session takes no writes, a standby's or another's. Raises what the driver raises."""
+    return await connection.fetchval("SELECT current_setting('transaction_read_only')::boolean") is True
+
+
 async def ask(connection: Connection | Pooled) -> Durability:
     """Asks a connection's server and session. Raises what the driver raises."""
     row = await connection.fetchrow(_ASK)

@@ -105,12 +105,13 @@ async def say_what_it_promises(url: str) -> None:
         connection = await connect(url, timeout=CONNECT_TIMEOUT, command_timeout=CONNECT_TIMEOUT)
         try:
             promise = await durability.ask(connection)
+            read_only = await durability.is_read_only(connection)
         finally:
             connection.terminate()
     except FAULTS as error:
         raise Failure(f"cannot ask {name(url)} for its settings: {one_line(error)}") from error
     logger.info("The database is %s.", promise)
-    for warning in promise.warnings:
+    for warning in (*promise.warnings, *([durability.READ_ONLY] if read_only else [])):
         logger.warning(warning)
 
 

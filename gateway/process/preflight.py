@@ -128,7 +128,8 @@ def _host(settings: Settings) -> Iterator[Finding]:
     most = sys.maxsize if most == resource.RLIM_INFINITY else most
     wanted = settings.max_connections + settings.pool_size
     if most < wanted:
-        yield Finding("warn", f"Only {most} files may be open, for GATEWAY_MAX_CONNECTIONS={settings.max_connections}.")
+        wanting = f"GATEWAY_MAX_CONNECTIONS={settings.max_connections}"
+        yield Finding("warn", f"{most} files may be open (ulimit -n), too few for {wanting}, which serve lowers.")
     else:
         yield Finding("ok", f"{most} files may be open." if most < sys.maxsize else "Any number of files may be open.")
     if settings.io_uring:
@@ -174,9 +175,8 @@ async def _server(connection: LogConnection, _: Settings) -> Finding:
     if fault is not None:
         return Finding("fail", f"The database {fault}.")
     promise = await durability.ask(connection)
-    return (
-        Finding("warn", " ".join(promise.warnings)) if promise.warnings else Finding("ok", f"The database: {promise}.")
-    )
+    warnings = [*promise.warnings, *([durability.READ_ONLY] if await durability.is_read_only(connection) else [])]
+    return Finding("warn", " ".join(warnings)) if warnings else Finding("ok", f"The database: {promise}.")
 
 
 async def _clock(connection: LogConnection, _: Settings) -> Finding:

@@ -68,6 +68,15 @@ async def test_an_encoding_that_lacks_characters_is_told(postgres: Postgres) -> 
         await postgres.execute(f"DROP DATABASE {name}")
 
 
+async def test_a_database_that_takes_no_writes_is_told(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    await connection.close()
+    ended = await command("check", "--json", DATABASE_URL=database_url)
+    assert any("The database takes no writes" in text for text in found(ended, "warn"))
+
+
 async def test_a_role_without_rights_or_room_is_told(postgres: Postgres, database_url: str) -> None:
     role = f"narrow_{uuid4().hex}"
     await postgres.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 5")
