@@ -6,9 +6,9 @@ import asyncio
 import secrets
 import time
 import traceback
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from gateway.asgi import Receive, Scope, Send
@@ -29,6 +29,7 @@ from gateway.http.later import Later
 from gateway.http.limits import Limits, LiveReaders
 from gateway.http.routes import Routes
 from gateway.http.stream_routes import StreamRoutes
+from gateway.lifetime import Background, Part, lifetime
 from gateway.log.database import Database
 from gateway.log.identity import Server
 from gateway.log.listen_address import listening_addresses
@@ -41,7 +42,7 @@ from gateway.runs import Runs
 from gateway.runs.quota import RunQuota
 from gateway.settings import Settings
 from gateway.subscriptions import Subscriptions
-from gateway.tasks import end, kept, together
+from gateway.tasks import end
 from gateway.wire.descriptors import room_for
 
 # What a Machine needs only where a setting asks for it, or when somebody asks FastAPI for something, is imported where
@@ -93,6 +94,7 @@ class Gateway:
         self._telling: asyncio.Task[None] | None = None
         self._log = self._make_log(listening_addresses(database_url, listen_database_url))
         self._hub = self._make_hub()
+        self._background = Background({"readers' timer": self._hub.run, "housekeeping": self._log.housekeeping.run})
         # What is served from them
         self._subscriptions = self._make_subscriptions()
         self._streams = StreamRoutes(
@@ -225,7 +227,7 @@ class Gateway:
         await receive()
         moment = "startup"
         try:
-            async with self._life():
+            async with lifetime(self._stages()):
                 await send({"type": "lifespan.startup.complete"})
                 making = asyncio.ensure_future(self.api())  # nobody has to wait for it who comes a second later
                 await receive()
@@ -236,45 +238,31 @@ class Gateway:
             raise
         await send({"type": "lifespan.shutdown.complete"})
 
-    @asynccontextmanager
-    async def _life(self) -> AsyncIterator[None]:
-        """Starts the parts, and stops all that were started, in reverse, whatever one of them raises."""
-        application = self._application
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._database.close)
-            await self._database.open()
-            stack.push_async_callback(self._end_telling)
-            if application.upstream is not None:
-                stack.push_async_callback(application.upstream.close)
-            if self._log.near is not None:
-                stack.push_async_callback(self._log.near.replica.close)
-                await self._log.near.replica.open()
-            if self.settings.io_uring:
-                stack.callback(self._broadcast.close)
-                self._broadcast.open()
-            await self.metrics.open()
-            stack.push_async_callback(self.metrics.close)
-            for part in (self._auth, self._log.listener, self._subscriptions):
-                stack.push_async_callback(part.stop)
-            # At the same time, since each asks the database a dozen times.
-            await together(self._auth.start(), self._log.listener.start(), self._subscriptions.start())
-            stack.push_async_callback(self._runs.stop)
-            self._runs.start()
-            background = [kept("readers' timer", self._hub.run), kept("housekeeping", self._log.housekeeping.run)]
-            stack.push_async_callback(end, *background)
-            for flue in self._flues:
-                stack.push_async_callback(end, *await flue.start())
-            stack.push_async_callback(self._log.writer.close)
-            if application.owner is not None:
-                stack.push_async_callback(application.owner.stop)
-                await application.owner.start()
-                if application.agents is not None:
-                    stack.push_async_callback(application.agents.stop)
-                    application.agents.start(application.owner, application.reached_at)
-            if application.relay is not None:  # ends before the owner: what it records keeps conversations here
-                await application.relay.start()
-                stack.push_async_callback(application.relay.stop)
-            yield
+    def _stages(self) -> Iterator[list[Part]]:
+        """The parts, in the order in which they start; those of one list start at the same time."""
+        app = self._application
+        yield [Part(self._database.open, self._database.close)]
+        yield [Part(None, self._end_telling)]
+        if app.upstream is not None:
+            yield [Part(None, app.upstream.close)]
+        if self._log.near is not None:
+            yield [Part(self._log.near.replica.open, self._log.near.replica.close)]
+        if self.settings.io_uring:
+            yield [Part(self._broadcast.open, self._broadcast.close)]
+        yield [Part(self.metrics.open, self.metrics.close)]
+        # At the same time, since each asks the database a dozen times.
+        yield [Part(part.start, part.stop) for part in (self._auth, self._log.listener, self._subscriptions)]
+        yield [Part(self._runs.start, self._runs.stop)]
+        yield [Part(self._background.start, self._background.stop)]
+        for flue in self._flues:
+            yield [Part(flue.start, flue.stop)]
+        yield [Part(None, self._log.writer.close)]
+        if app.owner is not None:
+            yield [Part(app.owner.start, app.owner.stop)]
+        if app.owner is not None and app.agents is not None:
+            yield [Part(partial(app.agents.start, app.owner, app.reached_at), app.agents.stop)]
+        if app.relay is not None:  # ends before the owner: what it records keeps conversations here
+            yield [Part(app.relay.start, app.relay.stop)]
 
     # The parts, made from the settings
 

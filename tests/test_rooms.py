@@ -24,6 +24,7 @@ ROOMS = {
     "wording": set(),
     "outage": set(),
     "tasks": {"outage", "protocol"},
+    "lifetime": {"tasks"},
     "feed": {"outage", "protocol"},
     "log": {"counting", "feed", "outage", "protocol", "settings", "tasks"},
     "fanout": {"counting", "outage", "protocol", "tasks"},
@@ -35,7 +36,7 @@ ROOMS = {
     "metrics": {"counting", "fanout", "flue", "http", "log", "owner", "relay", "runs", "subscriptions", "tasks"},
     "settings": {"wording"},
     "auth": {"asgi", "log", "outage", "protocol", "settings", "tasks", "wording"},
-    "flue": {"asgi", "auth", "fanout", "http", "log", "outage", "protocol", "settings", "tasks"},
+    "flue": {"asgi", "auth", "fanout", "http", "lifetime", "log", "outage", "protocol", "settings", "tasks"},
     "subscriptions": {"asgi", "auth", "http", "log", "outage", "protocol", "quotas", "tasks"},
     "runs": {"asgi", "auth", "fanout", "feed", "http", "log", "outage", "protocol", "quotas", "tasks"},
     "relay": {

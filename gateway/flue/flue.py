@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -22,11 +21,11 @@ from gateway.flue.source import Source
 from gateway.http.limits import Limits
 from gateway.http.reading import Reading
 from gateway.http.routes import Routes
+from gateway.lifetime import Background
 from gateway.log.database import Database
 from gateway.log.lists import Lists
 from gateway.protocol.batch import Stream
 from gateway.settings import Settings
-from gateway.tasks import kept
 
 TRIGGERS: Final = {
     "run_gateway_event": "flue_event_stream_entries",
@@ -77,6 +76,10 @@ class Flue:
                 on_end=self.hub.look_again,
             )
         )
+        runs = {"timer of Flue's readers": self.hub.run, "look for Flue's triggers": self._triggers.run}
+        if self._orphans is not None:
+            runs["look for Flue's lost runs"] = self._orphans.run
+        self._background = Background(runs)
 
     def routes(self, native: Routes, stat: Callable[[str], Awaitable[Stream]]) -> FlueRoutes:
         """The gateway's own stream routes, with Flue's runs among them. `stat` asks the gateway's own log."""
@@ -104,13 +107,13 @@ class Flue:
         """The way in which news of Flue's runs arrives at the moment."""
         return "triggers" if self._triggers.there and self._listens() else "polling"
 
-    async def start(self) -> list[asyncio.Task[None]]:
-        """Begins to receive news; the tasks run until they are cancelled. Raises Unavailable."""
+    async def start(self) -> None:
+        """Begins to receive news. Raises Unavailable."""
         await self._triggers.look()
-        parts = {"timer of Flue's readers": self.hub.run, "look for Flue's triggers": self._triggers.run}
-        if self._orphans is not None:
-            parts["look for Flue's lost runs"] = self._orphans.run
-        return [kept(name, run) for name, run in parts.items()]
+        self._background.start()
+
+    async def stop(self) -> None:
+        await self._background.stop()
 
     def _sweep_interval(self) -> float:
         return self._settings.sweep_interval if self.news == "triggers" else self._settings.flue_poll_interval

@@ -4,7 +4,6 @@ app.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -15,9 +14,9 @@ from gateway.flue.conversations.readers import Readers
 from gateway.flue.conversations.source import Source
 from gateway.flue.news import How, Told, Triggers
 from gateway.http.limits import Limits
+from gateway.lifetime import Background
 from gateway.log.database import Database
 from gateway.settings import Settings
-from gateway.tasks import kept
 
 TRIGGERS: Final = {"run_gateway_batch": "flue_conversation_stream_batches"}
 
@@ -52,6 +51,9 @@ class Conversations:
         self.told = Told(self.hub)
         self.readers = Readers(mounts, self._source, self.hub, limits, self._memory)
         self._triggers = Triggers(database, "conversations", TRIGGERS, on_change=self.hub.look_again)
+        self._background = Background(
+            {"timer of conversations' readers": self.hub.run, "look for Flue's triggers": self._triggers.run}
+        )
 
     @property
     def reads(self) -> int:
@@ -69,11 +71,13 @@ class Conversations:
         self._source.forget()
         self._memory.forget()
 
-    async def start(self) -> list[asyncio.Task[None]]:
-        """Begins to receive news; the tasks run until they are cancelled. Raises Unavailable."""
+    async def start(self) -> None:
+        """Begins to receive news. Raises Unavailable."""
         await self._triggers.look()
-        parts = {"timer of conversations' readers": self.hub.run, "look for Flue's triggers": self._triggers.run}
-        return [kept(name, run) for name, run in parts.items()]
+        self._background.start()
+
+    async def stop(self) -> None:
+        await self._background.stop()
 
     def _sweep_interval(self) -> float:
         return self._settings.sweep_interval if self.news == "triggers" else self._settings.flue_poll_interval

@@ -25,7 +25,6 @@ from gateway.http.responses import NOTHING, Sending
 from gateway.http.upstream import RELAYED
 from gateway.log.database import Database
 from gateway.settings import Settings
-from gateway.tasks import end
 from tests.databases import Postgres
 from tests.flue.conversations.recorded import Recording
 
@@ -193,7 +192,7 @@ async def room(url: str, told: Recording, count: int, *, listens: bool = False) 
     connection = await asyncpg.connect(url)
     async with Database(url, pool_size=3, statement_timeout=10) as database:
         conversations = Conversations(Settings(**settings), [MOUNT], database, limits, lambda: listens)
-        tasks = await conversations.start()
+        await conversations.start()
         app = App(told, incarnation, count)
         behind = conversations.readers.before(app)
         found = Room(conversations, limits, app, behind, connection, told, incarnation, uuid4().hex)
@@ -201,5 +200,5 @@ async def room(url: str, told: Recording, count: int, *, listens: bool = False) 
             await found.write(0, count)
             yield found
         finally:
-            await end(*tasks)
+            await conversations.stop()
             await connection.close()
