@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -142,3 +143,21 @@ async def test_a_listener_ends_though_its_echo_has_just_come() -> None:
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
+
+
+async def test_a_greeting_goes_on_while_nobody_else_holds_it() -> None:
+    """The loop holds tasks weakly, and what such a task waits for may be held by the task alone."""
+    others = Others()
+    listener = others.listener
+    del listener._begin_greeting
+
+    async def ping() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    listener._ping = ping  # type: ignore[method-assign]
+    others.say("=new\n\n0\n0\nping several 12")
+    await asyncio.sleep(0)
+    gc.collect()
+    assert [task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()}] == ["greeting"]
+    await listener.stop()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
