@@ -17,7 +17,10 @@ from gateway.wire.outflow import Outflow
 from gateway.wire.transport import DirectProtocol
 
 PROBES: Final = ("/health", "/ready")
-"""What a load balancer asks. A Machine without room for more connections answers it still, and is not replaced."""
+"""What a load balancer asks. A Machine without room for more connections answers it still, and so does one to which
+thousands come at one time: it is not replaced.
+"""
+_BEGIN: Final = tuple(f"{method} {path} HTTP/1.".encode() for method in ("GET", "HEAD") for path in PROBES)
 
 
 def connections(
@@ -48,6 +51,7 @@ def connections(
         head_limit = max_head
         most = max_connections
         always = PROBES
+        first = _BEGIN
         spare: ClassVar[dict[DirectProtocol, None]] = {}
         arriving = bodies
         answers = sends

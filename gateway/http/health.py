@@ -20,6 +20,9 @@ class Alive(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+_ALIVE: Final = Alive().model_dump_json().encode()
+
+
 class Promise(BaseModel):
     """The durability that the database promises for a commit."""
 
@@ -66,16 +69,16 @@ class HealthAnswers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A GET or HEAD of one of HEALTH."""
         if scope["path"] == "/health":
-            await _answer(scope, send, 200, Alive())
+            await _answer(scope, send, 200, _ALIVE)
             return
         state = await self._readiness()
         if not self._tells_all(scope):
             state.durability = None
-        await _answer(scope, send, 503 if state.draining or not state.database else 200, state)
+        status = 503 if state.draining or not state.database else 200
+        await _answer(scope, send, status, state.model_dump_json(exclude_none=True).encode())
 
 
-async def _answer(scope: Scope, send: Send, status: int, state: BaseModel) -> None:
-    body = state.model_dump_json(exclude_none=True).encode()
+async def _answer(scope: Scope, send: Send, status: int, body: bytes) -> None:
     if scope["method"] == "HEAD":  # as most monitors ask
         await responses.head(send, status, [JSON, (b"content-length", b"%d" % len(body))])
     else:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-MOST: Final = 32
-"""Connections in a turn: 3 ms or so. And not all that wait: they would be kept from a worker that is less busy."""
+MOST: Final = 96
+"""Connections in a turn: 6 ms or so. And not all that wait: they would be kept from a worker that is less busy."""
 
 Make = Callable[..., asyncio.Protocol]
 

@@ -32,6 +32,7 @@ LINES: Final = 2_000  # in a turn, of one connection, and of all; what comes bey
 PACKET: Final = 3  # what it costs to be given something, or to append past ASGI
 LOW: Final = LINES // 4  # with less left, the next turn begins anew: one more in each would cost more than it counts
 ANSWER: Final = 200  # the beginning of an answer over ASGI: from 0.1 ms to 0.7, by way of FastAPI
+FIRST: Final = 4  # requests that go before all others, in a turn of the loop
 BEHIND: Final = 64 << 10  # bytes that may wait for their turn, give or take a read; then the client has to wait
 WHOLE: Final = -1  # in the place of a count of bytes: something of a request has just come whole
 _END: Final = b"\r\n\r\n"  # of a head, of a chunked body, and of nothing else outside of bodies
@@ -74,11 +75,12 @@ class Turns:
     def __init__(self) -> None:
         self.left = LINES
         self.begun = False  # the next turn is waited for
+        self._first: deque[Intake] = deque()
         self._waiting: deque[Intake] = deque()
 
-    def ask(self, connection: Intake) -> None:
-        """Lets a connection go on with what waits there."""
-        self._waiting.append(connection)
+    def ask(self, connection: Intake, *, first: bool = False) -> None:
+        """Lets a connection go on with what waits there. `first`: before those who came earlier, FIRST in a turn."""
+        (self._first if first else self._waiting).append(connection)
         if not self.begun:
             self.begin(connection.loop)
 
@@ -90,18 +92,22 @@ class Turns:
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self.begun = False
         self.left = LINES
+        for _ in range(min(FIRST, len(self._first))):
+            self._go_on(self._first.popleft(), loop)
         for _ in range(len(self._waiting)):
-            connection = self._waiting.popleft()
-            self.left -= PACKET
-            try:
-                lines = connection.go_on()  # which may itself take from what is left
-                self.left -= lines
-            except Exception as error:  # noqa: BLE001  as the loop does with what it calls itself
-                loop.call_exception_handler({"message": "A connection's turn failed.", "exception": error})
             if self.left <= 0:
                 break
-        if not self.begun and (self._waiting or self.left < LOW):
+            self._go_on(self._waiting.popleft(), loop)
+        if not self.begun and (self._first or self._waiting or self.left < LOW):
             self.begin(loop)
+
+    def _go_on(self, connection: Intake, loop: asyncio.AbstractEventLoop) -> None:
+        self.left -= PACKET
+        try:
+            lines = connection.go_on()  # which may itself take from what is left
+            self.left -= lines
+        except Exception as error:  # noqa: BLE001  as the loop does with what it calls itself
+            loop.call_exception_handler({"message": "A connection's turn failed.", "exception": error})
 
 
 class Intake(HttpToolsProtocol):
@@ -111,6 +117,7 @@ class Intake(HttpToolsProtocol):
     head_limit: ClassVar[int] = 32 << 10  # bytes of a request's line and headers
     arriving: ClassVar[Arriving]
     turns: ClassVar[Turns]
+    first: ClassVar[tuple[bytes, ...]] = ()  # how requests begin that do not wait behind others'
 
     flow: Flow
 
@@ -267,7 +274,7 @@ class Intake(HttpToolsProtocol):
     def _soon(self) -> None:
         if not self._turn and not self.busy:
             self._turn = True
-            self.turns.ask(self)
+            self.turns.ask(self, first=self._stage == BETWEEN and self._behind.startswith(self.first))
 
     def go_on(self) -> int:
         """A turn: the parser is given some of what waits. Returns how many lines of a chunked body that were."""

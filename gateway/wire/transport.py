@@ -27,6 +27,7 @@ from gateway.protocol.errors import (
     RequestTimeout,
     TooManyConnections,
 )
+from gateway.wire.accepting import MOST
 from gateway.wire.answers import Cycle, whole
 from gateway.wire.heads import body_length, check, target_of, with_host
 from gateway.wire.intake import ANSWER, BETWEEN, IN_HEAD, WHOLE, Intake
@@ -39,7 +40,10 @@ LINGER: Final = 2.0  # seconds that a refused connection is still read from
 IDLE_END: Final = 0.5  # seconds that an idle connection outlives the port
 # The answer is still to come (RFC 9110 §15.2.1). Of all interim answers this is the one that every client passes over.
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-SPARE: Final = 64  # connections beyond the limit that are kept for a moment, since they may ask whether we are well
+SPARE: Final = 2 * MOST
+"""Connections beyond the limit that are kept for a moment, since they may ask whether we are well: for two turns of the
+loop, in which they come, and are read from.
+"""
 
 
 class DirectProtocol(Intake):

@@ -80,8 +80,8 @@ async def test_what_is_passed_on_takes_nobodys_room(database_url: str) -> None:
 
 def test_room_for_connections_is_what_the_process_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptors, "_limit", lambda: 1_024)
-    assert descriptors.room_for_connections(20_000, 10) == 1_024 - 128 - 10
-    assert descriptors.room_for_connections(20_000, 10, 2) == (1_024 - 128 - 10) // 2
+    assert descriptors.room_for_connections(20_000, 10) == 1_024 - 256 - 10
+    assert descriptors.room_for_connections(20_000, 10, 2) == (1_024 - 256 - 10) // 2
     assert descriptors.room_for_connections(100, 10) == 100
     assert descriptors.room_for(10_000) == 1_024 - 256
 

@@ -11,11 +11,12 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.asgi import Receive, Scope, Send
-from gateway.wire.intake import ANSWER, LINES, PACKET, Turns
+from gateway.wire.intake import ANSWER, FIRST, LINES, PACKET, Turns
 from tests.http.test_packets import Application, Connection
 from tests.http.transports import Wire
 
 GET = b"GET /runs/%d HTTP/1.1\r\nHost: h\r\n\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST /runs/%d HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n1"
 
 
@@ -35,30 +36,57 @@ class Counting(Application):
         return True
 
 
+class Crowd:
+    """So many connections of one application, each of which sends a request in the same turn of the loop."""
+
+    def __init__(self, requests: list[bytes]) -> None:
+        self.application = Counting(at_once=True)
+        self.wires = [Wire() for _ in requests]
+        Connection.turns = Turns()
+        config = Config(app=self.application, lifespan="off", log_config=None, http=Connection)
+        config.load()
+        config.app = self.application
+        loop = asyncio.get_running_loop()
+        self.connections = [
+            Connection(config=config, server_state=ServerState(), app_state={}, _loop=loop) for _ in requests
+        ]
+        for connection, wire in zip(self.connections, self.wires, strict=True):
+            connection.connection_made(wire)
+        for connection, request in zip(self.connections, requests, strict=True):
+            connection.data_received(request)
+
+    async def answered(self) -> list[int]:
+        """How many were begun by each turn, once all are answered."""
+        begun = [0, len(self.application.had)]
+        while any(not wire.written for wire in self.wires):
+            await asyncio.sleep(0)
+            begun.append(len(self.application.had))
+        assert Connection.arriving.held == 0
+        for connection, wire in zip(self.connections, self.wires, strict=True):
+            connection.connection_lost(None)
+            wire.close()
+        return begun
+
+
 @pytest.mark.parametrize(("request_", "cost"), [(GET, ANSWER + PACKET), (POST, PACKET)], ids=["over ASGI", "past ASGI"])
 async def test_a_crowd_of_requests_is_begun_in_several_turns(request_: bytes, cost: int) -> None:
     count = 3 * (LINES // cost)
-    application, wires = Counting(at_once=True), [Wire() for _ in range(count)]
-    Connection.turns = Turns()
-    config = Config(app=application, lifespan="off", log_config=None, http=Connection)
-    config.load()
-    config.app = application
-    loop = asyncio.get_running_loop()
-    connections = [
-        Connection(config=config, server_state=ServerState(), app_state={}, _loop=loop) for _ in range(count)
-    ]
-    for connection, wire in zip(connections, wires, strict=True):
-        connection.connection_made(wire)
-    for number, connection in enumerate(connections):
-        connection.data_received(request_ % number)
-    begun = [0, len(application.had)]
-    while any(not wire.written for wire in wires):
-        await asyncio.sleep(0)
-        begun.append(len(application.had))
-    assert application.past_asgi == (count if request_ is POST else 0)
-    assert [path for path, _ in application.had] == [f"/runs/{number}" for number in range(count)]
+    crowd = Crowd([request_ % number for number in range(count)])
+    begun = await crowd.answered()
+    assert crowd.application.past_asgi == (count if request_ is POST else 0)
+    assert [path for path, _ in crowd.application.had] == [f"/runs/{number}" for number in range(count)]
     assert max(after - before for before, after in pairwise(begun)) <= LINES // cost + 1
-    assert Connection.arriving.held == 0
-    for connection, wire in zip(connections, wires, strict=True):
-        connection.connection_lost(None)
-        wire.close()
+
+
+async def test_who_asks_whether_we_are_well_waits_for_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does the crowd wait for thousands who ask that."""
+    monkeypatch.setattr(Connection, "first", (b"GET /health HTTP/1.",))
+    most = LINES // (ANSWER + PACKET) + 1  # in a turn
+    many = 3 * most
+    crowd = Crowd([*(GET % number for number in range(many)), HEALTH])
+    await crowd.answered()
+    assert [path for path, _ in crowd.application.had].index("/health") <= most
+    crowd = Crowd([*[HEALTH] * many, *(GET % number for number in range(many))])
+    await crowd.answered()
+    asked = [path == "/health" for path, _ in crowd.application.had]
+    assert sum(asked[: 2 * most]) <= most + FIRST, "of a turn's answers the others have the rest"
