@@ -40,20 +40,28 @@ def _stopped(house: House) -> Iterator[None]:
 
 
 def _of_instant(name: str, request: str, body: bytes = b"") -> None:
+    """PATH is a run, OWN something else for each client."""
+
     @case(f"instant: {CROWD:,} clients send {name}")
     async def _(house: House) -> AsyncIterator[Act]:
         path = await house.made()
         await house.post(path, b"1")
-        head = f"{request.replace('PATH', path)} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n"
-        sent = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+        prefix = uuid4().hex.encode()
+
+        def sent(number: int) -> bytes:
+            head = f"{request.replace('PATH', path)} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n"
+            own = body.replace(b"OWN", b"%b-%d" % (prefix, number))
+            message = f"{head}content-length: {len(own)}\r\n\r\n".encode() + own
+            return message.replace(b"/OWN", b"/%b-%d" % (prefix, number))
+
         async with house.readers([path] * CROWD, "?meta") as readers:
             await asyncio.sleep(1)
 
             async def act() -> None:
                 with _stopped(house):
-                    for reader in readers:
+                    for number, reader in enumerate(readers):
                         assert reader.transport is not None
-                        reader.transport.write(sent)
+                        reader.transport.write(sent(number))
                     await asyncio.sleep(0.2)
                 await quiet(readers)
 
@@ -76,7 +84,9 @@ _of_instant("a look at /health", "GET /health")
 _of_instant("appends of many streams", "POST /v1/appends", b'{"stream":"none"}\n1\n')
 _of_instant("a request to the application", "GET /of-the-application")
 _of_instant("a conversation's request to the application", "POST /ownedPATH", b"{}")
+_of_instant("a request of a conversation each to the application", "POST /owned/runs/OWN", b"{}")
 _of_instant("a POST of one chat, which is recorded", f"POST {QUIET}", b'{"id":"one"}')
+_of_instant("a POST of a chat each, which are recorded", f"POST {QUIET}", b'{"id":"OWN"}')
 _of_instant("a POST of a chat without a name", f"POST {QUIET}", b"{}")
 
 

@@ -61,8 +61,8 @@ async def _measure(cases: list[Case], times: int, markdown: bool) -> bool:
             await migrate(postgres.dsn)
             server = await asyncio.start_server(agent, "127.0.0.1", 0)
             upstream = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            behind = {"GATEWAY_UPSTREAM": upstream, "GATEWAY_RELAY": f"ai-sdk:{CHAT},ai-sdk:{QUIET}"}
-            settings = {**SETTINGS, **behind, "GATEWAY_OWNED": "/owned/runs/{id}"}
+            relay = {"GATEWAY_RELAY": f"ai-sdk:{CHAT},ai-sdk:{QUIET}", "GATEWAY_RELAY_MAX_RECORDINGS": "10000"}
+            settings = {**SETTINGS, **relay, "GATEWAY_UPSTREAM": upstream, "GATEWAY_OWNED": "/owned/runs/{id}"}
             async with server, open_machines(1, postgres.dsn, Path(folder), settings) as (machine,):
                 house = House(machine.machine, postgres.dsn)
                 try:
