@@ -190,11 +190,11 @@ class Gateway:
         feed.created.subscribe(lambda path, _: self._runs.created(path))
         feed.doubted.subscribe(self._hub.look_again, self._runs.changes.doubted)
         feed.missed.subscribe(*(hub.look_again for hub in self._hubs), self._runs.changes.look_again)
-        listener = self._log.listener
+        listener, others = self._log.listener, self._log.listener.others
         self._runs.changes.begun = listener.tell_of_lists
         # Of runs that are made others tell where a list is followed, and where a replica may not have them yet.
         listener.lists = lambda: bool(self._runs.changes.tenants) or self._log.near is not None
-        self._runs.announcements.machine = lambda: listener.machine if listener.others_list else None
+        self._runs.announcements.machine = lambda: others.name if others.listing else None
 
     def _switched(self, before: Server, after: Server) -> None:
         """The database is another server now, whose log may lack the end of what was shown here."""

@@ -69,7 +69,7 @@ class Log:
         )
         self.writer = Writer(
             database,
-            others=self.listener,
+            others=self.listener.others,
             lanes=LANES,
             timeout=settings.append_timeout,
             max_pending=settings.max_pending,

@@ -78,7 +78,7 @@ class Part(NamedTuple):
 
 
 class Others(Protocol):
-    """The other Machines, as far as appends need to know of them: `Listener` of `gateway.log.listener`."""
+    """The other Machines, as far as appends need to know of them: `Machines` of `gateway.log.machines`."""
 
     @property
     def notified_by(self) -> str | None:

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.flue import schema
 from gateway.flue.news import FLOOR, PREFIX, Told
-from gateway.log.listener import parse_news
+from gateway.log.payload import parse_news
 from gateway.protocol.batch import News
 from tests.databases import Postgres
 from tests.event_source import read

@@ -222,12 +222,12 @@ async def test_machines_of_this_version_and_the_last_hear_each_other(
                     await before.execute("SELECT 1")
 
         async with following(b, f"/runs/{id}?offset=-1&live=sse") as reader:
-            await until(lambda: listener.machine.startswith("="))  # there is none, as far as this one has heard
+            await until(lambda: listener.others.name.startswith("="))  # there is none, as far as this one has heard
             await before.add_listener(CHANNEL, lambda *message: heard.append(str(message[-1])))
             await before.execute("SELECT pg_notify($1, $2)", CHANNEL, PING.format(machine="before"))
             await told(PING.format(machine=f"={machines[0].app.machine}")[:-1])  # it is not alone, and is told so
             await told(PING.format(machine=f"={machines[1].app.machine}")[:-1])
-            await until(lambda: not listener.machine.startswith("="))
+            await until(lambda: not listener.others.name.startswith("="))
             await a("POST", f"/runs/{id}", headers=JSON, content=b'"of this"')
             await told(f"{machines[0].app.machine}\nruns/{id}\n1\n1\nopen")
             reads = machines[1].app._log.reader.reads
@@ -238,7 +238,7 @@ async def test_machines_of_this_version_and_the_last_hear_each_other(
             await reader.until(lambda reading: payloads(reading) == ["of this", "of before"])
             assert machines[1].app._log.reader.reads == reads
             await told(f"before\nruns/{id}\n2\n2\nopen")  # others like it are told as well
-            await until(lambda: listener.machine.startswith("="))  # it has not been heard of for three heartbeats
+            await until(lambda: listener.others.name.startswith("="))  # it has not been heard of for three heartbeats
             heard.clear()
             await a("POST", f"/runs/{id}", headers=JSON, content=b'"alone"')
             await reader.until(lambda reading: len(payloads(reading)) == 3)
@@ -258,4 +258,4 @@ async def test_claims_to_be_an_older_machine_are_kept_up_to_a_limit(
                 CHANNEL, PING.format(machine="N"), number * 100,
             )  # fmt: skip
         await until(lambda: listener.hints >= hints + 500)
-        assert 0 < len(listener._before) <= 32
+        assert 0 < len(listener.others._before) <= 32

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.log.housekeeping import KeptElsewhere
 from gateway.log.lifecycle import Created
-from gateway.log.listener import parse_news
 from gateway.log.page_arrays import MANY, Pages
+from gateway.log.payload import parse_news
 from gateway.protocol import errors
 from gateway.protocol.append import Producer
 from gateway.protocol.batch import News

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from gateway.feed import Feed
 from gateway.log.appends import NEWS, Entry, Waiting, arguments
 from gateway.log.database import Database
-from gateway.log.listener import Listener, parse_all
+from gateway.log.listener import Listener
+from gateway.log.payload import parse_all
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import News
 from tests.log.rig import connected, opened
@@ -100,6 +101,7 @@ class Others:
         database = Database("postgres:///none", pool_size=1, statement_timeout=1)
         self.listener = Listener([], database, machine="me", heartbeat=60, feed=feed)
         self.listener.news = "listen"
+        self.listener.others._complete_at = 0.0
         self.listener._begin_greeting = lambda: None  # type: ignore[method-assign]
 
     def say(self, payload: str) -> None:
@@ -109,14 +111,14 @@ class Others:
 @pytest.mark.parametrize("lists", ["", "lists "])
 def test_several_are_told_together_where_all_read_that(lists: str) -> None:
     others = Others()
-    assert others.listener.together
+    assert others.listener.others.together
     others.say(f"=new\n\n0\n0\nping {lists}several 12")
-    assert others.listener.together
+    assert others.listener.others.together
     others.say(f"=old\n\n0\n0\nping {lists}12")
-    assert not others.listener.together
-    assert others.listener.others_list == bool(lists)
+    assert not others.listener.others.together
+    assert others.listener.others.listing == bool(lists)
     others.say(f"=old\n\n0\n0\nping {lists}several 12")
-    assert others.listener.together
+    assert others.listener.others.together
 
 
 def test_an_event_that_looks_like_a_sign_of_life_is_none() -> None:
@@ -125,7 +127,7 @@ def test_an_event_that_looks_like_a_sign_of_life_is_none() -> None:
     others.say(f"=m\nruns/a\n1\n2\nopen\n{body}")
     others.say(f"=m\n*\n{len(body) + 16}\nruns/a\n3\n4\nopen\n{body}")
     assert [each.body for each in others.news] == [body.encode()] * 2
-    assert not others.listener._others
+    assert not others.listener.others._known
 
 
 async def test_a_listener_ends_though_its_echo_has_just_come() -> None:

@@ -14,7 +14,7 @@ from gateway.flue import schema
 from gateway.flue.conversations.source import Source
 from gateway.flue.conversations.wire import FIRST_PAGE
 from gateway.http.replay import STAYS
-from gateway.log.listener import parse_news
+from gateway.log.payload import parse_news
 from gateway.protocol.errors import Unavailable
 from tests.databases import Postgres
 from tests.flue.conversations.recorded import recording, written
