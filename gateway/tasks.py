@@ -27,6 +27,7 @@ AGAIN: Final = 1.0  # seconds until what has ended is begun again
 LITTLE: Final = 4 << 10  # bytes that take 0.1 ms to be taken apart, more or less
 FEW: Final = 16  # pieces of work with so little that share a turn of the loop
 WOKEN: Final = 64  # tasks that `wake` has go on in one turn of the loop: what each does next takes up to 0.1 ms
+LARGE: Final = 32  # times 0.1 ms that `in_its_turn` gives in one turn of the loop, in which there is other work as well
 
 
 def kept(name: str, run: Callable[[], Awaitable[None]], *, again: float = AGAIN) -> asyncio.Task[None]:
@@ -130,12 +131,12 @@ class _Gate:
 
 
 class _Pace:
-    """Wakes at most WOKEN tasks that wait for futures in one turn of the loop, in the order of their calls; fewer where
-    the next step of each takes `times` as long.
+    """Wakes at most `most` tasks that wait for futures in one turn of the loop, in the order of their calls; fewer
+    where the next step of each takes `times` as long.
     """
 
-    def __init__(self) -> None:
-        self._left = WOKEN
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
         self._turn: asyncio.Handle | None = None
 
@@ -161,10 +162,10 @@ class _Pace:
     def _begin(self) -> None:
         """Another turn."""
         self._turn = None
-        self._left = WOKEN
+        self._left = self._most
         while self._waiting and self._left > 0:
             self._wake(*self._waiting.popleft())
-        if self._left < WOKEN:
+        if self._left < self._most:
             self._await_turn()
 
     def _wake(self, future: asyncio.Future[None], times: int) -> None:
@@ -193,7 +194,7 @@ def _pace(*, large: bool) -> _Pace:
     loop = asyncio.get_running_loop()
     paces = _paces.get(loop)
     if paces is None:
-        paces = _paces[loop] = _Pace(), _Pace()
+        paces = _paces[loop] = _Pace(WOKEN), _Pace(LARGE)
     return paces[large]
 
 

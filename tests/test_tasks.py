@@ -12,7 +12,7 @@ import pytest
 
 from gateway.outage import Outage
 from gateway.protocol.errors import Unavailable
-from gateway.tasks import FEW, LITTLE, WOKEN, Bell, end, forever, in_its_turn, in_turns, kept, together, wake
+from gateway.tasks import FEW, LARGE, LITTLE, WOKEN, Bell, end, forever, in_its_turn, in_turns, kept, together, wake
 
 
 async def test_tasks_have_ended_when_end_returns() -> None:
@@ -250,7 +250,7 @@ async def test_large_steps_of_a_crowd_are_fewer_in_each_turn() -> None:
     while len(went_on) < 499:
         await asyncio.sleep(0)
         most, done = max(most, sum(went_on[done:])), len(went_on)
-    assert most <= WOKEN + 9, "the last of a turn may be a large one"
+    assert most <= LARGE + 9, "the last of a turn may be a large one"
 
 
 async def test_a_few_that_are_woken_go_on_in_the_next_turn() -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from importlib import import_module
 from typing import Any, Final
 
 import httpcore
@@ -18,6 +19,10 @@ from gateway.asgi import Headers
 from gateway.tasks import in_its_turn
 
 Told = Callable[[bytes, Headers], None]
+
+for _module in ("anyio._core._sockets", "anyio._backends._asyncio"):  # which the first request would import
+    with suppress(ImportError):  # private names: a version that has others works too
+        import_module(_module)
 
 told: Final[ContextVar[Told | None]] = ContextVar("told", default=None)
 """Called with the status line and the headers of each, in the task that has the request made."""

@@ -21,6 +21,17 @@ UNUSED = {
 }
 
 
+ASKED = """
+import asyncio
+from gateway.http.informational import Backend
+
+async def ask():
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1") as server:
+        stream = await Backend().connect_tcp(*server.sockets[0].getsockname())
+        await stream.aclose()
+"""
+
+
 async def imported(program: str) -> set[str]:
     """The modules that an interpreter has after this."""
     process = await asyncio.create_subprocess_exec(
@@ -43,6 +54,12 @@ async def test_serve_imports_no_more_than_it_uses() -> None:
 async def test_a_command_imports_no_other_command() -> None:
     found = await imported("from gateway.cli import main; main.get_command(None, 'serve')")
     assert {name for name in found if name.startswith("gateway.cli.")} == {"gateway.cli.serve"}
+
+
+async def test_a_request_to_the_application_imports_nothing() -> None:
+    """It would take longer than a turn of the loop may."""
+    before, after = await asyncio.gather(*(imported(f"exec({ASKED + end!r})") for end in ("", "asyncio.run(ask())")))
+    assert {name for name in after - before if name.startswith(("anyio", "httpcore"))} == set()
 
 
 def test_what_a_setting_asks_for_is_there() -> None:
