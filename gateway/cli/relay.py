@@ -88,7 +88,7 @@ async def _try(row: Row, asked: Asked, origin: str, method: str, target: str, bo
     body = at_once(altered_in_pieces(body, row.drop, row.set)) if row.alters else body
     host = (b"host", origin.partition("://")[2].encode())
     try:
-        headers = [host, *headers_for(asked.headers, None if method == "GET" else len(body))]
+        headers = [host, *headers_for(asked.headers, len(body) if body or method != "GET" else None)]
         answer = await Asking(origin)(method, target.encode(), headers, body)
     except ProtocolError as error:
         raise Failure(f"{error.message} {error.details or ''}") from None

@@ -137,7 +137,7 @@ class Beginnings:
         method, target, headers, body = request
         run = new_run(time.time(), secrets.token_bytes(CHANCE_BYTES), credential, secret)
         key = None if row.key is None or not row.key.in_request else asked.find(row.key)
-        headers = answers.asked(headers, None if method == "GET" else len(body))
+        headers = answers.asked(headers, len(body) if body or method != "GET" else None)
         path = within(tenant, f"runs/{run}")
         return Job(row, asked, method, target, headers, body, tenant, credential, path, key, held)
 

@@ -76,8 +76,9 @@ class Agent:
         body = await _body(receive)
         if path.startswith("/control/"):
             await self._control(method, path, dict(parse_qsl(scope["query_string"].decode())), body, send)
-        elif method == "POST" and (found := _route(path)):
-            await self._stream(*found, body, receive, send)
+        elif (found := _route(path)) and found[0].method == method:
+            asked = body or json.dumps(dict(parse_qsl(scope["query_string"].decode()))).encode()
+            await self._stream(*found, asked, receive, send)
         elif run := RUN.fullmatch(path):
             await self._run(method, run, send)
         elif method == "GET" and self._page is not None and (file := self._page / path[1:]).is_file():

@@ -38,5 +38,6 @@ async def clients() -> AsyncIterator[Mapping[str, Clients]]:
             "openai-chat-python": python,
             "ag-ui": node,
             "sse": python,
+            "event-source": python,
             "ndjson": python,
         }

@@ -25,7 +25,7 @@ Frames = Callable[[Turn], list[bytes]]
 
 @dataclass(frozen=True)
 class Dialect:
-    """`route`: the path of its POST, with `{thread}` for any segment. `headers`: of the answer."""
+    """`route`: the path of its requests, with `{thread}` for any segment. `headers`: of the answer."""
 
     route: str
     opening: Frames
@@ -33,6 +33,7 @@ class Dialect:
     closing: Frames
     media_type: str = "text/event-stream"
     headers: tuple[tuple[str, str], ...] = ()
+    method: str = "POST"
 
 
 def frame(data: Any, event: str = "") -> bytes:
@@ -136,6 +137,13 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
         lambda _: [frame("hello", "begin")],
         lambda _, text: frame({"text": text}, "token"),
         lambda _: [frame("bye", "done")],
+    ),
+    "event-source": Dialect(
+        "/source",
+        lambda _: [frame("hello", "begin")],
+        lambda _, text: frame({"text": text}, "token"),
+        lambda _: [frame("bye", "done")],
+        method="GET",
     ),
     "ndjson": Dialect(
         "/lines",

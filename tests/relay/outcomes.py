@@ -33,6 +33,7 @@ BACK: Final[Mapping[str, Back]] = {
     "openai-chat-python": Back.START,
     "ag-ui": Back.START,
     "sse": Back.ALONE,
+    "event-source": Back.ALONE,
     "ndjson": Back.ALONE,
 }
 
@@ -44,6 +45,7 @@ STOPS: Final[Mapping[str, tuple[str, str]]] = {
     "openai-responses": ("/v1/responses/{key}/cancel", "ended"),
     "openai-responses-python": ("/v1/responses/{key}/cancel", "ended"),
     "sse": ("/events/{key}/stop", "ended"),
+    "event-source": ("/source/{key}/stop", "ended"),
     "ndjson": ("/lines/{key}/stop", "ended"),
 }
 """The POST that stops an answer, and how its client takes it. LangGraph's is the upstream's own: it ends its stream."""
@@ -58,6 +60,7 @@ NAMES: Final[Mapping[str, str]] = {
     "openai-chat": "OpenAI Chat Completions, JS and Python",
     "ag-ui": "AG-UI, `HttpAgent`",
     "sse": "any client of event streams",
+    "event-source": "`EventSource`",
     "ndjson": "any client of NDJSON",
 }
 RELOAD: Final[Mapping[str, str]] = {
@@ -70,6 +73,7 @@ RELOAD: Final[Mapping[str, str]] = {
     "openai-chat": "all of it, as the app asks again with its key",
     "ag-ui": "all of it, as the app asks again with its key",
     "sse": "all of it, at its key's address",
+    "event-source": "all of it, by itself, if its address has a `run`",
     "ndjson": "all of it, at its key's address",
 }
 

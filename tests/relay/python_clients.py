@@ -133,6 +133,34 @@ async def sse(order: Order, hear: Hear) -> str:
         return "error: tried too often"
 
 
+async def event_source(order: Order, hear: Hear) -> str:
+    """Asks at one address again and again, with the last id that it has seen, until it is told that there is no more:
+    as the HTML standard has it (§9.2.3).
+    """
+    async with httpx.AsyncClient(base_url=order.url, trust_env=False, timeout=None) as http:
+        headers = {"accept": "text/event-stream"}
+        end: str | None = None
+        for _ in range(_TRIES):
+            request = http.build_request(
+                "GET", "/source", params={"prompt": order.prompt, "run": order.key}, headers=headers
+            )
+            rest, came = b"", False
+            try:
+                async for piece in _pieces(http, request):
+                    came = True
+                    *frames, rest = (rest + piece).split(b"\n\n")
+                    for event in read(b"".join(frame + b"\n\n" for frame in frames)).events:
+                        if event.last_event_id:
+                            headers["last-event-id"] = event.last_event_id
+                        end = _token(event.type, event.data, hear) or end
+                if end or not came:
+                    return end or "ended"
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(_PAUSE)
+        return "error: tried too often"
+
+
 def _token(type: str, data: str, hear: Hear) -> str | None:
     if type == "token":
         hear({"text": json.loads(data)["text"]})
@@ -182,5 +210,6 @@ CLIENTS: Mapping[str, Client] = {
     "openai-responses-python": openai_responses,
     "openai-chat-python": openai_chat,
     "sse": sse,
+    "event-source": event_source,
     "ndjson": ndjson,
 }

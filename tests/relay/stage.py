@@ -30,6 +30,7 @@ PATHS: Final = {
     "openai-chat": "/v1/chat/completions",
     "ag-ui": "/agent",
     "sse": "/events",
+    "event-source": "/source",
     "ndjson": "/lines",
 }
 RELAY: Final = ",".join(f"{preset}:{path}" for preset, path in PATHS.items())

@@ -233,21 +233,25 @@ async def test_of_two_posts_with_one_key_the_upstream_has_one(stage: Stage, pres
 async def test_a_slow_client_holds_nobody_back_and_gets_all(stage: Stage, preset: str) -> None:
     texts = [f"{number:03} {'x' * 10_000}" for number in range(200)]
     case = await stage.agent.case().finish(*texts)
-    async with stage.http.stream("POST", f"{stage.a.url}{route(preset)}", **question(case)) as response:
+    async with stage.http.stream(
+        DIALECTS[preset].method, f"{stage.a.url}{route(preset)}", **question(case)
+    ) as response:
         await case.until(done=1)
         body = b"".join([piece async for piece in response.aiter_raw()])
     assert plain(body) == upstream_bytes(preset, case, *texts)
 
 
 async def post(stage: Stage, machine: Machine, preset: str, case: Case) -> bytes:
-    return (await stage.http.post(f"{machine.url}{route(preset)}", **question(case))).content
+    return (
+        await stage.http.request(DIALECTS[preset].method, f"{machine.url}{route(preset)}", **question(case))
+    ).content
 
 
 def question(case: Case) -> dict[str, Any]:
     """What is asked in all dialects at once."""
     key = f"key-{case.name}"
     body = {"prompt": case.name, "id": key, "runId": key, "stream": True, "background": True}
-    return {"json": body, "headers": {"x-run-id": key, "idempotency-key": key}}
+    return {"json": body, "headers": {"x-run-id": key, "idempotency-key": key}, "params": {"run": key}}
 
 
 def route(preset: str) -> str:

@@ -135,6 +135,14 @@ async def test_a_get_whose_answer_is_no_stream_is_passed_on(house: House) -> Non
         await whole(house, again)
 
 
+async def test_the_body_of_a_get_is_no_other_request(house: House) -> None:
+    body = b"GET /secret HTTP/1.1\r\nhost: app\r\n\r\n"
+    async with asking(house.one.url, "GET", "/events", EVENTS, body) as response:
+        await whole(house, response)
+    (call,) = house.agent.calls
+    assert (call.target, call.body) == ("/events", body)
+
+
 async def test_a_post_that_lacks_its_key_is_told_of_once(house: House, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
