@@ -48,7 +48,7 @@ class App:
 
 
 def recognise(folder: Path) -> App | None:
-    """The app in a folder; None if it cannot be told."""
+    """The app in a folder; None if it cannot be told. Raises Failure where it has several."""
     if (folder / "langgraph.json").exists():
         return App("langgraph", "/", 2024, "langgraph.json")
     needed = _javascript(folder)
@@ -63,8 +63,14 @@ def recognise(folder: Path) -> App | None:
         if package in needed:
             posts = "ag-ui" if any(name.startswith("ag-ui") for name in needed) else "sse"
             for preset, *how in ((posts, "post"), ("event-source", "get"), (posts, "post", True)):
-                if found := _streaming(folder, *how):
-                    return App(preset, found.pop(), 8000, f"it needs {package}") if len(found) == 1 else None
+                found = sorted(_streaming(folder, *how))
+                if len(found) > 1 and len(how) == 1:  # of all POSTs beside a stream nobody knows which it is
+                    which = ",".join(f"{preset}:{path}" for path in found)
+                    raise Failure(
+                        f"several routes stream, so nothing was written. GATEWAY_RELAY={which} records all of them"
+                    )
+                if len(found) == 1:
+                    return App(preset, found[0], 8000, f"it needs {package}")
             return None
     return None
 

@@ -119,6 +119,13 @@ def test_of_what_cannot_be_told_nothing_is_written(contents: dict[str, str], tmp
     assert "nothing was written" in done.stderr
 
 
+def test_of_several_routes_that_stream_it_names_each(tmp_path: Path) -> None:
+    at = folder(tmp_path, pyproject_dot_toml=FASTAPI, main_dot_py=STREAMS + "\n" + STREAMS.replace("/answer", "/other"))
+    done = CliRunner().invoke(main, ["init", str(at)])
+    assert done.exit_code == 1
+    assert "GATEWAY_RELAY=sse:/answer,sse:/other records all of them" in done.stderr
+
+
 def test_it_says_what_it_did_and_overwrites_nothing(tmp_path: Path) -> None:
     at = folder(tmp_path, **NEXT, app__api__chat__route_dot_ts=ROUTE)
     (at / COMPOSE).write_text("mine")

@@ -33,7 +33,9 @@ logger = logging.getLogger("run_gateway")
 
 
 class Trouble(NamedTuple):
-    """A callback for each time that something is going to be tried again."""
+    """What a callback is told each time that something is going to be tried again: why, how often it has failed in a
+    row, and in how many seconds.
+    """
 
     reason: str
     failures: int
@@ -188,6 +190,7 @@ class _Tries:
         patience = session.patience
         if session.contact is not None and self.origin not in session.shared.answered:
             patience = min(patience, session.contact)
+        reason = reason.removesuffix(".")  # more of the sentence comes
         wait = self._backoff.next(floor)
         if clock() + wait > self._began + patience:
             unsure = "; whether it took effect is not known" if self.doubtful else ""
