@@ -95,7 +95,11 @@ class Server:
         for pid in backends:
             with suppress(ProcessLookupError):
                 os.kill(pid, how)
-        self._process.wait(PATIENCE)
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired as error:
+            error.add_note("\n".join(["Postgres still has:", *map(_title, _children(self._process.pid))]))
+            raise
         self._process = None
 
     async def keep_snapshot(self) -> None:
@@ -250,6 +254,13 @@ def as_nobody() -> dict[str, Any]:
     account = choose_account([])
     own: dict[str, Any] = {"cwd": "/", "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}}
     return own if account is None else {**own, "user": account.uid, "group": account.gid, "extra_groups": []}
+
+
+def _title(pid: int) -> str:
+    """What a process says that it does."""
+    with suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/cmdline").read_text().strip("\0 ")
+    return "one that has just ended"
 
 
 def _children(pid: int) -> list[int]:
