@@ -15,7 +15,7 @@ import httpx
 from tests.node import unavailable
 
 PATIENCE: Final = 60.0  # seconds that anything may take
-_BETWEEN: Final = 0.01  # seconds between two looks at the page
+_BETWEEN: Final = 0.05  # seconds between two looks at the page, each of which takes its browser some milliseconds
 _ARGUMENTS: Final = [
     "--headless=new",
     "--no-sandbox",  # as root, in a container
