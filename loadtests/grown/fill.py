@@ -24,6 +24,7 @@ CHUNK: Final = 20_000  # runs of one transaction
 LONG: Final = 2  # runs whose catch-up is measured
 LONG_EVENTS: Final = 20_000
 DAYS: Final = 100  # over which they have ended
+OF_USER: Final = 100  # runs of each user
 
 _BODIES: Final = """
     CREATE TEMP TABLE bodies (
@@ -57,7 +58,7 @@ _FILL: Final = f"""
                coalesce(m.closed_at, now()) - interval '1 minute', m.closed_at,
                CASE WHEN m.closed THEN m.id % 50 = 1 END,
                jsonb_build_object(
-                   'user', 'u' || m.id % 10007, 'plan', CASE WHEN m.id % 9 = 0 THEN 'pro' ELSE 'free' END)
+                   'user', 'u' || m.id % $6, 'plan', CASE WHEN m.id % 9 = 0 THEN 'pro' ELSE 'free' END)
           FROM made m
     ), produced AS (
         INSERT INTO run_gateway.producers SELECT m.id, 'agent', 0, $4 - 1 FROM made m WHERE m.id % 2 = 0
@@ -89,6 +90,10 @@ class Shape:
         return self.runs * self.each
 
 
+def users(runs: int) -> int:
+    return max(runs // OF_USER, 1)
+
+
 async def fill(url: str, shape: Shape, tell: Callable[[str], None]) -> None:
     """Makes the runs `runs/old-0` and so on, and LONG of LONG_EVENTS each, `runs/long-0` and so on."""
     connection = await asyncpg.connect(url)
@@ -118,6 +123,6 @@ async def _fill(connection: Connection, head: str, runs: int, each: int, tell: C
         if variant > runs + LONG:  # those of the long ones, and of the stream of wakes, have had their turn
             break
     for start in range(0, runs, CHUNK):
-        await connection.execute(_FILL, head, start, min(start + CHUNK, runs) - 1, each, runs)
+        await connection.execute(_FILL, head, start, min(start + CHUNK, runs) - 1, each, runs, users(runs))
         tell(f"{min(start + CHUNK, runs):,} of {runs:,} runs of {each:,} events are made")
     await connection.execute("DROP TABLE bodies")

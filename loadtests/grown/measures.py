@@ -15,8 +15,10 @@ from datetime import timedelta
 from typing import Final
 
 from gateway.log.housekeeping import MARGIN, PAGE_EVENTS, STREAMS
+from gateway.runs.queries import ListRequest
+from gateway.runs.store import _list_of
 from loadtests.bench.clients.load import Written
-from loadtests.grown.fill import LONG, LONG_EVENTS
+from loadtests.grown.fill import LONG, LONG_EVENTS, users
 from loadtests.grown.places import Place, spent, used
 
 SECONDS: Final = 3.0  # of appends, after a third of that as a warm-up
@@ -136,13 +138,21 @@ DUE: Final = """
 """
 
 
+# As a client asks for it by the cursor of the page before.
+LATER: Final = _list_of(ListRequest(None, None, [], limit=20, before=1), "")[0]
+
+
+def _later(place: Place) -> tuple[object, ...]:
+    return "", place.chance.randrange(100, place.shape.runs), 21
+
+
 def _some(place: Place) -> list[str]:
     """Runs that were appended to lately, which are those that are asked about."""
     return [f"runs/new-{place.chance.randrange(max(place.used, 1))}" for _ in range(50)]
 
 
 def _user(place: Place) -> str:
-    return f"/runs?metadata.user=u{place.chance.randrange(min(10_007, place.shape.runs))}&limit=20"
+    return f"/runs?metadata.user=u{place.chance.randrange(users(place.shape.runs))}&limit=20"
 
 
 MEASURES: Final = (
@@ -155,6 +165,7 @@ MEASURES: Final = (
     Measure("first page of any run, p50", "ms", reads(lambda place: f"{place.old()}?offset=-1")),
     Measure("record of any run, p50", "ms", reads(lambda place: f"{place.old()}?meta")),
     Measure("list, newest 20", "ms", reads(lambda _: "/runs?limit=20")),
+    Measure("list, any later page", "ms", calls(LATER, _later, "SET LOCAL plan_cache_mode = force_custom_plan")),
     Measure("list by status", "ms", reads(lambda _: "/runs?status=errored&limit=20")),
     Measure("list by workflow", "ms", reads(lambda p: f"/runs?workflowName=flow-{p.chance.randrange(20)}&limit=20")),
     Measure("list of a user", "ms", reads(_user)),

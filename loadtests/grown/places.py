@@ -55,6 +55,7 @@ class Place:
     chance: random.Random = field(default_factory=lambda: random.Random(20))
     used: int = 0  # runs that were made for measures
     woke: int = 1  # the next run of the past, by tens, to be appended to
+    retired: int = 0  # thirtieths of the runs
 
     async def processes(self) -> list[int]:
         """The Machine, and the sessions of its database."""
