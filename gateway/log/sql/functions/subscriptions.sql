@@ -583,20 +583,29 @@ LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    subs  bigint[];
-    paths text[];
-    n     bigint;
+    subs    bigint[];
+    paths   text[];
+    streams bigint[];
+    n       bigint;
     until_subscription bigint;
     until_path         text;
 BEGIN
-    SELECT array_agg(x.subscription), array_agg(x.path) INTO subs, paths FROM (
-        SELECT l.subscription, l.path FROM run_gateway.subscription_links l
+    SELECT array_agg(x.subscription), array_agg(x.path), array_agg(x.stream) INTO subs, paths, streams FROM (
+        SELECT l.subscription, l.path, l.stream FROM run_gateway.subscription_links l
          WHERE (l.subscription, l.path) > (after_subscription, after_path) ORDER BY l.subscription, l.path LIMIT most) x;
     subscription := subs[most];
     path := paths[most];
     until_subscription := coalesce(subscription, 9223372036854775807);
     until_path := coalesce(path, '');
     touched := 0;
+    -- Most are plainly alive, which is seen here for a third of the price of a call of is_dead.
+    SELECT array_agg(x.subscription), array_agg(x.path) INTO subs, paths
+      FROM unnest(subs, paths, streams) AS x(subscription, path, stream)
+     WHERE NOT EXISTS (SELECT FROM run_gateway.subscriptions s WHERE s.number = x.subscription)
+        OR NOT EXISTS (
+            SELECT FROM run_gateway.streams t
+             WHERE t.id = x.stream AND t.path IS NOT NULL AND NOT t.gone
+               AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp()));
     WITH dead AS (
         SELECT l.subscription, l.path FROM unnest(subs, paths) AS x(subscription, path)
           JOIN run_gateway.subscription_links l ON (l.subscription, l.path) = (x.subscription, x.path)
