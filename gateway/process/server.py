@@ -107,7 +107,7 @@ async def _serve(settings: Settings, app: Gateway, application: App, bound: Sock
             await server.serve(sockets)
     except OSError as error:
         await server.lifespan.shutdown()
-        raise Failure(f"cannot listen on {address(sockets[0])}: {error.strerror}") from error
+        raise Failure(f"cannot listen on {app.address}: {error.strerror}") from error  # the socket is closed by now
     except SystemExit:  # how uvicorn tells that the application did not start; it has logged why
         raise Failure("the application did not start") from None
 

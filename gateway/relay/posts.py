@@ -1,4 +1,4 @@
-"""POSTs that a row may record: the first row that takes one decides what becomes of it."""
+"""Requests that a row may record: the first row that takes one decides what becomes of it."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ class Posts:
         if row.name not in self._told:
             self._told.add(row.name)
             logger.warning(
-                "A POST for the relay's row %s is passed on without being recorded: %s. Its client cannot come back to"
-                " the answer. Further ones are only counted, in run_gateway_unrecorded_posts_total.",
+                "A request for the relay's row %s is passed on without being recorded: %s. Its client cannot come back"
+                " to the answer. Further ones are only counted, in run_gateway_unrecorded_posts_total.",
                 row.name,
                 why,
             )

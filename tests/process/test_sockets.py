@@ -10,7 +10,10 @@ import uvloop
 
 from gateway.process.exit_codes import Failure
 from gateway.process.metrics_port import metrics_port
-from gateway.process.sockets import bind, check_listening
+from gateway.process.server import serve
+from gateway.process.signals import Stop
+from gateway.process.sockets import Sockets, bind, check_listening
+from gateway.settings import load
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="this system has no such limit")
@@ -53,3 +56,20 @@ def test_who_is_later_at_a_port_is_told() -> None:
 
     with third, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(both())
+
+
+async def test_a_machine_that_is_later_at_its_port_does_not_serve(database_url: str) -> None:
+    (first,) = bind("127.0.0.1", 0)
+    port = first.getsockname()[1]
+    (second,) = bind("127.0.0.1", port)
+    first.listen()
+
+    async def later() -> None:
+        await serve(load(database_url=database_url, port=port), database_url, Sockets([second], []), Stop())
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(later())
+
+    with first, pytest.raises(Failure, match=f"cannot listen on http://127.0.0.1:{port}: Address already in use"):
+        await asyncio.to_thread(run)
