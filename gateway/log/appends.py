@@ -29,9 +29,10 @@ from gateway.protocol.errors import (
 logger = logging.getLogger("gateway.log.appends")
 
 CALL: Final = f"CALL run_gateway.append({', '.join(f'${n}' for n in range(1, 21))}, NULL, NULL, NULL, NULL, NULL, NULL)"
-# For plain requests to one stream, or one with a Stream-Seq: a lone writer waits for less. A tail of NULL: it is not
-# accepted, and CALL says why.
+# For plain requests to one stream, or one with a Stream-Seq: a lone writer waits for less, least by ALONE, where
+# nobody is to be told. A tail of NULL: it is not accepted, and CALL says why.
 CALL_ALONE: Final = "CALL run_gateway.append($1, $2, $3, $4, $5, $6, NULL, NULL)"
+ALONE: Final = "SELECT tail, cancel_requested FROM run_gateway.append_alone($1, $2, $3, $4)"
 EVENT_STREAM: Final = "text/event-stream"
 _BODY_LIMIT: Final = 7_000  # bytes of events that a notification may carry; run_gateway.news has the last word
 NEWS: Final = 7_800  # bytes of a notification that tells of several streams; Postgres takes 7,999
@@ -60,6 +61,10 @@ class Row(Protocol):
 
 
 Settle = Callable[["Appended | ProtocolError"], None]
+
+
+Asked = tuple[str, *tuple[Any, ...]]
+"""A statement, and its arguments."""
 
 
 class Waiting:
@@ -191,8 +196,8 @@ def _shared_out(entries: dict[str, Entry], bodies: list[str | None]) -> list[int
     return numbers
 
 
-def arguments_alone(entries: dict[str, Entry], *, told: bool, pack: bool) -> list[object] | None:
-    """The arguments of CALL_ALONE; None where it cannot take these entries."""
+def asked_alone(entries: dict[str, Entry], machine: str | None, *, pack: bool) -> Asked | None:
+    """CALL_ALONE or ALONE, and its arguments; None where neither can take these entries."""
     if len(entries) > 1:
         return None
     ((path, entry),) = entries.items()
@@ -201,11 +206,13 @@ def arguments_alone(entries: dict[str, Entry], *, told: bool, pack: bool) -> lis
         return None
     if not entry.events or (pack and len(entry.events) >= MANY):
         return None
-    return [path, request.media_type, entry.events, _notified(entry) if told else None, request.stream_seq]
+    if machine is None:
+        return ALONE, path, request.media_type, entry.events, request.stream_seq
+    return CALL_ALONE, machine, path, request.media_type, entry.events, _notified(entry), request.stream_seq
 
 
 def accepted_alone(row: Row) -> Row:
-    """The row that CALL would have returned for what CALL_ALONE has accepted."""
+    """The row that CALL would have returned for what CALL_ALONE or ALONE has accepted."""
     return {
         "verdicts": ["appended"],
         "tails": [row["tail"]],

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Final, NamedTuple, Protocol
 
@@ -20,7 +21,6 @@ from gateway.counting import SECONDS, SIZES, Histogram
 from gateway.feed import Feed
 from gateway.log.appends import (
     CALL,
-    CALL_ALONE,
     Appended,
     Entry,
     Row,
@@ -28,7 +28,7 @@ from gateway.log.appends import (
     Waiting,
     accepted_alone,
     arguments,
-    arguments_alone,
+    asked_alone,
     refusal,
 )
 from gateway.log.connect import Unconfirmed
@@ -44,6 +44,7 @@ logger = logging.getLogger("gateway.log.writer")
 
 _HELD: Final = "SELECT run_gateway.held($1, $2, $3) AS paths"
 TOLD: Final = 256  # outcomes that are told in one turn of the loop
+_ALONE: Final = nullcontext()
 _PATIENCE: Final = 0.001  # seconds that requests gather behind a batch before another lane takes them
 _LARGE: Final = 1_000  # events of one stream in a batch, from which on each step of sending them is a turn of the loop
 _GRAIN: Final = 0.05  # seconds between two looks for requests that were to be sent by now
@@ -283,18 +284,17 @@ class Writer:
         return []
 
     async def _ask(self, entries: dict[str, Entry], lane: Lane, machine: str | None) -> Row:
-        told = machine is not None
         large = False
         for entry in entries.values():
             if len(entry.events) > _LARGE:
                 large = len(entry.body) > 0  # joined in a turn of its own, and kept
                 await asyncio.sleep(0)
-        alone = arguments_alone(entries, told=told, pack=self._pack)
+        alone = asked_alone(entries, machine, pack=self._pack)
         if alone is not None:
-            row = await lane.fetchrow(CALL_ALONE, machine, *alone)
+            row = await lane.fetchrow(*alone)
             if row["tail"] is not None:
                 return accepted_alone(row)
-        arrays = arguments(entries, told=told, together=self._others.together, pack=self._pack)
+        arrays = arguments(entries, told=machine is not None, together=self._others.together, pack=self._pack)
         if large:
             await asyncio.sleep(0)
         return await lane.fetchrow(CALL, machine, *arrays)
@@ -392,13 +392,13 @@ class Writer:
         for begin in range(0, len(verdicts), TOLD):
             part = verdicts[begin : begin + TOLD]
             # Readers here are told before the writer is: both are durable, and a reader is never behind.
-            with self._feed.together():
+            with self._feed.together() if len(part) > 1 else _ALONE:
                 self._show(part, landed)
             outcomes = self._outcomes_of(part)
             for first in range(0, len(outcomes), TOLD):
                 if told:
                     await asyncio.sleep(0)
-                with self._feed.answering():
+                with self._feed.answering() if len(outcomes) > 1 else _ALONE:
                     for waiting, outcome in outcomes[first : first + TOLD]:
                         waiting.settle(outcome)
                         told += 1

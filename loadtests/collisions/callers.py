@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from gateway.log.appends import CALL, CALL_ALONE, Entry, Waiting, accepted_alone, arguments
+from gateway.log.appends import CALL, Entry, Waiting, accepted_alone, arguments, asked_alone
 from gateway.protocol.append import AppendRequest, Producer
 from loadtests.collisions.history import (
     ABSENT,
@@ -147,12 +147,10 @@ class Caller:
 
     async def _append_alone(self) -> None:
         call = self._begin(self._path(), count=1)
-        bodies = self._bodies(call)
-        row = await self._told(
-            [call],
-            lambda connection: connection.fetchrow(CALL_ALONE, self._machine(), call.path, JSON, bodies, None),
-            atomic=False,
-        )
+        entry = Entry(Waiting(AppendRequest(call.path, JSON, self._bodies(call)), lambda _: None, 0))
+        asked = asked_alone({call.path: entry}, self._machine(), pack=True)
+        assert asked is not None, "it is plain"
+        row = await self._told([call], lambda connection: connection.fetchrow(*asked), atomic=False)
         if row["tail"] is None:
             call.end(REFUSED)  # for a reason that it does not tell
         else:

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from gateway.feed import Feed
-from gateway.log.appends import CALL, CALL_ALONE
+from gateway.log.appends import ALONE, CALL, CALL_ALONE
 from gateway.log.writer import TOLD, Writer
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.errors import NotSent, StreamHeld, Unavailable
@@ -30,7 +30,7 @@ class Database:
     def lane(self, _: float) -> Database:
         return self
 
-    async def fetchrow(self, _: str, __: str | None, path: str, *___: object) -> dict[str, Any]:
+    async def fetchrow(self, _: str, path: str, *__: object) -> dict[str, Any]:
         self._said.append(f"sent {path}")
         self.asked.release()
         await self.let.acquire()
@@ -77,9 +77,9 @@ class Rows:
         return self
 
     async def fetchrow(self, statement: str, *arguments: Any) -> dict[str, Any]:
-        if statement not in (CALL, CALL_ALONE):
+        if statement not in (CALL, CALL_ALONE, ALONE):
             return {"paths": await self.fetchval(statement, *arguments)}
-        paths, events = (arguments[1], arguments[11]) if statement == CALL else ([arguments[1]], arguments[3])
+        paths, events = (arguments[1], arguments[11]) if statement == CALL else ([arguments[0]], arguments[2])
         if self.held & set(paths):
             raise StreamHeld
         let = asyncio.Event()
@@ -259,7 +259,7 @@ async def test_requests_tried_one_by_one_for_too_long_are_all_answered() -> None
 
     class Slow(Rows):
         async def fetchrow(self, statement: str, *arguments: Any) -> dict[str, Any]:
-            paths = arguments[1] if statement == CALL else [arguments[1]]
+            paths = arguments[1] if statement == CALL else [arguments[0]]
             asked.append(paths)
             if len(paths) > 1:
                 raise Unavailable from asyncpg.DataError()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.log.appends import Entry, Waiting, arguments_alone
+from gateway.log.appends import Entry, Waiting, asked_alone
 from gateway.protocol.append import AppendRequest
 
 
 def told(media_type: str, *events: bytes) -> object:
     request = AppendRequest("runs/x", media_type, list(events))
     entry = Entry(Waiting(request, lambda _: None, 0.0))
-    arguments = arguments_alone({"runs/x": entry}, told=True, pack=True)
-    assert arguments is not None
-    return arguments[3]
+    asked = asked_alone({"runs/x": entry}, "machine", pack=True)
+    assert asked is not None
+    _, *arguments = asked
+    return arguments[4]
 
 
 def test_frames_are_told_as_they_are() -> None:
