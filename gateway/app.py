@@ -136,9 +136,7 @@ class Gateway:
         self._application.cut()
 
     async def hand_over(self) -> None:
-        """Before a drain: gives to other Machines what this one owns, as soon as it is idle. All else goes on, but
-        `/ready` is 503.
-        """
+        """Gives to other Machines what this one owns, as soon as it is idle, before a drain; `/ready` turns 503."""
         if self._application.owner is not None:
             self._leaving = True
             await self._application.hand_over()

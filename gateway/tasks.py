@@ -179,9 +179,7 @@ _paces: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Pace, _Pace]]]
 
 
 def _gate(size: int | None) -> _Gate:
-    """The gate for work of so many bytes: what is soon done does not wait for what takes long, of which there may be
-    much.
-    """
+    """The gate for work of so many bytes: what is soon done does not wait for what takes long."""
     loop = asyncio.get_running_loop()
     gates = _gates.get(loop)
     if gates is None:

@@ -1,6 +1,4 @@
-"""The parts that `tail` and `append` share: a Machine's address, the credential, and a session that says when it has to
-wait.
-"""
+"""What `tail` and `append` share: a Machine's address, the credential, a session that says when it has to wait."""
 
 from __future__ import annotations
 

@@ -65,9 +65,7 @@ class Lone(Recipient, Socket, Protocol):
 
 
 class Broadcast:
-    """Sends bytes to a crowd: by io_uring, once it is open, where the crowd is large; else to one follower after the
-    other.
-    """
+    """Sends bytes to a crowd: by io_uring, once open, where the crowd is large; else to one follower at a time."""
 
     def __init__(
         self,

@@ -281,9 +281,7 @@ class Hub:
         self.comparison.hint(tail)
 
     def created(self, path: str) -> None:
-        """Takes the news that a stream was made at this path: a stream followed here before has expired, and is no
-        more.
-        """
+        """Takes the news that a stream was made at this path: one that was followed here before has expired."""
         tail = self.tails.get(path)
         if tail is None:
             return

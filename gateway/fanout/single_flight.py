@@ -54,9 +54,7 @@ class Shared(Generic[_T]):
 
 
 async def _told(read: Coroutine[Any, Any, _T], waiting: list[asyncio.Future[None]]) -> _T:
-    """The result of the read. Those who wait are woken as it comes, and not a turn of the loop later, when its task has
-    ended.
-    """
+    """The result of the read. Those who wait are woken as it comes, and not a turn of the loop later."""
     try:
         return await read
     finally:

@@ -63,9 +63,7 @@ class Told:
             self._look_soon()
 
     def _look_soon(self) -> None:
-        """Looks at all tails soon. Transactions that commit together share one notification: a look finds the events of
-        the others.
-        """
+        """Looks at all tails soon: of transactions that commit together, one notifies, and a look finds the others."""
         if self._look is None and self._hub.tails:
             loop = asyncio.get_running_loop()
             self._look = loop.call_at(max(loop.time() + ECHO, self._looked_at + FLOOR), self._look_now)

@@ -155,9 +155,7 @@ class Door:
 
 
 def refusal_for(scope: Scope, error: Exception) -> ProtocolError:
-    """The refusal for an error: a ProtocolError as it is; for any other only that something went wrong. The log tells
-    more.
-    """
+    """The refusal for an error: a ProtocolError as it is; any other is one inside, of which the log tells more."""
     if isinstance(error, ProtocolError):
         return error
     request_log.failed(scope, error)

@@ -33,9 +33,7 @@ class KnownHeads:
         self._heads: OrderedDict[bytes, Head] = OrderedDict()
 
     def find(self, packet: bytes) -> tuple[bytes, Head, bytes] | None:
-        """The URL, the head and the body of a packet that is one whole POST with a known head; None: it has to be
-        parsed.
-        """
+        """URL, head and body of a packet that is one whole POST with a known head; None: it has to be parsed."""
         line, end = packet.find(_LINE), packet.find(_END)
         head = self._heads.get(packet[line:end])
         if head is None or len(packet) != end + 4 + head.length or not packet.startswith(_VERSION, line - 9):

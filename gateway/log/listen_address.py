@@ -26,9 +26,7 @@ def direct_address(url: str) -> str | None:
 
 
 def listening_addresses(database_url: str, given: str | None) -> list[str]:
-    """The addresses to try LISTEN at, best first: only the given one; or else a derived address, and then the
-    database's.
-    """
+    """The addresses to try LISTEN at, best first: only the given one; else a derived one, and then the database's."""
     if given is not None:
         return [given]
     derived = direct_address(database_url)

@@ -1,6 +1,4 @@
-"""Payloads of notifications: news of one stream or of several, as run_gateway.news and append write them, and signs of
-life. Pure.
-"""
+"""Payloads of notifications: news of streams, as run_gateway.news and append write it, and signs of life. Pure."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ _TOGETHER: Final = "*"  # in the place of a path: news of several streams follow
 
 
 class Sign(NamedTuple):
-    """A Machine's sign of life. `lists`: a list of runs is followed there; `several`: it reads news of several streams
-    at a time.
-    """
+    """A sign of life. `lists`: a list of runs is followed there; `several`: it reads news of several at once."""
 
     machine: str
     lists: bool

@@ -300,9 +300,7 @@ class Writer:
         return await lane.fetchrow(CALL, machine, *arrays)
 
     async def _without_held(self, entries: dict[str, Entry], lane: Lane, *, all_held: bool) -> list[Part]:
-        """Takes the streams whose rows another transaction holds out of a batch of which nothing was applied. Returns
-        the rest.
-        """
+        """Takes streams whose rows are held out of a batch of which nothing was applied. Returns the rest."""
         try:
             held = (
                 set(entries)

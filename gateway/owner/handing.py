@@ -25,9 +25,7 @@ _FIRST: Final = b""
 
 
 class Handing:
-    """The handing over of a Machine's conversations. `work`: what tells of the work of a row's conversations, by the
-    row's name.
-    """
+    """Hands conversations over. `work`: what tells of the work of a row's conversations, by the row's name."""
 
     def __init__(self, lives: Lives, store: Store, under_way: UnderWay, work: Mapping[str, Work]) -> None:
         self.given = 0

@@ -23,9 +23,7 @@ _PURPOSE: Final = b"run-gateway owner v1"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The order to answer as `life`, which owns the conversation since `epoch`; 0: to take the conversation, if nobody
-    owns it.
-    """
+    """The order to answer as `life`, the owner since `epoch`; 0: to take the conversation, if nobody owns it."""
 
     life: int
     epoch: int

@@ -224,9 +224,7 @@ class Owner:
         self._questions.doubt(key.digest)
 
     async def _receive(self, asked: Asked, order: Order) -> None:
-        """Answers a request that another gateway has sent here. Raises NotOwner before anything reaches the
-        application.
-        """
+        """Answers a request that another gateway has sent. Raises NotOwner before anything reaches the application."""
         self.counts.routed["received"] += 1
         until = clock() + self.lives.lease + PATIENCE
         while order.life == self.lives.life:

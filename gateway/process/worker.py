@@ -40,9 +40,7 @@ class Orders:
     folder: str
 
     def line(self) -> bytes:
-        """The orders as one line for a pipe: arguments and environments are shown to others, and this may hold a
-        password.
-        """
+        """The orders as one line for a pipe: others see arguments and environments, and this may hold a password."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
 

@@ -39,9 +39,7 @@ CREATE_HEADERS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """The place where a new stream branches off (§4.2): `sub_offset` messages or bytes after `anchor`; None: after the
-    tail.
-    """
+    """The place where a stream branches off (§4.2): `sub_offset` messages or bytes after `anchor`; None: the tail."""
 
     source: str
     anchor: int | None

@@ -177,9 +177,7 @@ def at_once(work: Generator[None, None, _T]) -> _T:
 
 
 def _objects(array: bytes, value: list[object]) -> list[bytes] | None:
-    """The elements of a valid, non-empty JSON array of objects. None: they cannot be told so easily. `value`: what it
-    means.
-    """
+    """The elements of a valid, non-empty JSON array of objects; None: it takes more. `value`: what it means."""
     if set(map(type, value)) == {dict}:
         # This stands between any two objects, and no two places where it stands share a byte. So when it stands in no
         # more places than that, it stands in no string, and in none of the objects.
@@ -368,9 +366,7 @@ def _opened(brackets: bytearray) -> bytes:
 
 
 def value_of(text: bytes) -> Any:
-    """The value of a short JSON text, which may hold half a surrogate pair, as JSON.stringify writes it. Raises
-    ValueError.
-    """
+    """The value of a short JSON text, which may hold half a surrogate pair, as JSON.stringify's. Raises ValueError."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -130,9 +130,7 @@ class Relay:
             logger.info("Draining: %d recordings have %g s to end.", len(self.recorders), self._settings.relay_drain)
 
     async def stop(self) -> None:
-        """Waits for what is recorded here. What is left then is ended as lost: its upstream's connection ends with this
-        process.
-        """
+        """Waits for recordings. Those left are ended as lost: their upstreams' connections end with this process."""
         await self._ended(self._until - time.monotonic())
         for recorder in self.recorders:
             recorder.hand_over("the Machine that recorded it has ended")

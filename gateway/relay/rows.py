@@ -202,9 +202,7 @@ class Row(BaseModel):
 
     @property
     def by_get(self) -> bool:
-        """Whether an EventSource starts its runs: it comes back by itself after every end, and must not start another
-        one so.
-        """
+        """True if an EventSource starts its runs: it comes back after every end, and must not start another so."""
         return any(pattern.method == "GET" for pattern in self.start)
 
     @property

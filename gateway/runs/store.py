@@ -171,9 +171,7 @@ class Store:
         return (await self.look(path))[1]
 
     async def look_near(self, path: str, bound: int | None) -> tuple[int, RunRecord]:
-        """Looks as `look` does, at the replica where that is near. `bound`: the id of the only stream that its reader
-        may be shown.
-        """
+        """Looks as `look` does, near this Machine. `bound`: the id of the only stream that its reader may be shown."""
         near = self._near
         if near is not None:
 
@@ -198,9 +196,7 @@ class Store:
         return row["stream"], _record(row, row["input"], row["result"], row["error"])
 
     async def activity(self, stream: int, tenant: str) -> dict[str, str | int]:
-        """The size of a run's stream, and the last sign of life of a producer with a lease. Raises TooManyLists,
-        ListTooSlow.
-        """
+        """The size of a run's stream, and its producer's last sign of life. Raises TooManyLists, ListTooSlow."""
         rows = await self._lists.fetch(tenant, _ACTIVITY, stream)
         found: dict[str, str | int] = {
             name: rows[0][of] for name, of in (("events", "tail"), ("bytes", "bytes")) if rows

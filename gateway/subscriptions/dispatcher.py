@@ -43,9 +43,7 @@ _PARTING: Final = 2.0  # seconds that attempts have to end at shutdown
 
 
 class Dispatcher:
-    """The one loop. `scan_interval`: seconds between looks for work that no hint has told of. `away`: the outage of the
-    database.
-    """
+    """The one loop. `scan_interval`: seconds between looks without a hint. `away`: the outage of the database."""
 
     def __init__(
         self,

@@ -77,9 +77,7 @@ class Settlement:
 
 
 def parse_page(query: Mapping[str, str]) -> tuple[int, str]:
-    """Parses a page of the list: how many subscriptions it has, and the id that it begins behind; "" for the first.
-    Raises Refusal.
-    """
+    """Parses a page: how many subscriptions it lists, and the id that it begins behind, or "". Raises Refusal."""
     limit, cursor = query.get("limit", str(LISTED)), query.get("cursor")
     if not (limit.isascii() and limit.isdecimal() and len(limit) <= 4 and 1 <= int(limit) <= MAX_LISTED):
         raise invalid(f"limit must be 1 to {MAX_LISTED}")

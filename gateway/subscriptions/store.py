@@ -288,9 +288,7 @@ class Store:
         return [(row["subscription"], row["tenant"], row["host"]) for row in rows]
 
     async def claim_deliveries(self, hold: float, wanted: Sequence[int]) -> list[Delivery]:
-        """Claims the deliveries that are still due. This Machine is to make each, and report on it within `hold`
-        seconds.
-        """
+        """Claims deliveries that are still due: this Machine makes each, and reports on it within `hold` seconds."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(
                 "SELECT * FROM run_gateway.claim_webhooks($1, $2, $3)", wanted, timedelta(seconds=hold), MOST_WORK

@@ -62,9 +62,7 @@ class _Phrased:
 
 
 def own_reason(status: int, reason: bytes) -> dict[str, bytes]:
-    """The fields that a head's message has besides: this phrase, unless it is the standard's, or one that HTTP does not
-    have.
-    """
+    """The further fields of a head's message: this phrase, unless it is the standard's, or none of HTTP's."""
     known = STATUS_LINE.get(status) == b"HTTP/1.1 %d %b\r\n" % (status, reason)
     return {} if known or not _REASON.fullmatch(reason) else {"reason": reason}
 

@@ -49,9 +49,7 @@ class Arriving(Protocol):
     held: int
 
     def over(self, own: int) -> bool:
-        """True if too many bytes are arriving. `own`: those of the connection that asks; a lone connection is never
-        over.
-        """
+        """True if too many bytes are arriving. `own`: those of the asking connection; a lone one is never over."""
         ...
 
 

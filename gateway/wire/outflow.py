@@ -57,9 +57,7 @@ class Outflow:
         return self.held > ROOM
 
     def ask(self, source: Source) -> None:
-        """Sends the next part of a connection's data: now, if no other waits and this turn has room, else in one of the
-        next turns.
-        """
+        """Sends the next part of a connection's data now, if no other waits and there is room, else in a later turn."""
         if self._next is None:
             self._next = asyncio.get_running_loop().call_soon(self._begin)
         if self._waiting or self._spent >= self._turn:

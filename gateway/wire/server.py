@@ -20,9 +20,7 @@ seldom_logger: Final = SeldomLogger(logging.getLogger("gateway.wire.server"))
 
 
 class Server(uvicorn.Server):
-    """The server. Once a second, also while it shuts down, every connection looks whether its client has kept it
-    waiting.
-    """
+    """The server. Once a second, also while it shuts down, connections look whether clients keep them waiting."""
 
     _outflow: Outflow | None = None  # of its connections, once there was one
 

@@ -121,9 +121,7 @@ class DirectProtocol(Intake):
             self.close()
 
     def _is_left(self, now: float) -> bool:
-        """True if the client of a connection that is not being read has left; or may have, since nothing has told for
-        long.
-        """
+        """True if the client of a connection that is not read has left, or may have: nothing has told for long."""
         if has_left(self._socket):
             return True
         if not self.flow.stopped:

@@ -1,6 +1,4 @@
-"""The conversations of a Flue 2.x app, read on one Machine: made from the settings, and put in front of the way to the
-app.
-"""
+"""Conversations of a Flue 2.x app as a part of a Machine, which stands in front of the way to the app."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ TRIGGERS: Final = {"run_gateway_batch": "flue_conversation_stream_batches"}
 
 
 class Conversations(FollowedTables):
-    """Conversations of a Flue 2.x app, read on one Machine. `mounts`: where the app has its agents. `listens`: whether
-    LISTEN works.
-    """
+    """Conversations read on one Machine. `mounts`: where the app has its agents. `listens`: whether LISTEN works."""
 
     def __init__(
         self,

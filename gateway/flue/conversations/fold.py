@@ -34,9 +34,7 @@ class Block:
 
 @dataclass(slots=True)
 class Step:
-    """A step of a response: what a model has said at one go. A response to a message has one or more. `parent`: the
-    entry before it.
-    """
+    """A step of a response, of which there may be several: what a model said at one go. `parent`: the entry before."""
 
     id: str
     parent: str | None

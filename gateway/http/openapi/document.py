@@ -76,9 +76,7 @@ def describe(api: FastAPI, *, auth: bool = False) -> Json:
 
 
 def _secure(document: Json) -> None:
-    """Adds to each operation the credential that the gate asks for; operations with a credential of their own have it
-    already.
-    """
+    """Adds to each operation the credential that the gate asks for, unless it has one of its own already."""
     for route, operations in document["paths"].items():
         for method, operation in operations.items():
             if method not in ("parameters", "options"):

@@ -66,9 +66,7 @@ def _silent(_: Trouble) -> None:
 
 @dataclass(slots=True)
 class Shared:
-    """The state that all sessions of one HTTP client share: gateways that have answered, and the appends that go
-    together.
-    """
+    """The state that sessions of one HTTP client share: gateways that have answered, appends that go together."""
 
     answered: set[str] = field(default_factory=set)
     waiting: bool = False
