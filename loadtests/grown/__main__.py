@@ -182,7 +182,13 @@ def slow(log: Path, when: str, mark: int = 0) -> list[str]:
 @click.command(help=__doc__)
 @click.option("--runs", default=1_000_000, show_default=True, type=click.IntRange(SMALL))
 @click.option("--events", default=100_000_000, show_default=True, type=click.IntRange(SMALL))
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--rounds",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1, 3),
+    help="Three wake all silent runs of the small one.",
+)
 @click.option("--upkeep/--no-upkeep", default=True, show_default=True, help="What comes beside appends.")
 @click.option("--folder", type=click.Path(path_type=Path), default=None, help="For the data, which goes at the end.")
 def main(runs: int, events: int, rounds: int, upkeep: bool, folder: Path | None) -> None:
