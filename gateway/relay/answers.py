@@ -26,7 +26,9 @@ _REPLAYED: Final = frozenset(
 _NOT_ASKED: Final = frozenset((b"accept-encoding", b"content-length", b"transfer-encoding", b"last-event-id"))
 _ABOUT_A_BODY: Final = frozenset((b"content-type", b"range", b"accept", b"if-none-match", b"if-modified-since"))
 # Nobody keeps what a POST was answered. What is given again for a GET is one client's, too.
-_KEPT_BY_NOBODY: Final = re.compile(rb"\b(?:no-store|no-cache|private)\b", re.IGNORECASE)
+# With names of headers (`no-cache="set-cookie"`) it is said of these alone, and the answer is kept (RFC 9111 §5.2.2).
+_KEPT_BY_NOBODY: Final = frozenset((b"no-store", b"no-cache", b"private"))
+_QUOTED: Final = re.compile(rb'"[^"]*(?:"|\Z)')
 _OURS_ALONE: Final = (b"cache-control", b"private, no-cache")
 _NAMED: Final = ("run", "key")
 _UNBUFFERED: Final = (b"x-accel-buffering", b"no")
@@ -86,9 +88,13 @@ def replayed(row: Row, headers: Headers, values: Mapping[str, str]) -> Headers:
         for name, value in headers
         if name.lower().decode("latin-1") in wanted and name.lower() not in names
     ]
-    if not any(name == b"cache-control" and _KEPT_BY_NOBODY.search(value) for name, value in (*kept, *added)):
+    if not any(name == b"cache-control" and _is_kept_by_nobody(value) for name, value in (*kept, *added)):
         kept = [*(each for each in kept if each[0] != b"cache-control"), _OURS_ALONE]
     return [*kept, *added, _UNBUFFERED]
+
+
+def _is_kept_by_nobody(told: bytes) -> bool:
+    return any(each.strip().lower() in _KEPT_BY_NOBODY for each in _QUOTED.sub(b"", told).split(b","))
 
 
 def unanswered(row: Row, values: Mapping[str, str]) -> Headers:
