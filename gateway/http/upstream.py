@@ -34,11 +34,11 @@ IDLE_CONNECTIONS: Final = 100
 IDLE: Final = 4.0  # seconds that a connection is kept for the next request: less than the 5 of a Node server
 
 # RFC 9110 §7.6.1: these are about one connection, and end with it. A client may name more of them in Connection, but
-# none that says where its message goes, or where it ends.
+# none that says where its message goes, or where it ends, or by which somebody in between tells who the client is.
 _HOP_BY_HOP: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade", b"expect")
 )
-_FOR_ALL: Final = frozenset((b"host", b"content-length", b"run-gateway-owner"))  # the last: between gateways
+_FOR_ALL: Final = frozenset((b"host", b"content-length", b"run-gateway-owner", b"run-gateway-tenant"))
 _NO_BODY: Final = (204, 304)
 _LAST_STATUS: Final = 599  # RFC 9110 §15: what is above is no answer
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab (§5.5)
@@ -355,5 +355,5 @@ def _end_to_end(headers: Headers) -> Headers:
     named = {
         token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
     }
-    ended = _HOP_BY_HOP | (named - _FOR_ALL)
+    ended = _HOP_BY_HOP | {name for name in named - _FOR_ALL if not is_claim(name)}
     return [(name, value.strip(b" \t")) for name, value in headers if name.lower() not in ended]

@@ -162,6 +162,8 @@ class Owner:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Sending) -> None:
         """Answers a request that is not for the gateway itself. Raises ProtocolError while nothing has been sent."""
+        if self._admit is not None:  # what the application believes of it comes from here alone
+            scope["headers"] = [each for each in scope["headers"] if each[0].replace(b"_", b"-") != TENANT]
         key = self._table.find(scope["raw_path"])
         if key is None or scope["method"] == "OPTIONS":
             if _ORDER in scope:
@@ -170,7 +172,7 @@ class Owner:
             return
         if self._admit is not None:
             tenant = await self._admit(scope, scope["method"] not in READS)  # an order says nothing of it: asked anew
-            scope["headers"] = [each for each in scope["headers"] if each[0] != TENANT] + [(TENANT, tenant.encode())]
+            scope["headers"].append((TENANT, tenant.encode()))
             key = key.of_tenant(tenant)
         asked = Asked(key, scope, Tape(receive), send)
         order: Order | None = scope.get(_ORDER)

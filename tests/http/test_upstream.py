@@ -18,6 +18,7 @@ import uvicorn
 
 from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.auth.rules import LEFT, ROUTES
+from gateway.fanout.follower import EXTENSION
 from gateway.http.upstream import MOST_ROUNDS, forwarded, returned
 from tests.databases import Postgres
 from tests.machines import Machine, free_port
@@ -317,6 +318,31 @@ async def test_a_request_that_goes_round_is_refused(database_of_all: str) -> Non
             answer = await client.get("/x", headers={"connection": "close"})
     assert (answer.status_code, answer.json()["error"]["type"]) == (508, "loop_detected")
     assert passed == MOST_ROUNDS
+
+
+class FromProxy:
+    """A connection of a proxy that is trusted."""
+
+    peer = "10.0.0.1", True
+
+
+TOLD = ((b"x-forwarded-for", b"203.0.113.7"), (b"x-real-ip", b"203.0.113.7"), (b"client-cert", b":x:"))
+
+
+def test_no_client_takes_away_what_its_proxy_tells_of_it() -> None:
+    """Through a proxy that leaves its client's Connection as it is, a client names there what the proxy says."""
+    named = b", ".join(name.title() for name, _ in TOLD) + b", Host, Run-Gateway-Tenant"
+    given = forwarded(
+        scope_of(
+            *((b"host", b"app"), (b"connection", named), (b"run-gateway-tenant", b"acme")),
+            *TOLD,
+            extensions={EXTENSION: FromProxy()},
+        )
+    )
+    told = dict(given)
+    assert told[b"x-forwarded-for"] == b"203.0.113.7, 10.0.0.1"
+    assert [told.get(name) for name, _ in TOLD[1:]] == [value for _, value in TOLD[1:]]
+    assert (told[b"host"], told[b"run-gateway-tenant"]) == (b"app", b"acme")
 
 
 def test_what_is_about_one_connection_ends_with_it() -> None:

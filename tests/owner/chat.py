@@ -61,7 +61,8 @@ class Chat:
             return
         method, parts = scope["method"], scope["raw_path"].decode().split("/")
         if len(parts) < 3 or parts[1] != "chat":
-            await _answer(send, 200, {"pid": os.getpid()})
+            headers = {key.decode(): value.decode() for key, value in scope["headers"]}
+            await _answer(send, 200, {"pid": os.getpid(), "headers": headers})
             return
         tenant = dict(scope["headers"]).get(b"run-gateway-tenant", b"").decode()
         name, rest = f"{tenant}{unquote(parts[2])}", "/".join(parts[3:])

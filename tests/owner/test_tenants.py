@@ -67,6 +67,26 @@ async def test_two_tenants_share_no_owner_and_no_session(closed: Scene) -> None:
             assert (session["pid"], [each["text"] for each in session["messages"]]) == (pid, [text])
 
 
+SPOOFS = (
+    *({name: "one"} for name in ("run-gateway-tenant", "Run_Gateway_Tenant", "RUN-GATEWAY_TENANT")),
+    {"connection": "run-gateway-tenant"},
+    {"connection": "Run-Gateway-Tenant", "run-gateway-tenant": "one"},
+    {"connection": "run_gateway_tenant, run-gateway-tenant", "run_gateway_tenant": "one"},
+)
+"""By which a client of one tenant would pass for another's, or for nobody's, before an application behind CGI, too."""
+
+
+@pytest.mark.parametrize("spoof", SPOOFS, ids=str)
+async def test_no_client_says_itself_whose_it_is(closed: Scene, spoof: dict[str, str]) -> None:
+    """Of a conversation, here and at another owner; and of what no row takes."""
+    for house in closed.houses:
+        for path, own in ((f"/chat/{new()}/files", "two"), ("/elsewhere", None)):
+            for _ in range(2):
+                answer = await house.http.post(path, content=b"x", headers={**spoof, **of("bob")})
+                told = {name.replace("_", "-"): value for name, value in answer.json()["headers"].items()}
+                assert told.get("run-gateway-tenant") == own, (path, answer.json())
+
+
 @pytest.mark.parametrize(("name", "status"), [("", 401), ("mallory", 401), ("eve", 403)])
 async def test_who_is_refused_takes_and_reaches_nothing(closed: Scene, name: str, status: int) -> None:
     _, b = closed.houses
