@@ -44,6 +44,7 @@ from gateway.settings import Settings
 from gateway.subscriptions import Subscriptions
 from gateway.tasks import end
 from gateway.wire.descriptors import room_for
+from gateway.wire.outflow import Outflow
 
 # What a Machine needs only where a setting asks for it, or when somebody asks FastAPI for something, is imported where
 # it is made: that halves the time until it is ready.
@@ -153,6 +154,11 @@ class Gateway:
     def bodies(self) -> Bodies:
         """The account of bodies that are arriving, in which the server's connections count."""
         return self._limits.bodies
+
+    @property
+    def outflow(self) -> Outflow:
+        """Where answers wait for clients that do not read them."""
+        return self._limits.outflow
 
     @property
     def answers(self) -> Answers:
@@ -291,6 +297,7 @@ class Gateway:
             addresses,
             machine=self.machine,
             feed=self._feed,
+            crowded=lambda: self.outflow.crowded,
         )
 
     def _make_hub(self) -> Hub:

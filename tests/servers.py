@@ -37,6 +37,7 @@ PROTOCOLS: dict[str, Callable[[Gateway], Any]] = {
         max_connections=app.settings.max_connections,
         common=app.cors.constant,
         bodies=app.bodies,
+        outflow=app.outflow,
     ),
     "asgi": lambda _: "httptools",
 }

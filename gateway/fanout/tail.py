@@ -145,9 +145,9 @@ class Tail:
         """The frame of a batch that begins where the tail stands."""
         if self.encoding is Encoding.TEXT:
             batch.before = self.edge
-        frame = yield from frames.sse_in_pieces(self.encoding, batch, b"%d" % cursor, offset=self.offset)
+        parts = yield from frames.sse_in_pieces(self.encoding, batch, b"%d" % cursor, offset=self.offset)
         yield
-        return frames.chunk(frame)
+        return frames.chunk(b"".join(parts))
 
     def beat(self, now: float) -> None:
         """Sends a heartbeat to all followers, since nothing was sent for long: it says that the connection is alive."""

@@ -32,16 +32,17 @@ def connections(
     common: Common,
     bodies: Bodies,
     answers: Answers = ALONE,
+    outflow: Outflow | None = None,
 ) -> type[DirectProtocol]:
     """The class of this server's connections.
 
     `request_timeout`: seconds that a request may take to arrive. `send_timeout`: seconds in which a client must read
     some of what waits for it. `max_head`: bytes of a request's line and headers. `max_connections`: open at one time.
     `common`: the headers of an answer to what is no request. `bodies`: the account of bodies that are arriving.
-    `answers`: what sends several answers at once.
+    `answers`: what sends several answers at once. `outflow`: what sends long ones.
     """
 
-    sends = answers
+    sends, flows = answers, outflow or Outflow()
 
     class Connection(PostProtocol):
         __slots__ = ()
@@ -56,7 +57,7 @@ def connections(
         arriving = bodies
         answers = sends
         turns: ClassVar[Turns] = Turns()
-        outflow: ClassVar[Outflow] = Outflow()
+        outflow = flows
 
         def refusal(self, error: ProtocolError, scope: Scope | None = None) -> tuple[int, bytes, bytes] | None:
             if scope is not None and responses.comes_back(scope, error) and not ours(Target.of(scope["path"])):

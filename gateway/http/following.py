@@ -200,7 +200,9 @@ class _Response:
             await reader.look(look)
             given = await reader.next()
             await responses.start(self._send, 200, headers.of_sse(Encoding.JSON))
-            refused = [many.refused(member.path, member.refusal) for member in self._members if member.refusal]
+            refused: list[many.Line] = [
+                many.refused(member.path, member.refusal) for member in self._members if member.refusal
+            ]
             await self._tell(reader, given, refused, first=True)
             while reader.followed and given is not Signal.OVER:
                 del given  # so that no page is kept in memory while this waits
@@ -213,7 +215,9 @@ class _Response:
                 await turn()  # each of them is unfollowed
         await responses.finish(self._send)
 
-    async def _tell(self, reader: Multiplex, given: Given | Signal, parts: list[bytes], *, first: bool = False) -> None:
+    async def _tell(
+        self, reader: Multiplex, given: Given | Signal, parts: list[many.Line], *, first: bool = False
+    ) -> None:
         if not isinstance(given, Signal):
             for followed, what in given:
                 if isinstance(what, Batch) and self._request.fold is not None and followed.encoding is Encoding.JSON:
@@ -225,7 +229,7 @@ class _Response:
             return
         await send_frame(self._send, bytes(self._offset), parts, first=first)
 
-    def _parts(self, reader: Multiplex, followed: Followed, what: Batch | ProtocolError) -> Iterable[bytes]:
+    def _parts(self, reader: Multiplex, followed: Followed, what: Batch | ProtocolError) -> Iterable[many.Line]:
         path = self._members[followed.place].path
         if isinstance(what, ProtocolError):
             reader.unfollow(followed)
@@ -238,9 +242,9 @@ class _Response:
         return many.parts(path, followed.encoding, what, followed.behind)
 
 
-async def send_frame(send: Send, offset: bytes, parts: Iterable[bytes], *, first: bool = False) -> None:
+async def send_frame(send: Send, offset: bytes, parts: Iterable[many.Line], *, first: bool = False) -> None:
     """Sends parts in one frame. Pauses if the frame's offset is long, so that the next frame gathers more."""
-    await responses.piece(send, many.frame(offset, parts, first=first))
+    await responses.parts(send, many.frame(offset, parts, first=first))
     if len(offset) > SHORT:
         await asyncio.sleep(len(offset) / OFFSETS)
 

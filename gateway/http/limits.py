@@ -11,6 +11,7 @@ from gateway.http.bodies import Bodies
 from gateway.http.folding import Folding
 from gateway.protocol.errors import EventTooLarge
 from gateway.quotas.shares import Share
+from gateway.wire.outflow import Outflow
 
 
 class LiveReaders:
@@ -40,7 +41,7 @@ class Limits:
     `pages`: pages of the log, kept in memory while several readers read a long run, and `compressed`: their bytes as
     they are sent in a content coding. `readers`: all live readers.
     `streams`: the live readers of each credential. `bodies`: bodies that are arriving. `folding`: folds
-    that are being made.
+    that are being made. `outflow`: answers that wait for their clients.
     """
 
     max_body: int
@@ -54,6 +55,7 @@ class Limits:
     streams: Share | None = None
     bodies: Bodies = field(default_factory=lambda: Bodies(64 << 20))
     folding: Folding = field(default_factory=Folding)
+    outflow: Outflow = field(default_factory=Outflow)
 
     def check(self, events: Sequence[bytes]) -> None:
         """Checks the size of events to be appended. Raises EventTooLarge."""

@@ -35,7 +35,6 @@ from gateway.quotas.quotas import client_of, holder
 from gateway.quotas.shares import Share
 from gateway.tasks import in_turns, turn
 
-SHARED: Final = 64 << 10  # bytes of a body, from which on it is sent in parts rather than copied
 # A writer chooses a stream's type, which may be text/html or image/svg+xml. A browser may show it, but must run none
 # of it on this origin, which may also be that of the application behind the gateway.
 _SANDBOX: Final = (b"content-security-policy", b"default-src 'none'; sandbox")
@@ -289,12 +288,11 @@ class Reading:
     ) -> None:
         offset = self._dialect.offset
         if named and len(batch.body) <= frames.LONG:
-            frame = frames.sse(encoding, batch, b"%d" % cursor, first=first, offset=offset)
+            await responses.piece(send, frames.sse(encoding, batch, b"%d" % cursor, first=first, offset=offset))
         else:
             form = frames.sse_in_pieces if named else frames.messages_in_pieces
             pieces = form(encoding, batch, b"%d" % cursor, first=first, offset=offset)
-            frame = await in_turns(pieces, len(batch.body))
-        await responses.piece(send, frame)
+            await responses.parts(send, await in_turns(pieces, len(batch.body)))
 
 
 def lasting(principal: Principal, wanted: float, now: float) -> float:
@@ -358,7 +356,7 @@ def _forget(scope: Scope) -> None:
 async def _whole(send: Send, answer: Headers, parts: Sequence[bytes]) -> None:
     """Sends a body. A large one is not copied: all readers of the same page share its bytes."""
     length = sum(map(len, parts))
-    if length < SHARED:
+    if length < frames.SHARED:
         await responses.respond(send, 200, answer, b"".join(parts))
         return
     await turn()  # each reader has its own

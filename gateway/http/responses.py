@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final, cast
 
 import orjson
@@ -14,7 +15,7 @@ from gateway.http.cors import Common
 from gateway.protocol.accept import accept_of, only_events
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.headers import JSON, NO_STORE
-from gateway.wire.answers import Cycle, answer, cycle_of, header_lines
+from gateway.wire.answers import Cycle, answer, cycle_of, header_lines, takes_parts
 
 refused: Final[Counter[str]] = Counter()
 """Refusals that this process has rendered, by their type."""
@@ -43,11 +44,17 @@ class Sending:
         if message["type"] == "http.response.start":
             self.begun = True
             message["headers"] = [*message["headers"], *self._common.headers]
-        await self.send(message)
+        await self._pass(message)
 
     async def as_it_is(self, message: Message) -> None:
         """The `send` for an answer that is passed on without the gateway's own headers."""
         self.begun = True
+        await self._pass(message)
+
+    async def _pass(self, message: Message) -> None:
+        if "parts" in message and not takes_parts(self.send):  # of another server
+            message = {**message, "body": b"".join(message["parts"])}
+            del message["parts"]
         await self.send(message)
 
 
@@ -109,6 +116,14 @@ async def preflight(scope: Scope, send: Send) -> None:
 async def piece(send: Send, data: bytes) -> None:
     """A part of a body whose end is not known yet."""
     await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def parts(send: Send, parts: Sequence[bytes]) -> None:
+    """The same in several parts, which are not joined: what waits for many clients is kept once."""
+    if len(parts) == 1:
+        await piece(send, parts[0])
+    elif parts:
+        await send({"type": "http.response.body", "parts": parts, "more_body": True})
 
 
 async def finish(send: Send) -> None:

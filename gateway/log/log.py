@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from gateway.feed import Feed
@@ -33,7 +33,10 @@ PROBE_TIMEOUT: Final = 2.0  # seconds that the database has to say that it is th
 
 
 class Log:
-    """A Machine's log. `addresses`: where to try LISTEN, best first. `feed` is given every change."""
+    """A Machine's log. `addresses`: where to try LISTEN, best first. `feed` is given every change.
+
+    `crowded`: as a Reader has it.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class Log:
         *,
         machine: str,
         feed: Feed,
+        crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         self.missing_events = 0  # that were shown here, and are not in the log of the server that took over
         self._database = database
@@ -59,6 +63,7 @@ class Log:
             page_bytes=settings.page_bytes,
             most=settings.max_reads,
             patience=settings.statement_timeout,
+            crowded=crowded,
         )
         self.listener = Listener(
             addresses,
@@ -88,14 +93,14 @@ class Log:
         self.submit = self.writer.submit
         self.submit_together = self.writer.submit_together
         self.stat = self.reader.stat
-        self.near = self._make_near(settings)
+        self.near = self._make_near(settings, crowded)
         self.read = self.reader.read if self.near is None else self.near.read
         """Pages for readers, from where it is near."""
         self.live = self.reader.live if self.near is None else self.near.live
         self.fresh = self.reader.live if self.near is None else self.near.fresh
         """Pages for those who follow a stream; `fresh` ones are the primary's."""
 
-    def _make_near(self, settings: Settings) -> Near | None:
+    def _make_near(self, settings: Settings, crowded: Callable[[], bool]) -> Near | None:
         if settings.read_database_url is None:
             return None
         replica = Replica(
@@ -108,7 +113,8 @@ class Log:
             max_age=settings.connection_max_age,
         )
         lists = Lists(replica, most=settings.max_lists, seconds=settings.list_timeout)
-        return Near(replica, self.reader, page_bytes=settings.page_bytes, most=settings.max_reads, lists=lists)
+        there = Reader(replica, page_bytes=settings.page_bytes, most=settings.max_reads, crowded=crowded)
+        return Near(replica, self.reader, there, lists)
 
     @property
     def listens(self) -> bool:

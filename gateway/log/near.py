@@ -36,11 +36,11 @@ class Near:
     `reader` asks the primary; `lists` and `there` ask the replica.
     """
 
-    def __init__(self, replica: Replica, reader: Reader, *, page_bytes: int, most: int, lists: Lists) -> None:
+    def __init__(self, replica: Replica, reader: Reader, there: Reader, lists: Lists) -> None:
         self.reads = Counter[str](replica=0, primary=0)
         self.replica = replica
         self._reader = reader
-        self.there = Reader(replica, page_bytes=page_bytes, most=most)
+        self.there = there
         self._lists = lists
 
     async def read(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, cast
 
 import asyncpg
 
@@ -51,14 +51,23 @@ class Reader:
     """Reads of the log. Every method is one round trip and raises Unavailable when there is no database.
 
     `most` pages are read at one time: a stampede of readers waits its turn, for `patience` seconds each, and leaves the
-    rest of the pool to others. Turns go round by tenant.
+    rest of the pool to others. Turns go round by tenant. While it is `crowded` where pages go to, all are small.
     """
 
-    def __init__(self, database: Database, *, page_bytes: int, most: int = 4, patience: float = 10) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        page_bytes: int,
+        most: int = 4,
+        patience: float = 10,
+        crowded: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._database = database
         self._page_bytes = page_bytes
         self._turns = Turns(most)
         self._patience = patience
+        self._crowded = crowded
         self.reads = 0
         self.gone = 0  # reads from positions that the log does not have (any more)
 
@@ -114,6 +123,9 @@ class Reader:
 
     async def _fetch(self, path: str, *args: object) -> list[asyncpg.Record]:
         async with self._turn(path), self._database.acquire(tenant_of(path)) as connection:
+            if self._crowded():  # by now: it may have waited for its turn
+                position, last_events, most, *rest, recent = args
+                args = (position, last_events, min(cast("int", most), LIVE_PAGE), *rest, recent or 0)
             return await connection.fetch(_PAGE, path, *args)
 
     @asynccontextmanager

@@ -126,6 +126,7 @@ def _config(settings: Settings, application: App, app: Gateway) -> uvicorn.Confi
             common=app.cors.constant,
             bodies=app.bodies,
             answers=app.answers,
+            outflow=app.outflow,
         ),
         loop="uvloop",
         ws="none",

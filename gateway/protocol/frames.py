@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Final
 
 from gateway.protocol.batch import LINE, Batch, Encoding, cuts, singles
@@ -14,6 +14,10 @@ from gateway.protocol.text import EDGE, edge, shown
 HEARTBEAT = b": heartbeat\n\n"
 RETRY = b"retry: 1000\n"
 PIECE: Final = 64 << 10  # bytes of text that are made into lines at once
+LEAST: Final = 48  # bytes of a frame around its event
+SHARED: Final = 64 << 10
+"""Bytes of an event from which on it is a part of its own of what is sent: many clients may wait for it, behind other
+heads or from other offsets, and it is kept for all of them once (`gateway.wire.outflow`)."""
 LONG: Final = LINE  # bytes of a batch whose frame is made in pieces, where each reader has one made
 LONG_FOR_ALL: Final = {Encoding.TEXT: LONG, Encoding.JSON: 1 << 20, Encoding.BASE64: 1 << 20}
 """The same where one frame is made for all: it costs little more than copies, unless there are lines to make."""
@@ -21,9 +25,27 @@ LONG_FOR_ALL: Final = {Encoding.TEXT: LONG, Encoding.JSON: 1 << 20, Encoding.BAS
 
 def parts(encoding: Encoding, batch: Batch) -> tuple[bytes, ...]:
     """A batch as the body of a response, in parts, so that its own bytes need not be copied: JSON streams give an array
-    of all messages (§9.1.5).
+    of all messages (§9.1.5). If the last event is known to be large, it is a part of its own, wherever a reader begins.
     """
-    return (b"[", batch.body, b"]") if encoding is Encoding.JSON else (batch.body,)
+    body, last = batch.body, batch.lengths[-1] if batch.lengths else 0
+    apart = (body[:-last], body[-last:]) if SHARED <= last < len(body) else (body,)
+    return (b"[", *apart, b"]") if encoding is Encoding.JSON else apart
+
+
+def gathered(parts: Iterable[bytes | memoryview]) -> list[bytes]:
+    """The same bytes in as few parts as may be: those of SHARED bytes or more stay alone."""
+    found, small = list[bytes](), list[bytes | memoryview]()
+    for part in parts:
+        if len(part) < SHARED:
+            small.append(part)
+            continue
+        if any(small):
+            found.append(b"".join(small))
+        found.append(bytes(part))  # no copy of what are bytes
+        small.clear()
+    if any(small):
+        found.append(b"".join(small))
+    return found
 
 
 def sse(
@@ -44,7 +66,7 @@ def sse(
     A batch that would make a line of more than LINE bytes becomes several data events, each with its control event.
     """
     if len(batch.body) > _room(encoding):
-        return at_once(sse_in_pieces(encoding, batch, cursor, first=first, offset=offset))
+        return b"".join(at_once(sse_in_pieces(encoding, batch, cursor, first=first, offset=offset)))
     retry, end, state = RETRY if first else b"", offset(batch.end), _state(batch, cursor)
     if batch.start == batch.end:
         return retry + _control(end, state)
@@ -60,8 +82,10 @@ def sse_in_pieces(
     *,
     first: bool = False,
     offset: Callable[[int], bytes] = format_offset,
-) -> Generator[None, None, bytes]:
-    """Makes what `sse` makes of a batch that is not empty, and yields after every PIECE bytes or so."""
+) -> Generator[None, None, list[bytes]]:
+    """Makes what `sse` makes of a batch that is not empty, in `gathered` parts, and yields after every PIECE bytes or
+    so.
+    """
     room = _room(encoding)
     body, at, gap = memoryview(batch.body), 0, 1 if encoding is Encoding.JSON else 0
     parts: list[bytes | memoryview] = [
@@ -73,7 +97,8 @@ def sse_in_pieces(
         after = offset(position)
         here = last if position == batch.end else on_the_way
         if gap:
-            parts += (b"id: %b\nevent: data\ndata:[" % after, body[at:end], b"]\n\n", _control(after, here))
+            events = batch.body if end - at == len(body) else body[at:end]
+            parts += (b"id: %b\nevent: data\ndata:[" % after, events, b"]\n\n", _control(after, here))
         else:
             before = edge(batch.before, batch.body[max(0, at - EDGE) : at])
             parts += yield from _data_in_pieces(encoding, before, batch.body[at:end], after, here)
@@ -84,7 +109,7 @@ def sse_in_pieces(
             yield
     if done:
         yield
-    return b"".join(parts)
+    return gathered(parts)
 
 
 def messages_in_pieces(
@@ -94,25 +119,25 @@ def messages_in_pieces(
     *,
     first: bool = False,
     offset: Callable[[int], bytes] = format_offset,
-) -> Generator[None, None, bytes]:
+) -> Generator[None, None, list[bytes]]:
     """A batch as `sse` has it, for the `onmessage` of an EventSource, which hears only of events without a name: each
     event of a JSON stream comes alone, with the offset after it, and the control event behind them keeps its name.
-    Yields after every PIECE bytes or so.
+    Returns it in `gathered` parts, and yields after every PIECE bytes or so.
     """
     end, state = offset(batch.end), _state(batch, cursor)
     parts = [RETRY if first else b""]
     if not batch.empty and encoding is Encoding.JSON:
         done = 0
         for position, event in singles(batch):
-            parts.append(b"id: %b\ndata:%b\n\n" % (offset(position), event))
-            done += len(parts[-1])
+            parts += (b"id: %b\ndata:" % offset(position), event, b"\n\n")
+            done += len(event) + LEAST
             if done >= PIECE:
                 done = 0
                 yield
     elif not batch.empty:
         named = yield from _data_in_pieces(encoding, batch.before, batch.body, end, state)
-        return b"".join((*parts, named[0].replace(b"\nevent: data\n", b"\n", 1), *named[1:]))
-    return b"".join((*parts, _control(end, state)))
+        return gathered((*parts, named[0].replace(b"\nevent: data\n", b"\n", 1), *named[1:]))
+    return gathered((*parts, _control(end, state)))
 
 
 def _state(batch: Batch, cursor: bytes) -> bytes:
@@ -131,11 +156,11 @@ def _data_in_pieces(
     encoding: Encoding, before: bytes, payload: bytes, end: bytes, state: bytes
 ) -> Generator[None, None, list[bytes]]:
     if encoding is Encoding.BASE64:
-        return [b"id: %b\nevent: data\ndata:%b\n\n%b" % (end, b64encode(payload), _control(end, state))]
+        return [b"id: %b\nevent: data\ndata:" % end, b64encode(payload), b"\n\n%b" % _control(end, state)]
     payload = shown(before, payload)
     if not payload:
         return [_control(end, state)]
-    parts = [b"id: %b\nevent: data\ndata:" % end]
+    parts: list[bytes] = []
     at = 0
     while at < len(payload):
         until = at + PIECE
@@ -150,8 +175,7 @@ def _data_in_pieces(
         at = until
         if at < len(payload):
             yield
-    parts.append(b"\n\n%b" % _control(end, state))
-    return parts
+    return [b"id: %b\nevent: data\ndata:" % end, b"".join(parts), b"\n\n%b" % _control(end, state)]
 
 
 def _control(end: bytes, state: bytes) -> bytes:

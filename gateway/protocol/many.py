@@ -20,7 +20,7 @@ from gateway.protocol.composite import UNBEGUN, digest, parse
 from gateway.protocol.errors import BatchTooLarge, InvalidJson, InvalidRequest, ProtocolError
 from gateway.protocol.fields import RawHeaders, single_headers
 from gateway.protocol.fold import Fold, parse_fold
-from gateway.protocol.frames import RETRY
+from gateway.protocol.frames import RETRY, SHARED, gathered
 from gateway.protocol.offset import NOW, START, format_offset, parse_offset
 from gateway.protocol.read import last_event_id
 from gateway.protocol.run_path import Part
@@ -187,9 +187,13 @@ def _check(paths: Sequence[str]) -> None:
 # Frames
 
 
-def parts(path: str, encoding: Encoding, batch: Batch, behind: int) -> list[bytes]:
-    """The parts for one stream: its events, and where it stands then. `behind`: events that follow in the log, as far
-    as is known. Several, where its line would be longer than LINE.
+Line = bytes | tuple[bytes, ...]
+"""One line's data; in several pieces, if one of them is large."""
+
+
+def parts(path: str, encoding: Encoding, batch: Batch, behind: int) -> list[Line]:
+    """What one stream has to tell: its events, and where it stands then. `behind`: events that follow in the log, as
+    far as is known. Several, where its line would be longer than LINE.
     """
     name = orjson.dumps(path)
     if batch.closed:
@@ -199,10 +203,10 @@ def parts(path: str, encoding: Encoding, batch: Batch, behind: int) -> list[byte
     else:
         state = b',"behind":%d' % behind if behind else b""
     if batch.empty:
-        return [_part(name, batch.end, state, b"")]
+        return [_part(name, batch.end, state, (b"", b"", b""))]
     if len(batch.body) <= LINE:
         return [_part(name, batch.end, state, _events(encoding, batch.before, batch.body))]
-    found, at, gap = list[bytes](), 0, 1 if encoding is Encoding.JSON else 0
+    found, at, gap = list[Line](), 0, 1 if encoding is Encoding.JSON else 0
     for position, end in cuts(encoding, batch, LINE):
         before = edge(batch.before, batch.body[max(0, at - EDGE) : at])
         events = _events(encoding, before, batch.body[at:end])
@@ -211,16 +215,18 @@ def parts(path: str, encoding: Encoding, batch: Batch, behind: int) -> list[byte
     return found
 
 
-def _part(name: bytes, end: int, state: bytes, events: bytes) -> bytes:
-    return b'{"stream":%b,"streamNextOffset":"%b"%b%b}' % (name, format_offset(end), state, events)
+def _part(name: bytes, end: int, state: bytes, events: tuple[bytes, bytes, bytes]) -> Line:
+    before, payload, after = events
+    head = b'{"stream":%b,"streamNextOffset":"%b"%b%b' % (name, format_offset(end), state, before)
+    return (head, payload, after + b"}") if len(payload) >= SHARED else b"%b%b%b}" % (head, payload, after)
 
 
-def _events(encoding: Encoding, before: bytes, body: bytes) -> bytes:
+def _events(encoding: Encoding, before: bytes, body: bytes) -> tuple[bytes, bytes, bytes]:
     if encoding is Encoding.JSON:
-        return b',"events":[%b]' % body  # messages are stored without line breaks
+        return b',"events":[', body, b"]"  # messages are stored without line breaks
     if encoding is Encoding.TEXT:
-        return b',"text":%b' % orjson.dumps(characters(before, body).decode(errors="replace"))
-    return b',"base64":"%b"' % b64encode(body)
+        return b',"text":', orjson.dumps(characters(before, body).decode(errors="replace")), b""
+    return b',"base64":"', b64encode(body), b'"'
 
 
 def refused(path: str, error: ProtocolError) -> bytes:
@@ -229,6 +235,13 @@ def refused(path: str, error: ProtocolError) -> bytes:
     return orjson.dumps({"stream": path, "error": said})
 
 
-def frame(offset: bytes, parts: Iterable[bytes], *, first: bool = False) -> bytes:
-    """Parts as one event. Each has a line of its own, so that no line is longer than that of a single stream's."""
-    return b"%bid: %b\ndata:[%b]\n\n" % (RETRY if first else b"", offset, b",\ndata:".join(parts))
+def frame(offset: bytes, parts: Iterable[Line], *, first: bool = False) -> list[bytes]:
+    """Parts as one event. Each has a line of its own, so that no line is longer than that of a single stream's. Returns
+    the frame as `gathered` pieces.
+    """
+    pieces = [b"%bid: %b\ndata:[" % (RETRY if first else b"", offset)]
+    for part in parts:
+        pieces += (part,) if isinstance(part, bytes) else part
+        pieces.append(b",\ndata:")
+    pieces[-1] = b"]\n\n"
+    return gathered(pieces)

@@ -24,7 +24,7 @@ from gateway.http.limits import Limits
 from gateway.http.reading import hangup
 from gateway.protocol.batch import Batch, Stream
 from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
-from gateway.protocol.frames import HEARTBEAT
+from gateway.protocol.frames import HEARTBEAT, SHARED, gathered
 from gateway.protocol.offset import events_between
 from gateway.quotas.errors import TooManyStreams
 from gateway.quotas.quotas import client_of, holder
@@ -67,8 +67,12 @@ class Encoder:
 
     def __call__(self, batch: Batch) -> bytes:
         """The bytes of a batch; none, if the client has all of it."""
-        if self.run is None and self.skip is None:
-            return batch.body
+        return b"".join(self.parts(batch))
+
+    def parts(self, batch: Batch) -> list[bytes]:
+        """The same, with each large frame alone."""
+        if self.run is None and self.skip is None and len(batch.body) < SHARED:
+            return [batch.body] if batch.body else []
         events = split(self.kind, batch)
         first = batch.end - len(events) + 1  # a batch is of one epoch
         parts: list[bytes] = []
@@ -76,7 +80,7 @@ class Encoder:
             if self.skip is not None and self.skip(event):
                 continue
             parts.append(event if self.run is None else with_id(self.kind, event, frame_id(self.run, position)))
-        return b"".join(parts)
+        return gathered(parts)
 
 
 def split(kind: Kind, batch: Batch) -> list[bytes]:
@@ -185,21 +189,22 @@ class Replays:
                     await responses.respond(send, idle, [])
                     return
             else:
-                first = encode(page.batch)
-            del page
+                first = encode.parts(page.batch)
+            closed = isinstance(batch, Batch) and batch.closed
+            del page, batch  # so that nothing of them is kept in memory while this waits
             await responses.start(send, status, head)
-            if first:
-                await responses.piece(send, first)
+            await responses.parts(send, first)
+            del first
             with self._counted(stream):
-                whole = await self._follow(follower, batch, encode, way, send)
+                whole = await self._follow(follower, closed, encode, way, send)
         if whole:
             await responses.finish(send)
         else:
             await sever(scope, receive)
 
-    async def _follow(self, follower: Follower, batch: Batch | Signal, encode: Encoder, way: Way, send: Send) -> bool:
+    async def _follow(self, follower: Follower, closed: bool, encode: Encoder, way: Way, send: Send) -> bool:
         """Sends what comes. Returns whether that was all of the recording."""
-        while not (isinstance(batch, Batch) and batch.closed):
+        while not closed:
             try:
                 batch = await follower.next()
             except (ProtocolError, asyncio.CancelledError):
@@ -210,21 +215,21 @@ class Replays:
                 if way.comments:
                     await responses.piece(send, HEARTBEAT)
                 continue
-            data = encode(batch)
-            if data:
-                await responses.piece(send, data)
+            await responses.parts(send, encode.parts(batch))
+            closed = batch.closed
+            del batch  # so that no page is kept in memory while this waits
         return True
 
 
-async def _first(follower: Follower, batch: Batch, encode: Encoder) -> tuple[bytes, Batch | Signal]:
+async def _first(follower: Follower, batch: Batch, encode: Encoder) -> tuple[list[bytes], Batch | Signal]:
     """The first bytes that the client has not, as far as the recording goes by now; and where that ends."""
     while True:
-        data = encode(batch)
+        data = encode.parts(batch)
         if data or batch.closed or batch.up_to_date:
             return data, batch
         following = await follower.next(written=False)
         if isinstance(following, Signal):
-            return b"", following
+            return [], following
         batch = following
 
 

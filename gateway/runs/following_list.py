@@ -41,7 +41,7 @@ from gateway.runs.live_list import Change, Changes, LiveList, StartAnew
 from gateway.runs.queries import FollowRequest, ListRequest, parse_follow
 from gateway.tasks import in_turns, turn
 
-Parts = list[bytes]
+Parts = list[many.Line]
 
 MANY: Final = 50  # runs, of which an `id:` takes some time to be written
 _LIST: Final = Target.of("/runs")
@@ -178,7 +178,7 @@ class _Response:
 
     async def begin(self) -> None:
         """The head, and a first frame. Raises while nothing has been sent."""
-        parts: list[bytes] = []
+        parts: Parts = []
         try:
             if self._request.told is None:
                 await self._begin_new()
@@ -207,7 +207,7 @@ class _Response:
             if not self._follow(stream, self._request.begin):
                 raise TooManyFollowed
 
-    async def _go_on(self, told: Told) -> list[bytes]:
+    async def _go_on(self, told: Told) -> Parts:
         """Follows on where a reader stood, and takes what has come to the list since."""
         positions = self._request.positions
         ids = await self._lists.runs.ids(list(positions), self._tenant)

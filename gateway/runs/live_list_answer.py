@@ -28,7 +28,7 @@ from gateway.protocol.batch import Encoding
 from gateway.protocol.changes import Told
 from gateway.protocol.errors import Draining, ListTooSlow, ProtocolError, TooManyReaders
 from gateway.protocol.fields import single_headers
-from gateway.protocol.frames import HEARTBEAT, RETRY
+from gateway.protocol.frames import HEARTBEAT, RETRY, gathered
 from gateway.protocol.record import RunRecord, to_json
 from gateway.quotas.errors import TooManyStreams
 from gateway.quotas.quotas import client_of, holder
@@ -106,10 +106,10 @@ class _Response:
             self._told = self._request.told
             with suppress(StartAnew, ListTooSlow):
                 given = await self._reader.next(self._told)
-        first = await self._list() if given is Signal.OVER else b""
+        first = await self._list() if given is Signal.OVER else []
         await responses.start(self._send, 200, headers.of_sse(Encoding.JSON))
         if first:
-            await responses.piece(self._send, RETRY + first)
+            await responses.parts(self._send, [RETRY, *first])
         elif isinstance(given, Signal) or not given[0]:
             if not isinstance(given, Signal):
                 self._told = given[1]
@@ -124,7 +124,7 @@ class _Response:
             try:
                 given = await self._reader.next(self._told)
             except StartAnew:
-                await responses.piece(self._send, await self._list())
+                await responses.parts(self._send, await self._list())
                 continue
             if given is Signal.OVER:
                 return
@@ -132,6 +132,7 @@ class _Response:
                 await responses.piece(self._send, HEARTBEAT)
             else:
                 await self._give(*given)
+            del given  # so that no record is kept in memory while this waits
 
     async def _give(self, changes: list[Change], told: Told, before: bytes = b"") -> None:
         """Sends changes, a frame after the other: none is made before the one before it is on its way (law 6)."""
@@ -140,11 +141,11 @@ class _Response:
                 await turn()
             self._told = some[-1].told
             frame = self._frame(b'{"changes":[', [_change(each) for each in some], b"]}")
-            await responses.piece(self._send, before + frame)
+            await responses.parts(self._send, [before + frame[0], *frame[1:]])
             before = b""
         self._told = told
 
-    async def _list(self) -> bytes:
+    async def _list(self) -> list[bytes]:
         records, end, self._told = await self._listed(self._request.list, self._tenant)
         self._reader.stand(self._told)
         more = b"" if end is None else b',"nextCursor":%b' % orjson.dumps(format_cursor(end))
@@ -153,9 +154,9 @@ class _Response:
     def _id(self) -> bytes:
         return b"id: %b\n" % self._told.to_bytes(self._request.digest)
 
-    def _frame(self, before: bytes, parts: Iterable[bytes], after: bytes) -> bytes:
-        """An event, with a line for each part."""
-        return b"%bdata:%b%b%b\n\n" % (self._id(), before, b",\ndata:".join(parts), after)
+    def _frame(self, before: bytes, parts: Iterable[bytes], after: bytes) -> list[bytes]:
+        """One event, with a line for each part; its id, which may be this reader's alone, apart from a large rest."""
+        return gathered((self._id(), b"data:%b%b%b\n\n" % (before, b",\ndata:".join(parts), after)))
 
 
 def _change(change: Change) -> bytes:

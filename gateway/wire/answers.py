@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from gateway.fanout.follower import EXTENSION
+from gateway.protocol.frames import SHARED
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
@@ -25,9 +26,13 @@ class Cycle(RequestResponseCycle):
     """
 
     def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
-        """uvicorn's own, as an ASGI application calls it. A head may have a `reason`, the phrase behind its status."""
+        """uvicorn's own, as an ASGI application calls it. A head may have a `reason`, the phrase behind its status, and
+        a body `parts` in its place.
+        """
         if "reason" in message:
             return self._begin(message)
+        if "parts" in message:
+            return self._send_parts(message)
         if self.keep_alive or not self.more_body or message.get("more_body", False) or not self.response_started:
             return super().send(message)
         return self._end(message)
@@ -40,6 +45,20 @@ class Cycle(RequestResponseCycle):
             await super().send(message)
         finally:
             self.transport = transport
+
+    async def _send_parts(self, message: ASGISendEvent) -> None:
+        """Sends parts of a body that goes on as one chunk. None is copied, and all of them are written together."""
+        parts = cast("dict[str, Any]", message)["parts"]
+        if not self.chunked_encoding or self.scope["method"] == "HEAD":
+            await super().send({"type": "http.response.body", "body": b"".join(parts), "more_body": True})
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if not self.disconnected:
+            self.transport.write(b"%x\r\n" % sum(map(len, parts)))
+            for part in parts:
+                self.transport.write(part)
+            self.transport.write(b"\r\n")
 
     async def _end(self, message: ASGISendEvent) -> None:
         connection: DirectProtocol | None = self.scope.get("extensions", {}).get(EXTENSION)  # type: ignore[assignment]
@@ -118,7 +137,11 @@ def answer(cycle: Cycle, status: int, head: bytes, body: bytes) -> None:
     cycle.waiting_for_100_continue = False
     cycle.message_event.set()
     shown = b"" if cycle.scope["method"] == "HEAD" else body
-    cycle.transport.write(whole(status, cycle.default_headers, head, shown, cycle.keep_alive))
+    if len(shown) < SHARED:
+        cycle.transport.write(whole(status, cycle.default_headers, head, shown, cycle.keep_alive))
+    else:  # others may wait for the same body behind another head
+        cycle.transport.write(whole(status, cycle.default_headers, head, b"", cycle.keep_alive))
+        cycle.transport.write(shown)
     if not cycle.keep_alive:
         connection: DirectProtocol | None = cycle.scope.get("extensions", {}).get(EXTENSION)  # type: ignore[assignment]
         if cycle.more_body and connection is not None:
@@ -126,6 +149,11 @@ def answer(cycle: Cycle, status: int, head: bytes, body: bytes) -> None:
         else:
             cycle.transport.close()
     cycle.on_response()
+
+
+def takes_parts(send: Any) -> bool:
+    """True if `send` is uvicorn's own, of ours."""
+    return type(getattr(send, "__self__", None)) is Cycle
 
 
 def cycle_of(send: Any) -> Cycle | None:

@@ -4,6 +4,9 @@ libuv writes what a socket had no room for as soon as there is room, and so it d
 the same turn: a thousand clients that read at one time, each with megabytes before it, held the loop for 300 ms. So of
 long data no more than a LURE is left to libuv, which tells when the socket has room for that. What comes behind it is
 sent when the connection's turn comes.
+
+What waits for clients is kept once, however many of them wait for the same bytes and whoever made them: a connection
+holds a reference and an offset.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import asyncio
 import logging
 from collections import deque
 from typing import Final, Protocol
+from weakref import ref
 
 from gateway.outage import SeldomLogger
 
@@ -49,12 +53,35 @@ class Outflow:
         self._turn = turn
         self._spent = 0
         self._waiting: deque[Source] = deque()
+        self._kept: dict[int, ref[memoryview]] = {}  # by their hashes, while a connection has them
+        self._kept_bytes = 0
         self._next: asyncio.Handle | None = None  # the beginning of the next turn, if it is waited for
 
     @property
     def crowded(self) -> bool:
         """True if too much waits for clients that do not read it."""
-        return self.held > ROOM
+        return max(self.held, self._kept_bytes) > ROOM
+
+    def share(self, data: memoryview) -> memoryview:
+        """The same bytes, as another connection holds them if one does: who asks holds what this returns, and no
+        copy.
+        """
+        whole = data.obj
+        if len(data) <= LARGE or not isinstance(whole, bytes) or len(whole) != len(data):
+            return data  # a part of what is shared already
+        key, size = hash(whole), len(whole)
+        known = self._kept.get(key)
+        if known is None:
+            self._kept[key] = ref(data, lambda _: self._forget(key, size))
+            self._kept_bytes += size
+            return data
+        kept = known()
+        return kept if kept is not None and kept.obj == whole else data
+
+    def _forget(self, key: int, size: int) -> None:
+        """No connection has these bytes any more."""
+        del self._kept[key]
+        self._kept_bytes -= size
 
     def ask(self, source: Source) -> None:
         """Sends the next part of a connection's data now, if no other waits and there is room, else in a later turn."""

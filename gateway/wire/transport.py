@@ -58,7 +58,8 @@ class DirectProtocol(Intake):
     # uvicorn's own attributes fill the dict that instances of a class share the keys of (30): one more, and each
     # connection has a dict of its own, of 1.5 kB.
     __slots__ = (
-        "_ending", "_over", "_rest", "_since", "_socket", "_surplus", "_then", "_unsent", "fileno", "follower", "send",
+        "_ending", "_over", "_rest", "_sent", "_since", "_socket", "_surplus", "_then", "_unsent", "fileno", "follower",
+        "send",
     )  # fmt: skip
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
@@ -69,6 +70,7 @@ class DirectProtocol(Intake):
         self._ending = False
         self._over = False  # refused: whatever still comes is thrown away
         self._rest: list[memoryview] | None = None  # of long data, what the transport has not been given yet
+        self._sent = 0  # bytes of the first of these that it has
         self._then: Callable[[], None] | None = None  # what is done with the transport behind that
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -152,7 +154,8 @@ class DirectProtocol(Intake):
         if not self.flow.write_paused:
             self._unsent = None
             return False
-        left = self.transport.get_write_buffer_size() + in_kernel(self._socket) + sum(map(len, self._rest or ()))
+        left = self.transport.get_write_buffer_size() + in_kernel(self._socket)
+        left += sum(map(len, self._rest or ())) - self._sent
         hurried = self.outflow.crowded
         if self._unsent is None or abs(self._unsent[0] - left) >= (ENOUGH if hurried else 1):
             self._unsent = left, now
@@ -320,12 +323,14 @@ class DirectProtocol(Intake):
         it is on its way, the connection counts as full.
         """
         if self._rest is not None:
-            self._rest.append(memoryview(data))
+            self._rest.append(self.outflow.share(memoryview(data)))
         elif len(data) <= LARGE:
             self.transport.write(data)
         elif not self.transport.is_closing():
             self._rest = [memoryview(data)]
-            if not self.flow.write_paused:  # or else the transport says when it has written what it has
+            if self.flow.write_paused:  # the transport says when it has written what it has
+                self._share(self._rest)
+            else:
                 self.outflow.ask(self)
                 if self._rest is not None and not self.flow.write_paused:
                     self.pause_writing()
@@ -341,13 +346,10 @@ class DirectProtocol(Intake):
                 if sent >= room:
                     self.outflow.later(self)
                     break
-                part = rest[0][: room - sent]
+                part = rest[0][self._sent : self._sent + room - sent]
                 taken = self.send(part)
                 sent += taken
-                if taken < len(rest[0]):
-                    rest[0] = rest[0][taken:]
-                else:
-                    del rest[0]
+                self._advance(rest, taken)
                 if taken < len(part):
                     self._wait_for_room(rest)
                     break
@@ -359,11 +361,21 @@ class DirectProtocol(Intake):
             self._poured()
         return sent
 
+    def _advance(self, rest: list[memoryview], count: int) -> None:
+        self._sent += count
+        if self._sent == len(rest[0]):
+            self._sent = 0
+            del rest[0]
+
+    def _share(self, rest: list[memoryview]) -> None:
+        """Holds what waits once with all others who wait for the same."""
+        rest[:] = map(self.outflow.share, rest)
+
     def _wait_for_room(self, rest: list[memoryview]) -> None:
         """The socket is full: the transport waits with a little of what is left, and says when that is written."""
-        lure, rest[0] = rest[0][:LURE], rest[0][LURE:]
-        if not rest[0]:
-            del rest[0]
+        lure = bytes(rest[0][self._sent : self._sent + LURE])  # a copy: the transport would hold all of it
+        self._advance(rest, len(lure))
+        self._share(rest)
         self.transport.write(lure)
         if rest and not self.transport.get_write_buffer_size():
             self.outflow.later(self)  # there is room by now
@@ -430,6 +442,7 @@ class DirectProtocol(Intake):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._rest = self._then = None
+        self._sent = 0
         self._socket.detach()  # from here on `send` fails, even if the number belongs to another connection by then
         if self.follower is not None:
             self.follower.end()  # before the transport closes the descriptor, which another connection may get then

@@ -728,7 +728,7 @@ async def test_a_long_text_is_told_in_pieces_and_in_its_order(monkeypatch: pytes
     turn = 0
     in_pieces = frames.sse_in_pieces
 
-    def counted(*arguments: Any, **more: Any) -> Generator[None, None, bytes]:
+    def counted(*arguments: Any, **more: Any) -> Generator[None, None, list[bytes]]:
         making = in_pieces(*arguments, **more)
         try:
             while True:
@@ -736,7 +736,7 @@ async def test_a_long_text_is_told_in_pieces_and_in_its_order(monkeypatch: pytes
                 next(making)
                 yield
         except StopIteration as end:
-            return bytes(end.value)
+            return list(end.value)
 
     async def count() -> None:
         nonlocal turn

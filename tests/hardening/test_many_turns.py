@@ -73,7 +73,7 @@ async def test_a_commit_to_many_streams_is_told_reader_by_reader(
 ) -> None:
     done, parts = InATurn(), many.parts
 
-    def noted(*arguments: Any) -> list[bytes]:
+    def noted(*arguments: Any) -> list[many.Line]:
         done.note()
         return parts(*arguments)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from gateway.http.folding import EACH
 from gateway.http.reading import Reading
+from gateway.log.reader import LIVE_PAGE
 from gateway.protocol import fold
 from gateway.wire import outflow, transport
 from gateway.wire.outflow import Outflow
@@ -23,15 +24,22 @@ from tests.servers import PATIENCE, Running, serving, until
 JSON = {"content-type": "application/json"}
 MB = 1_000_000
 DEAF = 8  # of lists that are asked for at once a tenant has no more
+MANY = 40
 METADATA = {f"{n:0256}": "v" * 1024 for n in range(32)}
-OWN = {
+ONCE = {
     "a record": "/runs/large?meta",
     "a list": "/runs?limit=500",
     "a list that lives": "/runs?live=sse&limit=500",
-    "a large event by SSE": "/runs/event?offset=-1&live=sse",
     "a fold": "/runs/many?offset=-1&fold=nothing:text",
+    "catch-up": "/runs/event?offset=-1",
+    "a large event by SSE": "/runs/event?offset={offset}&live=sse",
+    "without names": "/runs/event?offset={offset}&live=sse&named=false",
+    "a text": "/v1/stream/text?offset={offset}&live=sse",
+    "bytes": "/v1/stream/bytes?offset={offset}&live=sse",
+    "of many streams": "/v1/stream?live=sse&stream=runs/event&stream=runs/not-there-{n}",
+    "of all runs of a list": "/v1/stream?live=sse&workflowName=large",
 }
-"""What is made for each who asks."""
+"""What many may ask for, each from another place, or with others beside it."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -49,8 +57,19 @@ def gateway(database_of_all: str) -> Iterator[Running]:
                 http.post("/runs", json={"metadata": METADATA}).raise_for_status()
             for run in ("event", "many"):
                 http.put(f"/runs/{run}").raise_for_status()
-            http.post("/runs/event", content=b'"%b"' % (b"x" * MB)).raise_for_status()
-            events = b",".join([b'{"type":"t","text":"%b"}' % (b"y" * 180)] * 10_000)
+            http.post("/runs", json={"id": "listed", "workflowName": "large"}).raise_for_status()
+            for run in ("event", "listed"):
+                http.post(f"/runs/{run}", content=b"[%b]" % b",".join([b"0"] * DEAF)).raise_for_status()
+                http.post(f"/runs/{run}", content=b'"%b"' % (b"x" * MB)).raise_for_status()
+            for type in ("text/plain", "application/octet-stream"):
+                stream, own = f"/v1/stream/{'text' if type[0] == 't' else 'bytes'}", {"content-type": type}
+                http.put(stream, headers=own).raise_for_status()
+                for _ in range(DEAF):
+                    http.post(stream, headers=own, content=b"0").raise_for_status()
+                http.post(stream, headers=own, content=b"%b\n" % (b"x" * 99) * (MB // 100)).raise_for_status()
+            for n in range(DEAF):
+                http.post("/runs", json={"id": f"own-{n}", "input": f"{n}" * MB}).raise_for_status()
+            events = b",".join([b'{"type":"t","text":"%08d%b"}' % (n, b"y" * 172) for n in range(10_000)])
             http.post("/runs/many", content=b"[%b]" % events).raise_for_status()
         yield running
 
@@ -64,10 +83,33 @@ def asking(port: int, target: str) -> socket.socket:
     return sock
 
 
+@contextmanager
+def deaf(gateway: Running, target: str, count: int = DEAF) -> Iterator[None]:
+    """Clients that read nothing: each names another place, and itself."""
+    with ExitStack() as stack:
+        for n in range(count):
+            asked = target.format(n=n, offset=f"{0:016}_{n:016}")
+            stack.enter_context(asking(gateway.port, asked))
+        yield
+
+
+def of_ours(gateway: Running) -> list[transport.DirectProtocol]:
+    """Its connections."""
+    return [cast("transport.DirectProtocol", each) for each in gateway.server.server_state.connections]
+
+
+def waiting_in(gateway: Running) -> list[int]:
+    """The sizes of what waits there for clients."""
+    found: dict[int, int] = {}
+    for connection in of_ours(gateway):
+        connection.weigh(found)
+    return list(found.values())
+
+
 def outflow_of(gateway: Running) -> Outflow:
-    connection = next(iter(gateway.server.server_state.connections))
-    assert isinstance(connection, transport.DirectProtocol)
-    return connection.outflow
+    found = gateway.server._outflow
+    assert found is not None, "there was a connection"
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -82,9 +124,40 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport.DirectProtocol, "connection_made", connection_made)
 
 
-@pytest.mark.parametrize("what", OWN)
+@pytest.mark.parametrize("what", ONCE)
+async def test_what_many_do_not_read_is_kept_once(gateway: Running, what: str) -> None:
+    """Each holds a reference to it, and a little of its own."""
+    connections = gateway.server.server_state.connections
+    await until(lambda: not connections)
+    with deaf(gateway, ONCE[what]):
+        await until(lambda: len(connections) == DEAF and not any(each.writable() for each in of_ours(gateway)))
+        await until(lambda: len([size for size in waiting_in(gateway) if size > MB / 2]) == 1)  # each had its turn
+        assert sum(waiting_in(gateway)) < 2.5 * MB
+    await until(lambda: not connections)
+    assert not outflow_of(gateway)._kept
+
+
+@pytest.mark.parametrize("query", ["?offset={offset}", "?offset=-1&tail=9{n:03}"])
+async def test_while_much_waits_what_each_has_of_its_own_is_little(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    """Pages of catch-up that begin at different places have hardly a byte in common that a connection could share."""
+    connections = gateway.server.server_state.connections
+    await until(lambda: not connections and not outflow_of(gateway).held)
+    monkeypatch.setattr(outflow, "ROOM", MB)
+    with deaf(gateway, f"/runs/many{query}", MANY):
+        await until(lambda: len(connections) == MANY and not any(each.writable() for each in of_ours(gateway)))
+        pages = [size for size in waiting_in(gateway) if size > 2 * LIVE_PAGE]
+        assert 0 < len(pages) < MANY / 2, "those that were being read by then"
+        assert sum(waiting_in(gateway)) < (len(pages) + 1) * 2 * MB + MANY * 2 * LIVE_PAGE
+    await until(lambda: not connections and not outflow_of(gateway).held)
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE) as http:
+        whole = await http.get("/runs/many?offset=-1", headers={"accept-encoding": "identity"})
+    assert len(whole.content) > MB, "and then it is as it was"
+
+
 async def test_who_reads_nothing_is_let_go_of_when_it_is_much(
-    gateway: Running, monkeypatch: pytest.MonkeyPatch, what: str
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And whoever reads, however slowly, is given all of it."""
     connections = gateway.server.server_state.connections
@@ -92,11 +165,9 @@ async def test_who_reads_nothing_is_let_go_of_when_it_is_much(
     monkeypatch.setattr(outflow, "ROOM", 2 * MB)
     monkeypatch.setattr(transport, "HURRY", 0.5)
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1 << 16)
-    writer.write(f"GET {OWN['a record']} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+    writer.write(b"GET /runs/large?meta HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
     size = 0
-    with ExitStack() as stack:
-        for _ in range(DEAF):
-            stack.enter_context(asking(gateway.port, OWN[what]))
+    with deaf(gateway, "/runs/own-{n}?meta"):
         await until(lambda: len(connections) == DEAF + 1)
         async with asyncio.timeout(PATIENCE):
             while len(connections) > 3:  # two of them are not too much
@@ -114,9 +185,7 @@ async def test_one_event_for_all_who_do_not_read_it_is_not_much(gateway: Running
     await until(lambda: not connections and gateway.server._outflow is not None and not gateway.server._outflow.held)
     url = gateway.url
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, headers=JSON) as http:
-        with ExitStack() as stack:
-            for _ in range(DEAF):
-                stack.enter_context(asking(gateway.port, "/runs/event?offset=now&live=sse"))
+        with deaf(gateway, "/runs/event?offset=now&live=sse"):
             await until(lambda: gateway.app._hub.followers["following"] == DEAF)
             (await http.post("/runs/event", content=b'"%b"' % (b"z" * MB))).raise_for_status()
             await until(lambda: gateway.app._hub.followers["catching_up"] == DEAF)

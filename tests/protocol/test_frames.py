@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -34,7 +35,42 @@ def batch(body: bytes, count: int = 1, *, start: int = 41, up_to_date: bool = Tr
 
 
 def messages(encoding: Encoding, case: Batch, cursor: bytes, *, first: bool = False) -> bytes:
-    return at_once(frames.messages_in_pieces(encoding, case, cursor, first=first))
+    return b"".join(at_once(frames.messages_in_pieces(encoding, case, cursor, first=first)))
+
+
+LARGE = frames.SHARED
+PARTS = st.lists(
+    st.sampled_from((b"", b"a", b"b" * 100, b"c" * (LARGE - 1), b"d" * LARGE, b"e" * 2 * LARGE)), max_size=8
+)
+
+
+@given(PARTS)
+def test_large_parts_stay_alone_and_all_others_are_joined(parts: list[bytes]) -> None:
+    found = frames.gathered(memoryview(part) if n % 2 else part for n, part in enumerate(parts))
+    assert b"".join(found) == b"".join(parts)
+    assert all(found), "none is empty"
+    large = [part for part in parts if len(part) >= LARGE]
+    assert len(found) <= 2 * len(large) + 1
+    assert all(any(part == each for each in found) for part in large)
+    assert all(any(part is each for each in found) for part in large if not any(part == other for other in parts[1::2]))
+
+
+@pytest.mark.parametrize(
+    ("form", "encoding"),
+    [*((frames.sse_in_pieces, encoding) for encoding in Encoding), (frames.messages_in_pieces, Encoding.JSON)],
+)
+def test_a_large_event_is_a_part_of_its_own_wherever_one_begins(form: Any, encoding: Encoding) -> None:
+    large = {Encoding.JSON: b'"%b"' % (b"x" * LARGE)}.get(encoding, b"x\n" * LARGE)
+    gap = b"," if encoding is Encoding.JSON else b""
+    own = set[bytes]()
+    for small in (0, 1, 2, 7):
+        events = [*[b"1" for _ in range(small)], large]
+        case = Batch(7 - small, 8, gap.join(events), True, False, [len(event) for event in events])
+        parts = at_once(form(encoding, case, b"7"))
+        own.update(part for part in parts if len(part) >= LARGE)
+        if not small and encoding is Encoding.JSON:
+            assert any(part is case.body for part in parts), "no copy"
+    assert len(own) == 1
 
 
 def in_lines(text: str) -> str:
@@ -320,7 +356,7 @@ def test_a_frame_that_is_made_in_pieces_is_the_same(texts: list[str], piece: int
                 next(made)
                 pieces += 1
         except StopIteration as end:
-            again = end.value
+            again = b"".join(end.value)
     assert shown(again) == shown(at_once)
     assert pieces >= max(lengths) // (piece + 1) - 1
 

@@ -12,7 +12,8 @@ from gateway.protocol import json_body, many
 from gateway.protocol.batch import LINE, Batch, Encoding
 from gateway.protocol.composite import OVER, UNBEGUN, Composite, digest
 from gateway.protocol.errors import InvalidRequest, StreamNotFound
-from gateway.protocol.many import MAX_STREAM, MOST, ManyRequest, Wanted, frame, parts, refused
+from gateway.protocol.frames import SHARED
+from gateway.protocol.many import MAX_STREAM, MOST, Line, ManyRequest, Wanted, frame, parts, refused
 from gateway.protocol.offset import NOW, format_offset
 
 AT = format_offset(7).decode()
@@ -88,10 +89,14 @@ def test_what_cannot_be_meant_is_refused(query: bytes, asked: bytes | None) -> N
         parse_many([], query, asked)
 
 
+def whole(line: Line) -> bytes:
+    return line if isinstance(line, bytes) else b"".join(line)
+
+
 def test_a_frame_is_one_event_with_a_line_for_each_stream() -> None:
     told = parts("runs/a", Encoding.JSON, Batch(0, 2, b'{"n":1},{"n":2}', True, False), 0)
     told += parts("b", Encoding.JSON, Batch(1, 1, b"", True, True), 0)
-    assert frame(b"ID", told, first=True) == (
+    assert b"".join(frame(b"ID", told, first=True)) == (
         b"retry: 1000\nid: ID\n"
         b'data:[{"stream":"runs/a","streamNextOffset":"0000000000000000_0000000000000002","upToDate":true,'
         b'"events":[{"n":1},{"n":2}]},\n'
@@ -101,20 +106,20 @@ def test_a_frame_is_one_event_with_a_line_for_each_stream() -> None:
 
 def test_text_and_bytes_have_names_of_their_own() -> None:
     (text,) = parts("t", Encoding.TEXT, Batch(1, 2, "é\r\n".encode()[1:], False, False, before=b"\xc3"), 5)
-    assert json.loads(text) == {
+    assert json.loads(whole(text)) == {
         "stream": "t",
         "streamNextOffset": format_offset(2).decode(),
         "behind": 5,
         "text": "é\r\n",
     }
     (data,) = parts("t", Encoding.BASE64, Batch(1, 2, b"\0\xff", False, False), 0)
-    assert json.loads(data)["base64"] == "AP8="
+    assert json.loads(whole(data))["base64"] == "AP8="
 
 
 def test_no_line_is_longer_than_that_of_one_stream() -> None:
     event = b'"%b"' % (b"x" * 98)
     batch = Batch(0, 1000, b",".join([event] * 1000), True, True, [100] * 1000)
-    told = [json.loads(part) for part in parts("a", Encoding.JSON, batch, 0)]
+    told = [json.loads(whole(part)) for part in parts("a", Encoding.JSON, batch, 0)]
     assert [each for part in told for each in part["events"]] == ["x" * 98] * 1000
     assert len(told) == 4 and all(len(json.dumps(part["events"])) < LINE + 1000 for part in told)
     count = 0
@@ -122,6 +127,21 @@ def test_no_line_is_longer_than_that_of_one_stream() -> None:
         count += len(part["events"])
         assert part["streamNextOffset"] == format_offset(count).decode(), "an offset is after its events"
     assert [part.get("streamClosed") for part in told] == [None, None, None, True]
+
+
+def test_a_large_event_is_a_piece_of_its_own() -> None:
+    """Also of text and of bytes, for readers who come with others, from other places, and under other offsets."""
+    for encoding in Encoding:
+        large = b'"%b"' % (b"x" * SHARED)
+        found = set[bytes]()
+        for small in range(3):
+            events = [*[b"1" for _ in range(small)], large]
+            body = (b"," if encoding is Encoding.JSON else b"").join(events)
+            batch = Batch(3 - small, 4, body, True, False, [len(each) for each in events])
+            pieces = frame(b"ID%d" % small, [b"{}"] * small + parts(f"runs/{small}", encoding, batch, 0))
+            assert json.loads(b"".join(pieces).partition(b"data:")[2].replace(b"\ndata:", b""))[-1]["upToDate"]
+            found.update(piece for piece in pieces if len(piece) >= SHARED)
+        assert len(found) == 1
 
 
 def test_a_refusal_is_the_word_of_its_stream() -> None:

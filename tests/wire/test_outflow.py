@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, ClassVar, cast
@@ -16,6 +17,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.http.bodies import Bodies
+from gateway.wire import outflow
 from gateway.wire.intake import Turns
 from gateway.wire.outflow import EACH, FAIR, LARGE, TURN, Outflow
 from gateway.wire.transport import DirectProtocol
@@ -184,6 +186,46 @@ async def test_no_turn_sends_more_than_it_may_however_many_can() -> None:
         await asyncio.sleep(0)
         sent.append(sum(len(transport.got) for _, transport in both))
     assert max(after - before for before, after in pairwise([0, *sent])) <= TURN + FAIR + 100 * EACH
+
+
+async def test_what_many_wait_for_is_kept_once() -> None:
+    """Whoever has made it, behind whatever head, and however much of it each has been sent."""
+    Connection.outflow = Outflow()
+    those = [connected(room) for room in (0, 1, LARGE, LARGE + 100, FAIR)]
+    text = bytearray(b"x" * 2 * FAIR)
+    for number, (connection, _) in enumerate(those):
+        made = bytes(text)
+        connection.write(b"%d" % number)
+        connection.write(made)
+        connection.write(made)  # behind what waits
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert number == 0 or sys.getrefcount(made) == 2, "it is let go of at once"
+    waiting: dict[int, int] = {}
+    for connection, _ in those:
+        connection.weigh(waiting)
+    assert sum(waiting.values()) == 2 * FAIR
+    for number, (connection, transport) in enumerate(those):
+        transport.read(10 * FAIR)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert transport.got == b"%d" % number + 2 * text
+        assert connection.writable()
+    assert not Connection.outflow._kept, "nothing is kept that nobody waits for"
+
+
+async def test_others_bytes_are_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where their hashes are the same."""
+    monkeypatch.setattr(outflow, "hash", lambda _: 1, raising=False)
+    Connection.outflow = Outflow()
+    those = [connected(0) for _ in range(3)]
+    for number, (connection, _) in enumerate(those):
+        connection.write(b"%d" % number * FAIR)
+    for number, (_, transport) in enumerate(those):
+        transport.read(10 * FAIR)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert transport.got == b"%d" % number * FAIR
 
 
 async def test_one_that_fails_ends_alone() -> None:

@@ -203,6 +203,7 @@ class Readers:
         await responses.piece(send.as_it_is, wire.first_event(known.incarnation))
         batch: Batch | Signal = first
         at = Batch(first.end, first.end, b"", True, False)
+        del first
         told = 0.0
         while batch is not Signal.OVER:
             frame = HEARTBEAT
@@ -211,6 +212,7 @@ class Readers:
             elif clock() >= told + SILENCE:
                 frame, told = HEARTBEAT + wire.events(at), clock()
             await responses.piece(send.as_it_is, frame)
+            del frame, batch  # so that no page is kept in memory while this waits
             try:
                 batch = await follower.next()
             except (ProtocolError, asyncio.CancelledError):
