@@ -192,6 +192,7 @@ def both_ways(**settings: Any) -> Iterator[Ways]:
     A drain ends no connection by the clock here: a busy machine would decide what is heard.
     """
     app = Gateway(Settings(**settings), "postgresql://nowhere/none")
+    app.api.now()  # or else the first who needs it waits for a thread
     with asyncio.Runner() as runner, socket.socket() as sock, patch.object(transport, "IDLE_END", 3600.0):
         yield Ways(app, runner, sock)
 
