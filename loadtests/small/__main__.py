@@ -5,7 +5,7 @@
 A Machine in a control group of 512 MB and one core, with Postgres and the clients outside of it. Each phase leaves its
 readers to the next. The exit code is 1 if the Machine was killed, a reader missed or repeated something, or `/health`
 took a second longer at the port of the metrics (`private`) than a server that does nothing (`beside`); 3 where no such
-group can be made. At the public port /health waits behind all who connect at the same time (`longest`).
+group can be made. At the public port (`longest`) it is accepted behind those who have connected before.
 """
 
 from __future__ import annotations
