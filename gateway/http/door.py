@@ -10,13 +10,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.asgi import App, Receive, Scope, Send, target_of
 from gateway.auth.auth import Auth
 from gateway.auth.gate import Pending, let_in
-from gateway.auth.principal import Principal
+from gateway.auth.principal import NOBODY, Principal
 from gateway.auth.rules import ours
+from gateway.fanout.follower import EXTENSION
 from gateway.http import request_log, responses
 from gateway.http.cors import Cors, is_preflight
 from gateway.http.fast_append import Post
@@ -138,7 +139,9 @@ class Door:
             await responses.preflight(scope, send)
             return
         admitted = self.admit(method, target, scope["headers"], scope["query_string"], client_of(scope))
-        let_in(scope, admitted if isinstance(admitted, Principal) else await admitted())
+        principal = admitted if isinstance(admitted, Principal) else await admitted()
+        let_in(scope, principal)
+        _tell_whose(scope, principal)
         if target.stream is not None:
             await self._streams(target, scope, receive, send)
         elif target.path in HEALTH and method in ("GET", "HEAD"):
@@ -152,6 +155,14 @@ class Door:
         principal = admitted if isinstance(admitted, Principal) else await admitted()
         await self._quotas.judge(method, target, principal, client)
         return principal
+
+
+def _tell_whose(scope: Scope, principal: Principal) -> None:
+    """Tells the connection whose requests come there, so that tenants take turns: through a proxy those of several."""
+    connection: Any = scope.get("extensions", {}).get(EXTENSION)
+    if connection is not None and principal is not NOBODY:
+        through = any(name == b"x-forwarded-for" for name, _ in scope["headers"])
+        connection.is_of(None if through else principal.tenant)
 
 
 def refusal_for(scope: Scope, error: Exception) -> ProtocolError:

@@ -191,6 +191,7 @@ class PostProtocol(DirectProtocol):
             return False
         if principal is None:
             return False
+        self.is_of(None if b"x-forwarded-for" in head.headers else principal.tenant)
         self.url = url
         self.cycle = post = Post(self, target, head.headers, principal, head.keep_alive)  # type: ignore[assignment]
         post.body = body
@@ -303,6 +304,7 @@ class PostProtocol(DirectProtocol):
         principal = _admitted(self._door, target, headers)
         if principal is None:
             return None
+        self.is_of(None if b"x-forwarded-for" in headers else principal.tenant)
         self.left = length
         return Post(self, target, headers, principal, keep_alive)
 

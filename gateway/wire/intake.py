@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Transport
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any, ClassVar, Final, Protocol, cast
+from weakref import WeakValueDictionary
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.config import Config
@@ -30,6 +31,8 @@ SLICE: Final = (
 # What a turn of the loop takes in is reckoned in lines of chunked bodies: 2,000 take 5 to 10 ms.
 LINES: Final = 2_000  # in a turn, of one connection, and of all; what comes beyond waits for its turn
 PACKET: Final = 3  # what it costs to be given something, or to append past ASGI
+EACH: Final = LINES // 5  # of one tenant, while others send as well
+LASTS: Final = 1.0  # seconds for which a tenant that has sent something counts among those
 LOW: Final = LINES // 4  # with less left, the next turn begins anew: one more in each would cost more than it counts
 ANSWER: Final = 200  # the beginning of an answer over ASGI: from 0.1 ms to 0.7, by way of FastAPI
 FIRST: Final = 4  # requests that go before all others, in a turn of the loop
@@ -65,20 +68,60 @@ class _Next(Exception):
     """Another request has begun in a packet, behind one that has come whole."""
 
 
+class Share:
+    """What the connections of one tenant may take in yet in this turn, in lines. `of`: whose it is; None: that of all
+    whose tenant is not known.
+    """
+
+    __slots__ = ("__weakref__", "left", "of", "turn", "waiting")
+
+    def __init__(self, of: str | None) -> None:
+        self.of = of
+        self.left = 0
+        self.turn = -1  # for which that is
+        self.waiting: deque[Intake] = deque()
+
+
 class Turns:
-    """Gives connections their turns, one after the other: as many in a turn of the loop as it does not hold up. `left`:
-    lines that this turn may take in yet, of those who wait and then of what comes from the sockets.
+    """Gives connections their turns: as many in a turn of the loop as it does not hold up, and where several tenants
+    send, EACH to each. Otherwise who sends little would wait, at each step, for all that others send. `left`: lines
+    that this turn may take in yet, of those who wait and then of what comes from the sockets.
     """
 
     def __init__(self) -> None:
         self.left = LINES
         self.begun = False  # the next turn is waited for
+        self.number = 0
+        self.nobodys = Share(None)
+        self._shares: WeakValueDictionary[str, Share] = WeakValueDictionary()
         self._first: deque[Intake] = deque()
-        self._waiting: deque[Intake] = deque()
+        self._waiting: OrderedDict[Share, None] = OrderedDict()  # shares of whose connections some wait
+        self._last: Share | None = None  # that has taken something in
+        self._several = 0.0  # until when others are taken to send, too
+
+    def of(self, tenant: str | None) -> Share:
+        """A tenant's share."""
+        if tenant is None:
+            return self.nobodys
+        share = self._shares.get(tenant)
+        if share is None:
+            share = self._shares[tenant] = Share(tenant)
+        return share
+
+    def renew(self, share: Share, now: float) -> None:
+        """Gives a tenant its share of this turn."""
+        if share is not self._last:
+            self._last, self._several = share, now + LASTS
+        share.turn = self.number
+        share.left = EACH if now < self._several else LINES
 
     def ask(self, connection: Intake, *, first: bool = False) -> None:
         """Lets a connection go on with what waits there. `first`: before those who came earlier, FIRST in a turn."""
-        (self._first if first else self._waiting).append(connection)
+        if first:
+            self._first.append(connection)
+        else:
+            connection.share.waiting.append(connection)
+            self._waiting[connection.share] = None
         if not self.begun:
             self.begin(connection.loop)
 
@@ -90,20 +133,31 @@ class Turns:
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self.begun = False
         self.left = LINES
+        self.number += 1
+        now = loop.time()
         for _ in range(min(FIRST, len(self._first))):
-            self._go_on(self._first.popleft(), loop)
-        for _ in range(len(self._waiting)):
-            if self.left <= 0:
-                break
-            self._go_on(self._waiting.popleft(), loop)
+            connection = self._first.popleft()
+            self._go_on(connection, connection.share, loop)
+        waiting = deque((share, len(share.waiting)) for share in self._waiting)
+        while waiting and self.left > 0:
+            share, count = waiting.popleft()
+            if share.turn != self.number:
+                self.renew(share, now)
+                self._waiting.move_to_end(share)  # whoever was not reached is the first of the next turn
+            connection = share.waiting.popleft()
+            if not share.waiting:
+                del self._waiting[share]
+            self._go_on(connection, share, loop)
+            if count > 1 and share.left > 0:
+                waiting.append((share, count - 1))
         if not self.begun and (self._first or self._waiting or self.left < LOW):
             self.begin(loop)
 
-    def _go_on(self, connection: Intake, loop: asyncio.AbstractEventLoop) -> None:
-        self.left -= PACKET
+    def _go_on(self, connection: Intake, share: Share, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            lines = connection.go_on()  # which may itself take from what is left
+            lines = PACKET + connection.go_on()  # which may itself take from what is left
             self.left -= lines
+            share.left -= lines
         except Exception as error:  # noqa: BLE001  as the loop does with what it calls itself
             loop.call_exception_handler({"message": "A connection's turn failed.", "exception": error})
 
@@ -119,7 +173,9 @@ class Intake(HttpToolsProtocol):
 
     flow: Flow
 
-    __slots__ = ("_at_once", "_behind", "_deaf", "_head", "_lines", "_stage", "_turn", "busy", "counted", "due", "left")
+    __slots__ = (
+        "_at_once", "_behind", "_deaf", "_head", "_lines", "_stage", "_turn", "busy", "counted", "due", "left", "share",
+    )  # fmt: skip
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
@@ -134,6 +190,7 @@ class Intake(HttpToolsProtocol):
         self._stage = BETWEEN
         self._head = 0  # bytes that have come since anything of a request was whole
         self.left = 0  # bytes that are missing of a body whose length is known
+        self.share = self.turns.nobodys  # until it is known who sends
         # When the client is too late, by the loop's clock; 0: nothing is waited for.
         self.due = self.loop.time() + self.patience
 
@@ -157,11 +214,14 @@ class Intake(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf or self.transport.is_closing():
             return
-        turns = self.turns
-        if self._behind or self.busy or self._is_chunked or turns.left <= 0:
+        turns, share = self.turns, self.share
+        if share.turn != turns.number:
+            turns.renew(share, self.loop.time())
+        if self._behind or self.busy or self._is_chunked or share.left <= 0 or turns.left <= 0:
             self._keep(data)
             return
         turns.left -= PACKET
+        share.left -= PACKET
         size = len(data)
         begins = self._stage == BETWEEN and data.startswith(b"POST ")
         if (begins or size <= self.left) and size <= self.head_limit and size <= TURN:
@@ -170,8 +230,13 @@ class Intake(HttpToolsProtocol):
             taken = self._parse(data)
         if taken < size:
             self._keep(data[taken:])
-        if turns.left < LOW and not turns.begun:
+        if (turns.left < LOW or share.left < EACH // 2) and not turns.begun:
             turns.begin(self.loop)
+
+    def is_of(self, tenant: str | None) -> None:
+        """Says whose requests come here, as far as the last one tells. None: those of several, through a proxy."""
+        if self.share.of != tenant:
+            self.share = self.turns.of(tenant)
 
     def recognised(self, packet: bytes) -> bool:
         """Takes a packet that begins with a POST, if all of it is known without the parser. False: parse it."""

@@ -275,6 +275,7 @@ class DirectProtocol(Intake):
             return
         self.left = body_length(headers)
         self.turns.left -= ANSWER
+        self.share.left -= ANSWER
         self.cycle = Cycle(
             scope=scope,
             transport=cast("Any", self),  # it writes and closes

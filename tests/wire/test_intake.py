@@ -11,7 +11,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.asgi import Receive, Scope, Send
-from gateway.wire.intake import ANSWER, FIRST, LINES, PACKET, Turns
+from gateway.wire.intake import ANSWER, EACH, FIRST, LINES, PACKET, Turns
 from tests.http.test_packets import Application, Connection
 from tests.http.transports import Wire
 
@@ -90,3 +90,37 @@ async def test_who_asks_whether_we_are_well_waits_for_no_crowd(monkeypatch: pyte
     await crowd.answered()
     asked = [path == "/health" for path, _ in crowd.application.had]
     assert sum(asked[: 2 * most]) <= most + FIRST, "of a turn's answers the others have the rest"
+
+
+@pytest.mark.parametrize("kinds", [("mallory",), ("mallory", None)], ids=str)
+async def test_who_sends_little_waits_for_others_shares_alone(kinds: tuple[str | None, ...]) -> None:
+    """Nor for what comes from those whose tenant is not known; and those who send much go on in each turn."""
+    crowd = 20 * (LINES // ANSWER)
+    application, wires = Counting(at_once=True), [Wire() for _ in range(crowd + 1)]
+    Connection.turns = Turns()
+    config = Config(app=application, lifespan="off", log_config=None, http=Connection)
+    config.load()
+    config.app = application
+    loop = asyncio.get_running_loop()
+    connections = [Connection(config=config, server_state=ServerState(), app_state={}, _loop=loop) for _ in wires]
+    for number, (connection, wire) in enumerate(zip(connections, wires, strict=True)):
+        connection.connection_made(wire)
+        connection.is_of(kinds[number % len(kinds)])
+    connections[-1].is_of("bob")
+    for number, connection in enumerate(connections):
+        connection.data_received(GET % number)
+    begun = [len(application.had)]
+    bobs = (f"/runs/{crowd}", b"")
+    while bobs not in application.had:
+        await asyncio.sleep(0)
+        begun.append(len(application.had))
+    assert len(begun) <= 4, "the turn in which all came, and the next"
+    while any(not wire.written for wire in wires):
+        await asyncio.sleep(0)
+        begun.append(len(application.had))
+    each = [after - before for before, after in pairwise(begun[3:])]
+    assert max(each) <= len(kinds) * (EACH // ANSWER + 1) + 1
+    assert not Connection.turns._waiting and not any(connection._behind for connection in connections)
+    for connection, wire in zip(connections, wires, strict=True):
+        connection.connection_lost(None)
+        wire.close()
