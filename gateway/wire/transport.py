@@ -141,6 +141,8 @@ class DirectProtocol(Intake):
         behind that, where nobody sees it; but what is sent to a client that has gone is refused by its system.
         """
         cycle = self.cycle
+        if cycle is None:
+            return  # its first request waits for its turn, and nothing may be sent before that
         if not cycle.response_started:
             if cycle.scope.get("http_version", "1.1") == "1.1":
                 self.transport.write(_CONTINUE)

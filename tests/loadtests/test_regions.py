@@ -14,7 +14,7 @@ from loadtests.regions.residents import Measured
 
 
 def regions() -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "loadtests.regions", "--seconds", "4", "--readers", "1"]
+    command = [sys.executable, "-m", "loadtests.regions", "--seconds", "8", "--readers", "1"]
     return subprocess.run(command, capture_output=True, text=True, timeout=150)
 
 

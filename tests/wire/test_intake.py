@@ -124,3 +124,16 @@ async def test_who_sends_little_waits_for_others_shares_alone(kinds: tuple[str |
     for connection, wire in zip(connections, wires, strict=True):
         connection.connection_lost(None)
         wire.close()
+
+
+async def test_a_first_request_that_waits_for_its_turn_is_waited_for() -> None:
+    wire = Wire()
+    config = Config(app=Counting(at_once=True), lifespan="off", log_config=None, http=Connection)
+    config.load()
+    loop = asyncio.get_running_loop()
+    connection = Connection(config=config, server_state=ServerState(), app_state={}, _loop=loop)
+    connection.connection_made(wire)
+    connection._provoke()
+    assert not wire.written
+    connection.connection_lost(None)
+    wire.close()
