@@ -17,7 +17,6 @@ from gateway.http.reading import Reading
 from gateway.log.reader import LIVE_PAGE
 from gateway.protocol import fold
 from gateway.wire import outflow, transport
-from gateway.wire.outflow import Outflow
 from tests.databases import Postgres
 from tests.servers import PATIENCE, Running, serving, until
 
@@ -106,12 +105,6 @@ def waiting_in(gateway: Running) -> list[int]:
     return list(found.values())
 
 
-def outflow_of(gateway: Running) -> Outflow:
-    found = gateway.server._outflow
-    assert found is not None, "there was a connection"
-    return found
-
-
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system keeps little for each connection; by itself it may take megabytes off the gateway's hands."""
@@ -133,8 +126,8 @@ async def test_what_many_do_not_read_is_kept_once(gateway: Running, what: str) -
         await until(lambda: len(connections) == DEAF and not any(each.writable() for each in of_ours(gateway)))
         await until(lambda: len([size for size in waiting_in(gateway) if size > MB / 2]) == 1)  # each had its turn
         assert sum(waiting_in(gateway)) < 2.5 * MB
-    await until(lambda: not connections and gateway.server._outflow is not None)
-    assert not outflow_of(gateway)._kept
+    await until(lambda: not connections)
+    assert not gateway.app.outflow._kept
 
 
 @pytest.mark.parametrize("query", ["?offset={offset}", "?offset=-1&tail=9{n:03}"])
@@ -143,14 +136,14 @@ async def test_while_much_waits_what_each_has_of_its_own_is_little(
 ) -> None:
     """Pages of catch-up that begin at different places have hardly a byte in common that a connection could share."""
     connections = gateway.server.server_state.connections
-    await until(lambda: not connections and not outflow_of(gateway).held)
+    await until(lambda: not connections and not gateway.app.outflow.held)
     monkeypatch.setattr(outflow, "ROOM", MB)
     with deaf(gateway, f"/runs/many{query}", MANY):
         await until(lambda: len(connections) == MANY and not any(each.writable() for each in of_ours(gateway)))
         pages = [size for size in waiting_in(gateway) if size > 2 * LIVE_PAGE]
         assert 0 < len(pages) < MANY / 2, "those that were being read by then"
         assert sum(waiting_in(gateway)) < (len(pages) + 1) * 2 * MB + MANY * 2 * LIVE_PAGE
-    await until(lambda: not connections and not outflow_of(gateway).held)
+    await until(lambda: not connections and not gateway.app.outflow.held)
     async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE) as http:
         whole = await http.get("/runs/many?offset=-1", headers={"accept-encoding": "identity"})
     assert len(whole.content) > MB, "and then it is as it was"
@@ -182,15 +175,15 @@ async def test_who_reads_nothing_is_let_go_of_when_it_is_much(
 async def test_one_event_for_all_who_do_not_read_it_is_not_much(gateway: Running) -> None:
     """It is held once, so nobody is let go of for it."""
     connections = gateway.server.server_state.connections
-    await until(lambda: not connections and gateway.server._outflow is not None and not gateway.server._outflow.held)
+    await until(lambda: not connections and not gateway.app.outflow.held)
     url = gateway.url
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, headers=JSON) as http:
         with deaf(gateway, "/runs/event?offset=now&live=sse"):
             await until(lambda: gateway.app._hub.followers["following"] == DEAF)
             (await http.post("/runs/event", content=b'"%b"' % (b"z" * MB))).raise_for_status()
             await until(lambda: gateway.app._hub.followers["catching_up"] == DEAF)
-            await until(lambda: outflow_of(gateway).held > 0)
-            assert outflow_of(gateway).held < 3 * MB
+            await until(lambda: gateway.app.outflow.held > 0)
+            assert gateway.app.outflow.held < 3 * MB
 
 
 async def test_of_folds_that_are_asked_for_at_once_few_are_made(
