@@ -118,6 +118,13 @@ async def database_url(postgres: Postgres) -> AsyncIterator[str]:
         yield url
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
+    """A migrated database for all tests of a file."""
+    async with postgres.database() as url:
+        yield url
+
+
 @pytest_asyncio.fixture
 async def own_postgres(tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[OwnPostgres]]]:
     """`server = await own_postgres()`: a running server for this test alone, to be stopped and restarted."""

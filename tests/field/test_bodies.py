@@ -13,7 +13,6 @@ import pytest
 import pytest_asyncio
 
 from gateway.log.page_arrays import MANY
-from tests.databases import Postgres
 from tests.servers import PATIENCE, PROTOCOLS, Running, client_of, following, serving, until
 
 JSON = {"content-type": "application/json"}
@@ -21,12 +20,6 @@ HALF = b'{"text":"\\ud83d"}'
 LONG = b'{"text":"%b"}' % (b"x" * 70_000)
 
 Headers = dict[str, str]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 @pytest.fixture(scope="module", params=list(PROTOCOLS))

@@ -18,7 +18,6 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from tests.databases import Postgres
 from tests.servers import PATIENCE, Running, body_of, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # as the application behind the gateway
@@ -52,12 +51,6 @@ async def application(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 async def upstream() -> AsyncIterator[str]:
     async with await asyncio.start_server(application, "127.0.0.1") as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

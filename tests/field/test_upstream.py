@@ -10,7 +10,6 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.databases import Postgres
 from tests.servers import PATIENCE, Running, serving
 
 OK = b"Content-Length: 2\r\n\r\nok"
@@ -104,12 +103,6 @@ async def application() -> AsyncIterator[Application]:
     async with await asyncio.start_server(application.serve, "127.0.0.1") as server:
         application.port = server.sockets[0].getsockname()[1]
         yield application
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

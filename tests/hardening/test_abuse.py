@@ -6,12 +6,10 @@ import asyncio
 import gzip
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
-import pytest_asyncio
 
-from tests.databases import Postgres
 from tests.servers import Running, body_of, serving, until
 
 RUN = b"/runs/target"
@@ -136,12 +134,6 @@ ABUSE: dict[str, tuple[int, bytes]] = {
     "TRACE": (405, get(RUN).replace(b"GET", b"TRACE")),
     "PATCH": (405, get(RUN).replace(b"GET", b"PATCH")),
 }  # fmt: skip
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

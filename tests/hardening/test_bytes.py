@@ -13,12 +13,9 @@ import os
 import random
 import re
 import socket
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
-from tests.databases import Postgres
 from tests.servers import Running, serving, until
 
 SEEDS = range(int(os.environ.get("BYTE_SEEDS", "8")))  # more by hand
@@ -234,12 +231,6 @@ def test_the_judge_finds_what_is_wrong(name: str) -> None:
     judge(b"HTTP/1.1 100 Continue\r\n\r\n" + OK[: -2 if method == b"HEAD" else None], sent, [method], stays=True)
     with pytest.raises(AssertionError):
         judge(WRONG[name], sent, [method], stays=True)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 async def talk(gateway: Running, chance: random.Random) -> None:

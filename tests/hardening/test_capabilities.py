@@ -11,7 +11,6 @@ import pytest
 import pytest_asyncio
 
 from gateway.auth.read_tokens import Capability
-from tests.databases import Postgres
 from tests.servers import PROTOCOLS, Client, Running, client_of, following, payloads, serving
 
 JSON = {"content-type": "application/json"}
@@ -32,12 +31,6 @@ def as_key(name: str) -> dict[str, str]:
 
 KEYS = " ".join(f"{name}:{scopes}:{as_key(name)['authorization'][7:]}" for name, scopes in SCOPES.items())
 ALL = as_key("all")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 @pytest.fixture(scope="module", params=list(PROTOCOLS))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from gateway.http.cors import Cors
 from gateway.settings import BadSetting, load
-from tests.databases import Postgres
 from tests.servers import PROTOCOLS, Running, serving
 
 APP, ADMIN, EVIL = "https://app.example", "https://admin.example:8443", "https://evil.example"
@@ -24,12 +22,6 @@ POLICIES: dict[str, dict[str, Any]] = {
     "several": {"cors_origins": f"{APP}, {ADMIN}/"},
     "auth": {"auth": "keys", "keys": "reader:read:" + "k" * 40},
 }
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 @pytest.fixture(scope="module", params=list(PROTOCOLS))

@@ -15,7 +15,6 @@ import pytest_asyncio
 
 from gateway.auth.read_tokens import Capability
 from gateway.protocol import base64url
-from tests.databases import Postgres
 from tests.servers import PATIENCE, Running, serving
 
 JSON = {"content-type": "application/json"}
@@ -26,12 +25,6 @@ READER = {"authorization": "Bearer secret-of-the-reader"}
 KEYS = "all:read,write,control,admin:secret-of-the-all-key reader:read:secret-of-the-reader"
 RUNS = ("mine", "other")
 SUBSCRIPTION = "/v1/stream/__ds/subscriptions/s"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

@@ -26,12 +26,6 @@ CHANNEL = "run_gateway"
 PING = "{machine}\n\n0\n0\nping 1"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
-
-
 @pytest.fixture(scope="module")
 def machines(database_of_all: str) -> Iterator[list[Running]]:
     """Two that never look by themselves, so that what readers hear of others came by a notification."""

@@ -15,7 +15,6 @@ import pytest_asyncio
 
 from gateway.wire.intake import BEHIND
 from gateway.wire.transport import DirectProtocol
-from tests.databases import Postgres
 from tests.machines import Machine
 from tests.servers import PATIENCE, Running, body_of, serving, until
 
@@ -42,12 +41,6 @@ NEXT = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
 LONG = b"GET /runs/w?x=%b HTTP/1.1\r\nHost: h\r\n\r\n" % (b"x" * 2_900)
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -14,7 +14,6 @@ import pytest
 import pytest_asyncio
 
 from gateway.auth.read_tokens import Capability
-from tests.databases import Postgres
 from tests.servers import PATIENCE, Running, serving
 
 JSON = {"content-type": "application/json"}
@@ -26,12 +25,6 @@ OPEN = "what-everybody-may-know " * 60  # of a size that is compressed
 
 def key(name: str) -> dict[str, str]:
     return {"authorization": f"Bearer {KEYS[name]}"}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,14 @@ import json
 import re
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from gateway.fanout.broadcast import MANY
 from gateway.protocol.batch import News
-from tests.databases import Postgres
 from tests.event_source import read
 from tests.servers import Running, body_of, serving, until
 
@@ -115,12 +113,6 @@ WAYS: dict[str, Way] = {
     "an upgrade and rubbish": sends(b"Connection: Upgrade\r\nUpgrade: h2c\r\n", b"\0\0\0"),
     "no host": lambda rude, run: rude.send(get(run).replace(b"Host: h\r\n", b"")),
 }
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["io_uring", "one by one"])

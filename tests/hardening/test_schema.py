@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
@@ -23,7 +22,6 @@ from schemathesis.specs.openapi import expressions
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from gateway.http.openapi.links import LINKS
-from tests.databases import Postgres
 from tests.servers import PATIENCE, Running, serving
 
 FEW = 8
@@ -48,12 +46,6 @@ BODIES: dict[str, Any] = {
 @schemathesis.serializer("application/x-ndjson")
 def _lines(_: Any, value: Any) -> bytes:
     return value.encode("utf-8", "replace") if isinstance(value, str) else bytes(value)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

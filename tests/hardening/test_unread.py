@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from gateway.http.folding import EACH
 from gateway.http.reading import Reading
 from gateway.log.reader import LIVE_PAGE
 from gateway.protocol import fold
 from gateway.wire import outflow, transport
-from tests.databases import Postgres
 from tests.servers import PATIENCE, Running, serving, until
 
 JSON = {"content-type": "application/json"}
@@ -39,12 +37,6 @@ ONCE = {
     "of all runs of a list": "/v1/stream?live=sse&workflowName=large",
 }
 """What many may ask for, each from another place, or with others beside it."""
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,6 @@ from gateway.asgi import Headers, Receive, Scope, Send
 from gateway.auth.rules import LEFT, ROUTES
 from gateway.fanout.follower import EXTENSION
 from gateway.http.upstream import MOST_ROUNDS, forwarded, returned
-from tests.databases import Postgres
 from tests.machines import Machine, free_port
 from tests.manual import manual
 from tests.servers import PATIENCE, Running, body_of, serving, until
@@ -102,12 +101,6 @@ def application() -> Iterator[Application]:
         yield app
         server.should_exit = True
         thread.join(PATIENCE)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def database_of_all(postgres: Postgres) -> AsyncIterator[str]:
-    async with postgres.database() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

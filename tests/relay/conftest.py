@@ -1,4 +1,4 @@
-"""What the tests of the relay's clients share: an agent server, and the clients' processes."""
+"""What the tests of the relay share: a house of Machines, an agent server, and the clients' processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ import pytest_asyncio
 
 from tests.relay.agents import AgentServer
 from tests.relay.clients import BrowserClients, Clients, NodeClients, PythonClients, build_page
+from tests.relay.houses import House
+
+
+@pytest.fixture
+def house(machines: House) -> House:
+    """The file's `machines`, whose agent server has been asked nothing."""
+    machines.agent.calls.clear()
+    return machines
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

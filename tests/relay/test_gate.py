@@ -45,12 +45,6 @@ async def open_machines(postgres: Postgres) -> AsyncIterator[House]:
         yield house
 
 
-@pytest.fixture
-def house(machines: House) -> House:
-    machines.agent.calls.clear()
-    return machines
-
-
 in_module = pytest.mark.asyncio(loop_scope="module")
 
 

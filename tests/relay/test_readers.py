@@ -69,12 +69,6 @@ async def machines(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory)
         yield house
 
 
-@pytest.fixture
-def house(machines: House) -> House:
-    machines.agent.calls.clear()
-    return machines
-
-
 def in_module(test: Any) -> Any:
     return pytest.mark.asyncio(loop_scope="module")(test)
 

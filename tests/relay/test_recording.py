@@ -28,12 +28,6 @@ async def machines(postgres: Postgres) -> AsyncIterator[House]:
         yield house
 
 
-@pytest.fixture
-def house(machines: House) -> House:
-    machines.agent.calls.clear()
-    return machines
-
-
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 

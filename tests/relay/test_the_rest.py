@@ -65,12 +65,6 @@ async def machines(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory)
         yield house
 
 
-@pytest.fixture
-def house(machines: House) -> House:
-    machines.agent.calls.clear()
-    return machines
-
-
 in_module = pytest.mark.asyncio(loop_scope="module")
 
 
