@@ -64,7 +64,7 @@ class Feed:
         """A block within which several commits are told, without a turn of the loop: readers are sent them at once."""
         self.answering: Callable[[], AbstractContextManager[None]] = nullcontext
         """The same for several requests that are told their outcome: their clients are answered at once."""
-        self.heard: Final[Channel[[News]]] = Channel()
+        self.heard: Final = Commits()
         """The same by another Machine. A hint (law 2): it may be late, doubled or missing."""
         self.hinted: Final[Channel[[News]]] = Channel()
         """Somebody who need not be believed says so: the log has to be asked."""

@@ -15,7 +15,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Final, Literal
 
 from gateway.feed import Feed
@@ -30,6 +30,7 @@ from gateway.tasks import end, forever, kept
 logger = logging.getLogger("gateway.log.listener")
 
 CHANNEL = "run_gateway"  # the one that everybody knows
+_ALONE: Final = nullcontext()
 _ECHO_TIMEOUT = 2.0  # seconds for a nonce to come back; three are tried
 _LISTEN = "SELECT run_gateway.listen()"
 _NOTIFY = "SELECT run_gateway.ping($1)"
@@ -233,10 +234,9 @@ class Listener:
             if self.others.heard(sign):
                 self._begin_greeting()
             return
-        now = time.monotonic()
-        for news in parse_all(text):
-            news.heard = now
-            self._feed.heard(news)
+        all_news = parse_all(text, time.monotonic())
+        with self._feed.together() if len(all_news) > 1 else _ALONE:
+            self._feed.heard.each(all_news)
 
     def _hear_hint(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         text = str(payload)

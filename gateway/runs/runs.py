@@ -119,8 +119,9 @@ class Runs:
         event, and a request to stop.
         """
         ended = news.closed or news.deleted
-        if ended or news.first <= 1:
-            self.changes.ring(news.path)
+        if not ended and news.first > 1:
+            return False
+        self.changes.ring(news.path)
         return ended and is_run(news.path)
 
     @cached_property

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 from hypothesis import given
@@ -128,6 +128,25 @@ def test_an_event_that_looks_like_a_sign_of_life_is_none() -> None:
     others.say(f"=m\n*\n{len(body) + 16}\nruns/a\n3\n4\nopen\n{body}")
     assert [each.body for each in others.news] == [body.encode()] * 2
     assert not others.listener.others._known
+
+
+def test_readers_of_several_streams_are_sent_one_news_together() -> None:
+    others = Others()
+    told: list[list[str]] = []
+
+    @contextmanager
+    def together() -> Iterator[None]:
+        before = len(others.news)
+        yield
+        told.append([each.path for each in others.news[before:]])
+
+    others.listener._feed.together = together
+    one, two = (f"runs/{name}\n1\n2\nopen\nx" for name in "ab")
+    others.say(f"=m\n*\n{len(one)}\n{one}{len(two)}\n{two}")
+    assert told == [["runs/a", "runs/b"]]
+    others.say(f"=m\n{one}")
+    assert [each.path for each in others.news] == ["runs/a", "runs/b", "runs/a"]
+    assert all(each.heard for each in others.news)
 
 
 async def test_a_listener_ends_though_its_echo_has_just_come() -> None:
