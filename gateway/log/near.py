@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import asyncpg
@@ -81,9 +82,11 @@ class Near:
         Raises TooManyLists, ListTooSlow.
         """
         rows = None
-        if self.replica.current and not self.replica.watermarks.exceed_list(tenant):
+        if self.replica.used:
+            behind = self.replica.watermarks.exceed_list(tenant)
+            first = partial(self.replica.catch_up, tenant) if behind else None
             try:
-                rows = await self._lists.fetch(tenant, statement, *arguments)
+                rows = await self._lists.fetch(tenant, statement, *arguments, first=first)
             except _FINAL:
                 raise
             except Unavailable:

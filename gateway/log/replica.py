@@ -39,8 +39,13 @@ logger = logging.getLogger("gateway.log.replica")
 BEAT: Final = 0.1  # seconds between looks at the replica
 IDLE: Final = 1.0  # seconds between looks at the primary, while there are no watermarks to prove
 SOON: Final = 0.5  # seconds for the replica to say what it is
+CATCH_UP: Final = 0.5  # seconds for it to replay what the primary has just said that it has written
+PACE: Final = 0.01  # seconds between two looks whether it has
+WARM: Final = 60.0  # seconds between uses of two connections to the primary, which so are never idle for long
 CURRENT: Final = 3.0  # seconds since the look at the primary that the replica has proved, for streams that are open
 BEHIND: Final = 60.0  # seconds that a look may wait for its proof, for streams that are closed: those are only deleted
+
+_SILENT: Final = (asyncpg.UndefinedFunctionError, asyncpg.InsufficientPrivilegeError)
 
 # Bytes of WAL that the primary has written; what a replica is, and how many of them it has replayed.
 WRITTEN: Final = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint"
@@ -95,6 +100,7 @@ class Replica(Database):
         self._tasks = [
             kept("replica", lambda: forever("Looking at the replica", self._look_there, lambda: BEAT)),
             kept("primary", lambda: forever("Looking at the primary", self._look_at_primary, lambda: BEAT)),
+            kept("warmth", lambda: forever("Using connections to the primary", self._keep_warm, lambda: WARM)),
         ]
 
     async def close(self) -> None:
@@ -143,6 +149,29 @@ class Replica(Database):
     def _proves_soon(self) -> bool:
         """True unless the replica is known to be far behind."""
         return self._listens() and (self._look is None or time.monotonic() - self._look[1] < BEHIND)
+
+    async def catch_up(self, tenant: str) -> None:
+        """Returns when the replica has all that the primary had written at some moment after the call, and so whatever
+        this Machine knew by then: connections that `acquire` gives have it. For a tenant's request, whose turn it is.
+
+        That takes a round trip to the primary, in which the replica most often gets there. Raises Unavailable.
+        """
+        switches = self.primary.switches
+        written = await self._written(tenant)
+        try:
+            async with asyncio.timeout(CATCH_UP):
+                while await self._reached() < written:  # noqa: ASYNC110  a server tells nobody
+                    await asyncio.sleep(PACE)
+        except TimeoutError:
+            raise Unavailable("it is behind") from None
+        if switches != self.primary.switches or self._replayed is None:
+            raise Unavailable("the log is on another server")
+        self._replayed = max(self._replayed, written)
+
+    async def _reached(self) -> int:
+        """How many bytes of the primary's WAL the replica has replayed. Raises Unavailable."""
+        async with super().acquire() as connection:
+            return (await self._ask(connection))[1]
 
     @asynccontextmanager
     async def acquire(self, tenant: str | None = None, *, at_most: float | None = None) -> AsyncIterator[Pooled]:
@@ -205,7 +234,7 @@ class Replica(Database):
             self._ready = False
             raise Unavailable("it has another log")
         if self._look is not None and row["replayed"] >= self._look[0]:
-            self._replayed, self._proved_at = self._look
+            self._replayed, self._proved_at = max(self._look[0], self._replayed or 0), self._look[1]
             self._proved_by, self._look = row["server"], None
             self.watermarks.proved()
         if self._replayed is not None and row["replayed"] < self._replayed:
@@ -222,11 +251,24 @@ class Replica(Database):
         switches = self.primary.switches
         self._asked_at = asked_at
         self.watermarks.turn()
-        async with self.primary.acquire() as connection:
-            try:
-                written: int = await connection.fetchval(WRITTEN)
-            except (asyncpg.UndefinedFunctionError, asyncpg.InsufficientPrivilegeError):
+        try:
+            written = await self._written()
+        except Unavailable as error:
+            if isinstance(error.__cause__, _SILENT):
                 self._unused.begin("the primary does not say how far its log goes")
                 return
+            raise
         if switches == self.primary.switches:
             self._look = written, asked_at
+
+    async def _written(self, tenant: str | None = None) -> int:
+        """How many bytes of WAL the primary has written. Raises Unavailable."""
+        async with self.primary.acquire(tenant) as connection:
+            written: int = await connection.fetchval(WRITTEN)
+        return written
+
+    async def _keep_warm(self) -> None:
+        """Has two connections to the primary open, for the looks and for whoever needs one beside them: an ocean away a
+        new one takes four or five round trips.
+        """
+        await asyncio.gather(self._written(), self._written(), return_exceptions=True)

@@ -50,6 +50,7 @@ class Report:
                 ]:
                     if at(values, 0.5) > max(NEAR, 1.5 * at(others, 0.5)):
                         yield f"{what} in {region} took {at(values, 0.5):.0f} ms beside a replica"
+                far.append(("a list after a run began", measured.lists))
             else:
                 far.append(("a read", measured.reads))
             for what, values in far:
@@ -74,9 +75,9 @@ class Report:
     def _reads(self) -> Iterator[Sequence[str]]:
         """Of runs that nobody follows there."""
         names = list(next(iter(self.measured.values())).quiet)
-        yield "region", "replica", *(f"{name}, p50 (p99)" for name in names)
+        yield "region", "replica", *(f"{name}, p50 (p99)" for name in names), "list after a run began"
         for region, measured in self.measured.items():
-            times = [measured.quiet[name] for name in names]
+            times = [*(measured.quiet[name] for name in names), measured.lists]
             row = (f"{at(values, 0.5):.1f} ms ({at(values, 0.99):.0f})" for values in times)
             yield region, "yes" if region in self.replicas else "no", *row
 

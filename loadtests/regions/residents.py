@@ -19,6 +19,7 @@ from loadtests.regions.network import enter
 
 TIMEOUT = httpx.Timeout(20.0)
 QUIET = "-quiet"  # in the name of a run beside each of them, that nobody follows
+MADE = 20  # runs that each region makes at the end
 RETRY = 0.1  # seconds until somebody looks again for a run that is not there yet
 
 
@@ -45,6 +46,7 @@ class Measured:
     reads: list[float] = field(default_factory=list)
     deliveries: dict[str, list[float]] = field(default_factory=dict)  # by the region that wrote
     quiet: dict[str, list[float]] = field(default_factory=dict)  # reads of runs that nobody follows, by what is read
+    lists: list[float] = field(default_factory=list)  # right after a run was made here, which is in it
     events: int = 0
 
 
@@ -79,6 +81,8 @@ class Residents:
             self.measured.reads.append(await self._read())
             await self._look(random.choice(list(self._orders.runs.values())))
             await asyncio.sleep(random.expovariate(self._orders.pace))
+        for _ in range(MADE):  # only now, as all lists take longer while runs begin
+            await self._make_and_list()
         await self._append(last=True)
 
     async def _look(self, run: str) -> None:
@@ -91,6 +95,16 @@ class Residents:
             await self._open("resume", quiet, offset)
             await self._get("record", f"{self._orders.url}/runs/{quiet}?meta")
             await self._get("list", f"{self._orders.url}/runs?limit=20")
+
+    async def _make_and_list(self) -> None:
+        """Makes a run, which the list has to have: what takes the time is the list."""
+        made = await self._http.post(f"{self._orders.url}/runs", json={})
+        assert made.status_code == 201, made.text
+        began = time.perf_counter()
+        response = await self._http.get(f"{self._orders.url}/runs?limit=100")
+        assert response.status_code == 200, response.text
+        self.measured.lists.append(1000 * (time.perf_counter() - began))
+        assert made.json()["runId"] in [run["runId"] for run in response.json()["runs"]], "it was acknowledged"
 
     async def _open(self, what: str, run: str, offset: str) -> str | None:
         """Takes the time until the first frame is there. Returns the offset in it; None: there is no such run yet."""

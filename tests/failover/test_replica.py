@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import pytest
 
 from gateway.log.migrations import migrate
 from gateway.log.near import Near
@@ -152,6 +153,39 @@ async def test_a_replica_shows_what_it_has_and_nothing_behind() -> None:
         await used(running)
         assert (await ask("GET", "/runs/open", there)).json() == [1, 2, 3]
         assert (await ask("GET", "/runs/doomed", there)).json() == []
+
+
+async def test_a_list_waits_for_its_replica_to_catch_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right after a run was made, as while many are: the replica has it a moment later, without an ocean in between."""
+    monkeypatch.setattr("gateway.log.replica.CATCH_UP", 60.0)
+    async with replicated() as (_, standby, _proxy, running, ask):
+        for run in ("first", "second"):
+            assert (await ask("POST", "/runs", json={"id": run})).status_code == 201
+            assert {"runId": run}.items() <= (await ask("GET", "/runs", "replica")).json()["runs"][0].items()
+        asked = asyncio.Event()
+        caught_up = ask.near.replica.catch_up
+
+        async def catch_up(tenant: str) -> None:
+            asked.set()
+            await caught_up(tenant)
+
+        monkeypatch.setattr(ask.near.replica, "catch_up", catch_up)
+        await used(running)
+        await standby.fetchval("SELECT pg_wal_replay_pause()")
+        await until(standby, "SELECT pg_get_wal_replay_pause_state() = 'paused'")
+        assert (await ask("POST", "/runs", json={"id": "third"})).status_code == 201
+        listed = asyncio.create_task(ask("GET", "/runs", "replica"))
+        await asked.wait()
+        await standby.fetchval("SELECT pg_wal_replay_resume()")
+        assert [run["runId"] for run in (await listed).json()["runs"]] == ["third", "second", "first"]
+
+        monkeypatch.setattr("gateway.log.replica.CATCH_UP", 0.05)
+        await used(running)
+        await standby.fetchval("SELECT pg_wal_replay_pause()")
+        await until(standby, "SELECT pg_get_wal_replay_pause_state() = 'paused'")
+        assert (await ask("POST", "/runs", json={"id": "fourth"})).status_code == 201
+        listing = await ask("GET", "/runs", "primary")
+        assert listing.json()["runs"][0]["runId"] == "fourth", "it does not wait for ever"
 
 
 async def test_a_replica_that_fails_costs_its_readers_nothing() -> None:

@@ -59,7 +59,10 @@ def test_more_than_one_round_trip_is_a_fault_where_it_matters() -> None:
 def test_beside_a_replica_a_read_crosses_no_ocean() -> None:
     measured = {
         "iad": Measured(appends=[9.0], reads=[9.0], quiet={"list": [30.0]}),
-        "syd": Measured(appends=[210.0], reads=[14.0], quiet={"list": [44.0], "resume": [212.0]}),
+        "syd": Measured(appends=[210.0], reads=[14.0], quiet={"list": [44.0], "resume": [212.0]}, lists=[820.0]),
     }
     report = Report({"iad": 0, "syd": 200}, measured, Cost(0, 0, 0), 0, 0, frozenset(["syd"]))
-    assert list(report.faults()) == ["resume in syd took 212 ms beside a replica"], "the list takes as long in iad"
+    assert list(report.faults()) == [
+        "resume in syd took 212 ms beside a replica",
+        "a list after a run began in syd took 4.1 round trips to Postgres",
+    ], "the other list takes as long in iad"
