@@ -27,6 +27,9 @@ MARGIN: Final = 500  # last events of an open stream that stay rows: they are re
 HOLD: Final = timedelta(seconds=10)  # for which a Machine that has vanished still keeps the others away
 PAUSE: Final = 3.0  # times the duration of the step before: the slower the database, the longer it is left alone
 LEAST_PAUSE: Final = 0.002  # seconds
+LONG: Final = 0.05  # seconds of a step, after which the next one does half as much
+ENDED: Final = 100  # streams that a step of a retention removes at most
+ROWS: Final = 5_000  # that a step of a purge removes at most, some more of removed streams' own aside
 STREAMS: Final = 1_000  # examined in one step
 SILENCE: Final = timedelta(minutes=5)  # after which, or twice of it, an open stream is packed whatever its length
 WHOLE: Final = 50  # streams packed in one step at most
@@ -44,6 +47,20 @@ _PACKABLE: Final = "SELECT ids, whole, until FROM run_gateway.packable_v2($1, $2
 
 class KeptElsewhere(Exception):
     """Another Machine does the housekeeping at the moment."""
+
+
+class Stride:
+    """How much a step does: half as much after one that was LONG, twice as much after another, at most `most`.
+
+    What nobody has read for long comes from the disk: a step is to be short whatever it finds there.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.length = self._most = most
+
+    def note(self, seconds: float) -> None:
+        """Takes note of how long the last step took."""
+        self.length = max(self.length // 2, 1) if seconds > LONG else min(self.length * 2, self._most)
 
 
 class Housekeeping:
@@ -77,9 +94,11 @@ class Housekeeping:
         self._outage = Outage(
             logger, "Housekeeping waits for the database (%r).", "Housekeeping goes on.", within=database.away
         )
+        self._ended, self._rows = Stride(ENDED), Stride(ROWS)
         self._recording = 0  # that was looked at last
         self._key = b""  # and the key
         self._after = 0  # the stream examined last, so that one that cannot be packed does not block the others
+        self._took = 0.0  # seconds, by the last step
         self._quiet = 0  # transactions since the silence began that counts in this round
 
     async def run(self) -> None:
@@ -124,12 +143,12 @@ class Housekeeping:
         if failed is not None:
             raise failed
 
-    async def retire(self, keep: float, most: int = 50) -> int:
+    async def retire(self, keep: float, most: int | None = None) -> int:
         """Removes some streams that were closed more than `keep` seconds ago; returns how many.
 
         Raises KeptElsewhere, Unavailable.
         """
-        return int(await self._step(_RETIRE, timedelta(seconds=keep), most))
+        return int(await self._stride(self._ended, most, _RETIRE, timedelta(seconds=keep)))
 
     async def retire_recordings(self, keep: float) -> bool:
         """Removes those of the next recordings that ended more than `keep` seconds ago. Returns whether there are more.
@@ -144,12 +163,12 @@ class Housekeeping:
         self._key = bytes(await self._step(_FORGET_KEYS, self._key, STREAMS))
         return self._key != b""
 
-    async def purge(self, most: int = 5_000) -> int:
+    async def purge(self, most: int | None = None) -> int:
         """Removes what has expired, and some rows of what was removed before. Returns how many rows it deleted.
 
         Raises KeptElsewhere, Unavailable.
         """
-        rows = int(await self._step(_PURGE, most))
+        rows = int(await self._stride(self._rows, most, _PURGE))
         self.purged += rows
         return rows
 
@@ -182,6 +201,12 @@ class Housekeeping:
             failed += refused
         return failed
 
+    async def _stride(self, stride: Stride, most: int | None, statement: str, *arguments: object) -> Any:
+        """A step that does at most so much as its last argument says, or as the stride does."""
+        result = await self._step(statement, *arguments, most or stride.length)
+        stride.note(self._took)
+        return result
+
     async def _step(self, statement: str, *arguments: object) -> Any:
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -189,5 +214,6 @@ class Housekeeping:
             result = await connection.fetchval(statement, self._machine, HOLD, *arguments)
         if result is None:
             raise KeptElsewhere
-        await asyncio.sleep(max((clock() - began) * PAUSE, LEAST_PAUSE))
+        self._took = clock() - began
+        await asyncio.sleep(max(self._took * PAUSE, LEAST_PAUSE))
         return result

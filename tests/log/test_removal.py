@@ -11,7 +11,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from gateway.log.housekeeping import Housekeeping
+from gateway.log.housekeeping import Housekeeping, Stride
 from gateway.protocol import errors
 from gateway.protocol.create import CreateRequest, Fork
 from tests.log.rig import JSON, Log, connected, holding, opened, until_blocked
@@ -125,6 +125,102 @@ async def test_closed_streams_that_are_held_keep_no_others(database_url: str) ->
             assert await database.fetchval("SELECT run_gateway.retire($1, 50)", timedelta(0)) == 2
             assert await database.fetchval(PATHS) == ["a"]
         assert await database.fetchval("SELECT run_gateway.retire($1, 50)", timedelta(0)) == 1
+
+
+# Of each run, its control stream and so on, which somebody holds a part of.
+PARTS = {
+    "runs/itself": "SELECT FROM run_gateway.streams WHERE path = 'runs/itself' FOR NO KEY UPDATE",
+    "runs/control": "SELECT FROM run_gateway.streams WHERE path = 'runs/control/control' FOR NO KEY UPDATE",
+    "runs/record": "SELECT FROM run_gateway.runs WHERE id = 'record' FOR NO KEY UPDATE",
+    "runs/lease": "SELECT FROM run_gateway.leases FOR NO KEY UPDATE",
+}
+
+
+async def test_a_run_of_which_somebody_holds_a_part_stays_whole(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as database:
+        for path in (*PARTS, "runs/free", "no run"):
+            await log.create(path, closed=True)
+            if path != "no run":
+                await log.create(f"{path}/control", ttl=9)
+        await database.execute("""
+            INSERT INTO run_gateway.leases (stream, check_at)
+            SELECT id, now() FROM run_gateway.streams WHERE path = 'runs/lease'""")
+        whole = [path for run in sorted(PARTS) for path in (run, f"{run}/control")]
+        async with connected(database_url) as rival, rival.transaction():
+            for held in PARTS.values():
+                await rival.execute(held)
+            assert await database.fetchval("SELECT run_gateway.retire($1, 50)", timedelta(0)) == 2
+            assert await database.fetchval(PATHS) == whole
+            assert await database.fetchval("SELECT count(*) FROM run_gateway.runs") == len(PARTS)
+        assert await database.fetchval("SELECT run_gateway.retire($1, 50)", timedelta(0)) == len(PARTS)
+        assert await database.fetchval(PATHS) == []
+        for table in ("runs", "leases", "expiries"):
+            assert await database.fetchval(f"SELECT count(*) FROM run_gateway.{table}") == 0, table
+
+
+LEFT = """
+    SELECT json_build_array(
+        (SELECT json_agg(s ORDER BY s.id) FROM run_gateway.streams s), (SELECT json_agg(r) FROM run_gateway.runs r),
+        (SELECT json_agg(e) FROM run_gateway.expiries e), (SELECT json_agg(l) FROM run_gateway.leases l),
+        (SELECT json_agg((d.tenant, d.id, d.status) ORDER BY d.stream) FROM run_gateway.removed_runs d))::text
+"""
+
+
+async def test_streams_go_together_as_they_go_one_by_one(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as database:
+        for path in ("runs/a", "t\x1fruns/b", "source", "runs/source", "plain", "runs/open"):
+            await log.create(path, closed=path != "runs/open", ttl=None if path == "plain" else 9)
+            await log.create(f"{path}/control")
+        await log.create("fork", fork=Fork("source", None, 0), closed=True)
+        await log.create("forked", fork=Fork("runs/source", None, 0))
+        await log.create("of control", fork=Fork("runs/a/control", None, 0))
+        await database.execute(
+            "INSERT INTO run_gateway.leases SELECT stream, now() FROM run_gateway.runs WHERE id <> 'b'"
+        )
+        left = []
+        for _ in range(2):
+            transaction = database.transaction()
+            await transaction.start()
+            while await database.fetchval("SELECT run_gateway.retire($1, 50)", timedelta(0)):
+                pass
+            left.append(await database.fetchval(LEFT))
+            await transaction.rollback()
+            await database.execute("""
+                CREATE OR REPLACE FUNCTION run_gateway.take_all_away(doomed bigint[]) RETURNS bigint
+                LANGUAGE sql RETURN 0""")
+        together, one_by_one = left
+        assert together == one_by_one
+
+
+async def test_streams_that_stand_alone_go_together(database_url: str) -> None:
+    """None of them by a subtransaction of its own, of which a step may have so many only."""
+    async with opened(database_url) as log, connected(database_url) as database:
+        for number in range(70):
+            await log.create(f"runs/{number}", closed=True)
+        await database.execute("DROP FUNCTION run_gateway.try_away")
+        assert await database.fetchval("SELECT run_gateway.retire($1, 100)", timedelta(0)) == 70
+
+
+def test_a_step_is_shorter_after_one_that_took_long() -> None:
+    stride = Stride(100)
+    lengths = []
+    for seconds in (0.06, 0.06, 0.04, 0.01, 0.01, *[1.0] * 8):
+        stride.note(seconds)
+        lengths.append(stride.length)
+    assert lengths == [50, 25, 50, 100, 100, 50, 25, 12, 6, 3, 1, 1, 1]
+
+
+async def test_housekeeping_does_less_in_a_step_when_it_is_slow(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as database:
+        for number in range(6):
+            await log.create(str(number), closed=True)
+        await database.execute(SLOW.format("streams"))
+        house = Housekeeping(log.database, machine="m1", interval=1, retention=0)
+        house._ended = Stride(4)
+        steps = []
+        while removed := await house.retire(0):
+            steps.append(removed)
+        assert steps == [4, 2]
 
 
 async def test_a_stream_that_cannot_be_removed_keeps_no_others(database_url: str) -> None:

@@ -334,9 +334,10 @@ END
 $$;
 
 
--- Takes away closed streams that have been kept for as long as they are to be. Forks keep what they inherit. Whatever
--- somebody holds is left for another time, and so is a stream that cannot be taken away: it keeps no other from its turn.
--- Returns how many: call again while it is not zero.
+-- Takes away closed streams that have been kept for as long as they are to be: all of the next `most` that stand alone
+-- together, then up to 50 others one by one. Forks keep what they inherit. Whatever somebody holds is left for another time,
+-- and so is a stream that cannot be taken away: it keeps no other from its turn. Returns how many: call again while it is not
+-- zero.
 CREATE OR REPLACE FUNCTION run_gateway.retire(keep interval, most integer) RETURNS bigint
 LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
@@ -345,10 +346,16 @@ DECLARE
     -- Taken before: an index is not asked for what clock_timestamp() gives, which changes with each row.
     this    timestamptz := clock_timestamp();
     since   timestamptz := this - keep;
+    next    bigint[] := ARRAY(SELECT s.id FROM run_gateway.streams s
+                               WHERE s.closed_at < since AND s.path IS NOT NULL AND NOT s.gone
+                               ORDER BY s.closed_at LIMIT most);
     doomed  bigint;
-    seen    integer := 0;
-    removed bigint := 0;
+    removed bigint := run_gateway.take_all_away(next);
 BEGIN
+    IF removed = cardinality(next) THEN
+        RETURN removed;
+    END IF;
+    most := least(most, removed + 50);   -- see try_away
     FOR doomed IN
         SELECT s.id FROM run_gateway.streams s
          WHERE s.closed_at < since AND s.path IS NOT NULL AND NOT s.gone
@@ -362,6 +369,64 @@ BEGIN
     RETURN removed;
 END
 $$;
+
+
+-- Takes away those of some streams that have neither forks nor sources, and of which nobody holds any part: as take_away does
+-- each, but in one statement for each table. Returns how many; none, if one of them stands against it.
+CREATE OR REPLACE FUNCTION run_gateway.take_all_away(doomed bigint[]) RETURNS bigint
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    free     bigint[];  -- locked; what belongs to one of them is locked, or the stream is left out
+    locked   bigint[];
+    owners   bigint[];  -- runs that have a control stream
+    controls bigint[];  -- which these are
+BEGIN
+    free := ARRAY(SELECT s.id FROM run_gateway.streams s
+                   WHERE s.id = ANY (doomed) AND s.path IS NOT NULL AND NOT s.gone AND s.forks = 0 AND s.fork_source IS NULL
+                     FOR UPDATE SKIP LOCKED);
+    SELECT array_agg(s.id), array_agg(c.id) INTO owners, controls
+      FROM run_gateway.streams s CROSS JOIN LATERAL (
+            SELECT v.id FROM run_gateway.streams v WHERE v.path = s.path || '/control' AND NOT v.gone OFFSET 0) c
+     WHERE s.id = ANY (free) AND run_gateway.is_run(s.path);
+    IF controls IS NOT NULL THEN
+        locked := ARRAY(SELECT s.id FROM run_gateway.streams s
+                         WHERE s.id = ANY (controls) AND s.path IS NOT NULL AND NOT s.gone AND s.forks = 0
+                           AND s.fork_source IS NULL FOR UPDATE SKIP LOCKED);
+        free := run_gateway.without(free, ARRAY(
+            SELECT c.owner FROM unnest(owners, controls) AS c(owner, id) WHERE c.id <> ALL (locked)));
+    END IF;
+    locked := ARRAY(SELECT l.stream FROM run_gateway.leases l WHERE l.stream = ANY (free) FOR UPDATE SKIP LOCKED);
+    free := run_gateway.without(free, ARRAY(
+        SELECT l.stream FROM run_gateway.leases l WHERE l.stream = ANY (free) AND l.stream <> ALL (locked)));
+    locked := ARRAY(SELECT r.stream FROM run_gateway.runs r WHERE r.stream = ANY (free) FOR UPDATE SKIP LOCKED);
+    free := run_gateway.without(free, ARRAY(
+        SELECT r.stream FROM run_gateway.runs r WHERE r.stream = ANY (free) AND r.stream <> ALL (locked)));
+
+    WITH removed AS (DELETE FROM run_gateway.runs r WHERE r.stream = ANY (free) RETURNING r.*)
+    INSERT INTO run_gateway.removed_runs (stream, tenant, id, workflow_name, status, started_at, ended_at, is_error, metadata,
+                                          cancel_requested_at)
+    SELECT r.stream, r.tenant, r.id, r.workflow_name, r.status, r.started_at, r.ended_at, r.is_error, r.metadata,
+           r.cancel_requested_at
+      FROM removed r
+    ON CONFLICT DO NOTHING;
+    DELETE FROM run_gateway.leases l WHERE l.stream = ANY (free);
+    locked := free || ARRAY(SELECT c.id FROM unnest(owners, controls) AS c(owner, id) WHERE c.owner = ANY (free));
+    DELETE FROM run_gateway.expiries e WHERE e.stream = ANY (locked);
+    UPDATE run_gateway.streams s SET path = NULL, gone = true WHERE s.id = ANY (locked);
+    RETURN cardinality(free);
+EXCEPTION WHEN OTHERS THEN
+    RETURN 0;   -- which of them it was, and why, is said as they are taken away one by one
+END
+$$;
+
+
+-- Those numbers that are not among others, in their order.
+CREATE OR REPLACE FUNCTION run_gateway.without(numbers bigint[], others bigint[]) RETURNS bigint[]
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN others = '{}' THEN numbers
+            ELSE ARRAY(SELECT n.id FROM unnest(numbers) WITH ORDINALITY AS n(id, i) WHERE n.id <> ALL (others) ORDER BY n.i) END;
 
 
 -- Takes a stream away, if nobody holds it and nothing stands against it; whoever follows it hears of it if `tell` is set.
@@ -397,7 +462,7 @@ AS $$
 DECLARE
     doomed  bigint;
     since   timestamptz := clock_timestamp() - interval '1 hour';  -- for which live lists can go on where they were
-    until   timestamptz := clock_timestamp() + interval '0.05 seconds';  -- as in retire
+    ids     bigint[];
     removed bigint := run_gateway.expire(50);   -- with what follows fewer than 64 at a time: see try_away
     n       bigint;
 BEGIN
@@ -412,18 +477,17 @@ BEGIN
          WHERE v.removed_at < since);
     GET DIAGNOSTICS n = ROW_COUNT;
     removed := removed + n;
-    FOR doomed IN SELECT s.id FROM run_gateway.streams s WHERE s.path IS NULL ORDER BY s.id LIMIT 100 FOR UPDATE SKIP LOCKED
-    LOOP
-        n := run_gateway.purge_events(doomed, most);
+    ids := ARRAY(SELECT s.id FROM run_gateway.streams s WHERE s.path IS NULL ORDER BY s.id LIMIT least(most, 100)
+                    FOR UPDATE SKIP LOCKED);
+    IF ids <> '{}' THEN
+        n := run_gateway.purge_events_of(ids, most);
         removed := removed + n;
         IF n < most THEN
-            DELETE FROM run_gateway.producers p WHERE p.stream = doomed;
-            DELETE FROM run_gateway.streams s WHERE s.id = doomed;
-            removed := removed + 1;
+            DELETE FROM run_gateway.producers p WHERE p.stream = ANY (ids);
+            DELETE FROM run_gateway.streams s WHERE s.id = ANY (ids);
+            removed := removed + cardinality(ids);
         END IF;
-        most := most - n;
-        EXIT WHEN most <= 0 OR clock_timestamp() > until;
-    END LOOP;
+    END IF;
     RETURN removed;
 END
 $$;
@@ -484,22 +548,29 @@ END
 $$;
 
 
--- Some of a stream's events, the oldest first. A page counts as ten rows: it is some more in the TOAST table. Returns
--- fewer than `most` when nothing is left.
-CREATE OR REPLACE FUNCTION run_gateway.purge_events(doomed bigint, most integer) RETURNS bigint
-LANGUAGE plpgsql AS $$
+-- Some of the events of streams whose rows are locked, those of the first streams first, and the oldest of each. A page counts
+-- as ten rows: it is some more in the TOAST table. Returns fewer than `most` when nothing is left.
+CREATE OR REPLACE FUNCTION run_gateway.purge_events_of(doomed bigint[], most integer) RETURNS bigint
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
 DECLARE
+    few   integer := greatest(most / 10, 1);
     pages bigint;
     n     bigint;
 BEGIN
-    DELETE FROM run_gateway.pages p WHERE p.stream = doomed AND p.last IN (
-        SELECT v.last FROM run_gateway.pages v WHERE v.stream = doomed ORDER BY v.last LIMIT greatest(most / 10, 1));
+    -- By their places: nobody else changes them, and the index has been asked once already.
+    DELETE FROM run_gateway.pages p WHERE p.ctid = ANY (ARRAY(
+        SELECT v.ctid FROM unnest(doomed) AS u(id) CROSS JOIN LATERAL (
+            SELECT o.ctid FROM run_gateway.pages o WHERE o.stream = u.id ORDER BY o.last LIMIT few) v LIMIT few));
     GET DIAGNOSTICS pages = ROW_COUNT;
-    IF pages >= greatest(most / 10, 1) THEN
+    IF pages >= few THEN
         RETURN most;
     END IF;
-    DELETE FROM run_gateway.events e WHERE e.stream = doomed AND e.seq IN (
-        SELECT v.seq FROM run_gateway.events v WHERE v.stream = doomed ORDER BY v.seq LIMIT most - pages * 10);
+    most := most - pages * 10;
+    DELETE FROM run_gateway.events e WHERE e.ctid = ANY (ARRAY(
+        SELECT v.ctid FROM unnest(doomed) AS u(id) CROSS JOIN LATERAL (
+            SELECT o.ctid FROM run_gateway.events o WHERE o.stream = u.id ORDER BY o.seq LIMIT most) v LIMIT most));
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN pages * 10 + n;
 END
