@@ -13,8 +13,7 @@ from urllib.parse import unquote
 
 from gateway.auth.principal import Principal, Scope
 from gateway.protocol.errors import MethodNotAllowed, ProtocolError, RouteNotFound
-from gateway.protocol.run_path import Part
-from gateway.protocol.target import Target
+from gateway.protocol.target import Part, Target
 
 Need = Scope | Literal["nothing", "optional", "own", "each"]
 """`nothing`: open to all. `optional`: so too, and who shows a credential may be told more. `own`: the request bears a

@@ -16,7 +16,7 @@ from gateway.log.turns import Turns
 from gateway.protocol.batch import Batch, Encoding
 from gateway.protocol.errors import TooManyReads
 from gateway.protocol.fold import Fold, fold_in_pieces
-from gateway.protocol.tenants import tenant_of
+from gateway.protocol.target import tenant_of
 from gateway.tasks import LITTLE, in_turns
 
 MOST: Final = 4  # folds of a page at a time, the reading of the page included

@@ -39,9 +39,7 @@ from gateway.protocol.errors import (
 from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.offset import format_offset
 from gateway.protocol.read import parse_read
-from gateway.protocol.run_path import Part
-from gateway.protocol.target import Target
-from gateway.protocol.tenants import within, without
+from gateway.protocol.target import Part, Target, within, without
 from gateway.tasks import in_turns
 
 _DIRECT: Final = (None, Part.HEARTBEAT)  # the other parts of a run ask the log more than once

@@ -24,7 +24,7 @@ from gateway.protocol.errors import (
     StreamNotFound,
     TooManyForks,
 )
-from gateway.protocol.tenants import tenant_of
+from gateway.protocol.target import tenant_of
 
 _LARGE: Final = 1 << 20  # bytes of a new stream, from which on each step of sending them is a turn of the loop
 

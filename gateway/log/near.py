@@ -26,7 +26,7 @@ from gateway.protocol.errors import (
     TooManyReads,
     Unavailable,
 )
-from gateway.protocol.tenants import tenant_of
+from gateway.protocol.target import tenant_of
 
 _FINAL: Final = (TooManyReads, TooManyLists, ListTooSlow)  # refusals that hold at both servers
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from gateway.log.appends import Entry, Waiting
 from gateway.protocol.append import AppendRequest
-from gateway.protocol.tenants import tenant_of
+from gateway.protocol.target import tenant_of
 
 MOST_REQUESTS: Final = 2_000  # in one batch
 MOST_SHARED: Final = 500  # in one batch of several tenants, of whom some may wait for one append

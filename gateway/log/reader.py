@@ -13,7 +13,7 @@ from gateway.log.database import Database
 from gateway.log.turns import Turns
 from gateway.protocol.batch import Batch, Encoding, Page, Stream
 from gateway.protocol.errors import NotWritable, OffsetGone, StreamGone, StreamNotFound, TooManyReads, Unavailable
-from gateway.protocol.tenants import tenant_of
+from gateway.protocol.target import tenant_of
 
 LIVE_PAGE: Final = 64 << 10  # bytes: a page is written at once, so a slow reader may keep as much in memory
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.protocol.batch import News, Stream
-from gateway.protocol.run_path import Part, control_of, is_run
-from gateway.protocol.tenants import tenant_of
+from gateway.protocol.target import Part, control_of, is_run, tenant_of
 
 MOST: Final = 10_000
 """Streams with a watermark between two proofs. Beyond that no stream's is known."""

@@ -17,8 +17,7 @@ from gateway.protocol.append import UNNUMBERED, AppendRequest, Producer
 from gateway.protocol.batch import JSON_TYPE
 from gateway.protocol.errors import BatchTooLarge, InvalidRequest, ProtocolError
 from gateway.protocol.fields import check_count, check_lease, check_token
-from gateway.protocol.run_path import Part
-from gateway.protocol.target import Target
+from gateway.protocol.target import Part, Target
 
 CONTENT_TYPE: Final = "application/x-ndjson"
 TURN: Final = 500  # appends that are parsed at once

@@ -10,13 +10,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from gateway.protocol.errors import InvalidRequest
-from gateway.protocol.run_path import is_run
+from gateway.protocol.target import CONTROL, is_run
 
 MAX_TOKEN: Final = 1024  # characters of a Producer-Id or a Stream-Seq
 MAX_LEASE: Final = 3600  # seconds
 MAX_SAFE_INTEGER: Final = 2**53 - 1  # §5.2.1: what JavaScript can count to
 
-CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ufffd]")  # control characters, and what was no UTF-8
 NUMBER: Final = re.compile(rb"[0-9]+")
 DECIMAL: Final = re.compile(rb"0|[1-9][0-9]{0,9}")  # no sign, no leading zero, no exponent (§5.1)
 

@@ -23,7 +23,7 @@ from gateway.protocol.fold import Fold, parse_fold
 from gateway.protocol.frames import RETRY, SHARED, gathered
 from gateway.protocol.offset import NOW, START, format_offset, parse_offset
 from gateway.protocol.read import last_event_id
-from gateway.protocol.run_path import Part
+from gateway.protocol.target import Part
 from gateway.protocol.text import EDGE, characters, edge
 
 MOST: Final = 1_000

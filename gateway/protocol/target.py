@@ -1,20 +1,22 @@
-"""The target of a request, by the path of its URL: found once, at the door, and carried by the request from there on.
+"""What a path names: the target of a request, by the path of its URL, and the tenant and the run of a stream's path.
 
-Pure. Paths of streams are as clients know them, without their tenant, until `stored` puts it in front.
+A target is found once, at the door, and carried by the request from there on. Pure. Its paths of streams are as clients
+know them. A path as it is stored has its tenant in front: tenants are namespaces, of paths and of subscription ids.
+Clients cannot send the separator (control characters are refused), so no client can name a path of another tenant.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from typing import Final
 
 from gateway.protocol.errors import InvalidRequest
-from gateway.protocol.fields import CONTROL
-from gateway.protocol.run_path import Part
-from gateway.protocol.tenants import within
 
+CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ufffd]")  # control characters, and what was no UTF-8
+SEPARATOR: Final = "\x1f"  # between a tenant and a name: ASCII's own "unit separator"
 MAX_PATH: Final = 1024  # characters
 MAX_PATH_BYTES: Final = 2048  # of UTF-8: an entry of Postgres's index has 2,704, with the tenant and `/control`
 MAX_RUN_ID: Final = 256  # characters
@@ -23,10 +25,24 @@ _DOTS: Final = re.compile(rf"(?:^|/){DOTS}(?:/|\Z)")
 _RESERVED: Final = "__ds"  # the first segment of the control APIs' paths (§6): no stream is there
 _STREAMS: Final = "/v1/stream/"
 _RUNS: Final = "runs/"
-_PARTS: Final = {part.value: part for part in Part}
+_RUN: Final = re.compile(rf"(?:[^{SEPARATOR}]*{SEPARATOR})?runs/[^/]+")
 
 REMEMBERED: Final = 4_096  # targets, since a stream is asked for many times
 SHORT: Final = 512  # characters of a URL's path whose target is remembered
+
+
+class Part(Enum):
+    """The parts of a run below its path: `runs/<id>/control` is the stream to its producer, and the others take
+    requests, and are never streams.
+    """
+
+    CONTROL = "/control"
+    CANCEL = "/cancel"
+    HEARTBEAT = "/heartbeat"
+    TOKEN = "/token"  # noqa: S105  it names no secret
+
+
+_PARTS: Final = {part.value: part for part in Part}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +144,39 @@ def _fault(stream: str) -> str | None:
     if _DOTS.search(stream):
         return "No segment of a stream's path may be . or .., which clients and proxies leave out."
     return None
+
+
+# The paths of runs, with or without their tenant
+
+
+def is_run(path: str) -> bool:
+    """True if the stream at this path is a run: an id has no slash."""
+    return _RUN.fullmatch(path) is not None
+
+
+def control_of(run: str) -> str:
+    """The path of a run's control stream."""
+    return run + Part.CONTROL.value
+
+
+# Paths and ids as they are stored
+
+
+def within(tenant: str, name: str) -> str:
+    """A client's path or id as it is stored; those of the default tenant, "", are stored as they are."""
+    return f"{tenant}{SEPARATOR}{name}" if tenant else name
+
+
+def without(name: str) -> str:
+    """A stored path or id as its client knows it."""
+    return name.rpartition(SEPARATOR)[2]
+
+
+def shown(name: str) -> str:
+    """A stored path or id as the operator's log shows it: `acme:runs/17`."""
+    return name.replace(SEPARATOR, ":")
+
+
+def tenant_of(name: str) -> str:
+    """The tenant of a stored path or id; the default one is ""."""
+    return name.rpartition(SEPARATOR)[0]

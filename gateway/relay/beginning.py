@@ -23,8 +23,7 @@ from gateway.http.upstream import BadGateway
 from gateway.protocol.batch import Stream
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.json_body import value_of
-from gateway.protocol.run_path import control_of
-from gateway.protocol.tenants import shown, within
+from gateway.protocol.target import control_of, shown, within
 from gateway.relay import answers
 from gateway.relay.asking import Answer, Asking
 from gateway.relay.contact import Contact

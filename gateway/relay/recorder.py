@@ -21,7 +21,7 @@ from gateway.http.owned import Held
 from gateway.log.appends import Appended, Settle
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.errors import ProtocolError, StreamSeqConflict, TooManyPending, Unavailable
-from gateway.protocol.tenants import shown
+from gateway.protocol.target import shown
 from gateway.relay.asking import Answer
 from gateway.relay.framing import Framer, silent
 from gateway.relay.rounds import Rounds

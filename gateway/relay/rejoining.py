@@ -18,7 +18,7 @@ from gateway.http import informational
 from gateway.http.upstream import BadGateway
 from gateway.protocol.batch import Page
 from gateway.protocol.errors import StreamGone, StreamNotFound, TooManyReads, Unavailable
-from gateway.protocol.tenants import shown
+from gateway.protocol.target import shown
 from gateway.relay import answers
 from gateway.relay.asking import Answer, Asking
 from gateway.relay.contact import Contact

@@ -26,7 +26,7 @@ from gateway.outage import SeldomLogger
 from gateway.protocol.batch import News
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.headers import NO_STORE
-from gateway.protocol.tenants import shown
+from gateway.protocol.target import shown
 from gateway.quotas import Quotas
 from gateway.relay.asking import Asking
 from gateway.relay.beginning import Beginnings, Sizes

@@ -12,7 +12,7 @@ from gateway.feed import Feed
 from gateway.http import responses
 from gateway.protocol.errors import RunEnded, RunNotFound, StreamGone
 from gateway.protocol.headers import JSON, NO_STORE
-from gateway.protocol.tenants import within
+from gateway.protocol.target import within
 from gateway.relay import answers
 from gateway.relay.cursors import Skip
 from gateway.relay.errors import NoRecording

@@ -15,7 +15,7 @@ import asyncpg
 from gateway.asgi import Headers
 from gateway.log.database import Database
 from gateway.protocol.batch import News
-from gateway.protocol.tenants import tenant_of
+from gateway.protocol.target import tenant_of
 
 _BEGIN: Final = (
     "SELECT run_gateway.begin_recording($1, $2, $3, $4, $5, $6, $7::text::json, to_json($8::text), $9::text[])"

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from gateway.outage import Outage
 from gateway.protocol.batch import News
-from gateway.protocol.tenants import shown
+from gateway.protocol.target import shown
 from gateway.runs.store import LeaseLook
 from gateway.tasks import end, forever, kept
 

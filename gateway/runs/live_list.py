@@ -23,8 +23,7 @@ from gateway.protocol.changes import Kind, Told
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.record import RunRecord
 from gateway.protocol.run_list import size
-from gateway.protocol.run_path import Part, is_run
-from gateway.protocol.tenants import tenant_of
+from gateway.protocol.target import Part, is_run, tenant_of
 from gateway.runs.queries import ListRequest, shows
 from gateway.tasks import in_turns
 

@@ -21,7 +21,7 @@ from gateway.protocol.errors import RunExists
 from gateway.protocol.offset import START, format_offset
 from gateway.protocol.record import STATUSES
 from gateway.protocol.run_list import DEFAULT_LIMIT, MAX_LIMIT, page_in_pieces, size
-from gateway.protocol.tenants import within
+from gateway.protocol.target import within
 from gateway.runs.bodies import CreateRun, create_in_pieces
 from gateway.runs.foreign_runs import Others
 from gateway.runs.ids import CHANCE_BYTES, run_id

@@ -18,8 +18,7 @@ from gateway.http.routes import Routes
 from gateway.protocol.errors import MethodNotAllowed, StreamNotFound
 from gateway.protocol.headers import JSON, NO_STORE
 from gateway.protocol.record import to_json
-from gateway.protocol.run_path import Part
-from gateway.protocol.target import Target
+from gateway.protocol.target import Part, Target
 from gateway.runs.bodies import parse_cancel
 from gateway.runs.queries import MetaRequest, parse_meta
 from gateway.runs.store import Store

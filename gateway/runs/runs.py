@@ -20,7 +20,7 @@ from gateway.log.database import Database
 from gateway.log.lists import Lists
 from gateway.log.near import Near
 from gateway.protocol.batch import News
-from gateway.protocol.run_path import control_of, is_run
+from gateway.protocol.target import control_of, is_run
 from gateway.runs.announcements import Announcements
 from gateway.runs.following_list import FollowedLists
 from gateway.runs.foreign_runs import Others

@@ -21,8 +21,7 @@ from gateway.protocol.batch import News, media_type
 from gateway.protocol.changes import KINDS, Snapshot, Told
 from gateway.protocol.errors import PathBlocked, RunEnded, RunExists, RunNotFound, StreamGone
 from gateway.protocol.record import RunRecord, instant
-from gateway.protocol.run_path import control_of
-from gateway.protocol.tenants import tenant_of
+from gateway.protocol.target import control_of, tenant_of
 from gateway.runs.bodies import NewRun
 from gateway.runs.live_list import Look, Row
 from gateway.runs.queries import ListRequest

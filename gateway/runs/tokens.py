@@ -16,7 +16,7 @@ from gateway.http import responses
 from gateway.http.bodies import Bodies
 from gateway.protocol.errors import RouteNotFound, RunNotFound
 from gateway.protocol.headers import JSON, NO_STORE
-from gateway.protocol.tenants import tenant_of, without
+from gateway.protocol.target import tenant_of, without
 from gateway.runs.bodies import Body, parse
 from gateway.runs.foreign_runs import Others
 from gateway.runs.store import Store

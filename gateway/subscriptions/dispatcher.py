@@ -16,7 +16,7 @@ from typing import Final
 
 from gateway.outage import Outage
 from gateway.protocol.errors import Unavailable
-from gateway.protocol.tenants import shown
+from gateway.protocol.target import shown
 from gateway.subscriptions.attempts import TIMEOUT, Deliver, Outcome
 from gateway.subscriptions.records import EACH, Delivery
 from gateway.subscriptions.rules import retry_delay

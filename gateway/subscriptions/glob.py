@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Final
 
-from gateway.protocol.tenants import tenant_of, without
+from gateway.protocol.target import tenant_of, without
 
 MOST_HEAD: Final = 8  # segments, as run_gateway.heads_of has it
 _STAR: Final = re.compile("%2[Aa]")  # how a literal asterisk is written

@@ -19,8 +19,7 @@ from gateway.auth.gate import principal_of
 from gateway.auth.principal import NOBODY
 from gateway.http.bodies import Bodies
 from gateway.protocol.record import instant
-from gateway.protocol.run_path import is_run
-from gateway.protocol.tenants import tenant_of, within, without
+from gateway.protocol.target import is_run, tenant_of, within, without
 from gateway.quotas.rates import Rate
 from gateway.subscriptions import http, rules
 from gateway.subscriptions.errors import Code, Refusal

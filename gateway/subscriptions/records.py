@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from gateway.protocol.offset import format_offset
-from gateway.protocol.tenants import without
+from gateway.protocol.target import without
 from gateway.subscriptions.glob import Glob
 
 Type = Literal["webhook", "pull-wake"]

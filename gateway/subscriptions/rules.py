@@ -12,10 +12,8 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.protocol.fields import CONTROL
 from gateway.protocol.offset import MAX_POSITION, parse_position
-from gateway.protocol.target import MAX_PATH, MAX_PATH_BYTES
-from gateway.protocol.tenants import within
+from gateway.protocol.target import CONTROL, MAX_PATH, MAX_PATH_BYTES, within
 from gateway.subscriptions.errors import Code, Refusal, invalid
 from gateway.subscriptions.records import Type
 from gateway.subscriptions.targets import check_webhook_url

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from gateway.protocol import base64url
-from gateway.protocol.tenants import without
+from gateway.protocol.target import without
 from gateway.subscriptions.errors import Code, Refusal
 
 if TYPE_CHECKING:

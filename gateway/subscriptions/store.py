@@ -2,7 +2,7 @@
 
 It knows tables and verdicts, not HTTP. Every change is judged by the database, under the subscription's row lock and
 by the database's clock, so that it does not matter which Machine makes it. Raises Unavailable without a database.
-Ids and paths are stored ones, inside their tenant (`gateway.protocol.tenants`); patterns are as the client wrote them.
+Ids and paths are stored ones, inside their tenant (`gateway.protocol.target`); patterns are as the client wrote them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.log.database import Database
 from gateway.log.long_work import LongWork
 from gateway.protocol.errors import StreamHeld
 from gateway.protocol.json_body import at_once
-from gateway.protocol.tenants import shown, tenant_of, within
+from gateway.protocol.target import shown, tenant_of, within
 from gateway.subscriptions.errors import Code, LinkingGoesOn, Refusal
 from gateway.subscriptions.glob import Glob
 from gateway.subscriptions.records import EACH, Claim, Delivery, Interest, Link, Subscription, Type, Wakes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.protocol.tenants import tenant_of, without
+from gateway.protocol.target import tenant_of, without
 from gateway.subscriptions.glob import split
 from gateway.subscriptions.records import Interest
 

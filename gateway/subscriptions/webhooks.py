@@ -17,7 +17,7 @@ import httpcore
 import httpx
 import orjson
 
-from gateway.protocol.tenants import tenant_of
+from gateway.protocol.target import tenant_of
 from gateway.subscriptions.attempts import TIMEOUT, Outcome
 from gateway.subscriptions.errors import Refusal
 from gateway.subscriptions.records import Delivery

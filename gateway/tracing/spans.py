@@ -20,7 +20,7 @@ from gateway.asgi import App, Message, Receive, Scope, Send
 from gateway.auth.gate import PRINCIPAL, principal_of
 from gateway.http.request_log import appended_to
 from gateway.protocol.offset import format_offset
-from gateway.protocol.tenants import shown, within
+from gateway.protocol.target import shown, within
 
 STREAM: Final = "run_gateway.stream"
 OFFSET: Final = "run_gateway.offset"  # after the last event

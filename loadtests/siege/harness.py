@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.protocol.tenants import within
+from gateway.protocol.target import within
 from gateway.wire.descriptors import raise_limit
 from loadtests.siege.honest import Honest
 from loadtests.siege.machines import Besieged, Use, open_machines

@@ -18,7 +18,7 @@ from gateway.app import Gateway
 from gateway.auth.principal import Scope
 from gateway.auth.read_tokens import Capability
 from gateway.auth.rules import BELOW_A_RUN, ROUTES, STREAM, STREAMS, Need, need_of
-from gateway.protocol.run_path import Part
+from gateway.protocol.target import Part
 from gateway.settings import load
 from tests.auth.people import as_jwt, as_key
 from tests.servers import Client, Running

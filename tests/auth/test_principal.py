@@ -6,8 +6,7 @@ import pytest
 
 from gateway.auth.principal import SCOPES, Principal, matches
 from gateway.protocol.errors import InvalidRequest
-from gateway.protocol.target import check_path
-from gateway.protocol.tenants import SEPARATOR, shown, tenant_of, within, without
+from gateway.protocol.target import SEPARATOR, check_path, shown, tenant_of, within, without
 
 
 @pytest.mark.parametrize(

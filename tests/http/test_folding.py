@@ -12,7 +12,7 @@ from gateway.http.folding import EACH, LIVE, MOST, Folding
 from gateway.protocol.batch import Batch, Encoding
 from gateway.protocol.errors import TooManyReads
 from gateway.protocol.fold import Fold
-from gateway.protocol.tenants import within
+from gateway.protocol.target import within
 from gateway.tasks import LITTLE
 
 FOLD = Fold(("type",), ("text",))

@@ -19,8 +19,7 @@ from gateway.protocol.append import Producer
 from gateway.protocol.batch import News
 from gateway.protocol.create import CreateRequest, Fork
 from gateway.protocol.errors import ProtocolError
-from gateway.protocol.target import check_path
-from gateway.protocol.tenants import within
+from gateway.protocol.target import check_path, within
 from tests.log.rig import JSON, Log, connected, opened
 
 DAWN, NOON = "2099-01-01T06:00:00Z", "2099-01-01T12:00:00Z"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.auth.gate import token_of
 from gateway.auth.rules import needed
-from gateway.protocol import append, create, json_body, read, target, tenants
+from gateway.protocol import append, create, json_body, read, target
 from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.headers import etag_matches
@@ -106,8 +106,8 @@ def test_an_offset_that_is_one_is_written_as_the_same_position(token: bytes) -> 
 
 @given(st.sampled_from(["", "acme", "a.b-c"]), st.text(alphabet=st.characters(exclude_characters="\x1f"), max_size=20))
 def test_a_tenants_path_comes_apart_as_it_was_put_together(tenant: str, name: str) -> None:
-    stored = tenants.within(tenant, name)
-    assert (tenants.tenant_of(stored), tenants.without(stored)) == (tenant, name)
+    stored = target.within(tenant, name)
+    assert (target.tenant_of(stored), target.without(stored)) == (tenant, name)
 
 
 @given(st.integers(1, 10**17))

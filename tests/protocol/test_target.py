@@ -7,9 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol.errors import InvalidRequest
-from gateway.protocol.run_path import Part, control_of, is_run
-from gateway.protocol.target import SHORT, Target, check_path
-from gateway.protocol.tenants import shown, tenant_of, within, without
+from gateway.protocol.target import (
+    SHORT,
+    Part,
+    Target,
+    check_path,
+    control_of,
+    is_run,
+    shown,
+    tenant_of,
+    within,
+    without,
+)
 
 
 @pytest.mark.parametrize(

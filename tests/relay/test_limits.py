@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 
-from gateway.protocol.tenants import within
+from gateway.protocol.target import within
 from gateway.relay.store import New, Store
 from tests.databases import Postgres
 from tests.relay.agent import Call
