@@ -11,12 +11,11 @@ from base64 import b64encode
 from typing import Final
 from urllib.parse import parse_qsl
 
-from gateway.protocol.accept import accept_of, only_events
 from gateway.protocol.batch import Batch, Stream
 from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.errors import InvalidRequest
-from gateway.protocol.fields import RawHeaders, single_headers
+from gateway.protocol.fields import RawHeaders, accept_of, only_events, single_headers
 from gateway.protocol.headers import CLOSED, JSON, NO_STORE, UP_TO_DATE, Headers, of_state
 from gateway.protocol.offset import MAX_POSITION, NOW, START, format_offset
 from gateway.protocol.read import TOLD, Live, ReadRequest, last_event_id

@@ -12,8 +12,8 @@ import orjson
 from gateway.asgi import Headers, Message, Scope, Send
 from gateway.http import cors, request_log
 from gateway.http.cors import Common
-from gateway.protocol.accept import accept_of, only_events
 from gateway.protocol.errors import ProtocolError
+from gateway.protocol.fields import accept_of, only_events
 from gateway.protocol.headers import JSON, NO_STORE
 from gateway.wire.answers import Cycle, answer, cycle_of, header_lines, takes_parts
 

@@ -18,7 +18,7 @@ from gateway.http import responses
 from gateway.http.health import HEALTH, Health, HealthAnswers
 from gateway.process.exit_codes import Failure
 from gateway.process.sockets import address
-from gateway.protocol.accept import accept_of
+from gateway.protocol.fields import accept_of
 from gateway.protocol.headers import NO_STORE
 
 BACKLOG: Final = 128

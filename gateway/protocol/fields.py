@@ -1,12 +1,13 @@
 """The fields of requests: headers as they came become values, or an InvalidRequest.
 
-Header names are lower case, as ASGI gives them; values are bytes, decoded as latin-1 where text is needed.
+Header names are lower case, as ASGI gives them; values are bytes, decoded as latin-1 where text is needed. Accept
+(RFC 9110 §12.5.1) and Accept-Encoding (§12.5.3) refuse nobody: what cannot be read of them counts for nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from gateway.protocol.errors import InvalidRequest
@@ -18,6 +19,9 @@ MAX_SAFE_INTEGER: Final = 2**53 - 1  # §5.2.1: what JavaScript can count to
 
 NUMBER: Final = re.compile(rb"[0-9]+")
 DECIMAL: Final = re.compile(rb"0|[1-9][0-9]{0,9}")  # no sign, no leading zero, no exponent (§5.1)
+
+EVENT_STREAM: Final = b"text/event-stream"
+_QUALITY: Final = re.compile(rb";[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*(?:;|\Z)", re.IGNORECASE)
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 GivenHeaders = RawHeaders | dict[bytes, bytes]
@@ -84,3 +88,61 @@ def check_count(name: str, value: object) -> int:
     if type(value) is not int or not 0 <= value <= MAX_SAFE_INTEGER:
         raise InvalidRequest(f"{name} must be a whole number from 0 to {MAX_SAFE_INTEGER}.")
     return value
+
+
+# What a client accepts
+
+
+def accept_of(headers: RawHeaders) -> bytes:
+    """The value of Accept, which may stand on several lines; empty if it is absent."""
+    return b",".join([value for name, value in headers if name == b"accept"])
+
+
+def accept_encoding_of(headers: RawHeaders) -> bytes:
+    """The value of Accept-Encoding, which may stand on several lines; empty if it is absent."""
+    return b",".join([value for name, value in headers if name == b"accept-encoding"])
+
+
+def coding_for(accept_encoding: bytes, offered: Sequence[bytes]) -> bytes | None:
+    """The content coding, of those `offered`, that a client wants most; of several that it wants as much, the first.
+    None: none of them, or the bytes as they are rather.
+    """
+    wanted = dict(_range(part) for part in accept_encoding.split(b","))
+    any_other = wanted.get(b"*", 0.0)
+    best, most = None, 0.0
+    for coding in offered:
+        quality = wanted.get(coding, any_other)
+        if quality > most:
+            best, most = coding, quality
+    return best if most >= wanted.get(b"identity", 0.0) else None
+
+
+def only_events(accept: bytes) -> bool:
+    """True for a browser's EventSource, and for clients that say the same: they accept nothing but event streams."""
+    return accept.strip().lower() == EVENT_STREAM
+
+
+def prefers_events(accept: bytes) -> bool:
+    """True if event streams are named, and no other type is wanted as much. What goes for every type (`*/*`, `text/*`)
+    may be wanted as much, since it names none.
+    """
+    if EVENT_STREAM not in accept.lower():
+        return False
+    wanted, others, any_other = 0.0, 0.0, 0.0
+    for part in accept.split(b","):
+        media, quality = _range(part)
+        if media == EVENT_STREAM:
+            wanted = max(wanted, quality)
+        elif media.endswith(b"/*"):
+            any_other = max(any_other, quality)
+        else:
+            others = max(others, quality)
+    return wanted > others and wanted >= any_other
+
+
+def _range(part: bytes) -> tuple[bytes, float]:
+    media = part.partition(b";")[0].strip().lower()
+    if not media:
+        return b"", 0.0
+    found = _QUALITY.search(part)
+    return media, 1.0 if found is None else float(found[1])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.accept import accept_encoding_of, accept_of, coding_for, only_events, prefers_events
+from gateway.protocol.fields import accept_encoding_of, accept_of, coding_for, only_events, prefers_events
 
 
 @pytest.mark.parametrize(
