@@ -28,8 +28,7 @@ from gateway.protocol.appends import CONTENT_TYPE, Asked, appends_in_pieces
 from gateway.protocol.errors import InvalidRequest, ProtocolError
 from gateway.protocol.offset import format_offset
 from gateway.protocol.target import within
-from gateway.quotas import Quotas
-from gateway.quotas.quotas import client_of
+from gateway.quotas import Quotas, client_of
 from gateway.tasks import in_turns
 
 ROUTE: Final = "/v1/appends"

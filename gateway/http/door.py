@@ -34,8 +34,7 @@ from gateway.protocol.errors import (
 )
 from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.target import Target
-from gateway.quotas import Quotas
-from gateway.quotas.quotas import client_of, open_at
+from gateway.quotas import Quotas, client_of, open_at
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -31,8 +31,7 @@ from gateway.protocol.composite import OVER, UNBEGUN, Composite
 from gateway.protocol.errors import Draining, InvalidRequest, ProtocolError, TooManyFollowed, TooManyReaders
 from gateway.protocol.frames import HEARTBEAT
 from gateway.protocol.target import Target, within
-from gateway.quotas.errors import TooManyStreams
-from gateway.quotas.quotas import client_of, holder
+from gateway.quotas import TooManyStreams, client_of, holder
 from gateway.tasks import in_turns, turn
 
 OFFSETS: Final = 256 << 10

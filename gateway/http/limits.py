@@ -10,7 +10,7 @@ from gateway.counting import Inside
 from gateway.http.bodies import Bodies
 from gateway.http.folding import Folding
 from gateway.protocol.errors import EventTooLarge
-from gateway.quotas.shares import Share
+from gateway.quotas import Share
 from gateway.wire.outflow import Outflow
 
 

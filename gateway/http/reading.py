@@ -30,9 +30,7 @@ from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.fields import accept_encoding_of, coding_for
 from gateway.protocol.offset import NOW, split
 from gateway.protocol.read import Live, ReadRequest
-from gateway.quotas.errors import TooManyStreams
-from gateway.quotas.quotas import client_of, holder
-from gateway.quotas.shares import Share
+from gateway.quotas import Share, TooManyStreams, client_of, holder
 from gateway.tasks import in_turns, turn
 
 # A writer chooses a stream's type, which may be text/html or image/svg+xml. A browser may show it, but must run none

@@ -13,8 +13,7 @@ from gateway.auth.gate import let_in
 from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.http.upstream import forwarded
 from gateway.protocol.target import Target
-from gateway.quotas import Quotas
-from gateway.quotas.quotas import client_of
+from gateway.quotas import Quotas, client_of
 from gateway.relay import answers
 from gateway.relay.asking import Asking
 from gateway.relay.ids import belongs, credential_of

@@ -26,8 +26,7 @@ from gateway.protocol.batch import Batch, Stream
 from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.frames import HEARTBEAT, SHARED, gathered
 from gateway.protocol.offset import events_between
-from gateway.quotas.errors import TooManyStreams
-from gateway.quotas.quotas import client_of, holder
+from gateway.quotas import TooManyStreams, client_of, holder
 from gateway.relay.cursors import Skip
 from gateway.relay.framing import Kind, cut, with_id
 from gateway.relay.ids import frame_id

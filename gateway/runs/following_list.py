@@ -35,7 +35,7 @@ from gateway.protocol.frames import HEARTBEAT, RETRY
 from gateway.protocol.many import MOST
 from gateway.protocol.offset import START
 from gateway.protocol.target import Target, within
-from gateway.quotas.quotas import client_of, holder
+from gateway.quotas import client_of, holder
 from gateway.runs.live_list import Change, Changes, LiveList, StartAnew
 from gateway.runs.queries import FollowRequest, ListRequest, parse_follow
 from gateway.tasks import in_turns, turn

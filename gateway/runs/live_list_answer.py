@@ -30,8 +30,7 @@ from gateway.protocol.errors import Draining, ListTooSlow, ProtocolError, TooMan
 from gateway.protocol.fields import single_headers
 from gateway.protocol.frames import HEARTBEAT, RETRY, gathered
 from gateway.protocol.record import RunRecord, to_json
-from gateway.quotas.errors import TooManyStreams
-from gateway.quotas.quotas import client_of, holder
+from gateway.quotas import TooManyStreams, client_of, holder
 from gateway.runs.live_list import FRAME, LITTLE, Change, Changes, LiveList, StartAnew, weight
 from gateway.runs.queries import ListRequest, LiveRequest, format_cursor, parse_live
 from gateway.tasks import turn

@@ -20,7 +20,7 @@ from gateway.auth.principal import NOBODY
 from gateway.http.bodies import Bodies
 from gateway.protocol.record import instant
 from gateway.protocol.target import is_run, tenant_of, within, without
-from gateway.quotas.rates import Rate
+from gateway.quotas import Rate
 from gateway.subscriptions import http, rules
 from gateway.subscriptions.errors import Code, Refusal
 from gateway.subscriptions.records import EACH, Link, Subscription, Type

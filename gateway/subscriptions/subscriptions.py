@@ -15,7 +15,7 @@ from gateway.log.long_work import LongWork
 from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.target import without
-from gateway.quotas.rates import Rate
+from gateway.quotas import Rate
 from gateway.subscriptions.attempts import Outcome
 from gateway.subscriptions.dispatcher import Dispatcher
 from gateway.subscriptions.http import PREFIX

@@ -14,8 +14,7 @@ import pytest
 
 from gateway.http.door import MOST_FIELDS
 from gateway.log.database import Database
-from gateway.quotas.rates import MOST, Rate
-from gateway.quotas.shares import Share
+from gateway.quotas import MOST, Rate, Share
 from gateway.relay import patterns
 from gateway.runs.quota import MOST as MOST_TENANTS
 from gateway.runs.quota import RunQuota

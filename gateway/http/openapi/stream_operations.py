@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from gateway import quotas
 from gateway.auth import errors as auth_errors
 from gateway.protocol import errors
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.fields import MAX_LEASE, MAX_SAFE_INTEGER, MAX_TOKEN
 from gateway.protocol.target import MAX_PATH, MAX_RUN_ID
-from gateway.quotas import errors as quota_errors
 
 Json = dict[str, Any]
 
@@ -141,7 +141,7 @@ AT_THE_GATE: Final[Refusals] = (*_OF_CREDENTIALS, auth_errors.IssuerUnavailable)
 """What every route may refuse while AUTH is on."""
 
 EVERYWHERE: Final[Refusals] = (
-    errors.InvalidRequest, quota_errors.TooManyRequests, errors.InternalFault, errors.Unavailable, *AT_THE_GATE,
+    errors.InvalidRequest, quotas.TooManyRequests, errors.InternalFault, errors.Unavailable, *AT_THE_GATE,
 )  # fmt: skip
 """What every stream route may refuse."""
 
@@ -197,7 +197,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         (errors.InvalidJson, errors.ForkOffsetBeyondTail, errors.ForkSubOffsetBeyondData, errors.SourceNotFound,
          errors.StreamExists, errors.PathBlocked, errors.SourceGone, errors.TooManyForks, errors.ForkTooDeep,
          errors.ContentTypeMismatch, errors.BodyTooLarge, errors.UnsupportedCoding, errors.CodingNotSupported,
-         errors.BatchTooLarge, errors.EventTooLarge, quota_errors.TooManyCreates, quota_errors.TooManyRuns,
+         errors.BatchTooLarge, errors.EventTooLarge, quotas.TooManyCreates, quotas.TooManyRuns,
          errors.TooManyPending, errors.TooManyReads, errors.NotWritable, errors.StreamHeld),
         "The first events, as in an append; a JSON stream also takes an empty array, for none.",
     ),
@@ -213,7 +213,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
          errors.StreamNotFound, errors.StreamClosed, errors.ContentTypeMismatch, errors.StreamSeqConflict,
          errors.ProducerSequenceGap, errors.StreamGone, errors.BodyTooLarge,
          errors.UnsupportedCoding, errors.BatchTooLarge,
-         errors.EventTooLarge, quota_errors.TooManyAppends, errors.TooManyPending,
+         errors.EventTooLarge, quotas.TooManyAppends, errors.TooManyPending,
          errors.TooManyReads, errors.NotSent, errors.NotWritable, errors.StreamHeld),
         "The events, in the stream's content type.",
     ),
@@ -231,7 +231,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
          204: Answer("Long-poll: nothing new.", _POLLED),
          304: Answer("What the client has still holds.", ("ETag", "Vary", "Cache-Control"))},
         (errors.StreamNotFound, errors.RunNotFound, errors.StreamGone, errors.OffsetGone, errors.Draining,
-         errors.TooManyReaders, errors.TooManyReads, quota_errors.TooManyStreams),
+         errors.TooManyReaders, errors.TooManyReads, quotas.TooManyStreams),
     ),
     "head": Operation(
         "A stream's metadata",
