@@ -14,7 +14,7 @@ import asyncpg
 
 from gateway.log.connect import FAULTS
 from gateway.log.database import Database
-from gateway.log.long_work import LongWork
+from gateway.log.turns import LongWork
 from gateway.protocol.errors import ListTooSlow, TooManyLists
 
 if TYPE_CHECKING:

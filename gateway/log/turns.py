@@ -1,12 +1,22 @@
 """Turns, where only so many may be at something at once: they go round by tenant (law 11).
 
-With one line for all, everybody would wait for as many as one tenant sends.
+With one line for all, every tenant would wait for as many requests as one of them sends. Work that may keep the
+database busy for long (lists that search, patterns that are linked to very many streams) has few turns and takes its
+time: behind work that took long, its turn rests, so that most of the database's time is left to appends and reads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+SHORT: Final = 0.02  # seconds; long work that took no longer is not rested from
+REST: Final = 2.0  # times as long as the work took
+LONGEST: Final = 0.5  # seconds of rest, at most
 
 Line = OrderedDict[asyncio.Future[None], None]
 
@@ -67,3 +77,29 @@ class Turns:
             del line[turn]
             if not line:
                 del self._lines[tenant]
+
+
+class LongWork:
+    """At most `most` pieces of long work at once."""
+
+    def __init__(self, most: int) -> None:
+        self._turns = Turns(most)
+
+    @property
+    def waiting(self) -> int:
+        """The pieces of work that wait for their turn."""
+        return self._turns.waiting
+
+    @asynccontextmanager
+    async def turn(self, tenant: str) -> AsyncIterator[None]:
+        """Lasts for one piece of work of a tenant's. Whoever did it does not wait for the rest."""
+        await self._turns.take(tenant)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            took = time.monotonic() - began
+            if took <= SHORT:
+                self._turns.give_back()
+            else:
+                asyncio.get_running_loop().call_later(min(REST * took, LONGEST), self._turns.give_back)

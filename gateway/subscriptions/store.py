@@ -22,7 +22,7 @@ import asyncpg
 import orjson
 
 from gateway.log.database import Database
-from gateway.log.long_work import LongWork
+from gateway.log.turns import LongWork
 from gateway.protocol.errors import StreamHeld
 from gateway.protocol.json_body import at_once
 from gateway.protocol.target import shown, tenant_of, within

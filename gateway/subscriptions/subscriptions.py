@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from gateway.http.bodies import Bodies
 from gateway.log.database import Database
-from gateway.log.long_work import LongWork
+from gateway.log.turns import LongWork
 from gateway.protocol.batch import News
 from gateway.protocol.errors import Unavailable
 from gateway.protocol.target import without

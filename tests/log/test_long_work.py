@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.log import long_work
-from gateway.log.long_work import LongWork
+from gateway.log import turns
+from gateway.log.turns import LongWork
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds, as the work is told of them."""
     now = [100.0]
-    monkeypatch.setattr("gateway.log.long_work.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("gateway.log.turns.time.monotonic", lambda: now[0])
     return now
 
 
@@ -43,9 +43,9 @@ async def test_what_took_long_has_its_place_rest(clock: list[float], monkeypatch
 
     monkeypatch.setattr(asyncio.get_running_loop(), "call_later", rest)
     work, done = LongWork(2), list[str]()
-    for seconds in (0.0, long_work.SHORT, 0.1, 60.0):
+    for seconds in (0.0, turns.SHORT, 0.1, 60.0):
         await do(work, clock, "ada", seconds, done)
-    assert rests == [pytest.approx(0.2), long_work.LONGEST]
+    assert rests == [pytest.approx(0.2), turns.LONGEST]
     assert len(done) == 4, "whoever asked has not waited for it"
 
 
