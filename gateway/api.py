@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Request, Response
 
 from gateway.asgi import Scope
 from gateway.auth.auth import Auth
@@ -22,7 +22,6 @@ from gateway.http.openapi.document import describe
 from gateway.http.openapi.health import health_router
 from gateway.http.openapi.refusals import render_refusals
 from gateway.metrics.page import Exposition
-from gateway.metrics.route import metrics_router
 from gateway.page import page_router
 from gateway.runs import Runs
 from gateway.subscriptions import Subscriptions
@@ -47,7 +46,7 @@ def make_api(
     api.include_router(page_router())
     api.include_router(health_router())
     if metrics is not None:
-        api.include_router(metrics_router(metrics))
+        api.include_router(_metrics_router(metrics))
     api.include_router(appends_router(appends))
     api.include_router(subscriptions.router())
     api.include_router(following_router(following))
@@ -58,3 +57,16 @@ def make_api(
     for route in api.router.routes:  # FastAPI makes what it routes by at the first request, which takes 20 ms
         route.matches(_NOWHERE)
     return api
+
+
+def _metrics_router(exposition: Exposition) -> APIRouter:
+    """`GET /metrics`."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/metrics", summary="Counts and gauges for Prometheus", response_class=Response)
+    async def metrics(request: Request) -> Response:
+        text, content_type = await exposition(request.headers.get("accept", ""))
+        # As a header, since Starlette would add a second charset to a media type.
+        return Response(text, headers={"content-type": content_type, "cache-control": "no-store"})
+
+    return router

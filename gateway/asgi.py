@@ -1,4 +1,6 @@
-"""The types of ASGI 3 (asgi.readthedocs.io), which the entry and the routes of streams speak directly."""
+"""The types of ASGI 3 (asgi.readthedocs.io), which the door and the routes of streams speak directly; and what a scope
+tells.
+"""
 
 from __future__ import annotations
 
@@ -31,3 +33,19 @@ def target_of(scope: Scope) -> Target:
     if target is None:
         target = scope[TARGET] = Target.of(scope["path"])
     return target
+
+
+def base_url(scope: Scope, public_url: str | None) -> str:
+    """The address by which clients know this server, with which links in answers begin: `public_url` where it is set, or
+    else where this request was sent to, without a path.
+
+    Behind a proxy that the server trusts (FORWARDED_ALLOW_IPS), the scheme is the client's own: uvicorn has put what
+    X-Forwarded-Proto says into the scope. The host is that of the Host header, which a proxy has to pass on.
+    """
+    if public_url is not None:
+        return public_url
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), None)
+    if host is None:
+        address, port = scope["server"]
+        host = f"{address}:{port}"
+    return f"{scope['scheme']}://{host}"

@@ -10,13 +10,12 @@ from functools import partial
 from typing import Final, Protocol
 from urllib.parse import quote
 
-from gateway.asgi import Headers, Receive, Scope, Send, target_of
+from gateway.asgi import Headers, Receive, Scope, Send, base_url, target_of
 from gateway.auth.errors import ScopeMissing, WrongStream
 from gateway.auth.gate import check_stream, principal_of
 from gateway.auth.principal import Principal
 from gateway.fanout.hub import Hub
 from gateway.http import reading, responses
-from gateway.http.address import base_url
 from gateway.http.fast_append import Post
 from gateway.http.limits import Limits
 from gateway.http.reading import Reading

@@ -12,9 +12,9 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from gateway.asgi import base_url
 from gateway.auth.errors import WrongStream
 from gateway.auth.gate import principal_of
-from gateway.http.address import base_url
 from gateway.http.bodies import Bodies
 from gateway.http.following import EventStream
 from gateway.protocol.errors import RunExists

@@ -38,7 +38,6 @@ IMPORTED: Final = (
     "gateway.http.openapi.document",
     "gateway.http.openapi.health",
     "gateway.http.openapi.refusals",
-    "gateway.metrics.route",
     "gateway.metrics.siblings",
     "gateway.owner.flue.agents",
     "gateway.owner.owner",
