@@ -36,8 +36,8 @@ def target_of(scope: Scope) -> Target:
 
 
 def base_url(scope: Scope, public_url: str | None) -> str:
-    """The address by which clients know this server, with which links in answers begin: `public_url` where it is set, or
-    else where this request was sent to, without a path.
+    """The address by which clients know this server, with which links in answers begin: `public_url` where it is set,
+    or else where this request was sent to, without a path.
 
     Behind a proxy that the server trusts (FORWARDED_ALLOW_IPS), the scheme is the client's own: uvicorn has put what
     X-Forwarded-Proto says into the scope. The host is that of the Host header, which a proxy has to pass on.

@@ -18,12 +18,11 @@ from gateway.auth.gate import Pending
 from gateway.auth.principal import Principal
 from gateway.http import responses
 from gateway.http.cors import Cors
-from gateway.http.known_heads import Head, KnownHeads
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.target import Target
 from gateway.wire.answers import no_content, whole
-from gateway.wire.heads import is_host
+from gateway.wire.heads import Head, KnownHeads, is_host
 from gateway.wire.intake import IN_BODY, WHOLE
 from gateway.wire.transport import DirectProtocol
 

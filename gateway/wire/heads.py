@@ -1,4 +1,9 @@
-"""The rules of RFC 9112 for a request's head that the parser leaves to us, and what a head says of its body.
+"""Heads of requests: the rules of RFC 9112 that the parser leaves to us, what a head says of its body, and those that
+have come before.
+
+Writers send the same headers again and again, each to many streams. So a head is kept without its first line, which is
+taken apart here, and need not be parsed again. That is exact: the parser has read the same bytes behind such a line,
+and what it makes of headers does not depend on the URL before them.
 
 Pure: heads come from `gateway.wire.intake`, and `gateway.wire.transport` answers what is raised here.
 """
@@ -6,9 +11,10 @@ Pure: heads come from `gateway.wire.intake`, and `gateway.wire.transport` answer
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 import httptools
@@ -19,6 +25,13 @@ Header = tuple[bytes, bytes]
 
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+,;=%-]*)(?::([0-9]*))?", re.ASCII)  # RFC 3986, §3.2
 _LAST_PORT: Final = 65_535  # of TCP, to which the port of an http URL belongs (RFC 9110 §4.2.1)
+
+MOST: Final = 1_024  # heads that are kept
+LONGEST: Final = 1_024  # bytes of such a head
+FIELDS: Final = 24  # headers of it
+_VERSION: Final = b" HTTP/1.1"
+_LINE: Final = b"\r\n"
+_END: Final = b"\r\n\r\n"
 
 
 @lru_cache(maxsize=256)
@@ -94,3 +107,37 @@ def without_upgrade(method: bytes, url: bytes, version: str, headers: Iterable[H
             value = b",".join([token for token in value.split(b",") if token.strip().lower() != b"upgrade"])
         lines.append(b"%b: %b" % (name, value))
     return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+class Head(NamedTuple):
+    """A parsed head without its first line. `length`: bytes of the body."""
+
+    headers: dict[bytes, bytes]
+    length: int
+    keep_alive: bool
+
+
+class KnownHeads:
+    """The heads that this process knows: those that came last are kept."""
+
+    def __init__(self) -> None:
+        self._heads: OrderedDict[bytes, Head] = OrderedDict()
+
+    def find(self, packet: bytes) -> tuple[bytes, Head, bytes] | None:
+        """URL, head and body of a packet that is one whole POST with a known head; None: it has to be parsed."""
+        line, end = packet.find(_LINE), packet.find(_END)
+        head = self._heads.get(packet[line:end])
+        if head is None or len(packet) != end + 4 + head.length or not packet.startswith(_VERSION, line - 9):
+            return None
+        return packet[5 : line - 9], head, packet[end + 4 :]
+
+    def learn(self, packet: bytes, head: Head, body: bytes) -> None:
+        """Remembers what the parser has read of a packet that was one whole POST."""
+        line, end = packet.find(_LINE), packet.find(_END)
+        if end - line > LONGEST or len(head.headers) > FIELDS:
+            return
+        if packet[end + 4 :] != body or not packet.startswith(_VERSION, line - 9):
+            return
+        self._heads[packet[line:end]] = head
+        if len(self._heads) > MOST:
+            self._heads.popitem(last=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.http.known_heads import FIELDS, LONGEST, MOST, Head, KnownHeads
+from gateway.wire.heads import FIELDS, LONGEST, MOST, Head, KnownHeads
 
 HEAD = b"POST /runs/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n"
 SAID = Head({b"host": b"h", b"content-length": b"2"}, 2, True)
