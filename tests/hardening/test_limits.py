@@ -262,9 +262,9 @@ class Counting:
     async def acquire(self, _tenant: str) -> AsyncIterator[Counting]:
         yield self
 
-    async def fetchval(self, *_: object) -> int:
+    async def fetchrow(self, *_: object) -> dict[str, int]:
         self.asked += 1
-        return 1
+        return {"runs": 1, "last": 1}
 
 
 async def test_a_quota_of_runs_does_not_remember_every_tenant() -> None:
@@ -272,7 +272,7 @@ async def test_a_quota_of_runs_does_not_remember_every_tenant() -> None:
     quota = RunQuota(cast("Database", database), 10)
     for number in range(MOST_TENANTS + 5_000):
         assert not await quota.full(str(number), None)
-    assert len(quota._counts) == MOST_TENANTS
+    assert len(quota._known) == MOST_TENANTS
     asked = database.asked
     assert not await quota.full(str(number), None), "one that comes often is remembered"
     assert database.asked == asked
