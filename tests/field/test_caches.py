@@ -113,6 +113,34 @@ async def test_all_readers_of_a_public_run_cost_as_much_as_one(
         assert sum(counted[0].asked.values()) < READERS, counted[0].asked
 
 
+async def test_each_coding_of_a_page_is_kept_and_revalidated(
+    gateway: Running, counted: list[Counted], tmp_path: Path
+) -> None:
+    """Whoever asks is given a coding that it takes, and the gateway is asked once for each."""
+    page = json.dumps(["word " * 10] * 100)
+    async with (
+        cache(tmp_path, gateway) as url,
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE) as http,
+        owner_of(gateway) as owner,
+    ):
+        await owner.put("/runs/live-1", headers=JSON | {"stream-closed": "true"}, content=page)
+        tags = dict[str, str]()
+        for accept in ("identity", "gzip") * 3:
+            answer = await http.get("/runs/live-1", headers={"accept-encoding": accept})
+            assert answer.json() == json.loads(page)
+            assert answer.headers.get("content-encoding", "identity") == accept
+            assert tags.setdefault(accept, answer.headers["etag"]) == answer.headers["etag"]
+        assert len(set(tags.values())) == 2
+        assert counted[0].asked == {("/runs/live-1", ""): 2}
+        for accept, tag in tags.items():
+            for held in tags.values():
+                headers = {"accept-encoding": accept, "if-none-match": held}
+                answer = await http.get("/runs/live-1", headers=headers)
+                assert answer.status_code == (304 if held == tag else 200), (accept, held)
+                assert answer.headers["etag"] == tag
+        assert counted[0].asked == {("/runs/live-1", ""): 2}, "nginx has answered all others"
+
+
 async def test_what_is_not_for_all_is_never_shared(gateway: Running, counted: list[Counted], tmp_path: Path) -> None:
     async with (
         cache(tmp_path, gateway) as url,
