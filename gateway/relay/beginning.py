@@ -9,11 +9,11 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from gateway.asgi import Headers
 from gateway.feed import Feed
@@ -39,6 +39,8 @@ from gateway.relay.store import Claim, New, Store, Taken
 from gateway.runs.ids import CHANCE_BYTES
 
 logger = logging.getLogger("gateway.relay")
+
+_T = TypeVar("_T")
 
 _FREE: Final = lambda: None  # noqa: E731  nobody has to be told
 FIRST: Final = 1 << 20  # bytes of an answer in which a key of its first frame is looked for
@@ -86,11 +88,14 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The limits of recordings: bytes of a frame, seconds of a lease, and how many there may be at once."""
+    """The limits of recordings: bytes of a frame, seconds of a lease, how many there may be at once, and how many
+    seconds one may last.
+    """
 
     frame: int
     lease: int
     most: int
+    duration: float
 
 
 class Beginnings:
@@ -212,7 +217,7 @@ class Beginnings:
 
     async def _begin(self, job: Job, stream: int | None, told: Told | None) -> Begun | Answer:
         try:
-            answer = await self._asking(job.method, job.target, job.headers, job.body, told)
+            answer = await self._in_time(stream, self._asking(job.method, job.target, job.headers, job.body, told))
         except BaseException as error:
             if isinstance(error, BadGateway):
                 logger.warning("The upstream has not answered (%s).", error.details or type(error.__cause__).__name__)
@@ -227,14 +232,28 @@ class Beginnings:
             return await self._record(job, stream, answer)
         except BaseException:
             answer.close()
+            recorder = self.recorders.get(job.path)
+            if recorder is not None:  # or it would show that it is alive, with nothing to record
+                recorder.asking = None
+                recorder.lose("its recording could not begin")
             raise
+
+    async def _in_time(self, stream: int | None, answer: Coroutine[Any, Any, _T]) -> _T:
+        """Waits for something of the upstream's answer. Of a claim there is a recorder, which ends in time. Where there
+        is no claim (`stream` None), this does. Raises BadGateway.
+        """
+        try:
+            async with asyncio.timeout(self._sizes.duration if stream is None else None):
+                return await answer
+        except TimeoutError as error:
+            raise BadGateway(f"It has not answered in {self._sizes.duration:g} s.") from error
 
     async def _record(self, job: Job, stream: int | None, answer: Answer) -> Begun:
         first: list[bytes] = []
         key = job.key
         frame: object = None
         if job.row.needs_frame:
-            frame, first = await _first_frame(job.row, answer)
+            frame, first = await self._in_time(stream, _first_frame(job.row, answer))
         if job.row.key is not None and not job.row.key.in_request:
             key = _found(job.row.key, job.asked, answer.headers, frame)
         if key is None and job.row.keyless:
@@ -254,7 +273,7 @@ class Beginnings:
             recorder = self._recorder(job.path, stream, job.row, held=job.held)
             recorder.cancels = job.row.cancels(job.asked.body)
             if key is not None:
-                await self._store.name(job.digest(key), stream)
+                await self._kept(partial(self._store.name, job.digest(key), stream))
         if job.row.rejoin is not None or job.row.cancel is not None:
             await self._prepare(job, recorder, answer.headers, frame, values)
         for data in first:
@@ -273,10 +292,17 @@ class Beginnings:
         self._rejoining.prepare(recorder, contact)
         if contact.rest is None or job.row.rejoin is None:
             return
-        for pause in chain(AGAIN, repeat(AGAIN[-1])):  # the upstream has answered: it is asked no second time
+        conversation = None if job.held is None else job.held.key
+        kept = contact.kept(job.row.rejoin)
+        await self._kept(partial(self._store.keep, recorder.stream, kept, recorder.cancels, conversation))
+
+    async def _kept(self, keep: Callable[[], Awaitable[None]]) -> None:
+        """Has the database keep something of an answer, also where it is away for a while: the upstream has answered,
+        and is asked no second time.
+        """
+        for pause in chain(AGAIN, repeat(AGAIN[-1])):
             try:
-                conversation = None if job.held is None else job.held.key
-                await self._store.keep(recorder.stream, contact.kept(job.row.rejoin), recorder.cancels, conversation)
+                await keep()
             except Unavailable:
                 await asyncio.sleep(pause)
             else:

@@ -82,7 +82,12 @@ class Relay:
         self._until = 0.0  # when a drain is over
         self._noted = 0.0  # when others were told last which recordings have readers here
         asking = Asking(settings.upstream)
-        sizes = Sizes(max(settings.max_event, settings.max_body), settings.relay_lease, settings.relay_max_recordings)
+        sizes = Sizes(
+            frame=max(settings.max_event, settings.max_body),
+            lease=settings.relay_lease,
+            most=settings.relay_max_recordings,
+            duration=settings.relay_max_duration,
+        )
         self._rejoining = Rejoining(asking, log.reader.live, self._store, sizes.frame, settings.relay_rejoin)
         self._beginnings = Beginnings(asking, log, self._store, feed, sizes, self._rejoining, self._changed)
         self.counts = self._beginnings.counts

@@ -20,6 +20,7 @@ from tests.servers import PATIENCE, until
 
 MOST = 3
 FRAME = b'data: {"n":1}\n\n'
+BACKGROUND = {"stream": True, "background": True}
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -69,6 +70,22 @@ async def test_clients_that_leave_keep_their_places(house: House) -> None:
         call.cut()
     last = await accepted(house, "all are free")
     await last.answer(200, b"ok")
+
+
+@pytest.mark.parametrize("headers", [None, {"content-type": "text/event-stream"}], ids=["no head", "no frame"])
+async def test_what_is_never_answered_gives_its_place_back(postgres: Postgres, headers: dict[str, str] | None) -> None:
+    async with house_of(
+        postgres, relay="openai-responses:/v1", relay_max_recordings=1, relay_max_duration=0.2
+    ) as house:
+        async with asking(house.one.url, "POST", "/v1", body=BACKGROUND) as response:
+            call = await house.agent.call()
+            if headers is not None:
+                await call.begin(headers=headers)
+            await response.begun()
+            assert response.status == 502
+            await call.left()
+        async with asking(house.one.url, "POST", "/v1", body=BACKGROUND):
+            await house.agent.call()  # there is a place for it
 
 
 async def test_who_waits_for_the_first_answer_is_a_reader(house: House) -> None:

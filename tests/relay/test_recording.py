@@ -20,6 +20,7 @@ from tests.servers import PATIENCE, serving, until
 CHAT = {"id": "c1", "messages": []}
 ONE, TWO, THREE = b'data: {"n":1}\n\n', b'data: {"n":2}\n\n', b"data: [DONE]\n\n"
 STREAM = "/api/chat/c1/stream"
+LINES = {"content-type": "application/x-ndjson"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -286,6 +287,47 @@ async def test_an_answer_whose_head_is_noted_late_is_recorded(house: House, monk
             await call.end()
             assert await back.ended() == await response.ended() == ONE + TWO
             assert back.headers["content-type"] == "text/event-stream"
+
+
+async def test_an_answer_whose_key_is_noted_late_is_recorded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = house.one.app._application.relay._store  # type: ignore[union-attr]
+    name, tries = store.name, iter((Unavailable, Unavailable))
+
+    async def away_twice(key: bytes, stream: int) -> None:
+        for error in tries:
+            raise error
+        await name(key, stream)
+
+    monkeypatch.setattr(store, "name", away_twice)
+    async with asking(house.one.url, "POST", "/lines", body={}) as response:
+        call = await house.agent.call()
+        await call.begin(headers=LINES)
+        await call.say(b"1\n")
+        await response.begun()
+        assert response.status == 200
+        await call.end()
+        assert await response.ended() == b"1\n"
+    back = await answer(house.other.url, "GET", f"/lines/{response.headers['x-run-id']}")
+    assert (back.status, back.body) == (200, b"1\n")
+
+
+async def test_a_recording_that_cannot_begin_ends_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    relay = house.one.app._application.relay
+    assert relay is not None
+
+    async def fail(key: bytes, stream: int) -> None:
+        raise RuntimeError("of no kind that anybody expects")
+
+    monkeypatch.setattr(relay._store, "name", fail)
+    async with asking(house.one.url, "POST", "/lines", body={}) as response:
+        call = await house.agent.call()
+        await call.begin(headers=LINES)
+        await response.begun()
+        assert response.status == 500
+        await call.left()
+    await until(lambda: not relay.recorders)
+    async with httpx.AsyncClient(base_url=house.one.url) as client:
+        assert (await client.get("/runs?limit=1")).json()["runs"][0]["status"] == "errored"
 
 
 async def test_an_answer_that_is_not_recorded_ends_with_its_client(house: House) -> None:
