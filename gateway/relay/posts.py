@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gateway.asgi import Message, Receive, Scope, Send, gone
 from gateway.http import responses
@@ -112,7 +113,8 @@ class Posts:
                 continue  # it has gone since then
             await self._readers.admit(row, "read", scope, recording.run)
             if not await self._readers.allowed(row, asked, recording.run, job.key, scope):
-                break  # it is not theirs: as if there were none, and no key of this one
+                job = replace(job, key=None)  # it is not theirs, and stays whose it is: this one has none
+                break
             self._beginnings.leave(job)
             if await self._returns.replay(row, recording, asked, scope, receive, send):
                 return

@@ -42,6 +42,14 @@ resume = "GET /guarded/{room}/{key}"
 authorize = "GET /rooms/{room}"
 
 [[relay]]
+name = "joined"
+start = "POST /joined/{room}"
+key = "header:x-run-id"
+attach = true
+resume = "GET /joined/{room}/{key}"
+authorize = "GET /rooms/{room}"
+
+[[relay]]
 name = "left"
 start = "POST /left"
 key = "body:id"
@@ -123,6 +131,20 @@ async def test_the_upstream_is_asked_whether_a_client_may_come_back(house: House
             await back.ended()
             assert back.status == expected
             assert (FRAME in back.body) is (status == 200)
+
+
+@in_module
+async def test_who_is_not_let_in_takes_no_key_away(house: House) -> None:
+    async with asking(house.one.url, "POST", "/joined/7", MINE | {"x-run-id": "j"}, {}) as response:
+        await (await house.begun(response, FRAME)).end()
+        await response.ended()
+    async with asking(house.other.url, "POST", "/joined/7", THEIRS | {"x-run-id": "j"}, {}) as response:
+        await (await house.agent.call()).answer(403, b"")  # so they have an answer of theirs
+        await (await house.begun(response, b"data: 2\n\n")).end()
+        assert await response.ended() == b"data: 2\n\n"
+    async with asking(house.other.url, "GET", "/joined/7/j", MINE) as back:
+        await (await house.agent.call()).answer(200, b"")
+        assert await back.ended() == FRAME
 
 
 @in_module
