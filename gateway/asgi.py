@@ -49,3 +49,8 @@ def base_url(scope: Scope, public_url: str | None) -> str:
         address, port = scope["server"]
         host = f"{address}:{port}"
     return f"{scope['scheme']}://{host}"
+
+
+def client_of(scope: Scope) -> str:
+    """The address of the client, or the one that a trusted proxy names."""
+    return "" if scope["client"] is None else str(scope["client"][0])

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from gateway.asgi import Scope
+from gateway.asgi import Scope, client_of
 from gateway.auth.principal import ANONYMOUS, PUBLIC, Principal
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.target import Target
@@ -168,11 +168,6 @@ def open_at(share: Share, scope: Scope) -> str:
     if share.full(address):
         raise TooManyRequests(f"At most {share.limit} at once.")
     return address
-
-
-def client_of(scope: Scope) -> str:
-    """The address of the client, or the one that a trusted proxy names."""
-    return "" if scope["client"] is None else str(scope["client"][0])
 
 
 def holder(client: str, principal: Principal) -> str:

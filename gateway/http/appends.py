@@ -16,7 +16,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from gateway.asgi import Scope
+from gateway.asgi import Scope, client_of
 from gateway.auth.gate import check_target, principal_of
 from gateway.auth.principal import ANONYMOUS
 from gateway.counting import SIZES, Histogram
@@ -28,7 +28,7 @@ from gateway.protocol.appends import CONTENT_TYPE, Asked, appends_in_pieces
 from gateway.protocol.errors import InvalidRequest, ProtocolError
 from gateway.protocol.offset import format_offset
 from gateway.protocol.target import within
-from gateway.quotas import Quotas, client_of
+from gateway.quotas import Quotas
 from gateway.tasks import in_turns
 
 ROUTE: Final = "/v1/appends"

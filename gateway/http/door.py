@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.asgi import App, Receive, Scope, Send, target_of
+from gateway.asgi import App, Receive, Scope, Send, client_of, target_of
 from gateway.auth.auth import Auth
 from gateway.auth.gate import Pending, let_in
 from gateway.auth.principal import NOBODY, Principal
@@ -34,7 +34,7 @@ from gateway.protocol.errors import (
 )
 from gateway.protocol.fields import GivenHeaders
 from gateway.protocol.target import Target
-from gateway.quotas import Quotas, client_of, open_at
+from gateway.quotas import Quotas, open_at
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

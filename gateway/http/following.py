@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from starlette.responses import Response
 
-from gateway.asgi import Receive, Scope, Send
+from gateway.asgi import Receive, Scope, Send, client_of
 from gateway.auth.errors import CredentialMissing
 from gateway.auth.gate import Pending, check_stream, check_target, principal_of
 from gateway.auth.principal import NOBODY, Principal
@@ -31,7 +31,7 @@ from gateway.protocol.composite import OVER, UNBEGUN, Composite
 from gateway.protocol.errors import Draining, InvalidRequest, ProtocolError, TooManyFollowed, TooManyReaders
 from gateway.protocol.frames import HEARTBEAT
 from gateway.protocol.target import Target, within
-from gateway.quotas import TooManyStreams, client_of, holder
+from gateway.quotas import TooManyStreams, holder
 from gateway.tasks import in_turns, turn
 
 OFFSETS: Final = 256 << 10

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, Protocol
 
-from gateway.asgi import Headers, Receive, Scope, Send, gone
+from gateway.asgi import Headers, Receive, Scope, Send, client_of, gone
 from gateway.auth.errors import TokenExpired
 from gateway.auth.gate import check_stream, principal_of
 from gateway.auth.principal import Principal
@@ -30,7 +30,7 @@ from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.fields import accept_encoding_of, coding_for
 from gateway.protocol.offset import NOW, split
 from gateway.protocol.read import Live, ReadRequest
-from gateway.quotas import Share, TooManyStreams, client_of, holder
+from gateway.quotas import Share, TooManyStreams, holder
 from gateway.tasks import in_turns, turn
 
 # A writer chooses a stream's type, which may be text/html or image/svg+xml. A browser may show it, but must run none

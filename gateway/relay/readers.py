@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.asgi import Scope
+from gateway.asgi import Scope, client_of
 from gateway.auth.auth import Auth, Behind
 from gateway.auth.errors import WrongStream
 from gateway.auth.gate import let_in
 from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.http.upstream import forwarded
 from gateway.protocol.target import Target
-from gateway.quotas import Quotas, client_of
+from gateway.quotas import Quotas
 from gateway.relay import answers
 from gateway.relay.asking import Asking
 from gateway.relay.ids import belongs, credential_of

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gateway.asgi import Headers, Receive, Scope, Send, gone
+from gateway.asgi import Headers, Receive, Scope, Send, client_of, gone
 from gateway.auth.gate import principal_of
 from gateway.fanout.follower import EXTENSION, Follower, Signal, direct
 from gateway.fanout.hub import Hub
@@ -26,7 +26,7 @@ from gateway.protocol.batch import Batch, Stream
 from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.frames import HEARTBEAT, SHARED, gathered
 from gateway.protocol.offset import events_between
-from gateway.quotas import TooManyStreams, client_of, holder
+from gateway.quotas import TooManyStreams, holder
 from gateway.relay.cursors import Skip
 from gateway.relay.framing import Kind, cut, with_id
 from gateway.relay.ids import frame_id

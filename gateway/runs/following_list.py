@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
-from gateway.asgi import Receive, Scope, Send
+from gateway.asgi import Receive, Scope, Send, client_of
 from gateway.auth.errors import CredentialMissing
 from gateway.auth.gate import check_target, principal_of
 from gateway.auth.principal import NOBODY
@@ -35,7 +35,7 @@ from gateway.protocol.frames import HEARTBEAT, RETRY
 from gateway.protocol.many import MOST
 from gateway.protocol.offset import START
 from gateway.protocol.target import Target, within
-from gateway.quotas import client_of, holder
+from gateway.quotas import holder
 from gateway.runs.live_list import Change, Changes, LiveList, StartAnew
 from gateway.runs.queries import FollowRequest, ListRequest, parse_follow
 from gateway.tasks import in_turns, turn

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import orjson
 
-from gateway.asgi import Receive, Scope, Send
+from gateway.asgi import Receive, Scope, Send, client_of
 from gateway.auth.gate import principal_of
 from gateway.auth.principal import Principal
 from gateway.fanout.follower import Signal, direct
@@ -30,7 +30,7 @@ from gateway.protocol.errors import Draining, ListTooSlow, ProtocolError, TooMan
 from gateway.protocol.fields import single_headers
 from gateway.protocol.frames import HEARTBEAT, RETRY, gathered
 from gateway.protocol.record import RunRecord, to_json
-from gateway.quotas import TooManyStreams, client_of, holder
+from gateway.quotas import TooManyStreams, holder
 from gateway.runs.live_list import FRAME, LITTLE, Change, Changes, LiveList, StartAnew, weight
 from gateway.runs.queries import ListRequest, LiveRequest, format_cursor, parse_live
 from gateway.tasks import turn
