@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from itertools import accumulate
 from typing import Final
 
@@ -27,6 +28,7 @@ class Encoding(Enum):
     BASE64 = "base64"
 
     @staticmethod
+    @lru_cache(maxsize=256)  # a few types are most of all streams'
     def of(content_type: str) -> Encoding:
         media = media_type(content_type)
         if media == JSON_TYPE:
