@@ -291,13 +291,14 @@ class Gateway:
         )
 
     def _make_log(self, addresses: Sequence[str]) -> Log:
+        outflow = self.outflow
         return Log(
             self.settings,
             self._database,
             addresses,
             machine=self.machine,
             feed=self._feed,
-            crowded=lambda: self.outflow.crowded,
+            crowded=lambda: outflow.crowded,
         )
 
     def _make_hub(self) -> Hub:

@@ -127,7 +127,7 @@ class Door:
     def _room(self, scope: Scope) -> AbstractContextManager[None]:
         """A place among the requests that its client's address may have open. Raises TooManyRequests."""
         addresses = self._quotas.addresses
-        return _FREE if self._relayed(scope) or addresses is None else addresses.one(open_at(addresses, scope))
+        return _FREE if addresses is None or self._relayed(scope) else addresses.one(open_at(addresses, scope))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Sending) -> None:
         method, target = scope["method"], target_of(scope)

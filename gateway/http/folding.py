@@ -56,10 +56,8 @@ class Folding:
             self._all.give_back()
             own.give_back()
 
-    async def live(self, fold: Fold | None, path: str, encoding: Encoding, batch: Batch) -> Batch:
+    async def live(self, fold: Fold, path: str, encoding: Encoding, batch: Batch) -> Batch:
         """A batch as one who follows the stream asks for it. Raises InvalidRequest."""
-        if fold is None:
-            return batch
         if len(batch.body) <= LITTLE:
             return await folded(fold, encoding, batch)
         await self._live.take(tenant_of(path))
@@ -69,6 +67,6 @@ class Folding:
             self._live.give_back()
 
 
-async def folded(fold: Fold | None, encoding: Encoding, batch: Batch) -> Batch:
+async def folded(fold: Fold, encoding: Encoding, batch: Batch) -> Batch:
     """A batch as a reader asks for it. Raises InvalidRequest."""
-    return batch if fold is None else await in_turns(fold_in_pieces(fold, encoding, batch), len(batch.body))
+    return await in_turns(fold_in_pieces(fold, encoding, batch), len(batch.body))

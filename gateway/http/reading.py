@@ -169,9 +169,12 @@ class Reading:
             answer.append(_SANDBOX)
 
         async def parts() -> Sequence[bytes]:
-            own = (stream.encoding, batch)
-            what = self._folding.live(request.fold, stream.path, *own) if live else folded(request.fold, *own)
-            return frames.parts(stream.encoding, await what)
+            shown, encoding = batch, stream.encoding
+            if request.fold is not None and live:
+                shown = await self._folding.live(request.fold, stream.path, encoding, batch)
+            elif request.fold is not None:
+                shown = await folded(request.fold, encoding, batch)
+            return frames.parts(encoding, shown)
 
         if coding is not None and len(batch.body) >= codings.SMALLEST:
             key = (stream.path, stream.id, batch.start, batch.end, request.fold)
@@ -255,7 +258,8 @@ class Reading:
                 if isinstance(batch, Signal):
                     await responses.piece(send, frames.HEARTBEAT)
                     continue
-                batch = await self._folding.live(fold, follower.tail.path, encoding, batch)
+                if fold is not None:
+                    batch = await self._folding.live(fold, follower.tail.path, encoding, batch)
                 await self._send(send, named, encoding, batch, self._hub.cursor(follower.tail))
                 closed = batch.closed
                 del batch  # so that no page is kept in memory while this waits
@@ -271,7 +275,9 @@ class Reading:
         check_stream(principal, page.stream.id)
         follower.expire(lasting(principal, self._limits.sse_max_age * random.uniform(1, 1.2), self._now()))
         encoding = page.stream.encoding
-        batch = await self._folding.live(request.fold, request.path, encoding, page.batch)
+        batch = page.batch
+        if request.fold is not None:
+            batch = await self._folding.live(request.fold, request.path, encoding, batch)
         if request.resumed and batch.empty and batch.closed:
             await responses.respond(send, 204, headers.of_end(self._dialect.offset(batch.end)))
             return None
