@@ -15,7 +15,8 @@ from gateway.http.cors import Common
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.fields import accept_of, only_events
 from gateway.protocol.headers import JSON, NO_STORE
-from gateway.wire.answers import Cycle, answer, cycle_of, header_lines, takes_parts
+from gateway.wire.answers import answer, cycle_of, header_lines, takes_parts
+from gateway.wire.slim import Cycle
 
 refused: Final[Counter[str]] = Counter()
 """Refusals that this process has rendered, by their type."""

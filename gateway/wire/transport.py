@@ -28,11 +28,11 @@ from gateway.protocol.errors import (
     TooManyConnections,
 )
 from gateway.wire.accepting import MOST
-from gateway.wire.answers import Cycle, whole
+from gateway.wire.answers import whole
 from gateway.wire.heads import body_length, check, target_of, with_host
 from gateway.wire.intake import ANSWER, BETWEEN, IN_HEAD, WHOLE, Intake
 from gateway.wire.outflow import ENOUGH, HURRY, LARGE, LURE, Outflow
-from gateway.wire.slim import Event, has_left, in_kernel
+from gateway.wire.slim import Cycle, Event, has_left, in_kernel
 
 logger = logging.getLogger("gateway.wire.transport")
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 import gateway as house
-from gateway.wire.answers import Cycle
+from gateway.wire.slim import Cycle
 from tests.hardening.test_every_way import RUN, WAYS, Way, a_run, limited
 from tests.servers import Running, until
 
