@@ -181,9 +181,13 @@ class Gateway:
             feed.stood.subscribe(replica.watermarks.seen)
             feed.missed.subscribe(replica.doubt)
         feed.together, feed.answering = self._hub.together, self._hub.broadcast.together
-        feed.committed.subscribe(self._hub.ring, self._runs.heard, self._subscriptions.committed)
-        feed.heard.subscribe(self._hub.ring, self._runs.heard)
-        feed.hinted.subscribe(self._hub.hint, self._runs.hinted)
+        feed.committed.subscribe(self._hub.ring)
+        feed.committed.turns.subscribe(self._runs.heard, self._subscriptions.ended)
+        self._subscriptions.follow(feed.committed)
+        feed.heard.subscribe(self._hub.ring)
+        feed.heard.turns.subscribe(self._runs.heard)
+        feed.hinted.subscribe(self._hub.hint)
+        feed.hinted.turns.subscribe(self._runs.hinted)
         for flue in self._flues:
             feed.heard.subscribe(flue.told.heard)
             feed.hinted.subscribe(flue.told.hinted)

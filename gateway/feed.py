@@ -29,6 +29,9 @@ class Channel(Generic[P]):
     def subscribe(self, *subscribers: Callable[P, None]) -> None:
         self._subscribers += subscribers
 
+    def unsubscribe(self, subscriber: Callable[P, None]) -> None:
+        self._subscribers = tuple(each for each in self._subscribers if each != subscriber)
+
     def __call__(self, *arguments: P.args, **named: P.kwargs) -> None:
         for subscriber in self._subscribers:
             try:
@@ -38,7 +41,16 @@ class Channel(Generic[P]):
 
 
 class Commits(Channel[[News]]):
-    """A channel of changes, several of which may come at one time."""
+    """A channel of changes, several of which may come at one time. `turns`: those of them with which a stream begins
+    (its first events), is closed or is deleted. Its subscribers are called after the others.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: Final[Channel[[News]]] = Channel()
+
+    def __call__(self, change: News) -> None:
+        self.each((change,))
 
     def each(self, changes: Sequence[News]) -> None:
         """Calls each subscriber with all of them, one after the other."""
@@ -48,6 +60,9 @@ class Commits(Channel[[News]]):
                     subscriber(change)
                 except Exception:
                     self._seldom_logger.exception(_FAILED, _name(subscriber))
+        for change in changes:
+            if change.first <= 1 or change.closed or change.deleted:
+                self.turns(change)
 
 
 def _name(subscriber: Callable[..., None]) -> object:
@@ -66,7 +81,7 @@ class Feed:
         """The same for several requests that are told their outcome: their clients are answered at once."""
         self.heard: Final = Commits()
         """The same by another Machine. A hint (law 2): it may be late, doubled or missing."""
-        self.hinted: Final[Channel[[News]]] = Channel()
+        self.hinted: Final = Commits()
         """Somebody who need not be believed says so: the log has to be asked."""
         self.created: Final[Channel[[str, int]]] = Channel()
         """This Machine has made a stream: its path and its tail."""

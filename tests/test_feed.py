@@ -35,6 +35,23 @@ def test_a_subscriber_that_raises_keeps_no_other_from_hearing(broken: int) -> No
     assert heard == [0, 0, 1, 1, 2, 2]
 
 
+def test_turns_are_a_first_event_a_close_and_a_deletion() -> None:
+    feed, heard = Feed(), list[News]()
+    feed.heard.turns.subscribe(heard.append)
+    turns = [NEWS, News("a", 5, 5, closed=True), News("b", 0, 0, deleted=True), News("c", 1, 0)]
+    feed.heard.each([News("a", 2, 4, body=b"2"), *turns])
+    feed.heard(News("a", 2, 2))
+    assert heard == turns
+
+
+def test_who_has_unsubscribed_hears_no_more() -> None:
+    feed, heard, others = Feed(), list[News](), list[News]()
+    feed.committed.subscribe(heard.append, others.append)
+    feed.committed.unsubscribe(heard.append)
+    feed.committed(NEWS)
+    assert (heard, others) == ([], [NEWS])
+
+
 def test_each_channel_has_its_own_subscribers() -> None:
     feed, heard = Feed(), list[object]()
     feed.committed.subscribe(lambda news: heard.append(news))

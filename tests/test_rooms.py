@@ -37,7 +37,7 @@ ROOMS = {
     "settings": {"wording"},
     "auth": {"asgi", "log", "outage", "protocol", "settings", "tasks", "wording"},
     "flue": {"asgi", "auth", "fanout", "http", "lifetime", "log", "outage", "protocol", "settings", "tasks"},
-    "subscriptions": {"asgi", "auth", "http", "log", "outage", "protocol", "quotas", "tasks"},
+    "subscriptions": {"asgi", "auth", "feed", "http", "log", "outage", "protocol", "quotas", "tasks"},
     "runs": {"asgi", "auth", "fanout", "feed", "http", "log", "outage", "protocol", "quotas", "tasks"},
     "relay": {
         *(

@@ -105,7 +105,9 @@ class Runs:
             self.announcements.announce(path)
 
     def heard(self, news: News) -> None:
-        """Takes news of a run. When it is closed or deleted, so is its control stream, whose readers look again."""
+        """Takes news of a run's first events, or of its end: then its control stream has ended too, whose readers look
+        again.
+        """
         if self._ends(news):
             self._hub.look_again([control_of(news.path)])
 
@@ -116,13 +118,10 @@ class Runs:
 
     def _ends(self, news: News) -> bool:
         """True if news says that a run is closed or deleted. Lists look again at what may change them: an end, a first
-        event, and a request to stop.
+        event, and a request to stop, which is the first event of a control stream.
         """
-        ended = news.closed or news.deleted
-        if not ended and news.first > 1:
-            return False
         self.changes.ring(news.path)
-        return ended and is_run(news.path)
+        return (news.closed or news.deleted) and is_run(news.path)
 
     @cached_property
     def routes(self) -> RunRoutes:

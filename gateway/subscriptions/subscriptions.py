@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from gateway.feed import Commits
 from gateway.http.bodies import Bodies
 from gateway.log.database import Database
 from gateway.log.turns import LongWork
@@ -88,15 +89,20 @@ class Subscriptions:
         if self._webhooks is not None:
             await self._webhooks.close()
 
+    def follow(self, commits: Commits) -> None:
+        """Takes the changes of streams by this Machine, whose events may wake subscriptions, while there are any."""
+        self._watch.begins = lambda: commits.subscribe(self.committed)
+        self._watch.ends = lambda: commits.unsubscribe(self.committed)
+
     def committed(self, news: News) -> None:
-        """Takes a change of a stream by this Machine, whose events may wake subscriptions. Links of a deleted stream no
-        longer count, and are removed later.
-        """
-        if news.deleted:
-            if self._dispatcher is not None:
-                self._dispatcher.tidy_soon()
-        elif news.last >= news.first and not self._watch.idle:
+        """Takes a change of a stream by this Machine."""
+        if news.last >= news.first and not news.deleted:
             self.appended(news.path)
+
+    def ended(self, news: News) -> None:
+        """Takes the end of a stream. Links of a deleted stream no longer count, and are removed later."""
+        if news.deleted and self._dispatcher is not None:
+            self._dispatcher.tidy_soon()
 
     def created(self, path: str, tail: int) -> None:
         """Takes a stream that this Machine has made, whose first events may wake subscriptions."""

@@ -1,5 +1,5 @@
-"""The appends of this Machine that may concern a subscription. Every commit asks, so the answer must cost next to
-nothing.
+"""The appends of this Machine that may concern a subscription. While there is one, every commit asks, so the answer
+must cost next to nothing.
 
 It knows what was subscribed to when it was last told, and may be some moments behind. What it misses for that reason,
 the dispatcher's regular rounds find.
@@ -7,6 +7,7 @@ the dispatcher's regular rounds find.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from gateway.protocol.target import tenant_of, without
@@ -23,7 +24,9 @@ class Watch:
 
     def __init__(self) -> None:
         self.interest: Interest | None = None
-        self.idle = True  # nobody subscribes to anything
+        self.begins: Callable[[], None] = lambda: None  # is called when the first subscription is there
+        self.ends: Callable[[], None] = lambda: None  # is called when the last one is gone
+        self._idle = True  # there are no subscriptions
         self.overflowed = False  # more paths were gathered than are kept, so that everything has to be looked at
         self._answers: dict[str, bool] = {}
         self._gathered: set[str] = set()
@@ -33,12 +36,16 @@ class Watch:
         """Replaces the paths and patterns that are subscribed to."""
         if interest is not self.interest:
             self.interest = interest
-            self.idle = not interest.subscriptions
             self._answers.clear()
+            was, self._idle = self._idle, not interest.subscriptions
+            if was and not self._idle:
+                self.begins()
+            elif self._idle and not was:
+                self.ends()
 
     def notice(self, path: str) -> bool:
         """Takes note of an append. Returns whether it may concern a subscription."""
-        if self.interest is None or self.idle:
+        if self.interest is None or self._idle:
             return False
         answer = self._answers.get(path)
         if answer is None:

@@ -296,7 +296,7 @@ async def test_links_of_a_deleted_stream_are_tidied_away_by_the_way(
     await store.create("s", pull_wake())
     await streams.create("runs/1", b"1")
     await streams.delete("runs/1")
-    machines[0].committed(News("runs/1", 0, 0, deleted=True))
+    machines[0].ended(News("runs/1", 0, 0, deleted=True))
 
     async def tidy() -> bool:
         return await streams.value("SELECT count(*) = 0 FROM run_gateway.subscription_links") is True

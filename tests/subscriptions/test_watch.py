@@ -43,6 +43,15 @@ def test_an_answer_does_not_outlive_what_it_was_given_for() -> None:
     assert watch.notice("b/1") and not watch.notice("a/1")
 
 
+def test_appends_are_asked_for_while_there_are_subscriptions() -> None:
+    watch, told = Watch(), list[str]()
+    watch.begins, watch.ends = lambda: told.append("begins"), lambda: told.append("ends")
+    none = Interest(1, 0, {}, frozenset())
+    for each in (none, interest(2, "a/*"), interest(3, "b/*"), none, interest(5, "a/*")):
+        watch.learn(each)
+    assert told == ["begins", "ends", "begins"]
+
+
 def test_too_many_explicit_paths_make_all_appends_count() -> None:
     watch = Watch()
     watch.learn(Interest(1, 1, {}, frozenset(), crowded=frozenset({"acme"})))
