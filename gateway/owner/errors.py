@@ -9,6 +9,13 @@ class BadOwned(Exception):
     """GATEWAY_OWNED cannot be used; the message is what follows `GATEWAY_OWNED=`."""
 
 
+class AmbiguousPath(ProtocolError):
+    """Applications differ in how they read the dots or slashes of this path, and so in which conversation it names."""
+
+    status = 400
+    type = "ambiguous_path"
+
+
 class OwnerSilent(ProtocolError):
     """The Machine that owns this conversation does not answer, and no application was sent anything: try again."""
 

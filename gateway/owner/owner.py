@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ Admit = Callable[[Scope, bool], Awaitable[str]]
 """The tenant of a request that is let in; whether it writes. Raises ProtocolError."""
 
 _ORDER: Final = "run_gateway.owner"
+_NO_WORD: Final = re.compile(rb"[^a-z0-9]")
 
 
 @dataclass
@@ -163,7 +165,7 @@ class Owner:
     async def __call__(self, scope: Scope, receive: Receive, send: Sending) -> None:
         """Answers a request that is not for the gateway itself. Raises ProtocolError while nothing has been sent."""
         if self._admit is not None:  # what the application believes of it comes from here alone
-            scope["headers"] = [each for each in scope["headers"] if each[0].replace(b"_", b"-") != TENANT]
+            scope["headers"] = [each for each in scope["headers"] if not _names_tenant(each[0])]
         key = self._table.find(scope["raw_path"])
         if key is None or scope["method"] == "OPTIONS":
             if _ORDER in scope:
@@ -439,6 +441,11 @@ def _not_owner() -> NotOwner:
 
 def _replay(fly: str) -> list[tuple[bytes, bytes]]:
     return [(b"fly-replay", b"instance=%b" % fly.encode()), (b"retry-after", b"1")]
+
+
+def _names_tenant(name: bytes) -> bool:
+    """Whether some application takes a header of this name for TENANT: behind CGI, what is no letter is one sign."""
+    return len(name) == len(TENANT) and _NO_WORD.sub(b"-", name) == TENANT
 
 
 def _target(scope: Scope) -> bytes:

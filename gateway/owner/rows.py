@@ -2,7 +2,8 @@
 
 Pure. A row takes its path and everything below it. Other spellings of a path, which a lenient application takes for the
 same, are taken as well: they would else be a way past the owner. So have ids that some application may take for each
-other one key: two conversations may share an owner, but one may not have two.
+other one key: two conversations may share an owner, but one may not have two. A path that is one conversation's to some
+applications, and another's to others, is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final, Protocol
 from unicodedata import normalize
 from urllib.parse import quote, unquote_to_bytes
 
-from gateway.owner.errors import BadOwned
+from gateway.owner.errors import AmbiguousPath, BadOwned
 
 PAGE: Final = 200
 """Conversations that are asked about at once."""
@@ -23,6 +24,9 @@ PAGE: Final = 200
 _ID: Final = b"{id}"
 _SPLITS: Final = "/\\"
 _SLASH: Final = re.compile(rb"[/\\]+")  # `\` is a `/` in URLs of WHATWG's, which applications in JavaScript read
+# URLs of WHATWG's have a host behind two slashes in front; a segment of dots may be resolved, or be one like others.
+_HOST: Final = re.compile(rb"[/\\]{2,}[^/\\]*")
+_DOTS: Final = re.compile(rb"(?:\A|[/\\])(?:\.|%2e){1,2}(?=[/\\;]|%3b|\Z)", re.IGNORECASE)
 _FORM: Final = re.compile(r"/[^\s?#]*")
 _PLAIN: Final = re.compile(rb"[\w.~-]+")
 _REST: Final = re.compile("[;\0].*", re.DOTALL)  # parameters of a segment (RFC 3986 §3.3), which a servlet leaves out
@@ -116,19 +120,36 @@ class Table:
         self._forms = [(row, row.segments) for row in rows]
 
     def find(self, raw_path: bytes) -> Key | None:
-        """The conversation that a request is about, by its path as it came, escaped; None: none."""
-        found = self._find(raw_path)
+        """The conversation that a request is about, by its path as it came, escaped; None: none.
+
+        Raises AmbiguousPath.
+        """
+        found = self._read(raw_path)
         if found is None and b"%" in raw_path:  # an application may decode a path before it splits it
-            found = self._find(quote(unquote_to_bytes(raw_path), safe=_SPLITS).encode())
+            found = self._read(quote(unquote_to_bytes(raw_path), safe=_SPLITS).encode())
         return found
 
-    def _find(self, raw_path: bytes) -> Key | None:
-        segments = _segments(raw_path)
+    def _read(self, raw_path: bytes) -> Key | None:
+        """By all ways to read a path."""
+        found = self._find(raw_path)
+        host, dots = _HOST.match(raw_path), _DOTS.search(raw_path)
+        if host is None and dots is None:
+            return found
+        paths = [raw_path] if host is None else [raw_path, raw_path[host.end() :]]
+        others = [self._find(path, own=False, resolved=at) for path in paths for at in (True, False)]
+        named = {key.digest: key for key in (found, *others) if key is not None}
+        if len(named) > 1:
+            raise AmbiguousPath
+        return next(iter(named.values()), None)
+
+    def _find(self, raw_path: bytes, *, own: bool = True, resolved: bool = True) -> Key | None:
+        """`own`: also by rows that find an id in a way of their own."""
+        segments = _segments(raw_path, resolved=resolved)
         for row, form in self._forms:
             if row.find is not None:
-                own = row.find(raw_path)
-                if own is not None:
-                    return Key.of(row, own)
+                id_found = row.find(raw_path) if own else None
+                if id_found is not None:
+                    return Key.of(row, id_found)
                 continue
             if len(form) > len(segments):
                 continue
@@ -155,14 +176,15 @@ def rows_of(owned: str | None, busy: str | None = None) -> tuple[Row, ...]:
     return rows
 
 
-def _segments(raw_path: bytes) -> tuple[bytes, ...]:
-    """A path's segments, decoded; without empty ones, and with dots resolved as the application may resolve them."""
+def _segments(raw_path: bytes, *, resolved: bool = True) -> tuple[bytes, ...]:
+    """A path's segments, decoded and without empty ones. `resolved`: dots lead away, also a servlet's (`..;x`)."""
     found: list[bytes] = []
     for raw in _SLASH.split(raw_path):
         segment = unquote_to_bytes(raw)
-        if segment == b"..":
+        plain = segment.partition(b";")[0] if resolved else segment
+        if resolved and plain == b"..":
             found[-1:] = []
-        elif segment not in (b"", b"."):
+        elif segment and not (resolved and plain == b"."):
             found.append(segment)
     return tuple(found)
 

@@ -27,7 +27,7 @@ from gateway.http.openapi import document as openapi
 from gateway.http.openapi import stream_operations as operations
 from gateway.http.openapi.docs import Document, docs_router
 from gateway.http.upstream import BadGateway, GoesRound, UpgradeNotPassed
-from gateway.owner.errors import NoOwner, NotOwner, OwnerLost, OwnerMoved, OwnerSilent
+from gateway.owner.errors import AmbiguousPath, NoOwner, NotOwner, OwnerLost, OwnerMoved, OwnerSilent
 from gateway.protocol import errors
 from gateway.protocol.append import APPEND_HEADERS
 from gateway.protocol.create import CREATE_HEADERS
@@ -102,6 +102,7 @@ def test_every_refusal_of_the_tree_is_described_with_its_status(document: dict[s
         errors.TooManyLists,
         errors.ListTooSlow,
         LinkingGoesOn,
+        AmbiguousPath,
         NoOwner,
         NotOwner,
         OwnerLost,

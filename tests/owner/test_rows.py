@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.owner.errors import BadOwned
+from gateway.owner.errors import AmbiguousPath, BadOwned
 from gateway.owner.rows import Key, Row, Table, rows_of
 
 TABLE = Table(rows_of("/agents/chat/{id}, /{id}/thread"))
@@ -22,7 +22,13 @@ TABLE = Table(rows_of("/agents/chat/{id}, /{id}/thread"))
         (b"//agents/./x/../chat//c1", b"c1"),
         (b"/agents\\chat\\c1", b"c1"),
         (b"/agents/%63hat/c1/", b"c1"),
-        (b"/agents/chat/%2e%2e/chat/c1", b"c1"),
+        (b"/agents/chat/c1/..", b"c1"),
+        (b"/./agents/chat/c1", b"c1"),
+        (b"/x/..;v=1/agents/chat/c1", b"c1"),
+        (b"//host/agents/chat/c1", b"c1"),
+        (b"/\\host:80/agents/chat/c1/abort", b"c1"),
+        (b"//host/../agents/chat/c1", b"c1"),
+        (b"/agents/chat/c1//../..", b"c1"),
         (b"/agents%2Fchat%2fc1", b"c1"),
         (b"/agents%5Cchat/c1/abort", b"c1"),
         (b"/agents/chat%2Fc1/abort", b"c1"),
@@ -50,6 +56,21 @@ def test_ids_that_an_app_may_confuse_have_one_key(id: bytes, other: bytes) -> No
     assert Key.of(row, id).digest == Key.of(row, other).digest
     exact = Row("exact", "/x/{id}", find=lambda path: path)
     assert Key.of(exact, id).digest != Key.of(exact, other).digest
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(b"/agents/chat/c1/../c2", b"/agents/chat/c1/%2E%2e/c2", b"/agents/chat/../chat/c1", b"/agents/chat/./c1"),
+        *(b"/agents/chat/c1/..;v=1/c2", b"/agents/chat/c1/..%3Bv=1/c2", b"/agents/chat/c1\\..\\c2"),
+        *(b"/c1/thread/../../agents/chat/c2", b"/agents/chat/c1/./../x", b"//c1/thread/thread"),
+        b"/agents%2Fchat%2Fc1%2F..%2Fc2%2f.",
+    ],
+)
+def test_a_path_of_two_conversations_is_refused(path: bytes) -> None:
+    """By how an application resolves dots, or takes what follows two slashes for a host."""
+    with pytest.raises(AmbiguousPath):
+        TABLE.find(path)
 
 
 @pytest.mark.parametrize("path", [b"/", b"/agents/chat", b"/agents/chat/", b"/agents/other/c1", b"/health", b"*"])
