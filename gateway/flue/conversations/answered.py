@@ -1,7 +1,8 @@
 """The clients that the app has answered for a conversation: only they are answered from rows. Pure.
 
 A client is known by all that its requests say of it: its address and its headers, but for those that are known to say
-something else. So credentials need not be known. What an app's own layers add to its answers is remembered, and added
+something else. So credentials need not be known. Only an answer that holds the whole conversation counts: what an app
+hides from a client may be anywhere. What an app's own layers add to its answers is remembered, and added
 to answers from rows; an answer with headers that may be for this one alone is not remembered, nor one whose body is
 another than the rows give.
 """
@@ -28,13 +29,14 @@ NAME: Final = 320
 _SAYS_NOT_WHO: Final = frozenset(
     (
         *(b"accept", b"accept-encoding", b"accept-language", b"cache-control", b"pragma", b"priority", b"te"),
-        *(b"connection", b"keep-alive", b"content-length", b"content-type", b"last-event-id"),
+        *(b"keep-alive", b"content-length", b"content-type", b"last-event-id"),
         *(b"if-none-match", b"if-modified-since", b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site"),
-        *(b"traceparent", b"tracestate", b"baggage", b"x-request-id", b"x-correlation-id", b"x-request-start"),
+        *(b"traceparent", b"tracestate", b"x-request-id", b"x-correlation-id", b"x-request-start"),
         *(b"x-amzn-trace-id", b"x-cloud-trace-context", b"cf-ray", b"fly-request-id", b"fly-traceparent"),
         *(b"fly-tracestate",),
     )
 )
+_SAYS_NOTHING: Final = frozenset(((b"connection", b"keep-alive"), (b"connection", b"close")))  # else it names headers
 # Of an answer: those that each answer has of its own, and those by which an app says how all of its answers are meant.
 _OWN: Final = frozenset(
     (
@@ -55,7 +57,11 @@ _OFFSET: Final = re.compile(rb"0{16}_([0-9]{16})")
 
 def client(scope: Scope, conversation: bytes) -> bytes:
     """The digest of a request's client and of the conversation that it asks for."""
-    told = sorted(header for header in scope["headers"] if header[0] not in _SAYS_NOT_WHO)
+    told = sorted(
+        header
+        for header in scope["headers"]
+        if header[0] not in _SAYS_NOT_WHO and (header[0], header[1].lower()) not in _SAYS_NOTHING
+    )
     digest = blake2b(repr((scope["client"] and scope["client"][0], conversation, told)).encode(), digest_size=16)
     return digest.digest()
 
@@ -100,11 +106,14 @@ def digest(body: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The claim of an answer: its incarnation, the position up to which it goes, and the `digest` of its body."""
+    """The claim of an answer: its incarnation, the position up to which it goes, and the `digest` of its body. `last`:
+    there is nothing behind that.
+    """
 
     answered: Answered
     end: int
     body: bytes
+    last: bool = True
 
 
 class Answer:
@@ -114,6 +123,7 @@ class Answer:
         named = {name.lower(): value for name, value in headers}
         offset = _OFFSET.fullmatch(named.get(b"stream-next-offset", b""))
         self._end = 0 if offset is None else int(offset[1]) + 1
+        self._is_last = named.get(b"stream-up-to-date") == b"true"
         self._headers = [(name.lower(), value) for name, value in headers if name.lower() not in _OWN]
         self.plain = (
             status == 200
@@ -141,4 +151,4 @@ class Answer:
             named = _HISTORYS_END.search(self._last)
         if named is None or not self.plain:
             return None
-        return Claim(Answered(named[1].decode(), self._headers), self._end, self._digest.digest())
+        return Claim(Answered(named[1].decode(), self._headers), self._end, self._digest.digest(), self._is_last)

@@ -1,8 +1,8 @@
 """Readers of conversations, in front of the way to the app that owns them: answered here, or passed on.
 
 A reader is answered from rows once the app has answered it for the same conversation, a few minutes ago at most, and
-has said what the rows say. For one that wants to follow a conversation and is not known, the app is asked first for the
-conversation's first page.
+has said all that the rows say. For one that wants to follow a conversation and is not known, the app is asked first for
+the conversation's first page, and if that is not all of it, for its history.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Readers:
 
     def _find(self, scope: Scope) -> tuple[str, str] | None:
         """Mount and id of the conversation that is read."""
-        if scope["method"] == "GET" and not scope.get(RELAYED):
+        if scope["method"] == "GET" and not scope.get(RELAYED) and not _has_body(scope):
             for mount, prefix in self._mounts:
                 path: bytes = scope["raw_path"]
                 if path.startswith(prefix):
@@ -97,10 +97,13 @@ class Readers:
     async def _ask(
         self, inner: Behind, scope: Scope, receive: Receive, who: bytes, conversation: tuple[str, str]
     ) -> Answered | None:
-        """Asks the app, in this client's name, how the conversation began. Raises ProtocolError."""
-        passing = _Passing(Sending(_nowhere, responses.NOTHING))
-        await inner({**scope, "query_string": wire.FIRST_PAGE}, receive, passing)
-        await self._learn(who, conversation, Asked(View.UPDATES), passing)
+        """Asks the app, in this client's name, for the conversation. Raises ProtocolError."""
+        for query, asked in ((wire.FIRST_PAGE, Asked(View.UPDATES)), (wire.ALL, Asked(View.HISTORY))):
+            passing = _Passing(Sending(_nowhere, responses.NOTHING))
+            await inner({**scope, "query_string": query}, receive, passing)
+            await self._learn(who, conversation, asked, passing)
+            if passing.claim is None or passing.claim.last:
+                break
         return self._memory.get(who)
 
     async def _learn(self, who: bytes, conversation: tuple[str, str], asked: Asked, passing: _Passing) -> None:
@@ -114,12 +117,13 @@ class Readers:
             self._memory.note(who, claim.answered if claim is not None and said else None)
 
     async def _is_said(self, conversation: tuple[str, str], asked: Asked, claim: Claim) -> bool:
-        """Whether the rows say the same. Raises Gone, Unavailable."""
+        """Whether that is all, and the rows say the same. Raises Gone, Unavailable."""
         incarnation = claim.answered.incarnation
         rows = await self._source.read(await self._path(*conversation, incarnation))
         _check(rows.id, claim.answered)
         if asked.view is not View.HISTORY:
-            return claim.body == digest(wire.updates(incarnation, rows.between(asked.position, claim.end)))
+            whole = asked.position == 0 and claim.last
+            return whole and claim.body == digest(wire.updates(incarnation, rows.between(0, claim.end)))
         return rows.tail == claim.end and claim.body == digest(rows.history())
 
     async def _from_rows(
@@ -258,6 +262,14 @@ def _check(id: int, known: Answered) -> None:
     """Raises Gone if this is not the stream of which the app has spoken."""
     if id != id_of(known.incarnation):
         raise Gone
+
+
+def _has_body(scope: Scope) -> bool:
+    """Whether a request has a body, which may say who it is from."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
 
 
 async def _nowhere(_: Message) -> None:

@@ -60,6 +60,8 @@ def parse(query: bytes) -> Asked | None:
 
 FIRST_PAGE: Final = b"view=updates&offset=-1"
 """The query for what a conversation began with, which does not change."""
+ALL: Final = b"view=history"
+"""The query for what a conversation looks like now."""
 
 
 def of_history(position: int) -> Headers:

@@ -64,7 +64,7 @@ async def write(connection: Connection, path: str, incarnation: str, batches: li
 class App:
     """Answers what it is asked for of one conversation; `asked` are the queries. `status`: what it says instead.
 
-    `alter`: what its own layers make of a body.
+    `alter`: what its own layers make of a body. `page`: batches that it shows at once.
     """
 
     told: Recording
@@ -75,6 +75,7 @@ class App:
     more: Headers = field(default_factory=list)
     status: int = 200
     alter: Callable[[bytes], bytes] = bytes
+    page: int = 100
 
     async def __call__(self, scope: Scope, receive: Receive, send: Sending) -> None:
         self.asked.append(scope["query_string"])
@@ -86,7 +87,8 @@ class App:
         if asked.view is View.SSE:
             headers, body = wire.of_events(), wire.first_event(self.incarnation)
         elif asked.view is not View.HISTORY:
-            batch = conversation.between(min(asked.position, self.count), self.count)
+            start = min(asked.position, self.count)
+            batch = conversation.between(start, min(start + self.page, self.count))
             headers, body = wire.of_updates(batch), wire.updates(self.incarnation, batch)
         headers += [(b"x-content-type-options", b"nosniff"), *self.more]
         await responses.start(send.as_it_is, self.status, headers)
@@ -106,6 +108,7 @@ class Client:
         *,
         relayed: bool = False,
         headers: Mapping[str, str] = MappingProxyType({}),
+        address: str = "192.0.2.1",
     ) -> None:
         self.status: int | None = None
         self.headers: dict[bytes, bytes] = {}
@@ -121,7 +124,7 @@ class Client:
             "path": f"{MOUNT}/{id}",
             "query_string": query.encode(),
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-            "client": ("192.0.2.1", 1),
+            "client": (address, 1),
             RELAYED: relayed,
         }
         self.task = asyncio.ensure_future(behind(scope, self._receive, Sending(self._send, NOTHING)))

@@ -14,6 +14,7 @@ FLUES: Headers = [
     (b"content-type", b"application/json"),
     (b"cross-origin-resource-policy", b"cross-origin"),
     (b"stream-next-offset", b"0000000000000000_0000000000000035"),
+    (b"stream-up-to-date", b"true"),
     (b"x-content-type-options", b"nosniff"),
     (b"Content-Length", b"77"),
 ]
@@ -39,6 +40,9 @@ def test_a_client_is_all_that_it_says_of_itself() -> None:
         (b"x-api-key", b"1"),
         (b"x-forwarded-for", b"192.0.2.7"),
         (b"origin", b"https://app.example"),
+        (b"baggage", b"user=1"),
+        (b"connection", b"authorization"),
+        (b"connection", b"keep-alive, authorization"),
     ):
         assert asked(other) != asked()
     assert asked(host="192.0.2.2") != asked()
@@ -46,15 +50,14 @@ def test_a_client_is_all_that_it_says_of_itself() -> None:
 
 
 def test_what_a_client_wants_does_not_say_who_it_is() -> None:
-    assert (
-        asked((b"accept", b"text/event-stream"), (b"traceparent", b"00-1-1-00"), (b"fly-request-id", b"1")) == asked()
-    )
+    said = ((b"accept", b"text/event-stream"), (b"traceparent", b"00-1-1-00"), (b"fly-request-id", b"1"))
+    assert asked(*said, (b"connection", b"Keep-Alive")) == asked()
 
 
 @pytest.mark.parametrize("pieces", [7, 1 << 20])
 @pytest.mark.parametrize("body", [UPDATES, recording("chat").history])
 def test_an_answer_of_flues_names_its_stream(body: bytes, pieces: int) -> None:
-    assert said(body, pieces=pieces) == Claim(Answered(INCARNATION, [FLUES[2], FLUES[4]]), 36, digest(body))
+    assert said(body, pieces=pieces) == Claim(Answered(INCARNATION, [FLUES[2], FLUES[5]]), 36, digest(body))
 
 
 def test_that_nothing_is_new_says_nothing() -> None:
