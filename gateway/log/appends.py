@@ -6,11 +6,11 @@ Knows the arguments and results of run_gateway.append, and nothing of connection
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from gateway.log.page_arrays import MANY, Pages
+from gateway.log.page_arrays import LARGE, MANY, Pages, in_one
 from gateway.protocol.append import AppendRequest
 from gateway.protocol.batch import JSON_TYPE, LINE
 from gateway.protocol.errors import (
@@ -29,6 +29,7 @@ from gateway.protocol.errors import (
 logger = logging.getLogger("gateway.log.appends")
 
 CALL: Final = f"CALL run_gateway.append({', '.join(f'${n}' for n in range(1, 21))}, NULL, NULL, NULL, NULL, NULL, NULL)"
+CALL_LARGE: Final = CALL.replace("$12", "run_gateway.cut($12, $21)").replace("$18", "run_gateway.cut($18, $22)")
 # For plain requests to one stream, or one with a Stream-Seq: a lone writer waits for less, least by ALONE, where
 # nobody is to be told. A tail of NULL: it is not accepted, and CALL says why.
 CALL_ALONE: Final = "CALL run_gateway.append($1, $2, $3, $4, $5, $6, NULL, NULL)"
@@ -36,6 +37,7 @@ ALONE: Final = "SELECT tail, cancel_requested FROM run_gateway.append_alone($1, 
 EVENT_STREAM: Final = "text/event-stream"
 _BODY_LIMIT: Final = 7_000  # bytes of events that a notification may carry; run_gateway.news has the last word
 NEWS: Final = 7_800  # bytes of a notification that tells of several streams; Postgres takes 7,999
+_EVENTS, _PAGES = 10, 16  # their places in the arrays
 _AROUND: Final = 60  # of these, what stands around path and events of each: numbers, lengths and line ends
 
 
@@ -179,6 +181,18 @@ def arguments(entries: dict[str, Entry], *, told: bool, together: bool, pack: bo
     ]
 
 
+def is_large(arrays: Sequence[Any]) -> bool:
+    """True if the events in the arrays are as many bytes as CALL_LARGE is for."""
+    return sum(map(len, arrays[_EVENTS])) + sum(map(len, arrays[_PAGES] or ())) > LARGE
+
+
+def large_arguments(arrays: Sequence[Any]) -> list[Any]:
+    """What CALL_LARGE is given for the arrays that CALL would be."""
+    (events, events_sizes), (pages, pages_sizes) = in_one(arrays[_EVENTS]), in_one(arrays[_PAGES] or ())
+    before, between, behind = arrays[:_EVENTS], arrays[_EVENTS + 1 : _PAGES], arrays[_PAGES + 1 :]
+    return [*before, events, *between, pages, *behind, events_sizes, pages_sizes]
+
+
 def _shared_out(entries: dict[str, Entry], bodies: list[str | None]) -> list[int]:
     """Assigns each stream's news to a notification. Takes events out of `bodies` that fit into none with their path."""
     numbers, number, room = [], 0, NEWS
@@ -204,7 +218,7 @@ def asked_alone(entries: dict[str, Entry], machine: str | None, *, pack: bool) -
     request = entry.waiting[0].request
     if request.close or request.producer is not None or request.lease is not None:
         return None
-    if not entry.events or (pack and len(entry.events) >= MANY):
+    if not entry.events or (pack and len(entry.events) >= MANY) or len(entry.body) > LARGE:
         return None
     if machine is None:
         return ALONE, path, request.media_type, entry.events, request.stream_seq

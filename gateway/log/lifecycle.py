@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from gateway.log.database import Database
-from gateway.log.page_arrays import MANY, Pages
+from gateway.log.page_arrays import LARGE, MANY, Pages, in_one
 from gateway.protocol.batch import media_type
 from gateway.protocol.create import DEFAULT_TYPE, CreateRequest
 from gateway.protocol.errors import (
@@ -26,12 +26,11 @@ from gateway.protocol.errors import (
 )
 from gateway.protocol.target import tenant_of
 
-_LARGE: Final = 1 << 20  # bytes of a new stream, from which on each step of sending them is a turn of the loop
-
 _CREATE = (
     "SELECT * FROM run_gateway.make_stream_v2("
     "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"
 )
+_CREATE_LARGE = _CREATE.replace("$11", "run_gateway.cut($11, $19)").replace("$17", "run_gateway.cut($17, $20)")
 _DELETE = "SELECT run_gateway.delete_stream($1, $2)"
 _CONTENT_TYPE = "SELECT content_type FROM run_gateway.streams WHERE path = $1"
 
@@ -88,18 +87,10 @@ class Lifecycle:
     async def create(self, request: CreateRequest) -> Created:
         """Creates the stream or confirms it. Raises StreamExists, PathBlocked, SourceNotFound and their like."""
         fork = request.fork
-        events, pages = request.events, Pages()
-        if self._pack and len(events) >= MANY:  # of JSON: a body of another type is one event
-            body = b",".join(events)
-            if len(body) > _LARGE:
-                await asyncio.sleep(0)
-            pages.add(1, body, list(map(len, events)), 1)
-            events = ()
-            if len(body) > _LARGE:
-                await asyncio.sleep(0)
+        create, events = await self._statement(request.events)
         async with self._database.acquire(tenant_of(request.path)) as connection:
             row = await connection.fetchrow(
-                _CREATE,
+                create,
                 request.path,
                 request.content_type,
                 None if request.content_type is None else media_type(request.content_type),
@@ -110,11 +101,11 @@ class Lifecycle:
                 fork and fork.source,
                 fork and fork.anchor,
                 fork and fork.sub_offset,
-                list(events),
+                events[0],
                 request.lease,
                 self._max_fork_depth,
                 self._max_forks,
-                *pages.of_one(),
+                *events[1:],
             )
             assert row is not None, "a function's OUT parameters are one row"
             if row["verdict"] == "content_type" and fork is not None:
@@ -126,6 +117,23 @@ class Lifecycle:
         if refusal is not None:
             raise refusal
         return Created(row["verdict"] == "created", row["content_type"], row["tail"], row["closed"], row["copied"] or 0)
+
+    async def _statement(self, events: Sequence[bytes]) -> tuple[str, list[object]]:
+        """How a stream is created that begins with these events: the statement, and its arguments for them."""
+        pages, large = Pages(), sum(map(len, events)) > LARGE
+        if self._pack and len(events) >= MANY:  # of JSON: a body of another type is one event
+            body = b",".join(events)
+            if large:
+                await asyncio.sleep(0)
+            pages.add(1, body, list(map(len, events)), 1)
+            events = ()
+        if not large:
+            return _CREATE, [list(events), *pages.of_one()]
+        await asyncio.sleep(0)
+        ordinals, counts, _, lengths = pages.of_one()
+        (all_events, event_sizes), (all_pages, page_sizes) = in_one(events), in_one(pages.bodies)
+        await asyncio.sleep(0)
+        return _CREATE_LARGE, [all_events, ordinals, counts, all_pages, lengths, event_sizes, page_sizes]
 
     async def delete(self, path: str) -> None:
         """Deletes the stream; its forks keep what they inherit. Raises StreamNotFound, StreamGone."""

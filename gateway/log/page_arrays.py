@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.log.housekeeping import PAGE_BYTES, PAGE_EVENTS
 
 MANY: Final = 64  # events that are a page: each takes a reader's backend as long as some 70 rows do
+
+LARGE: Final = 1 << 20
+"""Bytes of events from which on the driver is given them in one piece, and each step before that is a turn of the loop.
+The driver has to copy all of a statement at once, twice, and the pieces of an array three times."""
 
 
 @dataclass(slots=True)
@@ -62,3 +66,8 @@ def _cuts(lengths: list[int]) -> Iterator[tuple[int, int]]:
             first, size = n, 0
         size += length
     yield first, len(lengths)
+
+
+def in_one(pieces: Sequence[bytes]) -> tuple[bytes, list[int]]:
+    """What run_gateway.cut takes pieces from, and the bytes of each."""
+    return b"".join(pieces), list(map(len, pieces))

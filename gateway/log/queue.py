@@ -17,7 +17,7 @@ from gateway.protocol.target import tenant_of
 
 MOST_REQUESTS: Final = 2_000  # in one batch
 MOST_SHARED: Final = 500  # in one batch of several tenants, of whom some may wait for one append
-MOST_BYTES: Final = 8 << 20
+MOST_BYTES: Final = 8 << 20  # in one batch, but for a larger request, which has a batch of its own
 _SPARE: Final = 1_000
 
 
@@ -97,16 +97,25 @@ class Queue:
         ready = self._ready
         count = size = 0
         most = MOST_REQUESTS if len(ready) < 2 else MOST_SHARED
-        while ready and count < most and size < MOST_BYTES:
+        while ready and count < most:
             tenant, lines = ready.popitem(last=False)
-            while lines and count < most and size < MOST_BYTES:
+            if size and size + lines[0].waiting[0].size > MOST_BYTES:
+                ready[tenant] = lines
+                ready.move_to_end(tenant, last=False)  # it begins the next batch
+                break
+            while lines and count < most and (not size or size + lines[0].waiting[0].size <= MOST_BYTES):
                 line = lines.popleft()
                 waiting = line.waiting
                 first = waiting.popleft()
                 count += 1
                 size += first.size
                 batch[line.path] = line.sent = entry = Entry(first)
-                while waiting and count < most and size < MOST_BYTES and entry.takes(waiting[0].request):
+                while (
+                    waiting
+                    and count < most
+                    and size + waiting[0].size <= MOST_BYTES
+                    and entry.takes(waiting[0].request)
+                ):
                     count += 1
                     size += waiting[0].size
                     entry.add(waiting.popleft())

@@ -21,6 +21,7 @@ from gateway.counting import SECONDS, SIZES, Histogram
 from gateway.feed import Feed
 from gateway.log.appends import (
     CALL,
+    CALL_LARGE,
     Appended,
     Entry,
     Row,
@@ -29,6 +30,8 @@ from gateway.log.appends import (
     accepted_alone,
     arguments,
     asked_alone,
+    is_large,
+    large_arguments,
     refusal,
 )
 from gateway.log.connect import Unconfirmed
@@ -46,7 +49,7 @@ _HELD: Final = "SELECT run_gateway.held($1, $2, $3) AS paths"
 TOLD: Final = 256  # outcomes that are told in one turn of the loop
 _ALONE: Final = nullcontext()
 _PATIENCE: Final = 0.001  # seconds that requests gather behind a batch before another lane takes them
-_LARGE: Final = 1_000  # events of one stream in a batch, from which on each step of sending them is a turn of the loop
+_MANY: Final = 1_000  # events of one stream in a batch, from which on they are joined in a turn of the loop by itself
 _GRAIN: Final = 0.05  # seconds between two looks for requests that were to be sent by now
 
 # Errors that the server reports before it commits: nothing was applied, so each request may be tried alone.
@@ -284,10 +287,8 @@ class Writer:
         return []
 
     async def _ask(self, entries: dict[str, Entry], lane: Lane, machine: str | None) -> Row:
-        large = False
         for entry in entries.values():
-            if len(entry.events) > _LARGE:
-                large = len(entry.body) > 0  # joined in a turn of its own, and kept
+            if len(entry.events) > _MANY and entry.body:  # joined in a turn of its own, and kept
                 await asyncio.sleep(0)
         alone = asked_alone(entries, machine, pack=self._pack)
         if alone is not None:
@@ -295,9 +296,12 @@ class Writer:
             if row["tail"] is not None:
                 return accepted_alone(row)
         arrays = arguments(entries, told=machine is not None, together=self._others.together, pack=self._pack)
-        if large:
-            await asyncio.sleep(0)
-        return await lane.fetchrow(CALL, machine, *arrays)
+        if not is_large(arrays):
+            return await lane.fetchrow(CALL, machine, *arrays)
+        await asyncio.sleep(0)
+        arrays = large_arguments(arrays)
+        await asyncio.sleep(0)
+        return await lane.fetchrow(CALL_LARGE, machine, *arrays)
 
     async def _without_held(self, entries: dict[str, Entry], lane: Lane, *, all_held: bool) -> list[Part]:
         """Takes streams whose rows are held out of a batch of which nothing was applied. Returns the rest."""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
+from gateway.log.appends import CALL_LARGE
 from gateway.log.housekeeping import MARGIN, PAGE_BYTES, PAGE_EVENTS
-from gateway.log.page_arrays import MANY, Pages
+from gateway.log.lane import Lane
+from gateway.log.page_arrays import LARGE, MANY, Pages
 from gateway.log.reader import Reader
 from gateway.protocol.append import Producer
 from gateway.protocol.create import Fork
@@ -85,6 +87,36 @@ async def test_pages_are_no_larger_than_packed_ones(database_url: str) -> None:
             for position in (1, 2, count // 2, count):
                 page = (await Reader(log.database, page_bytes=PAGE_BYTES).read(path, position)).batch
                 assert content[len(b",".join([b"0", *events[: position - 1]])) + 1 :].startswith(page.body)
+
+
+async def test_large_requests_are_sent_in_one_piece(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come in the same order, whatever goes with them, by each way that a large request has."""
+    sent: list[str] = []
+    fetchrow = Lane.fetchrow
+
+    async def fetch(lane: Lane, statement: str, *arguments: object) -> asyncpg.Record:
+        sent.append(statement)
+        return await fetchrow(lane, statement, *arguments)
+
+    monkeypatch.setattr(Lane, "fetchrow", fetch)
+    chance = random.Random(3)
+    async with opened(database_url, max_pending=1 << 26) as log:
+        for path, count, size in (("few", 40, 60_000), ("many", 700, 4_000), ("one", 1, 2 * LARGE)):
+            events = [b'"%b"' % (b"%d" % n * chance.randrange(size // 2, size)) for n in range(count)]
+            content = b",".join(events)
+            assert len(content) > LARGE
+            await log.create(path)
+            await log.append(path, *events)
+            assert await log.content(path) == content
+            await log.append(path, *events, close=True, producer=Producer("p", 0, 0))
+            assert await log.content(path) == content + b"," + content
+            await log.create(f"{path} anew", body=b"[%b]" % content)
+            assert await log.content(f"{path} anew") == content
+            for name in "ab":
+                await log.create(f"{path} {name}")
+            await asyncio.gather(*(log.append(f"{path} {name}", *events) for name in "ab"))
+            assert await log.content(f"{path} a") == await log.content(f"{path} b") == content
+    assert set(sent) == {CALL_LARGE}
 
 
 def test_where_the_events_of_a_page_begin_is_where_they_are() -> None:

@@ -223,6 +223,7 @@ SMALL: Final = {
         "new_epoch",
         "migrations",
         "channel",
+        "cut",
         "listen",
         "ping",
         "tell",

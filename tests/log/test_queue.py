@@ -78,6 +78,28 @@ def test_a_batch_has_its_limits() -> None:
     assert events(queue.take()) == {"a": [b"%d" % module.MOST_REQUESTS]}
 
 
+def test_what_does_not_fit_into_a_batch_begins_the_next() -> None:
+    def sized(path: str, size: int) -> Waiting:
+        return Waiting(AppendRequest(path, JSON, [b"x" * size]), lambda _: None, 1)
+
+    queue = Queue()
+    for path, size in (("acme\x1fa", 3), ("globex\x1fa", 3), ("globex\x1fb", 10), ("acme\x1fb", 6)):
+        for _ in range(2):
+            queue.put(sized(path, size << 20))
+    taken = []
+    while batch := queue.take():
+        taken.append([(path.replace("\x1f", " "), len(entry.body) >> 20) for path, entry in batch.items()])
+        queue.settled(batch)
+    assert taken == [
+        [("acme a", 6)],
+        [("globex a", 6)],
+        [("acme b", 6)],
+        [("globex b", 10)],
+        [("acme b", 6)],
+        [("globex b", 10)],
+    ]
+
+
 def test_what_was_held_goes_first_when_it_is_free() -> None:
     queue = Queue()
     queue.put(request("a", 1))
