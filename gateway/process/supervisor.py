@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,17 +129,7 @@ class _Supervisor:
 
     @contextlib.asynccontextmanager
     async def _worker(self, number: int) -> AsyncIterator[asyncio.subprocess.Process]:
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # our own path as it is, and not the working folder before it
-            "-m",
-            "gateway.process.worker",
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=[descriptor for each in self._orders.sockets for descriptor in each],
-            start_new_session=True,  # a Ctrl-C in the terminal comes here, and from here to them: once
-        )
+        worker = await begun([descriptor for each in self._orders.sockets for descriptor in each])
         self._workers.add(worker)
         try:
             assert worker.stdin is not None, "a pipe"
@@ -151,6 +141,21 @@ class _Supervisor:
             yield worker
         finally:
             self._workers.discard(worker)
+
+
+async def begun(inherited: Sequence[int]) -> asyncio.subprocess.Process:
+    """A worker that waits for its orders, and has these descriptors of ours."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",  # our own path as it is, and not the working folder before it
+        "-m",
+        "gateway.process.worker",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        pass_fds=inherited,
+        start_new_session=True,  # a Ctrl-C in the terminal comes here, and from here to them: once
+    )
 
 
 def _terminate(worker: asyncio.subprocess.Process) -> None:

@@ -96,7 +96,11 @@ async def test_unaccepted_connections_of_dead_workers_are_answered(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_drains_all_workers_together_and_ends_with_0(database_url: str, number: signal.Signals) -> None:
-    async with gateway(database_url, GATEWAY_DRAIN_TIMEOUT="3") as machine, connections_to_each(machine) as clients:
+    executed = number is signal.SIGINT
+    async with (
+        gateway(database_url, 2, executed, GATEWAY_DRAIN_TIMEOUT="3") as machine,
+        connections_to_each(machine) as clients,
+    ):
         pids = workers(machine)
         writer = Writer(PATH, [machine.url])
         await writer.create()
@@ -173,7 +177,10 @@ async def _asked_while_draining(client: httpx.AsyncClient) -> None:
 
 async def test_no_worker_and_no_postgres_outlives_the_parent(tmp_path: Path) -> None:
     env = {"GATEWAY_WORKERS": "2", "GATEWAY_DATA_DIR": str(tmp_path / "data")}
-    async with Machine.start(None, env=env) as machine, httpx.AsyncClient(base_url=machine.url) as http:
+    async with (
+        Machine.start(None, env=env, executed=True) as machine,
+        httpx.AsyncClient(base_url=machine.url) as http,
+    ):
         await http.put(PATH, headers=JSON, content=b"[1,2]")
         family = children(machine.pid)
         assert len(family) == 3, "two workers and one Postgres"

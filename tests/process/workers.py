@@ -91,8 +91,10 @@ def _stat(pid: int) -> list[str]:
 
 
 @asynccontextmanager
-async def gateway(database_url: str, count: int = 2, **env: str) -> AsyncIterator[Machine]:
-    async with Machine.start(database_url, env={"GATEWAY_WORKERS": str(count), **env}) as machine:
+async def gateway(database_url: str, count: int = 2, executed: bool = False, /, **env: str) -> AsyncIterator[Machine]:
+    """`executed`: the workers are, too; else they are forks of the Machine."""
+    env = {"GATEWAY_WORKERS": str(count), **env}
+    async with Machine.start(database_url, env=env, executed=executed) as machine:
         pids = workers(machine)
         try:
             async with asyncio.timeout(PATIENCE):

@@ -22,12 +22,12 @@ from importlib import import_module
 from typing import Any, Final
 
 from gateway.cli import COMMANDS
+from gateway.process import supervisor
 
 IMPORTED: Final = (
     "gateway.cli.serve",
     "gateway.embedded",
     "gateway.process.server",
-    "gateway.process.worker",
     # What these import as they run, if they are asked for it:
     *(f"gateway.cli.{module}" for module in sorted({*COMMANDS.values()})),
     "gateway.auth.jwks",
@@ -42,7 +42,6 @@ IMPORTED: Final = (
     "gateway.owner.flue.agents",
     "gateway.owner.owner",
     "gateway.page",
-    "gateway.process.supervisor",
     "gateway.relay.relay",
     "gateway.runs.run_collection",
     "gateway.subscriptions.routes",
@@ -59,6 +58,9 @@ def main(asked: socket.socket) -> None:
     """Returns in each child, and in this process when nobody can ask any more."""
     for name in IMPORTED:
         import_module(name)
+    from tests.tools.workers import begun  # which knows this module
+
+    supervisor.begun = begun  # type: ignore[assignment]
     gc.collect()
     gc.freeze()
     serve(asked)

@@ -72,13 +72,17 @@ class Forked:
         self.stdin.close()
 
     async def watch(self, status: int) -> None:
-        reader = await _reading(status)
+        reader = await reading(status)
 
         async def ended() -> None:
             said = await reader.read()
             self.returncode = int(said or b"-9")  # the process that forks has been killed, and its children with it
 
-        self._ended = asyncio.ensure_future(ended())
+        self.ends_with(asyncio.ensure_future(ended()))
+
+    def ends_with(self, ended: asyncio.Task[None]) -> None:
+        """`ended` sets the returncode, and then is done."""
+        self._ended = ended
 
 
 async def fork(module: str, arguments: Sequence[str], env: Mapping[str, str]) -> Forked:
@@ -86,7 +90,7 @@ async def fork(module: str, arguments: Sequence[str], env: Mapping[str, str]) ->
     out, out_end = os.pipe()
     nothing = os.open(os.devnull, os.O_RDONLY)
     process = await _forked(module, arguments, env, [nothing, out_end, out_end])
-    process.stdout = await _reading(out)
+    process.stdout = await reading(out)
     return process
 
 
@@ -96,8 +100,8 @@ async def fork_with_pipes(
     """The same with a pipe for each of stdin, stdout and stderr. `forks`: it will ask for forks itself."""
     (in_end, into), (out, out_end), (err, err_end) = os.pipe(), os.pipe(), os.pipe()
     process = await _forked(module, arguments, env, [in_end, out_end, err_end], forks=forks)
-    process.stdin = await _writing(into)
-    process.stdout, process.stderr = await _reading(out), await _reading(err)
+    process.stdin = await writing(into)
+    process.stdout, process.stderr = await reading(out), await reading(err)
     return process
 
 
@@ -116,7 +120,7 @@ async def _forked(
     return process
 
 
-async def _reading(descriptor: int) -> asyncio.StreamReader:
+async def reading(descriptor: int) -> asyncio.StreamReader:
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", 0)
@@ -124,7 +128,7 @@ async def _reading(descriptor: int) -> asyncio.StreamReader:
     return reader
 
 
-async def _writing(descriptor: int) -> asyncio.StreamWriter:
+async def writing(descriptor: int) -> asyncio.StreamWriter:
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.connect_write_pipe(
         lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), os.fdopen(descriptor, "wb", 0)
