@@ -1,4 +1,4 @@
-"""The routes that FastAPI answers: all but streams and health, which the door answers itself.
+"""The routes that FastAPI answers: all but streams, health and appends together, which the door answers itself.
 
 It is imported when somebody asks for one of them, or a moment after the start: FastAPI takes longer to import than all
 else.
@@ -13,7 +13,6 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from gateway.asgi import Scope
 from gateway.auth.auth import Auth
 from gateway.flue.flue import Flue
-from gateway.http.appends import Appends
 from gateway.http.following import Following
 from gateway.http.following_routes import following_router
 from gateway.http.openapi.appends import appends_router
@@ -33,7 +32,6 @@ def make_api(
     *,
     auth: Auth,
     metrics: Exposition | None,
-    appends: Appends,
     subscriptions: Subscriptions,
     following: Following,
     flue: Flue | None,
@@ -47,7 +45,7 @@ def make_api(
     api.include_router(health_router())
     if metrics is not None:
         api.include_router(_metrics_router(metrics))
-    api.include_router(appends_router(appends))
+    api.include_router(appends_router())
     api.include_router(subscriptions.router())
     api.include_router(following_router(following))
     if flue is not None:

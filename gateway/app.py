@@ -412,6 +412,7 @@ class Gateway:
             cors=self.cors,
             streams=streams,
             health=HealthAnswers(self.readiness, lambda scope: principal_of(scope).operates),
+            together=self._appends,
             api=self.api,
             behind=self._application.answers,
             relayed=self._application.relayed,
@@ -423,7 +424,6 @@ class Gateway:
         return make_api(
             auth=self._auth,
             metrics=self.metrics if self.settings.metrics_port is None else None,
-            appends=self._appends,
             subscriptions=self._subscriptions,
             following=self._make_following(),
             flue=self._flue,

@@ -236,7 +236,7 @@ class Hub:
                 return  # it is known already
             elif news.first == tail.position + 1 and news.body is not None:
                 batch = Batch(tail.position, news.last, news.body, True, news.closed, news.lengths)
-                if _takes_long(tail, batch):
+                if len(news.body) > frames.LONG and _takes_long(tail, batch):
                     tail.heard = tail.heard or news.heard
                     tail.wanted = max(tail.wanted, news.last)
                     self._fill(tail, batch)

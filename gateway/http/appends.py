@@ -7,16 +7,14 @@ of one says nothing of the others, and holds up none of their answers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Protocol
 
 import orjson
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
 
-from gateway.asgi import Scope, client_of
+from gateway.asgi import Receive, Scope, Send, client_of
 from gateway.auth.gate import check_target, principal_of
 from gateway.auth.principal import ANONYMOUS
 from gateway.counting import SIZES, Histogram
@@ -25,7 +23,9 @@ from gateway.http.limits import Limits
 from gateway.log.appends import Appended, Settle
 from gateway.protocol.append import UNNUMBERED, AppendRequest
 from gateway.protocol.appends import CONTENT_TYPE, Asked, appends_in_pieces
+from gateway.protocol.batch import media_type
 from gateway.protocol.errors import InvalidRequest, ProtocolError
+from gateway.protocol.headers import NO_STORE
 from gateway.protocol.offset import format_offset
 from gateway.protocol.target import within
 from gateway.quotas import Quotas
@@ -36,6 +36,7 @@ MOST: Final = 20_000  # appends, where no limit is set
 TOGETHER: Final = 0.05  # seconds after which the outcomes that are there are sent, and no longer all at once
 SLICE: Final = 500  # appends that are handed to the log in one turn of the loop
 
+_HEADERS: Final = [(b"content-type", CONTENT_TYPE.encode()), NO_STORE]
 _NAMES: Final = {
     b"stream-next-offset": "streamNextOffset",
     b"producer-epoch": "producerEpoch",
@@ -59,14 +60,20 @@ class _Outcomes:
 
     def __init__(self, count: int) -> None:
         self.left = count
-        self.news = asyncio.Event()
+        self._all = asyncio.Event()
         self._lines: list[bytes] = []
 
     def add(self, line: bytes) -> None:
         self._lines.append(line)
         self.left -= 1
         if not self.left:
-            self.news.set()
+            self._all.set()
+
+    async def gathered(self) -> None:
+        """Waits until all are there, for TOGETHER seconds at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TOGETHER):
+                await self._all.wait()
 
     def take(self) -> bytes:
         lines, self._lines = self._lines, []
@@ -74,7 +81,7 @@ class _Outcomes:
 
 
 class Appends:
-    """The route. `sizes` counts requests by their appends."""
+    """The route, straight over ASGI. `sizes` counts requests by their appends."""
 
     def __init__(self, log: Log, limits: Limits, quotas: Quotas) -> None:
         self.sizes = Histogram(SIZES)
@@ -82,13 +89,15 @@ class Appends:
         self._limits = limits
         self._quotas = quotas
 
-    async def append(self, request: Request) -> Response:
-        """Answers in one piece if all outcomes are there within TOGETHER seconds, or else as they come."""
-        scope = request.scope
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != CONTENT_TYPE:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers in one piece if all outcomes are there within TOGETHER seconds, or else as they come. Raises
+        ProtocolError while nothing has been sent.
+        """
+        given = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+        if media_type(given.decode("latin-1")) != CONTENT_TYPE:
             raise InvalidRequest(f"Content-Type must be {CONTENT_TYPE}.")  # which no page of another origin may send
         limits = self._limits
-        body = await limits.bodies.read(scope, request.receive, limits.max_body)
+        body = await limits.bodies.read(scope, receive, limits.max_body)
         asked = await in_turns(appends_in_pieces(body, limits.max_batch or MOST), len(body))
         del body
         self.sizes.observe(len(asked))
@@ -98,13 +107,17 @@ class Appends:
             if begin:
                 await asyncio.sleep(0)
             self._submit(scope, asked[begin : begin + SLICE], begin, judge, outcomes)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(TOGETHER):
-                await outcomes.news.wait()
-        headers = {"cache-control": "no-store"}
+        await outcomes.gathered()
         if not outcomes.left:
-            return Response(outcomes.take(), media_type=CONTENT_TYPE, headers=headers)
-        return StreamingResponse(_as_they_come(outcomes), media_type=CONTENT_TYPE, headers=headers)
+            await responses.respond(send, 200, _HEADERS, outcomes.take())
+            return
+        await responses.start(send, 200, _HEADERS)
+        while outcomes.left:
+            if lines := outcomes.take():
+                await responses.piece(send, lines)
+            await outcomes.gathered()
+        await responses.piece(send, outcomes.take())
+        await responses.finish(send)
 
     def _submit(
         self, scope: Scope, asked: list[Asked], first: int, judge: Callable[[Asked], None], outcomes: _Outcomes
@@ -122,14 +135,17 @@ class Appends:
     def _judge(self, scope: Scope) -> Callable[[Asked], None]:
         """A check of single appends: sets the append's path in the log, or raises its refusal."""
         principal, client = principal_of(scope), client_of(scope)
-        check, charge, tenant = self._limits.check, self._quotas.charge, principal.tenant
+        check, tenant = self._limits.check, principal.tenant
+        charge = self._quotas.charge if self._quotas.judging else None
+        checked = principal is not ANONYMOUS
 
         def judge(asked: Asked) -> None:
             target = asked.target
             if target is not None:  # as at the door: before anything is said of what was sent
-                if principal is not ANONYMOUS:
+                if checked:
                     check_target(principal, "POST", target)
-                charge(target, principal, client)
+                if charge is not None:
+                    charge(target, principal, client)
             if asked.refused is not None:
                 raise asked.refused
             assert target is not None
@@ -137,16 +153,6 @@ class Appends:
             asked.request.path = within(tenant, (target.stream if target.part is None else target.run) or "")
 
         return judge
-
-
-async def _as_they_come(outcomes: _Outcomes) -> AsyncIterator[bytes]:
-    while outcomes.left:
-        if lines := outcomes.take():
-            yield lines
-        with suppress(TimeoutError):
-            async with asyncio.timeout(TOGETHER):
-                await outcomes.news.wait()
-    yield outcomes.take()
 
 
 def _settle(

@@ -18,7 +18,7 @@ from gateway.auth.gate import Pending, let_in
 from gateway.auth.principal import NOBODY, Principal
 from gateway.auth.rules import ours
 from gateway.fanout.follower import EXTENSION
-from gateway.http import request_log, responses
+from gateway.http import appends, request_log, responses
 from gateway.http.cors import Cors, is_preflight
 from gateway.http.fast_append import Post
 from gateway.http.health import HEALTH
@@ -52,8 +52,8 @@ _FREE: Final = nullcontext()
 class Door:
     """The application that the server runs, and what POSTs that come past ASGI are offered to.
 
-    `health` answers HEALTH, `api` all else that is no stream, `behind` what is not the gateway's own. `relayed` says
-    whether another gateway has let a request in, and counted it.
+    `health` answers HEALTH, `together` appends to many streams, `api` all else that is no stream, `behind` what is not
+    the gateway's own. `relayed` says whether another gateway has let a request in, and counted it.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Door:
         cors: Cors,
         streams: Routes,
         health: App,
+        together: App,
         api: Later[FastAPI],
         behind: Behind | None,
         relayed: Callable[[Scope], bool] = lambda _: False,
@@ -73,6 +74,7 @@ class Door:
         self._quotas = quotas
         self._streams = streams
         self._health = health
+        self._together = together
         self._api = api
         self._behind = behind
         self._relayed = relayed
@@ -145,6 +147,8 @@ class Door:
             await self._streams(target, scope, receive, send)
         elif target.path in HEALTH and method in ("GET", "HEAD"):
             await self._health(scope, receive, send)
+        elif target.path == appends.ROUTE and method == "POST":
+            await self._together(scope, receive, send)
         else:
             api = await self._api()
             with suppress(Exception):  # Starlette raises once more what it has had logged and answered

@@ -59,5 +59,5 @@ class Limits:
 
     def check(self, events: Sequence[bytes]) -> None:
         """Checks the size of events to be appended. Raises EventTooLarge."""
-        if self.max_event is not None and any(len(event) > self.max_event for event in events):
+        if self.max_event is not None and max(map(len, events), default=0) > self.max_event:
             raise EventTooLarge(f"At most {self.max_event} bytes.")

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from gateway.log.page_arrays import LARGE, MANY, Pages, in_one
 from gateway.protocol.append import AppendRequest
-from gateway.protocol.batch import JSON_TYPE, LINE
+from gateway.protocol.batch import JSON_TYPE
 from gateway.protocol.errors import (
     ContentTypeMismatch,
     NewEpochMustStartAtZero,
@@ -125,9 +125,9 @@ class Entry:
         return self._body
 
     @property
-    def lengths(self) -> list[int] | None:
-        """The bytes of each event, where a reader's frame has to be cut between them."""
-        return list(map(len, self.events)) if len(self.body) > LINE else None
+    def lengths(self) -> list[int]:
+        """The bytes of each event: with them a long body is told, since its frame is cut between events."""
+        return list(map(len, self.events))
 
     @property
     def separator(self) -> bytes:
@@ -155,7 +155,7 @@ def arguments(entries: dict[str, Entry], *, told: bool, together: bool, pack: bo
             event_ordinals.append(1)
             events += entry.events
         elif pack and count >= MANY and not entry.waiting[0].request.close:  # the last event is read as it is closed
-            pages.add(number, entry.body, list(map(len, entry.events)), len(entry.separator))
+            pages.add(number, entry.body, entry.lengths, len(entry.separator))
         else:
             event_entries += [number] * count
             event_ordinals += range(1, count + 1)

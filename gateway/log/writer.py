@@ -40,7 +40,7 @@ from gateway.log.held_rows import HeldRows
 from gateway.log.lane import Lane
 from gateway.log.queue import Queue
 from gateway.protocol.append import AppendRequest
-from gateway.protocol.batch import News
+from gateway.protocol.batch import LINE, News
 from gateway.protocol.errors import NotSent, NotWritable, ProtocolError, StreamHeld, TooManyPending, Unavailable
 
 logger = logging.getLogger("gateway.log.writer")
@@ -409,14 +409,18 @@ class Writer:
     def _show(self, verdicts: Sequence[Verdict], landed: float) -> None:
         """Counts what was appended, and tells readers of it."""
         news: list[News] = []
+        events = size = 0
         for (path, entry), verdict, tail, closed, _, _, _ in verdicts:
             if verdict != "appended":
                 continue
             body, count = entry.body, len(entry.events)
-            self.events += count
-            self.bytes += len(body)
+            events += count
+            size += len(body)
             if count or closed:
-                news.append(News(path, tail - count + 1, tail, closed, False, body, landed, entry.lengths))
+                lengths = entry.lengths if len(body) > LINE else None
+                news.append(News(path, tail - count + 1, tail, closed, False, body, landed, lengths))
+        self.events += events
+        self.bytes += size
         self._feed.committed.each(news)
 
     def _outcomes_of(self, verdicts: Sequence[Verdict]) -> list[tuple[Waiting, Appended | ProtocolError]]:

@@ -8,6 +8,7 @@ Pure: who may append, and what each stream makes of it, is judged elsewhere.
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -17,7 +18,7 @@ from gateway.protocol.append import UNNUMBERED, AppendRequest, Producer
 from gateway.protocol.batch import JSON_TYPE
 from gateway.protocol.errors import BatchTooLarge, InvalidRequest, ProtocolError
 from gateway.protocol.fields import check_count, check_lease, check_token
-from gateway.protocol.target import Part, Target
+from gateway.protocol.target import REMEMBERED, SHORT, Part, Target
 
 CONTENT_TYPE: Final = "application/x-ndjson"
 TURN: Final = 500  # appends that are parsed at once
@@ -28,6 +29,7 @@ FIELDS: Final = frozenset(
 
 _PIECE: Final = 1 << 20
 _STREAMS: Final = "/v1/stream/"
+_QUOTES: Final = 4  # in a first line with one member, a text
 
 
 class Asked:
@@ -60,9 +62,13 @@ def appends_in_pieces(body: bytes, most: int) -> Generator[None, None, list[Aske
         head, line = lines[at], lines[at + 1]
         asked = Asked()
         found.append(asked)
-        told = _object(head, at)
+        plain = _names(head) if head.count(b'"') == _QUOTES and len(head) <= SHORT else None
+        told = None if plain is not None else _object(head, at)
         try:
-            _read(told, asked)
+            if told is None:
+                asked.target = plain
+            else:
+                _read(told, asked)
             if line and line.strip(b" \t\r"):
                 request = asked.request
                 request.media_type = JSON_TYPE
@@ -90,6 +96,20 @@ def _counted(body: bytes, most: int) -> Generator[None, None, None]:
         if lines > 2 * most:
             raise BatchTooLarge(f"At most {most} appends.")
         yield
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _names(head: bytes) -> Target | None:
+    """The target of a first line with no room for more than that; None: it is none, and `_read` says why.
+
+    Remembered, since a plain append says it again and again.
+    """
+    asked = Asked()
+    try:
+        _read(_object(head, 0), asked)
+    except ProtocolError:
+        return None
+    return asked.target
 
 
 def _object(head: bytes, at: int) -> dict[str, Any]:

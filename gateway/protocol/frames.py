@@ -18,6 +18,7 @@ LEAST: Final = 48  # bytes of a frame around its event
 SHARED: Final = 64 << 10
 """Bytes of an event from which on it is a part of its own of what is sent: many clients may wait for it, behind other
 heads or from other offsets, and it is kept for all of them once (`gateway.wire.outflow`)."""
+_BASE64_ROOM: Final = LINE // 4 * 3  # bytes that a line of LINE bytes holds in base64
 LONG: Final = LINE  # bytes of a batch whose frame is made in pieces, where each reader has one made
 LONG_FOR_ALL: Final = {Encoding.TEXT: LONG, Encoding.JSON: 1 << 20, Encoding.BASE64: 1 << 20}
 """The same where one frame is made for all: it costs little more than copies, unless there are lines to make."""
@@ -65,7 +66,7 @@ def sse(
 
     A batch that would make a line of more than LINE bytes becomes several data events, each with its control event.
     """
-    if len(batch.body) > _room(encoding):
+    if len(batch.body) > _BASE64_ROOM and len(batch.body) > _room(encoding):
         return b"".join(at_once(sse_in_pieces(encoding, batch, cursor, first=first, offset=offset)))
     retry, end, state = RETRY if first else b"", offset(batch.end), _state(batch, cursor)
     if batch.start == batch.end:
@@ -149,7 +150,7 @@ def _state(batch: Batch, cursor: bytes) -> bytes:
 
 def _room(encoding: Encoding) -> int:
     """The bytes of events that a line may hold."""
-    return LINE if encoding is not Encoding.BASE64 else LINE // 4 * 3
+    return LINE if encoding is not Encoding.BASE64 else _BASE64_ROOM
 
 
 def _data_in_pieces(

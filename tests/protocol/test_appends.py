@@ -80,6 +80,30 @@ def test_each_is_the_post_that_it_stands_for(
         assert asked.target is not None and asked.target.run == "runs/1"
 
 
+@pytest.mark.parametrize(
+    ("head", "fine"),
+    [
+        (b'{"stream":"runs/1"}', True),
+        (b' { "stream" : "runs/\\u00e9" } ', True),
+        (b'{"stream":"%b"}' % (b"x" * 600), True),
+        (b'{"stream":"runs/1","streamClosed":true}', True),
+        (b'{"stream":"runs/1/heartbeat"}', False),
+        (b'{"stream":"runs/1/cancel"}', False),
+        (b'{"stream":"a/../b"}', False),
+        (b'{"stream":""}', False),
+        (b'{"steam":"runs/1"}', False),
+    ],
+)
+def test_a_first_line_says_the_same_each_time(head: bytes, fine: bool) -> None:
+    once, again = parse(b"%b\n1\n%b\n[2,3]\n" % (head, head))
+    assert (once.request.events, again.request.events) == ([b"1"], [b"2", b"3"]) or not fine
+    for asked in once, again:
+        assert asked.target == once.target
+        assert (asked.refused is None) == fine
+        assert asked.request.close == (b"Closed" in head)
+        assert repr(asked.refused) == repr(once.refused)
+
+
 def test_events_are_kept_as_they_came() -> None:
     asked = one({"stream": "a/b"}, b'[{"n": 1.0e0 , "s":"\\ud83d"}, 12345678901234567890 ,  "x"]')
     assert asked.request.events == [b'{"n": 1.0e0 , "s":"\\ud83d"}', b"12345678901234567890", b'"x"']
