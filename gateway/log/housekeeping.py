@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from gateway.log.database import Database
@@ -38,10 +38,10 @@ _STEP: Final = "SELECT CASE WHEN run_gateway.keeps_house($1, $2) THEN run_gatewa
 _PACK: Final = _STEP.format("pack_page($3, $4, $5, $6)")
 _PACK_WHOLE: Final = _STEP.format("pack_whole($3, $4, $5)")
 _SILENCE: Final = _STEP.format("silence($3)")
-_RETIRE: Final = _STEP.format("retire($3, $4)")
+_RETIRE: Final = _STEP.format("retire_next(coalesce($3, '-infinity'::timestamptz), $4, $5)")
 _RETIRE_RECORDINGS: Final = _STEP.format("retire_next_recordings($3, $4, $5)")
 _FORGET_KEYS: Final = _STEP.format("forget_next_keys($3, $4)")
-_PURGE: Final = _STEP.format("purge($3)")
+_PURGE: Final = _STEP.format("purge_next($3, $4)")
 _PACKABLE: Final = "SELECT ids, whole, until FROM run_gateway.packable_v2($1, $2, $3, $4)"
 
 
@@ -95,6 +95,9 @@ class Housekeeping:
             logger, "Housekeeping waits for the database (%r).", "Housekeeping goes on.", within=database.away
         )
         self._ended, self._rows = Stride(ENDED), Stride(ROWS)
+        # As far as these have come: a look at nothing is made from the beginning.
+        self._closed: datetime | None = None
+        self._removed = 0
         self._recording = 0  # that was looked at last
         self._key = b""  # and the key
         self._after = 0  # the stream examined last, so that one that cannot be packed does not block the others
@@ -148,7 +151,14 @@ class Housekeeping:
 
         Raises KeptElsewhere, Unavailable.
         """
-        return int(await self._stride(self._ended, most, _RETIRE, timedelta(seconds=keep)))
+        after, for_long = self._closed, timedelta(seconds=keep)
+        removed, self._closed = await self._step(_RETIRE, after, for_long, most or self._ended.length)
+        self._ended.note(self._took)
+        if not removed:
+            self._closed = None
+            if after is not None:
+                return await self.retire(keep, most)
+        return int(removed)
 
     async def retire_recordings(self, keep: float) -> bool:
         """Removes those of the next recordings that ended more than `keep` seconds ago. Returns whether there are more.
@@ -168,9 +178,15 @@ class Housekeeping:
 
         Raises KeptElsewhere, Unavailable.
         """
-        rows = int(await self._stride(self._rows, most, _PURGE))
+        after = self._removed
+        rows, self._removed = await self._step(_PURGE, after, most or self._rows.length)
+        self._rows.note(self._took)
         self.purged += rows
-        return rows
+        if not rows:
+            self._removed = 0
+            if after:
+                return await self.purge(most)
+        return int(rows)
 
     async def pack(self) -> bool:
         """Packs what can be packed of the next streams. Returns whether there are more. Raises what `purge` raises."""
@@ -200,12 +216,6 @@ class Housekeeping:
             self.packed += pages
             failed += refused
         return failed
-
-    async def _stride(self, stride: Stride, most: int | None, statement: str, *arguments: object) -> Any:
-        """A step that does at most so much as its last argument says, or as the stride does."""
-        result = await self._step(statement, *arguments, most or stride.length)
-        stride.note(self._took)
-        return result
 
     async def _step(self, statement: str, *arguments: object) -> Any:
         clock = asyncio.get_running_loop().time

@@ -192,6 +192,74 @@ async def test_streams_go_together_as_they_go_one_by_one(database_url: str) -> N
         assert together == one_by_one
 
 
+ENTRIES = "SELECT pg_stat_get_xact_tuples_returned('run_gateway.{}'::regclass)"
+
+
+async def test_what_has_gone_is_not_looked_at_again(database_url: str) -> None:
+    """Its entries stay in the indexes while a snapshot is older, as that of a dump is, and there may be millions."""
+    async with opened(database_url) as log, connected(database_url) as database:
+        await database.execute("""
+            INSERT INTO run_gateway.streams (path, content_type, media_type, closed, closed_at)
+            SELECT i::text, 'text/plain', 'text/plain', true, now() - interval '1 day' + i * interval '1 s'
+              FROM generate_series(1, 80) i""")
+
+        async def looked_at(index: str, step: str) -> int:
+            transaction = database.transaction()
+            await transaction.start()
+            assert await database.fetchval(f"SELECT removed FROM run_gateway.{step}"), step
+            entries: int = await database.fetchval(ENTRIES.format(index))
+            await transaction.rollback()
+            return entries
+
+        async with connected(database_url) as dump, dump.transaction(isolation="repeatable_read"):
+            await dump.execute("SELECT FROM run_gateway.server")
+            for _ in range(6):
+                assert await log.housekeeping.retire(0, 10) == 10
+            until = log.housekeeping._closed
+            assert until is not None
+            assert await looked_at("streams_closed", f"retire_next('{until}', '0 s', 10)") <= 15
+            assert await looked_at("streams_closed", "retire_next('-infinity', '0 s', 10)") > 60, "it can be told"
+            for _ in range(5):
+                assert await log.housekeeping.purge(10) == 10
+            assert await looked_at("streams_removed", f"purge_next({log.housekeeping._removed}, 10)") <= 15
+            assert await looked_at("streams_removed", "purge_next(0, 10)") > 50, "it can be told"
+        assert [await log.housekeeping.retire(0, 10) for _ in range(3)] == [10, 10, 0]
+        while await log.housekeeping.purge():
+            pass
+        assert await database.fetchval("SELECT count(*) FROM run_gateway.streams") == 0
+
+
+async def test_only_what_is_told_waits_for_the_disk(database_url: str) -> None:
+    async with opened(database_url) as log, connected(database_url) as database:
+        await log.create("a", closed=True, body=b"[1,2]")
+        await log.create("ended", ttl=9)
+        settings = []
+        for step in ("retire_next('-infinity', '0 s', 10)", "purge_next(0, 10)", "purge_next(0, 10)"):
+            async with database.transaction():
+                assert await database.fetchval(f"SELECT removed FROM run_gateway.{step}"), step
+                settings.append(await database.fetchval("SELECT current_setting('synchronous_commit')"))
+            if len(settings) == 2:
+                await database.execute(EXPIRE, ["ended"])
+        assert settings == ["on", "off", "on"]
+        assert await database.fetchval("SELECT current_setting('synchronous_commit')") == "on"
+
+
+async def test_each_round_looks_from_the_beginning(database_url: str) -> None:
+    """For what was held as it was passed, or closed before others and committed after them."""
+    async with opened(database_url) as log, connected(database_url) as database:
+        for path in ("a", "b", "c"):
+            await log.create(path, closed=True)
+        await log.create("d")
+        assert await log.housekeeping.retire(0, 2) == 2
+        assert await log.housekeeping.purge(1) == 1
+        await log.append("d", close=True)
+        await database.execute("UPDATE run_gateway.streams SET closed_at = closed_at - interval '1 h' WHERE path = 'd'")
+        assert [await log.housekeeping.retire(0, 1) for _ in range(3)] == [1, 1, 0]
+        while await log.housekeeping.purge(1):
+            pass
+        assert await database.fetchval("SELECT count(*) FROM run_gateway.streams") == 0
+
+
 async def test_streams_that_stand_alone_go_together(database_url: str) -> None:
     """None of them by a subtransaction of its own, of which a step may have so many only."""
     async with opened(database_url) as log, connected(database_url) as database:

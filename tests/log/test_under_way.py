@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from gateway.protocol.errors import StreamHeld, StreamNotFound
-from tests.log.rig import connected, holding, opened
+from tests.log.rig import Log, connected, holding, opened
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -42,6 +42,12 @@ async def until_past(connection: Connection) -> None:
     await connection.execute(DUE)
 
 
+async def purged(log: Log) -> None:
+    """All that is due: a step that takes long leaves some for the next."""
+    while await log.housekeeping.purge():
+        pass
+
+
 async def test_a_stream_lives_while_a_commit_to_it_is_on_its_way(database_url: str) -> None:
     async with opened(database_url) as log, connected(database_url) as app, connected(database_url) as other:
         await log.create("s", ttl=LONG)
@@ -49,7 +55,7 @@ async def test_a_stream_lives_while_a_commit_to_it_is_on_its_way(database_url: s
         async with app.transaction():
             await app.execute(APPEND, "s")
             await until_past(other)
-            assert await log.housekeeping.purge() == 0
+            await purged(log)
             assert (await log.reader.stat("s")).tail == 0
             assert (await log.reader.read("s", 0)).batch.empty, "and nothing of it is shown before the commit"
             await app.execute(APPEND, "s")
@@ -79,8 +85,8 @@ async def test_readers_keep_a_stream_whose_row_is_held(database_url: str, how: s
             await (log.reader.read("s", 0) if how == "read" else log.reader.touch(["s"]))
             await until_past(other)
             assert (await log.reader.stat("s")).tail == 0
-            assert await log.housekeeping.purge() == 0
-        assert await log.housekeeping.purge() == 0
+            await purged(log)
+        await purged(log)
         await log.append("s", b"1")
         assert await log.content("s") == b"1"
 
@@ -143,7 +149,7 @@ async def test_the_look_at_a_stream_that_was_used_moves_on(database_url: str) ->
     async with opened(database_url) as log, connected(database_url) as other:
         await log.create("s", ttl=LONG)
         await other.execute(DUE)
-        assert await log.housekeeping.purge() == 0
+        await purged(log)
         assert await other.fetchval("SELECT check_at = expires_at FROM run_gateway.expiries, run_gateway.streams")
 
 

@@ -334,31 +334,39 @@ END
 $$;
 
 
--- Takes away closed streams that have been kept for as long as they are to be: all of the next `most` that stand alone
--- together, then up to 50 others one by one. Forks keep what they inherit. Whatever somebody holds is left for another time,
--- and so is a stream that cannot be taken away: it keeps no other from its turn. Returns how many: call again while it is not
--- zero.
-CREATE OR REPLACE FUNCTION run_gateway.retire(keep interval, most integer) RETURNS bigint
+-- Takes away streams that were closed at `after` or later and have been kept for as long as they are to be: all of the next
+-- `most` that stand alone together, then up to 50 others one by one. Forks keep what they inherit. Whatever somebody holds is
+-- left for another time, and so is a stream that cannot be taken away: it keeps no other from its turn. `removed`: how many;
+-- call again while it is not zero. `until`: from where to go on. What lies before it has gone, but its entries stay in the index
+-- for as long as any snapshot is older, and a step from the beginning would look at all of them.
+CREATE OR REPLACE FUNCTION run_gateway.retire_next(
+    after timestamptz, keep interval, most integer, OUT removed bigint, OUT until timestamptz
+)
 LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     -- Taken before: an index is not asked for what clock_timestamp() gives, which changes with each row.
-    this    timestamptz := clock_timestamp();
-    since   timestamptz := this - keep;
-    next    bigint[] := ARRAY(SELECT s.id FROM run_gateway.streams s
-                               WHERE s.closed_at < since AND s.path IS NOT NULL AND NOT s.gone
-                               ORDER BY s.closed_at LIMIT most);
-    doomed  bigint;
-    removed bigint := run_gateway.take_all_away(next);
+    this   timestamptz := clock_timestamp();
+    since  timestamptz := this - keep;
+    next   bigint[];
+    last   timestamptz;
+    doomed bigint;
 BEGIN
+    SELECT coalesce(array_agg(v.id), '{}'), max(v.closed_at) INTO next, last
+      FROM (SELECT s.id, s.closed_at FROM run_gateway.streams s
+             WHERE s.closed_at >= after AND s.closed_at < since AND s.path IS NOT NULL AND NOT s.gone
+             ORDER BY s.closed_at LIMIT most) v;
+    removed := run_gateway.take_all_away(next);
     IF removed = cardinality(next) THEN
-        RETURN removed;
+        until := last;
+        RETURN;
     END IF;
+    until := after;
     most := least(most, removed + 50);   -- see try_away
     FOR doomed IN
         SELECT s.id FROM run_gateway.streams s
-         WHERE s.closed_at < since AND s.path IS NOT NULL AND NOT s.gone
+         WHERE s.closed_at >= after AND s.closed_at < since AND s.path IS NOT NULL AND NOT s.gone
          ORDER BY s.closed_at LIMIT 20 * most
     LOOP
         removed := removed + run_gateway.try_away(doomed, false)::integer;
@@ -366,9 +374,13 @@ BEGIN
         EXIT WHEN removed >= most OR removed > 0 AND clock_timestamp() > this + interval '0.05 seconds'
                OR clock_timestamp() > this + interval '1 second';
     END LOOP;
-    RETURN removed;
 END
 $$;
+
+
+-- The same from the beginning.
+CREATE OR REPLACE FUNCTION run_gateway.retire(keep interval, most integer) RETURNS bigint
+LANGUAGE sql RETURN (SELECT r.removed FROM run_gateway.retire_next('-infinity', keep, most) r);
 
 
 -- Takes away those of some streams that have neither forks nor sources, and of which nobody holds any part: as take_away does
@@ -453,9 +465,10 @@ END
 $$;
 
 
--- Takes away streams that have expired, and some of the events of streams that were removed. Small steps, skipping what
--- others hold: any Machine may call it at any time. Returns how many rows went: call again while it is not zero.
-CREATE OR REPLACE FUNCTION run_gateway.purge(most integer) RETURNS bigint
+-- Takes away streams that have expired, and some of the events of streams after `after` that were removed. Small steps,
+-- skipping what others hold: any Machine may call it at any time. `removed`: how many rows went; call again while it is not
+-- zero. `until`: after which to go on, as in retire_next.
+CREATE OR REPLACE FUNCTION run_gateway.purge_next(after bigint, most integer, OUT removed bigint, OUT until bigint)
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
@@ -463,22 +476,25 @@ DECLARE
     doomed  bigint;
     since   timestamptz := clock_timestamp() - interval '1 hour';  -- for which live lists can go on where they were
     ids     bigint[];
-    removed bigint := run_gateway.expire(50);   -- with what follows fewer than 64 at a time: see try_away
     n       bigint;
+    told    boolean;
 BEGIN
+    removed := run_gateway.expire(50);   -- with what follows fewer than 64 at a time: see try_away
+    until := after;
     FOR doomed IN
         SELECT s.id FROM run_gateway.streams s WHERE s.gone AND s.forks = 0 AND s.path IS NOT NULL ORDER BY s.id LIMIT 10
     LOOP
         removed := removed + run_gateway.try_away(doomed, false)::integer;
     END LOOP;
+    told := removed > 0;
     DELETE FROM run_gateway.removed_runs d WHERE (d.removed_by, d.stream) IN (
         SELECT v.removed_by, v.stream
           FROM (SELECT * FROM run_gateway.removed_runs o ORDER BY o.removed_by, o.stream LIMIT least(most, 1000)) v
          WHERE v.removed_at < since);
     GET DIAGNOSTICS n = ROW_COUNT;
     removed := removed + n;
-    ids := ARRAY(SELECT s.id FROM run_gateway.streams s WHERE s.path IS NULL ORDER BY s.id LIMIT least(most, 100)
-                    FOR UPDATE SKIP LOCKED);
+    ids := ARRAY(SELECT s.id FROM run_gateway.streams s WHERE s.path IS NULL AND s.id > after ORDER BY s.id
+                  LIMIT least(most, 100) FOR UPDATE SKIP LOCKED);
     IF ids <> '{}' THEN
         n := run_gateway.purge_events_of(ids, most);
         removed := removed + n;
@@ -486,11 +502,19 @@ BEGIN
             DELETE FROM run_gateway.producers p WHERE p.stream = ANY (ids);
             DELETE FROM run_gateway.streams s WHERE s.id = ANY (ids);
             removed := removed + cardinality(ids);
+            until := ids[cardinality(ids)];
         END IF;
     END IF;
-    RETURN removed;
+    IF NOT told THEN   -- of what went, nobody could know any more: what a crash takes back is as good as what it leaves
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
 END
 $$;
+
+
+-- The same from the beginning.
+CREATE OR REPLACE FUNCTION run_gateway.purge(most integer) RETURNS bigint
+LANGUAGE sql RETURN (SELECT p.removed FROM run_gateway.purge_next(0, most) p);
 
 
 -- Takes away up to `most` streams that have expired, and moves on the look at those that have not, but were to be looked
