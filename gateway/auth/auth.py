@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from gateway.asgi import Scope
 from gateway.auth.claims import ClaimNames
 from gateway.auth.errors import ScopeMissing
-from gateway.auth.gate import Gate, Pending
+from gateway.auth.gate import Admit, Gate
 from gateway.auth.keys import Keys
 from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.auth.public import PublicRuns
@@ -65,9 +65,10 @@ class Auth:
             if (issuer := _issuer(self._source)) is not None:
                 await issuer.stop()
 
-    def admit(self, method: str, target: Target, headers: GivenHeaders, query: bytes) -> Principal | Pending:
-        """The principal of a request that is allowed. Raises the refusals of `gate.Gate.admit`."""
-        return ANONYMOUS if self._gate is None else self._gate.admit(method, target, headers, query)
+    @property
+    def admit(self) -> Admit:
+        """Finds the principal of a request that is allowed. Raises the refusals of `gate.Gate.admit`."""
+        return _everyone if self._gate is None else self._gate.admit
 
     async def behind(self, scope: Scope, need: Behind, run: str | None = None) -> Principal:
         """Admits a request to the application behind the gateway that needs a right to runs here: to `run`, or to any
@@ -109,6 +110,10 @@ class Auth:
     def _forget(self) -> None:
         if self._gate is not None:
             self._gate.forget()
+
+
+def _everyone(method: str, target: Target, headers: GivenHeaders, query: bytes) -> Principal:
+    return ANONYMOUS
 
 
 def _as_asked_of_us(need: Behind, run: str | None) -> tuple[str, Target]:

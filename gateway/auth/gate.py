@@ -40,6 +40,12 @@ Pending = Callable[[], Awaitable[Principal]]
 """Somebody else has to be asked who makes a request: this asks them."""
 
 
+class Admit(Protocol):
+    """`Gate.admit`."""
+
+    def __call__(self, method: str, target: Target, headers: GivenHeaders, query: bytes, /) -> Principal | Pending: ...
+
+
 class Find(Protocol):
     """The owner of the secret that has this SHA-256 digest; None if there is none."""
 

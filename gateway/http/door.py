@@ -70,7 +70,7 @@ class Door:
         relayed: Callable[[Scope], bool] = lambda _: False,
     ) -> None:
         self.cors = cors
-        self._auth = auth
+        self._admit = auth.admit
         self._quotas = quotas
         self._streams = streams
         self._health = health
@@ -106,7 +106,7 @@ class Door:
             raise MethodNotAllowed(None, [(b"allow", _METHODS)])
         if query.count(b"&") >= MOST_FIELDS:
             raise InvalidRequest(f"A query has at most {MOST_FIELDS} fields.")
-        admitted = self._auth.admit(method, target, headers, query)
+        admitted = self._admit(method, target, headers, query)
         if self._quotas.judging:
             return partial(self._judge, admitted, method, target, client)
         return admitted

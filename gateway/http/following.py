@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from starlette.responses import Response
 
 from gateway.asgi import Receive, Scope, Send, client_of
 from gateway.auth.errors import CredentialMissing
-from gateway.auth.gate import Pending, check_stream, check_target, principal_of
+from gateway.auth.gate import Admit, check_stream, check_target, principal_of
 from gateway.auth.principal import NOBODY, Principal
 from gateway.fanout.follower import Signal, direct
 from gateway.fanout.hub import Hub
@@ -44,14 +44,6 @@ _FORBIDDEN: Final = (401, 403)
 
 
 Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-class Admit(Protocol):
-    """`gateway.auth.auth.Auth.admit`."""
-
-    def __call__(
-        self, method: str, target: Target, headers: dict[bytes, bytes], query: bytes
-    ) -> Principal | Pending: ...
 
 
 @dataclass(slots=True)

@@ -113,9 +113,9 @@ async def test_a_fault_says_no_secret_to_anyone(postgres: Postgres) -> None:
                         raise RuntimeError("something broke")
 
                     running.app._streams._methods["GET"] = breaks
-                    running.app._auth._gate.admit, whole = breaks, running.app._auth._gate.admit  # type: ignore
+                    running.app._door._admit, whole = breaks, running.app._door._admit
                     answers = [await client("GET", f"/runs/1?token={token}")]
-                    running.app._auth._gate.admit = whole  # type: ignore
+                    running.app._door._admit = whole
                     answers += [await client("GET", f"/runs/1?token={token}")]
                     answers += [await client("GET", "/runs/1", headers=as_key("all"))]
         assert [answer.status_code for answer in answers] == [500, 500, 500]
