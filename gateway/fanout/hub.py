@@ -24,9 +24,8 @@ from gateway.fanout.tail import Tail
 from gateway.outage import Outage, SeldomLogger
 from gateway.protocol import frames
 from gateway.protocol.batch import Batch, News, Page, Stream, after
-from gateway.protocol.cursor import cursor
 from gateway.protocol.errors import OffsetGone, ProtocolError, StreamGone, StreamNotFound, Unavailable
-from gateway.protocol.offset import format_offset
+from gateway.protocol.offset import cursor, format_offset
 from gateway.tasks import end, forever, in_turns
 
 logger = logging.getLogger("gateway.fanout.hub")

@@ -12,12 +12,11 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from gateway.protocol.batch import Batch, Stream
-from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.dialect import Dialect
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fields import RawHeaders, accept_of, only_events, single_headers
 from gateway.protocol.headers import CLOSED, JSON, NO_STORE, UP_TO_DATE, Headers, of_state
-from gateway.protocol.offset import MAX_POSITION, NOW, START, format_offset
+from gateway.protocol.offset import MAX_POSITION, NOW, START, format_offset, parse_cursor
 from gateway.protocol.read import TOLD, Live, ReadRequest, last_event_id
 
 _OFFSET: Final = re.compile(rb"[0-9]+_([0-9]+)")

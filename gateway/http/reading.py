@@ -24,11 +24,10 @@ from gateway.http.folding import folded
 from gateway.http.limits import Limits
 from gateway.protocol import frames, headers
 from gateway.protocol.batch import Batch, Encoding, Page
-from gateway.protocol.cursor import cursor, cursor_at
 from gateway.protocol.dialect import GATEWAYS, Dialect
 from gateway.protocol.errors import Draining, ProtocolError, TooManyReaders
 from gateway.protocol.fields import accept_encoding_of, coding_for
-from gateway.protocol.offset import NOW, split
+from gateway.protocol.offset import NOW, cursor, cursor_at, split
 from gateway.protocol.read import Live, ReadRequest
 from gateway.quotas import Share, TooManyStreams, holder
 from gateway.tasks import in_turns, turn

@@ -1,4 +1,7 @@
-"""Offsets: positions in a stream as opaque, fixed-width, bytewise sortable tokens (§8).
+"""The tokens that readers are given to come back with: offsets and cursors.
+
+Offsets are positions in a stream as opaque, fixed-width, bytewise sortable tokens (§8). Cursors are numbers that move
+with time, so that a cache never serves one answer for ever (§10.1).
 
 Inside the gateway a position is a number, and comparing numbers compares positions: the low 40 bits count the events
 before it, the rest is the epoch of the log in which the last of them was written. On the wire the two stand side by
@@ -18,6 +21,11 @@ _COUNT_BITS: Final = 40
 _COUNT: Final = (1 << _COUNT_BITS) - 1
 MAX_POSITION: Final = 2**62 - 1  # a position has to fit the database's bigint; no stream has this one
 _TOKEN: Final = re.compile(rb"([0-9]{1,16})_([0-9]{1,16})")
+
+INTERVAL: Final = 20  # seconds for which a cursor stays
+CURSOR_EPOCH: Final = 1728432000  # 2024-10-09T00:00:00Z, seconds since 1970
+MAX_JITTER: Final = 3600  # seconds
+_CURSOR: Final = re.compile(rb"[0-9]{1,15}")
 
 
 @lru_cache(maxsize=4_096)  # an append's is told to its writer and to its readers
@@ -64,3 +72,32 @@ def events_between(start: int, end: int) -> int:
 def same_epoch(one: int, other: int) -> bool:
     """True if the events that end at the two positions were written in one epoch of the log."""
     return one >> _COUNT_BITS == other >> _COUNT_BITS
+
+
+# Cursors
+
+
+def parse_cursor(token: bytes) -> int | None:
+    """A client's cursor, or None when it is none of ours."""
+    return int(token) if _CURSOR.fullmatch(token) else None
+
+
+def cursor_at(now: float, client: int | None, count: int) -> int:
+    """The next cursor of an answer that ends behind `count` events, and that a cache gives to others.
+
+    It is greater than the client's own, as the other is, but not by chance: whoever has read as far waits at the same
+    address, whenever they came and whichever Machine answered, so that a cache asks once for all of them.
+    """
+    found = int(now - CURSOR_EPOCH) // INTERVAL + count
+    return found if client is None or client < found else client + 1
+
+
+def cursor(now: float, client: int | None, jitter: float) -> int:
+    """The next cursor: that of the time `now` (seconds since 1970), and always greater than the client's own.
+
+    A client whose cursor is not behind `now` is sent ahead of it, by 1 to 3600 seconds as `jitter` in [0, 1) says.
+    """
+    current = int(now - CURSOR_EPOCH) // INTERVAL
+    if client is None or client < current:
+        return current
+    return client + max(1, -(-int(1 + jitter * MAX_JITTER) // INTERVAL))

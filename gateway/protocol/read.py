@@ -7,11 +7,10 @@ from enum import Enum
 from typing import Final
 from urllib.parse import parse_qsl
 
-from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fields import NUMBER, RawHeaders, accept_of, is_true, only_events, prefers_events, single_headers
 from gateway.protocol.fold import Fold, parse_fold
-from gateway.protocol.offset import MAX_POSITION, NOW, START, parse_offset, parse_position
+from gateway.protocol.offset import MAX_POSITION, NOW, START, parse_cursor, parse_offset, parse_position
 
 
 class Live(Enum):

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from gateway.auth.gate import token_of
 from gateway.auth.rules import needed
 from gateway.protocol import append, create, json_body, read, target
-from gateway.protocol.cursor import parse_cursor
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.headers import etag_matches
-from gateway.protocol.offset import format_offset, parse_offset, parse_position
+from gateway.protocol.offset import format_offset, parse_cursor, parse_offset, parse_position
 from gateway.protocol.target import Target
 from gateway.runs import bodies, queries
 from tests.protocol.parsing import parse_append
