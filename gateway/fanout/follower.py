@@ -166,9 +166,7 @@ class Follower:
                 continue
             batch = tail.since(self.position)
             if batch is None:
-                page = await self._hub.read(tail.path, self.position)
-                self._hub.observe(tail, page)
-                batch = page.batch
+                batch = (await self._hub.read_on(tail, self.position)).batch
                 if tail.ended:
                     continue
                 assert batch.start == self.position, "a reader never skips (law 3)"

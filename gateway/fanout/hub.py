@@ -182,6 +182,14 @@ class Hub:
         tail.opening = Shared(read())
         return await tail.opening.result()
 
+    async def read_on(self, tail: Tail, position: int) -> Page:
+        """The next page of a reader that stands elsewhere than its tail. Raises what a read raises."""
+        page = await self.read(tail.path, position)
+        if page.batch.empty and not page.batch.closed and position < (tail.position or 0):
+            page = await self.read(tail.path, position)  # the one it has joined had begun before the tail moved on
+        self.observe(tail, page)
+        return page
+
     def observe(self, tail: Tail, page: Page) -> None:
         """Takes note of a page that a follower has read: the first at the end of the log positions the tail."""
         if tail.stream is None:

@@ -144,8 +144,7 @@ class Followed:
     async def _read(self, hub: Hub) -> None:
         tail = self.tail
         if self.begun:
-            page = await hub.read(tail.path, self.position)
-            hub.observe(tail, page)
+            page = await hub.read_on(tail, self.position)
             self._know(page.stream)
             if page.batch.empty and not page.batch.closed and not tail.ended and tail.position != self.position:
                 # Nothing there, though this is not the tail: the tail is behind, or the reader is ahead of the log.

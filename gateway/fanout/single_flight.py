@@ -83,7 +83,7 @@ class SharedReads:
         """
         key = (path, position)
         read = self._under_way.get(key)
-        if read is None or fresh:
+        if read is None or fresh or read.task.done():
             read = self._under_way[key] = Shared((self._fresh if fresh else self._read)(path, position))
             read.task.add_done_callback(partial(self._done, key, read))
         else:

@@ -14,6 +14,7 @@ import pytest
 from gateway.fanout import comparison
 from gateway.fanout.follower import Follower, Receiver, Signal
 from gateway.fanout.hub import BEATS, Hub
+from gateway.fanout.multiplex import Multiplex
 from gateway.fanout.page_cache import Pages
 from gateway.fanout.tail import Tail
 from gateway.protocol import frames
@@ -167,6 +168,35 @@ async def test_a_gap_is_not_filled_by_a_read_that_began_before_it() -> None:
         hub.ring(News("run", 101, 101))
         await rest(follower, 101)
         assert (await somebodys).batch.empty
+
+
+@pytest.mark.parametrize("count", [1, 50])
+async def test_a_read_from_before_the_news_keeps_it_from_nobody(count: int) -> None:
+    """The read is a newcomer's, of a stream with a TTL; what comes meanwhile is more than a tail remembers."""
+    log = Log(10)
+    log.ttl, log.page = 60, 100_000
+    hub = hub_of(log)
+    with ExitStack() as stack, followers(hub, count + 1) as (newcomer, *crowd):
+        many = [stack.enter_context(Multiplex(hub, 3600)) for _ in range(count)]
+        for follower, reader in zip(crowd, many, strict=True):
+            await follower.begin(10)
+            reader.follow("run", 0, 10)
+            assert await reader.next() != []
+        readers: list[Follower | Multiplex] = [*crowd, *many]
+        waiting = [asyncio.ensure_future(reader.next()) for reader in readers]
+        await until(lambda: len(hub.tails["run"].waiting) == 2 * count)
+        entering = asyncio.ensure_future(newcomer.begin(10))
+        reads = log.reads
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert log.reads == reads + 1, "it is under way"
+        log.tail += 10_000
+        hub.ring(News("run", 11, log.tail, body=b",".join([EVENT] * 10_000)))
+        for given in await asyncio.wait_for(asyncio.gather(*waiting), 5):
+            batch = given if isinstance(given, Batch) else cast("Any", given)[0][1]
+            assert batch.end == log.tail
+        await entering
+        assert log.reads <= reads + 2, "the newcomer's, and one that all others share"
 
 
 async def test_news_behind_a_gap_that_is_being_read_costs_no_read() -> None:
