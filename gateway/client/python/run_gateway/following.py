@@ -70,10 +70,14 @@ class Following:
                     yield _events(step, of_json, follower.binary), step.offset, step.closed
 
     def _give(self, events: list[Any], offset: str, closed: bool) -> Iterator[Any]:
-        while self._given < len(events):
-            self._given += 1
-            yield events[self._given - 1]
-        self._offset, self._given, self.closed = offset, self._given - len(events), closed
+        first, last = self._given, len(events)
+        if first >= last:
+            self._offset, self._given, self.closed = offset, first - last, closed
+        for number in range(first, last):
+            self._given = number + 1
+            if self._given == last:  # before it is given, for whoever stops there
+                self._offset, self._given, self.closed = offset, 0, closed
+            yield events[number]
 
 
 async def _next(steps: AsyncGenerator[_Step, None]) -> _Step | None:
@@ -93,10 +97,9 @@ def follow(url: str, *, offset: str = "-1", token: str | None = None, session: S
 
 
 def _events(step: Step, of_json: bool, binary: bool) -> list[Any]:
-    if binary:
-        return [unbase64(data) for data in step.data]
-    if not of_json:
-        return list(step.data)
+    if not of_json:  # one piece with one offset: how the pieces are cut is otherwise when they are read again
+        whole: str | bytes = b"".join(map(unbase64, step.data)) if binary else "".join(step.data)
+        return [whole] if whole else []
     events: list[Any] = []
     for data in step.data:
         try:
