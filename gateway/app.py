@@ -46,7 +46,7 @@ from gateway.tasks import end
 from gateway.wire.descriptors import room_for
 from gateway.wire.outflow import Outflow
 
-# What a Machine needs only where a setting asks for it, or when somebody asks FastAPI for something, is imported where
+# What a Machine needs only where a setting asks for it, or when a request needs FastAPI, is imported where
 # it is made: that halves the time until it is ready.
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -162,7 +162,7 @@ class Gateway:
 
     @property
     def answers(self) -> Answers:
-        """What sends the answers of one commit in one system call."""
+        """The part that sends the answers of one commit in one system call."""
         return self._hub.broadcast
 
     @property
@@ -189,8 +189,8 @@ class Gateway:
         feed.hinted.subscribe(self._hub.hint)
         feed.hinted.turns.subscribe(self._runs.hinted)
         for flue in self._flues:
-            feed.heard.subscribe(flue.told.heard)
-            feed.hinted.subscribe(flue.told.hinted)
+            feed.heard.subscribe(flue.notifications.heard)
+            feed.hinted.subscribe(flue.notifications.hinted)
         if self._application.relay is not None:
             for channel in (feed.committed, feed.heard, feed.hinted):
                 channel.subscribe(self._application.relay.heard)
@@ -219,7 +219,7 @@ class Gateway:
         await end(self._telling)
 
     async def readiness(self) -> Health:
-        """What this Machine has of what it needs."""
+        """The state of what this Machine needs, for /health and /ready."""
         durability = await self._log.durability()
         return Health(
             machine="/".join(self.settings.place.values()) or self.machine,

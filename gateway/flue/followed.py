@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gateway.fanout.broadcast import Broadcast
 from gateway.fanout.hub import Hub
-from gateway.flue.news import How, Told, Triggers
+from gateway.flue.news import How, Notifications, Triggers
 from gateway.lifetime import Background
 from gateway.log.database import Database
 from gateway.protocol.batch import Page
@@ -53,7 +53,7 @@ class FollowedTables:
             broadcast=broadcast,
             away=database.away,
         )
-        self.told = Told(self.hub)
+        self.notifications = Notifications(self.hub)
         self._settings = settings
         self._listens = listens
         self._tables = source

@@ -19,7 +19,7 @@ logger = logging.getLogger("gateway.flue.news")
 How = Literal["triggers", "polling"]
 
 PREFIX: Final = "\x1f"
-"""What a path begins with in the triggers' notifications. No path of the gateway's own streams can begin so."""
+"""The prefix of paths in the triggers' notifications. No path of the gateway's own streams can begin so."""
 
 ECHO: Final = 0.02  # seconds after news until a look for events that were committed beside it without notifying
 
@@ -41,7 +41,7 @@ def one_line(body: bytes) -> bytes:
     return body.translate(_ONE_LINE) if b"\n" in body or b"\r" in body else body
 
 
-class Told:
+class Notifications:
     """The news that triggers tell, for a hub of Flue's streams."""
 
     def __init__(self, hub: Hub) -> None:

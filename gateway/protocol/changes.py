@@ -1,7 +1,7 @@
-"""The place of a reader of a live list: what it was told, so that it goes on there at any Machine.
+"""Where the reader of a live list stands: what it was told, so that it goes on there at any Machine.
 
 Changes have no numbers: transactions do not commit in the order of any number that they are given (law 5). Instead each
-change has its transaction, and what a reader was told is a snapshot of Postgres (pg_current_snapshot): all that had
+change has its transaction, and what a reader was standing is a snapshot of Postgres (pg_current_snapshot): all that had
 been committed by then. What that does not see has come since, also if its transaction is the older one.
 """
 
@@ -58,8 +58,8 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A reader's place: it was told all that `base` sees; and of what `upto` sees, the changes of streams up to
+class Standing:
+    """Where a reader stands: it was told all that `base` sees; and of what `upto` sees, the changes of streams up to
     `stream`.
 
     `epoch`: of the log (offset.py), since another server has other transactions. `at`: when, in seconds since 1970 by
@@ -82,12 +82,12 @@ class Told:
         return self.epoch == epoch and now - KEPT < self.at <= now + KEPT
 
     def numbers(self) -> list[int]:
-        """The numbers that `told_of` reads."""
+        """The numbers that `standing_of` reads."""
         rest = [] if self.upto is None else [*self.upto.numbers(), self.stream]
         return [self.epoch, self.at, *self.base.numbers(), *rest]
 
     def to_bytes(self, of: bytes) -> bytes:
-        """Writes the place as an `id:`, for the list whose digest is `of`."""
+        """Writes it as an `id:`, for the list whose digest is `of`."""
         return base64url.encode(of + b"".join(map(varint, self.numbers()))).encode()
 
 
@@ -96,27 +96,27 @@ def digest(query: Iterable[str]) -> bytes:
     return sha256("\n".join(query).encode()).digest()[:_DIGEST]
 
 
-def parse_told(text: bytes, of: bytes) -> Told | None:
-    """Parses what `Told.to_bytes` wrote; None: it is none of this list."""
+def parse_standing(text: bytes, of: bytes) -> Standing | None:
+    """Parses what `Standing.to_bytes` wrote; None: it is none of this list."""
     try:
         data = base64url.decode(text.decode("ascii"))
         if data[:_DIGEST] != of:
             return None
-        return told_of(varints(data[_DIGEST:]))
+        return standing_of(varints(data[_DIGEST:]))
     except ValueError:
         return None
 
 
-def told_of(numbers: list[int]) -> Told | None:
-    """The place with these numbers; None: there is none."""
+def standing_of(numbers: list[int]) -> Standing | None:
+    """The standing with these numbers; None: there is none."""
     try:
         epoch, at, *rest = numbers
         base, rest = _snapshot(rest)
         if not rest:
-            return Told(epoch, at, base)
+            return Standing(epoch, at, base)
         upto, rest = _snapshot(rest)
         (stream,) = rest
-        return Told(epoch, at, base, upto, stream)
+        return Standing(epoch, at, base, upto, stream)
     except (ValueError, IndexError):
         return None
 

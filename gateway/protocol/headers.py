@@ -12,7 +12,7 @@ Headers = list[tuple[bytes, bytes]]
 
 JSON: Final = (b"content-type", b"application/json")
 NO_STORE: Final = (b"cache-control", b"no-store")
-# Private: runs hold what agents said to somebody, which no shared cache may keep (§10.1), unless all may read it. An
+# Private: runs hold what agents said to their users, which no shared cache may keep (§10.1), unless all may read it. An
 # answer that ends at the tail of an open stream has to be revalidated, which its ETag makes cheap: a reader must see
 # its own writes.
 _CACHEABLE: Final = (b"cache-control", b"private, max-age=60, stale-while-revalidate=300")

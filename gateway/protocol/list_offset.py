@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.protocol import base64url
-from gateway.protocol.changes import Told, told_of
+from gateway.protocol.changes import Standing, standing_of
 from gateway.protocol.composite import OVER, UNBEGUN, varint, varints
 from gateway.protocol.offset import MAX_POSITION, join, split
 
@@ -20,7 +20,7 @@ _FIRST: Final = 2  # the number of a run's beginning; 0: it is over; 1: it was n
 _MOST_EPOCHS: Final = 64
 
 
-def write(of: bytes, told: Told, positions: Mapping[int, int]) -> bytes:
+def write(of: bytes, standing: Standing, positions: Mapping[int, int]) -> bytes:
     """Writes an `id:`, for the list whose digest is `of`. `positions`: by the numbers of the runs' streams."""
     epochs = sorted({0, *(split(position)[0] for position in positions.values() if position >= 0)})
     written, before = [], 0
@@ -32,21 +32,21 @@ def write(of: bytes, told: Told, positions: Mapping[int, int]) -> bytes:
             number = _FIRST + count * len(epochs) + epochs.index(epoch)
         written += [varint(stream - before), varint(number)]
         before = stream
-    numbers = told.numbers()
+    numbers = standing.numbers()
     head = [len(numbers), *numbers, len(epochs), *epochs]
     return base64url.encode(of + b"".join(map(varint, head)) + b"".join(written)).encode()
 
 
-def parse(text: bytes, of: bytes, most: int) -> tuple[Told, dict[int, int]] | None:
+def parse(text: bytes, of: bytes, most: int) -> tuple[Standing, dict[int, int]] | None:
     """Parses what `write` wrote of at most so many runs; None: it is none of this list."""
     try:
         data = base64url.decode(text.decode("ascii"))
         if data[:_DIGEST] != of:
             return None
         count, *numbers = varints(data[_DIGEST:])
-        told, (known, *numbers) = told_of(numbers[:count]), numbers[count:]
+        standing, (known, *numbers) = standing_of(numbers[:count]), numbers[count:]
         epochs, runs = numbers[: min(known, _MOST_EPOCHS)], numbers[known:]
-        if told is None or len(runs) % 2 or len(runs) > 2 * most or not epochs:
+        if standing is None or len(runs) % 2 or len(runs) > 2 * most or not epochs:
             return None
         positions: dict[int, int] = {}
         stream = 0
@@ -58,4 +58,4 @@ def parse(text: bytes, of: bytes, most: int) -> tuple[Told, dict[int, int]] | No
                 return None
     except (ValueError, IndexError):
         return None
-    return told, positions
+    return standing, positions

@@ -192,7 +192,7 @@ Line = bytes | tuple[bytes, ...]
 
 
 def parts(path: str, encoding: Encoding, batch: Batch, behind: int) -> list[Line]:
-    """What one stream has to tell: its events, and where it stands then. `behind`: events that follow in the log, as
+    """The lines of one stream: its events, and where it stands then. `behind`: events that follow in the log, as
     far as is known. Several, where its line would be longer than LINE.
     """
     name = orjson.dumps(path)

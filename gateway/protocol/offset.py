@@ -85,8 +85,8 @@ def parse_cursor(token: bytes) -> int | None:
 def cursor_at(now: float, client: int | None, count: int) -> int:
     """The next cursor of an answer that ends behind `count` events, and that a cache gives to others.
 
-    It is greater than the client's own, as the other is, but not by chance: whoever has read as far waits at the same
-    address, whenever they came and whichever Machine answered, so that a cache asks once for all of them.
+    It is greater than the client's own, as that of `cursor` is, but not by chance: all who have read as far wait at the
+    same address, whichever Machine answered them, so that a cache asks once for all of them.
     """
     found = int(now - CURSOR_EPOCH) // INTERVAL + count
     return found if client is None or client < found else client + 1

@@ -25,7 +25,7 @@ RESUMING: Final = ("lastEventId", "Last-Event-ID", "last-event-id", "lastEventID
 """Parameters of a query by which polyfills of EventSource, which cannot set headers either, send `Last-Event-ID`."""
 
 TOLD: Final = b"_closed"
-"""What the version before has written behind the `id` of the last event, for an EventSource that was told the end."""
+"""The suffix of the last event's `id`, by which the version before told an EventSource that the stream has ended."""
 
 PATIENCE: Final = 3.0
 """Seconds that an EventSource waits for a stream that is not there yet, unless it says so: at a 404 it would give up
@@ -66,7 +66,7 @@ class ReadRequest:
 def parse_read(path: str, headers: RawHeaders, query: bytes, *, with_tail: bool) -> ReadRequest:
     """A GET as a ReadRequest. `with_tail`: whether `tail=N` has a meaning here. Raises InvalidRequest.
 
-    Whoever would rather have an event stream (Accept) gets one, from the start unless it says where.
+    A client that would rather have an event stream (Accept) gets one, from the start unless it says where.
     """
     pairs = _query(query)
     params = dict(pairs)

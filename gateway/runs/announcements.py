@@ -1,4 +1,4 @@
-"""Announcements of new runs to other Machines, at which somebody may follow a list.
+"""Announcements of new runs to other Machines, at which readers may follow a list.
 
 Events and ends notify by themselves; a creation does not, so other Machines would show new runs at their next sweep
 only.

@@ -115,7 +115,7 @@ class CreateRun(Body):
         None, description="Seconds that the run's stream lives after its last read or write (Stream-TTL)."
     )
     control: bool = Field(
-        False, description="Whether the token that comes back may also cancel the run; whoever asks must be able to."
+        False, description="Whether the token that comes back may also cancel the run, as its maker must be able to."
     )
     content_type: Annotated[str, StringConstraints(max_length=MAX_CONTENT_TYPE, pattern=CONTENT_TYPE)] = Field(
         "application/json", description="The stream's content type."

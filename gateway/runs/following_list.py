@@ -26,7 +26,7 @@ from gateway.http.limits import Limits
 from gateway.http.reading import hangup, lasting
 from gateway.protocol import headers, list_offset, many
 from gateway.protocol.batch import Batch, Encoding
-from gateway.protocol.changes import Told
+from gateway.protocol.changes import Standing
 from gateway.protocol.composite import OVER, UNBEGUN
 from gateway.protocol.errors import InvalidRequest, ProtocolError, StreamNotFound, TooManyFollowed
 from gateway.protocol.fields import single_headers
@@ -51,7 +51,7 @@ _ANEW: Final = b'{"anew":true}'
 class Runs(Protocol):
     """`Store` of `gateway.runs.store`."""
 
-    async def named(self, request: ListRequest, tenant: str) -> tuple[list[tuple[int, str, bool]], bool, Told]: ...
+    async def named(self, request: ListRequest, tenant: str) -> tuple[list[tuple[int, str, bool]], bool, Standing]: ...
     async def ids(self, streams: list[int], tenant: str) -> dict[int, str]: ...
 
 
@@ -173,16 +173,16 @@ class _Response:
         self._places = places
         self._send = send
         self._runs: dict[int, Run] = {}
-        self._told: Told
+        self._standing: Standing
 
     async def begin(self) -> None:
         """The head, and a first frame. Raises while nothing has been sent."""
         parts: Parts = []
         try:
-            if self._request.told is None:
+            if self._request.standing is None:
                 await self._begin_new()
             else:
-                parts = await self._go_on(self._request.told)
+                parts = await self._go_on(self._request.standing)
         except StartAnew:
             self._runs.clear()
             await self._begin_new()
@@ -195,10 +195,10 @@ class _Response:
             await responses.piece(self._send, RETRY + b"id: %b\n\n" % self._id())
 
     async def _begin_new(self) -> None:
-        found, more, self._told = await self._lists.runs.named(self._request.list, self._tenant)
+        found, more, self._standing = await self._lists.runs.named(self._request.list, self._tenant)
         if more:
             raise InvalidRequest(f"The list names more than {MOST} runs: narrow it, by status=active for instance.")
-        self._live.stand(self._told)
+        self._live.stand(self._standing)
         if len(found) > MANY:
             await turn()
         for stream, id, ended in found:
@@ -206,7 +206,7 @@ class _Response:
             if not self._follow(stream, self._request.begin):
                 raise TooManyFollowed
 
-    async def _go_on(self, told: Told) -> Parts:
+    async def _go_on(self, standing: Standing) -> Parts:
         """Follows on where a reader stood, and takes what has come to the list since."""
         positions = self._request.positions
         ids = await self._lists.runs.ids(list(positions), self._tenant)
@@ -219,13 +219,13 @@ class _Response:
                 start = self._request.begin if position == UNBEGUN else position
                 if not self._follow(stream, start):
                     raise TooManyFollowed
-        self._told = told
+        self._standing = standing
         while True:
-            given = await self._live.next(self._told)
+            given = await self._live.next(self._standing)
             if isinstance(given, Signal):
                 return parts
             parts += self._take(given)
-            if self._told.upto is None:
+            if self._standing.upto is None:
                 return parts
 
     def _follow(self, stream: int, position: int) -> bool:
@@ -244,14 +244,14 @@ class _Response:
     async def run(self) -> None:
         """Sends what comes then, until the response is over."""
         events = asyncio.ensure_future(self._reader.next())
-        heard = asyncio.ensure_future(self._live.next(self._told))
+        heard = asyncio.ensure_future(self._live.next(self._standing))
         try:
             while True:
                 await asyncio.wait((events, heard), return_when=asyncio.FIRST_COMPLETED)
                 parts: Parts = []
                 if heard.done():
                     parts += self._take(heard.result())
-                    heard = asyncio.ensure_future(self._live.next(self._told))
+                    heard = asyncio.ensure_future(self._live.next(self._standing))
                 if events.done():
                     given = events.result()
                     if given is Signal.OVER:
@@ -271,11 +271,11 @@ class _Response:
                 if waiting.done() and not waiting.cancelled():
                     waiting.exception()  # of both that failed at once, one is told
 
-    def _take(self, heard: tuple[list[Change], Told] | Signal) -> Parts:
+    def _take(self, heard: tuple[list[Change], Standing] | Signal) -> Parts:
         """Takes what the list tells, its heartbeats apart: the streams have theirs."""
         if isinstance(heard, Signal):
             return []
-        changes, self._told = heard
+        changes, self._standing = heard
         return [part for change in changes for part in self._hear(change)]
 
     def _hear(self, change: Change) -> Parts:
@@ -332,4 +332,4 @@ class _Response:
 
     def _id(self) -> bytes:
         positions = {stream: run.position for stream, run in self._runs.items()}
-        return list_offset.write(self._request.digest, self._told, positions)
+        return list_offset.write(self._request.digest, self._standing, positions)

@@ -19,7 +19,7 @@ from gateway.fanout.deadlines import Deadlines
 from gateway.fanout.follower import Direct, Signal
 from gateway.fanout.waiting import WaitingReader
 from gateway.outage import SeldomLogger
-from gateway.protocol.changes import Kind, Told
+from gateway.protocol.changes import Kind, Standing
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.record import RunRecord
 from gateway.protocol.run_list import size
@@ -54,18 +54,18 @@ class Look:
     """
 
     rows: Sequence[Row]
-    now: Told
+    now: Standing
     more: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of a run, and its record as it is now. `told`: what a reader was told with it."""
+    """A change of a run, and its record as it is now. `standing`: where a reader stands that was told it."""
 
     kind: Kind
     stream: int
     record: RunRecord
-    told: Told
+    standing: Standing
 
 
 def weight(change: Change) -> int:
@@ -76,22 +76,22 @@ def weight(change: Change) -> int:
 class Ask(Protocol):
     """`Store.changes` of `gateway.runs.store`."""
 
-    def __call__(self, tenant: str, told: Told, most: int) -> Awaitable[Look]: ...
+    def __call__(self, tenant: str, standing: Standing, most: int) -> Awaitable[Look]: ...
 
 
-def changes(told: Told, look: Look) -> tuple[list[Change], Told]:
+def changes(standing: Standing, look: Look) -> tuple[list[Change], Standing]:
     """The changes of a look that a reader was not told yet, and what it knows after them. Pure."""
-    upto = told.upto or look.now.base
+    upto = standing.upto or look.now.base
     found: list[Change] = []
     for row in look.rows:
-        new = [kind for kind, xid in row.transactions if upto.sees(xid) and not told.knows(row.stream, xid)]
-        then = replace(told, upto=upto, stream=row.stream)
+        new = [kind for kind, xid in row.transactions if upto.sees(xid) and not standing.knows(row.stream, xid)]
+        then = replace(standing, upto=upto, stream=row.stream)
         found += [Change(kind, row.stream, row.record, then) for kind in new]
     if look.more:
-        return found, replace(told, upto=upto, stream=look.rows[-1].stream)
+        return found, replace(standing, upto=upto, stream=look.rows[-1].stream)
     end = replace(look.now, base=upto)
     if found:
-        found[-1] = replace(found[-1], told=end)
+        found[-1] = replace(found[-1], standing=end)
     return found, end
 
 
@@ -103,8 +103,8 @@ class TenantChanges:
 
     def __init__(self, tenant: str, ask: Ask) -> None:
         self.readers: set[LiveList] = set()
-        self.at: Told | None = None
-        self.recent: deque[tuple[Told, Look]] = deque()
+        self.at: Standing | None = None
+        self.recent: deque[tuple[Standing, Look]] = deque()
         self._size = 0
         self._tenant = tenant
         self._ask = ask
@@ -117,23 +117,23 @@ class TenantChanges:
         if self._looking is None and self.at is not None:
             self._looking = asyncio.ensure_future(self._look())
 
-    def stand(self, told: Told) -> None:
-        """Takes note that a reader has read up to `told`. Where the first one stands, the shared looks begin."""
+    def stand(self, standing: Standing) -> None:
+        """Takes note that a reader has read up to `standing`. Where the first one stands, the shared looks begin."""
         if self.at is None:
-            self.at = told
+            self.at = standing
         if self._rung:
             self.ring()
 
-    def since(self, told: Told) -> list[Look] | None:
-        """The kept looks after `told`; None if they do not reach back so far, and the reader has to look for itself."""
-        if self.at is None or self.at.epoch != told.epoch:
+    def since(self, standing: Standing) -> list[Look] | None:
+        """The kept looks after `standing`; None if they do not reach back so far: then the reader looks for itself."""
+        if self.at is None or self.at.epoch != standing.epoch:
             return None
-        if told.base.includes(self.at.base):
+        if standing.base.includes(self.at.base):
             return []
         looks: list[Look] = []
         for before, look in reversed(self.recent):
             looks.insert(0, look)
-            if told.base.includes(before.base):
+            if standing.base.includes(before.base):
                 return looks
         return None
 
@@ -159,14 +159,14 @@ class TenantChanges:
         if whole:
             self.recent.append((self.at, look))
             self._size += 1 + len(look.rows)
-        while self.recent and (self._size > RECENT or not whole):  # then whoever is behind looks for itself
+        while self.recent and (self._size > RECENT or not whole):  # then a reader that is behind looks for itself
             self._size -= 1 + len(self.recent.popleft()[1].rows)
         self.at = look.now
         return bool(look.rows) or not whole
 
 
 class Changes:
-    """The changes of all tenants' runs that somebody follows here."""
+    """The changes of all tenants' runs that readers follow here."""
 
     def __init__(self, ask: Ask, deadlines: Deadlines, heartbeat: float) -> None:
         self.tenants: dict[str, TenantChanges] = {}
@@ -232,39 +232,39 @@ class LiveList(WaitingReader):
         self._all.unfollow(self, self._tenant)
         super().__exit__()
 
-    def stand(self, told: Told) -> None:
+    def stand(self, standing: Standing) -> None:
         """Takes note that it has looked for itself, and was told this."""
         self._has_read = True
-        self._changes.stand(told)
+        self._changes.stand(standing)
 
-    async def next(self, told: Told) -> tuple[list[Change], Told] | Signal:
-        """The changes after `told` that this list shows, maybe none, and what the reader knows after them; or a signal.
+    async def next(self, standing: Standing) -> tuple[list[Change], Standing] | Signal:
+        """The changes after `standing` that this list shows, maybe none, and where the reader stands then; or a signal.
 
         Raises StartAnew, and what a list raises.
         """
-        return await self._next(partial(self._after, told))
+        return await self._next(partial(self._after, standing))
 
-    async def _after(self, told: Told) -> tuple[list[Change], Told] | None:
-        looks = self._changes.since(told) if self._has_read else None
+    async def _after(self, standing: Standing) -> tuple[list[Change], Standing] | None:
+        looks = self._changes.since(standing) if self._has_read else None
         if looks is None:
-            return await self._look(told)
-        return await self._from(told, looks) if looks else None
+            return await self._look(standing)
+        return await self._from(standing, looks) if looks else None
 
-    async def _look(self, told: Told) -> tuple[list[Change], Told]:
-        look = await self._all.ask(self._tenant, told, ROWS)
-        if not told.is_good(look.now.epoch, look.now.at):
+    async def _look(self, standing: Standing) -> tuple[list[Change], Standing]:
+        look = await self._all.ask(self._tenant, standing, ROWS)
+        if not standing.is_good(look.now.epoch, look.now.at):
             raise StartAnew
-        found, then = changes(told, look)
+        found, then = changes(standing, look)
         if then.upto is None:
             self.stand(then)
         return await self._shown(found), then
 
-    async def _from(self, told: Told, looks: list[Look]) -> tuple[list[Change], Told]:
+    async def _from(self, standing: Standing, looks: list[Look]) -> tuple[list[Change], Standing]:
         shown: list[Change] = []
         for look in looks:
-            found, told = changes(told, look)
+            found, standing = changes(standing, look)
             shown += await self._shown(found)
-        return shown, told
+        return shown, standing
 
     async def _shown(self, found: list[Change]) -> list[Change]:
         if not self._request.metadata or sum(map(weight, found)) <= LITTLE:

@@ -25,7 +25,7 @@ from gateway.http.limits import Limits
 from gateway.http.reading import hangup, lasting
 from gateway.protocol import headers
 from gateway.protocol.batch import Encoding
-from gateway.protocol.changes import Told
+from gateway.protocol.changes import Standing
 from gateway.protocol.errors import Draining, ListTooSlow, ProtocolError, TooManyReaders
 from gateway.protocol.fields import single_headers
 from gateway.protocol.frames import HEARTBEAT, RETRY, gathered
@@ -41,7 +41,9 @@ LARGE: Final = 256 << 10  # bytes of records in one frame, about
 class Listed(Protocol):
     """`Store.listed` of `gateway.runs.store`."""
 
-    def __call__(self, request: ListRequest, tenant: str) -> Awaitable[tuple[list[RunRecord], int | None, Told]]: ...
+    def __call__(
+        self, request: ListRequest, tenant: str
+    ) -> Awaitable[tuple[list[RunRecord], int | None, Standing]]: ...
 
 
 class LiveLists:
@@ -88,7 +90,7 @@ class LiveLists:
 
 
 class _Response:
-    """A response, and what its reader was told."""
+    """A response, and where its reader stands."""
 
     def __init__(self, listed: Listed, request: LiveRequest, tenant: str, reader: LiveList, send: Send) -> None:
         self._listed = listed
@@ -96,22 +98,22 @@ class _Response:
         self._tenant = tenant
         self._reader = reader
         self._send = send
-        self._told: Told
+        self._standing: Standing
 
     async def begin(self) -> None:
         """The head, and the list or, for one that comes back, the first changes. Raises while nothing has been sent."""
-        given: tuple[list[Change], Told] | Signal = Signal.OVER
-        if self._request.told is not None:
-            self._told = self._request.told
+        given: tuple[list[Change], Standing] | Signal = Signal.OVER
+        if self._request.standing is not None:
+            self._standing = self._request.standing
             with suppress(StartAnew, ListTooSlow):
-                given = await self._reader.next(self._told)
+                given = await self._reader.next(self._standing)
         first = await self._list() if given is Signal.OVER else []
         await responses.start(self._send, 200, headers.of_sse(Encoding.JSON))
         if first:
             await responses.parts(self._send, [RETRY, *first])
         elif isinstance(given, Signal) or not given[0]:
             if not isinstance(given, Signal):
-                self._told = given[1]
+                self._standing = given[1]
             # One that comes back is given a fresh id, for it is not told of what its list does not show.
             await responses.piece(self._send, RETRY + self._id() + b"\n")
         else:
@@ -121,7 +123,7 @@ class _Response:
         """Sends what comes then, until the response is over."""
         while True:
             try:
-                given = await self._reader.next(self._told)
+                given = await self._reader.next(self._standing)
             except StartAnew:
                 await responses.parts(self._send, await self._list())
                 continue
@@ -133,25 +135,25 @@ class _Response:
                 await self._give(*given)
             del given  # so that no record is kept in memory while this waits
 
-    async def _give(self, changes: list[Change], told: Told, before: bytes = b"") -> None:
+    async def _give(self, changes: list[Change], standing: Standing, before: bytes = b"") -> None:
         """Sends changes, a frame after the other: none is made before the one before it is on its way (law 6)."""
         for some in _frames_of(changes):
             if sum(map(weight, some)) > LITTLE:
                 await turn()
-            self._told = some[-1].told
+            self._standing = some[-1].standing
             frame = self._frame(b'{"changes":[', [_change(each) for each in some], b"]}")
             await responses.parts(self._send, [before + frame[0], *frame[1:]])
             before = b""
-        self._told = told
+        self._standing = standing
 
     async def _list(self) -> list[bytes]:
-        records, end, self._told = await self._listed(self._request.list, self._tenant)
-        self._reader.stand(self._told)
+        records, end, self._standing = await self._listed(self._request.list, self._tenant)
+        self._reader.stand(self._standing)
         more = b"" if end is None else b',"nextCursor":%b' % orjson.dumps(format_cursor(end))
         return self._frame(b'{"list":[', map(to_json, records), b"]%b}" % more)
 
     def _id(self) -> bytes:
-        return b"id: %b\n" % self._told.to_bytes(self._request.digest)
+        return b"id: %b\n" % self._standing.to_bytes(self._request.digest)
 
     def _frame(self, before: bytes, parts: Iterable[bytes], after: bytes) -> list[bytes]:
         """One event, with a line for each part; its id, which may be this reader's alone, apart from a large rest."""

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode
 import orjson
 
 from gateway.protocol import list_offset
-from gateway.protocol.changes import Kind, Told, digest, parse_told
+from gateway.protocol.changes import Kind, Standing, digest, parse_standing
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.fold import Fold, parse_fold
 from gateway.protocol.many import MOST
@@ -37,11 +37,11 @@ class ListRequest:
 
 @dataclass(frozen=True, slots=True)
 class LiveRequest:
-    """`GET /runs?live=sse`. `told`: what a reader that comes back was told; `digest`: what ids are bound to."""
+    """`GET /runs?live=sse`. `standing`: where a reader that comes back stands; `digest`: what ids are bound to."""
 
     list: ListRequest
     digest: bytes
-    told: Told | None
+    standing: Standing | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +99,23 @@ def parse_live(query: str, headers: dict[bytes, bytes]) -> LiveRequest:
         raise InvalidRequest("A live list begins with the newest runs: a cursor has no meaning there.")
     request = parse_list(urlencode(params))
     of = digest(f"{name}={value}" for name, value in sorted(params.items()))
-    told = None if text is None else parse_told(text, of)
-    if text is not None and told is None:
+    standing = None if text is None else parse_standing(text, of)
+    if text is not None and standing is None:
         raise InvalidRequest("The last event's id is none that was given out for this list.")
-    return LiveRequest(request, of, told)
+    return LiveRequest(request, of, standing)
 
 
 @dataclass(frozen=True, slots=True)
 class FollowRequest:
     """A request to follow all runs of a list. `positions`: where a reader that comes back stands in each run's stream,
-    and `told` what it was told of the list; None: it is new. `begin`: where the first ones are begun, which may be NOW.
+    and `standing` where in the list; None: it is new. `begin`: where the first ones are begun, which may be NOW.
     """
 
     list: ListRequest
     digest: bytes
     begin: int
     fold: Fold | None
-    told: Told | None
+    standing: Standing | None
     positions: dict[int, int]
 
 
@@ -144,7 +144,7 @@ def shows(request: ListRequest, kind: Kind, record: RunRecord) -> bool:
     if request.workflow_name is not None and record.workflow_name != request.workflow_name:
         return False
     if request.status is not None:
-        # A run is active until it ends, also if that was before somebody looks.
+        # A run is active until it ends, also if that was before the list is read.
         was = "active" if kind in ("created", "cancelled") else record.status
         if request.status != was and not (kind in ("ended", "removed") and request.status == "active"):
             return False

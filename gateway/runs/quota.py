@@ -29,7 +29,7 @@ _REST: Final = 20.0  # times as long as it took, or _FRESH if that is more, unti
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of a tenant. `until`, `again`: when its newest runs, and all of them, may be counted again, in
+    """A tenant's count of runs. `until`, `again`: when its newest runs, and all of them, may be counted again, in
     monotonic seconds.
     """
 

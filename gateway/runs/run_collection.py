@@ -35,7 +35,10 @@ MAX_BODY: Final = 1 << 20  # bytes
 
 _BODY: Final = {"requestBody": {"content": {"application/json": {"schema": CreateRun.model_json_schema()}}}}
 _TEXT: Final = {"type": "string"}
-_TOKEN: Final = {"type": "string", "description": "With AUTH on, for who may read: whoever holds it may read this run."}
+_TOKEN: Final = {
+    "type": "string",
+    "description": "With AUTH on, for clients that may read: its holder may read this run.",
+}
 _COORDINATES: Final = {
     "type": "object",
     "required": ["runId", "streamUrl", "offset"],

@@ -18,7 +18,7 @@ from gateway.log.database import Database
 from gateway.log.lists import Lists
 from gateway.log.near import Near
 from gateway.protocol.batch import News, media_type
-from gateway.protocol.changes import KINDS, Snapshot, Told
+from gateway.protocol.changes import KINDS, Snapshot, Standing
 from gateway.protocol.errors import PathBlocked, RunEnded, RunExists, RunNotFound, StreamGone
 from gateway.protocol.record import RunRecord, instant
 from gateway.protocol.target import control_of, tenant_of
@@ -204,25 +204,25 @@ class Store:
             found["lastSignOfLife"] = instant(rows[0]["sign"])
         return found
 
-    async def listed(self, request: ListRequest, tenant: str) -> tuple[list[RunRecord], int | None, Told]:
-        """The first page of a list, and what a reader is told by it. Raises what `page` raises."""
+    async def listed(self, request: ListRequest, tenant: str) -> tuple[list[RunRecord], int | None, Standing]:
+        """The first page of a list, and where a reader of it stands. Raises what `page` raises."""
         statement, arguments = _list_of(request, tenant)
         rows = await self._lists.fetch(tenant, _AS_OF.format(statement), *arguments)
         found = sorted((row for row in rows if row["stream"] is not None), key=lambda row: -row["stream"])
         page = _page(found, request.limit)
-        told = Told(rows[0]["epoch"], rows[0]["seconds"], Snapshot.of(rows[0]["now"]))
+        standing = Standing(rows[0]["epoch"], rows[0]["seconds"], Snapshot.of(rows[0]["now"]))
         end = page[-1]["stream"] if len(found) > len(page) else None
-        return await in_turns(_records_in_pieces(page), _size(page)), end, told
+        return await in_turns(_records_in_pieces(page), _size(page)), end, standing
 
-    async def named(self, request: ListRequest, tenant: str) -> tuple[list[tuple[int, str, bool]], bool, Told]:
+    async def named(self, request: ListRequest, tenant: str) -> tuple[list[tuple[int, str, bool]], bool, Standing]:
         """The runs that a list names, the newest `limit`: each one's stream, id, and whether it has ended; whether
-        there are more; and what a reader is told by it. Raises what `page` raises.
+        there are more; and where a reader of it stands. Raises what `page` raises.
         """
         statement, arguments = _list_of(request, tenant)
         rows = await self._lists.fetch(tenant, _AS_OF.format(statement), *arguments)
         found = [(row["stream"], row["id"], row["status"] != "active") for row in rows if row["stream"] is not None]
-        told = Told(rows[0]["epoch"], rows[0]["seconds"], Snapshot.of(rows[0]["now"]))
-        return found[: request.limit], len(found) > request.limit, told
+        standing = Standing(rows[0]["epoch"], rows[0]["seconds"], Snapshot.of(rows[0]["now"]))
+        return found[: request.limit], len(found) > request.limit, standing
 
     async def ids(self, streams: Sequence[int], tenant: str) -> dict[int, str]:
         """The ids of the runs whose streams these are, as far as they are there."""
@@ -230,15 +230,15 @@ class Store:
             rows = await connection.fetch(_IDS, tenant, list(streams))
         return {row["stream"]: row["id"] for row in rows}
 
-    async def changes(self, tenant: str, told: Told, most: int) -> Look:
+    async def changes(self, tenant: str, standing: Standing, most: int) -> Look:
         """Runs of a tenant that have changed since a reader was told something, at most so many.
 
         Raises TooManyLists, ListTooSlow.
         """
-        base, after = told.base, told.stream if told.upto is not None else 0
+        base, after = standing.base, standing.stream if standing.upto is not None else 0
         running = sorted(base.running)
         rows = await self._lists.fetch(tenant, _AS_OF.format(_CHANGED), tenant, base.end, running, after, most + 1)
-        now = Told(rows[0]["epoch"], rows[0]["seconds"], Snapshot.of(rows[0]["now"]))
+        now = Standing(rows[0]["epoch"], rows[0]["seconds"], Snapshot.of(rows[0]["now"]))
         found = sorted((row for row in rows if row["stream"] is not None), key=lambda row: row["stream"])
         page = _page(found, most)
         records = await in_turns(_records_in_pieces(page), _size(page))

@@ -27,7 +27,7 @@ MAX_BODY: Final = 4096  # bytes
 class TokenRequest(Body):
     """The body. Everything may be left out."""
 
-    control: bool = Field(False, description="Whether it may also cancel the run; whoever asks must be able to.")
+    control: bool = Field(False, description="Whether it may also cancel the run, as its maker must be able to.")
     ttl: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description="Seconds that it is valid; at most GATEWAY_TOKEN_TTL, and what the asker's own has left.",

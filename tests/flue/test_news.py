@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from gateway.flue import schema
-from gateway.flue.news import FLOOR, PREFIX, Told
+from gateway.flue.news import FLOOR, PREFIX, Notifications
 from gateway.log.payload import parse_news
 from gateway.protocol.batch import News
 from tests.databases import Postgres
@@ -193,7 +193,7 @@ async def _news(machine: Running) -> str:
 async def test_however_much_is_told_looks_at_all_tails_are_few() -> None:
     looks: list[None] = []
     hub = SimpleNamespace(tails={"r": None}, ring=lambda _: None, look_again=lambda: looks.append(None))
-    told = Told(cast("Any", hub))
+    told = Notifications(cast("Any", hub))
 
     def hear(many: int) -> asyncio.TimerHandle:
         for n in range(many):

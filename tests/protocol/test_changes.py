@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol import base64url
-from gateway.protocol.changes import KEPT, Snapshot, Told, digest, parse_told, told_of
+from gateway.protocol.changes import KEPT, Snapshot, Standing, digest, parse_standing, standing_of
 
 OF = digest(["status=active"])
 
@@ -35,42 +35,42 @@ def test_one_includes_another_if_it_sees_as_much(one: Snapshot, other: Snapshot)
 
 @given(snapshots(), snapshots() | st.none(), st.integers(0, 2**40), st.integers(0, 2**40), st.integers(1, 2**60))
 def test_what_was_told_is_read_again(base: Snapshot, upto: Snapshot | None, epoch: int, at: int, stream: int) -> None:
-    told = Told(epoch, at, base, upto, stream if upto else 0)
-    text = told.to_bytes(OF)
-    assert parse_told(text, OF) == told
-    assert parse_told(text, digest([])) is None, "of another list"
+    standing = Standing(epoch, at, base, upto, stream if upto else 0)
+    text = standing.to_bytes(OF)
+    assert parse_standing(text, OF) == standing
+    assert parse_standing(text, digest([])) is None, "of another list"
 
 
 @given(st.binary(max_size=40))
 def test_any_other_text_is_refused_or_means_something(text: bytes) -> None:
     for each in (text, base64url.encode(OF + text).encode()):
-        told = parse_told(each, OF)
-        assert told is None or parse_told(told.to_bytes(OF), OF) == told
+        standing = parse_standing(each, OF)
+        assert standing is None or parse_standing(standing.to_bytes(OF), OF) == standing
 
 
 def test_an_id_is_small_also_on_a_busy_server() -> None:
-    assert len(Told(0, 1_800_000_000, Snapshot(2_000_000_000)).to_bytes(OF)) <= 24
+    assert len(Standing(0, 1_800_000_000, Snapshot(2_000_000_000)).to_bytes(OF)) <= 24
     running = frozenset(range(2_000_000_000 - 200, 2_000_000_000, 2))
-    assert len(Told(0, 1_800_000_000, Snapshot(2_000_000_000, running)).to_bytes(OF)) < 170
+    assert len(Standing(0, 1_800_000_000, Snapshot(2_000_000_000, running)).to_bytes(OF)) < 170
 
 
 def test_it_is_good_for_an_hour_and_in_its_epoch() -> None:
-    told = Told(1, 10_000, Snapshot(5))
-    assert told.is_good(1, 10_000 + KEPT - 1) and told.is_good(1, 9_990)
-    assert not told.is_good(1, 10_000 + KEPT) and not told.is_good(2, 10_001)
-    assert not told.is_good(1, 10_000 - KEPT - 1), "the clock was set back by more"
+    standing = Standing(1, 10_000, Snapshot(5))
+    assert standing.is_good(1, 10_000 + KEPT - 1) and standing.is_good(1, 9_990)
+    assert not standing.is_good(1, 10_000 + KEPT) and not standing.is_good(2, 10_001)
+    assert not standing.is_good(1, 10_000 - KEPT - 1), "the clock was set back by more"
 
 
 def test_a_change_is_known_of_streams_that_were_told() -> None:
-    told = Told(0, 0, Snapshot(10, frozenset({7})), Snapshot(20, frozenset()), 100)
+    standing = Standing(0, 0, Snapshot(10, frozenset({7})), Snapshot(20, frozenset()), 100)
     known = {
-        (stream, transaction): told.knows(stream, transaction)
+        (stream, transaction): standing.knows(stream, transaction)
         for stream in (100, 101)
         for transaction in (6, 7, 15, 20)
     }
     assert [which for which, yes in known.items() if yes] == [(100, 6), (100, 7), (100, 15), (101, 6)]
-    assert not Told(0, 0, Snapshot(10, frozenset({7}))).knows(1, 7)
+    assert not Standing(0, 0, Snapshot(10, frozenset({7}))).knows(1, 7)
 
 
 def test_a_snapshot_of_transactions_below_zero_is_none() -> None:
-    assert told_of([0, 0, 5, 1, 6]) is None
+    assert standing_of([0, 0, 5, 1, 6]) is None

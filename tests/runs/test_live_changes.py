@@ -11,7 +11,7 @@ import pytest
 
 from gateway.fanout.deadlines import Deadlines
 from gateway.fanout.follower import Signal
-from gateway.protocol.changes import Kind, Snapshot, Told
+from gateway.protocol.changes import Kind, Snapshot, Standing
 from gateway.protocol.record import RunRecord
 from gateway.runs.live_list import Change, Changes, LiveList, Look, Row, changes
 from gateway.runs.queries import parse_list
@@ -49,13 +49,13 @@ class Runs:
             kind, stream = self.running.pop(transaction)
             self.done.setdefault(stream, []).append((kind, transaction))
 
-    def look(self, told: Told, most: int) -> Look:
-        """As the database answers: rows whose last change is not seen by what was told."""
-        now = Told(0, 0, Snapshot(self.next, frozenset(self.running)))
+    def look(self, standing: Standing, most: int) -> Look:
+        """As the database answers: rows whose last change is not seen by what was standing."""
+        now = Standing(0, 0, Snapshot(self.next, frozenset(self.running)))
         rows = []
         for stream, done in sorted(self.done.items()):
             last = done[-1][1]
-            if stream > told.stream and not told.base.sees(last):
+            if stream > standing.stream and not standing.base.sees(last):
                 # What is removed is all that is left of a run that is removed.
                 left = done[-1:] if done[-1][0] == "removed" else done
                 rows.append(Row(stream, RunRecord(f"{stream}", "active", ""), left))
@@ -66,20 +66,20 @@ class Runs:
 def test_each_change_is_told_once_wherever_a_reader_is_cut(seed: int) -> None:
     rng = random.Random(seed)
     runs = Runs(rng)
-    told = Told(0, 0, Snapshot(runs.next))
+    standing = Standing(0, 0, Snapshot(runs.next))
     heard: list[tuple[Kind, int]] = []
 
     def read() -> None:
-        nonlocal told
-        found, end = changes(told, runs.look(told, rng.choice((1, 2, 5))))
+        nonlocal standing
+        found, end = changes(standing, runs.look(standing, rng.choice((1, 2, 5))))
         if found and rng.random() < 0.5:  # cut off behind a frame, which never ends between two changes of one run
             last = rng.choice(found)
             taken = [change for change in found if change.stream <= last.stream]
             heard.extend((change.kind, change.stream) for change in taken)
-            told = taken[-1].told
+            standing = taken[-1].standing
         else:
             heard.extend((change.kind, change.stream) for change in found)
-            told = end
+            standing = end
 
     for _ in range(120):
         rng.choice((runs.begin, runs.begin, runs.commit, runs.commit, read))()
@@ -98,21 +98,21 @@ def test_the_changes_of_one_look_end_where_it_was() -> None:
     for _ in range(3):
         runs.begin()
         runs.commit()
-    before = Told(0, 0, Snapshot(100))
+    before = Standing(0, 0, Snapshot(100))
     look = runs.look(before, 10)
     found, end = changes(before, look)
-    assert found[-1].told == end == look.now
-    assert isinstance(found[0], Change) and found[0].told.upto == look.now.base
+    assert found[-1].standing == end == look.now
+    assert isinstance(found[0], Change) and found[0].standing.upto == look.now.base
 
 
 async def test_a_reader_that_raises_keeps_no_other_from_looking(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise RuntimeError("a reader's fault")
 
-    async def ask(tenant: str, told: Told, most: int) -> Look:
-        return runs.look(told, most)
+    async def ask(tenant: str, standing: Standing, most: int) -> Look:
+        return runs.look(standing, most)
 
-    runs, before = Runs(random.Random(1)), Told(0, 0, Snapshot(100))
+    runs, before = Runs(random.Random(1)), Standing(0, 0, Snapshot(100))
     all = Changes(ask, Deadlines(lambda: 0.0), 60)
     with ExitStack() as stack:
         faulty, *others = (stack.enter_context(LiveList(all, "", parse_list(""))) for _ in range(10))

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.log.database import Database
-from gateway.protocol.changes import KEPT, Told
+from gateway.protocol.changes import KEPT, Standing
 from gateway.protocol.record import RunRecord
 from gateway.runs.live_list import Look
 from gateway.runs.queries import parse_list, shows
@@ -191,7 +191,7 @@ async def test_readers_of_one_tenant_share_their_looks(
         found: list[Look] = []
         ask = changes.tenants[""]._ask
 
-        async def noting(tenant: str, told: Told, most: int) -> Look:
+        async def noting(tenant: str, told: Standing, most: int) -> Look:
             look = await ask(tenant, told, most)
             found.append(look)
             return look

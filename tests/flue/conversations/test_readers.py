@@ -258,7 +258,7 @@ async def test_triggers_tell_of_each_batch(url: str) -> None:
                 news = parse_news(told[-1])
                 assert news is not None
                 assert (news.path, news.first, news.last) == (f"\x1f{there.path}", at + 1, at + 1)
-                there.conversations.told.heard(news)
+                there.conversations.notifications.heard(news)
                 await reader.until(f"_{at:016}".encode())
             assert written([CHAT.updates[0], *shown(reader.body)]) == written(CHAT.after(FROM))
         finally:
