@@ -1,6 +1,6 @@
 """The routes that FastAPI answers: all but streams, health and appends together, which the door answers itself.
 
-It is imported when somebody asks for one of them, or a moment after the start: FastAPI takes longer to import than all
+It is imported when a request needs one of them, or a moment after the start: FastAPI takes longer to import than all
 else.
 """
 

@@ -18,7 +18,7 @@ Headers = list[tuple[bytes, bytes]]
 """Names in lower case and values, as bytes."""
 
 TARGET: Final = "run_gateway.target"
-"""The key under which a scope holds its Target, once somebody has asked for it."""
+"""The key under which a scope holds its Target, once it has been asked for."""
 
 
 async def gone(receive: Receive) -> None:

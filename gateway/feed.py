@@ -82,11 +82,11 @@ class Feed:
         self.heard: Final = Commits()
         """The same by another Machine. A hint (law 2): it may be late, doubled or missing."""
         self.hinted: Final = Commits()
-        """Somebody who need not be believed says so: the log has to be asked."""
+        """A source that cannot be trusted says the same: the log has to be asked."""
         self.created: Final[Channel[[str, int]]] = Channel()
         """This Machine has made a stream: its path and its tail."""
         self.stood: Final[Channel[[str, int, bool]]] = Channel()
-        """Somebody was told where a stream stands, which has not changed: its path, its tail, whether it is closed."""
+        """A client was answered where an unchanged stream stands: its path, its tail, and whether it is closed."""
         self.doubted: Final[Channel[[list[str]]]] = Channel()
         """Appends to streams at these paths may have been applied or not: the log has to be asked."""
         self.missed: Final[Channel[[]]] = Channel()

@@ -48,7 +48,7 @@ async def _done(step: Step) -> None:
 
 
 class Background:
-    """What runs from `start` to `stop`, by its name: each is begun again if it ends (`gateway.tasks.kept`)."""
+    """Tasks that run from `start` to `stop`, by name: each is begun again if it ends (`gateway.tasks.kept`)."""
 
     def __init__(self, runs: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         self._runs = runs

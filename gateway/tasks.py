@@ -206,7 +206,7 @@ def wake(future: asyncio.Future[None]) -> None:
 
 async def in_its_turn(times: int) -> None:
     """Goes on when this turn of the loop, or one of the next, has room for a step of `times` 0.1 ms. For a task that
-    somebody else wakes, as the sockets of a library do.
+    others wake, as the sockets of a library do.
     """
     pace = _pace(large=True)
     if not pace.has_room(times):

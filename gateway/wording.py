@@ -1,4 +1,4 @@
-"""What is told to people and what they write: exceptions, and times with their units. Knows nothing of the house."""
+"""Words for people, and from them: exceptions as text, and times with their units. Knows nothing of the house."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def one_line(error: BaseException) -> str:
 
 
 def seconds_of(text: str) -> float:
-    """What `90`, `90s` or `7d` means, in seconds. Raises ValueError."""
+    """The seconds that `90`, `90s` or `7d` means. Raises ValueError."""
     given = DURATION.fullmatch(text.strip())
     return float(text) if given is None else float(given[1]) * DURATIONS[given[2]]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gateway.auth.jwt import Jwts, KeySource
 
 Behind = Literal["write", "read", "control"]
-"""What a request to the application behind the gateway may need here."""
+"""The rights that a request to the application behind the gateway may need here."""
 
 _CREDENTIALS: Final = {"keys": "keys", "keys_file": "keys", "jwt_secret": "jwt", "jwt_jwks_url": "jwt"}
 """Settings that only count when AUTH has the kind beside them."""
@@ -171,7 +171,7 @@ def _source(settings: Settings, changed: Callable[[], None]) -> KeySource:
         except ValueError as error:
             raise BadSetting(f"GATEWAY_JWT_SECRET {error}") from None
     if settings.jwt_issuer is None or settings.jwt_audience is None:
-        # An issuer signs for others too: without these, whoever has any token of it would be let in.
+        # An issuer signs for other services too: without these two, any token of its would be let in.
         raise BadSetting("GATEWAY_JWT_JWKS_URL needs GATEWAY_JWT_ISSUER and GATEWAY_JWT_AUDIENCE")
     assert settings.jwt_jwks_url is not None
     return Jwks(settings.jwt_jwks_url, changed)

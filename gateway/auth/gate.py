@@ -37,7 +37,7 @@ MOST_VERIFIED: Final = 10_000  # tokens whose signature need not be checked agai
 
 
 Pending = Callable[[], Awaitable[Principal]]
-"""Somebody else has to be asked who makes a request: this asks them."""
+"""Asks the database or an issuer who makes a request. Raises what `Gate.admit` raises."""
 
 
 class Admit(Protocol):
@@ -148,7 +148,7 @@ class Gate:
 
 
 def check_target(principal: Principal, method: str, target: Target) -> None:
-    """Whether somebody who was let in may do this to another target than the request's own.
+    """Checks that a principal who was let in may do this to another target than the request's own.
 
     Raises ScopeMissing, WrongStream, RouteNotFound, MethodNotAllowed.
     """

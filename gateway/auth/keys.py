@@ -23,7 +23,7 @@ _SECRET: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")  # what a Bearer toke
 
 
 class Keys:
-    """All keys, by the digest of their secret. Raises BadSetting, whose message holds no secret.
+    """The keys, by the digest of their secret. Raises BadSetting, whose message holds no secret.
 
     The time of a look-up in the dict tells nothing of the secrets. It compares digests, and a client that guesses
     secrets cannot choose their digests so that they approach one that is there.
@@ -87,7 +87,7 @@ def _parse(text: str, source: str) -> Iterator[tuple[bytes, Principal]]:
         owner, _, rest = entry.partition(":")
         names, _, secret = rest.partition(":")
         name, at, tenant = owner.partition("@")
-        # The message has only the number: whoever mixed up the order may have written the secret first.
+        # The message has only the number: an operator who mixed up the order has written the secret first.
         if entry.count(":") != 2 or not _NAME.fullmatch(name) or (at and not TENANT.fullmatch(tenant)):
             raise BadSetting(f"{where}: must be NAME:SCOPES:SECRET or NAME@TENANT:SCOPES:SECRET")
         asked = names.split(",")

@@ -55,9 +55,9 @@ class Principal:
 ANONYMOUS: Final = Principal("anonymous", SCOPES)
 """Everyone, where AUTH is none."""
 PUBLIC: Final = Principal("public", frozenset[Scope](("read",)))
-"""Whoever reads a run that everybody may read, where AUTH is on, without a credential."""
+"""A reader without a credential of a run that everybody may read, where AUTH is on."""
 NOBODY: Final = Principal("nobody", frozenset())
-"""Where AUTH is on: whoever makes a request that needs no credential of the gateway's."""
+"""Where AUTH is on: the maker of a request that needs no credential of the gateway's."""
 
 
 def matches(pattern: str, run: str) -> bool:

@@ -68,7 +68,7 @@ ROUTES: Final[dict[str, Methods]] = {
     f"{_SUBSCRIPTION}/callback": {"POST": "own"},
     f"{_SUBSCRIPTION}/ack": {"POST": "own"},
     f"{_SUBSCRIPTION}/release": {"POST": "own"},
-    "/v1/stream/__ds/jwks.json": {"GET": "nothing"},  # public keys, for whoever is called
+    "/v1/stream/__ds/jwks.json": {"GET": "nothing"},  # public keys, for the receivers of webhooks
     "/v1/stream/__ds": _CONTROL,  # reserved (§6): below here, nothing else exists
     "/v1/stream/__ds/{rest:path}": _CONTROL,
 }

@@ -1,4 +1,4 @@
-"""What `tail` and `append` share: a Machine's address, the credential, a session that says when it has to wait."""
+"""Parts of `tail` and `append`: a Machine's address, the credential, a session that says when it has to wait."""
 
 from __future__ import annotations
 

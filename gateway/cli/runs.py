@@ -18,7 +18,7 @@ from gateway.process.exit_codes import Failure, finish
 from gateway.protocol.record import STATUSES
 
 PATIENCE: Final = 10.0
-"""Seconds of no answer, or none but failures, after which a command gives up: somebody waits at the terminal."""
+"""Seconds of no answer, or none but failures, after which a command gives up: a person waits at the terminal."""
 _PAGE: Final = 100  # runs that are asked for at once
 _MOST_FOLLOWED: Final = 500  # runs of the list with which a live list begins
 _EVENTS: Final = 3  # that `show` prints of each end
@@ -111,7 +111,7 @@ def delete(run: str, yes: bool, url: str, token: str | None) -> None:
 @url_option
 @token_option
 def token(run: str, ttl: float | None, control: bool, url: str, token: str | None) -> None:
-    """Print a token for RUN, which opens this one run to whoever holds it. It needs a credential that may read it."""
+    """Print a token for RUN, which opens this one run to its holder. It needs a credential that may read it."""
     asked = {"ttl": None if ttl is None else int(ttl), "control": control or None}
     finish(_token(stream_url(url, run), {name: each for name, each in asked.items() if each is not None}, token))
 

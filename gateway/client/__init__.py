@@ -23,7 +23,7 @@ __all__ += run_gateway.__all__
 MODULES: Final = {name: name for name in ("address", "errors", "producer", "retry", "run", "session", "sse")} | {
     "follow": "follower"
 }
-"""What could be imported by this name before, and what it is now: it still can be."""
+"""The names that could be imported from here before, and their names now: they still can be."""
 
 for _name, _now in MODULES.items():
     sys.modules[f"{__name__}.{_name}"] = import_module(f"run_gateway.{_now}")

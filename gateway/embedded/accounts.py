@@ -33,7 +33,7 @@ def choose_account(clusters: Iterable[Path]) -> Account | None:
     if os.geteuid() != 0:
         return None
     for found in (path.stat() for path in clusters):
-        if found.st_uid != 0:  # whoever began with this data goes on
+        if found.st_uid != 0:  # the account that began with this data goes on
             return Account(found.st_uid, found.st_gid)
     for name in NAMES:
         with contextlib.suppress(KeyError):

@@ -41,7 +41,7 @@ class Cluster:
         """True if that process works in this folder, as every process of its Postgres does (Linux)."""
         try:
             return os.path.samefile(f"/proc/{pid}/cwd", self.folder)
-        except OSError:  # it has ended, or is somebody else's
+        except OSError:  # it has ended, or is another account's
             return False
 
     def clear_leftovers(self) -> None:

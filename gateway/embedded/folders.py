@@ -16,7 +16,7 @@ def trusted(folder: Path, uid: int) -> None:
     """Raises PermissionError unless `folder` is a real folder of that user, which no other user can write to."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o022:
-        raise PermissionError("belongs to somebody else")
+        raise PermissionError("belongs to another account")
 
 
 def claim(folder: Path, uid: int) -> None:

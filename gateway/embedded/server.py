@@ -58,7 +58,7 @@ async def answers(home: Home) -> bool:
         connection = await asyncpg.connect(home.dsn, timeout=10)
         await connection.close()
     except NO_ANSWER:
-        return False  # it has ended, or is about to; or somebody has ended this very connection
+        return False  # it has ended, or is about to; or an operator has ended this very connection
     return True
 
 

@@ -118,9 +118,9 @@ class Crowd:
     def __init__(self) -> None:
         self.sendings: tuple[Sending, ...] = ()
         self.ending = False
-        self._joined = 0  # how often somebody has
+        self._joined = 0  # how many followers have joined so far
         self.members: dict[Follower, Direct] = {}
-        self._pairs: tuple[tuple[Follower, Direct], ...] = ()  # these two are empty until somebody asks
+        self._pairs: tuple[tuple[Follower, Direct], ...] = ()  # both are empty until `descriptors` is asked for
         self._fds = _NONE
 
     def __len__(self) -> int:

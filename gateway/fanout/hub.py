@@ -158,7 +158,7 @@ class Hub:
         return Page(page.stream, rest)
 
     def made(self, tail: Tail, stream: Stream) -> None:
-        """Takes note of a stream that was made after somebody here began to follow it: it held nothing then, and
+        """Takes note of a stream that was made after a reader here began to follow it: it held nothing then, and
         whatever has come since is in the news.
         """
         if tail.stream is None:

@@ -17,7 +17,7 @@ else:
 VERSION: Final = "4"  # of Flue 1.0.0-beta.9
 TABLES: Final = ("flue_runs", "flue_event_streams", "flue_event_stream_entries")
 READ: Final = ["flue_conversation_stream_batches", "flue_conversation_fold_checkpoints"]  # of Flue 2.x
-_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '5s'"  # all others queue behind whoever waits for a table's lock
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '5s'"  # all others queue behind a session that waits
 
 _READABLE: Final = "SELECT has_table_privilege(to_regclass('flue_meta'), 'SELECT')"  # NULL: there is no such table
 _FORMAT: Final = "SELECT value FROM flue_meta WHERE key = 'format_version'"  # betas have schema_version

@@ -155,7 +155,7 @@ def _page(path: str, row: asyncpg.Record, position: int, known: Page | None = No
         return Page(stream, Batch(position, end, known.batch.body, at_tail, at_tail and stream.closed))
     start = row["start"]
     at_tail = not row["more"]
-    # Rows may have been deleted by somebody: a reader skips them rather than wait for them.
+    # The app or an operator may have deleted rows: a reader skips them rather than wait for them.
     end = max(start, stream.tail) if at_tail else row["last"] + 1
     body = one_line(row["body"] or b"")
     lengths = row["lengths"] if row["found"] == end - start else None

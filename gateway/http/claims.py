@@ -1,7 +1,7 @@
 """The headers of a request that are claims: what a proxy tells of its client, and anybody else may write as well.
 
 Pure. The names are those of RFC 7239, of RFC 9440, and of the proxies and networks that people stand in front of their
-applications. An application that reads one of them takes its value for the word of whoever is in front of it.
+applications. An application that reads one of them takes its value for the word of the proxy in front of it.
 """
 
 from __future__ import annotations

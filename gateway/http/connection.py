@@ -17,8 +17,8 @@ from gateway.wire.outflow import Outflow
 from gateway.wire.transport import DirectProtocol
 
 PROBES: Final = ("/health", "/ready")
-"""What a load balancer asks. A Machine without room for more connections answers it still, and so does one to which
-thousands come at one time: it is not replaced.
+"""Paths that load balancers ask for. A Machine without room for more connections answers them still, and so does one
+to which thousands come at one time: it is not replaced.
 """
 _BEGIN: Final = tuple(f"{method} {path} HTTP/1.".encode() for method in ("GET", "HEAD") for path in PROBES)
 

@@ -26,7 +26,7 @@ from gateway.wire.heads import Head, KnownHeads, is_host
 from gateway.wire.intake import IN_BODY, WHOLE
 from gateway.wire.transport import DirectProtocol
 
-MOST_BODY: Final = 32 << 10  # bytes; a longer one is read by whoever may refuse it half way
+MOST_BODY: Final = 32 << 10  # bytes; a longer one comes by ASGI, where it may be refused half way
 MOST_URL: Final = 512  # bytes
 SEEKS: Final = 256  # heads in a row that nobody has sent before, after which a connection's are not looked up
 

@@ -129,7 +129,7 @@ class Reading:
         check_stream(principal_of(scope), page.stream.id)
         coding = coding_for(accept_encoding_of(scope["headers"]), self._offered)
         shared = request.position != NOW and self._shares(scope)
-        # Whoever goes on to wait shall do so at the address at which all others wait.
+        # A client that goes on to wait shall do so at the address at which all others wait.
         at = self._cursor(request, page.batch.end, shared) if shared and not page.batch.closed else None
         await self._answer(send, request, page, at, live=False, shared=shared, coding=coding)
 

@@ -165,7 +165,7 @@ class StreamRoutes:
         body = await self._limits.bodies.read(scope, receive, self._limits.max_body)
         request = parse_create(path, scope["headers"], body, self._limits.max_batch)
         if request.fork is not None:
-            # Whoever reads the fork reads what it inherits: its maker must be able to, and the source be within reach.
+            # The fork's readers read what it inherits: its maker must be able to, and the source be within reach.
             request = replace(request, fork=_forked(request.fork, principal_of(scope)))
         if request.body:
             content_type = request.content_type or await self._inherited(request)

@@ -34,7 +34,7 @@ IDLE_CONNECTIONS: Final = 100
 IDLE: Final = 4.0  # seconds that a connection is kept for the next request: less than the 5 of a Node server
 
 # RFC 9110 §7.6.1: these are about one connection, and end with it. A client may name more of them in Connection, but
-# none that says where its message goes, or where it ends, or by which somebody in between tells who the client is.
+# none that says where its message goes, or where it ends, or by which a proxy in between tells who the client is.
 _HOP_BY_HOP: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade", b"expect")
 )

@@ -45,8 +45,8 @@ _PROBE: Final = "run_gateway_probe"
 _STANDBY: Final = "SyncRep"  # src/backend/replication/syncrep.c: SyncRepWaitForLSN
 # What a session of ours has, whatever a role or a database says. Limits would cut a commit's wait for its synchronous
 # standby short, or end connections that wait for work; the pool has limits of its own. And the server looks each second
-# whether whoever asked is still there: what has been given up ends, unless it waits for the standby, where it may not.
-# Not every version of Postgres, nor every system that it runs on, has each.
+# whether its client is still there: what has been given up ends, unless it waits for the standby, where it may not. Not
+# every version of Postgres, nor every system that it runs on, has each.
 _SETTINGS: Final = {
     "statement_timeout": "0",
     "transaction_timeout": "0",

@@ -1,7 +1,7 @@
 """The way to Postgres: a small pool, and the driver's errors as the protocol's.
 
-A connection is held for one statement at a time, never while a reader waits (law 7). Whoever waits for one for a
-tenant's request waits in that tenant's line: turns go round by tenant (law 11). A connection that was lost, did
+A connection is held for one statement at a time, never while a reader waits (law 7). A request that waits for one
+waits in its tenant's line: turns go round by tenant (law 11). A connection that was lost, did
 not answer, or has been open for long is closed and replaced; nothing waits for a server that may not be there.
 """
 
@@ -223,10 +223,10 @@ class Database:
             if turn:
                 self._turns.give_back()
             while self._handed_over and self._turns.free:
-                self._return(self._handed_over.pop())  # whoever was to have it has gone
+                self._return(self._handed_over.pop())  # the request that was to have it was cancelled
 
     def _taken_over(self) -> Pooled | None:
-        """The connection of whoever has just given back a turn, if somebody waited for one: by the driver's pool it
+        """The connection of a turn that has just been given back, if others waited for one: by the driver's pool it
         would take four turns of the loop to come here, in which it is of use to nobody.
         """
         while self._handed_over:

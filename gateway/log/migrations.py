@@ -20,8 +20,8 @@ from gateway.log.connect import LogConnection, connect
 logger = logging.getLogger(__name__)
 
 _LOCK: Final = 0x72756E67  # the number of our own advisory lock: "rung" in ASCII
-# Whoever waits to change a table holds up everybody who comes after, Machines that serve among them. So it waits for a
-# moment only, and lets them go first: a backup reads every table for as long as it takes.
+# A session that waits to change a table holds up all that come after it, also those of Machines that serve. So it waits
+# for a moment only, and lets them go first: a backup reads every table for as long as it takes.
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '500ms'"
 _PAUSE: Final = 1.0  # seconds
 _PATIENCE: Final = 60.0  # seconds

@@ -1,7 +1,7 @@
 """The appends that wait to be sent, by stream, and which streams are ready.
 
 A stream has at most one entry under way, so its requests keep their order. Tenants take turns, a stream each: who
-appends to 20,000 streams in one request does not stand before whoever appends to one (law 11). Each request costs a
+appends to 20,000 streams in one request does not stand before another who appends to one (law 11). Each request costs a
 constant amount of work here, however many wait. Knows nothing of the database, and reads no clock: the time is an
 argument.
 """

@@ -268,7 +268,7 @@ class Replica(Database):
         return written
 
     async def _keep_warm(self) -> None:
-        """Has two connections to the primary open, for the looks and for whoever needs one beside them: an ocean away a
+        """Has two connections to the primary open, for the looks and for a request beside them: an ocean away a
         new one takes four or five round trips.
         """
         await asyncio.gather(self._written(), self._written(), return_exceptions=True)

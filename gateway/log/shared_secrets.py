@@ -45,7 +45,7 @@ class SharedSecret:
 
 
 async def read(database: Database) -> Mapping[Purpose, Sequence[SharedSecret]]:
-    """All secrets by purpose, the oldest first; at least one of each. Raises Unavailable."""
+    """The secrets by purpose, the oldest first; at least one of each. Raises Unavailable."""
     async with database.acquire() as connection:
         rows = await connection.fetch(_ALL)
         if len({row["purpose"] for row in rows}) < 2:

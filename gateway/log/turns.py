@@ -35,7 +35,7 @@ class Turns:
 
     @property
     def awaited(self) -> bool:
-        """True while somebody waits: whoever gives back a turn gives it to them."""
+        """True while requests wait for a turn: one that is given back goes to them."""
         return bool(self._lines)
 
     @property
@@ -44,7 +44,7 @@ class Turns:
         return self._free
 
     async def take(self, tenant: str) -> None:
-        """Returns when it is this tenant's turn. Whoever was given one has to give it back."""
+        """Returns when it is this tenant's turn. The caller has to give it back."""
         if self._free:
             self._free -= 1
             return
@@ -92,7 +92,7 @@ class LongWork:
 
     @asynccontextmanager
     async def turn(self, tenant: str) -> AsyncIterator[None]:
-        """Lasts for one piece of work of a tenant's. Whoever did it does not wait for the rest."""
+        """Lasts for one piece of work of a tenant's. The caller does not wait while the turn rests."""
         await self._turns.take(tenant)
         began = time.monotonic()
         try:

@@ -63,7 +63,7 @@ _DEFINITE: Final = (
 
 def _told(future: asyncio.Future[Appended], outcome: Appended | ProtocolError) -> None:
     if future.done():
-        return  # whoever asked has gone; what was committed stays committed
+        return  # the request was cancelled; what was committed stays committed
     if isinstance(outcome, ProtocolError):
         future.set_exception(outcome)
     else:

@@ -170,7 +170,7 @@ METRICS: Final = (
     Metric(
         "tails",
         Kind.GAUGE,
-        "Streams that somebody follows here.",
+        "Streams that have a reader here.",
         lambda parts: sum(len(hub.tails) for hub in parts.hubs),
     ),
     Metric(

@@ -1,4 +1,4 @@
-"""What is refused here: rows that cannot be meant, and requests whose owner cannot be had."""
+"""Refusals of owned conversations: rows that cannot be meant, and requests whose owner cannot be reached."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ async def nothing_recorded(_: Sequence[bytes]) -> Collection[bytes]:
 
 class Inheriting:
     """The inheriting of lives. `work`: what tells of the work of a row's conversations, by the row's name. `recorded`:
-    of these conversations, those that somebody has to own so that a recording of theirs goes on. Raises ProtocolError.
+    of these conversations, those that need an owner so that a recording of theirs goes on. Raises ProtocolError.
     """
 
     def __init__(self, lives: Lives, store: Store, work: Mapping[str, Work], recorded: Recorded) -> None:

@@ -35,7 +35,7 @@ class Moved(Exception):
 
 
 class Asked:
-    """A request of a conversation. `out` is where its answer goes; `silent`: whoever has it cannot be reached now."""
+    """A request of a conversation. `out` is where its answer goes; `silent`: its owner cannot be reached now."""
 
     __slots__ = ("key", "large", "out", "scope", "send", "silent", "tape", "writes")
 

@@ -53,7 +53,7 @@ class Alone:
         self.ended.add(life)
 
     def pass_on(self) -> None:
-        """A conversation was given to another Machine, or may have been: whoever has asked before has to ask again."""
+        """A conversation was given to another Machine, or may have been: earlier answers about its owner are void."""
         self.passed += 1
 
     def hold(self, digest: bytes) -> bool:

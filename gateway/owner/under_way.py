@@ -86,7 +86,7 @@ class UnderWay:
                 _discard(self.reads, digest, cut)
 
     def end(self, life: int) -> None:
-        """Leaves what this life answers, and tells whoever keeps something by it that it is lost."""
+        """Leaves what this life answers, and calls `lost` of all that is kept by it."""
         _leave(self._lives.pop(life, set()))
 
     def move(self, digest: bytes) -> None:

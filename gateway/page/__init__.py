@@ -20,7 +20,7 @@ CSP: Final = (
     " form-action 'none'; frame-ancestors 'none'"
 )
 CLIENT: Final = ("client.js", "client.d.ts")
-"""The client for JavaScript and its types, which are in the gateway's wheel. For whoever writes a page of their own."""
+"""The client for JavaScript and its types, which are in the gateway's wheel, for pages of other people's."""
 
 _TYPES: Final = {"html": "text/html", "js": "text/javascript", "css": "text/css", "ts": "application/typescript"}
 # A newer version of the gateway has newer files, and a page must not have some of each: so each is asked for again.

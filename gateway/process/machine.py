@@ -166,4 +166,4 @@ class Machine:
             if not self._listening.is_set() and (found := READY.search(self.log, self._begin)):
                 self.url = found[1]
                 self._listening.set()
-        self._listening.set()  # or it never will: whoever waits shall look again
+        self._listening.set()  # or it never will: `launch` looks again

@@ -101,7 +101,7 @@ class _Supervisor:
                 reason = f"could not be started: {error.strerror}"
             if self._draining.is_set():
                 return
-            if number in self._expected:  # it never listened: at the start somebody is there to be told, so give up
+            if number in self._expected:  # it never listened: at the start an operator is there to be told, so give up
                 self.failure = f"worker {number} {reason}"
                 self.drain()
                 return

@@ -79,7 +79,7 @@ def first(row: Row, headers: Headers, values: Mapping[str, str]) -> Headers:
 
 
 def replayed(row: Row, headers: Headers, values: Mapping[str, str]) -> Headers:
-    """The headers of the answer for those who come back. Never its cookies: they were for whoever has asked."""
+    """The headers of the answer for those who come back. Never its cookies: they were for the first client."""
     wanted = _REPLAYED | set(row.replay)
     added = _added(row, values)
     names = {name for name, _ in added}

@@ -130,7 +130,7 @@ class Answer(asyncio.Protocol):
         self._tell()
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body for whoever only passes it on. Raises BadGateway where it is cut."""
+        """The body for a caller that only passes it on. Raises BadGateway where it is cut."""
         queue = _Queue(self)
         self.listen(queue)
         try:
@@ -249,7 +249,7 @@ class Answer(asyncio.Protocol):
         self._over = (fault,)
         if not self._head.done():
             self._head.set_exception(BadGateway(f"Before it has answered, {fault}."))
-            self._head.exception()  # whoever waits for it is told; nobody may
+            self._head.exception()  # a caller that waits for it gets it; there may be none
         self._read_alone()
         if self._transport is not None:
             self._transport.close()
@@ -261,7 +261,7 @@ class Answer(asyncio.Protocol):
 
 
 class _Queue:
-    """Holds what has come for somebody who awaits it."""
+    """Holds what has come until it is awaited."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer

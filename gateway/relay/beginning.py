@@ -195,7 +195,7 @@ class Beginnings:
         """Asks the upstream. What it answers is recorded from now on, or is given back where it is not for that.
 
         `stream`: of the claim. `told`: is told what the upstream says before its answer. Raises BadGateway,
-        Unavailable. Goes on to its end, even if whoever waits is cancelled.
+        Unavailable. Goes on to its end, even if the caller is cancelled.
         """
         task = asyncio.create_task(self._begin(job, stream, told), name="relay: a POST")
         self._asked[job.path] = task

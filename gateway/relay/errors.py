@@ -1,4 +1,4 @@
-"""What is refused here: rows that cannot be meant, and answers that cannot be had."""
+"""Refusals of the relay: rows that cannot be meant, and answers that cannot be had."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def _parted(frame: bytes) -> tuple[bytes, bytes]:
 
 
 def ended(kind: Kind, text: str) -> str:
-    """A frame as somebody writes it into a row, with its end."""
+    """A frame as an operator writes it into a row, with its end."""
     if kind == "ndjson":
         return text.strip("\n") + "\n"
     return text.strip("\r\n") + "\n\n"

@@ -17,7 +17,7 @@ MOST_FIELDS: Final = 256
 """Fields that a query may have, to be looked at: a row that asks for one is for no request with more."""
 
 _PLACEHOLDER: Final = re.compile(r"\{([a-z_]+)\}")
-_DOTS: Final = (".", "..")  # segments that whoever gets such a path may take away, however they are escaped
+_DOTS: Final = (".", "..")  # segments that a server may take away from such a path, however they are escaped
 _WHOLE: Final = re.compile(r"\{([a-z_]+)\}(.*)")
 _FORM: Final = re.compile(r"(GET|POST|PUT|PATCH|DELETE) (/[^\s?#]*|\{[a-z_]+\}(?:/[^\s?#{}]*)?)(?:\?([^\s#]*))?")
 

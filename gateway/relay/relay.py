@@ -261,7 +261,7 @@ class Relay:
         return await self._store.unfinished(conversations)
 
     async def _note_readers(self, now: float) -> None:
-        """Says to whoever records them that recordings have readers here."""
+        """Says to the Machines that record them that recordings have readers here."""
         if self._replays.missed and now - self._noted > NOTE:
             await self._store.read(self._replays.missed)
             self._noted = now

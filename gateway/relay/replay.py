@@ -97,7 +97,7 @@ def split(kind: Kind, batch: Batch) -> list[bytes]:
         return events
     frames = cut(kind, batch.body)
     if len(frames) < count:
-        return [batch.body]  # somebody else has written into the run, and what is no frame
+        return [batch.body]  # another producer has written into the run, and what is no frame
     return [*frames[: count - 1], b"".join(frames[count - 1 :])]
 
 
@@ -146,7 +146,7 @@ class Replays:
 
     @contextmanager
     def expecting(self, path: str) -> Iterator[Callable[[Stream], None]]:
-        """Follows a recording that is to be made. Whoever has made it says which stream it is: then its first reader
+        """Follows a recording that is to be made. Its maker says which stream it is: then its first reader
         need not read the log.
         """
         tail = self._hub.follow(path)
@@ -158,7 +158,7 @@ class Replays:
             self._hub.unfollow(tail)
 
     def has_readers(self, path: str) -> bool:
-        """Whether somebody follows the stream at this path here."""
+        """Whether the stream at this path has a reader here."""
         tail = self._hub.tails.get(path)
         return tail is not None and tail.users > (path in self._expected)
 

@@ -25,7 +25,7 @@ from gateway.relay.store import Recording, Store
 from gateway.relay.table import Fit, Table
 from gateway.runs import store as runs
 
-WAIT: Final = 0.1  # seconds between looks whether the upstream has answered somebody else
+WAIT: Final = 0.1  # seconds between looks whether the upstream has answered another request for the key
 
 
 class Stopping:
@@ -157,7 +157,7 @@ class Returns:
     async def _answered(self, recording: Recording, scope: Scope, receive: Receive) -> Recording | None:
         """The recording, once its upstream has answered; None: it has gone. Raises NoRecording for a client that has.
 
-        Whoever waits counts as a reader, and all who wait for one recording look together.
+        A request that waits counts as a reader, and all that wait for one recording look together.
         """
         if recording.head is not None or recording.closed:
             return recording

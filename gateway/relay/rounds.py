@@ -96,7 +96,7 @@ class Rounds:
         if at > self._loop.time():
             self._next = self._loop.call_at(at, self._begin)
         else:
-            self._next = self._loop.call_soon(self._begin)  # with whoever joins in this turn of the loop
+            self._next = self._loop.call_soon(self._begin)  # with all that join in this turn of the loop
 
     def _begin(self) -> None:
         whole = True

@@ -273,7 +273,7 @@ class Row(BaseModel):
 
 
 def read_row(written: Mapping[str, Any], place: str) -> Row:
-    """A row. `place` names it to whoever has written it. Raises BadRow."""
+    """A row. `place` names it to the operator who has written it. Raises BadRow."""
     try:
         return Row(**written)
     except ValidationError as error:

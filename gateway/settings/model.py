@@ -44,7 +44,7 @@ SECTIONS: Final = {
     "log_level": "Logs and traces",
     "fly_region": "Fly",
 }
-"""What the groups of settings are about, each under the name of its first field."""
+"""The headings of groups of settings, each under the name of its first field."""
 
 
 class Settings(BaseSettings):

@@ -69,7 +69,7 @@ def _jwks_url(value: str) -> str:
         or parts.username is not None
         or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
     ):
-        # Whoever can replace these keys on their way to us can sign a token for anybody.
+        # An attacker who replaces these keys on their way to us can sign a token for anybody.
         raise ValueError("must be an https:// address without a password; http:// on loopback alone")
     return value
 

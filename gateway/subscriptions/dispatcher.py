@@ -115,7 +115,7 @@ class Dispatcher:
         self._asked += 1
         asked = self._asked
         async with self._learning:
-            if self._learned < asked:  # else somebody has asked since, for all that waited
+            if self._learned < asked:  # else another call has asked since, for all that waited
                 as_of = self._asked
                 self._watch.learn(await self._store.interest(self._watch.interest))
                 self._learned = as_of

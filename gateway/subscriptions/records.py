@@ -75,7 +75,9 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Wakes:
-    """The outcome of waking many. `held`: subscriptions that somebody holds, or their wake stream. `late`: the rest."""
+    """The outcome of waking many. `held`: subscriptions whose rows another transaction holds, or their wake stream's.
+    `late`: the rest.
+    """
 
     woken: int
     held: Sequence[int]

@@ -1,4 +1,5 @@
-"""Wakes subscriptions, all of a turn at once. One that somebody holds, or one stream of wakes, keeps no other waiting.
+"""Wakes subscriptions, all of a turn at once. Where another transaction holds the row of one, or of a
+stream of wakes, no other subscription waits for it.
 
 What is held is tried again in the background for some seconds. What is left after that, the next look finds.
 """

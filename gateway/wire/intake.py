@@ -69,8 +69,8 @@ class _Next(Exception):
 
 
 class Share:
-    """What the connections of one tenant may take in yet in this turn, in lines. `of`: whose it is; None: that of all
-    whose tenant is not known.
+    """The lines that the connections of one tenant may take in yet in this turn. `of`: the tenant; None: the share
+    of all connections whose tenant is not known.
     """
 
     __slots__ = ("__weakref__", "left", "of", "turn", "waiting")

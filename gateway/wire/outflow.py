@@ -5,8 +5,8 @@ the same turn: a thousand clients that read at one time, each with megabytes bef
 long data no more than a LURE is left to libuv, which tells when the socket has room for that. What comes behind it is
 sent when the connection's turn comes.
 
-What waits for clients is kept once, however many of them wait for the same bytes and whoever made them: a connection
-holds a reference and an offset.
+What waits for clients is kept once, however many of them wait for the same bytes, and whichever part made them: a
+connection holds a reference and an offset.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ FAIR: Final = 1 << 20  # bytes of one connection at a time
 
 ROOM: Final = 64 << 20
 """Bytes of answers that may wait for clients to read them, those of one answer to many counted once. While it is more,
-whoever reads nothing is not waited for as long as else: it is memory that nobody else can use."""
+a client that reads nothing is not waited for as long as else: it holds memory that no other can use."""
 HURRY: Final = 5.0  # seconds that a client has then
-ENOUGH: Final = 16 << 10  # bytes that it has to take in that time, which each line takes that deserves the name
+ENOUGH: Final = 16 << 10  # bytes that it has to take in that time, which any working line takes
 
 
 class Source(Protocol):

@@ -105,7 +105,7 @@ class DirectProtocol(Intake):
         reading what was sent; and a connection that is not being read, once its client has left.
         """
         if self._takes_nothing(now):
-            # A reset, since the kernel would otherwise keep megabytes for somebody who does not read them.
+            # A reset, since the kernel would otherwise keep megabytes for a client that does not read them.
             self.reset()
             return
         if self.flow.read_paused:

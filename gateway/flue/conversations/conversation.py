@@ -18,7 +18,7 @@ from gateway.protocol.batch import JSON_TYPE, Batch, Page, Stream
 PAGE: Final = 100
 """Batches in an answer, as Flue has it."""
 END: Final = b"\n"
-"""What a batch's chunks end with in a `Batch`, whose events they are: a batch may have none, or several."""
+"""The mark behind a batch's chunks in a `Batch`, whose events they are: a batch may have none, or several."""
 _BETWEEN: Final = END + b","
 
 

@@ -16,7 +16,7 @@ from gateway.flue.conversations.errors import Unreadable
 Record = Mapping[str, Any]
 
 LACKS: Final = (KeyError, TypeError, AttributeError, IndexError)
-"""What is raised for a record that has not all that it should have."""
+"""The error for a record that has not all that it should have."""
 # JSON has these as keys, but Flue's merge leaves them out (`message-output.ts`).
 _NEVER_MERGED: Final = frozenset(("__proto__", "constructor", "prototype"))
 

@@ -76,4 +76,4 @@ RECORD: Final[dict[str, Any]] = {
         },
     }
 }
-"""What a run has besides. `status` is active, completed, errored or cancelled; an errored one has an `error`."""
+"""The record of a run. `status` is active, completed, errored or cancelled; an errored one has an `error`."""

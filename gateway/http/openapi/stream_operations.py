@@ -67,7 +67,7 @@ EVENT_STREAM_SCHEMAS: Final[Json] = {
         },
     },
 }
-"""What an event stream holds, to be referred to."""
+"""The schema of an event stream, to be referred to."""
 
 # Headers and query parameters of requests: their schema, and what they mean.
 REQUEST_FIELDS: Final[dict[str, tuple[Json, str]]] = {
@@ -78,7 +78,7 @@ REQUEST_FIELDS: Final[dict[str, tuple[Json, str]]] = {
     "Stream-Forked-From": (TEXT, "Path of the URL of the stream, on this server, to fork from."),
     "Stream-Fork-Offset": (OFFSET, "Where the fork leaves its source; its tail when omitted."),
     "Stream-Fork-Sub-Offset": (COUNT, "So many messages (JSON) or bytes (else) past Stream-Fork-Offset."),
-    "Stream-Seq": (TOKEN, "Must be greater, bytewise, than the stream's last one, whoever wrote it."),
+    "Stream-Seq": (TOKEN, "Must be greater, bytewise, than the stream's last one, whichever producer wrote it."),
     "Producer-Id": (TOKEN, "An idempotent producer's name. The three Producer headers go together."),
     "Producer-Epoch": (SAFE, "Counted up when the producer restarts; a lower one than the last is refused."),
     "Producer-Seq": (SAFE, "Counts the producer's requests from 0 in each epoch; a repeated one appends nothing."),
@@ -138,12 +138,12 @@ _OF_CREDENTIALS: Final[Refusals] = (
     auth_errors.ScopeMissing, auth_errors.WrongStream,
 )  # fmt: skip
 AT_THE_GATE: Final[Refusals] = (*_OF_CREDENTIALS, auth_errors.IssuerUnavailable)
-"""What every route may refuse while AUTH is on."""
+"""Refusals of every route while AUTH is on."""
 
 EVERYWHERE: Final[Refusals] = (
     errors.InvalidRequest, quotas.TooManyRequests, errors.InternalFault, errors.Unavailable, *AT_THE_GATE,
 )  # fmt: skip
-"""What every stream route may refuse."""
+"""Refusals of every stream route."""
 
 REFUSAL_HEADERS: Final[dict[type[ProtocolError], tuple[str, ...]]] = {
     errors.StaleEpoch: ("Producer-Epoch",),

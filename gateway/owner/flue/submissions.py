@@ -16,7 +16,7 @@ from gateway.log.database import Database
 LATE: Final = (
     0.25  # seconds behind a lease's end, which is told by the app's clock, until its submission counts as stranded
 )
-QUEUED: Final = 5.0  # seconds for which the first submission in a line may wait: whoever admits it runs it at once
+QUEUED: Final = 5.0  # seconds for which the first submission in a line may wait: who admits it runs it at once
 _PREFIX: Final = "agent-session:"
 
 # Flue 2.1.0: lease_expires_at and accepted_at are Date.now() of the app. There is an index of (status, sequence), and

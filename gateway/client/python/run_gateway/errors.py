@@ -27,7 +27,7 @@ class RunEnded(StreamClosed):
 
 
 class RunCancelled(ClientError):
-    """Somebody has asked for the run to stop."""
+    """A user or an operator has asked for the run to stop."""
 
 
 class Fenced(ClientError):

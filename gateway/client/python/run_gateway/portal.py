@@ -1,6 +1,6 @@
 """An event loop in a thread of its own, for code that has none or whose own is busy, as in a notebook.
 
-It is there as long as somebody uses it: afterwards there is neither a task nor a thread.
+It is there as long as it is used: afterwards there is neither a task nor a thread.
 """
 
 from __future__ import annotations

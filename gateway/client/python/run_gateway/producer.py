@@ -36,7 +36,7 @@ class Producer:
         self._epoch = fresh_epoch() if producer_id else 0
         self._seq = 0
         self.cancel_requested = False
-        """Whether a run gateway has said that somebody asks for the run to stop."""
+        """Whether a run gateway has said that the run is asked to stop."""
 
     async def create(self) -> str:
         """Makes sure that the stream exists, and returns its next offset. Raises ClientError."""

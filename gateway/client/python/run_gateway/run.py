@@ -62,13 +62,13 @@ class Run(_Recorded):
 
     The address is the run's, or only the gateway's, and then the run gets an id of its own. `workflow`, `input`,
     `metadata` and `ttl` are in its record. `lease`: seconds after whose silence a Machine ends it. `token`: a key or a
-    JWT; by default what the variable RUN_GATEWAY_TOKEN holds. `producer` names who writes: whoever begins the run again
-    under that name takes it over. `patience`: seconds for which a gateway that has answered before is waited for.
+    JWT; by default what the variable RUN_GATEWAY_TOKEN holds. `producer` names the writer: one that begins the run
+    again under that name takes it over. `patience`: seconds for which a gateway that has answered before is waited for.
     Raises TypeError and ValueError for arguments that cannot be meant.
 
     The block's end closes the run: completed, errored with the exception that left the block, or cancelled. What is no
-    `Exception`, such as a Ctrl-C or a deploy, leaves the run open: whoever begins it again takes it over, and if nobody
-    does, the lease ends it.
+    `Exception`, such as a Ctrl-C or a deploy, leaves the run open: a process that begins it again takes it over, and
+    if none does, the lease ends it.
 
     A cancel of the run, or its loss to another producer, cancels what the block awaits, and is raised at the block's
     end (as asyncio.timeout does it). Raises ClientError: at the door if the gateway does not answer, or the run has
@@ -201,7 +201,7 @@ class BlockingRun(_Recorded):
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody has asked for the run to stop, or another has taken it over."""
+        """Whether the run is asked to stop, or another process has taken it over."""
         return self._recording.why is not None
 
     @property

@@ -1,4 +1,4 @@
-"""Runs as somebody looks at them and steers them: their records, lists, cancels and tokens."""
+"""Runs as they are looked at and steered: their records, lists, cancels and tokens."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ logger = logging.getLogger("run_gateway")
 
 
 class Trouble(NamedTuple):
-    """What a callback is told each time that something is going to be tried again: why, how often it has failed in a
+    """The argument of a callback each time that something is going to be tried again: why, how often it has failed in a
     row, and in how many seconds.
     """
 

@@ -104,7 +104,7 @@ class Together:
         size = events = 0
         while self._waiting and len(taken) < MOST and size < BYTES and events < EVENTS:
             entry = self._waiting.popleft()
-            if entry.told.done():  # whoever waited has gone
+            if entry.told.done():  # the caller was cancelled
                 continue
             size += len(entry.lines)
             events += entry.events
