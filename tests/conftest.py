@@ -59,6 +59,7 @@ LONG: Final = (
     "hardening/test_bytes.py",
     "hardening/test_schema.py",
     "field/test_upgrade.py",
+    "page/",
     "faults/",
     "clients/",
     "owner/",
