@@ -41,9 +41,9 @@ async def test_what_one_machine_appends_all_deliver_in_all_modes(database_url: s
         async with asyncio.TaskGroup() as tasks:
             for reader in readers:
                 tasks.create_task(reader.run())
-            tasks.create_task(writer.write(200, pause=0.002))
+            tasks.create_task(writer.write(100, pause=0.002))
         for reader in readers:
-            assert reader.given == list(range(1, 201)), reader.mode
+            assert reader.given == list(range(1, 101)), reader.mode
 
 
 async def test_readers_of_a_machine_that_is_killed_go_on_at_another(database_url: str) -> None:
@@ -51,7 +51,7 @@ async def test_readers_of_a_machine_that_is_killed_go_on_at_another(database_url
         writer = Writer(PATH, urls(b))
         await writer.create()
         readers = [Reader(mode, PATH, urls(a, b)) for mode in MODES]
-        async with under_way(writer, readers, 300, pause=0.003):
+        async with under_way(writer, readers, 150, pause=0.01):
             await a.kill()
 
 
@@ -64,10 +64,10 @@ async def test_a_killed_machines_writer_resumes_elsewhere_exactly_once(
         reader = Reader("sse", PATH, urls(b))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(reader.run())
-            tasks.create_task(writer.write(300))
-            await reader.reached(100)
+            tasks.create_task(writer.write(150))
+            await reader.reached(50)
             await a.kill()
-        assert reader.given == list(range(1, 301))
+        assert reader.given == list(range(1, 151))
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
@@ -80,7 +80,7 @@ async def test_a_restart_of_postgres_loses_and_repeats_nothing(
         writer = Writer(PATH, urls(a))
         await writer.create()
         readers = [Reader(mode, PATH, urls(b, a)) for mode in MODES]
-        async with under_way(writer, readers, 300, pause=0.003):
+        async with under_way(writer, readers, 150, pause=0.01):
             await server.restart("immediate" if mode == "immediate" else "fast")
         assert "Traceback" not in a.log + b.log, "a restart is no surprise: a line says all"
 
@@ -90,7 +90,7 @@ async def test_a_machine_that_is_stopped_ends_every_reader_cleanly(database_url:
         writer = Writer(PATH, urls(b))
         await writer.create()
         readers = [Reader(mode, PATH, urls(a, b)) for mode in MODES for _ in range(5)]
-        async with under_way(writer, readers, 400, pause=0.005):
+        async with under_way(writer, readers, 150, pause=0.02):
             assert await a.terminate() == 0
 
 

@@ -14,10 +14,11 @@ from tests.loadtests.survival import faults, survival
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Machines are frozen, and read from /proc")
 
 RELAYED = ("--relay", "--seconds", "8", "--runs", "4", "--readers", "3", "--only", schedule.KILL, "--pause", "3")
+FEW = ("--runs", "1", "--readers", "1", "--machines", "2")
 
 
 async def test_machines_readers_and_writers_survive_every_fault_once() -> None:
-    code, report = await survival("--seed", "4", "--seconds", "19")
+    code, report = await survival("--seed", "4", "--seconds", "19", "--readers", "4")
     assert report["notes"] == []
     assert code == 0
     assert faults(report) == set(schedule.KINDS)
@@ -59,7 +60,7 @@ async def test_a_conversation_never_has_two_owners() -> None:
 
 
 async def test_a_rolling_deploy_cuts_nobody_off() -> None:
-    code, report = await survival("--rolling", "--seconds", "1")
+    code, report = await survival("--rolling", "--seconds", "1", "--readers", "4")
     assert report["notes"] == []
     assert code == 0
     assert report["fault: terminate a Machine"] == "3"
@@ -78,7 +79,7 @@ async def test_a_gateway_with_a_law_broken_on_purpose_is_found_out(broken: str, 
     # Whether a reader is hit in so few seconds is a matter of luck; of a few tries one has to find it.
     for _ in range(4):
         code, report = await survival(
-            "--seconds", "6", "--runs", "4", "--machine-module", f"tests.loadtests.broken.{broken}"
+            "--seconds", "6", "--readers", "4", "--machine-module", f"tests.loadtests.broken.{broken}"
         )
         if code != 0:
             break
@@ -96,7 +97,7 @@ async def test_a_log_with_a_promise_broken_is_found_out() -> None:
         "retires_open": ("retention", ("is open, and gone",)),
     }
     # It stops as soon as something is found. A busy machine needs more rounds for that, and has as many as it needs.
-    calm = ("--rolling", "--seconds", "300", "--patience", "8", "--retention", "12", "--runs", "1", "--readers", "1")
+    calm = ("--rolling", "--seconds", "300", "--patience", "8", "--retention", "12", *FEW)
     reports = await asyncio.gather(
         *(
             survival(*calm, "--chore", chore, "--machine-module", f"tests.loadtests.broken.{broken}")
@@ -109,7 +110,7 @@ async def test_a_log_with_a_promise_broken_is_found_out() -> None:
 
 
 async def test_takeovers_lose_nothing_or_tell_what_they_lost() -> None:
-    calm = ("--seconds", "6", "--runs", "2", "--readers", "4")
+    calm = ("--seconds", "6", "--runs", "2", "--readers", "4", "--machines", "2")
     near = [argument for kind in schedule.OF_REPLICA for argument in ("--only", kind)]
     (over_code, over), (back_code, back), (near_code, beside) = await asyncio.gather(
         survival("--failovers", "--only", schedule.FAILOVER, "--only", schedule.HANDOVER, *calm),
@@ -127,7 +128,7 @@ async def test_takeovers_and_lags_that_nobody_notices_are_found_out() -> None:
     """Whoever comes back with the offset of a lost event is given another one, or is up to date. And whoever reads what
     was just acknowledged is given what a replica has of it.
     """
-    calm = ("--runs", "1", "--readers", "1", "--machine-module")
+    calm = (*FEW, "--machine-module")
     (code, report), (stale_code, stale) = await asyncio.gather(
         survival("--lagging", "--only", schedule.LAGGING, "--seconds", "6", *calm, "tests.loadtests.broken.epochless"),
         survival(
