@@ -47,14 +47,12 @@ class ReaderOfTheList:
             await asyncio.sleep(0.02)
 
     async def _follow(self, response: httpx.Response) -> None:
-        received, taken = b"", 0
+        received = b""
         async for piece in response.aiter_raw():
-            received += piece
-            reading = read(received)
-            for event in reading.events[taken:]:
+            whole, ended, received = (received + piece).rpartition(b"\n\n")
+            for event in read(whole + ended).events:
                 self._hear(json.loads(event.data))
-                self._id = event.last_event_id
-            taken = len(reading.events)
+                self._id = event.last_event_id or self._id
             if self.done:
                 return
 

@@ -45,7 +45,7 @@ class ReaderOfMany:
                     async for piece in response.aiter_raw():
                         whole, ended, received = (received + piece).rpartition(b"\n\n")
                         for event in read(whole + ended).events:
-                            self._id = event.last_event_id
+                            self._id = event.last_event_id or self._id
                             for part in json.loads(event.data):
                                 self._hear(part)
             await asyncio.sleep(0.02)

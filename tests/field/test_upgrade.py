@@ -56,7 +56,8 @@ async def upstream() -> AsyncIterator[str]:
 @pytest.fixture(scope="module")
 def gateway(database_of_all: str, upstream: str) -> Iterator[Running]:
     behind: dict[str, Any] = {"upstream": upstream, "relay": "ai-sdk:/chat", "owned": "/owned/{id}"}
-    with serving(database_of_all, "direct", max_subscription_changes=1_000, **behind) as running:
+    patience: dict[str, Any] = {"append_timeout": PATIENCE, "statement_timeout": PATIENCE}  # hundreds ask at once
+    with serving(database_of_all, "direct", max_subscription_changes=1_000, **behind, **patience) as running:
         yield running
 
 

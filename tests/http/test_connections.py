@@ -127,8 +127,8 @@ async def test_trailers_are_no_headers(client: Client, gateways: dict[str, Runni
 
 
 async def test_who_asks_and_does_not_read_is_not_answered_without_end(database_url: str) -> None:
-    count = 4_000
-    padding = b"x" * 160  # a megabyte of requests, and more than a megabyte of answers
+    count = 2_000
+    padding = b"x" * 450  # a megabyte of requests, and more of answers than sockets of this size hold
     request = (
         b"POST /runs/none HTTP/1.1\r\nHost: h\r\nX: %b\r\nContent-Type: a/b\r\nContent-Length: 1\r\n\r\n1" % padding
     )

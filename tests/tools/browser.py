@@ -15,7 +15,9 @@ import httpx
 from tests.node import unavailable
 
 PATIENCE: Final = 60.0  # seconds that anything may take
-_BETWEEN: Final = 0.05  # seconds between two looks at the page, each of which takes its browser some milliseconds
+# Seconds between the first two looks at the page, and at most between later ones: each takes its browser 20 ms.
+_BETWEEN: Final = 0.05
+_LONGEST: Final = 0.3
 _ARGUMENTS: Final = [
     "--headless=new",
     "--no-sandbox",  # as root, in a container
@@ -95,10 +97,12 @@ class Browser:
     ) -> Any:
         """Waits until what this function body returns fulfils the condition. Raises TimeoutError, which tells it."""
         seen = None
+        pause = _BETWEEN
         try:
             async with asyncio.timeout(PATIENCE):
-                while not condition(seen := await self.run(script, *arguments())):  # noqa: ASYNC110  the page tells nobody
-                    await asyncio.sleep(_BETWEEN)
+                while not condition(seen := await self.run(script, *arguments())):
+                    await asyncio.sleep(pause)
+                    pause = min(_LONGEST, 1.5 * pause)
         except TimeoutError:
             raise TimeoutError(f"the page has come no further than {seen!r}") from None
         return seen
