@@ -24,7 +24,7 @@ from loadtests.siege.machines import Besieged, Use, open_machines
 from loadtests.siege.orders import HONEST, MALLORY, SEEDED, Orders
 from loadtests.siege.report import Report, State
 from loadtests.siege.resolver import compile_resolver
-from loadtests.siege.times import Span, compare, longest
+from loadtests.siege.times import Span, compare, computed, longest
 from loadtests.survival.ledger import EXITS, Findings
 from loadtests.survival.stage import Stage
 from tests.tools.database import Database, open_database
@@ -130,6 +130,7 @@ async def _siege(
     for number, each in enumerate(machines):
         findings.add(EXITS, f"Machine {number} has ended:\n{each.machine.log[-2000:]}", int(not each.machine.running))
     found = [turn for each in machines for turn in each.turns()]
+    answered = [answer for each in machines for answer in each.appends()]
     return Report(
         plan.seconds,
         attacks,
@@ -137,6 +138,7 @@ async def _siege(
         burning,
         compare(honest.times, quiet, burnt, siege),
         (longest(found, quiet), longest(found, siege)),
+        (computed(answered, quiet), computed(answered, burnt), computed(answered, siege)),
         [State(*each) for each in zip(before, most, after, strict=True)],
         back,
         [each.machine.log for each in machines],

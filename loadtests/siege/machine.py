@@ -17,15 +17,20 @@ from types import FrameType
 from unittest.mock import patch
 
 from gateway.cli import main
+from gateway.wire.intake import Intake
 from gateway.wire.server import Server
+from gateway.wire.transport import DirectProtocol
 
 TICK = 0.005  # seconds
 LONG = 0.02  # a turn that takes longer is written down (law 11), unless SIEGE_LONG says otherwise
 SUSPECT = 0.05  # and of one that takes so long already, where it is now; or SIEGE_SUSPECT
 DEPTH = 4  # calls that are told of it
 VARIABLE = "SIEGE_TURNS"  # the file that turns are written to
+APPENDS = ".appends"  # what the name of the one beside it ends with, that appends of the honest are written to
+APPEND = b"POST /runs/pulse-"  # how these begin
 
 startup = Server.startup
+data_received, on_response_complete = Intake.data_received, DirectProtocol.on_response_complete
 
 
 class Probe:
@@ -68,8 +73,33 @@ def _place(frame: FrameType | None) -> str:
     return "<".join(calls)
 
 
+class Appends:
+    """Writes a line for each append of the honest: when it was answered, and the seconds that the loop computed, for
+    whomever, since it had come.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file.open("a", buffering=1)
+        self._begun: dict[int, float] = {}  # the loop's CPU then, by connection
+
+    def came(self, connection: Intake, data: bytes) -> None:
+        if data.startswith(APPEND):
+            self._begun[id(connection)] = time.thread_time()
+        data_received(connection, data)
+
+    def answered(self, connection: DirectProtocol) -> None:
+        begun = self._begun.pop(id(connection), None)
+        if begun is not None:
+            self._file.write(f"{time.monotonic():.4f} {time.thread_time() - begun:.5f}\n")
+        on_response_complete(connection)
+
+
 async def startup_with_a_probe(server: Server, sockets: list[socket.socket] | None = None) -> None:
-    Probe(Path(os.environ[VARIABLE]))
+    file = Path(os.environ[VARIABLE])
+    Probe(file)
+    appends = Appends(file.with_suffix(APPENDS))
+    patch.object(Intake, "data_received", lambda *told: appends.came(*told)).start()
+    patch.object(DirectProtocol, "on_response_complete", lambda answered: appends.answered(answered)).start()
     await startup(server, sockets)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from gateway.process.machine import Machine
 from loadtests.bench.processes import memory, peak, reset_peak
-from loadtests.siege.machine import VARIABLE
-from loadtests.siege.times import Turn, turns
+from loadtests.siege.machine import APPENDS, VARIABLE
+from loadtests.siege.times import Answer, Turn, answers, turns
 
 PROGRAM = "loadtests.siege.machine"
 
@@ -43,6 +43,10 @@ class Besieged:
 
     def turns(self) -> Sequence[Turn]:
         return list(turns(self._file.read_text()))
+
+    def appends(self) -> Sequence[Answer]:
+        """When honest appends were answered, and what the loop had computed since they came."""
+        return list(answers(self._file.with_suffix(APPENDS).read_text()))
 
 
 @asynccontextmanager

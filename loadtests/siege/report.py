@@ -44,7 +44,8 @@ class State:
 @dataclass(frozen=True)
 class Report:
     """`taken`, `burnt`: processors that attackers and burners kept busy. `turns`: the longest in peace and under siege.
-    `back`: seconds until memory and descriptors were, None: never.
+    `computed`: CPU of the loop from an append's arrival to its answer, p50 and p99 in s: in peace, beside burners,
+    under siege. `back`: seconds until memory and descriptors were, None: never.
     """
 
     seconds: float
@@ -53,6 +54,7 @@ class Report:
     burnt: float
     compared: Mapping[str, Compared]
     turns: tuple[Turn, Turn]
+    computed: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
     states: Sequence[State]
     back: float | None
     logs: Sequence[str]
@@ -85,6 +87,8 @@ class Report:
             )
             many = ", ".join(f"{count:,}" for count, *_ in (each.peace, each.burnt, each.siege))
             yield f"  {kind}", f"{peace} | {burnt} → {siege} ms, {each.ratio:.1f} × ({each.to_peace:.1f} ×) of {many}"
+        peace, burnt, siege = (f"{1000 * half:.1f}; {1000 * most:.1f}" for half, most in self.computed)
+        yield "CPU of the loop until an append is answered", f"{peace} | {burnt} → {siege} ms"
         for name, turn in zip(("in peace", "under siege"), self.turns, strict=True):
             where = f" at {turn.place}" if turn.place else ""
             took = f"{1000 * turn.cpu:.0f} ms of CPU, {1000 * turn.seconds:.0f} ms in all"

@@ -28,6 +28,22 @@ class Times:
         ]
 
 
+Answer = tuple[float, float]  # when, and the seconds that a loop computed between the request and that
+
+
+def answers(text: str) -> Iterable[Answer]:
+    """What a probe has written."""
+    for line in text.splitlines():
+        ended, cpu = line.split()
+        yield float(ended), float(cpu)
+
+
+def computed(found: Iterable[Answer], spans: Sequence[Span]) -> tuple[float, float]:
+    """The seconds that the loop computed until an answer within these spans: p50, p99."""
+    values = [cpu for ended, cpu in found if any(begin <= ended <= end for begin, end in spans)]
+    return at(values, 0.5), at(values, 0.99)
+
+
 @dataclass(frozen=True)
 class Turn:
     """A long turn of a Machine's loop: when it ended, its seconds, those that it computed for, where it was seen."""

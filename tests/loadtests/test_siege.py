@@ -16,7 +16,7 @@ from loadtests.siege.burner import burn
 from loadtests.siege.machines import Use
 from loadtests.siege.orders import Orders
 from loadtests.siege.report import State
-from loadtests.siege.times import Times, compare, longest, turns
+from loadtests.siege.times import Times, answers, compare, computed, longest, turns
 
 PATIENCE = 400.0
 
@@ -40,6 +40,7 @@ async def test_all_abuse_at_once_leaves_the_honest_their_log() -> None:
     assert report["notes"] == []
     assert (process.returncode, report["held"]) == (0, True)
     assert report["lines of log; tracebacks"].endswith("; 0")
+    assert not report["CPU of the loop until an append is answered"].startswith("0.0"), "honest appends were seen"
     for row, title in TITLES.items():
         assert report[f"row {row}: {title}"] not in ("nothing", "1 × did not end")
 
@@ -61,6 +62,13 @@ def test_the_longest_turn_is_the_one_that_computed_longest() -> None:
     found = list(turns("5.0 0.9000 0.0210 \n6.0 0.0500 0.0500 a.b:1<c.d:2\n99.0 7.0 7.0 \n"))
     assert longest(found, [(0, 10)]).place == "a.b:1<c.d:2"
     assert longest(found, [(20, 30)]).cpu == 0
+
+
+def test_what_a_loop_computed_until_an_answer_is_told_by_spans() -> None:
+    found = list(answers("1.0 0.00100\n2.0 0.00300\n5.0 0.50000\n"))
+    assert computed(found, [(0, 3)]) == (0.003, 0.003)
+    assert computed(found, [(4, 6)]) == (0.5, 0.5)
+    assert computed(found, [(7, 9)]) == (0, 0)
 
 
 def test_a_machine_is_back_when_it_uses_what_it_did() -> None:
