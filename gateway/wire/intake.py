@@ -32,7 +32,7 @@ SLICE: Final = (
 LINES: Final = 2_000  # in a turn, of one connection, and of all; what comes beyond waits for its turn
 PACKET: Final = 3  # what it costs to be given something, or to append past ASGI
 EACH: Final = LINES // 5  # of one tenant, while others send as well
-LASTS: Final = 1.0  # seconds for which a tenant that has sent something counts among those
+LASTS: Final = 1.0  # seconds for which a tenant that has sent something counts among those who send
 LOW: Final = LINES // 4  # with less left, the next turn begins anew: one more in each would cost more than it counts
 ANSWER: Final = 200  # the beginning of an answer over ASGI: from 0.1 ms to 0.7, by way of FastAPI
 FIRST: Final = 4  # requests that go before all others, in a turn of the loop
@@ -96,8 +96,9 @@ class Turns:
         self._shares: WeakValueDictionary[str, Share] = WeakValueDictionary()
         self._first: deque[Intake] = deque()
         self._waiting: OrderedDict[Share, None] = OrderedDict()  # shares of whose connections some wait
-        self._last: Share | None = None  # that has taken something in
-        self._several = 0.0  # until when others are taken to send, too
+        self._last: Share | None = None  # of a tenant, that has taken something in
+        self._sent = 0.0  # until when a tenant is taken to send
+        self._several = 0.0  # until when several are
 
     def of(self, tenant: str | None) -> Share:
         """A tenant's share."""
@@ -109,10 +110,16 @@ class Turns:
         return share
 
     def renew(self, share: Share, now: float) -> None:
-        """Gives a tenant its share of this turn."""
-        if share is not self._last:
-            self._last, self._several = share, now + LASTS
+        """Gives a tenant its share of this turn. New connections, whose tenant is not known yet, make no lone tenant
+        wait: they have a share beside its own.
+        """
         share.turn = self.number
+        if share is self.nobodys:
+            share.left = EACH if now < self._sent else LINES
+            return
+        if share is not self._last:
+            self._last, self._several = share, now + LASTS if now < self._sent else 0.0
+        self._sent = now + LASTS
         share.left = EACH if now < self._several else LINES
 
     def ask(self, connection: Intake, *, first: bool = False) -> None:
@@ -345,7 +352,7 @@ class Intake(HttpToolsProtocol):
         if self.busy or self._deaf or self.transport.is_closing():
             return 0
         behind = self._behind
-        taken = self._parse(behind, LINES)
+        taken = len(behind) if self._is_known(behind) else self._parse(behind, LINES)
         if self._behind is not behind:
             return self._lines  # it was refused
         assert isinstance(behind, bytearray) or not taken
@@ -359,6 +366,13 @@ class Intake(HttpToolsProtocol):
         if len(self._behind) <= BEHIND:
             self.flow.go_on()
         return self._lines
+
+    def _is_known(self, behind: bytes | bytearray) -> bool:
+        """Takes what waits, if it is a POST that is known without the parser."""
+        if self._stage != BETWEEN or not behind.startswith(b"POST ") or len(behind) > self.head_limit:
+            return False
+        self._lines = 0
+        return self.recognised(bytes(behind))
 
     def parse_on(self) -> None:
         """The answer has gone out, and the connection stays: the next request may come."""

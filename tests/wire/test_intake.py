@@ -11,7 +11,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.asgi import Receive, Scope, Send
-from gateway.wire.intake import ANSWER, EACH, FIRST, LINES, PACKET, Turns
+from gateway.wire.intake import ANSWER, EACH, FIRST, LINES, PACKET, Intake, Turns
 from tests.http.test_packets import Application, Connection
 from tests.http.transports import Wire
 
@@ -124,6 +124,41 @@ async def test_who_sends_little_waits_for_others_shares_alone(kinds: tuple[str |
     for connection, wire in zip(connections, wires, strict=True):
         connection.connection_lost(None)
         wire.close()
+
+
+def shares(*senders: str | None) -> dict[str | None, int]:
+    """What each has of a turn who has sent something in this order, a tenth of a second after the one before."""
+    turns, given = Turns(), dict[str | None, int]()
+    for number, sender in enumerate(senders):
+        share = turns.of(sender)
+        turns.renew(share, 100 + number / 10)
+        given[sender] = share.left
+    return given
+
+
+def test_a_lone_tenant_has_all_of_a_turn_beside_new_connections() -> None:
+    """Of which nobody knows yet whose they are: they come again and again, and most often are its own."""
+    assert shares("ada", None, "ada", None, "ada") == {"ada": LINES, None: EACH}
+    assert shares(None, None) == {None: LINES}
+    assert shares("ada", "bob", None, "ada", "bob") == {"ada": EACH, "bob": EACH, None: EACH}
+    assert shares("bob", *["ada"] * 20) == {"bob": LINES, "ada": LINES}, "who sends no more takes no share"
+
+
+async def test_an_append_that_had_to_wait_is_known_unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its head has come before, on another connection."""
+    await Crowd([POST % 0]).answered()
+    parsed = list[bytes]()
+
+    def parse(connection: Intake, data: bytes, lines: int = 0) -> int:
+        parsed.append(data)
+        return _parse(connection, data, lines)
+
+    _parse = Intake._parse
+    monkeypatch.setattr(Intake, "_parse", parse)
+    many = 2 * LINES // PACKET
+    crowd = Crowd([POST % number for number in range(many)])
+    await crowd.answered()
+    assert (crowd.application.past_asgi, len(parsed)) == (many, 0)
 
 
 async def test_a_first_request_that_waits_for_its_turn_is_waited_for() -> None:
