@@ -164,7 +164,7 @@ def slow(log: Path, when: str, mark: int = 0) -> list[str]:
     with log.open(errors="replace") as lines:
         lines.seek(mark)
         text = lines.read()
-    found = re.findall(r"bench_(\d) \S* LOG:  duration: ([\d.]+) ms  (?:execute \S+|statement): (.{0,60})", text)
+    found = re.findall(r"bench_(\d) \S* LOG:  duration: ([\d.]+) ms  (?:execute \S+|statement):\s+(.{0,60})", text)
     worst: dict[tuple[str, str], list[float]] = {}
     for number, took, statement in found:
         if not statement.startswith(
