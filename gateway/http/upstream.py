@@ -30,6 +30,7 @@ from gateway.wire.answers import header_lines, own_reason
 logger = logging.getLogger("gateway.http.upstream")
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds; once connected, an answer may take as long as it likes
+LOOK: Final = 1.0  # seconds between looks whether the client of a body that goes on is still there
 IDLE_CONNECTIONS: Final = 100
 IDLE: Final = 4.0  # seconds that a connection is kept for the next request: less than the 5 of a Node server
 
@@ -239,8 +240,15 @@ class _Request:
         self._read.set()
 
     async def client_gone(self) -> None:
-        """Returns when the client has gone."""
-        await self._read.wait()
+        """Returns when the client has gone. While its body waits for the upstream, nothing of it is asked for, and only
+        the connection tells.
+        """
+        while not self._read.is_set():
+            if self._connection is not None and self._connection.lost():
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -220,6 +221,30 @@ async def test_a_client_that_goes_in_mid_body_is_gone_upstream_too(gateway: Runn
     await until(lambda: application.streaming == 1)
     writer.close()
     await until(lambda: application.streaming == 0)
+
+
+async def test_a_client_that_goes_while_nothing_is_taken_is_noticed(database_of_all: str) -> None:
+    """The application has stopped: it takes a part of a body, as much as both systems hold, and nothing more."""
+    with socket.socket() as stopped:
+        stopped.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stopped.bind(("127.0.0.1", 0))
+        stopped.listen()
+        with serving(database_of_all, "direct", upstream=f"http://127.0.0.1:{stopped.getsockname()[1]}") as gateway:
+            upstream = gateway.app._application.upstream
+            assert upstream is not None
+            _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(b"PUT /echo HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (4 * LARGE) + bytes(LARGE))
+            await until(lambda: len(upstream._open) == 1)
+            sizes: list[int] = []  # of what the client has not been rid of: in the end, it is held up
+
+            def held_up() -> bool:
+                sizes.append(writer.transport.get_write_buffer_size())
+                return len(sizes) > 20 and len(set(sizes[-20:])) == 1
+
+            await until(held_up)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+            await until(lambda: not upstream._open)
 
 
 async def test_answers_without_a_body_have_none(http: httpx.AsyncClient) -> None:
