@@ -71,9 +71,12 @@ class Application:
         admit = partial(self._tenant_of, writes=False) if self._settings.owned_auth else None
         return self.conversations.readers.before(behind, admit)
 
-    def relayed(self, scope: Scope) -> bool:
-        """True if another gateway has let a request in, and counted it: see `Owner.admit`."""
-        return self.owner is not None and self.owner.admit(scope)
+    @property
+    def relayed(self) -> Callable[[Scope], bool] | None:
+        """Says of each request whether another gateway has let it in, and counted it: see `Owner.admit`. None: no
+        gateway sends this one any.
+        """
+        return None if self.owner is None else self.owner.admit
 
     def switched(self) -> None:
         """Takes note that the database is another server now."""

@@ -67,7 +67,7 @@ class Door:
         together: App,
         api: Later[FastAPI],
         behind: Behind | None,
-        relayed: Callable[[Scope], bool] = lambda _: False,
+        relayed: Callable[[Scope], bool] | None = None,
     ) -> None:
         self.cors = cors
         self._admit = auth.admit
@@ -128,8 +128,9 @@ class Door:
 
     def _room(self, scope: Scope) -> AbstractContextManager[None]:
         """A place among the requests that its client's address may have open. Raises TooManyRequests."""
+        relayed = self._relayed is not None and self._relayed(scope)  # each request: it takes an order, or a claim, off
         addresses = self._quotas.addresses
-        return _FREE if addresses is None or self._relayed(scope) else addresses.one(open_at(addresses, scope))
+        return _FREE if relayed or addresses is None else addresses.one(open_at(addresses, scope))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Sending) -> None:
         method, target = scope["method"], target_of(scope)
