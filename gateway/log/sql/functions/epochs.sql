@@ -114,7 +114,7 @@ AS $$
 DECLARE
     s run_gateway.server;
 BEGIN
-    LOCK TABLE run_gateway.streams IN EXCLUSIVE MODE;  -- whoever appends locks a row first, and then asks for the epoch
+    LOCK TABLE run_gateway.streams IN EXCLUSIVE MODE;  -- an append locks a row first, and then asks for the epoch
     PERFORM run_gateway.meet_server();
     SELECT * INTO s FROM run_gateway.server v WHERE v.one FOR NO KEY UPDATE;
     IF s.incarnation <> seen THEN

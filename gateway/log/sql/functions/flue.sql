@@ -4,7 +4,7 @@
 
 -- Looks at all active runs, and ends those that have had no new event for `silence` seconds, at most `most` of them. Of
 -- those that have ended and whose streams are open all the same, it looks at the `followed`: their readers wait.
--- One Machine at a time: whoever comes meanwhile has nothing to do.
+-- One Machine at a time: one that comes meanwhile has nothing to do.
 CREATE OR REPLACE FUNCTION run_gateway.flue_end_silent(
     silence double precision, most integer, followed text[], OUT ended text[])
 LANGUAGE plpgsql AS $$
@@ -76,7 +76,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    IF s.next_offset IS NULL THEN   -- its server died before it had made the stream; or somebody makes it right now
+    IF s.next_offset IS NULL THEN   -- its server died before it had made the stream, or is making it right now
         INSERT INTO flue_event_streams (path) VALUES (place) ON CONFLICT (path) DO NOTHING;
         IF NOT FOUND THEN
             RETURN false;

@@ -28,7 +28,7 @@ $$;
 
 -- Takes a stream's path away (its events are purged later), or keeps it for its forks alone (§4.2), with its record and
 -- its control stream. The last fork of a soft-deleted source takes the source with it, up the chain: a loop, for clients
--- make it as long as they like. Nobody is waited for: everything that a step changes is locked before. False: somebody
+-- make it as long as they like. No row is waited for: everything that a step changes is locked before. False: another session
 -- holds such a row, and nothing has been changed. A source further up whose row is held is left to `purge`.
 CREATE OR REPLACE FUNCTION run_gateway.take_away(doomed bigint) RETURNS boolean
 LANGUAGE plpgsql
@@ -140,7 +140,7 @@ BEGIN
     END IF;
     alive := run_gateway.live(s);
     IF NOT run_gateway.take_away(s.id) THEN
-        RAISE lock_not_available USING MESSAGE = format('Somebody writes to what belongs to %s.', doomed);
+        RAISE lock_not_available USING MESSAGE = format('Another transaction writes to what belongs to %s.', doomed);
     END IF;
     IF NOT alive THEN
         RETURN 'not_found';
@@ -192,15 +192,15 @@ BEGIN
             IF NOT FOUND AND source_path IS NULL AND locked IS NULL THEN
                 CONTINUE;   -- it was removed meanwhile
             ELSIF NOT FOUND THEN
-                RAISE lock_not_available USING MESSAGE = format('Somebody makes or removes %s at this moment.', wanted);
+                RAISE lock_not_available USING MESSAGE = format('Another transaction makes or removes %s at this moment.', wanted);
             END IF;
             locked := s.id;
         END IF;
         IF s.id IS NOT NULL AND NOT s.gone AND NOT run_gateway.live(s) THEN
             IF NOT run_gateway.take_away(s.id) THEN
-                RAISE lock_not_available USING MESSAGE = format('Somebody writes to what belongs to %s.', wanted);
+                RAISE lock_not_available USING MESSAGE = format('Another transaction writes to what belongs to %s.', wanted);
             END IF;
-            -- Whoever follows it finds out which of the two that is.
+            -- Its followers find out which of the two that is.
             PERFORM run_gateway.tell('', ARRAY[concat_ws(E'\n', '', wanted, 0, 0, 'open')]);
             SELECT * INTO s FROM run_gateway.streams v WHERE v.path = wanted;
         END IF;
@@ -226,7 +226,7 @@ BEGIN
         IF source_path IS NOT NULL THEN
             SELECT * INTO source FROM run_gateway.streams v WHERE v.path = source_path FOR UPDATE SKIP LOCKED;
             IF NOT FOUND AND EXISTS (SELECT FROM run_gateway.streams v WHERE v.path = source_path) THEN
-                RAISE lock_not_available USING MESSAGE = format('Somebody makes or removes %s at this moment.', source_path);
+                RAISE lock_not_available USING MESSAGE = format('Another transaction makes or removes %s at this moment.', source_path);
             END IF;
             -- The type is judged before a reference is taken: a refused fork must not pin its source.
             verdict := CASE WHEN source.id IS NULL OR (NOT source.gone AND NOT run_gateway.live(source)) THEN 'source_not_found'
@@ -286,7 +286,7 @@ BEGIN
                WHERE u.since < at) l
         ON CONFLICT (path) DO NOTHING
         RETURNING n.id, run_gateway.marked(n.tail, n.breaks), n.closed, n.expires_at INTO s.id, tail, closed, s.expires_at;
-        EXIT WHEN FOUND;   -- else somebody made it at this moment: judge again
+        EXIT WHEN FOUND;   -- else another session made it at this moment: judge again
     END LOOP;
 
     IF source.id IS NOT NULL THEN
@@ -335,7 +335,7 @@ $$;
 
 
 -- Takes away streams that were closed at `after` or later and have been kept for as long as they are to be: all of the next
--- `most` that stand alone together, then up to 50 others one by one. Forks keep what they inherit. Whatever somebody holds is
+-- `most` that stand alone together, then up to 50 others one by one. Forks keep what they inherit. What another session holds is
 -- left for another time, and so is a stream that cannot be taken away: it keeps no other from its turn. `removed`: how many;
 -- call again while it is not zero. `until`: from where to go on. What lies before it has gone, but its entries stay in the index
 -- for as long as any snapshot is older, and a step from the beginning would look at all of them.
@@ -441,7 +441,7 @@ RETURN CASE WHEN others = '{}' THEN numbers
             ELSE ARRAY(SELECT n.id FROM unnest(numbers) WITH ORDINALITY AS n(id, i) WHERE n.id <> ALL (others) ORDER BY n.i) END;
 
 
--- Takes a stream away, if nobody holds it and nothing stands against it; whoever follows it hears of it if `tell` is set.
+-- Takes a stream away, if no session holds it and nothing stands against it; its followers hear of it if `tell` is set.
 -- Each is a subtransaction: with more than 64 in one transaction, every other one has to ask the disk whose they are.
 CREATE OR REPLACE FUNCTION run_gateway.try_away(doomed bigint, tell boolean) RETURNS boolean
 LANGUAGE plpgsql

@@ -7,7 +7,7 @@
 -- paths. Two of each could wait in a circle: so the latter step back after half a second, and are tried again.
 
 
--- Tenants are namespaces (protocol/tenants.py): stored paths and ids are tenant, U+001F, name; the default's are bare.
+-- Tenants are namespaces (protocol/target.py): stored paths and ids are tenant, U+001F, name; the default's are bare.
 CREATE OR REPLACE FUNCTION run_gateway.tenant_of(stored text) RETURNS text
 LANGUAGE sql IMMUTABLE
 RETURN substr(stored, 1, greatest(strpos(stored, chr(31)) - 1, 0));
@@ -123,7 +123,7 @@ BEGIN
         VALUES (new_id, new_type, new_pattern, new_head, new_regex, new_url, new_wake_stream, new_lease_ttl,
                 new_description, new_hash, CASE WHEN new_pattern IS NOT NULL THEN '1' END, false)
         ON CONFLICT (id) DO NOTHING RETURNING * INTO s;
-        EXIT WHEN FOUND;   -- else somebody made it at this moment
+        EXIT WHEN FOUND;   -- else another session made it at this moment
     END LOOP;
     PERFORM run_gateway.link_explicitly(s, paths);
     PERFORM run_gateway.subscriptions_changed();
@@ -173,7 +173,7 @@ $$;
 
 -- One step in linking a subscription. `more`: another one is to follow; `waits`: what is there is linked, and what is
 -- being made will be; `done`. Two passes, ranges 1 and 2, 4 and 5: what transactions were making that saw no such
--- subscription is found after they have ended. In between (3) they are waited for, by whoever asks again.
+-- subscription is found after they have ended. In between (3) they are waited for: the caller asks again.
 CREATE OR REPLACE FUNCTION run_gateway.link_next(wanted bigint, most integer) RETURNS text
 LANGUAGE plpgsql
 SET lock_timeout = '500ms'

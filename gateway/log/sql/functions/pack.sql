@@ -71,7 +71,7 @@ BEGIN ATOMIC
 END;
 
 
--- Notes that all of a stream is packed; another time, if somebody holds its row.
+-- Notes that all of a stream is packed; another time, if another session holds its row.
 CREATE OR REPLACE FUNCTION run_gateway.mark_packed(wanted bigint) RETURNS void
 LANGUAGE sql BEGIN ATOMIC
     UPDATE run_gateway.streams s SET packed = true
@@ -80,7 +80,7 @@ END;
 
 
 -- Packs the next page of a stream: up to `page_bytes` or `page_events`, and of an open one nothing of the last
--- `margin` events, which are read most. Returns whether it did: call again while it is true. Whoever appends to the
+-- `margin` events, which are read most. Returns whether it did: call again while it is true. A session that appends to the
 -- stream meanwhile does not wait; a stream that is being deleted or forked at this moment is left for another time.
 CREATE OR REPLACE FUNCTION run_gateway.pack_page(wanted bigint, page_bytes bigint, page_events integer, margin bigint)
 RETURNS boolean
@@ -120,7 +120,7 @@ BEGIN
     DELETE FROM run_gateway.events e WHERE e.stream = wanted AND e.seq > since AND e.seq <= upto;
     GET DIAGNOSTICS moved = ROW_COUNT;
     IF moved <> upto - since THEN
-        RAISE serialization_failure USING MESSAGE = 'Rows were packed by somebody else at the same time.';
+        RAISE serialization_failure USING MESSAGE = 'Another session packed the rows at the same time.';
     END IF;
     PERFORM run_gateway.mark_packed(wanted) WHERE s.ended AND s.tail = upto;
     RETURN true;
@@ -129,7 +129,7 @@ $$;
 
 
 -- Packs all that is left of streams which have ended or are silent, in the order given, and for some hundredths of a second:
--- who appends to one of these again at this very moment waits for as long. `seen`: how many are done with. One that somebody
+-- who appends to one of these again at this very moment waits for as long. `seen`: how many are done with. One that a session
 -- holds is left for another time, and so is one that cannot be packed: it keeps no other from its turn. Each is a
 -- subtransaction: see try_away for how many there may be.
 CREATE OR REPLACE FUNCTION run_gateway.pack_whole(
@@ -169,7 +169,7 @@ $$;
 -- Packs the next page of all that a stream has, and marks the stream when that was the last one. It holds the row of an open
 -- one, as an append does, so that the mark is true. A few events take the page before them with them, unless that is four
 -- times as much: a stream that says a little after each silence is a few pages, and none of its events is written again and
--- again. Whether there is more; NULL when there was nothing to pack, or somebody holds the row.
+-- again. Whether there is more; NULL when there was nothing to pack, or another session holds the row.
 CREATE OR REPLACE FUNCTION run_gateway.pack_rest(wanted bigint, page_bytes bigint, page_events integer) RETURNS boolean
 LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
@@ -185,7 +185,7 @@ DECLARE
 BEGIN
     SELECT v.tail, v.media_type, v.lineage_ends INTO s FROM run_gateway.streams v
      WHERE v.id = wanted AND NOT v.packed AND v.path IS NOT NULL FOR NO KEY UPDATE SKIP LOCKED;
-    IF NOT FOUND THEN  -- nobody appends to one that has ended, whoever holds it
+    IF NOT FOUND THEN  -- no session appends to one that has ended, whichever holds it
         SELECT v.tail, v.media_type, v.lineage_ends INTO s FROM run_gateway.streams v
          WHERE v.id = wanted AND NOT v.packed AND v.path IS NOT NULL AND (v.closed OR v.gone) FOR KEY SHARE SKIP LOCKED;
         IF NOT FOUND THEN
@@ -208,7 +208,7 @@ BEGIN
     DELETE FROM run_gateway.events e WHERE e.stream = wanted AND e.seq > since AND e.seq <= upto;
     GET DIAGNOSTICS n = ROW_COUNT;
     IF n <> rest.n OR n <> upto - since THEN
-        RAISE serialization_failure USING MESSAGE = 'Rows were packed by somebody else at the same time.';
+        RAISE serialization_failure USING MESSAGE = 'Another session packed the rows at the same time.';
     END IF;
     WHILE upto = s.tail LOOP
         SELECT p.first, p.last, cardinality(p.lengths) AS n, octet_length(p.body) + octet_length(separator) AS size INTO before

@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION run_gateway.life_key(stream bigint) RETURNS bigint
 LANGUAGE sql IMMUTABLE RETURN -9000000000000000000 + stream;
 
 
--- Whether a stream's TTL ran out while no Machine looked, or seemed to as the clock was set forward: whoever reads it could
+-- Whether a stream's TTL ran out while no Machine looked, or seemed to as the clock was set forward: a reader of it could
 -- not show that. Such a stream has half a minute more, or its TTL where that is less, from when a Machine looks again; a
 -- Machine shows every few seconds who reads there. A look is as late as a second: see end_lost_runs. For three seconds after
 -- a look nobody can tell that no other comes: who asks then is told that a stream has ended, so it does not come back later.
@@ -24,7 +24,7 @@ $$;
 
 
 -- Whether a stream lives on though its row says that its end has come: a transaction that is still under way, of this
--- session or of another, has written to it; it was read while somebody held its row; or nobody was there to hear of it.
+-- session or of another, has written to it; it was read while another session held its row; or no Machine was there to hear of it.
 CREATE OR REPLACE FUNCTION run_gateway.kept_alive(wanted bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
@@ -40,7 +40,7 @@ BEGIN
         RETURN true;
     END IF;
     PERFORM pg_advisory_unlock_shared(run_gateway.life_key(wanted));
-    -- The row once more: whoever wrote to it may have committed since the caller looked.
+    -- The row once more: its writer may have committed since the caller looked.
     RETURN EXISTS (SELECT FROM run_gateway.streams s WHERE s.id = wanted AND s.expires_at > clock_timestamp())
         OR EXISTS (SELECT FROM run_gateway.expiries e WHERE e.stream = wanted AND e.kept_until > clock_timestamp())
         OR EXISTS (SELECT FROM run_gateway.streams s WHERE s.id = wanted AND s.ttl IS NOT NULL
@@ -328,7 +328,7 @@ BEGIN ATOMIC
 END;
 
 
--- Slides the TTL of streams that are being read. Nobody waits for whoever holds a row: that one's stream is kept beside it.
+-- Slides the TTL of streams that are being read. No held row is waited for: its stream is kept beside it.
 CREATE OR REPLACE FUNCTION run_gateway.touch(paths text[]) RETURNS void
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off

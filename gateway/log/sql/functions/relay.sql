@@ -144,7 +144,7 @@ $$;
 
 
 -- Offers a recording whose Machine has shown no sign of life to those that can go on with it, for one more lease: once,
--- until somebody has taken it. The caller holds its stream's row. false: it cannot be gone on with.
+-- until a Machine has taken it. The caller holds its stream's row. false: it cannot be gone on with.
 CREATE OR REPLACE FUNCTION run_gateway.offer_recording(offered bigint) RETURNS boolean
 LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
@@ -183,7 +183,7 @@ END
 $$;
 
 
--- Takes over what is offered of these rows of the relay. Each is given to one; whoever recorded it before can append
+-- Takes over what is offered of these rows of the relay. Each is given to one Machine; the one that recorded it before can append
 -- nothing more, since the numbers of the appends of each generation are higher than those of the one before. `age`: in
 -- seconds, since its run began. `taker`: the life by which the Machine owns conversations; a recording of one is taken by
 -- its owner alone, whose application it is that can go on with it.

@@ -18,7 +18,7 @@ LANGUAGE sql IMMUTABLE
 RETURN (extract(epoch FROM date_trunc('milliseconds', until) - date_trunc('milliseconds', since)) * 1000)::bigint;
 
 
--- A run has a record from the very transaction that creates its stream, whoever does it.
+-- A run has a record from the very transaction that creates its stream, by the gateway or by SQL.
 CREATE OR REPLACE FUNCTION run_gateway.record_run() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -244,7 +244,7 @@ BEGIN
     UPDATE run_gateway.streams v SET cancel_requested = true WHERE v.id = s.id;
     UPDATE run_gateway.runs r SET cancel_requested_at = requested, cancelled_by = pg_current_xact_id() WHERE r.stream = s.id;
     IF outcome <> 'appended' THEN
-        verdict := 'known';  -- somebody has closed the control stream: there is no event, and the mark has to do
+        verdict := 'known';  -- the control stream was closed by a client: there is no event, and the mark has to do
         RETURN;
     END IF;
     PERFORM run_gateway.tell(machine, ARRAY[run_gateway.news(machine, wanted || '/control', tail, tail, false, body)]);
@@ -283,7 +283,7 @@ BEGIN
     SELECT v.path, v.media_type, v.tail, v.lease INTO s FROM run_gateway.streams v WHERE v.id = lost_stream;
     SELECT v.id, v.started_at, v.lost_event INTO r FROM run_gateway.runs v WHERE v.stream = lost_stream;
     fault := format('{"name":"ProducerLost","message":"Its producer gave no sign of life within its lease of %s s."}', s.lease);
-    -- Whoever held an epoch is fenced for good, also a retry of what had been accepted.
+    -- The holder of an epoch is fenced for good, also a retry of what had been accepted.
     UPDATE run_gateway.producers p SET epoch = p.epoch + 1, seq = -1 WHERE p.stream = lost_stream;
     IF s.media_type = 'application/json' THEN
         body := coalesce(
@@ -323,7 +323,7 @@ RETURN run_gateway.lease_end(lease_until, lease, watched) <= this
 
 
 -- The look of every second, by one Machine at a time: ends the runs whose leases have run out, and moves on the look
--- at those that have shown a sign of life. `wait`: when this Machine is to come again. Whoever looked comes again after
+-- at those that have shown a sign of life. `wait`: when this Machine is to come again. The Machine that looked comes again after
 -- a second; the others when a look is overdue, because that one has died. `more`: not all that was due has been seen
 -- to, so it is to come `again` at once.
 CREATE OR REPLACE FUNCTION run_gateway.end_lost_runs(
@@ -336,7 +336,7 @@ AS $$
 DECLARE
     this    timestamptz := clock_timestamp();
     looked  timestamptz;
-    watched timestamptz;   -- since when somebody has looked every few seconds
+    watched timestamptz;   -- since when a Machine has looked every few seconds
     number  bigint;        -- of looks, with this one
     due     bigint[];
     doomed  record;
@@ -396,7 +396,7 @@ BEGIN
            AND NOT s.closed AND NOT s.gone AND run_gateway.live(s)
          ORDER BY s.path
     LOOP
-        -- Whoever holds the row is appending: a sign of life. What it committed by now is judged here.
+        -- The session that holds the row is appending: a sign of life. What it committed by now is judged here.
         PERFORM 1 FROM run_gateway.streams s
           WHERE s.id = doomed.id
             AND run_gateway.has_run_out(s.lease_until, s.lease, watched, doomed.missed, doomed.looks, number, this)

@@ -1,7 +1,7 @@
 -- What becomes of a subscription: each change is one function, made under its row lock.
 --
 -- Whether a link has work is known by its stream's tail alone, since an append writes nothing here. So that nobody has to walk
--- a million links, those with work are noted in subscription_work: by whoever hears of an append (work_of), and in steps
+-- a million links, those with work are noted in subscription_work: by the Machine that hears of an append (work_of), and in steps
 -- by looks that go through all (seek_work). Beside what is noted, the first thousand links that are open are asked, so that
 -- a subscription of no more is always known exactly; work of a larger one that nobody has noted is found a little later.
 
@@ -186,7 +186,7 @@ LANGUAGE sql AS $$ SELECT w.woken, w.lost_event FROM run_gateway.wake_unless(wan
 
 
 -- What wake_subscription does, for each of many by itself. It waits for nobody: `held` are those whose row, or whose wake
--- stream, somebody else holds. If `patient` it waits a moment for one wake stream, and sees to those alone that are
+-- stream, another session holds. If `patient` it waits a moment for one wake stream, and sees to those alone that are
 -- written to it. `late` are those that it has left, so as to end soon; `lost_events` tells of wakes that could not be
 -- written, `faults` of what nobody expected: it has cost that subscription its turn, and no other.
 CREATE OR REPLACE FUNCTION run_gateway.wake_subscriptions(
@@ -555,7 +555,7 @@ BEGIN
             PERFORM run_gateway.end_wake(s.number);
             SELECT w.woken, w.lost_event INTO next_wake, lost_event FROM run_gateway.wake_subscription(s.number, NULL) w;
         ELSE
-            -- Whoever calls has the wake: it need not be delivered again.
+            -- The caller has the wake: it need not be delivered again.
             UPDATE run_gateway.subscriptions u
                SET lease_until = clock_timestamp() + u.lease_ttl, next_attempt_at = NULL, retry_count = 0
              WHERE u.number = s.number;

@@ -1,4 +1,4 @@
--- The log for whoever has the database: inside the caller's own transaction, so that events commit, or not, with its
+-- The log for applications that have the database: inside the caller's own transaction, so that events commit, or not, with its
 -- other changes. The same rules as over HTTP, and the same readers. What it costs: the stream's row is locked until the
 -- caller's transaction ends, and a commit that notifies takes its turn with all others that do.
 

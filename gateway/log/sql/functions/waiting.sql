@@ -1,4 +1,4 @@
--- Nobody waits for long behind a row that somebody else holds, as a transaction does that was left idle. Applied after
+-- No session waits for long behind a row that another one holds, as a transaction does that was left idle. Applied after
 -- all other functions: making one anew forgets its settings.
 
 
