@@ -82,7 +82,7 @@ class Gateway:
             max_age=settings.connection_max_age,
             patience=settings.database_wait,
         )
-        # Who may ask, and for how much
+        # Credentials, and limits of what is asked for
         self._auth = Auth(settings, self._database)
         self._quotas = Quotas(settings, RunQuota(self._database, settings.max_runs_per_tenant or 0).full)
         self._limits = self._make_limits()

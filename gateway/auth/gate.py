@@ -133,7 +133,7 @@ class Gate:
         if principal.expires is not None and principal.expires <= self._now():
             raise TokenExpired
         if isinstance(need, ProtocolError):
-            raise need  # only now: who has no credential is not told which routes there are
+            raise need  # only now: a client without a credential learns nothing of routes
         if need not in ("optional", "each"):
             _check(principal, need, method, target)
         return principal

@@ -31,7 +31,7 @@ END: Final = methodcaller("end")
 
 
 class Member(Protocol):
-    """A follower, as far as it may fail."""
+    """A follower that may be ended, since its connection failed."""
 
     def fail(self) -> None: ...
 

@@ -29,7 +29,7 @@ EXTENSION = "run_gateway.direct"  # where an ASGI scope holds its Direct
 
 
 class Receiver(Protocol):
-    """Whom a connection tells that it is full, or has drained (`wake`), or is lost (`end`): its reader."""
+    """The reader of a connection, which is called when that is full or has drained (`wake`), or is lost (`end`)."""
 
     def wake(self) -> None: ...
     def beat(self) -> None: ...

@@ -34,7 +34,7 @@ seldom_logger: Final = SeldomLogger(logger)
 RECENT: Final = 16 << 10  # bytes before its position that the first reader of a tail fetches for all who come with it
 KEEP: Final = 5.0  # seconds between touches of a stream that would expire; a third of its TTL, where that is less
 BEATS: Final = 500  # tails that are sent a heartbeat in one turn of the loop
-ROUNDS: Final = 2  # how often a newcomer waits for another newcomer's first read, before it reads for itself
+ROUNDS: Final = 2  # times that a new reader waits for a first read that is under way, before it reads for itself
 
 _NOT_COUNTED: Final = "A batch was delivered, but counting or tracing it failed."
 
@@ -42,7 +42,7 @@ Touch = Callable[[Iterable[str]], Awaitable[None]]
 """Keeps streams from expiring, for they are being read (§5.1)."""
 
 Published = Callable[[str, int, int, int], None]
-"""Is told the path, start and end of a batch that was written to followers' sockets, and how many they are."""
+"""Is called with the path, start and end of a batch that was written to followers' sockets, and their number."""
 
 
 class Hub:

@@ -91,7 +91,7 @@ class Tail:
         self.edge = b""  # of a text stream, the last bytes before `position`
         self.position: int | None = None
         self.closed = False
-        self.doubted = False  # there may be another stream at its path by now: nobody begins from memory
+        self.doubted = False  # another stream may be at its path by now: until a read tells, readers begin from the log
         self.ended = False  # deleted, expired or replaced by another stream: every follower has to go
         self.wanted = 0  # the highest position that any news has named: the log is read up to there
         self.filling = False
@@ -257,7 +257,9 @@ def _formed(form: Form, batch: Batch, crowd: Crowd) -> bytes:
     try:
         return form(batch)
     except Exception:
-        seldom_logger.exception("Events cannot be written in the form of some readers; these were ended.")
+        seldom_logger.exception(
+            "Events could not be written in the form that some readers get; those readers were ended, and resume."
+        )
         for follower in tuple(crowd):
             follower.fail()
         return b""

@@ -4,8 +4,8 @@ It knows no streams: a key says which events a body holds, and in which form. Th
 body. No more than a few wait to be compressed: beyond them, readers get the bytes as they are, at once.
 
 A body holds the events of one stream, and nothing of the request: no token, header or address comes back in it. So its
-length tells who can watch the line nothing that its writers did not put beside each other (BREACH needs a secret and a
-guess in one body, and many guesses): who may guess may write to the stream, and each guess stays in it.
+length tells an eavesdropper nothing that its writers did not put beside each other (BREACH needs a secret and a guess
+in one body, and many guesses): to guess is to write to the stream, and each guess stays in it.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class Door:
 
 
 def _tell_whose(scope: Scope, principal: Principal) -> None:
-    """Tells the connection whose requests come there, so that tenants take turns: through a proxy those of several."""
+    """Tells the connection the tenant of its request, so that tenants take turns; behind a proxy there are several."""
     connection: Any = scope.get("extensions", {}).get(EXTENSION)
     if connection is not None and principal is not NOBODY:
         through = any(name == b"x-forwarded-for" for name, _ in scope["headers"])

@@ -47,7 +47,7 @@ def _target(url: bytes) -> Target | None:
 
 
 class _Nobody:
-    """Stands in for the event by which uvicorn wakes a handler that waits for its request: here no handler waits."""
+    """The place of the event by which uvicorn wakes a handler that waits for its request: here no handler waits."""
 
     def set(self) -> None:
         pass

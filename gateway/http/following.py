@@ -48,7 +48,7 @@ Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 @dataclass(slots=True)
 class Member:
-    """A stream of a request, as it was judged. `principal`: who reads it; `refusal`: why it cannot be read."""
+    """A stream of a request, as it was judged. `principal`: its reader; `refusal`: why it cannot be read."""
 
     path: str
     place: int

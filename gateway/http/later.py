@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 class Later(Generic[_T]):
-    """`make` is called once, in a thread: who needs what it makes waits for it, and the loop goes on."""
+    """`make` is called once, in a thread: callers that need what it makes wait for it, and the loop goes on."""
 
     def __init__(self, make: Callable[[], _T]) -> None:
         self._make = make

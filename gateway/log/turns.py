@@ -56,7 +56,7 @@ class Turns:
             if turn.cancelled():
                 self._leave(tenant, turn)
             else:
-                self.give_back()  # it came at the very moment at which nobody wanted it any more
+                self.give_back()  # it came as its request was cancelled
             raise
 
     def give_back(self) -> None:
@@ -66,7 +66,7 @@ class Turns:
             turn, _ = line.popitem(last=False)
             if line:
                 self._lines[tenant] = line  # behind all others
-            if not turn.done():  # who waited for it has not been told to stop
+            if not turn.done():  # the request that waited for it was not cancelled
                 turn.set_result(None)
                 return
         self._free += 1

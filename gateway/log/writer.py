@@ -234,7 +234,9 @@ class Writer:
                 if self._in_time(entries):
                     parts += await self._call(entries, lane, without_held=without_held)
         except Exception:
-            logger.exception("A batch of appends failed unexpectedly.")
+            logger.exception(
+                "A batch of appends failed unexpectedly; its requests are answered 503, and their outcome is unknown."
+            )
             self._doubt(self._queue.under_way(batch), Unavailable())
         except asyncio.CancelledError:
             self._doubt(self._queue.under_way(batch), Unavailable())
@@ -271,7 +273,7 @@ class Writer:
             elif len(entries) > 1:  # one request's fault never fails its neighbours
                 return [Part({path: entry}) for path, entry in entries.items()]
             else:
-                logger.error("An append failed in the database.", exc_info=error.__cause__)
+                logger.error("An append failed in the database; it is answered 503.", exc_info=error.__cause__)
                 self._fail(entries, error, "refused")
         else:
             landed = time.monotonic()

@@ -2,7 +2,7 @@
 
 The first line is a JSON object, which says what a POST to the stream would say by its URL and its headers; the second
 line is the body of that POST, or empty. So events are kept as the bytes that came, and cutting them costs no parsing.
-Pure: who may append, and what each stream makes of it, is judged elsewhere.
+Pure: whether the client may append, and whether each stream accepts it, is judged elsewhere.
 """
 
 from __future__ import annotations

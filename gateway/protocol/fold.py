@@ -2,7 +2,7 @@
 
 `fold=type,id:text` folds events whose `type` and `id` are equal: the first one's other fields stay as they are written,
 and its `text` is that of all of them, one after the other. Offsets stay as they are, since a fold ends where its page
-does: who goes on from there misses nothing, and is given nothing twice.
+does: a reader that goes on from there misses nothing, and is given nothing twice.
 """
 
 from __future__ import annotations

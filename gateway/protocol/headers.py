@@ -19,7 +19,7 @@ _CACHEABLE: Final = (b"cache-control", b"private, max-age=60, stale-while-revali
 _REVALIDATE: Final = (b"cache-control", b"private, no-cache")
 _LONG: Final = (b"cache-control", b"public, max-age=60, stale-while-revalidate=300")
 _SHORT: Final = (b"cache-control", b"public, max-age=1")
-# Of catch-up: who would rather have an event stream gets one at the same URL, and who takes it compressed, that.
+# Of catch-up: at the same URL, a client may get an event stream instead, or the page in a content coding.
 _VARY: Final = (b"vary", b"accept, accept-encoding")
 _OF_UNCHANGED: Final = (b"cache-control", b"vary")
 _TRUE: Final = b"true"

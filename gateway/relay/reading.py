@@ -74,7 +74,7 @@ class Reading:
                 room -= size
                 whole = whole and size < SIZE
             except Exception:
-                logger.exception("An upstream's bytes could not be taken; its lease ends the recording.")
+                logger.exception("Bytes of an upstream could not be recorded; the lease of its recording ends it.")
                 self.remove(descriptor)
         return whole and not self._left
 

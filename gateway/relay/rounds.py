@@ -27,7 +27,7 @@ _LOOK: Final = 0.1  # seconds between looks at how busy this process is
 _BUSY: Final = 0.7  # of the time, in which it runs or waits for a processor
 _EASY: Final = 0.2
 _SURE: Final = (4, 10)  # looks in a row after which rounds are held apart, and are not
-_LITTLE: Final = 0.15  # of the time: who runs for less has nothing to save
+_LITTLE: Final = 0.15  # of the time: a process that runs for less has nothing to save
 
 Use = tuple[float, float]
 """Seconds for which a process has run, and for which it has waited for a processor."""

@@ -210,7 +210,7 @@ class Dispatcher:
         self._shares.give_back(tenant, host)
         self.ring()  # there may be a next wake, and there is room for one more attempt
         if not task.cancelled() and task.exception() is not None:
-            logger.error("A delivery ended badly; it is made again.", exc_info=task.exception())
+            logger.error("A delivery to a webhook failed unexpectedly; it is made again.", exc_info=task.exception())
 
     async def _attempt(self, delivery: Delivery, keys: Keys) -> None:
         # Many are begun at one time, and each describes up to a thousand streams.
@@ -231,7 +231,7 @@ class Dispatcher:
                     await self._store.failed(delivery, delay)
                     asyncio.get_running_loop().call_later(delay, self.ring)
         except Unavailable:
-            logger.warning("What came of a delivery could not be recorded: it is made again.")
+            logger.warning("The outcome of a delivery to a webhook could not be recorded; the delivery is made again.")
 
     async def _tidy(self) -> None:
         if not await self._store.tidy(_TIDY_ROWS):

@@ -354,7 +354,7 @@ class Store:
         if now >= self._told_at + _QUIET:
             self._told_at = now
             logger.warning(
-                "A wake could not be written, so that it wakes nobody; it is tried again, up to a minute later: %s (%d"
+                "A wake could not be written to its wake stream; it is tried again, up to a minute later: %s (%d"
                 " such tries on this Machine so far)",
                 shown(lost_event),
                 self.unwritten,

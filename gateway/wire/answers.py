@@ -94,7 +94,7 @@ def takes_parts(send: Any) -> bool:
 
 
 def cycle_of(send: Any) -> Cycle | None:
-    """uvicorn's state of a request, if `send` is uvicorn's own, and nothing was sent, and the socket is not full."""
+    """uvicorn's state of a request, if `send` is its own, no byte of an answer was sent, and the socket is not full."""
     cycle = getattr(send, "__self__", None)
     if type(cycle) is Cycle and not cycle.response_started and not cycle.flow.write_paused:
         return cycle

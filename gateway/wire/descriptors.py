@@ -13,7 +13,7 @@ import sys
 logger = logging.getLogger("gateway.wire.descriptors")
 
 _OTHERS = 256  # descriptors that are no readers': writers, probes, the database, files
-_OWN = 256  # that are no client's, besides the database pool's: LISTEN, webhooks, files, who asks for /health
+_OWN = 256  # that are no client's, besides the database pool's: LISTEN, webhooks, files, clients that ask for /health
 
 
 def raise_limit() -> None:

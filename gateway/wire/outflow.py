@@ -63,7 +63,7 @@ class Outflow:
         return max(self.held, self._kept_bytes) > ROOM
 
     def share(self, data: memoryview) -> memoryview:
-        """The same bytes, as another connection holds them if one does: who asks holds what this returns, and no
+        """The same bytes, as another connection holds them if one does: the caller holds what this returns, and no
         copy.
         """
         whole = data.obj

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 class Event:
-    """asyncio.Event without its deque, which takes 0.6 kB before anybody waits. Who waits goes on by `wake`: a thousand
-    sockets may have room, or the rest of a request, in the same turn of the loop.
+    """asyncio.Event without its deque, which takes 0.6 kB before a task waits. Those that wait go on by `wake`: a
+    thousand sockets may have room, or the rest of a request, in the same turn of the loop.
     """
 
     __slots__ = ("_set", "_waiters")

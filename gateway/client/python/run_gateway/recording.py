@@ -69,7 +69,7 @@ class Recording:
     async def _refuse_ended(self) -> None:
         record = (await self._session.send("GET", f"{self._plan.url}?meta")).response
         if record.status_code != 200:
-            return  # who writes need not be one who reads: the first append tells
+            return  # a writer need not be able to read: the first append tells
         status = record.json()["status"]
         if status != "active":
             raise RunEnded(f"{self._plan.url}: the run has ended ({status}): record another one, under another id")

@@ -80,7 +80,7 @@ class Shared:
             logger.warning("%s; it is tried again until it works, or patience ends.", trouble.reason)
 
     def came(self, origin: str) -> None:
-        """Something has answered."""
+        """Takes note that a gateway, or a proxy before it, has answered."""
         self.answered.add(origin)
         if self.waiting:
             self.waiting = False
