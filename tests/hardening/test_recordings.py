@@ -15,7 +15,7 @@ from gateway.relay.answers import replayed
 from gateway.relay.configuration import rows_of
 from tests.databases import Postgres
 from tests.relay.client import answer, asking
-from tests.relay.houses import House, house_of
+from tests.relay.houses import House, house_of, key, keyed
 from tests.servers import PATIENCE
 
 RELAY = "sse:/any,tanstack:/ai,ai-sdk-workflow:/flow"
@@ -30,18 +30,13 @@ SCOPES = {
 }
 
 
-def key(name: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {name.replace('@', '-at-')}-secret-of-16-chars"}
-
-
 APP, RIVAL = key("app@acme"), key("all@rival")
 in_module = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def house(postgres: Postgres) -> AsyncIterator[House]:
-    keys = " ".join(f"{name}:{scopes}:{key(name)['authorization'][7:]}" for name, scopes in SCOPES.items())
-    async with house_of(postgres, relay=RELAY, auth="keys", keys=keys) as house:
+    async with house_of(postgres, relay=RELAY, **keyed(SCOPES)) as house:
         yield house
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,17 @@ from tests.databases import Postgres
 from tests.relay.agent import Agent, Call
 from tests.relay.client import Response
 from tests.servers import Running, serving
+
+
+def key(name: str) -> dict[str, str]:
+    """The credential of someone of `keyed`."""
+    return {"authorization": f"Bearer {name.replace('@', '-at-')}-secret-of-16-chars"}
+
+
+def keyed(scopes: Mapping[str, str]) -> dict[str, str]:
+    """Settings by which these names need their keys: `name@tenant`, and the scopes of each."""
+    keys = (f"{name}:{these}:{key(name)['authorization'][7:]}" for name, these in scopes.items())
+    return {"auth": "keys", "keys": " ".join(keys)}
 
 
 @dataclass

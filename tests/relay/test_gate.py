@@ -13,7 +13,7 @@ from gateway.auth.principal import TENANT
 from gateway.relay.readers import HIDDEN
 from tests.databases import Postgres
 from tests.relay.client import Response, answer, asking
-from tests.relay.houses import House, house_of
+from tests.relay.houses import House, house_of, key, keyed
 
 RELAY = "sse:/any,tanstack:/ai"
 FRAME = b"data: 1\n\n"
@@ -26,14 +26,9 @@ KEYS = {
 }
 
 
-def key(name: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {name.replace('@', '-at-')}-secret-of-16-chars"}
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def machines(postgres: Postgres) -> AsyncIterator[House]:
-    keys = " ".join(f"{name}:{scopes}:{key(name)['authorization'][7:]}" for name, scopes in KEYS.items())
-    async with house_of(postgres, relay=RELAY, auth="keys", keys=keys) as house:
+    async with house_of(postgres, relay=RELAY, **keyed(KEYS)) as house:
         yield house
 
 
