@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import import_module
 from typing import Final
 
@@ -51,7 +50,9 @@ class _Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            meant = difflib.get_close_matches(args[0], COMMANDS, 1)
+            from difflib import get_close_matches  # seldom needed
+
+            meant = get_close_matches(args[0], COMMANDS, 1)
             if not meant:
                 raise
             raise click.UsageError(f"{error.message} Is {meant[0]!r} meant?", ctx) from None

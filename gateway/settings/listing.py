@@ -4,7 +4,6 @@ setting that is meant by a variable that is none.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -68,9 +67,11 @@ def misspelt(environment: Iterable[str]) -> Iterator[tuple[str, str]]:
     known = [variable(name) for name in Settings.model_fields]
     for name in environment:
         if name.startswith("GATEWAY_") and name not in known:
+            from difflib import get_close_matches  # seldom needed
+
             bare = name.removeprefix("GATEWAY_")
             # So close that what an orchestrator sets for a service that is called gateway is not taken for a mistake.
-            meant = [bare] if bare in known else difflib.get_close_matches(name, known, 1, 0.9)
+            meant = [bare] if bare in known else get_close_matches(name, known, 1, 0.9)
             yield from ((name, setting) for setting in meant)
 
 

@@ -17,7 +17,7 @@ MADE = "from gateway.settings import load; gateway.app.Gateway(load(), 'postgres
 UNUSED = {
     *("fastapi", "httpx", "httpcore", "cryptography", "jwt", "prometheus_client", "zstandard", "opentelemetry"),
     *("run_gateway", "gateway.embedded", "gateway.flue", "gateway.owner", "gateway.relay", "gateway.tracing"),
-    *("gateway.http.openapi.document", "gateway.http.upstream", "gateway.subscriptions.webhooks"),
+    *("difflib", "gateway.http.openapi.document", "gateway.http.upstream", "gateway.subscriptions.webhooks"),
 }
 
 
