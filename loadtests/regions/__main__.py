@@ -20,6 +20,7 @@ import asyncpg
 import click
 
 from gateway.process.machine import Machine, MachineFailed
+from loadtests.bench.lab import compile_tool
 from loadtests.bench.processes import Failed, Process, cpu
 from loadtests.regions.ground import Ground, open_ground
 from loadtests.regions.network import Region, Unavailable, open_regions
@@ -94,11 +95,13 @@ async def measure_rates(loss: float) -> str:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="regions-")))
         regions, _ = await stack.enter_async_context(open_regions(REGIONS, ROUND_TRIPS, loss, folder))
         ground = await stack.enter_async_context(open_ground(regions, folder, replicas=False))
+        await compile_tool("writers", folder)
         rows: dict[str, dict[str, float]] = {}
         for region in regions:
-            machine = await _machine(stack, region, ground)
-            command = [sys.executable, "-m", "loadtests.regions.producers", str(region.pid), machine.url]
-            producers = await Process.start(command, folder / f"producers-{region.name}.log")
+            machine = await _machine(stack, region, ground, HOST="0.0.0.0")  # the C clients connect to loopback
+            command = [sys.executable, "-m", "loadtests.regions.producers", str(region.pid), str(machine.port)]
+            first = ["make"] if region is regions[0] else []
+            producers = await Process.start([*command, str(folder), *first], folder / f"producers-{region.name}.log")
             stack.push_async_callback(producers.stop)
             await producers.end(200)
             told = producers.log.read_text().strip()
@@ -109,13 +112,14 @@ async def measure_rates(loss: float) -> str:
         return rates_table(rows)
 
 
-async def _machine(stack: AsyncExitStack, region: Region, ground: Ground) -> Machine:
+async def _machine(stack: AsyncExitStack, region: Region, ground: Ground, **more: str) -> Machine:
     settings = {
         "HOST": region.address,
         "DATABASE_URL": ground.url,
         "READ_DATABASE_URL": ground.replicas.get(region.name, ""),
         "GATEWAY_MIGRATE": "false",
         "GATEWAY_ALLOW_ANONYMOUS": "true",  # nobody is in the namespace but those who were put there
+        **more,
     }
     machine = Machine({**region.environment, **settings}, program="loadtests.regions.inside")
     stack.push_async_callback(machine.kill)

@@ -1,7 +1,7 @@
 """How many events a second producers in one region bring into the log, when they do not wait for each.
 
-`python -m loadtests.regions.producers PID URL`, of a region and its Machine. Prints what it has measured as JSON:
-events a second by way.
+`python -m loadtests.regions.producers PID PORT FOLDER [make]` of a region and its Machine; the folder has the bench's
+`writers`. `make`: the runs are made first. Prints what it has measured as JSON: events a second by way.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import json
 import secrets
 import sys
 import time
-
-import httpx
+from pathlib import Path
 
 from gateway.client import Run
+from loadtests.bench.clients.program import Program
 from loadtests.regions.network import enter
 
 RUNS = 10
 EVENTS = 200  # of each run
 PACE = 0.05  # seconds between two of them
-IN_FLIGHT = (8, 64)  # POSTs of one event each, of as many runs
-POSTS = 6  # of each of those
+IN_FLIGHT = ((64, 1), (1_024, 1), (4_096, 1), (512, 100))  # POSTs, of as many runs; the events of each
+MOST = max(count for count, _ in IN_FLIGHT)
+WARM_UP, SECONDS = 3.0, 4.0
+PATIENCE = 120.0
 TEXT = "x" * 60
-JSON = {"content-type": "application/json"}
 
 
 async def emitted(url: str) -> float:
@@ -35,7 +36,7 @@ async def emitted(url: str) -> float:
 
     async def record(number: int) -> float:
         nonlocal began
-        async with Run(f"{url}/runs/rate-{secrets.token_hex(4)}-{number}") as run:
+        async with Run(f"{url}/runs/emitted-{secrets.token_hex(4)}-{number}") as run:
             await begun.wait()
             began = began or time.perf_counter()
             for n in range(EVENTS):
@@ -49,37 +50,36 @@ async def emitted(url: str) -> float:
     return RUNS * EVENTS / (max(end.result() for end in ends) - began)
 
 
-async def posted(url: str, in_flight: int) -> float:
-    """By POSTs of one event, so many at a time, each of a run of its own."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits, trust_env=False) as http:
-        runs = [f"/runs/rate-{secrets.token_hex(4)}" for _ in range(in_flight)]
-
-        async def post(run: str, times: int) -> None:
-            for n in range(times):
-                answer = await http.post(run, headers=JSON, content=json.dumps({"n": n, "text": TEXT}))
-                assert answer.status_code == 204, answer.text
-
-        async def all_of_them(times: int) -> None:
-            async with asyncio.TaskGroup() as tasks:
-                for run in runs:
-                    tasks.create_task(post(run, times))
-
-        made = await asyncio.gather(*(http.put(run, headers=JSON) for run in runs))
-        assert all(answer.status_code == 201 for answer in made)
-        await all_of_them(1)  # so that all connections are there
-        began = time.perf_counter()
-        await all_of_them(POSTS)
-        return in_flight * POSTS / (time.perf_counter() - began)
+async def rate(program: Path, **options: object) -> float:
+    """Of one of the bench's clients."""
+    async with Program.start(program, **options) as client:
+        await asyncio.sleep(WARM_UP)
+        await client.ask("mark", PATIENCE)
+        await asyncio.sleep(SECONDS)
+        told = await client.ask("stats", PATIENCE)
+    events: int = told["events"]
+    seconds: float = told["seconds"]
+    return events / seconds
 
 
-async def _main(url: str) -> None:
-    rates = {"Run of the client": await emitted(url)}
-    for in_flight in IN_FLIGHT:
-        rates[f"{in_flight} POSTs in flight"] = await posted(url, in_flight)
+async def make(port: int, folder: Path) -> None:
+    """Makes the runs that are written to."""
+    options = {"port": port, "path": "/runs/rate-%r", "connections": 16, "runs": MOST, "method": "PUT"}
+    async with Program.start(folder / "writers", **options, once=1) as client:
+        await client.line(PATIENCE)
+
+
+async def _main(port: int, folder: Path, *first: str) -> None:
+    if first:
+        await make(port, folder)
+    rates = {"Run of the client": await emitted(f"http://127.0.0.1:{port}")}
+    for count, batch in IN_FLIGHT:
+        options = {"port": port, "path": "/runs/rate-%r", "connections": count, "runs": count, "batch": batch}
+        name = f"{count:,} POSTs{'' if batch == 1 else f' of {batch}'} in flight"
+        rates[name] = await rate(folder / "writers", **options)
     print(json.dumps(rates))
 
 
 if __name__ == "__main__":
     enter(int(sys.argv[1]))
-    asyncio.run(_main(sys.argv[2]))
+    asyncio.run(_main(int(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:]))
