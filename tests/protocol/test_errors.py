@@ -14,7 +14,7 @@ def test_a_refusal_has_a_sentence_and_a_status_of_the_protocol(error: type[Proto
     assert error.__doc__ is not None
     assert error.__doc__.strip().endswith(".")
     assert "\n" not in error.__doc__.strip()
-    assert error.status in {400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 421, 429, 431, 500, 501, 502, 503}
+    assert error.status in {400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 421, 429, 431, 500, 501, 502, 503, 508}
 
 
 def test_no_two_refusals_share_a_name() -> None:
