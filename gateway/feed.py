@@ -12,6 +12,8 @@ from typing import Final, Generic, ParamSpec
 
 from gateway.outage import SeldomLogger
 from gateway.protocol.batch import News
+from gateway.protocol.offset import split
+from gateway.protocol.target import Part
 
 logger = logging.getLogger("gateway.feed")
 
@@ -42,7 +44,8 @@ class Channel(Generic[P]):
 
 class Commits(Channel[[News]]):
     """A channel of changes, several of which may come at one time. `turns`: those of them with which a stream begins
-    (its first events), is closed or is deleted. Its subscribers are called after the others.
+    (its first events), is closed or is deleted, and all of a run's control stream, where a cancel may come behind other
+    messages. Its subscribers are called after the others.
     """
 
     def __init__(self) -> None:
@@ -61,7 +64,12 @@ class Commits(Channel[[News]]):
                 except Exception:
                     self._seldom_logger.exception(_FAILED, _name(subscriber))
         for change in changes:
-            if change.first <= 1 or change.closed or change.deleted:
+            if (
+                change.closed
+                or change.deleted
+                or split(change.first)[1] <= 1
+                or change.path.endswith(Part.CONTROL.value)
+            ):
                 self.turns(change)
 
 

@@ -9,6 +9,7 @@ import pytest
 from gateway.feed import Feed
 from gateway.outage import SELDOM, SeldomLogger
 from gateway.protocol.batch import News
+from gateway.protocol.offset import join
 
 NEWS = News("runs/1", 1, 1, body=b"1")
 
@@ -42,6 +43,22 @@ def test_turns_are_a_first_event_a_close_and_a_deletion() -> None:
     feed.heard.each([News("a", 2, 4, body=b"2"), *turns])
     feed.heard(News("a", 2, 2))
     assert heard == turns
+
+
+def test_a_first_event_is_one_in_any_epoch_of_the_log() -> None:
+    feed, heard = Feed(), list[News]()
+    feed.committed.turns.subscribe(heard.append)
+    first = News("a", join(3, 1), join(3, 2))
+    feed.committed.each([first, News("a", join(3, 3), join(3, 3))])
+    assert heard == [first]
+
+
+def test_a_cancel_behind_other_messages_is_a_turn() -> None:
+    feed, heard = Feed(), list[News]()
+    feed.committed.turns.subscribe(heard.append)
+    cancel = News("runs/1/control", 2, 2, body=b'{"type":"cancel"}')
+    feed.committed(cancel)
+    assert heard == [cancel]
 
 
 def test_who_has_unsubscribed_hears_no_more() -> None:
