@@ -74,6 +74,9 @@ class Server(uvicorn.Server):
             self._outflow.held = sum(waiting.values())
 
     async def _tick(self) -> None:
+        """Tells connections of the end again: one that was accepted last was not there when uvicorn told all."""
         while True:
             await self._lapse()
             await asyncio.sleep(1)
+            for connection in tuple(self.server_state.connections):
+                connection.shutdown()
