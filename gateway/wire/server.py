@@ -53,8 +53,10 @@ class Server(uvicorn.Server):
         for _ in range(_TURNS):
             await asyncio.sleep(0)
 
-    async def _lapse(self) -> None:
-        """Gives way after every LOOKS connections: those that came together are too late together."""
+    async def _lapse(self, *, ends: bool = False) -> None:
+        """Gives way after every LOOKS connections: those that came together are too late together. `ends`: the server
+        does, of which a connection that was accepted last may not have been told.
+        """
         now = asyncio.get_running_loop().time()
         connections = self.server_state.connections
         waiting: dict[int, int] = {}
@@ -63,6 +65,8 @@ class Server(uvicorn.Server):
                 await asyncio.sleep(0)
             if isinstance(connection, DirectProtocol) and connection in connections:
                 try:
+                    if ends:
+                        connection.shutdown()
                     connection.lapse(now)
                     connection.weigh(waiting)
                     self._outflow = connection.outflow
@@ -74,9 +78,6 @@ class Server(uvicorn.Server):
             self._outflow.held = sum(waiting.values())
 
     async def _tick(self) -> None:
-        """Tells connections of the end again: one that was accepted last was not there when uvicorn told all."""
         while True:
-            await self._lapse()
+            await self._lapse(ends=True)
             await asyncio.sleep(1)
-            for connection in tuple(self.server_state.connections):
-                connection.shutdown()
