@@ -74,7 +74,9 @@ class Reading:
                 room -= size
                 whole = whole and size < SIZE
             except Exception:
-                logger.exception("Bytes of an upstream could not be recorded; the lease of its recording ends it.")
+                logger.exception(
+                    "Bytes of an upstream could not be recorded; their recording ends after GATEWAY_RELAY_SILENCE."
+                )
                 self.remove(descriptor)
         return whole and not self._left
 

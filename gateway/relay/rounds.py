@@ -123,7 +123,8 @@ class Rounds:
             try:
                 append = gathered()
             except Exception:
-                logger.exception("A recording cannot be appended to; its lease ends it.")  # the others go on
+                # The others go on.
+                logger.exception("A recording cannot be appended to; it ends after GATEWAY_RELAY_SILENCE.")
             else:
                 if append is not None:
                     appends.append(append)

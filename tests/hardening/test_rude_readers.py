@@ -203,13 +203,15 @@ async def test_a_rude_reader_costs_no_other_reader_an_event(gateway: Running, na
         await goes_well(gateway, run, rudely, many=2 if name != "a chunk without a size" else MANY)
 
 
-@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("place", range(4))
 async def test_no_subscriber_of_commits_takes_an_event_from_a_reader(
     gateway: Running, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
     """Readers themselves are one of them; when telling them fails, the sweep gives them what they have missed."""
-    channel = gateway.app._feed.committed
-    subscribers = list(channel._subscribers)
+    committed, watch = gateway.app._feed.committed, gateway.app._subscriptions._watch
+    watch.begins()  # as with the first subscription
+    channels = (committed, committed.turns)
+    places = [(channel, number) for channel in channels for number in range(len(channel._subscribers))]
     told: list[str] = []
 
     def fail(news: News) -> None:
@@ -217,15 +219,19 @@ async def test_no_subscriber_of_commits_takes_an_event_from_a_reader(
         raise RuntimeError("a subscriber's fault")
 
     async def rudely() -> None:
-        subscribers[place] = fail
+        channel, number = places[place]
+        subscribers = list(channel._subscribers)
+        subscribers[number] = fail
         monkeypatch.setattr(channel, "_subscribers", tuple(subscribers))
 
-    assert len(subscribers) == 3, "each of them is one of the cases"
+    assert len(places) == 4, "each of them is one of the cases"
     if place == 0:
         monkeypatch.setattr(gateway.app._hub, "_sweep_interval", lambda: 0.05)
         gateway.app._hub.look_again()
     await goes_well(gateway, f"subscriber-{place}-{gateway.port}", rudely, many=2)
     assert set(told) == {f"runs/subscriber-{place}-{gateway.port}"}
+    monkeypatch.undo()
+    watch.ends()
 
 
 @pytest.mark.parametrize("what", ["published", "delivery_seconds"])

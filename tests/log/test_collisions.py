@@ -33,7 +33,7 @@ BREAKS = {
     "a closed stream takes events": (
         "append.sql", "WHEN closed THEN 'closed'", "", ("close",), {found.CLOSED}),
     "an open stream is retired": (
-        "lifecycle.sql", "WHERE s.closed_at < since", "WHERE s.created_at < since", (), {found.LOST}),
+        "lifecycle.sql", "s.closed_at >= after AND s.closed_at < since", "s.created_at < since", (), {found.LOST}),
     "an end is judged by now()": (
         "append.sql", "WHEN s.expires_at <= clock_timestamp()", "WHEN s.expires_at <= now()", ("transact",),
         {found.RISEN}),
