@@ -195,7 +195,7 @@ def test_one_recording_that_raises_keeps_no_other(caplog: pytest.LogCaptureFixtu
     rounds.join(of("a"))
     time.pass_by(0)
     assert appended == [["a"]]
-    assert "its lease ends it" in caplog.text
+    assert "it ends after GATEWAY_RELAY_SILENCE" in caplog.text
 
 
 def test_after_a_pause_a_round_begins_immediately() -> None:
