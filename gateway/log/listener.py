@@ -15,7 +15,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Final, Literal
 
 from gateway.feed import Feed
@@ -30,7 +30,6 @@ from gateway.tasks import end, forever, kept
 logger = logging.getLogger("gateway.log.listener")
 
 CHANNEL = "run_gateway"  # the one that everybody knows
-_ALONE: Final = nullcontext()
 _ECHO_TIMEOUT = 2.0  # seconds for a nonce to come back; three are tried
 _LISTEN = "SELECT run_gateway.listen()"
 _NOTIFY = "SELECT run_gateway.ping($1)"
@@ -235,7 +234,10 @@ class Listener:
                 self._begin_greeting()
             return
         all_news = parse_all(text, time.monotonic())
-        with self._feed.together() if len(all_news) > 1 else _ALONE:
+        if len(all_news) > 1:
+            with self._feed.together():
+                self._feed.heard.each(all_news)
+        else:
             self._feed.heard.each(all_news)
 
     def _hear_hint(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:

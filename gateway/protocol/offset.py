@@ -18,7 +18,7 @@ from typing import Final
 START: Final = 0
 NOW: Final = -2  # the sentinel `now`: the tail as it stands when the log is read
 _COUNT_BITS: Final = 40
-_COUNT: Final = (1 << _COUNT_BITS) - 1
+COUNT: Final = (1 << _COUNT_BITS) - 1
 MAX_POSITION: Final = 2**62 - 1  # a position has to fit the database's bigint; no stream has this one
 _TOKEN: Final = re.compile(rb"([0-9]{1,16})_([0-9]{1,16})")
 
@@ -31,7 +31,7 @@ _CURSOR: Final = re.compile(rb"[0-9]{1,15}")
 @lru_cache(maxsize=4_096)  # an append's is told to its writer and to its readers
 def format_offset(position: int) -> bytes:
     """The token of a position: fixed width, so that comparing bytes compares positions (§8, property 2)."""
-    return b"%016d_%016d" % (position >> _COUNT_BITS, position & _COUNT)
+    return b"%016d_%016d" % (position >> _COUNT_BITS, position & COUNT)
 
 
 def parse_position(token: bytes) -> int | None:
@@ -40,7 +40,7 @@ def parse_position(token: bytes) -> int | None:
     if match is None:
         return None
     epoch, count = int(match[1]), int(match[2])
-    return min(epoch << _COUNT_BITS | count, MAX_POSITION) if count <= _COUNT else MAX_POSITION
+    return min(epoch << _COUNT_BITS | count, MAX_POSITION) if count <= COUNT else MAX_POSITION
 
 
 def parse_offset(token: bytes) -> int | None:
@@ -54,19 +54,19 @@ def parse_offset(token: bytes) -> int | None:
 
 def split(position: int) -> tuple[int, int]:
     """The epoch of a position, and the number of events before it."""
-    return position >> _COUNT_BITS, position & _COUNT
+    return position >> _COUNT_BITS, position & COUNT
 
 
 def join(epoch: int, count: int) -> int:
     """The position that `split` took apart. Raises ValueError for a number of events that no position has."""
-    if count > _COUNT:
+    if count > COUNT:
         raise ValueError("no stream has as many events")
     return epoch << _COUNT_BITS | count
 
 
 def events_between(start: int, end: int) -> int:
     """The number of events between two positions of a stream."""
-    return (end & _COUNT) - (start & _COUNT)
+    return (end & COUNT) - (start & COUNT)
 
 
 def same_epoch(one: int, other: int) -> bool:
